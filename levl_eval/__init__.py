@@ -1,0 +1,33 @@
+"""levl-eval: the reference evaluator for frozen vision encoders. The public Python API; everything is imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "evaluate": "levl_eval.evaluate",
+    "load_backbone": "levl_eval.backbones",
+    "ProtocolMismatch": "levl_eval.errors",
+    "LevlError": "levl_eval.errors",
+    "UsageError": "levl_eval.errors",
+    "Record": "levl_eval.records",
+    "Estimate": "levl_eval.records",
+}
+__all__ = ["Estimate", "LevlError", "ProtocolMismatch", "Record", "UsageError", "evaluate", "load_backbone"]
+
+if TYPE_CHECKING:
+    from levl_eval.backbones import load_backbone
+    from levl_eval.errors import LevlError, ProtocolMismatch, UsageError
+    from levl_eval.evaluate import evaluate
+    from levl_eval.records import Estimate, Record
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value  # wins over the submodule of the same name, which the import has just bound here
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""Repairs of third-party imports. Import :func:`repair` results before torchvision, timm, open_clip or transformers' image code.
+
+One repair so far: a torchvision built for CUDA beside a CPU-only torch cannot load its extension, and then fails while
+registering fake kernels ("operator torchvision::nms does not exist"). With the two schemas defined first, its transforms and
+models import and work; ``torchvision.ops.nms`` and ``torchvision.io`` do not, and nothing here uses them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+_kept: list[Any] = []  # a Library's definitions live as long as the object
+
+
+def repair() -> bool:
+    """Define torchvision's missing operator schemas where torch has no CUDA and the extension cannot load.
+
+    Returns whether anything was repaired. Does nothing the second time, where torchvision is absent, or where it works.
+    """
+    import sys
+
+    import torch
+
+    if _kept or torch.version.cuda is not None or "torchvision" in sys.modules:
+        return False
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return False
+    if _extension_loads(Path(spec.origin).parent):
+        return False
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _kept.append(library)
+    return True
+
+
+def _extension_loads(package: Path) -> bool:
+    """Whether torchvision's compiled operators load here; loading them once more later is harmless."""
+    import torch
+
+    for file in package.glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(file))
+            return True
+        except OSError:
+            return False
+    return False

@@ -1,0 +1,129 @@
+"""The Backbone contract: what every loader must give, and what every engine may rely on."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """What an encoder sees of a batch of images.
+
+    pooled: [B, D] the encoder's own global read-out before any projection head (CLS after the final norm, or its pooling).
+    patches: [B, N, D'] patch tokens of the last layer after the final norm, without CLS and register tokens, raster order.
+    grid: (h, w) with h * w == N.
+    """
+
+    pooled: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Image preprocessing as data, so that it can travel in cards, cache keys and records.
+
+    resize: "squash" (to size x size), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``).
+    mean, std: per channel, for inputs in [0, 1].
+    """
+
+    size: int = 224
+    resize: str = "shortest"
+    resize_to: int | None = None  # None: equal to size
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """PIL image -> float32 [3, size, size]."""
+        import numpy as np
+
+        return self.normalize(torch.from_numpy(np.array(self.geometry(image.convert("RGB")))))
+
+    def geometry(self, image: Image.Image, nearest: bool = False) -> Image.Image:
+        """Resize and crop only; ``nearest`` for label maps, which must follow exactly the image's geometry."""
+        method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
+        if self.resize == "squash":
+            return image.resize((self.size, self.size), method)
+        width, height = image.size
+        target = self.resize_to or self.size
+        scale = target / min(width, height)
+        new = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        image = image.resize(new, method)
+        left, top = (new[0] - self.size) // 2, (new[1] - self.size) // 2
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., H, W, 3] -> float32 [..., 3, H, W], scaled to [0, 1] and standardised."""
+        x = pixels.movedim(-1, -3).float().div(255.0)
+        mean = torch.tensor(self.mean, device=x.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=x.device).view(3, 1, 1)
+        return (x - mean) / std
+
+
+class Readout(NamedTuple):
+    """One way to compare images with texts: which image embedding with which text embedding."""
+
+    name: str
+    image: str
+    text: str
+
+
+class Backbone(nn.Module, abc.ABC):
+    """A frozen image encoder, where it has one with its text encoder. Always in eval mode, parameters without gradient.
+
+    Attributes set by every loader: ``name``, ``uri``, ``weights_sha256`` (of the parameters' bytes, not of a path),
+    ``preprocess``, ``dim`` (D of pooled), ``patch_dim`` (D' of patches), ``grid`` at the default size, ``info`` (free text for records).
+    """
+
+    name: str
+    uri: str
+    weights_sha256: str
+    preprocess: Preprocess
+    dim: int
+    patch_dim: int
+    grid: tuple[int, int]
+    info: dict[str, Any]
+
+    @abc.abstractmethod
+    def encode(self, images: Tensor) -> Features:
+        """float [B, 3, H, W], preprocessed -> Features. Called without gradient."""
+
+    @property
+    def has_text(self) -> bool:
+        return False
+
+    # Image-text read-outs (zero-shot, retrieval). The first read-out is the one the model's authors report.
+    readouts: Sequence[Readout] = ()
+
+    def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
+        """[B, D] pooled features -> l2-normalised embeddings [B, E] by name (e.g. embedding, predicted)."""
+        raise NotImplementedError(f"{self.name} has no text encoder")
+
+    def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        """Texts -> l2-normalised embeddings [B, E] by name."""
+        raise NotImplementedError(f"{self.name} has no text encoder")
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Texts -> [B, E]: the text side of the first read-out."""
+        return self.text_embeddings(texts)[self.readouts[0].text]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who was measured, as written into records."""
+
+    name: str
+    uri: str
+    weights_sha256: str
+    preprocess: dict[str, Any]
+    info: dict[str, Any] = field(default_factory=dict)

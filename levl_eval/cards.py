@@ -1,0 +1,280 @@
+"""Cards: YAML files that declare backbones, tasks, recipes and language models, as validated models without heavy imports.
+
+A card says everything that can move a number and was not fixed by the paper (PAPER "UNKNOWN" items are fields here, never
+buried constants). ``protocol`` of a task card, hashed, is what two rows must share to be compared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from levl_eval.errors import UsageError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HubSource(_Strict):
+    """Where ``--data hub`` finds the set: repository and configurations, read through ``datasets``."""
+
+    repo: str
+    questions: str | None = None  # configuration with questions or with everything
+    images: str | None = None  # configuration with images, where they are apart
+    split: str | None = None
+    revision: str | None = None
+
+
+class DataSpec(_Strict):
+    """A data set in the layout it is published in. Paths are relative to ``--data DIR`` / ``directory`` unless absolute."""
+
+    layout: Literal["gqa", "vqav2", "pope", "vqa", "ade20k", "segmentation", "imagefolder"]
+    directory: str = ""  # folder below --data DIR
+    root: str | None = None  # replaces DIR/directory
+    split: str = ""
+    questions: str | None = None  # question file(s), where not at the published place
+    annotations: str | None = None  # annotation file (VQAv2) or mask folder (segmentation)
+    images: str | None = None  # image folder, where not at the published place
+    classes: str | list[str] | None = None  # class names, or a text file with one a line
+    ignore_index: int = 255
+    reduce_zero_label: bool = False  # mask value 0 is void and v stands for class v - 1 (ADE20K)
+    hub: HubSource | None = None
+
+
+class ConnectorSpec(_Strict):
+    """The trained bridge between patch tokens and the language model's input space."""
+
+    kind: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"  # LLaVA-1.5's names
+    tokens: Literal["patches"] = "patches"
+    standardize: bool = True  # features per dimension by the training images' mean and std; part of the connector
+
+
+class RecipeCard(_Strict):
+    """How a connector is trained: only it learns, by the loss on the answers."""
+
+    kind: Literal["recipe"] = "recipe"
+    name: str
+    description: str = ""
+    data: list[DataSpec]  # concatenated
+    max_questions: int | None = None  # a fixed random subset of the mix
+    connector: ConnectorSpec = ConnectorSpec()
+    epochs: float = 1.0
+    images_per_batch: int = 32
+    questions_per_image: int = 8  # at most this many of an image's questions in one step, the rest in later passes
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.03  # share of the steps
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 1.0
+
+
+class PromptSpec(_Strict):
+    """Prompt and decoding. ``{image}`` marks where the image tokens go, ``{question}`` the question."""
+
+    template: str = "{image}\nQuestion: {question}\nAnswer:"
+    stop: list[str] = ["\n"]
+    max_new_tokens: int = 8
+
+
+class _TaskCard(_Strict):
+    kind: Literal["task"] = "task"
+    name: str
+    description: str = ""
+    main_metric: str
+    chance: float | None = None
+    source: str = ""  # paper and data set the protocol follows
+
+
+class VQACard(_TaskCard):
+    engine: Literal["vqa"] = "vqa"
+    data: DataSpec
+    recipe: RecipeCard | str = "vqa-train"
+    prompt: PromptSpec = PromptSpec()
+    scorer: Literal["gqa", "vqav2", "pope", "exact"]
+    floors: list[Literal["text-only", "blank-image"]] = ["text-only"]
+
+
+class SegmentationCard(_TaskCard):
+    engine: Literal["segmentation"] = "segmentation"
+    train: DataSpec
+    data: DataSpec
+    size: int | None = None  # input side in pixels; None: the backbone's own
+    resize: Literal["shortest", "squash"] = "shortest"  # then centre crop; masks follow with nearest neighbour
+    head: Literal["linear"] = "linear"
+    standardize: bool = True
+    bias: bool = True
+    optimizer: Literal["adamw"] = "adamw"
+    lr: float = 1e-2
+    weight_decay: float = 0.0
+    epochs: int = 30
+    batch_size: int = 256  # images
+    schedule: Literal["constant", "cosine"] = "constant"
+    label_grid: Literal["nearest"] = "nearest"  # labels at token resolution in training
+    score_size: int | None = None  # side at which logits and masks are scored; None: the input size
+
+
+class LinearProbeCard(_TaskCard):
+    engine: Literal["linear"] = "linear"
+    train: DataSpec
+    data: DataSpec
+    readout: Literal["pooled", "mean-patch"] = "pooled"
+    standardize: bool = True
+    l2_normalize: bool = False
+    bias: bool = True
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    epochs: int = 50
+    batch_size: int = 4096
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class ZeroShotCard(_TaskCard):
+    engine: Literal["zeroshot"] = "zeroshot"
+    data: DataSpec
+    templates: list[str] = ["a photo of a {}."]
+    class_names: list[str] | None = None  # None: the data set's, "_" read as a space
+
+
+TaskCard = Annotated[VQACard | SegmentationCard | LinearProbeCard | ZeroShotCard, Field(discriminator="engine")]
+_TASK: TypeAdapter[Any] = TypeAdapter(TaskCard)
+
+
+class PreprocessOverride(_Strict):
+    """Preprocessing fields a backbone card sets differently from its loader (see backbones.base.Preprocess)."""
+
+    size: int | None = None
+    resize: Literal["shortest", "squash"] | None = None
+    resize_to: int | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class BackboneCard(_Strict):
+    """Who is measured: a name for a URI, its file's hash, its preprocessing and where it comes from."""
+
+    kind: Literal["backbone"] = "backbone"
+    name: str
+    uri: str  # "@assets/FILE" in it stands for the package's assets folder
+    description: str = ""
+    sha256: str | None = None  # of the weights file; checked when it is loaded
+    preprocess: PreprocessOverride | None = None
+    licence: str = ""
+    training_data: str = ""
+    citation: str = ""
+    baseline: bool = False  # a random-initialised floor
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, loaded safely. Raises UsageError naming the file."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from e
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: a card is a YAML mapping with `name:` and so on, found {type(value).__name__}")
+    return value
+
+
+def near(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """' (did you mean ...?)' with the near misses of ``word``, or '' where there are none."""
+    hits = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(hits)}?)" if hits else ""
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    return {c.model_fields["engine"].default: c for c in (VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard)}
+
+
+def _explain(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> UsageError:
+    """One line from pydantic's first complaint: file, field, what was expected."""
+    first = error.errors()[0]
+    engines = set(_models())
+    loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "str"))]
+    field = ".".join(loc) or "(card)"
+    expected = first["msg"][0].lower() + first["msg"][1:]
+    if first["type"] == "extra_forbidden":
+        known = list(model.model_fields) if model and len(loc) == 1 else []
+        expected = "no such field" + near(loc[-1], known)
+    elif "input" in first and not isinstance(first["input"], dict):
+        expected += f", found {first['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return UsageError(f"{where}: field `{field}`: {expected}{more}")
+
+
+def parse_card(value: dict[str, Any], where: str) -> Any:
+    """A mapping with ``kind: task | recipe | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
+    kind = value.get("kind", "task")
+    try:
+        if kind == "backbone":
+            return BackboneCard.model_validate(value)
+        if kind == "recipe":
+            return RecipeCard.model_validate(value)
+        if kind != "task":
+            raise UsageError(f"{where}: field `kind`: expected task, recipe or backbone, found {kind!r}")
+        engine = value.get("engine")
+        if engine not in _models():
+            raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
+        return _TASK.validate_python(value)
+    except ValidationError as e:
+        model = {"backbone": BackboneCard, "recipe": RecipeCard}.get(kind) or _models().get(str(value.get("engine")))
+        raise _explain(e, where, model) from e
+
+
+def load_card(path: Path) -> Any:
+    return parse_card(read_yaml(path), str(path))
+
+
+def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
+    """Set the dotted ``field`` of a card's mapping to ``text`` read as YAML, in place."""
+    *parents, last = field.split(".")
+    node: Any = value
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {where}.{field}: `{part}` is not inside a mapping")
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UsageError(f"--set {where}.{field}: {text!r} is not valid YAML; quote it") from e
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise UsageError(f"--set {where}.{field}: `{last}` cannot be set there")
+
+
+# Where the files lie on this machine, and prose: neither moves a number.
+_NOT_PROTOCOL = frozenset({"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "kind"})
+
+
+def protocol_of(card: BaseModel, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything in a task card that can move a number, plus ``extra`` (language model's hash, ...)."""
+
+    def strip(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: strip(v) for k, v in node.items() if k not in _NOT_PROTOCOL}
+        return [strip(v) for v in node] if isinstance(node, list) else node
+
+    return {**strip(card.model_dump(mode="json")), **(extra or {})}
+
+
+def protocol_hash(protocol: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a protocol (sorted keys, no spaces)."""
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,301 @@
+"""The `levl-eval` command. Heavy imports (torch, transformers) happen inside the commands that need them.
+
+Exit codes: 0 all done; 1 something failed and is recorded as failed, the rest is there; 2 wrong usage or input, told in one
+line; 130 interrupted, what was finished is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from levl_eval import __version__
+from levl_eval.errors import LevlError, UsageError
+
+DEMO_BACKBONES = "levljepa-nano,clip-nano,siglip-nano,random-nano"
+DEMO_TASKS = "gqa,vqav2,pope,ade20k,linear,zeroshot"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong word is answered in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
+def _comma(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _comma(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2") from None
+
+
+def _run_options(p: argparse.ArgumentParser, out: str) -> None:
+    p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)")
+    p.add_argument("--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)")
+    p.add_argument("--seeds", type=_seeds, default=[0], metavar="0,1,2", help="seeds of heads and connectors")
+    p.add_argument("--limit", type=int, metavar="N", help="at most N test images a task")
+    p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field")
+    p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="levl-eval", description="Evaluate frozen vision encoders under one stated protocol.")
+    parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="evaluate backbones on tasks")
+    run.add_argument("--backbone", type=_comma, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
+    run.add_argument("--tasks", type=_comma, required=True, metavar="T[,T...]", help="card names or card files")
+    run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
+    _run_options(run, "runs/latest")
+    run.set_defaults(call=_run)
+
+    demo = commands.add_parser("demo", help="the embedded default: nano backbones on the generated world")
+    _run_options(demo, "runs/demo")
+    demo.set_defaults(call=_demo, backbone=_comma(DEMO_BACKBONES), tasks=_comma(DEMO_TASKS), dry_run=False)
+
+    lister = commands.add_parser("list", help="list backbones, tasks or llms")
+    lister.add_argument("what", choices=["backbones", "tasks", "llms"])
+    lister.add_argument("--json", action="store_true")
+    lister.set_defaults(call=_list)
+
+    show = commands.add_parser("show", help="show a card, resolved")
+    show.add_argument("name")
+    show.set_defaults(call=_show)
+
+    board = commands.add_parser("leaderboard", help="tables from run directories")
+    board.add_argument("dirs", nargs="+", metavar="DIR")
+    board.add_argument("--format", choices=["table", "csv"], default="table")
+    board.set_defaults(call=_leaderboard)
+
+    data = commands.add_parser("data", help="make or check data directories").add_subparsers(
+        dest="data_command", metavar="make|check", parser_class=_Parser, required=True
+    )
+    make = data.add_parser("make", help="write the generated world in the published layouts")
+    make.add_argument("what", choices=["scenes"])
+    make.add_argument("--out", required=True, metavar="DIR")
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--size", type=int, default=96, help="side in pixels, 64 to 512")
+    make.add_argument("--scale", type=float, default=1.0, help="multiplies the number of images of every set")
+    make.set_defaults(call=_data_make)
+    check = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
+    check.add_argument("dir", metavar="DIR")
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(call=_data_check)
+
+    cache = commands.add_parser("cache", help="the feature store")
+    cache.add_argument("what", choices=["ls", "verify", "clear"])
+    cache.set_defaults(call=_cache)
+    return parser
+
+
+def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
+    import yaml
+
+    from levl_eval.cards import protocol_hash
+    from levl_eval.evaluate import _protocol
+
+    for card in cards.values():
+        protocol = _protocol(card, args.llm, args.limit)
+        print(f"# {card.name}: protocol {protocol_hash(protocol)[:12]}")
+        print(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from levl_eval.evaluate import evaluate, resolve_tasks
+    from levl_eval.progress import Progress
+    from levl_eval.registry import backbone_card
+
+    cards = resolve_tasks(args.tasks, args.settings, args.data)
+    for name in args.backbone:
+        backbone_card(name)
+    if args.dry_run:
+        _print_plan(cards, args)
+        return 0
+    from levl_eval.report.tables import show, write_leaderboard
+
+    out = Path(args.out)
+    records = evaluate(
+        args.backbone,
+        args.tasks,
+        data=args.data,
+        llm=args.llm,
+        seeds=args.seeds,
+        limit=args.limit,
+        settings=args.settings,
+        out=out,
+        device=args.device,
+        batch_size=args.batch_size,
+        progress=Progress(quiet=args.quiet),
+        debug=args.debug,
+    )
+    board = write_leaderboard(out)
+    show(out, records)
+    print(f"records, samples and {board}")
+    return 1 if any(r.status != "done" for r in records) else 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    return _run(args)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _list(args: argparse.Namespace) -> int:
+    from levl_eval.registry import backbone_card, language_models, names, task_card
+
+    if args.what == "tasks":
+        rows = [(n, task_card(n)) for n in names("tasks")]
+        table = [{"name": n, "engine": c.engine, "metric": c.main_metric, "description": _one_line(c.description)} for n, c in rows]
+    elif args.what == "backbones":
+        cards = [backbone_card(n) for n in names("backbones")]
+        table = [{"name": c.name, "uri": c.uri, "description": _one_line(c.description)} for c in cards]
+    else:
+        table = [{"name": n, "description": "embedded, shipped with the package"} for n in language_models()]
+        table.append({"name": "NAME or DIR", "description": "any causal language model of transformers, by hub name or directory"})
+    if args.json:
+        print(json.dumps(table, indent=1))
+        return 0
+    if not table:
+        return 0
+    widths = {k: max(len(str(row.get(k, ""))) for row in table) for k in list(table[0])[:-1]}
+    for row in table:
+        print("  ".join([*(str(row.get(k, "")).ljust(w) for k, w in widths.items()), row["description"]]).rstrip())
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    import yaml
+
+    from levl_eval.cards import near
+    from levl_eval.registry import backbone_card, names, task_card
+
+    if args.name in names("tasks") or args.name.endswith(".yaml") and "tasks" in Path(args.name).parts:
+        card = task_card(args.name)
+    elif args.name in names("backbones"):
+        card = backbone_card(args.name)
+    else:
+        known = names("tasks") + names("backbones")
+        raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
+    print(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False), end="")
+    return 0
+
+
+def _leaderboard(args: argparse.Namespace) -> int:
+    from levl_eval.records import read_records
+    from levl_eval.report.tables import gains, rows, show, to_csv
+
+    table = []
+    for name in args.dirs:
+        directory = Path(name)
+        records = read_records(directory)
+        if not records:
+            raise UsageError(f"{directory}: no records below {directory / 'records'}; give the --out of a run")
+        if args.format == "table":
+            show(directory, records)
+        else:
+            table += rows(records, gains(directory, records))
+    if args.format == "csv":
+        sys.stdout.write(to_csv(table))
+    return 0
+
+
+def _data_make(args: argparse.Namespace) -> int:
+    from levl_eval.progress import Progress
+    from levl_eval.scenes.export import make_scenes
+
+    if not 64 <= args.size <= 512:
+        raise UsageError(f"--size {args.size}: from 64 to 512")
+    if args.scale <= 0:
+        raise UsageError(f"--scale {args.scale}: more than 0")
+    make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
+    print(f"{args.out}: written; check it with `levl-eval data check {args.out}`")
+    return 0
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    from levl_eval.data.check import check
+
+    directory = Path(args.dir)
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory")
+    findings = check(directory)
+    if args.json:
+        print(json.dumps([vars(f) for f in findings], indent=1))
+    else:
+        for f in findings:
+            print(f"{f.level:7}  {f.set:14}  {f.message}")
+    if not findings:
+        raise UsageError(f"{directory}: holds none of gqa/, vqav2/, pope/, ade20k/, classification/, imagenet9/")
+    return 1 if any(f.level == "error" for f in findings) else 0
+
+
+def _cache(args: argparse.Namespace) -> int:
+    from levl_eval.evaluate import default_cache
+    from levl_eval.features import FeatureStore
+
+    store = FeatureStore(default_cache() / "features")
+    if args.what == "ls":
+        for line in store.ls():
+            print(line)
+    elif args.what == "verify":
+        broken = store.verify()
+        for line in broken:
+            print(line)
+        print(f"{len(broken)} broken")
+        return 1 if broken else 0
+    else:
+        print(f"{store.clear()} entries removed")
+    return 0
+
+
+def guard(call: Callable[[], int], debug: bool, program: str) -> int:
+    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to go on."""
+    try:
+        return call()
+    except LevlError as e:
+        if debug:
+            raise
+        print(f"{program}: {e}", file=sys.stderr)
+        return 2 if isinstance(e, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; run the same command again to go on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``levl-eval``; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+
+    def call() -> int:
+        parser = build_parser()
+        args = parser.parse_args(words)
+        if args.command is None:
+            parser.print_help()
+            return 0
+        return args.call(args)
+
+    return guard(call, debug, "levl-eval")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

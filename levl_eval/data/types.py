@@ -1,0 +1,77 @@
+"""What readers give to the engines: image sets and annotated sets over them. Nothing here knows backbones or heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """An ordered set of distinct images.
+
+    ids: unique, stable names of the images (file names below the root, or hub ids).
+    open: id -> RGB ``PIL.Image``; raises LevlError naming the file where it is missing or unreadable.
+    fingerprint: hex digest that changes whenever an image or the order changes (files: relative name, size, mtime_ns or content).
+    """
+
+    ids: tuple[str, ...]
+    open: Callable[[str], Image.Image]
+    fingerprint: str
+    source: str = ""  # where it comes from, for messages: a directory or a hub name
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one image. ``answer`` is the reference (mode of ten for VQAv2); ``answers`` all annotators' answers."""
+
+    question_id: str
+    image_id: str
+    question: str
+    answer: str
+    answers: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)  # GQA: types, entailed...; POPE: split; VQAv2: question_type, answer_type
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions over an image set. ``version`` says which release the files are (e.g. POPE with 2,910 or 3,000 random questions)."""
+
+    name: str
+    split: str
+    questions: Sequence[Question]
+    images: ImageSet
+    fingerprint: str  # of questions and answers; the images have their own
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class SegmentationSet:
+    """Images with one integer mask each. ``mask(id)`` gives [H, W] int64 at the original size, classes 0..C-1 and ignore_index."""
+
+    name: str
+    split: str
+    images: ImageSet
+    mask: Callable[[str], np.ndarray]
+    classes: tuple[str, ...]
+    ignore_index: int
+    fingerprint: str  # of the masks
+
+
+@dataclass(frozen=True)
+class ClassificationSet:
+    """Images with one class each. ``labels`` is int64 [N] in the order of ``images.ids``."""
+
+    name: str
+    split: str
+    images: ImageSet
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    fingerprint: str

@@ -1,0 +1,62 @@
+"""The seam between the run and its engines: what an engine is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levl_eval.progress import Progress
+from levl_eval.records import Estimate, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from levl_eval.backbones.base import Backbone
+    from levl_eval.features import FeatureStore
+
+# engine name of a card -> "module:function", imported only when it runs; function(Context) -> Outcome
+ENGINES: dict[str, str] = {
+    "vqa": "levl_eval.vlm.task:run",
+    "segmentation": "levl_eval.segmentation.task:run",
+    "linear": "levl_eval.probes.linear:run",
+    "zeroshot": "levl_eval.probes.zeroshot:run",
+}
+
+
+@dataclass
+class Context:
+    """One piece of work for an engine: this card, on this backbone, with this seed."""
+
+    card: Any  # the resolved task card (cards.VQACard, ...); recipes are already embedded
+    backbone: Backbone
+    data: str  # a directory, or "hub"
+    seed: int
+    store: FeatureStore
+    cache: Path  # for connectors and other trained things that are shared between runs
+    device: torch.device
+    limit: int | None = None  # at most this many test images
+    llm: str = "scenes-lm"  # name of a shipped model, hub name or directory
+    batch_size: int = 64  # images a batch through the encoder
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass
+class Outcome:
+    """What an engine found. Metrics by name; the card's main metric must be among them."""
+
+    metrics: dict[str, Estimate]
+    samples: Iterable[Sample]
+    data: dict[str, Any]  # fingerprint, counts, version
+    notes: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cache: dict[str, int] = field(default_factory=dict)  # feature_hits, feature_misses, connector_hits, ...
+
+
+def engine(name: str) -> Callable[[Context], Outcome]:
+    """The function of an engine."""
+    import importlib
+
+    module, _, function = ENGINES[name].partition(":")
+    return getattr(importlib.import_module(module), function)

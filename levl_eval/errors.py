@@ -1,0 +1,15 @@
+"""Errors a user may see. Each carries one line: what is wrong, where (file, field), and what to do."""
+
+from __future__ import annotations
+
+
+class LevlError(Exception):
+    """Something failed for a reason that can be told in one line. Inside a run it becomes a failed record (exit code 1)."""
+
+
+class UsageError(LevlError):
+    """Wrong usage or input: the command ends with this one line and exit code 2."""
+
+
+class ProtocolMismatch(LevlError):
+    """Two results were asked to be compared that were not measured under one protocol (or on one data set)."""

@@ -1,0 +1,271 @@
+"""The run: backbones x tasks x seeds -> records. What is done is never done again; what fails is recorded and the rest goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import BackboneCard, near, protocol_hash, protocol_of
+from levl_eval.engines import Context, engine
+from levl_eval.errors import LevlError, UsageError
+from levl_eval.io import sha256_file
+from levl_eval.progress import Progress
+from levl_eval.records import Record, read_record, record_key, write_record
+from levl_eval.registry import backbone_card, language_models, names, task_card
+
+PACKAGES = ("levl-eval", "torch", "torchvision", "transformers", "timm", "open_clip_torch", "datasets", "numpy", "pillow")
+
+
+def default_cache() -> Path:
+    """$LEVL_CACHE, else ~/.cache/levl-eval."""
+    return Path(os.environ.get("LEVL_CACHE") or Path.home() / ".cache" / "levl-eval")
+
+
+def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``["pope.prompt.max_new_tokens=4"]`` -> {"pope": {"prompt.max_new_tokens": "4"}}. Raises UsageError for an unknown task."""
+    out: dict[str, dict[str, str]] = {t: {} for t in tasks}
+    by_stem = {Path(t).stem if t.endswith((".yaml", ".yml")) else t: t for t in tasks}
+    for setting in settings:
+        left, eq, value = setting.partition("=")
+        task, dot, field = left.partition(".")
+        if not eq or not dot or not field:
+            raise UsageError(f"--set {setting!r}: expected task.field=value, for example pope.prompt.max_new_tokens=4")
+        if task not in by_stem:
+            raise UsageError(f"--set {setting!r}: {task!r} is not among --tasks{near(task, list(by_stem))}")
+        out[by_stem[task]][field] = value
+    return out
+
+
+def llm_identity(name: str) -> dict[str, str]:
+    """What stands in the protocol for the language model: content hash of a directory, or the hub name."""
+    folder = language_models().get(name) or Path(name).expanduser()
+    if not folder.is_dir():
+        return {"llm": name}
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.name in ("config.json", "tokenizer.json") or file.suffix in (".safetensors", ".bin"):
+            digest.update(f"{file.name}:{sha256_file(file)};".encode())
+    return {"llm": name if name in language_models() else folder.name, "llm_sha256": digest.hexdigest()}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and source revision, as written into every record."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    here = Path(__file__).resolve().parent
+    git: dict[str, Any] = {}
+    if (here.parent / ".git").exists():
+        try:
+            call = ["git", "-C", str(here.parent)]
+            git["revision"] = subprocess.run([*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+            status = subprocess.run([*call, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+            git["dirty"] = bool(status.strip())
+        except (OSError, subprocess.CalledProcessError):
+            git = {}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": found,
+        "git": git,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def pick_device(name: str) -> Any:
+    """"auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise UsageError(f"--device {name}: not usable here ({str(e).splitlines()[0]}); try --device auto") from e
+    return device
+
+
+def resolve_data(data: str, cache: Path, progress: Progress) -> str:
+    """``scenes`` -> the generated world, made in the cache if it is not there; a directory or "hub" as they are."""
+    if data == "hub":
+        return data
+    if data == "scenes":
+        from levl_eval.scenes.export import make_scenes
+
+        folder = cache / "scenes" / "seed0"
+        make_scenes(folder, progress=progress)
+        return str(folder)
+    if not Path(data).expanduser().is_dir():
+        raise UsageError(f"--data {data}: no such directory; give one that holds gqa/, pope/, ade20k/, ..., or `hub`, or `scenes`")
+    return str(Path(data).expanduser())
+
+
+def resolve_tasks(tasks: Sequence[str], settings: Sequence[str], data: str) -> dict[str, Any]:
+    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong."""
+    if not tasks:
+        raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
+    overrides = split_overrides(settings, tasks)
+    recipe = "scenes" if data == "scenes" else None
+    return {t: task_card(t, overrides[t], default_recipe=recipe) for t in dict.fromkeys(tasks)}
+
+
+@contextmanager
+def _deterministic(seed: int):
+    """Engines use their own generators; this fixes what a library might draw from the global one."""
+    import torch
+
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def _protocol(card: Any, llm: str, limit: int | None) -> dict[str, Any]:
+    extra: dict[str, Any] = dict(llm_identity(llm)) if card.engine == "vqa" else {}
+    if limit is not None:
+        extra["limit"] = limit
+    return protocol_of(card, extra)
+
+
+def _existing(out: Path, key: str, source: str) -> Record | None:
+    path = out / "records" / f"{key}.json"
+    if not path.exists():
+        return None
+    try:
+        record = read_record(path)
+    except UsageError:
+        return None  # not readable: it is computed again
+    done = record.status == "done" and (out / "samples" / f"{key}.jsonl").exists()
+    return record if done and record.data.get("source") == source else None
+
+
+def evaluate(
+    backbones: Sequence[str | BackboneCard],
+    tasks: Sequence[str],
+    *,
+    data: str = "scenes",
+    llm: str = "scenes-lm",
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    settings: Sequence[str] = (),
+    out: str | Path = "runs/latest",
+    cache: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    progress: Progress | None = None,
+    debug: bool = False,
+) -> list[Record]:
+    """Evaluate every backbone on every task with every seed and return the records, in that order.
+
+    backbones: card names, checkpoint paths or URIs. tasks: card names or card files. data: a directory, "hub" or "scenes".
+    settings: ``task.field=value`` overrides. Records and samples are written to ``out`` as soon as each is done; those already
+    there are read, not computed. A failing piece gives a record with status "failed" and the run goes on.
+
+    Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.
+    """
+    from levl_eval.backbones import load_backbone
+    from levl_eval.features import FeatureStore
+
+    progress = progress or Progress()
+    out, cache = Path(out), Path(cache) if cache else default_cache()
+    cards = resolve_tasks(tasks, settings, data)
+    who = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in backbones]
+    if not who:
+        raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
+    repeated = sorted({c.name for c in who if sum(c.name == d.name for d in who) > 1})
+    if repeated:
+        raise UsageError(f"--backbone: two of them are named {repeated[0]!r}; give each a card with its own `name:`")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: at least 1 image")
+    where = pick_device(device)
+    for folder in (out / "records", out / "samples", cache):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as e:
+            raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
+    loaded = [load_backbone(c.uri, card=c) for c in who]
+    source = resolve_data(data, cache, progress)
+    store = FeatureStore(cache / "features")
+    env = environment()
+    env["device"] = str(where)
+
+    records: list[Record] = []
+    total = len(loaded) * len(cards) * len(seeds)
+    for backbone_spec, backbone in zip(who, loaded, strict=True):
+        backbone.to(where)
+        for card in cards.values():
+            protocol = _protocol(card, llm, limit)
+            digest = protocol_hash(protocol)
+            for seed in seeds:
+                key = record_key(backbone_spec.name, backbone.weights_sha256, card.name, digest, seed)
+                label = f"[{len(records) + 1}/{total}] {backbone_spec.name} on {card.name}" + (f" seed {seed}" if len(seeds) > 1 else "")
+                found = _existing(out, key, data)
+                if found is not None:
+                    progress.say(f"{label}: already there")
+                    records.append(found)
+                    continue
+                progress.say(label)
+                context = Context(
+                    card=card, backbone=backbone, data=source, seed=seed, store=store, cache=cache, device=where, limit=limit,
+                    llm=llm, batch_size=batch_size, progress=progress,
+                )  # fmt: skip
+                record = Record(
+                    backbone={
+                        "name": backbone_spec.name,
+                        "uri": backbone_spec.uri,
+                        "weights_sha256": backbone.weights_sha256,
+                        "preprocess": backbone.preprocess.describe(),
+                        "info": {**backbone.info, "baseline": backbone_spec.baseline},
+                        "card": backbone_spec.model_dump(mode="json", exclude_none=True),
+                    },
+                    task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
+                    protocol=protocol, protocol_hash=digest, data={"source": data}, seed=seed, limit=limit, environment=env,
+                )  # fmt: skip
+                records.append(_one(context, record, out, debug))
+        backbone.to("cpu")
+    return records
+
+
+def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
+    """Run one piece of work and write its record, whatever happens."""
+    started = time.monotonic()
+    try:
+        with _deterministic(context.seed):
+            outcome = engine(record.engine)(context)
+        if record.main_metric not in outcome.metrics:
+            known = ", ".join(outcome.metrics)
+            raise UsageError(f"task {record.task}: field `main_metric`: {record.main_metric!r} is not measured; there are {known}")
+        record.metrics = outcome.metrics
+        record.data.update(outcome.data)
+        record.notes, record.cache = outcome.notes, outcome.cache
+        record.seconds = {**outcome.seconds, "total": time.monotonic() - started}
+        write_record(out, record, outcome.samples)
+    except Exception as e:
+        if debug and not isinstance(e, LevlError):
+            raise
+        record.status, record.metrics = "failed", {}
+        record.reason = str(e) if isinstance(e, LevlError) else f"{type(e).__name__}: {' '.join(str(e).split())[:500]}"
+        if not isinstance(e, LevlError):
+            record.notes["traceback"] = traceback.format_exc()
+        record.seconds = {"total": time.monotonic() - started}
+        context.progress.say(f"  failed: {record.reason}")
+        write_record(out, record)
+    return record

@@ -1,0 +1,130 @@
+"""Names to cards: the shipped ones, those of installed plug-ins, and a user's own files. No heavy imports.
+
+Plug-ins: entry points in the groups ``levl_eval.backbones`` and ``levl_eval.tasks`` that resolve to a folder of YAML cards
+(a path, or a function that returns one).
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import BackboneCard, load_card, near, override, parse_card, read_yaml
+from levl_eval.errors import UsageError
+
+PACKAGE = Path(__file__).resolve().parent
+ASSETS = PACKAGE / "assets"
+URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py")
+
+
+def card_folder(room: str) -> Path:
+    """The shipped cards of ``room`` ("tasks" or "backbones"): inside an installed package, or beside it in a checkout."""
+    inside = PACKAGE / "_cards" / room
+    return inside if inside.is_dir() else PACKAGE.parent / room
+
+
+@lru_cache(maxsize=None)
+def _folders(room: str) -> tuple[Path, ...]:
+    folders = [card_folder(room)]
+    for point in entry_points(group=f"levl_eval.{room}"):
+        target = point.load()
+        folders.append(Path(str(target() if callable(target) else target)))
+    return tuple(folders)
+
+
+@lru_cache(maxsize=None)
+def _paths(room: str) -> dict[str, Path]:
+    """Name -> file; a plug-in cannot silently replace a shipped card."""
+    out: dict[str, Path] = {}
+    for folder in _folders(room):
+        for path in sorted(folder.glob("*.yaml")):
+            if path.stem in out:
+                raise UsageError(f"{path}: a card named {path.stem} exists already ({out[path.stem]}); rename the file")
+            out[path.stem] = path
+    return out
+
+
+def names(room: str) -> list[str]:
+    """Names of the cards of a room ("tasks", "backbones"), sorted."""
+    return sorted(_paths(room))
+
+
+def _task_file(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    paths = _paths("tasks")
+    if name not in paths:
+        raise UsageError(f"unknown task {name!r}{near(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path")
+    return paths[name]
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    if name.endswith((".yaml", ".yml")):
+        return read_yaml(Path(name))
+    known = {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "recipes").glob("*.yaml"))}
+    if name not in known:
+        raise UsageError(f"unknown recipe {name!r}{near(name, list(known))}; there are {', '.join(known)}, or give a card's path")
+    return read_yaml(known[name])
+
+
+def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None) -> Any:
+    """The resolved card of a task: recipe embedded, ``--set`` values applied, validated.
+
+    default_recipe: takes the place of the card's recipe unless the user set one (``--data scenes`` does this).
+    Raises UsageError naming file and field, or the near misses of an unknown name.
+    """
+    path = _task_file(name)
+    value = copy.deepcopy(read_yaml(path))
+    overrides = overrides or {}
+    if value.get("engine") == "vqa":
+        recipe = value.get("recipe", "vqa-train")
+        if "recipe" in overrides:
+            recipe = overrides["recipe"]
+        elif default_recipe and isinstance(recipe, str):
+            recipe = default_recipe
+        value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe
+    for field, text in overrides.items():
+        if field != "recipe":
+            override(value, field, text, value.get("name", name))
+    where = str(path) + (" with --set" if overrides else "")
+    card = parse_card(value, where)
+    if getattr(card, "kind", "") != "task":
+        raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
+    return card
+
+
+def backbone_card(name: str) -> BackboneCard:
+    """The card of a named backbone, a card file, or one made for a path or URI."""
+    if name.endswith((".yaml", ".yml")):
+        card = load_card(Path(name))
+        if not isinstance(card, BackboneCard):
+            raise UsageError(f"{name}: field `kind`: a backbone card was expected, found {card.kind}")
+        return card
+    paths = _paths("backbones")
+    if name in paths:
+        card = load_card(paths[name])
+        if not isinstance(card, BackboneCard):
+            raise UsageError(f"{paths[name]}: field `kind`: a backbone card was expected, found {card.kind}")
+        return card
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme in URI_SCHEMES:
+        if not rest:
+            raise UsageError(f"backbone {name!r}: nothing after `{scheme}:`")
+        return BackboneCard(name=name, uri=name, baseline=scheme == "random")
+    path = Path(name).expanduser()
+    if path.exists():
+        return BackboneCard(name=path.stem if path.stem != "ckpt" else path.resolve().parent.name, uri=name)
+    known = [*paths, *(s + ":" for s in URI_SCHEMES)]
+    if path.suffix in (".pt", ".pth", ".safetensors", ".ckpt") or len(path.parts) > 1:
+        raise UsageError(f"{name}: no such file or directory; give a checkpoint, a URI ({', '.join(URI_SCHEMES)}:...) or a card's name")
+    if colon:
+        raise UsageError(f"backbone {name!r}: unknown scheme `{scheme}:`{near(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}")
+    raise UsageError(f"unknown backbone {name!r}{near(name, known)}; `levl-eval list backbones` shows all")
+
+
+def language_models() -> dict[str, Path]:
+    """Language models that ship with the package: name -> Hugging Face directory."""
+    return {p.parent.name: p.parent for p in sorted(ASSETS.glob("*/config.json"))}

@@ -1,0 +1,153 @@
+"""The run: resume, failures, overrides, bad input, exit codes. The engine is a small real one that measures mean brightness."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from levl_eval import engines
+from levl_eval.cli import main
+from levl_eval.engines import Context, Outcome
+from levl_eval.errors import LevlError, UsageError
+from levl_eval.evaluate import evaluate, split_overrides
+from levl_eval.metrics.statistics import mean_estimate
+from levl_eval.progress import Progress
+from levl_eval.records import Sample
+from levl_eval.report.tables import COLUMNS, write_leaderboard
+
+CALLS: list[str] = []
+
+
+def brightness(ctx: Context) -> Outcome:
+    """Score 1 where the image's mean is above the card's learning rate (any number of the card would do)."""
+    CALLS.append(ctx.card.name)
+    if ctx.card.epochs == 13:
+        raise LevlError("the moon is full; wait")
+    if ctx.card.epochs == 14:
+        raise ZeroDivisionError("a bug")
+    files = sorted(Path(ctx.data, ctx.card.data.directory).glob("*.png"))
+    scores = [float(np.asarray(Image.open(f)).mean() / 255 > ctx.card.lr) for f in files]
+    samples = [Sample(id=f.name, image_id=f.name, score=s) for f, s in zip(files, scores, strict=True)]
+    return Outcome({"top1": mean_estimate(np.array(scores))}, samples, {"fingerprint": "fixed", "counts": {"images": len(files)}})
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    CALLS.clear()
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(engines.ENGINES, "linear", f"{__name__}:brightness")
+    folder = tmp_path / "data" / "classification"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(np.full((4, 4, 3), rng.integers(0, 255), np.uint8)).save(folder / f"{i}.png")
+    return tmp_path
+
+
+def go(world, tasks=("linear",), backbones=("random:nano",), **options):
+    options = {"data": str(world / "data"), "out": world / "out", "progress": Progress(quiet=True), **options}
+    return evaluate(list(backbones), list(tasks), **options)
+
+
+def test_second_run_computes_only_what_is_missing_and_the_csv_is_stable(world):
+    first = go(world)
+    csv = write_leaderboard(world / "out").read_bytes()
+    assert first[0].status == "done" and len(CALLS) == 1
+    again = go(world, seeds=(0, 1))
+    assert len(CALLS) == 2 and again[0] == first[0] and again[1].seed == 1
+    (world / "out" / "records" / f"{again[1].key}.json").unlink()
+    assert write_leaderboard(world / "out").read_bytes() == csv
+    assert csv.decode().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_unreadable_record_and_missing_samples_are_computed_again(world):
+    record = go(world)[0]
+    path = world / "out" / "records" / f"{record.key}.json"
+    path.write_text("{")
+    assert go(world)[0].status == "done" and len(CALLS) == 2
+    (world / "out" / "samples" / f"{record.key}.jsonl").unlink()
+    assert go(world)[0].status == "done" and len(CALLS) == 3
+
+
+def test_other_data_or_protocol_is_not_mistaken_for_done(world):
+    go(world)
+    go(world, settings=["linear.lr=0.9"])
+    assert len(CALLS) == 2
+    other = world / "other" / "classification"
+    other.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(other / "a.png")
+    assert go(world, data=str(world / "other"))[0].metrics["top1"].n == 1
+
+
+@pytest.mark.parametrize("epochs, reason", [(13, "the moon is full; wait"), (14, "ZeroDivisionError: a bug")])
+def test_a_failing_task_is_recorded_and_the_rest_goes_on(world, epochs, reason):
+    records = go(world, tasks=("linear", "classify"), settings=[f"linear.epochs={epochs}", "classify.data.directory=classification"])
+    assert [r.status for r in records] == ["failed", "done"]
+    assert records[0].reason == reason and not records[0].metrics
+    rows = write_leaderboard(world / "out").read_text().splitlines()
+    assert any("failed" in r and reason in r for r in rows)
+    go(world)  # a failed one is tried again
+    assert CALLS.count("linear") == 2
+
+
+def test_bad_input_is_told_before_anything_runs(world):
+    for options, words in [
+        ({"data": str(world / "nowhere")}, "no such directory"),
+        ({"settings": ["linear.epochs"]}, "task.field=value"),
+        ({"settings": ["lineer.epochs=1"]}, "not among --tasks"),
+        ({"limit": 0}, "at least 1"),
+        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"backbones": ("random:nano", "random:nano")}, "two of them are named"),
+        ({"tasks": ()}, "--tasks"),
+        ({"backbones": ()}, "--backbone"),
+        ({"out": world / "data" / "classification" / "0.png"}, "cannot be written"),
+    ]:
+        with pytest.raises(UsageError, match=words) as e:
+            go(world, **options)
+        assert "\n" not in str(e.value)
+    assert CALLS == []
+
+
+def test_split_overrides_keeps_dots_and_equal_signs_of_values():
+    assert split_overrides(["a.b.c=x=1"], ["a"]) == {"a": {"b.c": "x=1"}}
+
+
+def test_cli_exit_codes_and_one_line(world, capsys):
+    base = ["run", "--backbone", "random:nano", "--data", str(world / "data"), "--out", str(world / "out"), "--quiet"]
+    assert main([*base, "--tasks", "linear"]) == 0
+    assert "top1" in capsys.readouterr().out
+    assert main([*base, "--tasks", "linear", "--set", "linear.epochs=13"]) == 1
+    assert "the moon is full" in capsys.readouterr().out
+    for wrong in ([*base, "--tasks", "lineal"], [*base], ["runn"], [*base, "--tasks", "linear", "--seeds", "x"], ["list", "task"]):
+        assert main(wrong) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_dry_run_shows_the_protocol_and_runs_nothing(world, capsys):
+    assert main(["run", "--backbone", "random:nano", "--tasks", "linear,gqa", "--dry-run", "--set", "linear.lr=0.25"]) == 0
+    out = capsys.readouterr().out
+    assert "lr: 0.25" in out and "# gqa: protocol" in out
+    assert CALLS == [] and not (world / "out").exists()
+
+
+def test_help_and_list_import_neither_torch_nor_transformers():
+    code = (
+        "import sys; from levl_eval.cli import main\n"
+        "for words in (['list','tasks'], ['list','backbones'], ['show','gqa'], ['--help']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit: pass\n"
+        "bad = {'torch','transformers','timm','pandas','datasets','torchvision'} & set(sys.modules)\n"
+        "sys.exit(f'imported {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    listed = subprocess.run([sys.executable, "-m", "levl_eval.cli", "list", "tasks", "--json"], capture_output=True, text=True)
+    assert {"gqa", "pope", "ade20k"} <= {row["name"] for row in json.loads(listed.stdout)}
