@@ -226,7 +226,8 @@ def parse_card(value: dict[str, Any], where: str) -> Any:
             raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
         return _TASK.validate_python(value)
     except ValidationError as e:
-        model = {"backbone": BackboneCard, "recipe": RecipeCard}.get(kind) or _models().get(str(value.get("engine")))
+        kinds: dict[str, type[BaseModel]] = {"backbone": BackboneCard, "recipe": RecipeCard}
+        model = kinds.get(kind) or _models().get(str(value.get("engine")))
         raise _explain(e, where, model) from e
 
 
@@ -260,7 +261,9 @@ def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
 
 
 # Where the files lie on this machine, and prose: neither moves a number.
-_NOT_PROTOCOL = frozenset({"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "kind"})
+_NOT_PROTOCOL = frozenset(
+    {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "kind"}
+)
 
 
 def protocol_of(card: BaseModel, extra: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -39,11 +39,17 @@ def _seeds(text: str) -> list[int]:
 
 
 def _run_options(p: argparse.ArgumentParser, out: str) -> None:
-    p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)")
-    p.add_argument("--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)")
+    p.add_argument(
+        "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
+    )
+    p.add_argument(
+        "--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)"
+    )
     p.add_argument("--seeds", type=_seeds, default=[0], metavar="0,1,2", help="seeds of heads and connectors")
     p.add_argument("--limit", type=int, metavar="N", help="at most N test images a task")
-    p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
+    )
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch through the encoder")
@@ -161,13 +167,17 @@ def _list(args: argparse.Namespace) -> int:
 
     if args.what == "tasks":
         rows = [(n, task_card(n)) for n in names("tasks")]
-        table = [{"name": n, "engine": c.engine, "metric": c.main_metric, "description": _one_line(c.description)} for n, c in rows]
+        table = [
+            {"name": n, "engine": c.engine, "metric": c.main_metric, "description": _one_line(c.description)} for n, c in rows
+        ]
     elif args.what == "backbones":
         cards = [backbone_card(n) for n in names("backbones")]
         table = [{"name": c.name, "uri": c.uri, "description": _one_line(c.description)} for c in cards]
     else:
         table = [{"name": n, "description": "embedded, shipped with the package"} for n in language_models()]
-        table.append({"name": "NAME or DIR", "description": "any causal language model of transformers, by hub name or directory"})
+        table.append(
+            {"name": "NAME or DIR", "description": "any causal language model of transformers, by hub name or directory"}
+        )
     if args.json:
         print(json.dumps(table, indent=1))
         return 0
@@ -185,7 +195,7 @@ def _show(args: argparse.Namespace) -> int:
     from levl_eval.cards import near
     from levl_eval.registry import backbone_card, names, task_card
 
-    if args.name in names("tasks") or args.name.endswith(".yaml") and "tasks" in Path(args.name).parts:
+    if args.name in names("tasks") or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts):
         card = task_card(args.name)
     elif args.name in names("backbones"):
         card = backbone_card(args.name)

@@ -71,7 +71,9 @@ def environment() -> dict[str, Any]:
     if (here.parent / ".git").exists():
         try:
             call = ["git", "-C", str(here.parent)]
-            git["revision"] = subprocess.run([*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+            git["revision"] = subprocess.run(
+                [*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ).stdout.strip()
             status = subprocess.run([*call, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
             git["dirty"] = bool(status.strip())
         except (OSError, subprocess.CalledProcessError):
@@ -86,7 +88,7 @@ def environment() -> dict[str, Any]:
 
 
 def pick_device(name: str) -> Any:
-    """"auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
+    """ "auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
     import torch
 
     if name == "auto":
@@ -110,7 +112,9 @@ def resolve_data(data: str, cache: Path, progress: Progress) -> str:
         make_scenes(folder, progress=progress)
         return str(folder)
     if not Path(data).expanduser().is_dir():
-        raise UsageError(f"--data {data}: no such directory; give one that holds gqa/, pope/, ade20k/, ..., or `hub`, or `scenes`")
+        raise UsageError(
+            f"--data {data}: no such directory; give one that holds gqa/, pope/, ade20k/, ..., or `hub`, or `scenes`"
+        )
     return str(Path(data).expanduser())
 
 
@@ -216,7 +220,9 @@ def evaluate(
             digest = protocol_hash(protocol)
             for seed in seeds:
                 key = record_key(backbone_spec.name, backbone.weights_sha256, card.name, digest, seed)
-                label = f"[{len(records) + 1}/{total}] {backbone_spec.name} on {card.name}" + (f" seed {seed}" if len(seeds) > 1 else "")
+                label = f"[{len(records) + 1}/{total}] {backbone_spec.name} on {card.name}" + (
+                    f" seed {seed}" if len(seeds) > 1 else ""
+                )
                 found = _existing(out, key, data)
                 if found is not None:
                     progress.say(f"{label}: already there")
@@ -252,7 +258,9 @@ def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
             outcome = engine(record.engine)(context)
         if record.main_metric not in outcome.metrics:
             known = ", ".join(outcome.metrics)
-            raise UsageError(f"task {record.task}: field `main_metric`: {record.main_metric!r} is not measured; there are {known}")
+            raise UsageError(
+                f"task {record.task}: field `main_metric`: {record.main_metric!r} is not measured; there are {known}"
+            )
         record.metrics = outcome.metrics
         record.data.update(outcome.data)
         record.notes, record.cache = outcome.notes, outcome.cache

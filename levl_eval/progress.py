@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class Progress:
     def track(self, items: Iterable[T], description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
         """Iterate over ``items`` while showing how far and how fast."""
         if total is None:
-            total = len(items) if hasattr(items, "__len__") else None
+            total = len(items) if isinstance(items, Sized) else None
         with self.stage(description, total, unit) as stage:
             for item in items:
                 yield item
@@ -41,7 +41,7 @@ class Stage:
     def __init__(self, parent: Progress, description: str, total: int | None, unit: str) -> None:
         self.parent, self.description, self.total, self.unit = parent, description, total, unit
         self.done, self.started, self.last = 0, time.monotonic(), time.monotonic()
-        self._bar = None
+        self._bar: Any = None
 
     def __enter__(self) -> Stage:
         if self.parent.terminal and not self.parent.quiet:

@@ -7,7 +7,7 @@ Plug-ins: entry points in the groups ``levl_eval.backbones`` and ``levl_eval.tas
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def card_folder(room: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / room
 
 
-@lru_cache(maxsize=None)
+@cache
 def _folders(room: str) -> tuple[Path, ...]:
     folders = [card_folder(room)]
     for point in entry_points(group=f"levl_eval.{room}"):
@@ -35,7 +35,7 @@ def _folders(room: str) -> tuple[Path, ...]:
     return tuple(folders)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _paths(room: str) -> dict[str, Path]:
     """Name -> file; a plug-in cannot silently replace a shipped card."""
     out: dict[str, Path] = {}
@@ -57,7 +57,9 @@ def _task_file(name: str) -> Path:
         return Path(name)
     paths = _paths("tasks")
     if name not in paths:
-        raise UsageError(f"unknown task {name!r}{near(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path")
+        raise UsageError(
+            f"unknown task {name!r}{near(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path"
+        )
     return paths[name]
 
 
@@ -119,9 +121,13 @@ def backbone_card(name: str) -> BackboneCard:
         return BackboneCard(name=path.stem if path.stem != "ckpt" else path.resolve().parent.name, uri=name)
     known = [*paths, *(s + ":" for s in URI_SCHEMES)]
     if path.suffix in (".pt", ".pth", ".safetensors", ".ckpt") or len(path.parts) > 1:
-        raise UsageError(f"{name}: no such file or directory; give a checkpoint, a URI ({', '.join(URI_SCHEMES)}:...) or a card's name")
+        raise UsageError(
+            f"{name}: no such file or directory; give a checkpoint, a URI ({', '.join(URI_SCHEMES)}:...) or a card's name"
+        )
     if colon:
-        raise UsageError(f"backbone {name!r}: unknown scheme `{scheme}:`{near(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}")
+        raise UsageError(
+            f"backbone {name!r}: unknown scheme `{scheme}:`{near(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}"
+        )
     raise UsageError(f"unknown backbone {name!r}{near(name, known)}; `levl-eval list backbones` shows all")
 
 

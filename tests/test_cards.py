@@ -23,7 +23,9 @@ def test_every_shipped_backbone_card_is_valid_and_named_like_its_file(name):
 
 def test_wrong_field_is_told_with_file_field_and_near_miss(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("kind: task\nname: mine\nengine: linear\nmain_metric: top1\nepoch: 3\ntrain: {layout: imagefolder}\ndata: {layout: imagefolder}\n")
+    path.write_text(
+        "kind: task\nname: mine\nengine: linear\nmain_metric: top1\nepoch: 3\ntrain: {layout: imagefolder}\ndata: {layout: imagefolder}\n"
+    )
     with pytest.raises(UsageError) as e:
         cards.load_card(path)
     assert str(path) in str(e.value) and "`epoch`" in str(e.value) and "epochs" in str(e.value)

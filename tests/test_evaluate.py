@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from levl_eval.metrics.statistics import mean_estimate
 from PIL import Image
 
 from levl_eval import engines
@@ -17,7 +18,6 @@ from levl_eval.cli import main
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.evaluate import evaluate, split_overrides
-from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress
 from levl_eval.records import Sample
 from levl_eval.report.tables import COLUMNS, write_leaderboard
@@ -88,7 +88,9 @@ def test_other_data_or_protocol_is_not_mistaken_for_done(world):
 
 @pytest.mark.parametrize("epochs, reason", [(13, "the moon is full; wait"), (14, "ZeroDivisionError: a bug")])
 def test_a_failing_task_is_recorded_and_the_rest_goes_on(world, epochs, reason):
-    records = go(world, tasks=("linear", "classify"), settings=[f"linear.epochs={epochs}", "classify.data.directory=classification"])
+    records = go(
+        world, tasks=("linear", "classify"), settings=[f"linear.epochs={epochs}", "classify.data.directory=classification"]
+    )
     assert [r.status for r in records] == ["failed", "done"]
     assert records[0].reason == reason and not records[0].metrics
     rows = write_leaderboard(world / "out").read_text().splitlines()
@@ -125,7 +127,13 @@ def test_cli_exit_codes_and_one_line(world, capsys):
     assert "top1" in capsys.readouterr().out
     assert main([*base, "--tasks", "linear", "--set", "linear.epochs=13"]) == 1
     assert "the moon is full" in capsys.readouterr().out
-    for wrong in ([*base, "--tasks", "lineal"], [*base], ["runn"], [*base, "--tasks", "linear", "--seeds", "x"], ["list", "task"]):
+    for wrong in (
+        [*base, "--tasks", "lineal"],
+        [*base],
+        ["runn"],
+        [*base, "--tasks", "linear", "--seeds", "x"],
+        ["list", "task"],
+    ):
         assert main(wrong) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and "Traceback" not in err
