@@ -1,0 +1,172 @@
+"""Checkpoints: the run's own ckpt.pt, the half-precision release file, and the two published forms (PAPER 1.10).
+
+ckpt.pt is a dictionary of plain values and tensors, loadable with ``weights_only=True``:
+  format "levl-pretrain/1"; config (dict); step; vision, text: {"encoder", "pre_proj", "projector"} state dicts (projector empty
+  for clip and siglip); logit {scale, bias}; tokenizer (JSON string); preprocess; and, for resuming, optimizer and rng.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from levl_eval.errors import UsageError
+from levl_eval.io import atomic_path, atomic_write
+from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.pretrain.model import DualEncoder, build_model
+
+FORMAT = "levl-pretrain/1"
+PARTS = ("encoder", "pre_proj", "projector")
+
+
+def preprocess_of(config: PretrainConfig) -> dict[str, Any]:
+    """How training saw its pictures: squashed to the image size with bicubic interpolation."""
+    return {"size": config.image_size, "resize": "squash", "interpolation": "bicubic", "mean": list(config.mean), "std": list(config.std)}
+
+
+def tower_states(model: DualEncoder) -> dict[str, dict[str, dict[str, Tensor]]]:
+    out: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name in ("vision", "text"):
+        tower = getattr(model, name)
+        out[name] = {p: ({} if getattr(tower, p) is None else dict(getattr(tower, p).state_dict())) for p in PARTS}
+    return out
+
+
+def payload(model: DualEncoder, config: PretrainConfig, tokenizer: str, step: int) -> dict[str, Any]:
+    """What every form of a checkpoint holds."""
+    logit = {k: getattr(model, f"logit_{k}").detach().clone() for k in ("scale", "bias") if hasattr(model, f"logit_{k}")}
+    return {
+        "format": FORMAT, "config": config.model_dump(mode="json"), "step": step, **tower_states(model), "logit": logit,
+        "tokenizer": tokenizer, "preprocess": preprocess_of(config),
+    }  # fmt: skip
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A ckpt.pt as its dictionary. Raises UsageError: missing, truncated, foreign, or with pickled code in it."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        text = str(e)
+        if "weights_only" in text or "Unsupported global" in text or "WeightsUnpickler" in text:
+            raise UsageError(f"{path}: holds pickled code, which is never run here; export its weights to safetensors") from e
+        raise UsageError(f"{path}: cannot be read as a checkpoint (truncated or not a torch file); copy or make it again") from e
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UsageError(f"{path}: not a levl-pretrain checkpoint (field `format` is not {FORMAT!r}); for the published pair use official:DIR")
+    missing = [k for k in ("config", "vision", "text", "tokenizer", "preprocess") if k not in state]
+    if missing:
+        raise UsageError(f"{path}: field `{missing[0]}` is missing; make the checkpoint again")
+    return state
+
+
+def _flat(state: dict[str, Any]) -> dict[str, Tensor]:
+    out = {f"{side}.{part}.{k}": v for side in ("vision", "text") for part, tensors in state[side].items() for k, v in tensors.items()}
+    return out | {f"logit.{k}": v for k, v in state["logit"].items()}
+
+
+def save_release(path: Path, state: dict[str, Any]) -> None:
+    """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata."""
+    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in _flat(state).items()}
+    meta = {k: state[k] if isinstance(state[k], str) else json.dumps(state[k]) for k in ("format", "config", "step", "tokenizer", "preprocess")}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=meta)
+
+
+def read_release(path: Path) -> dict[str, Any]:
+    """A release file as the dictionary of :func:`read`, in float32."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as f:
+            meta = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+    except (SafetensorError, OSError) as e:
+        raise UsageError(f"{path}: cannot be read as safetensors (truncated or another format); copy it again") from e
+    if meta.get("format") != FORMAT:
+        raise UsageError(f"{path}: not a levl-pretrain release (metadata `format`); for the published directory use official:DIR")
+    state: dict[str, Any] = {
+        "format": FORMAT, "tokenizer": meta["tokenizer"], "logit": {},
+        **{k: json.loads(meta[k]) for k in ("config", "step", "preprocess")}, "vision": {p: {} for p in PARTS}, "text": {p: {} for p in PARTS},
+    }  # fmt: skip
+    for name, value in tensors.items():
+        value = value.float() if value.is_floating_point() else value
+        side, part, *rest = name.split(".")
+        if side == "logit":
+            state["logit"][part] = value
+        else:
+            state[side][part][".".join(rest)] = value
+    return state
+
+
+def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
+    """The model of a ckpt.pt or release file in eval mode, and its {"config", "tokenizer", "preprocess", "step"}.
+
+    Raises UsageError naming the file: missing, truncated, foreign, pickled code, other shapes than its configuration, NaN.
+    """
+    path = Path(path)
+    state = read_release(path) if path.suffix == ".safetensors" else read(path)
+    from tokenizers import Tokenizer
+
+    try:
+        config = PretrainConfig.model_validate(state["config"])
+        model = build_model(config, Tokenizer.from_str(state["tokenizer"]).get_vocab_size())
+        for side in ("vision", "text"):
+            for part in PARTS:
+                module = getattr(getattr(model, side), part)
+                if module is not None:
+                    module.load_state_dict(state[side][part])
+    except (RuntimeError, ValueError, KeyError) as e:
+        first = str(e).strip().splitlines()
+        raise UsageError(f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})") from e
+    for k, v in state["logit"].items():
+        getattr(model, f"logit_{k}").data.copy_(v)
+    bad = [n for n, p in model.state_dict().items() if p.is_floating_point() and not torch.isfinite(p).all()]
+    if bad:
+        raise UsageError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged, use an earlier checkpoint")
+    return model.eval(), {k: state[k] for k in ("config", "tokenizer", "preprocess", "step")}
+
+
+def export(source: Path, form: str, out: Path) -> list[Path]:
+    """Write a ckpt.pt in another form: "release" (a file), "official" (the .pt pair) or "safetensors" (the published directory)."""
+    state = read(source)
+    if form == "release":
+        save_release(out, state)
+        return [out]
+    if form == "official":
+        paths = [out / f"{source.parent.name}_{side}_step{state['step']}.pt" for side in ("vision", "text")]
+        for side, path in zip(("vision", "text"), paths, strict=True):
+            save(path, state[side])
+        return paths
+    if form == "safetensors":
+        paths = []
+        for side in ("vision", "text"):
+            tensors = {f"{part}.{k}": v.contiguous() for part, values in state[side].items() for k, v in values.items()}
+            paths.append(out / f"{side}_encoder.safetensors")
+            with atomic_path(paths[-1]) as temporary:
+                save_file(tensors, temporary)
+        c = state["config"]
+        published = {
+            "model_type": "levljepa", "model_size": c["model"],
+            "vision_encoder": {"architecture": "vit", "hidden_size": c["vision"]["width"], "num_layers": c["vision"]["depth"],
+                               "num_heads": c["vision"]["heads"], "patch_size": c["vision"]["patch"], "image_size": c["image_size"]},
+            "text_encoder": {"architecture": "gpt2", "hidden_size": c["text"]["width"], "num_layers": c["text"]["depth"], "num_heads": c["text"]["heads"]},
+            "embed_dim": c["embed_dim"], "projector_width": c["predictor_width"], "projector_depth": c["predictor_depth"],
+            "training": {"dataset": c["data"], "total_steps": state["step"], "batch_size": c["batch_size"], "objective": c["objective"]},
+        }  # fmt: skip
+        atomic_write(out / "config.json", json.dumps(published, indent=1) + "\n")
+        atomic_write(out / "tokenizer.json", state["tokenizer"])
+        return [*paths, out / "config.json"]
+    raise UsageError(f"--to {form}: expected official, safetensors or release")

@@ -1,0 +1,78 @@
+"""The `levl-pretrain` command: train, export. torch is imported only once the words make sense."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from levl_eval.errors import UsageError
+
+HELP = """usage: levl-pretrain [config.yaml] key=value ...
+       levl-pretrain export CKPT --to release|official|safetensors --out PATH
+
+Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
+
+  objective=levljepa|clip|siglip     model=nano|tiny|small|base
+  data=scenes | csv:FILE (header image,caption)     out=DIR  steps=N  batch_size=N  seed=N
+  resume=true goes on where the last run with the same values was stopped.
+
+Every field (with its default at this model size): levl-pretrain fields [model=nano]
+"""
+
+
+def _train(words: list[str]) -> int:
+    from levl_eval.pretrain.config import parse_config
+
+    config = parse_config(words)
+    from levl_eval.pretrain.loop import Trainer
+
+    trainer = Trainer(config)
+    trainer.run()
+    print(f"{trainer.ckpt}: step {trainer.step}; evaluate it with `levl-eval run --backbone {trainer.ckpt} --tasks gqa,pope,ade20k`")
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="levl-pretrain export", exit_on_error=False)
+    parser.add_argument("ckpt")
+    parser.add_argument("--to", required=True, choices=["release", "official", "safetensors"])
+    parser.add_argument("--out", required=True)
+    try:
+        args = parser.parse_args(words)
+    except (argparse.ArgumentError, SystemExit) as e:
+        raise UsageError("usage: levl-pretrain export CKPT --to release|official|safetensors --out PATH") from e
+    from levl_eval.pretrain.checkpoints import export
+
+    for path in export(Path(args.ckpt), args.to, Path(args.out)):
+        print(path)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``levl-pretrain``; returns the exit code."""
+    from levl_eval.cli import guard
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+
+    def call() -> int:
+        if not words or words[0] in ("-h", "--help"):
+            print(HELP, end="")
+            return 0
+        if words[0] == "fields":
+            from levl_eval.pretrain.config import parse_config
+
+            for k, v in parse_config(words[1:]).model_dump(mode="json").items():
+                print(f"{k}={v}")
+            return 0
+        return _export(words[1:]) if words[0] == "export" else _train(words)
+
+    return guard(call, debug, "levl-pretrain")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

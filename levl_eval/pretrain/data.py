@@ -1,0 +1,151 @@
+"""Image-caption pairs for pretraining: decoded once into a memory-mapped uint8 pool, then read in a fixed random order.
+
+The order is a pure function of (seed, epoch), so a resumed run sees what an uninterrupted one sees.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from levl_eval.errors import UsageError
+from levl_eval.io import atomic_path, atomic_write
+from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.progress import Progress
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Pool:
+    """pixels: uint8 [N, S, S, 3] memory map; captions: of each picture, at least one."""
+
+    pixels: np.ndarray
+    captions: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(len(self))
+
+    def batch(self, step: int, size: int, seed: int) -> tuple[np.ndarray, list[str]]:
+        """Pictures [B, S, S, 3] and captions of ``step``; epochs follow one another, an incomplete last batch is dropped."""
+        per_epoch = len(self) // size
+        epoch, at = divmod(step, per_epoch)
+        rows = self.order(seed, epoch)[at * size : (at + 1) * size]
+        rng = random.Random(f"caption/{seed}/{step}")
+        return self.pixels[np.sort(rows)], [rng.choice(self.captions[i]) for i in np.sort(rows)]
+
+
+def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list[list[str]]]:
+    from levl_eval.scenes.language import caption
+    from levl_eval.scenes.render import render_image
+    from levl_eval.scenes.world import sample_scene, stable_seed
+
+    seed, start, stop, size, captions = args
+    pixels, texts = np.empty((stop - start, size, size, 3), np.uint8), []
+    for i in range(start, stop):
+        scene = sample_scene(stable_seed("pretrain", seed, i))
+        pixels[i - start] = render_image(scene, size)
+        rng = random.Random(stable_seed("caption", seed, i))
+        texts.append([caption(scene, rng) for _ in range(captions)])
+    return pixels, texts
+
+
+def _csv_rows(path: Path) -> list[tuple[Path, list[str]]]:
+    """(image file, captions) of a csv with the header image,caption; files relative to it or to images/ beside it."""
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f, delimiter="\t" if path.suffix == ".tsv" else ",")
+            if not reader.fieldnames or not {"image", "caption"} <= set(reader.fieldnames):
+                raise UsageError(f"{path}: the header is {reader.fieldnames}; expected columns image and caption")
+            by_image: dict[str, list[str]] = {}
+            for row in reader:
+                if row["image"] and row["caption"]:
+                    by_image.setdefault(row["image"], []).append(row["caption"].strip())
+    except OSError as e:
+        raise UsageError(f"data=csv:{path}: cannot be read ({e.strerror})") from e
+    if not by_image:
+        raise UsageError(f"{path}: holds no image with a caption")
+    folder = next((d for d in (path.parent, path.parent / "images") if (d / next(iter(by_image))).exists()), path.parent)
+    return [(folder / name, captions) for name, captions in by_image.items()]
+
+
+def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int]) -> tuple[np.ndarray, list[list[str]], list[str]]:
+    from PIL import Image
+
+    rows, size = args
+    pixels, texts, broken = [], [], []
+    for path, captions in rows:
+        try:
+            with Image.open(path) as image:
+                pixels.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)))
+            texts.append(captions)
+        except Exception as e:  # whatever a decoder throws at a broken file
+            broken.append(f"{path} ({type(e).__name__})")
+    return np.array(pixels, np.uint8).reshape(len(pixels), size, size, 3), texts, broken
+
+
+def _workers() -> int:
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def _build(folder: Path, jobs: list, work: Callable, total: int, size: int, allowed: float, progress: Progress) -> None:
+    """Run the jobs in processes, write their pictures one after another into pixels.npy, and the captions and counts beside."""
+    captions: list[list[str]] = []
+    broken: list[str] = []
+    with atomic_path(folder / "pixels.npy") as temporary:
+        pool = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, size, size, 3))
+        with ProcessPoolExecutor(_workers()) as workers, progress.stage("preparing pictures", total, "picture") as bar:
+            for pixels, texts, *rest in workers.map(work, jobs):
+                pool[len(captions) : len(captions) + len(texts)] = pixels
+                captions += texts
+                broken += rest[0] if rest else []
+                bar.advance(len(texts))
+                if len(broken) > allowed * total:
+                    raise UsageError(f"data: {len(broken)} of {total} images cannot be read, more than max_broken={allowed}; first {broken[0]}")
+        pool.flush()
+    if broken:
+        progress.say(f"skipped {len(broken)} unreadable images, first {broken[0]}")
+    atomic_write(folder / "captions.json", json.dumps({"captions": captions, "broken": broken}))
+
+
+def open_pool(config: PretrainConfig, cache: Path, progress: Progress) -> Pool:
+    """The pool of a configuration's data, made in the cache if it is not there. Raises UsageError for unusable data."""
+    size = config.image_size
+    if config.data == "scenes":
+        import levl_eval.scenes as scenes
+
+        key = f"scenes-{config.seed}-{config.scenes_pool}-{size}-{config.captions_per_image}-{scenes.VERSION}"
+        total = config.scenes_pool
+        jobs: list = [
+            (config.seed, i, min(total, i + _CHUNK), size, config.captions_per_image) for i in range(0, total, _CHUNK)
+        ]
+        work: Callable = _scene_chunk
+    elif config.data.startswith(("csv:", "tsv:")):
+        path = Path(config.data[4:]).expanduser()
+        rows = _csv_rows(path)
+        total = len(rows)
+        text = "\n".join(f"{p.resolve()}|{p.stat().st_size if p.exists() else -1}|{c}" for p, c in rows)
+        key = f"csv-{hashlib.sha256(text.encode()).hexdigest()[:24]}-{size}"
+        jobs = [(rows[i : i + _CHUNK], size) for i in range(0, total, _CHUNK)]
+        work = _csv_chunk
+    else:
+        raise UsageError(f"data={config.data}: expected scenes, csv:FILE or tsv:FILE")
+    folder = cache / "pretrain" / key
+    if not (folder / "captions.json").exists():
+        _build(folder, jobs, work, total, size, config.max_broken, progress)
+    captions = json.loads((folder / "captions.json").read_text())["captions"]
+    if len(captions) < config.batch_size:
+        raise UsageError(f"data={config.data}: {len(captions)} pictures, fewer than batch_size={config.batch_size}")
+    return Pool(np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)], captions)

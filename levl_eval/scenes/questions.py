@@ -1,0 +1,387 @@
+"""Questions about scenes: GQA's form (functional programs, types, entailment) and VQAv2's (ten annotators).
+
+Every answer is what executing the question's program on the scene gives. Attribute and relation questions are asked only of
+categories that occur once; pairs are compared only along an axis on which their thirds differ (language.relation), so that
+each question can be answered from a complete description as well as from the picture.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from levl_eval.scenes.language import column, describe, relation, row
+from levl_eval.scenes.world import CATEGORIES, COLORS, GROUP_OF, GROUPS, STUFF, Scene, SceneObject, place_weights
+
+Program = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SceneQuestion:
+    """A question with its answer, GQA's types and program, and what it tells (``facts``) for entailment."""
+
+    question: str
+    answer: str
+    full_answer: str
+    structural: str  # verify | query | choose | logical | compare
+    semantic: str  # obj | attr | cat | rel | global
+    group: str  # answers are balanced within a group
+    program: Program
+    facts: frozenset[str] = frozenset()
+    needs: str = "objects"  # what a description must hold: objects | color | stuff | count
+    answers: tuple[str, ...] = ()  # ten annotators' answers (VQAv2)
+    entailed: tuple[int, ...] = ()  # indices within the scene's list
+
+    @property
+    def answer_type(self) -> str:
+        return "yes/no" if self.answer in ("yes", "no") else "number" if self.answer.isdigit() else "other"
+
+
+def _op(operation: str, argument: str = "", *dependencies: int) -> dict[str, Any]:
+    return {"operation": operation, "argument": argument, "dependencies": list(dependencies)}
+
+
+def execute(program: Program, scene: Scene) -> str:
+    """The answer of a functional program on a scene: "yes"/"no", a word or a number.
+
+    Operations: select NAME | all; filter color VALUE; relate SIDE (objects on that side of the one selected); at "ROW COLUMN";
+    group NAME; exist; count; query name | color | stuff; verify color VALUE; verify rel SIDE (of two dependencies); choose A|B;
+    same color; stuff NAME (exists in the background); ground; and; or.
+    """
+    results: list[Any] = []
+    for step in program:
+        op, arg, deps = step["operation"], step["argument"], [results[i] for i in step["dependencies"]]
+        value: Any
+        if op == "select":
+            value = [o for o in scene.objects if arg in ("all", o.category)]
+        elif op == "group":
+            value = [o for o in scene.objects if GROUP_OF[o.category] == arg]
+        elif op == "filter color":
+            value = [o for o in deps[0] if o.color == arg]
+        elif op == "relate":
+            value = [o for o in scene.objects if o is not deps[0][0] and relation(o, deps[0][0]) == arg]
+        elif op == "at":
+            value = [o for o in deps[0] if f"{row(o)} {column(o)}" == arg]
+        elif op == "exist":
+            value = bool(deps[0])
+        elif op == "stuff":
+            value = arg in scene.stuff_names()
+        elif op == "ground":
+            value = scene.bands[-1].stuff
+        elif op == "count":
+            value = str(len(deps[0]))
+        elif op == "query":
+            o: SceneObject = deps[0][0]
+            value = {"name": o.category, "color": o.color, "stuff": o.stuff, "column": column(o)}[arg]
+        elif op == "verify color":
+            value = deps[0][0].color == arg
+        elif op == "verify rel":
+            value = relation(deps[0][0], deps[1][0]) == arg
+        elif op == "same color":
+            value = deps[0][0].color == deps[1][0].color
+        elif op == "choose":
+            options = arg.split("|")
+            value = next(x for x in options if x == deps[0])
+        elif op == "choose present":
+            value = next(x for x in arg.split("|") if any(o.category == x for o in scene.objects))
+        elif op == "and":
+            value = all(deps)
+        elif op == "or":
+            value = any(deps)
+        else:
+            raise ValueError(f"operation {op!r}: not known")
+        results.append(value)
+    last = results[-1]
+    return last if isinstance(last, str) else "yes" if last else "no"
+
+
+def a(word: str) -> str:
+    """The word with its indefinite article."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+_SIDE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+def _absent(scene: Scene, rng: random.Random) -> str:
+    """A category that is not there: half the time one the place makes likely, so that the place alone does not answer."""
+    present = scene.counts()
+    weights = place_weights(scene.place) if rng.random() < 0.5 else [1.0] * len(CATEGORIES)
+    return rng.choices(CATEGORIES, [0.0 if c in present else w for c, w in zip(CATEGORIES, weights, strict=True)])[0]
+
+
+class _Asker:
+    """Asks about one scene. Each method gives a question or None where the scene does not allow it."""
+
+    def __init__(self, scene: Scene, rng: random.Random) -> None:
+        self.scene, self.rng = scene, rng
+        counts = scene.counts()
+        self.present = list(counts)
+        self.single = [o for o in scene.objects if counts[o.category] == 1]
+
+    def make(self, texts: Iterable[str], full: str, structural: str, semantic: str, group: str, program: Program, **more: Any) -> SceneQuestion:
+        answer = execute(program, self.scene)
+        return SceneQuestion(self.rng.choice(list(texts)), answer, full.format(answer), structural, semantic, group, program, **more)
+
+    def one(self) -> SceneObject | None:
+        return self.rng.choice(self.single) if self.single else None
+
+    def pair(self) -> tuple[SceneObject, SceneObject] | None:
+        if len(self.single) < 2:
+            return None
+        x, y = self.rng.sample(self.single, 2)
+        return x, y
+
+    def exist(self) -> SceneQuestion:
+        c = self.rng.choice(self.present) if self.rng.random() < 0.5 else _absent(self.scene, self.rng)
+        texts = (f"Is there {a(c)} in the picture?", f"Do you see {a(c)}?", f"Is there {a(c)} in the image?", f"Is there {a(c)}?")
+        program = [_op("select", c), _op("exist", "", 0)]
+        return self.make(texts, f"{{}}, {a(c)}", "verify", "obj", "exist", program, facts=frozenset({f"{'has' if c in self.present else 'no'}:{c}"}))
+
+    def exist_color(self) -> SceneQuestion:
+        o = self.rng.choice(self.scene.objects)
+        color = o.color if self.rng.random() < 0.5 else self.rng.choice([c for c in COLORS if c != o.color])
+        texts = (f"Is there {a(color)} {o.category}?", f"Do you see {a(color)} {o.category} in the picture?")
+        program = [_op("select", o.category), _op("filter color", color, 0), _op("exist", "", 1)]
+        return self.make(texts, "{}", "verify", "attr", "exist-color", program, needs="color")
+
+    def logical(self) -> SceneQuestion:
+        both = self.rng.random() < 0.5
+        yes = self.rng.random() < 0.5
+        present = self.rng.sample(self.present, min(2, len(self.present)))
+        if both:
+            words = present if yes and len(present) == 2 else [present[0], _absent(self.scene, self.rng)]
+            texts = [f"Are there both {a(words[0])} and {a(words[1])}?", f"Is there {a(words[0])} and {a(words[1])}?"]
+        else:
+            first = present[0] if yes else _absent(self.scene, self.rng)
+            second = _absent(self.scene, self.rng)
+            words = [first, second if second != first else next(c for c in CATEGORIES if c not in (*self.present, first))]
+            texts = [f"Is there either {a(words[0])} or {a(words[1])}?", f"Do you see {a(words[0])} or {a(words[1])}?"]
+        if self.rng.random() < 0.5:
+            texts = [_exchange(t, a(words[0]), a(words[1])) for t in texts]
+        ops = [_op("select", words[0]), _op("exist", "", 0), _op("select", words[1]), _op("exist", "", 2), _op("and" if both else "or", "", 1, 3)]
+        return self.make(texts, "{}", "logical", "obj", "logical", ops)
+
+    def choose_object(self) -> SceneQuestion:
+        words = [self.rng.choice(self.present), _absent(self.scene, self.rng)]
+        self.rng.shuffle(words)
+        texts = (f"Which is in the picture, {a(words[0])} or {a(words[1])}?", f"What do you see, {a(words[0])} or {a(words[1])}?")
+        return self.make(texts, "the {}", "choose", "obj", "choose-object", [_op("choose present", "|".join(words))])
+
+    def query_group(self) -> SceneQuestion | None:
+        groups = Counter(GROUP_OF[o.category] for o in self.scene.objects)
+        fit = [g for g, n in groups.items() if n == 1 and len(GROUPS[g]) > 1]
+        if not fit:
+            return None
+        g = self.rng.choice(fit)
+        texts = (f"Which {g} is in the picture?", f"What kind of {g} is it?", f"What {g} do you see?")
+        return self.make(texts, "the {}", "query", "cat", f"group-{g}", [_op("group", g), _op("query", "name", 0)])
+
+    def query_color(self) -> SceneQuestion | None:
+        if (o := self.one()) is None:
+            return None
+        texts = (f"What color is the {o.category}?", f"What is the color of the {o.category}?", f"Which color does the {o.category} have?")
+        program = [_op("select", o.category), _op("query", "color", 0)]
+        facts = frozenset({f"has:{o.category}", f"color:{o.category}:{o.color}"})
+        return self.make(texts, f"the {o.category} is {{}}", "query", "attr", "color", program, needs="color", facts=facts)
+
+    def verify_color(self) -> SceneQuestion | None:
+        if (o := self.one()) is None:
+            return None
+        color = o.color if self.rng.random() < 0.5 else self.rng.choice([c for c in COLORS if c != o.color])
+        truth = f"color:{o.category}:{color}" if color == o.color else f"notcolor:{o.category}:{color}"
+        program = [_op("select", o.category), _op("verify color", color, 0)]
+        texts = (f"Is the {o.category} {color}?", f"Does the {o.category} look {color}?")
+        return self.make(texts, "{}", "verify", "attr", "verify-color", program, needs="color", facts=frozenset({f"has:{o.category}", truth}))
+
+    def choose_color(self) -> SceneQuestion | None:
+        if (o := self.one()) is None:
+            return None
+        colors = [o.color, self.rng.choice([c for c in COLORS if c != o.color])]
+        self.rng.shuffle(colors)
+        program = [_op("select", o.category), _op("query", "color", 0), _op("choose", "|".join(colors), 1)]
+        return self.make((f"Is the {o.category} {colors[0]} or {colors[1]}?",), f"the {o.category} is {{}}", "choose", "attr", "choose-color", program, needs="color")
+
+    def compare_color(self) -> SceneQuestion | None:
+        if (p := self.pair()) is None:
+            return None
+        x, y = p
+        program = [_op("select", x.category), _op("select", y.category), _op("same color", "", 0, 1)]
+        texts = (f"Are the {x.category} and the {y.category} the same color?", f"Does the {x.category} have the color of the {y.category}?")
+        return self.make(texts, "{}", "compare", "attr", "compare-color", program, needs="color")
+
+    def query_stuff(self) -> SceneQuestion | None:
+        if (o := self.one()) is None:
+            return None
+        program = [_op("select", o.category), _op("query", "stuff", 0)]
+        facts = frozenset({f"has:{o.category}", f"stuff:{o.category}:{o.stuff}"})
+        texts = (f"What is the {o.category} on?", f"What is behind the {o.category}?") if o.stuff in ("sky", "brick") else (f"What is the {o.category} on?",)
+        return self.make(texts[:1], "the {}", "query", "rel", "stuff", program, needs="stuff", facts=facts)
+
+    def verify_rel(self) -> SceneQuestion | None:
+        if (p := self.pair()) is None or not (side := relation(*p)):
+            return None
+        x, y = p
+        asked = side if self.rng.random() < 0.5 else _OPPOSITE[side]
+        program = [_op("select", x.category), _op("select", y.category), _op("verify rel", asked, 0, 1)]
+        texts = (f"Is the {x.category} {_SIDE[asked]} the {y.category}?", f"Do you see the {x.category} {_SIDE[asked]} the {y.category}?")
+        return self.make(texts, "{}", "verify", "rel", "verify-rel", program, facts=frozenset({f"has:{x.category}", f"has:{y.category}"}))
+
+    def query_rel(self) -> SceneQuestion | None:
+        if (o := self.one()) is None:
+            return None
+        fit = [s for s in _SIDE if sum(relation(p, o) == s for p in self.scene.objects if p is not o) == 1]
+        if not fit:
+            return None
+        side = self.rng.choice(fit)
+        program = [_op("select", o.category), _op("relate", side, 0), _op("query", "name", 1)]
+        texts = (f"What is {_SIDE[side]} the {o.category}?", f"Which object is {_SIDE[side]} the {o.category}?")
+        return self.make(texts, "the {}", "query", "rel", f"rel-{side}", program)
+
+    def query_place(self) -> SceneQuestion | None:
+        cells = Counter(f"{row(o)} {column(o)}" for o in self.scene.objects)
+        fit = [c for c, n in cells.items() if n == 1]
+        if not fit:
+            return None
+        cell = self.rng.choice(fit)
+        program = [_op("select", "all"), _op("at", cell, 0), _op("query", "name", 1)]
+        return self.make((f"What is at the {cell}?", f"Which object is in the {cell} of the picture?"), "the {}", "query", "obj", "place", program)
+
+    def choose_side(self) -> SceneQuestion | None:
+        fit = [o for o in self.single if column(o) != "middle"]
+        if not fit:
+            return None
+        o = self.rng.choice(fit)
+        sides = ["left", "right"]
+        self.rng.shuffle(sides)
+        program = [_op("select", o.category), _op("query", "column", 0), _op("choose", "|".join(sides), 1)]
+        return self.make((f"Is the {o.category} on the {sides[0]} or on the {sides[1]}?",), "on the {}", "choose", "rel", "choose-side", program, facts=frozenset({f"has:{o.category}"}))
+
+    def stuff(self) -> SceneQuestion:
+        names = self.scene.stuff_names()
+        s = self.rng.choice(names) if self.rng.random() < 0.5 else self.rng.choice([x for x in STUFF if x not in names])
+        texts = (f"Is there {s} in the picture?", f"Do you see {s}?", f"Is there any {s}?")
+        return self.make(texts, "{}", "verify", "global", "stuff-exist", [_op("stuff", s)], needs="stuff")
+
+    def ground(self) -> SceneQuestion:
+        return self.make(("What covers the ground?", "What is the ground made of?"), "{}", "query", "global", "ground", [_op("ground")], needs="stuff")
+
+    def count(self) -> SceneQuestion:
+        c = self.rng.choice(self.present) if self.rng.random() < 0.8 else _absent(self.scene, self.rng)
+        plural = {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen"}.get(c, c + "s")
+        texts = (f"How many {plural} are there?", f"How many {plural} do you see?")
+        return self.make(texts, "{}", "query", "obj", "count", [_op("select", c), _op("count", "", 0)], needs="count")
+
+
+def _exchange(text: str, x: str, y: str) -> str:
+    """Swap two phrases of a text."""
+    return text.replace(x, "\0").replace(y, x).replace("\0", y)
+
+
+# How often each family is asked; categories carry most questions, colour about one in seven.
+_GQA: dict[str, float] = {
+    "exist": 3, "logical": 1.5, "choose_object": 1.5, "query_group": 1.5, "query_rel": 2, "verify_rel": 1.5, "query_place": 1.5,
+    "choose_side": 1, "query_stuff": 1.2, "stuff": 0.8, "ground": 0.4, "query_color": 0.9, "verify_color": 0.5, "choose_color": 0.4,
+    "compare_color": 0.4, "exist_color": 0.3,
+}  # fmt: skip
+_VQA: dict[str, float] = {"exist": 3, "count": 2, "query_color": 1.2, "query_stuff": 1.2, "query_place": 1.5, "query_group": 1.5, "verify_rel": 1, "stuff": 0.6, "query_rel": 1}
+
+
+def _implied(facts: frozenset[str]) -> set[str]:
+    out = set(facts)
+    for fact in facts:
+        kind, _, rest = fact.partition(":")
+        if kind == "color":
+            name, _, color = rest.partition(":")
+            out |= {f"notcolor:{name}:{c}" for c in COLORS if c != color}
+    return out
+
+
+def _ask(scene: Scene, rng: random.Random, families: dict[str, float], n: int) -> list[SceneQuestion]:
+    asker = _Asker(scene, rng)
+    out: dict[str, SceneQuestion] = {}
+    names, weights = list(families), list(families.values())
+    for _ in range(6 * n):
+        if len(out) == n:
+            break
+        method: Callable[[], SceneQuestion | None] = getattr(asker, rng.choices(names, weights)[0])
+        q = method()
+        if q is not None and q.question not in out:
+            out[q.question] = q
+    return list(out.values())
+
+
+def gqa_questions(scene: Scene, rng: random.Random, n: int = 12) -> list[SceneQuestion]:
+    """Up to ``n`` different questions in GQA's form, with the indices of the questions each one entails."""
+    asked = _ask(scene, rng, _GQA, n)
+    implied = [_implied(q.facts) for q in asked]
+    return [
+        replace(q, entailed=tuple(j for j, p in enumerate(asked) if j != i and p.facts and p.facts <= implied[i]))
+        for i, q in enumerate(asked)
+    ]
+
+
+_NEAR = {
+    "red": "orange", "orange": "red", "yellow": "orange", "green": "blue", "blue": "purple", "purple": "blue", "white": "gray", "black": "dark",
+    "airplane": "plane", "boat": "ship", "cup": "mug", "cat": "kitten", "dog": "puppy", "truck": "lorry", "house": "building", "bird": "owl",
+    "duck": "bird", "car": "vehicle", "grass": "ground", "sand": "beach", "water": "lake", "snow": "ice", "road": "street", "brick": "wall",
+    "wood": "floor", "sky": "air", "tree": "plant", "flower": "plant", "yes": "no", "no": "yes",
+}  # fmt: skip
+
+
+def annotators(answer: str, rng: random.Random) -> tuple[str, ...]:
+    """Ten people's answers: seven to ten agree, the others give a near answer (synonym, neighbouring colour, a miscount)."""
+    agree = rng.choices((10, 9, 8, 7), (0.45, 0.3, 0.15, 0.1))[0]
+    if answer.isdigit():
+        other = str(max(0, int(answer) + rng.choice((-1, 1))))
+        other = other if other != answer else str(int(answer) + 1)
+    else:
+        other = _NEAR.get(answer, "not sure")
+    out = [answer] * agree + [other] * (10 - agree)
+    rng.shuffle(out)
+    return tuple(out)
+
+
+def vqa_questions(scene: Scene, rng: random.Random, n: int = 5) -> list[SceneQuestion]:
+    """``n`` questions in VQAv2's manner, each with ten annotators' answers whose mode is ``answer``."""
+    return [replace(q, answers=annotators(q.answer, rng)) for q in _ask(scene, rng, _VQA, n)]
+
+
+def balance_answers(questions: list[tuple[str, SceneQuestion]], rng: random.Random, ratio: float = 1.5) -> list[tuple[str, SceneQuestion]]:
+    """Thin out dominant answers of each group, after GQA's balancing: no answer more than ``ratio`` times the next frequent one.
+
+    questions: (image id, question) pairs; order is kept. Deterministic for an equally seeded ``rng``.
+    """
+    by_group: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, (_, q) in enumerate(questions):
+        by_group[q.group][q.answer].append(i)
+    keep: set[int] = set()
+    for group in sorted(by_group):
+        answers = sorted(by_group[group].items(), key=lambda kv: (len(kv[1]), kv[0]))
+        if {x for x, _ in answers} <= {"yes", "no"}:
+            limit = float(len(answers[0][1])) if len(answers) == 2 else float("inf")
+            for _, indices in answers:
+                keep.update(rng.sample(indices, min(len(indices), int(min(limit, len(indices))))))
+            continue
+        previous: int | None = None
+        for _, indices in answers:  # from the rarest up
+            allowed = len(indices) if previous is None else min(len(indices), max(int(previous * ratio), 3))
+            keep.update(rng.sample(indices, allowed))
+            previous = max(previous or 0, allowed)
+    return [pair for i, pair in enumerate(questions) if i in keep]
+
+
+def textual_examples(scene: Scene, rng: random.Random, n: int = 10, style: str | None = None) -> tuple[str, list[SceneQuestion]]:
+    """A description and questions it answers, for the text-only language model."""
+    style = style or rng.choices(("sentences", "list", "map"), (0.35, 0.3, 0.35))[0]
+    text = describe(scene, rng, style)
+    asked = _ask(scene, rng, {**_GQA, "count": 1.0}, n)
+    if style == "map":
+        words = set(text.split())
+        seen = all(c in words for c in scene.counts())
+        asked = [q for q in asked if q.needs == "objects" and seen]
+    return text, asked
