@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import bootstrap_statistic, paired_difference
 from levl_eval.records import Estimate, Record, Sample, read_samples
 
@@ -28,12 +29,10 @@ def _weights(samples: Sequence[Sample]) -> np.ndarray:
     return np.array([len(splits) / (len(counts) * counts[s]) for s in splits])
 
 
-def _miou(counts: np.ndarray) -> np.ndarray:
-    """[..., C, 3] sums of (intersection, target, prediction) -> mean IoU over classes with a non-empty union."""
-    inter, target, pred = counts[..., 0], counts[..., 1], counts[..., 2]
-    union = target + pred - inter
-    iou = np.where(union > 0, inter / np.maximum(union, 1), 0.0)
-    return iou.sum(-1) / np.maximum((union > 0).sum(-1), 1)
+def _difference(counts: np.ndarray) -> np.ndarray:
+    """[..., 2, C, 3] sums of both sides -> difference of their mean IoU."""
+    iou = statistics_from_counts(counts)["mean_iou"]
+    return iou[..., 0] - iou[..., 1]
 
 
 def _counts(samples: Sequence[Sample]) -> np.ndarray:
@@ -65,7 +64,7 @@ def gain(out_a: Path, a: Record, out_b: Path, b: Record) -> Estimate | None:
         classes = max(ca.shape[1], cb.shape[1])
         both = np.zeros((len(ids), 2, classes, 3))
         both[:, 0, : ca.shape[1]], both[:, 1, : cb.shape[1]] = ca, cb
-        return bootstrap_statistic(both, lambda c: _miou(c[..., 0, :, :]) - _miou(c[..., 1, :, :]), draws=2000, seed=0)
+        return bootstrap_statistic(both, _difference, draws=2000, seed=0)
     weights = _weights(sa)
     x = np.array([s.score or 0.0 for s in sa]) * weights
     y = np.array([s.score or 0.0 for s in sb]) * weights

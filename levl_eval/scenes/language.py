@@ -149,7 +149,7 @@ def describe(scene: Scene, rng: random.Random, style: str | None = None) -> str:
     """
     style = style or rng.choice(STYLES)
     if style == "map":
-        return "\n".join(" ".join(cells) for cells in raster(scene))
+        return "\n ".join(" ".join(cells) for cells in raster(scene))
     objects = list(scene.objects)
     rng.shuffle(objects)
     bands = " and ".join(scene.stuff_names())

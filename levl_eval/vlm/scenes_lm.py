@@ -24,7 +24,7 @@ from levl_eval.io import atomic_path, atomic_write
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress
 from levl_eval.scenes.world import stable_seed
-from levl_eval.vlm.scenes_text import BOS, EOS, PAD, PROMPT, Batch, corpus, make_example, pack, train_tokenizer
+from levl_eval.vlm.scenes_text import BOS, EOS, PAD, PROMPT, Batch, corpus, easy_example, make_example, pack, train_tokenizer
 
 
 def build(vocab: int, seed: int = 0) -> Any:
@@ -65,13 +65,12 @@ def loss_of(model: Any, batch: Batch, bf16: bool) -> torch.Tensor:
     return (losses * weights[keep]).sum() / weights.sum()
 
 
-def _batch(step: int, size: int, seed: int, tokenizer: Any) -> Batch:
+def _batch(step: int, size: int, seed: int, tokenizer: Any, easy: int) -> Batch:
     """Training batch of ``step``, a pure function of step and seed. Short scenes come first while reading is being learned."""
     examples = []
     for i in range(size):
         s = stable_seed("scenes-lm", seed, step, i)
-        style = ("list" if i % 2 else "sentences") if step < 300 else None
-        examples.append(make_example(s, style=style, swap=0.0 if step < 300 else 0.3))
+        examples.append(easy_example(s) if step < easy and i % 4 else make_example(s))
     examples.sort(key=lambda e: len(e.text) + sum(len(q) for q, _, _ in e.questions))
     blind = frozenset(i for i in range(size) if stable_seed("blind", seed, step, i) % 100 < 4)
     return pack(examples, tokenizer, blind=blind)
@@ -108,7 +107,7 @@ def train(args: argparse.Namespace) -> int:
             rate = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = loss_of(model, _batch(step, args.batch, args.seed, tokenizer), bf16)
+            loss = loss_of(model, _batch(step, args.batch, args.seed, tokenizer, args.easy), bf16)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -173,7 +172,7 @@ def accuracy(model: Any, tokenizer: Any, scenes: int, seed: int = 0) -> dict[str
             e = make_example(stable_seed("scenes-lm-test", seed, i), style=style, swap=0.0, drop=0.0)
             for q, x, family in e.questions:
                 question = tokenizer.encode(PROMPT.format(question=q)).ids
-                prompts.append([bos, *tokenizer.encode(e.text).ids, *question])
+                prompts.append([bos, *tokenizer.encode(" " + e.text).ids, *question])
                 targets.append(x)
                 keys.append((style, family, "reading"))
                 clusters.append(i)
@@ -225,6 +224,7 @@ def main() -> int:
     t.add_argument("--vocab", type=int, default=1024)
     t.add_argument("--seed", type=int, default=0)
     t.add_argument("--threads", type=int, default=2)
+    t.add_argument("--easy", type=int, default=800, help="steps in which three of four scenes are easy ones")
     t.add_argument("--every", type=int, default=250)
     t.add_argument("--fp32", action="store_true")
     t.set_defaults(call=train)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from levl_eval.scenes.language import STYLES, describe, swap_words
-from levl_eval.scenes.questions import a, textual_examples
+from levl_eval.scenes.questions import _ask, a, textual_examples
 from levl_eval.scenes.world import CATEGORIES, COLORS, sample_scene, stable_seed
 
 if TYPE_CHECKING:
@@ -89,6 +89,15 @@ def _generic(obj: object, rng: random.Random) -> list[tuple[str, str, str]]:
     ]
 
 
+def easy_example(seed: int, questions: int = 10) -> Example:
+    """Two or three objects as a list, asked for presence, colour and ground: the lookups that everything else builds on."""
+    rng = random.Random(seed)
+    scene = sample_scene(seed, 2, 3)
+    style = rng.choice(STYLES[:2])
+    asked = _ask(scene, rng, {"exist": 3, "query_color": 2, "query_stuff": 1, "choose_side": 1, "choose_object": 1}, questions)
+    return Example(describe(scene, rng, style), style, tuple((q.question, q.answer, q.group) for q in asked))
+
+
 def make_example(seed: int, questions: int = 12, swap: float = 0.3, drop: float = 0.15, style: str | None = None) -> Example:
     """The training text of ``seed``. ``swap`` and ``drop`` are the shares told in another lexicon and with words missing."""
     rng = random.Random(seed)
@@ -160,7 +169,7 @@ def pack(examples: list[Example], tokenizer: Tokenizer, text_weight: float = 0.1
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
     texts: list[str] = []
     for e in examples:
-        texts.append(e.text)
+        texts.append(" " + e.text)  # every word then carries its space, also the first
         for q, x, _ in e.questions:
             texts += [PROMPT.format(question=q), f" {x}"]
     encoded = iter([t.ids for t in tokenizer.encode_batch(texts)])

@@ -1,0 +1,84 @@
+"""What loaders share: freezing, hashing weights, and hub failures told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from levl_eval.backbones.base import Backbone, Preprocess, Readout
+from levl_eval.errors import UsageError
+
+B = TypeVar("B", bound=Backbone)
+
+EMBEDDING = (Readout("embedding", "embedding", "embedding"),)
+# LeVLJEPA's read-outs (PAPER 2d); "cross" is built so that its dot product is the mean of the two cross cosines.
+LEVLJEPA: Sequence[Readout] = (
+    Readout("image-to-predicted-text", "embedding", "predicted"),
+    Readout("embedding", "embedding", "embedding"),
+    Readout("predicted-image-to-text", "predicted", "embedding"),
+    Readout("predictor-pair", "predicted", "predicted"),
+    Readout("average", "cross-image", "cross-text"),
+)
+
+
+def hash_weights(module: nn.Module) -> str:
+    """SHA-256 over names, shapes, types and bytes of parameters and buffers, in order of name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        t = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}:{tuple(t.shape)}:{t.dtype};".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return digest.hexdigest()
+
+
+def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[str, Any]) -> B:
+    """Freeze, refuse weights that are not finite, and fill in the attributes every backbone has."""
+    backbone.eval().requires_grad_(False)
+    for key, value in backbone.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UsageError(f"{uri}: weight {key} holds NaN or infinity; the file is broken or its training diverged")
+    backbone.name, backbone.uri, backbone.preprocess, backbone.info = name, uri, preprocess, info
+    backbone.weights_sha256 = hash_weights(backbone)
+    with torch.inference_mode():
+        probe = backbone.encode(torch.zeros(1, 3, preprocess.size, preprocess.size))
+    backbone.dim, backbone.patch_dim, backbone.grid = probe.pooled.shape[-1], probe.patches.shape[-1], probe.grid
+    if probe.grid[0] * probe.grid[1] != probe.patches.shape[1]:
+        raise UsageError(f"{uri}: {probe.patches.shape[1]} patch tokens do not form its grid {probe.grid}; this loader does not fit the model")
+    return backbone
+
+
+def unit(x: Tensor) -> Tensor:
+    return nn.functional.normalize(x.float(), dim=-1)
+
+
+def two_heads(z: Tensor, projector: nn.Module | None, side: str) -> dict[str, Tensor]:
+    """Embeddings by name of one modality: the projected one and, with a predictor, the predicted and the stacked ones."""
+    out = {"embedding": unit(z)}
+    if projector is not None:
+        out["predicted"] = unit(projector(z))
+        first, second = ("embedding", "predicted") if side == "image" else ("predicted", "embedding")
+        out[f"cross-{side}"] = torch.cat([out[first], out[second]], -1) / 2**0.5
+    return out
+
+
+@contextlib.contextmanager
+def hub(uri: str) -> Iterator[None]:
+    """Hub and file errors of a library as one line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as e:
+        name = type(e).__name__
+        text = " ".join(str(e).split())
+        offline = ("connect", "offline", "resolve", "LocalEntry", "couldn't find", "Max retries", "Name or service", "cached", "timed out")
+        if any(w.lower() in (text + name).lower() for w in offline):
+            raise UsageError(
+                f"{uri}: the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"
+            ) from e
+        raise UsageError(f"{uri}: cannot be loaded ({name}: {text[:200]})") from e

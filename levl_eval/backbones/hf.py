@@ -1,0 +1,89 @@
+"""`hf:REPO_OR_DIR`: CLIP, SigLIP, SigLIP 2 and DINOv2 families of transformers, with their own image processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
+from levl_eval.errors import UsageError
+
+_FAMILIES = ("clip", "siglip", "siglip2", "dinov2", "dinov2_with_registers")
+_PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+class HFBackbone(Backbone):
+    """A vision tower of transformers; with text where the family has it."""
+
+    def __init__(self, model: Any, family: str, tokenizer: Any) -> None:
+        super().__init__()
+        self.model, self.family, self.tokenizer = model, family, tokenizer
+        if tokenizer is not None:
+            self.readouts = EMBEDDING
+
+    @property
+    def has_text(self) -> bool:
+        return self.tokenizer is not None
+
+    def encode(self, images: Tensor) -> Features:
+        tower = self.model.vision_model if hasattr(self.model, "vision_model") else self.model
+        config = tower.config
+        grid = (images.shape[-2] // config.patch_size, images.shape[-1] // config.patch_size)
+        default = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        more = {} if self.family.startswith("dinov2") or images.shape[-1] == default else {"interpolate_pos_encoding": True}
+        out = tower(pixel_values=images, **more)
+        tokens = out.last_hidden_state
+        if self.family == "clip":  # its final norm is applied to the class token only; the patch tokens get the same one
+            return Features(out.pooler_output, tower.post_layernorm(tokens[:, 1:]), grid)
+        if self.family.startswith("siglip"):
+            return Features(out.pooler_output, tokens, grid)
+        skip = 1 + getattr(config, "num_register_tokens", 0)
+        return Features(tokens[:, 0], tokens[:, skip:], grid)
+
+    def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
+        return {"embedding": unit(self.model.visual_projection(pooled) if self.family == "clip" else pooled)}
+
+    @torch.inference_mode()
+    def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        text = self.model.text_model
+        length = text.config.max_position_embeddings
+        # SigLIP was trained on texts padded to full length and without a mask; CLIP reads at the end token.
+        full = self.family.startswith("siglip")
+        batch = self.tokenizer(texts, padding="max_length" if full else True, truncation=True, max_length=length, return_tensors="pt")
+        device = next(self.parameters()).device
+        if full:
+            return {"embedding": unit(text(input_ids=batch["input_ids"].to(device)).pooler_output)}
+        out = text(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
+        return {"embedding": unit(self.model.text_projection(out.pooler_output))}
+
+
+def _preprocess(processor: Any) -> Preprocess:
+    """An image processor's settings as data."""
+    size, crop = processor.size, getattr(processor, "crop_size", None)
+    interpolation = _PIL.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    shortest = size.get("shortest_edge") if hasattr(size, "get") else getattr(size, "shortest_edge", None)
+    if shortest and getattr(processor, "do_center_crop", False) and crop is not None:
+        side = crop["height"] if hasattr(crop, "__getitem__") else crop.height
+        return Preprocess(side, "shortest", shortest, interpolation, mean, std)
+    side = shortest or (size["height"] if hasattr(size, "__getitem__") else size.height)
+    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)
+
+
+def load(repo: str, name: str, uri: str) -> Backbone:
+    """Raises UsageError: not one of the families, incomplete directory, hub not reached."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+    with hub(uri):
+        config = AutoConfig.from_pretrained(repo)
+        family = config.model_type.removesuffix("_model")
+        if family not in _FAMILIES:
+            raise UsageError(f"{uri}: model type {config.model_type!r} is not one of {', '.join(_FAMILIES)}; use timm:, open_clip: or py:")
+        processor = AutoImageProcessor.from_pretrained(repo)
+        model = AutoModel.from_pretrained(repo, use_safetensors=None, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(repo) if hasattr(model, "text_model") else None
+    return finish(HFBackbone(model, family, tokenizer), name, uri, _preprocess(processor), {"library": "transformers", "family": family})

@@ -1,0 +1,58 @@
+"""Own checkpoints: ckpt.pt of levl-pretrain, or its half-precision release file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads
+from levl_eval.pretrain.checkpoints import load_model
+from levl_eval.pretrain.model import DualEncoder
+from levl_eval.pretrain.tokenizer import encode
+
+
+class DualEncoderBackbone(Backbone):
+    """A timm ViT with class token and a GPT-2 text tower with their heads (levl-pretrain's and the published models)."""
+
+    def __init__(self, model: DualEncoder, tokenizer: Tokenizer | None, max_length: int) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self.readouts = LEVLJEPA if model.text.projector is not None else EMBEDDING
+
+    @property
+    def has_text(self) -> bool:
+        return self.tokenizer is not None
+
+    def encode(self, images: Tensor) -> Features:
+        encoder = self.model.vision.encoder
+        tokens = encoder.forward_features(images)  # [B, 1 + N, D], after the final norm
+        patch = encoder.patch_embed.patch_size
+        return Features(tokens[:, 0], tokens[:, 1:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
+
+    def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
+        vision = self.model.vision
+        return two_heads(vision.pre_proj(pooled), vision.projector, "image")
+
+    @torch.inference_mode()
+    def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        assert self.tokenizer is not None
+        ids, last = encode(self.tokenizer, texts, self.max_length)
+        device = next(self.parameters()).device
+        z = self.model.embed_texts(torch.from_numpy(ids).to(device), torch.from_numpy(last).to(device))
+        return two_heads(z, self.model.text.projector, "text")
+
+
+def load(path: str, name: str, uri: str) -> Backbone:
+    """Raises UsageError naming the file where it is missing, truncated, foreign, holds pickled code or NaN."""
+    model, meta = load_model(Path(path).expanduser())
+    pre = meta["preprocess"]
+    preprocess = Preprocess(pre["size"], pre["resize"], None, pre["interpolation"], tuple(pre["mean"]), tuple(pre["std"]))
+    config = meta["config"]
+    info = {k: config[k] for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
+    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config["max_length"])
+    return finish(backbone, name, uri, preprocess, info)

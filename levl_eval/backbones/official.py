@@ -1,0 +1,156 @@
+"""`official:DIR_OR_REPO`: the published forms of LeVLJEPA and its baselines (PAPER 1.10).
+
+Either `vision_encoder.safetensors`, `text_encoder.safetensors` (keys `encoder.`, `pre_proj.`, `projector.`), or the pair
+`{run}_vision_step{N}.pt`, `{run}_text_step{N}.pt`. All dimensions are read off the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from levl_eval.backbones.base import Backbone, Preprocess
+from levl_eval.backbones.common import finish, hub
+from levl_eval.backbones.levl import DualEncoderBackbone
+from levl_eval.errors import UsageError
+from levl_eval.pretrain.model import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the model cards say (PAPER 3.2)
+_FILES = ("vision_encoder.safetensors", "text_encoder.safetensors")
+
+
+def _split(flat: dict[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
+    out: dict[str, dict[str, Tensor]] = {"encoder": {}, "pre_proj": {}, "projector": {}}
+    for name, value in flat.items():
+        part, _, rest = name.partition(".")
+        if part not in out:
+            raise UsageError(f"{where}: key {name!r} begins with none of encoder., pre_proj., projector.; not the published form")
+        out[part][rest] = value
+    return out
+
+
+def _read_pt(path: Path) -> dict[str, dict[str, Tensor]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise UsageError(f"{path}: cannot be read safely (truncated, or pickled code in it); export it to safetensors") from e
+    if not isinstance(state, dict) or "encoder" not in state or "pre_proj" not in state:
+        raise UsageError(f"{path}: expected the keys encoder, pre_proj, projector; not the published form")
+    return {k: dict(state.get(k) or {}) for k in ("encoder", "pre_proj", "projector")}
+
+
+def read_pair(source: str, uri: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """(vision, text, folder) state dictionaries of a directory, or of a hub repository through its cache."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or len(folder.parts) != 2:
+            raise UsageError(f"{uri}: no such directory; expected {' and '.join(_FILES)} in it, or a hub name OWNER/NAME")
+        from huggingface_hub import snapshot_download
+
+        with hub(uri):
+            folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
+    if all((folder / f).exists() for f in _FILES):
+        try:
+            flat = [load_file(folder / f) for f in _FILES]
+        except (SafetensorError, OSError) as e:
+            raise UsageError(f"{folder}: {_FILES[0]} or {_FILES[1]} is truncated or no safetensors file; copy it again") from e
+        return _split(flat[0], str(folder / _FILES[0])), _split(flat[1], str(folder / _FILES[1])), folder
+    steps: dict[int, dict[str, Path]] = {}
+    for path in sorted(folder.glob("*_step*.pt")):
+        found = re.fullmatch(r".*_(vision|text)_step(\d+)\.pt", path.name)
+        if found:
+            steps.setdefault(int(found[2]), {})[found[1]] = path
+    whole = [s for s, pair in steps.items() if len(pair) == 2]
+    if not whole:
+        raise UsageError(f"{folder}: holds neither {' and '.join(_FILES)} nor a pair *_vision_stepN.pt, *_text_stepN.pt")
+    last = steps[max(whole)]
+    return _read_pt(last["vision"]), _read_pt(last["text"]), folder
+
+
+def _projector(state: dict[str, Tensor]) -> nn.Module | None:
+    """The predictor, whether its dropouts occupy indices (0,4,8,...) or not (0,3,6,...)."""
+    if not state:
+        return None
+    linear = sorted({int(k.split(".")[0]) for k, v in state.items() if k.endswith("weight") and v.ndim == 2})
+    hidden, dim = state[f"{linear[0]}.weight"].shape
+    head = predictor(dim, hidden, len(linear) - 1, 0.0)
+    if linear[1] == 3:  # without dropout modules
+        state = {f"{(i := int(k.split('.')[0])) // 3 * 4 + i % 3}.{k.split('.', 1)[1]}": v for k, v in state.items()}
+    head.load_state_dict(state)
+    return head
+
+
+def _head(state: dict[str, Tensor]) -> nn.Module:
+    hidden, width = state["0.weight"].shape
+    head = pre_projection(width, hidden, state["3.weight"].shape[0])
+    head.load_state_dict(state)
+    return head
+
+
+def build(vision: dict[str, Any], text: dict[str, Any]) -> tuple[DualEncoder, int, int]:
+    """The model of two published state dictionaries; also its image size and maximal text length."""
+    v, t = vision["encoder"], text["encoder"]
+    width, _, patch, _ = v["patch_embed.proj.weight"].shape
+    depth = 1 + max(int(k.split(".")[1]) for k in v if k.startswith("blocks."))
+    side = round((v["pos_embed"].shape[1] - 1) ** 0.5) * patch
+    # Both publish heads of 64 channels (ViT-Ti/S/B, GPT-2); smaller towers of our own keep at least one.
+    image = vision_tower(width, depth, max(1, width // 64), patch, side)
+    image.load_state_dict(v)
+    vocab, text_width = t["wte.weight"].shape
+    layers = 1 + max(int(k.split(".")[1]) for k in t if k.startswith("h."))
+    length = t["wpe.weight"].shape[0]
+    language = text_tower(text_width, layers, max(1, text_width // 64), vocab, length)
+    language.load_state_dict({k: x for k, x in t.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))})
+    towers = [Tower(e, _head(s["pre_proj"]), _projector(s["projector"])) for e, s in ((image, vision), (language, text))]
+    return DualEncoder(*towers, "levljepa" if towers[0].projector is not None else "baseline"), side, min(length, 77)
+
+
+def _heads(folder: Path) -> tuple[int, int] | None:
+    """Attention heads as config.json tells them, where it does: they cannot be read off the weights."""
+    import json
+
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    c = json.loads(path.read_text())
+    try:
+        return int(c["vision_encoder"]["num_heads"]), int(c["text_encoder"]["num_heads"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def load(source: str, name: str, uri: str) -> Backbone:
+    """Raises UsageError: missing, truncated, foreign or unsafe files, shapes that do not fit, hub not reached."""
+    vision, text, folder = read_pair(source, uri)
+    try:
+        model, side, length = build(vision, text)
+    except (KeyError, RuntimeError, ValueError, IndexError) as e:
+        raise UsageError(f"{folder}: weights do not form the published model ({type(e).__name__}: {' '.join(str(e).split())[:160]})") from e
+    heads = _heads(folder)
+    if heads is not None:
+        for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
+            block.attn.num_heads, block.attn.head_dim = heads[0], block.attn.qkv.in_features // heads[0]
+            block.attn.scale = block.attn.head_dim**-0.5
+        for block in model.text.encoder.h:  # type: ignore[union-attr]
+            block.attn.num_heads, block.attn.head_dim = heads[1], block.attn.embed_dim // heads[1]
+    tokenizer = None
+    vocab = text["encoder"]["wte.weight"].shape[0]
+    if (folder / "tokenizer.json").exists():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    elif vocab == 50257:
+        from levl_eval.pretrain.tokenizer import load_gpt2
+
+        try:
+            tokenizer = load_gpt2("gpt2")
+        except UsageError:
+            tokenizer = None  # images can be measured; text read-outs say what is missing
+    preprocess = Preprocess(side, "shortest", round(side * 256 / 224), "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+    return finish(DualEncoderBackbone(model, tokenizer, length), name, uri, preprocess, {"library": "official", "embed_dim": model.vision.pre_proj[3].out_features})  # type: ignore[index]

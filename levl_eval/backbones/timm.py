@@ -1,0 +1,94 @@
+"""`timm:MODEL` (pretrained, from the hub or its cache) and `random:MODEL` (the same architecture with random weights)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.common import finish, hub
+from levl_eval.cards import near
+from levl_eval.errors import UsageError
+
+
+class TimmBackbone(Backbone):
+    """Any timm model that gives patch tokens [B, prefix + N, D] or a feature map [B, D, h, w]."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode(self, images: Tensor) -> Features:
+        tokens = self.model.forward_features(images)
+        if tokens.ndim == 4:  # a convolutional or hierarchical model's map
+            if tokens.shape[1] != self.model.num_features:
+                tokens = tokens.permute(0, 3, 1, 2)
+            pooled = self.model.forward_head(tokens, pre_logits=True)
+            return Features(pooled.flatten(1), tokens.flatten(2).transpose(1, 2), (tokens.shape[2], tokens.shape[3]))
+        prefix = self.model.num_prefix_tokens
+        pooled = self.model.forward_head(tokens, pre_logits=True)
+        patch = self.model.patch_embed.patch_size
+        return Features(pooled, tokens[:, prefix:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
+
+
+def _known(name: str, uri: str) -> None:
+    import timm
+
+    bare = name.split(".")[0]
+    if not name.startswith("hf_hub:") and not timm.is_model(bare):
+        raise UsageError(f"{uri}: timm knows no model {bare!r}{near(bare, timm.list_models())}")
+
+
+def load(model: str, name: str, uri: str) -> Backbone:
+    """A pretrained timm model with its own data configuration. Raises UsageError: unknown model, hub not reached."""
+    import timm
+
+    _known(model, uri)
+    with hub(uri):
+        net = timm.create_model(model, pretrained=True, num_classes=0)
+    return finish(TimmBackbone(net), name, uri, preprocess_of(net), {"library": "timm", "model": model})
+
+
+def preprocess_of(net: Any) -> Preprocess:
+    """timm's evaluation transform as data: shortest side to size / crop_pct, centre crop."""
+    import timm.data
+
+    c = timm.data.resolve_model_data_config(net)
+    size = c["input_size"][-1]
+    squash = c.get("crop_mode") == "squash"
+    return Preprocess(
+        size, "squash" if squash else "shortest", None if squash else int(size / c["crop_pct"]), c["interpolation"], tuple(c["mean"]), tuple(c["std"])
+    )
+
+
+def load_random(model: str, name: str, uri: str) -> Backbone:
+    """`random:MODEL[?seed=N]`: random weights; `random:nano` is the shipped nano backbones' architecture."""
+    import timm
+
+    model, _, query = model.partition("?")
+    seed = 0
+    if query:
+        key, _, value = query.partition("=")
+        if key != "seed" or not value.isdigit():
+            raise UsageError(f"{uri}: after `?` only seed=NUMBER is known, found {query!r}")
+        seed = int(value)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        if model == "nano":
+            from levl_eval.pretrain.config import parse_config
+            from levl_eval.pretrain.model import vision_tower
+
+            config = parse_config([])
+            v = config.vision
+            net = vision_tower(v.width, v.depth, v.heads, v.patch or 8, config.image_size)
+            preprocess = Preprocess(config.image_size, "squash", None, "bicubic", config.mean, config.std)
+        else:
+            _known(model, uri)
+            net = timm.create_model(model, pretrained=False, num_classes=0)
+            preprocess = preprocess_of(net)
+    finally:
+        torch.random.set_rng_state(state)
+    return finish(TimmBackbone(net), name, uri, preprocess, {"library": "timm", "model": model, "random_seed": seed})

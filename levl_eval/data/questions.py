@@ -1,0 +1,170 @@
+"""Question sets in their published layouts: GQA, VQAv2, POPE, and a user's own JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.types import Question, QuestionSet
+from levl_eval.errors import UsageError
+
+POPE_SPLITS = ("random", "popular", "adversarial")
+_COCO = "COCO's val2014 images: cocodataset.org, or --set {task}.data.images=DIR"
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, a JSON array, or one JSON value a line (POPE, JSON lines)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    out = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                out.append(json.loads(line))
+            except ValueError as e:
+                raise UsageError(f"{path}: line {number} is not valid JSON ({e}); correct or download it again") from e
+    return out
+
+
+def _first(folder: Path, patterns: list[str], what: str, where: str) -> Path:
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            return path
+    raise UsageError(f"{folder}: {what} is missing (expected {folder / patterns[0]}); {where}")
+
+
+def _limited(questions: list[Question], limit: int | None) -> list[Question]:
+    """Questions about the first ``limit`` distinct images."""
+    if limit is None:
+        return questions
+    keep = set(list(dict.fromkeys(q.image_id for q in questions))[:limit])
+    return [q for q in questions if q.image_id in keep]
+
+
+def _finish(name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str) -> QuestionSet:
+    if not questions:
+        raise UsageError(f"{source}: holds no questions")
+    repeated = [k for k, n in Counter(q.question_id for q in questions).items() if n > 1]
+    if repeated:
+        raise UsageError(f"{source}: question id {repeated[0]!r} occurs twice ({len(repeated)} such); make ids unique")
+    questions = _limited(questions, limit)
+    images = image_set((q.image_id for q in questions), locate, str(source), where)
+    digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
+    return QuestionSet(name, split, questions, images, digest, version)
+
+
+def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
+    """GQA: questions*/SPLIT_questions.json (or parts of it in a folder), images/ID.jpg."""
+    root = root_of(spec.root, spec.directory, data)
+    where = "get questions and images from cs.stanford.edu/people/dorarad/gqa (questions1.2.zip, images.zip)"
+    split = spec.split or "testdev_balanced"
+    file = under(data, spec.questions) or _first(
+        root, [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"], f"the question file of {split}", where
+    )
+    raw = read_json(file)
+    if not isinstance(raw, dict):
+        raise UsageError(f"{file}: expected GQA's mapping of question ids, found {type(raw).__name__}")
+    images = under(data, spec.images) or root / "images"
+    questions = []
+    for qid, q in raw.items():
+        try:
+            meta = {k: q[k] for k in ("types", "groups", "entailed", "equivalent", "isBalanced") if k in q}
+            questions.append(Question(qid, f"{q['imageId']}", q["question"], q.get("answer", ""), (), meta))
+        except (KeyError, TypeError) as e:
+            raise UsageError(f"{file}: question {qid}: field {e} is missing; this is not a GQA question file") from e
+    return _finish("gqa", split, questions, lambda i: images / f"{i}.jpg", file, f"put GQA's images into {images}; {where}", limit, f"{len(questions)} questions")
+
+
+def _vqav2_images(spec: DataSpec, data: str, root: Path, split: str) -> Path:
+    return under(data, spec.images) or next((d for d in (root / split, Path(data) / "coco" / split) if d.is_dir()), root / split)
+
+
+def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
+    """VQA v2: v2_OpenEnded_mscoco_SPLIT_questions.json, v2_mscoco_SPLIT_annotations.json, SPLIT/COCO_SPLIT_%012d.jpg."""
+    root = root_of(spec.root, spec.directory, data)
+    split = {"val": "val2014", "train": "train2014", "": "val2014"}.get(spec.split, spec.split)
+    where = "get questions, annotations and COCO images from visualqa.org/download.html"
+    file = under(data, spec.questions) or _first(root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where)
+    raw = read_json(file)
+    answers: dict[int, dict[str, Any]] = {}
+    if not split.startswith("test"):
+        notes = under(data, spec.annotations) or _first(root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where)
+        answers = {a["question_id"]: a for a in read_json(notes)["annotations"]}
+    folder, prefix = _vqav2_images(spec, data, root, split), "test2015" if split.startswith("test") else split
+    questions = []
+    for q in raw["questions"]:
+        a = answers.get(q["question_id"])
+        if answers and a is None:
+            raise UsageError(f"{file}: question {q['question_id']} has no annotation; questions and annotations are of different releases")
+        meta = {k: a[k] for k in ("question_type", "answer_type")} if a else {}
+        given = tuple(x["answer"] for x in a["answers"]) if a else ()
+        answer = a["multiple_choice_answer"] if a else ""
+        questions.append(Question(str(q["question_id"]), f"COCO_{prefix}_{q['image_id']:012d}.jpg", q["question"], answer, given, meta))
+    return _finish("vqav2", split, questions, lambda i: folder / i, file, f"put COCO's {prefix} images into {folder}; {where}", limit, f"{len(questions)} questions")
+
+
+def pope_version(counts: dict[str, int]) -> str:
+    """Which release the POPE files are: the official 3 x 3,000, or the older one whose random split has 2,910."""
+    if counts == dict.fromkeys(POPE_SPLITS, 3000):
+        return "official, 3 x 3,000"
+    if counts.get("random") == 2910:
+        return "older release, 2,910 random questions (as LLaVA's)"
+    return "own files, " + ", ".join(f"{k} {v}" for k, v in counts.items())
+
+
+def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
+    """POPE: coco_pope_{random,popular,adversarial}.json, one JSON object a line; COCO val2014 images. All splits present are read."""
+    root = under(data, spec.questions) or root_of(spec.root, spec.directory, data)
+    where = "get the files from github.com/AoiDragon/POPE (output/coco) and COCO's val2014 images from cocodataset.org"
+    files = {s: root / f"coco_pope_{s}.json" for s in POPE_SPLITS if not spec.split or s == spec.split}
+    missing = [str(f) for f in files.values() if not f.exists()]
+    if missing:
+        raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {where}")
+    questions, counts = [], {}
+    for split, file in files.items():
+        rows = read_json(file)
+        counts[split] = len(rows)
+        for number, q in enumerate(rows, 1):
+            try:
+                label = str(q["label"]).strip().lower()
+                if label not in ("yes", "no"):
+                    raise UsageError(f"{file}: line {number}: field `label`: expected yes or no, found {q['label']!r}")
+                questions.append(Question(f"{split}/{q['question_id']}", q["image"], q["text"], label, (), {"split": split}))
+            except (KeyError, TypeError) as e:
+                raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
+    candidates = [root / "val2014", root / "images", Path(data) / "coco" / "val2014", Path(data) / "vqav2" / "val2014", root.parent / "val2014"]
+    folder = under(data, spec.images) or next((c for c in candidates if questions and (c / questions[0].image_id).exists()), candidates[0])
+    return _finish("pope", spec.split or "all", questions, lambda i: folder / i, root, f"put them into {folder}, or set `data.images`; {where}", limit, pope_version(counts))
+
+
+def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
+    """A user's questions: JSON lines (or an array) of image, question, answer or answers, and optionally question_id."""
+    file = under(data, spec.questions)
+    if file is None:
+        raise UsageError("task vqa: field `data.questions` (and `recipe.data.0.questions` for training) is not set; give a JSON-lines file")
+    rows = read_json(file)
+    folder = under(data, spec.images) or file.parent
+    questions = []
+    for number, q in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        if not isinstance(q, dict):
+            raise UsageError(f"{file}: entry {number} is no object with image, question and answer")
+        for field in ("image", "question"):
+            if not isinstance(q.get(field), str):
+                raise UsageError(f"{file}: entry {number}: field `{field}` is missing or no text")
+        answers = tuple(str(a) for a in q.get("answers", ()) or ())
+        answer = str(q.get("answer", "") if q.get("answer") is not None else "") or (Counter(answers).most_common(1)[0][0] if answers else "")
+        if not answer.strip():
+            raise UsageError(f"{file}: entry {number}: neither `answer` nor `answers` holds a word")
+        qid = str(q.get("question_id", number))
+        questions.append(Question(qid, q["image"], q["question"], answer, answers, {k: q[k] for k in ("type",) if k in q}))
+    return _finish("vqa", spec.split, questions, lambda i: folder / i, file, f"images are looked for in {folder}; set `data.images`", limit, f"{len(questions)} questions")

@@ -1,0 +1,112 @@
+"""Segmentation sets: ADE20K's scene-parsing layout and a user's image and mask folders."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.images import SUFFIXES, fingerprint_files, image_set, root_of, under
+from levl_eval.data.types import SegmentationSet
+from levl_eval.errors import LevlError, UsageError
+
+_ADE = "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it there"
+
+
+def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, reduce_zero: bool) -> np.ndarray:
+    """A label file as int64 [H, W], classes 0..C-1 and ``ignore``. 8-bit, 16-bit and palette files; RGB is refused.
+
+    table: for sparse ids, class of each id (``ignore`` for unlisted ones). Raises LevlError naming the file.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "I", "I;16", "I;16B", "I;16L", "1"):
+                raise LevlError(f"{path}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels")
+            mask = np.array(image).astype(np.int64)
+    except (UnidentifiedImageError, OSError, SyntaxError) as e:
+        raise LevlError(f"{path}: mask cannot be read ({type(e).__name__}); replace the file") from e
+    if table is not None:
+        mask = table[np.minimum(mask, len(table) - 1)]
+    elif reduce_zero:
+        mask = np.where(mask == 0, ignore, mask - 1)
+    wrong = (mask != ignore) & ((mask < 0) | (mask >= classes))
+    if wrong.any():
+        value = int(mask[wrong][0]) + int(reduce_zero and table is None)
+        raise LevlError(f"{path}: label {value} is beyond the {classes} classes; correct `classes`, `ignore_index` or `reduce_zero_label`")
+    return mask
+
+
+def _classes(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Class names, and for a JSON mapping of sparse ids the table id -> class."""
+    if isinstance(spec.classes, list):
+        return tuple(spec.classes), None
+    path = under(data, spec.classes) if spec.classes else found
+    if path is None:
+        raise UsageError("segmentation: field `classes` is not set; give a list, a text file with one name a line, or a JSON file {id: name}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise UsageError(f"{path}: class list cannot be read ({e.strerror})") from e
+    if path.suffix == ".json":
+        raw = json.loads(text)
+        if isinstance(raw, list):
+            return tuple(str(x) for x in raw), None
+        ids = sorted(int(k) for k in raw if int(k) != 0)
+        table = np.full(max(ids) + 2, spec.ignore_index, np.int64)
+        table[ids] = np.arange(len(ids))
+        return tuple(str(raw[str(i)]) for i in ids), table
+    lines = [x for x in text.splitlines() if x.strip()]
+    if lines and lines[0].startswith("Idx"):  # objectInfo150.txt
+        return tuple(x.split("\t")[-1].strip() for x in lines[1:]), None
+    return tuple(x.strip() for x in lines), None
+
+
+def _pairs(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
+    """(id, image, mask) by equal stem, in order of name. Raises UsageError for missing folders and pairs."""
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder; {_ADE if 'ADE' in str(folder) else 'set `images` and `annotations`'}")
+    by_stem = {p.stem: p for p in masks.iterdir() if p.suffix.lower() in SUFFIXES}
+    files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UsageError(f"{images}: holds no images")
+    # A folder of more images than masks is a superset (COCO's photos): only what has a mask is used, but something must have one.
+    out = [(p.name, p, by_stem[p.stem]) for p in files if p.stem in by_stem]
+    if not out:
+        raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {files[0].name})")
+    orphans = set(by_stem) - {p.stem for p in files}
+    if orphans:
+        raise UsageError(f"{images}: {len(orphans)} masks have no image, first {sorted(orphans)[0]}; complete the pairs")
+    return out
+
+
+def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
+    """Read a set of layout "ade20k" or "segmentation". Raises UsageError: what is missing, where to put it."""
+    if spec.layout == "ade20k":
+        root = root_of(spec.root, spec.directory, data)
+        base = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() or not (root / "images").is_dir() else root
+        split = {"train": "training", "val": "validation", "": "validation"}.get(spec.split, spec.split)
+        images = under(data, spec.images) or base / "images" / split
+        masks = under(data, spec.annotations) or base / "annotations" / split
+        listed = next((f for f in (base / "objectInfo150.txt", root / "objectInfo150.txt") if f.exists()), None)
+        classes, table = (tuple(f"class {i}" for i in range(1, 151)), None) if listed is None and not spec.classes else _classes(spec, data, listed)
+        name = "ade20k"
+    else:
+        for field in ("images", "annotations"):
+            if getattr(spec, field) is None:
+                raise UsageError(f"task segmentation: field `{field}` is not set; give the folder of the {'pictures' if field == 'images' else 'masks'}")
+        images, masks = under(data, spec.images), under(data, spec.annotations)
+        assert images is not None and masks is not None
+        classes, table = _classes(spec, data, None)
+        name, split = "segmentation", spec.split
+    pairs = _pairs(images, masks)[:limit]
+    of_image = {i: p for i, p, _ in pairs}
+    of_mask = {i: m for i, _, m in pairs}
+    read = partial(load_mask, table=table, classes=len(classes), ignore=spec.ignore_index, reduce_zero=spec.reduce_zero_label)
+    digest = fingerprint_files(of_mask.items(), len(of_mask))
+    found = image_set(of_image, of_image.__getitem__, str(images), _ADE)
+    return SegmentationSet(name, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, digest)

@@ -1,0 +1,43 @@
+"""POPE: parsing of answers and scores (Li et al., EMNLP 2023, and its published evaluation script)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def pope_answer(text: str) -> str:
+    """ "yes" or "no" by the official rule: of the first sentence, "no" if it holds the word No, no or not, else "yes"."""
+    first = text.split(".")[0] if "." in text else text
+    words = first.replace(",", "").split(" ")
+    return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def is_unparsed(text: str) -> bool:
+    """Whether an answer holds neither yes nor no (nor not) as a word; the official rule reads such an answer as yes."""
+    return not re.search(r"\b(yes|no|not)\b", text.lower())
+
+
+def pope_scores(answers: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """accuracy, precision, recall, f1 (positive class: yes), yes_ratio of the predictions, and the share of unparsed answers.
+
+    answers: generated texts; labels: "yes" or "no". Fractions in [0, 1]; a ratio with an empty denominator is 0, as published.
+    """
+    if len(answers) != len(labels) or not labels:
+        raise ValueError(f"pope_scores: {len(answers)} answers for {len(labels)} labels")
+    given = [pope_answer(a) == "yes" for a in answers]
+    true = [x == "yes" for x in labels]
+    tp = sum(g and t for g, t in zip(given, true, strict=True))
+    fp = sum(g and not t for g, t in zip(given, true, strict=True))
+    fn = sum(t and not g for g, t in zip(given, true, strict=True))
+    n = len(labels)
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    return {
+        "accuracy": (n - fp - fn) / n,
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        "yes_ratio": sum(given) / n,
+        "unparsed": sum(map(is_unparsed, answers)) / n,
+    }

@@ -1,0 +1,237 @@
+"""The generated world written in the layouts the real data sets are published in; the same readers read both.
+
+    gqa/questions/{train,testdev}_balanced_questions.json, gqa/images/*.jpg
+    vqav2/v2_OpenEnded_mscoco_{train2014,val2014}_questions.json, v2_mscoco_*_annotations.json, {train2014,val2014}/COCO_*.jpg
+    pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
+    ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
+    classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
+
+Every scene's seed is a hash of (set, split, number, seed): splits never share a scene.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from levl_eval.io import atomic_write
+from levl_eval.progress import Progress
+from levl_eval.scenes import VERSION
+from levl_eval.scenes.pope import STRATEGIES, pope_questions
+from levl_eval.scenes.questions import SceneQuestion, balance_answers, gqa_questions, vqa_questions
+from levl_eval.scenes.render import render, render_image
+from levl_eval.scenes.world import (
+    CATEGORIES,
+    GROUP_OF,
+    MASK_CLASSES,
+    Scene,
+    sample_scene,
+    single_object_scene,
+    stable_seed,
+    with_background,
+)
+
+# Images a set, sized for the demo on two cores.
+COUNTS: dict[str, int] = {
+    "gqa/train": 2500, "gqa/testdev": 400, "vqav2/train2014": 1500, "vqav2/val2014": 400, "pope/val2014": 300,
+    "ade20k/training": 2000, "ade20k/validation": 300, "classification/train": 60 * 24, "classification/test": 30 * 24,
+    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9,
+}  # fmt: skip
+QUALITY = 95
+FOREGROUNDS = tuple(g for g in GROUPS if g not in ("insect", "building"))  # nine, as ImageNet-9 has
+
+
+def scene_of(part: str, index: int, seed: int) -> Scene:
+    """The scene of picture ``index`` of a part ("gqa/train", ...)."""
+    key = stable_seed("export", part, seed, index)
+    if part.startswith("classification"):
+        return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
+    if part.startswith("imagenet9"):
+        members = GROUPS[FOREGROUNDS[index % len(FOREGROUNDS)]]
+        return single_object_scene(key, members[(index // len(FOREGROUNDS)) % len(members)])
+    return sample_scene(key)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, bytes]]:
+    """(path below the root, bytes) of everything picture ``index`` of ``part`` gives."""
+    scene = scene_of(part, index, seed)
+    room, split = part.split("/")
+    if room == "gqa":
+        yield f"gqa/images/{image_id(part, index)}.jpg", _jpeg(render_image(scene, size))
+    elif room in ("vqav2", "pope"):
+        yield f"{room}/{split}/{image_id(part, index)}.jpg", _jpeg(render_image(scene, size))
+    elif room == "ade20k":
+        stem = f"ADE_{'train' if split == 'training' else 'val'}_{index + 1:08d}"
+        drawn = render(scene, size)
+        root = "ade20k/ADEChallengeData2016"
+        yield f"{root}/images/{split}/{stem}.jpg", _jpeg(drawn.image)
+        buffer = io.BytesIO()
+        Image.fromarray(drawn.mask).save(buffer, "PNG")
+        yield f"{root}/annotations/{split}/{stem}.png", buffer.getvalue()
+    elif room == "classification":
+        yield f"classification/{split}/{scene.objects[0].category}/{index:06d}.jpg", _jpeg(render_image(scene, size))
+    else:
+        group = GROUP_OF[scene.objects[0].category]
+        yield f"imagenet9/original/{split}/{group}/{index:06d}.jpg", _jpeg(render_image(scene, size))
+        if split == "val":
+            # Another picture's background: of the same group, or of the next one (never the same group).
+            groups = len(FOREGROUNDS)
+            for name, step in (("mixed_same", groups), ("mixed_rand", 1 + stable_seed("mix", seed, index) % (groups - 1))):
+                other = scene_of("imagenet9/background", index + step, seed)
+                yield f"imagenet9/{name}/val/{group}/{index:06d}.jpg", _jpeg(render_image(with_background(scene, other), size))
+
+
+def image_id(part: str, index: int) -> str:
+    """Name of a picture without its ending, as the data set names its images."""
+    if part.startswith("gqa"):
+        return f"s{part.split('/')[1]}{index:06d}"
+    split = part.split("/")[1]
+    number = index + 1 + (500_000 if part.startswith("pope") else 0)
+    return f"COCO_{split}_{number:012d}"
+
+
+def _write_chunk(args: tuple[str, int, int, int, int, str]) -> int:
+    part, start, stop, seed, size, out = args
+    for index in range(start, stop):
+        for name, content in _files(part, index, seed, size):
+            path = Path(out) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)  # the manifest, written last, says that everything is there
+    return stop - start
+
+
+def _gqa(part: str, count: int, seed: int) -> dict[str, Any]:
+    """The official question file's dictionary: id -> fields."""
+    pairs: list[tuple[str, SceneQuestion]] = []
+    names: dict[int, str] = {}
+    entailed: dict[str, list[str]] = {}
+    for index in range(count):
+        rng = random.Random(stable_seed("questions", part, seed, index))
+        asked = gqa_questions(scene_of(part, index, seed), rng)
+        ids = [f"{index:06d}{k:02d}" for k in range(len(asked))]
+        for k, q in enumerate(asked):
+            names[id(q)] = ids[k]
+            entailed[ids[k]] = [ids[j] for j in q.entailed]
+            pairs.append((image_id(part, index), q))
+    kept = balance_answers(pairs, random.Random(stable_seed("balance", part, seed)))
+    present = {names[id(q)] for _, q in kept}
+    out: dict[str, Any] = {}
+    for image, q in kept:
+        name = names[id(q)]
+        out[name] = {
+            "imageId": image, "question": q.question, "answer": q.answer, "fullAnswer": q.full_answer, "isBalanced": True,
+            "types": {"structural": q.structural, "semantic": q.semantic, "detailed": q.group},
+            "groups": {"global": q.semantic, "local": q.group}, "semantic": q.program, "semanticStr": _program_text(q.program),
+            "entailed": [name, *(e for e in entailed[name] if e in present)], "equivalent": [name],
+        }  # fmt: skip
+    return out
+
+
+def _program_text(program: list[dict[str, Any]]) -> str:
+    return " -> ".join(f"{p['operation']}: {p['argument']} {p['dependencies'] or ''}".strip() for p in program)
+
+
+def _vqav2(part: str, count: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The official question and annotation files."""
+    split = part.split("/")[1]
+    head = {
+        "data_subtype": split,
+        "data_type": "mscoco",
+        "license": {"name": "generated"},
+        "info": {"description": "levl-eval scenes"},
+    }
+    questions, annotations = [], []
+    for index in range(count):
+        rng = random.Random(stable_seed("questions", part, seed, index))
+        for k, q in enumerate(vqa_questions(scene_of(part, index, seed), rng)):
+            common = {"question_id": (index + 1) * 1000 + k, "image_id": index + 1}
+            questions.append({**common, "question": q.question})
+            answers = [{"answer": x, "answer_confidence": "yes", "answer_id": i + 1} for i, x in enumerate(q.answers)]
+            first = " ".join(q.question.lower().split()[:2])
+            annotations.append(
+                {
+                    **common,
+                    "question_type": first,
+                    "answer_type": q.answer_type,
+                    "multiple_choice_answer": q.answer,
+                    "answers": answers,
+                }
+            )
+    task = {"task_type": "Open-Ended"}
+    return {**head, **task, "questions": questions}, {**head, "annotations": annotations}
+
+
+def _object_info() -> str:
+    """The class list in ADE20K's objectInfo150.txt columns (ratios are not given)."""
+    lines = ["Idx\tRatio\tTrain\tVal\tName"]
+    return "\n".join(lines + [f"{i + 1}\t0.0\t0\t0\t{name}" for i, name in enumerate(MASK_CLASSES)]) + "\n"
+
+
+def _annotations(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
+    room, split = part.split("/")
+    if room == "gqa":
+        yield f"gqa/questions/{split}_balanced_questions.json", json.dumps(_gqa(part, count, seed))
+    elif room == "vqav2":
+        questions, annotations = _vqav2(part, count, seed)
+        yield f"vqav2/v2_OpenEnded_mscoco_{split}_questions.json", json.dumps(questions)
+        yield f"vqav2/v2_mscoco_{split}_annotations.json", json.dumps(annotations)
+    elif room == "pope":
+        images = [(f"{image_id(part, i)}.jpg", scene_of(part, i, seed).counts()) for i in range(count)]
+        for strategy in STRATEGIES:
+            lines = [json.dumps(q) for q in pope_questions(images, strategy, seed)]
+            yield f"pope/coco_pope_{strategy}.json", "\n".join(lines) + "\n"
+    elif part == "ade20k/validation":
+        yield "ade20k/ADEChallengeData2016/objectInfo150.txt", _object_info()
+
+
+def make_scenes(
+    out: Path,
+    seed: int = 0,
+    size: int = 96,
+    scale: float = 1.0,
+    progress: Progress | None = None,
+    counts: dict[str, int] | None = None,
+) -> None:
+    """Write the whole world below ``out``; does nothing where the same world is complete already.
+
+    size: side in pixels, 64 to 512. scale multiplies the number of pictures. Deterministic: equal arguments, equal files.
+    Raises UsageError where ``out`` cannot be written.
+    """
+    progress = progress or Progress()
+    numbers = {part: max(12, round(n * scale)) for part, n in {**COUNTS, **(counts or {})}.items()}
+    manifest = {"generator": VERSION, "seed": seed, "size": size, "counts": numbers}
+    path = out / "scenes.json"
+    if path.exists() and json.loads(path.read_text()) == manifest:
+        return
+    atomic_write(out / ".writing", "")  # tells early where the folder cannot be written
+    jobs = [
+        (part, i, min(n, i + 100), seed, size, str(out))
+        for part, n in numbers.items()
+        if part != "imagenet9/background"
+        for i in range(0, n, 100)
+    ]
+    workers = max(1, min(8, os.cpu_count() or 1))
+    with progress.stage("drawing scenes", sum(numbers.values()), "picture") as bar, ProcessPoolExecutor(workers) as pool:
+        for done in pool.map(_write_chunk, jobs):
+            bar.advance(done)
+
+    for part, n in numbers.items():
+        for name, text in _annotations(part, n, seed):
+            atomic_write(out / name, text)
+    (out / ".writing").unlink(missing_ok=True)
+    atomic_write(path, json.dumps(manifest, indent=1) + "\n")
