@@ -121,14 +121,23 @@ class FeatureStore:
         return ""
 
     def _compute(
-        self, key: str, backbone: Backbone, images: ImageSet, preprocess: Preprocess, device: torch.device, batch_size: int, progress: Progress
+        self,
+        key: str,
+        backbone: Backbone,
+        images: ImageSet,
+        preprocess: Preprocess,
+        device: torch.device,
+        batch_size: int,
+        progress: Progress,
     ) -> None:
         target = self._path(key)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=f".{key[:12]}.", dir=target.parent))
         except OSError as e:
-            raise UsageError(f"{self.folder}: feature store cannot be written ({e.strerror}); set LEVL_CACHE to another folder") from e
+            raise UsageError(
+                f"{self.folder}: feature store cannot be written ({e.strerror}); set LEVL_CACHE to another folder"
+            ) from e
         try:
             grid = self._extract(work, backbone, images, preprocess, device, batch_size, progress, np.dtype(np.float16))
             if grid is None:  # beyond half precision's range
@@ -147,7 +156,9 @@ class FeatureStore:
                     raise
         except OSError as e:
             if e.errno == 28:
-                raise LevlError(f"{self.folder}: disk full while storing features; free space and run the same command again") from e
+                raise LevlError(
+                    f"{self.folder}: disk full while storing features; free space and run the same command again"
+                ) from e
             raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -174,13 +185,17 @@ class FeatureStore:
                 for name in _ARRAYS:
                     values = getattr(found, name).float().cpu().numpy()
                     if not np.isfinite(values).all():
-                        raise LevlError(f"{backbone.name}: {name} features of image {images.ids[done]} are not finite; the weights are broken")
+                        raise LevlError(
+                            f"{backbone.name}: {name} features of image {images.ids[done]} are not finite; the weights are broken"
+                        )
                     with np.errstate(over="ignore"):
                         cast = values.astype(dtype)
                     if not np.isfinite(cast).all():
                         return None
                     if name not in out:
-                        out[name] = np.lib.format.open_memmap(work / f"{name}.npy", mode="w+", dtype=dtype, shape=(n, *values.shape[1:]))
+                        out[name] = np.lib.format.open_memmap(
+                            work / f"{name}.npy", mode="w+", dtype=dtype, shape=(n, *values.shape[1:])
+                        )
                     out[name][done : done + len(values)] = cast
                 done += len(batch)
                 bar.advance(len(batch))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from levl_eval.metrics.statistics import mean_estimate
 from PIL import Image
 
 from levl_eval import engines
@@ -18,6 +17,7 @@ from levl_eval.cli import main
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.evaluate import evaluate, split_overrides
+from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress
 from levl_eval.records import Sample
 from levl_eval.report.tables import COLUMNS, write_leaderboard

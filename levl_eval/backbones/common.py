@@ -48,7 +48,9 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[
         probe = backbone.encode(torch.zeros(1, 3, preprocess.size, preprocess.size))
     backbone.dim, backbone.patch_dim, backbone.grid = probe.pooled.shape[-1], probe.patches.shape[-1], probe.grid
     if probe.grid[0] * probe.grid[1] != probe.patches.shape[1]:
-        raise UsageError(f"{uri}: {probe.patches.shape[1]} patch tokens do not form its grid {probe.grid}; this loader does not fit the model")
+        raise UsageError(
+            f"{uri}: {probe.patches.shape[1]} patch tokens do not form its grid {probe.grid}; this loader does not fit the model"
+        )
     return backbone
 
 
@@ -76,7 +78,17 @@ def hub(uri: str) -> Iterator[None]:
     except Exception as e:
         name = type(e).__name__
         text = " ".join(str(e).split())
-        offline = ("connect", "offline", "resolve", "LocalEntry", "couldn't find", "Max retries", "Name or service", "cached", "timed out")
+        offline = (
+            "connect",
+            "offline",
+            "resolve",
+            "LocalEntry",
+            "couldn't find",
+            "Max retries",
+            "Name or service",
+            "cached",
+            "timed out",
+        )
         if any(w.lower() in (text + name).lower() for w in offline):
             raise UsageError(
                 f"{uri}: the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"

@@ -53,7 +53,9 @@ class HFBackbone(Backbone):
         length = text.config.max_position_embeddings
         # SigLIP was trained on texts padded to full length and without a mask; CLIP reads at the end token.
         full = self.family.startswith("siglip")
-        batch = self.tokenizer(texts, padding="max_length" if full else True, truncation=True, max_length=length, return_tensors="pt")
+        batch = self.tokenizer(
+            texts, padding="max_length" if full else True, truncation=True, max_length=length, return_tensors="pt"
+        )
         device = next(self.parameters()).device
         if full:
             return {"embedding": unit(text(input_ids=batch["input_ids"].to(device)).pooler_output)}
@@ -82,8 +84,12 @@ def load(repo: str, name: str, uri: str) -> Backbone:
         config = AutoConfig.from_pretrained(repo)
         family = config.model_type.removesuffix("_model")
         if family not in _FAMILIES:
-            raise UsageError(f"{uri}: model type {config.model_type!r} is not one of {', '.join(_FAMILIES)}; use timm:, open_clip: or py:")
+            raise UsageError(
+                f"{uri}: model type {config.model_type!r} is not one of {', '.join(_FAMILIES)}; use timm:, open_clip: or py:"
+            )
         processor = AutoImageProcessor.from_pretrained(repo)
         model = AutoModel.from_pretrained(repo, use_safetensors=None, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(repo) if hasattr(model, "text_model") else None
-    return finish(HFBackbone(model, family, tokenizer), name, uri, _preprocess(processor), {"library": "transformers", "family": family})
+    return finish(
+        HFBackbone(model, family, tokenizer), name, uri, _preprocess(processor), {"library": "transformers", "family": family}
+    )

@@ -56,7 +56,9 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
         if not file.is_file():
             raise UsageError(f"{file}: the weights of {card.name} are missing; install the package again")
         if sha256_file(file) != card.sha256:
-            raise UsageError(f"{file}: its SHA-256 is not the one in the card of {card.name} (field `sha256`); the file is damaged or another one")
+            raise UsageError(
+                f"{file}: its SHA-256 is not the one in the card of {card.name} (field `sha256`); the file is damaged or another one"
+            )
     module, _, function = _LOADERS[scheme].partition(":")
     backbone = getattr(import_module(f"levl_eval.backbones.{module}"), function)(rest, card.name, card.uri)
     if card.preprocess is not None:

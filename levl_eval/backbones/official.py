@@ -108,7 +108,7 @@ def build(vision: dict[str, Any], text: dict[str, Any]) -> tuple[DualEncoder, in
     language = text_tower(text_width, layers, max(1, text_width // 64), vocab, length)
     language.load_state_dict({k: x for k, x in t.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))})
     towers = [Tower(e, _head(s["pre_proj"]), _projector(s["projector"])) for e, s in ((image, vision), (language, text))]
-    return DualEncoder(*towers, "levljepa" if towers[0].projector is not None else "baseline"), side, min(length, 77)
+    return DualEncoder(towers[0], towers[1], "levljepa" if towers[0].projector is not None else "baseline"), side, min(length, 77)
 
 
 def _heads(folder: Path) -> tuple[int, int] | None:
@@ -131,7 +131,9 @@ def load(source: str, name: str, uri: str) -> Backbone:
     try:
         model, side, length = build(vision, text)
     except (KeyError, RuntimeError, ValueError, IndexError) as e:
-        raise UsageError(f"{folder}: weights do not form the published model ({type(e).__name__}: {' '.join(str(e).split())[:160]})") from e
+        raise UsageError(
+            f"{folder}: weights do not form the published model ({type(e).__name__}: {' '.join(str(e).split())[:160]})"
+        ) from e
     heads = _heads(folder)
     if heads is not None:
         for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
@@ -153,4 +155,10 @@ def load(source: str, name: str, uri: str) -> Backbone:
         except UsageError:
             tokenizer = None  # images can be measured; text read-outs say what is missing
     preprocess = Preprocess(side, "shortest", round(side * 256 / 224), "bicubic", IMAGENET_MEAN, IMAGENET_STD)
-    return finish(DualEncoderBackbone(model, tokenizer, length), name, uri, preprocess, {"library": "official", "embed_dim": model.vision.pre_proj[3].out_features})  # type: ignore[index]
+    return finish(
+        DualEncoderBackbone(model, tokenizer, length),
+        name,
+        uri,
+        preprocess,
+        {"library": "official", "embed_dim": model.vision.pre_proj[3].out_features},
+    )  # type: ignore[index]

@@ -32,7 +32,9 @@ class OpenClipBackbone(Backbone):
 
             return TimmBackbone.encode(_Trunk(visual.trunk), images)  # type: ignore[arg-type]
         side = visual.patch_size
-        found = visual.forward_intermediates(images, indices=1, normalize_intermediates=True, output_fmt="NLC", output_extra_tokens=True)
+        found = visual.forward_intermediates(
+            images, indices=1, normalize_intermediates=True, output_fmt="NLC", output_extra_tokens=True
+        )
         patches = found["image_intermediates"][-1]
         prefix = found["image_intermediates_prefix"][-1]
         return Features(prefix[:, 0], patches, (images.shape[-2] // side[0], images.shape[-1] // side[1]))
@@ -72,4 +74,6 @@ def load(spec: str, name: str, uri: str) -> Backbone:
     side = c["size"] if isinstance(c["size"], int) else c["size"][0]
     resize = "squash" if c.get("resize_mode") == "squash" else "shortest"
     preprocess = Preprocess(side, resize, None, c["interpolation"], tuple(c["mean"]), tuple(c["std"]))
-    return finish(OpenClipBackbone(net, open_clip.get_tokenizer(model)), name, uri, preprocess, {"library": "open_clip", "model": spec})
+    return finish(
+        OpenClipBackbone(net, open_clip.get_tokenizer(model)), name, uri, preprocess, {"library": "open_clip", "model": spec}
+    )

@@ -19,5 +19,7 @@ def load(spec: str, name: str, uri: str) -> Backbone:
     except (ImportError, AttributeError) as e:
         raise UsageError(f"{uri}: {e}; is the package installed and the name right?") from e
     if not isinstance(backbone, Backbone) or not hasattr(backbone, "preprocess"):
-        raise UsageError(f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone with `preprocess`")
+        raise UsageError(
+            f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone with `preprocess`"
+        )
     return finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))

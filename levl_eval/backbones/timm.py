@@ -59,7 +59,12 @@ def preprocess_of(net: Any) -> Preprocess:
     size = c["input_size"][-1]
     squash = c.get("crop_mode") == "squash"
     return Preprocess(
-        size, "squash" if squash else "shortest", None if squash else int(size / c["crop_pct"]), c["interpolation"], tuple(c["mean"]), tuple(c["std"])
+        size,
+        "squash" if squash else "shortest",
+        None if squash else int(size / c["crop_pct"]),
+        c["interpolation"],
+        tuple(c["mean"]),
+        tuple(c["std"]),
     )
 
 

@@ -15,7 +15,9 @@ from levl_eval.errors import UsageError
 def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """Class folders in order of name. ``limit`` takes images from all classes in turn. Raises UsageError for an empty set."""
     if not spec.root and not spec.directory:
-        raise UsageError("classification: field `root` is not set; give the folder of class folders (task.train.root and task.data.root)")
+        raise UsageError(
+            "classification: field `root` is not set; give the folder of class folders (task.train.root and task.data.root)"
+        )
     root = root_of(spec.root, spec.directory, data)
     folder = root / spec.split if spec.split and (root / spec.split).is_dir() else root
     if not folder.is_dir() or (spec.split and folder == root and not spec.root):

@@ -51,7 +51,9 @@ def _limited(questions: list[Question], limit: int | None) -> list[Question]:
     return [q for q in questions if q.image_id in keep]
 
 
-def _finish(name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str) -> QuestionSet:
+def _finish(
+    name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str
+) -> QuestionSet:
     if not questions:
         raise UsageError(f"{source}: holds no questions")
     repeated = [k for k, n in Counter(q.question_id for q in questions).items() if n > 1]
@@ -69,7 +71,10 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     where = "get questions and images from cs.stanford.edu/people/dorarad/gqa (questions1.2.zip, images.zip)"
     split = spec.split or "testdev_balanced"
     file = under(data, spec.questions) or _first(
-        root, [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"], f"the question file of {split}", where
+        root,
+        [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"],
+        f"the question file of {split}",
+        where,
     )
     raw = read_json(file)
     if not isinstance(raw, dict):
@@ -82,7 +87,16 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
             questions.append(Question(qid, f"{q['imageId']}", q["question"], q.get("answer", ""), (), meta))
         except (KeyError, TypeError) as e:
             raise UsageError(f"{file}: question {qid}: field {e} is missing; this is not a GQA question file") from e
-    return _finish("gqa", split, questions, lambda i: images / f"{i}.jpg", file, f"put GQA's images into {images}; {where}", limit, f"{len(questions)} questions")
+    return _finish(
+        "gqa",
+        split,
+        questions,
+        lambda i: images / f"{i}.jpg",
+        file,
+        f"put GQA's images into {images}; {where}",
+        limit,
+        f"{len(questions)} questions",
+    )
 
 
 def _vqav2_images(spec: DataSpec, data: str, root: Path, split: str) -> Path:
@@ -94,23 +108,40 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     root = root_of(spec.root, spec.directory, data)
     split = {"val": "val2014", "train": "train2014", "": "val2014"}.get(spec.split, spec.split)
     where = "get questions, annotations and COCO images from visualqa.org/download.html"
-    file = under(data, spec.questions) or _first(root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where)
+    file = under(data, spec.questions) or _first(
+        root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where
+    )
     raw = read_json(file)
     answers: dict[int, dict[str, Any]] = {}
     if not split.startswith("test"):
-        notes = under(data, spec.annotations) or _first(root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where)
+        notes = under(data, spec.annotations) or _first(
+            root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where
+        )
         answers = {a["question_id"]: a for a in read_json(notes)["annotations"]}
     folder, prefix = _vqav2_images(spec, data, root, split), "test2015" if split.startswith("test") else split
     questions = []
     for q in raw["questions"]:
         a = answers.get(q["question_id"])
         if answers and a is None:
-            raise UsageError(f"{file}: question {q['question_id']} has no annotation; questions and annotations are of different releases")
+            raise UsageError(
+                f"{file}: question {q['question_id']} has no annotation; questions and annotations are of different releases"
+            )
         meta = {k: a[k] for k in ("question_type", "answer_type")} if a else {}
         given = tuple(x["answer"] for x in a["answers"]) if a else ()
         answer = a["multiple_choice_answer"] if a else ""
-        questions.append(Question(str(q["question_id"]), f"COCO_{prefix}_{q['image_id']:012d}.jpg", q["question"], answer, given, meta))
-    return _finish("vqav2", split, questions, lambda i: folder / i, file, f"put COCO's {prefix} images into {folder}; {where}", limit, f"{len(questions)} questions")
+        questions.append(
+            Question(str(q["question_id"]), f"COCO_{prefix}_{q['image_id']:012d}.jpg", q["question"], answer, given, meta)
+        )
+    return _finish(
+        "vqav2",
+        split,
+        questions,
+        lambda i: folder / i,
+        file,
+        f"put COCO's {prefix} images into {folder}; {where}",
+        limit,
+        f"{len(questions)} questions",
+    )
 
 
 def pope_version(counts: dict[str, int]) -> str:
@@ -142,16 +173,35 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                 questions.append(Question(f"{split}/{q['question_id']}", q["image"], q["text"], label, (), {"split": split}))
             except (KeyError, TypeError) as e:
                 raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
-    candidates = [root / "val2014", root / "images", Path(data) / "coco" / "val2014", Path(data) / "vqav2" / "val2014", root.parent / "val2014"]
-    folder = under(data, spec.images) or next((c for c in candidates if questions and (c / questions[0].image_id).exists()), candidates[0])
-    return _finish("pope", spec.split or "all", questions, lambda i: folder / i, root, f"put them into {folder}, or set `data.images`; {where}", limit, pope_version(counts))
+    candidates = [
+        root / "val2014",
+        root / "images",
+        Path(data) / "coco" / "val2014",
+        Path(data) / "vqav2" / "val2014",
+        root.parent / "val2014",
+    ]
+    folder = under(data, spec.images) or next(
+        (c for c in candidates if questions and (c / questions[0].image_id).exists()), candidates[0]
+    )
+    return _finish(
+        "pope",
+        spec.split or "all",
+        questions,
+        lambda i: folder / i,
+        root,
+        f"put them into {folder}, or set `data.images`; {where}",
+        limit,
+        pope_version(counts),
+    )
 
 
 def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """A user's questions: JSON lines (or an array) of image, question, answer or answers, and optionally question_id."""
     file = under(data, spec.questions)
     if file is None:
-        raise UsageError("task vqa: field `data.questions` (and `recipe.data.0.questions` for training) is not set; give a JSON-lines file")
+        raise UsageError(
+            "task vqa: field `data.questions` (and `recipe.data.0.questions` for training) is not set; give a JSON-lines file"
+        )
     rows = read_json(file)
     folder = under(data, spec.images) or file.parent
     questions = []
@@ -162,9 +212,20 @@ def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
             if not isinstance(q.get(field), str):
                 raise UsageError(f"{file}: entry {number}: field `{field}` is missing or no text")
         answers = tuple(str(a) for a in q.get("answers", ()) or ())
-        answer = str(q.get("answer", "") if q.get("answer") is not None else "") or (Counter(answers).most_common(1)[0][0] if answers else "")
+        answer = str(q.get("answer", "") if q.get("answer") is not None else "") or (
+            Counter(answers).most_common(1)[0][0] if answers else ""
+        )
         if not answer.strip():
             raise UsageError(f"{file}: entry {number}: neither `answer` nor `answers` holds a word")
         qid = str(q.get("question_id", number))
         questions.append(Question(qid, q["image"], q["question"], answer, answers, {k: q[k] for k in ("type",) if k in q}))
-    return _finish("vqa", spec.split, questions, lambda i: folder / i, file, f"images are looked for in {folder}; set `data.images`", limit, f"{len(questions)} questions")
+    return _finish(
+        "vqa",
+        spec.split,
+        questions,
+        lambda i: folder / i,
+        file,
+        f"images are looked for in {folder}; set `data.images`",
+        limit,
+        f"{len(questions)} questions",
+    )

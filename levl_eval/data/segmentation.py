@@ -25,7 +25,9 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
     try:
         with Image.open(path) as image:
             if image.mode not in ("L", "P", "I", "I;16", "I;16B", "I;16L", "1"):
-                raise LevlError(f"{path}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels")
+                raise LevlError(
+                    f"{path}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels"
+                )
             mask = np.array(image).astype(np.int64)
     except (UnidentifiedImageError, OSError, SyntaxError) as e:
         raise LevlError(f"{path}: mask cannot be read ({type(e).__name__}); replace the file") from e
@@ -36,7 +38,9 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
     wrong = (mask != ignore) & ((mask < 0) | (mask >= classes))
     if wrong.any():
         value = int(mask[wrong][0]) + int(reduce_zero and table is None)
-        raise LevlError(f"{path}: label {value} is beyond the {classes} classes; correct `classes`, `ignore_index` or `reduce_zero_label`")
+        raise LevlError(
+            f"{path}: label {value} is beyond the {classes} classes; correct `classes`, `ignore_index` or `reduce_zero_label`"
+        )
     return mask
 
 
@@ -46,7 +50,9 @@ def _classes(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, 
         return tuple(spec.classes), None
     path = under(data, spec.classes) if spec.classes else found
     if path is None:
-        raise UsageError("segmentation: field `classes` is not set; give a list, a text file with one name a line, or a JSON file {id: name}")
+        raise UsageError(
+            "segmentation: field `classes` is not set; give a list, a text file with one name a line, or a JSON file {id: name}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as e:
@@ -88,19 +94,26 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
     """Read a set of layout "ade20k" or "segmentation". Raises UsageError: what is missing, where to put it."""
     if spec.layout == "ade20k":
         root = root_of(spec.root, spec.directory, data)
-        base = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() or not (root / "images").is_dir() else root
+        base = (
+            root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() or not (root / "images").is_dir() else root
+        )
         split = {"train": "training", "val": "validation", "": "validation"}.get(spec.split, spec.split)
         images = under(data, spec.images) or base / "images" / split
         masks = under(data, spec.annotations) or base / "annotations" / split
         listed = next((f for f in (base / "objectInfo150.txt", root / "objectInfo150.txt") if f.exists()), None)
-        classes, table = (tuple(f"class {i}" for i in range(1, 151)), None) if listed is None and not spec.classes else _classes(spec, data, listed)
+        classes, table = (
+            (tuple(f"class {i}" for i in range(1, 151)), None)
+            if listed is None and not spec.classes
+            else _classes(spec, data, listed)
+        )
         name = "ade20k"
     else:
         for field in ("images", "annotations"):
             if getattr(spec, field) is None:
-                raise UsageError(f"task segmentation: field `{field}` is not set; give the folder of the {'pictures' if field == 'images' else 'masks'}")
-        images, masks = under(data, spec.images), under(data, spec.annotations)
-        assert images is not None and masks is not None
+                raise UsageError(
+                    f"task segmentation: field `{field}` is not set; give the folder of the {'pictures' if field == 'images' else 'masks'}"
+                )
+        images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
         classes, table = _classes(spec, data, None)
         name, split = "segmentation", spec.split
     pairs = _pairs(images, masks)[:limit]

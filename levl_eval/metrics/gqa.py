@@ -13,7 +13,9 @@ def gqa_correct(prediction: str, answer: str) -> bool:
 
 
 def gqa_scores(
-    predictions: Mapping[str, str], questions: Mapping[str, Mapping[str, Any]], choices: Mapping[str, Mapping[str, Any]] | None = None
+    predictions: Mapping[str, str],
+    questions: Mapping[str, Mapping[str, Any]],
+    choices: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Scores of predicted answers by question id, over all of ``questions`` (a missing prediction counts as wrong).
 

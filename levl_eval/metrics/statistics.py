@@ -60,7 +60,9 @@ def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: 
     if k == n:
         if np.isin(scores, (0.0, 1.0)).all():
             low, high = wilson(scores.sum(), n)
-            return Estimate(value=value, stderr=math.sqrt(value * (1 - value) / n), low=low, high=high, n=n, clusters=n, method="wilson")
+            return Estimate(
+                value=value, stderr=math.sqrt(value * (1 - value) / n), low=low, high=high, n=n, clusters=n, method="wilson"
+            )
         if n < 2:
             return Estimate(value=value, n=n, clusters=n, method="one sample")
         se = float(scores.std(ddof=1) / math.sqrt(n))
@@ -71,11 +73,19 @@ def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: 
     values = np.concatenate([(w @ sums) / np.maximum(w @ sizes, 1e-12) for w in _draws(k, draws, seed)])
     low, high = np.quantile(values, (0.025, 0.975))
     return Estimate(
-        value=value, stderr=float(values.std(ddof=1)), low=float(low), high=float(high), n=n, clusters=k, method=f"cluster bootstrap, {draws} draws"
+        value=value,
+        stderr=float(values.std(ddof=1)),
+        low=float(low),
+        high=float(high),
+        n=n,
+        clusters=k,
+        method=f"cluster bootstrap, {draws} draws",
     )
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = 2000) -> Estimate:
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = 2000
+) -> Estimate:
     """Mean of a - b over the same items [N] with a 95% interval, resampled by cluster; see :func:`mean_estimate`."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
@@ -87,7 +97,9 @@ def paired_difference(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None 
         if n < 2:
             return Estimate(value=float(difference.mean()) if n else math.nan, n=n, clusters=n, method="one sample")
         value, se = float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(n))
-        return Estimate(value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=k, method="paired normal")
+        return Estimate(
+            value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=k, method="paired normal"
+        )
     estimate = mean_estimate(difference, index, seed, draws)
     return estimate.model_copy(update={"method": f"paired {estimate.method}"})
 
@@ -109,5 +121,11 @@ def bootstrap_statistic(
     values = np.concatenate([function((w @ flat).reshape(len(w), *counts.shape[1:])) for w in _draws(k, draws, seed)])
     low, high = np.quantile(values, (0.025, 0.975))
     return Estimate(
-        value=value, stderr=float(values.std(ddof=1)), low=float(low), high=float(high), n=n or k, clusters=k, method=f"cluster bootstrap, {draws} draws"
+        value=value,
+        stderr=float(values.std(ddof=1)),
+        low=float(low),
+        high=float(high),
+        n=n or k,
+        clusters=k,
+        method=f"cluster bootstrap, {draws} draws",
     )

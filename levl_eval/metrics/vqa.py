@@ -26,11 +26,16 @@ _CONTRACTIONS: dict[str, str] = {
     )
 }  # fmt: skip
 _CONTRACTIONS |= {"couldn'tve": "couldn't've", "couldnt've": "couldn't've", "hadnt've": "hadn't've", "hadn'tve": "hadn't've"}
-_CONTRACTIONS |= {"wouldnt've": "wouldn't've", "wouldn'tve": "wouldn't've", "shouldnt've": "shouldn't've", "shouldn'tve": "shouldn't've"}
+_CONTRACTIONS |= {
+    "wouldnt've": "wouldn't've",
+    "wouldn'tve": "wouldn't've",
+    "shouldnt've": "shouldn't've",
+    "shouldn'tve": "shouldn't've",
+}
 for _word in ("id", "im", "ive", "shell", "well", "were", "hell", "ill"):  # words of their own, or not in the official table
     _CONTRACTIONS.pop(_word, None)
 
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")  # as published: a period not followed by a digit goes
 _COMMA = re.compile(r"(\d)(,)(\d)")
 

@@ -27,7 +27,13 @@ PARTS = ("encoder", "pre_proj", "projector")
 
 def preprocess_of(config: PretrainConfig) -> dict[str, Any]:
     """How training saw its pictures: squashed to the image size with bicubic interpolation."""
-    return {"size": config.image_size, "resize": "squash", "interpolation": "bicubic", "mean": list(config.mean), "std": list(config.std)}
+    return {
+        "size": config.image_size,
+        "resize": "squash",
+        "interpolation": "bicubic",
+        "mean": list(config.mean),
+        "std": list(config.std),
+    }
 
 
 def tower_states(model: DualEncoder) -> dict[str, dict[str, dict[str, Tensor]]]:
@@ -65,7 +71,9 @@ def read(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: holds pickled code, which is never run here; export its weights to safetensors") from e
         raise UsageError(f"{path}: cannot be read as a checkpoint (truncated or not a torch file); copy or make it again") from e
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UsageError(f"{path}: not a levl-pretrain checkpoint (field `format` is not {FORMAT!r}); for the published pair use official:DIR")
+        raise UsageError(
+            f"{path}: not a levl-pretrain checkpoint (field `format` is not {FORMAT!r}); for the published pair use official:DIR"
+        )
     missing = [k for k in ("config", "vision", "text", "tokenizer", "preprocess") if k not in state]
     if missing:
         raise UsageError(f"{path}: field `{missing[0]}` is missing; make the checkpoint again")
@@ -73,14 +81,22 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _flat(state: dict[str, Any]) -> dict[str, Tensor]:
-    out = {f"{side}.{part}.{k}": v for side in ("vision", "text") for part, tensors in state[side].items() for k, v in tensors.items()}
+    out = {
+        f"{side}.{part}.{k}": v
+        for side in ("vision", "text")
+        for part, tensors in state[side].items()
+        for k, v in tensors.items()
+    }
     return out | {f"logit.{k}": v for k, v in state["logit"].items()}
 
 
 def save_release(path: Path, state: dict[str, Any]) -> None:
     """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata."""
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in _flat(state).items()}
-    meta = {k: state[k] if isinstance(state[k], str) else json.dumps(state[k]) for k in ("format", "config", "step", "tokenizer", "preprocess")}
+    meta = {
+        k: state[k] if isinstance(state[k], str) else json.dumps(state[k])
+        for k in ("format", "config", "step", "tokenizer", "preprocess")
+    }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=meta)
 
@@ -92,7 +108,7 @@ def read_release(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as f:
             meta = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e:
         raise UsageError(f"{path}: cannot be read as safetensors (truncated or another format); copy it again") from e
     if meta.get("format") != FORMAT:
@@ -130,7 +146,9 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
                     module.load_state_dict(state[side][part])
     except (RuntimeError, ValueError, KeyError) as e:
         first = str(e).strip().splitlines()
-        raise UsageError(f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})") from e
+        raise UsageError(
+            f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})"
+        ) from e
     for k, v in state["logit"].items():
         getattr(model, f"logit_{k}").data.copy_(v)
     bad = [n for n, p in model.state_dict().items() if p.is_floating_point() and not torch.isfinite(p).all()]

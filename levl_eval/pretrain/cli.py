@@ -29,7 +29,9 @@ def _train(words: list[str]) -> int:
 
     trainer = Trainer(config)
     trainer.run()
-    print(f"{trainer.ckpt}: step {trainer.step}; evaluate it with `levl-eval run --backbone {trainer.ckpt} --tasks gqa,pope,ade20k`")
+    print(
+        f"{trainer.ckpt}: step {trainer.step}; evaluate it with `levl-eval run --backbone {trainer.ckpt} --tasks gqa,pope,ade20k`"
+    )
     return 0
 
 

@@ -58,7 +58,9 @@ class PretrainConfig(BaseModel):
     image_size: int = Field(224, ge=16)
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, as the training code has it
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    augmentation: Literal["none", "crop"] = "crop"  # crop: random resized crop, scale 0.8 to 1; no flip, captions say left and right
+    augmentation: Literal["none", "crop"] = (
+        "crop"  # crop: random resized crop, scale 0.8 to 1; no flip, captions say left and right
+    )
     vision: TowerConfig
     text: TowerConfig
     embed_dim: int = 768

@@ -113,7 +113,9 @@ def _build(folder: Path, jobs: list, work: Callable, total: int, size: int, allo
                 broken += rest[0] if rest else []
                 bar.advance(len(texts))
                 if len(broken) > allowed * total:
-                    raise UsageError(f"data: {len(broken)} of {total} images cannot be read, more than max_broken={allowed}; first {broken[0]}")
+                    raise UsageError(
+                        f"data: {len(broken)} of {total} images cannot be read, more than max_broken={allowed}; first {broken[0]}"
+                    )
         pool.flush()
     if broken:
         progress.say(f"skipped {len(broken)} unreadable images, first {broken[0]}")
@@ -128,9 +130,7 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress) -> Pool:
 
         key = f"scenes-{config.seed}-{config.scenes_pool}-{size}-{config.captions_per_image}-{scenes.VERSION}"
         total = config.scenes_pool
-        jobs: list = [
-            (config.seed, i, min(total, i + _CHUNK), size, config.captions_per_image) for i in range(0, total, _CHUNK)
-        ]
+        jobs: list = [(config.seed, i, min(total, i + _CHUNK), size, config.captions_per_image) for i in range(0, total, _CHUNK)]
         work: Callable = _scene_chunk
     elif config.data.startswith(("csv:", "tsv:")):
         path = Path(config.data[4:]).expanduser()

@@ -101,7 +101,9 @@ class Trainer:
         new = self.config.model_dump(mode="json")
         other = [k for k in new if k not in free and old.get(k) != new[k]]
         if other:
-            raise UsageError(f"{self.ckpt}: field `{other[0]}` was {old.get(other[0])!r}, now {new[other[0]]!r}; resume with the same values")
+            raise UsageError(
+                f"{self.ckpt}: field `{other[0]}` was {old.get(other[0])!r}, now {new[other[0]]!r}; resume with the same values"
+            )
 
     def _restore(self, state: dict[str, Any]) -> None:
         for side in ("vision", "text"):
@@ -132,14 +134,18 @@ class Trainer:
         x = self.pixels(raw, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step)
-        directions = self.sigreg.directions(c.embed_dim, torch.empty(0), generator).to(self.device) if c.objective == "levljepa" else None
+        directions = (
+            self.sigreg.directions(c.embed_dim, torch.empty(0), generator).to(self.device) if c.objective == "levljepa" else None
+        )
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
             z_v = self.model.embed_images(x)
             z_t = self.model.embed_texts(torch.from_numpy(ids).to(self.device), torch.from_numpy(last).to(self.device))
             loss, parts = loss_of(self.model, z_v, z_t, lambda z: self.sigreg(z, directions), c.lambda_v, c.lambda_t)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise LevlError(f"step {self.step}: the loss is {value}; last good checkpoint {self.ckpt if self.ckpt.exists() else 'none'}; lower lr")
+            raise LevlError(
+                f"step {self.step}: the loss is {value}; last good checkpoint {self.ckpt if self.ckpt.exists() else 'none'}; lower lr"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
@@ -156,7 +162,10 @@ class Trainer:
         if metrics.exists():  # lines behind the checkpoint belong to steps that are made again
             kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= self.step]
             atomic_write(metrics, "".join(f"{line}\n" for line in kept))
-        with self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar, open(metrics, "a", encoding="utf-8") as log:
+        with (
+            self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar,
+            open(metrics, "a", encoding="utf-8") as log,
+        ):
             try:
                 while self.step < c.steps:
                     loss, parts, z_v, z_t = self.train_step()
@@ -166,7 +175,11 @@ class Trainer:
                         line: dict[str, Any] = {"step": self.step, "loss": loss, **parts, "lr": learning_rate(c, self.step - 1)}
                         if self.step % (5 * c.log_every) == 0 or self.step == c.steps:
                             matched = F.cosine_similarity(z_v, z_t).mean()
-                            line |= {"rank_v": effective_rank(z_v), "rank_t": effective_rank(z_t), "matched_cosine": float(matched)}
+                            line |= {
+                                "rank_v": effective_rank(z_v),
+                                "rank_t": effective_rank(z_t),
+                                "matched_cosine": float(matched),
+                            }
                             line["shuffled_cosine"] = float(F.cosine_similarity(z_v, z_t.roll(1, 0)).mean())
                         log.write(json.dumps({**line, "pictures_per_second": round(rate, 1)}) + "\n")
                         log.flush()

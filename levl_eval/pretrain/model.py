@@ -99,6 +99,12 @@ def build_model(config: Any, vocab: int) -> DualEncoder:
     def head() -> nn.Module | None:
         return predictor(c.embed_dim, c.predictor_width, c.predictor_depth, c.dropout) if predicts else None
 
-    image = Tower(vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size), pre_projection(v.width, c.head_width, c.embed_dim), head())
-    text = Tower(text_tower(t.width, t.depth, t.heads, vocab, c.max_length), pre_projection(t.width, c.head_width, c.embed_dim), head())
+    image = Tower(
+        vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size),
+        pre_projection(v.width, c.head_width, c.embed_dim),
+        head(),
+    )
+    text = Tower(
+        text_tower(t.width, t.depth, t.heads, vocab, c.max_length), pre_projection(t.width, c.head_width, c.embed_dim), head()
+    )
     return DualEncoder(image, text, c.objective)

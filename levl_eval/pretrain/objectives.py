@@ -10,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from levl_eval.pretrain.model import DualEncoder
-from levl_eval.pretrain.sigreg import SIGReg
 
 
-def levljepa(z_v: Tensor, z_t: Tensor, predict_v: nn.Module, predict_t: nn.Module, sigreg: Callable[[Tensor], Tensor], lambda_v: float, lambda_t: float):
+def levljepa(
+    z_v: Tensor,
+    z_t: Tensor,
+    predict_v: nn.Module,
+    predict_t: nn.Module,
+    sigreg: Callable[[Tensor], Tensor],
+    lambda_v: float,
+    lambda_t: float,
+):
     """(1 - lv - lt) cross + lv SIGReg(Z_v) + lt SIGReg(Z_t), cross at the code's scale (PAPER 1.1).
 
     z_v, z_t: [B, d], not normalised. cross is the mean over batch and dimensions, averaged over both directions; targets carry
@@ -39,7 +46,9 @@ def siglip(z_v: Tensor, z_t: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
     return -F.logsigmoid(sign * logits).sum() / len(logits)
 
 
-def loss_of(model: DualEncoder, z_v: Tensor, z_t: Tensor, sigreg: SIGReg, lambda_v: float, lambda_t: float) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_of(
+    model: DualEncoder, z_v: Tensor, z_t: Tensor, sigreg: Callable[[Tensor], Tensor], lambda_v: float, lambda_t: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The model's objective on a batch of embeddings, in float32. Returns (loss, its parts for the log)."""
     if model.objective == "levljepa":
         assert model.vision.projector is not None and model.text.projector is not None
@@ -47,7 +56,9 @@ def loss_of(model: DualEncoder, z_v: Tensor, z_t: Tensor, sigreg: SIGReg, lambda
         def f32(head: nn.Module) -> Callable[[Tensor], Tensor]:
             return lambda z: head(z).float()
 
-        return levljepa(z_v.float(), z_t.float(), f32(model.vision.projector), f32(model.text.projector), sigreg, lambda_v, lambda_t)  # type: ignore[arg-type]
+        return levljepa(
+            z_v.float(), z_t.float(), f32(model.vision.projector), f32(model.text.projector), sigreg, lambda_v, lambda_t
+        )  # type: ignore[arg-type]
     if model.objective == "clip":
         return clip(z_v.float(), z_t.float(), model.logit_scale), {"scale": model.logit_scale.detach().exp()}
     loss = siglip(z_v.float(), z_t.float(), model.logit_scale, model.logit_bias)

@@ -43,7 +43,9 @@ def load_gpt2(name: str) -> Tokenizer:
 
         return Tokenizer.from_str(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
     except Exception as e:
-        raise UsageError(f"tokenizer={name}: not to be had from the hub ({type(e).__name__}); give a directory or tokenizer=trained") from e
+        raise UsageError(
+            f"tokenizer={name}: not to be had from the hub ({type(e).__name__}); give a directory or tokenizer=trained"
+        ) from e
 
 
 def eot_id(tokenizer: Tokenizer) -> int:

@@ -32,6 +32,7 @@ from levl_eval.scenes.render import render, render_image
 from levl_eval.scenes.world import (
     CATEGORIES,
     GROUP_OF,
+    GROUPS,
     MASK_CLASSES,
     Scene,
     sample_scene,

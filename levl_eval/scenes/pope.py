@@ -47,5 +47,12 @@ def pope_questions(images: Sequence[tuple[str, Iterable[str]]], strategy: str, s
         for yes, no in zip(chosen, absent, strict=True):
             for word, label in ((yes, "yes"), (no, "no")):
                 article = "an" if word[0] in "aeiou" else "a"
-                out.append({"question_id": len(out) + 1, "image": name, "text": f"Is there {article} {word} in the image?", "label": label})
+                out.append(
+                    {
+                        "question_id": len(out) + 1,
+                        "image": name,
+                        "text": f"Is there {article} {word} in the image?",
+                        "label": label,
+                    }
+                )
     return out

@@ -123,9 +123,13 @@ class _Asker:
         self.present = list(counts)
         self.single = [o for o in scene.objects if counts[o.category] == 1]
 
-    def make(self, texts: Iterable[str], full: str, structural: str, semantic: str, group: str, program: Program, **more: Any) -> SceneQuestion:
+    def make(
+        self, texts: Iterable[str], full: str, structural: str, semantic: str, group: str, program: Program, **more: Any
+    ) -> SceneQuestion:
         answer = execute(program, self.scene)
-        return SceneQuestion(self.rng.choice(list(texts)), answer, full.format(answer), structural, semantic, group, program, **more)
+        return SceneQuestion(
+            self.rng.choice(list(texts)), answer, full.format(answer), structural, semantic, group, program, **more
+        )
 
     def one(self) -> SceneObject | None:
         return self.rng.choice(self.single) if self.single else None
@@ -140,7 +144,15 @@ class _Asker:
         c = self.rng.choice(self.present) if self.rng.random() < 0.5 else _absent(self.scene, self.rng)
         texts = (f"Is there {a(c)} in the picture?", f"Do you see {a(c)}?", f"Is there {a(c)} in the image?", f"Is there {a(c)}?")
         program = [_op("select", c), _op("exist", "", 0)]
-        return self.make(texts, f"{{}}, {a(c)}", "verify", "obj", "exist", program, facts=frozenset({f"{'has' if c in self.present else 'no'}:{c}"}))
+        return self.make(
+            texts,
+            f"{{}}, {a(c)}",
+            "verify",
+            "obj",
+            "exist",
+            program,
+            facts=frozenset({f"{'has' if c in self.present else 'no'}:{c}"}),
+        )
 
     def exist_color(self) -> SceneQuestion:
         o = self.rng.choice(self.scene.objects)
@@ -163,7 +175,13 @@ class _Asker:
             texts = [f"Is there either {a(words[0])} or {a(words[1])}?", f"Do you see {a(words[0])} or {a(words[1])}?"]
         if self.rng.random() < 0.5:
             texts = [_exchange(t, a(words[0]), a(words[1])) for t in texts]
-        ops = [_op("select", words[0]), _op("exist", "", 0), _op("select", words[1]), _op("exist", "", 2), _op("and" if both else "or", "", 1, 3)]
+        ops = [
+            _op("select", words[0]),
+            _op("exist", "", 0),
+            _op("select", words[1]),
+            _op("exist", "", 2),
+            _op("and" if both else "or", "", 1, 3),
+        ]
         return self.make(texts, "{}", "logical", "obj", "logical", ops)
 
     def choose_object(self) -> SceneQuestion:
@@ -184,7 +202,11 @@ class _Asker:
     def query_color(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
             return None
-        texts = (f"What color is the {o.category}?", f"What is the color of the {o.category}?", f"Which color does the {o.category} have?")
+        texts = (
+            f"What color is the {o.category}?",
+            f"What is the color of the {o.category}?",
+            f"Which color does the {o.category} have?",
+        )
         program = [_op("select", o.category), _op("query", "color", 0)]
         facts = frozenset({f"has:{o.category}", f"color:{o.category}:{o.color}"})
         return self.make(texts, f"the {o.category} is {{}}", "query", "attr", "color", program, needs="color", facts=facts)
@@ -196,7 +218,9 @@ class _Asker:
         truth = f"color:{o.category}:{color}" if color == o.color else f"notcolor:{o.category}:{color}"
         program = [_op("select", o.category), _op("verify color", color, 0)]
         texts = (f"Is the {o.category} {color}?", f"Does the {o.category} look {color}?")
-        return self.make(texts, "{}", "verify", "attr", "verify-color", program, needs="color", facts=frozenset({f"has:{o.category}", truth}))
+        return self.make(
+            texts, "{}", "verify", "attr", "verify-color", program, needs="color", facts=frozenset({f"has:{o.category}", truth})
+        )
 
     def choose_color(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -204,14 +228,25 @@ class _Asker:
         colors = [o.color, self.rng.choice([c for c in COLORS if c != o.color])]
         self.rng.shuffle(colors)
         program = [_op("select", o.category), _op("query", "color", 0), _op("choose", "|".join(colors), 1)]
-        return self.make((f"Is the {o.category} {colors[0]} or {colors[1]}?",), f"the {o.category} is {{}}", "choose", "attr", "choose-color", program, needs="color")
+        return self.make(
+            (f"Is the {o.category} {colors[0]} or {colors[1]}?",),
+            f"the {o.category} is {{}}",
+            "choose",
+            "attr",
+            "choose-color",
+            program,
+            needs="color",
+        )
 
     def compare_color(self) -> SceneQuestion | None:
         if (p := self.pair()) is None:
             return None
         x, y = p
         program = [_op("select", x.category), _op("select", y.category), _op("same color", "", 0, 1)]
-        texts = (f"Are the {x.category} and the {y.category} the same color?", f"Does the {x.category} have the color of the {y.category}?")
+        texts = (
+            f"Are the {x.category} and the {y.category} the same color?",
+            f"Does the {x.category} have the color of the {y.category}?",
+        )
         return self.make(texts, "{}", "compare", "attr", "compare-color", program, needs="color")
 
     def query_stuff(self) -> SceneQuestion | None:
@@ -219,7 +254,11 @@ class _Asker:
             return None
         program = [_op("select", o.category), _op("query", "stuff", 0)]
         facts = frozenset({f"has:{o.category}", f"stuff:{o.category}:{o.stuff}"})
-        texts = (f"What is the {o.category} on?", f"What is behind the {o.category}?") if o.stuff in ("sky", "brick") else (f"What is the {o.category} on?",)
+        texts = (
+            (f"What is the {o.category} on?", f"What is behind the {o.category}?")
+            if o.stuff in ("sky", "brick")
+            else (f"What is the {o.category} on?",)
+        )
         return self.make(texts[:1], "the {}", "query", "rel", "stuff", program, needs="stuff", facts=facts)
 
     def verify_rel(self) -> SceneQuestion | None:
@@ -228,8 +267,13 @@ class _Asker:
         x, y = p
         asked = side if self.rng.random() < 0.5 else _OPPOSITE[side]
         program = [_op("select", x.category), _op("select", y.category), _op("verify rel", asked, 0, 1)]
-        texts = (f"Is the {x.category} {_SIDE[asked]} the {y.category}?", f"Do you see the {x.category} {_SIDE[asked]} the {y.category}?")
-        return self.make(texts, "{}", "verify", "rel", "verify-rel", program, facts=frozenset({f"has:{x.category}", f"has:{y.category}"}))
+        texts = (
+            f"Is the {x.category} {_SIDE[asked]} the {y.category}?",
+            f"Do you see the {x.category} {_SIDE[asked]} the {y.category}?",
+        )
+        return self.make(
+            texts, "{}", "verify", "rel", "verify-rel", program, facts=frozenset({f"has:{x.category}", f"has:{y.category}"})
+        )
 
     def query_rel(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -249,7 +293,14 @@ class _Asker:
             return None
         cell = self.rng.choice(fit)
         program = [_op("select", "all"), _op("at", cell, 0), _op("query", "name", 1)]
-        return self.make((f"What is at the {cell}?", f"Which object is in the {cell} of the picture?"), "the {}", "query", "obj", "place", program)
+        return self.make(
+            (f"What is at the {cell}?", f"Which object is in the {cell} of the picture?"),
+            "the {}",
+            "query",
+            "obj",
+            "place",
+            program,
+        )
 
     def choose_side(self) -> SceneQuestion | None:
         fit = [o for o in self.single if column(o) != "middle"]
@@ -259,7 +310,15 @@ class _Asker:
         sides = ["left", "right"]
         self.rng.shuffle(sides)
         program = [_op("select", o.category), _op("query", "column", 0), _op("choose", "|".join(sides), 1)]
-        return self.make((f"Is the {o.category} on the {sides[0]} or on the {sides[1]}?",), "on the {}", "choose", "rel", "choose-side", program, facts=frozenset({f"has:{o.category}"}))
+        return self.make(
+            (f"Is the {o.category} on the {sides[0]} or on the {sides[1]}?",),
+            "on the {}",
+            "choose",
+            "rel",
+            "choose-side",
+            program,
+            facts=frozenset({f"has:{o.category}"}),
+        )
 
     def stuff(self) -> SceneQuestion:
         names = self.scene.stuff_names()
@@ -268,7 +327,15 @@ class _Asker:
         return self.make(texts, "{}", "verify", "global", "stuff-exist", [_op("stuff", s)], needs="stuff")
 
     def ground(self) -> SceneQuestion:
-        return self.make(("What covers the ground?", "What is the ground made of?"), "{}", "query", "global", "ground", [_op("ground")], needs="stuff")
+        return self.make(
+            ("What covers the ground?", "What is the ground made of?"),
+            "{}",
+            "query",
+            "global",
+            "ground",
+            [_op("ground")],
+            needs="stuff",
+        )
 
     def count(self) -> SceneQuestion:
         c = self.rng.choice(self.present) if self.rng.random() < 0.8 else _absent(self.scene, self.rng)
@@ -288,7 +355,17 @@ _GQA: dict[str, float] = {
     "choose_side": 1, "query_stuff": 1.2, "stuff": 0.8, "ground": 0.4, "query_color": 0.9, "verify_color": 0.5, "choose_color": 0.4,
     "compare_color": 0.4, "exist_color": 0.3,
 }  # fmt: skip
-_VQA: dict[str, float] = {"exist": 3, "count": 2, "query_color": 1.2, "query_stuff": 1.2, "query_place": 1.5, "query_group": 1.5, "verify_rel": 1, "stuff": 0.6, "query_rel": 1}
+_VQA: dict[str, float] = {
+    "exist": 3,
+    "count": 2,
+    "query_color": 1.2,
+    "query_stuff": 1.2,
+    "query_place": 1.5,
+    "query_group": 1.5,
+    "verify_rel": 1,
+    "stuff": 0.6,
+    "query_rel": 1,
+}
 
 
 def _implied(facts: frozenset[str]) -> set[str]:
@@ -351,7 +428,9 @@ def vqa_questions(scene: Scene, rng: random.Random, n: int = 5) -> list[SceneQue
     return [replace(q, answers=annotators(q.answer, rng)) for q in _ask(scene, rng, _VQA, n)]
 
 
-def balance_answers(questions: list[tuple[str, SceneQuestion]], rng: random.Random, ratio: float = 1.5) -> list[tuple[str, SceneQuestion]]:
+def balance_answers(
+    questions: list[tuple[str, SceneQuestion]], rng: random.Random, ratio: float = 1.5
+) -> list[tuple[str, SceneQuestion]]:
     """Thin out dominant answers of each group, after GQA's balancing: no answer more than ``ratio`` times the next frequent one.
 
     questions: (image id, question) pairs; order is kept. Deterministic for an equally seeded ``rng``.

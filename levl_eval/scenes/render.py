@@ -58,7 +58,11 @@ def _edges(scene: Scene, size: int) -> list[np.ndarray]:
     for band in scene.bands:
         edge = np.full(size, band.bottom * size)
         if band.roughness > 0:
-            edge += band.roughness * size * (0.7 * np.sin(2 * math.pi * 1.3 * x + band.phase) + 0.3 * np.sin(2 * math.pi * 3.7 * x + 2 * band.phase))
+            edge += (
+                band.roughness
+                * size
+                * (0.7 * np.sin(2 * math.pi * 1.3 * x + band.phase) + 0.3 * np.sin(2 * math.pi * 3.7 * x + 2 * band.phase))
+            )
         out.append(edge)
     return out
 

@@ -50,7 +50,9 @@ def block_mask(block: torch.Tensor) -> torch.Tensor:
 def loss_of(model: Any, batch: Batch, bf16: bool) -> torch.Tensor:
     """Weighted next-token cross entropy."""
     block = torch.from_numpy(batch.block)
-    mask = torch.zeros(block.shape[0], 1, block.shape[1], block.shape[1]).masked_fill(~block_mask(block), torch.finfo(torch.float32).min)
+    mask = torch.zeros(block.shape[0], 1, block.shape[1], block.shape[1]).masked_fill(
+        ~block_mask(block), torch.finfo(torch.float32).min
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         hidden = model.model(
             input_ids=torch.from_numpy(batch.ids),
@@ -116,7 +118,11 @@ def train(args: argparse.Namespace) -> int:
             bar.advance(note=f"loss {np.mean(window[-50:]):.3f}")
             if (step + 1) % args.every == 0 or step + 1 == args.steps:
                 table = accuracy(model, tokenizer, 40, seed=1)
-                line = {"step": step + 1, "loss": float(np.mean(window[-args.every :])), **{k: v.value for k, v in table.items() if "/" not in k}}
+                line = {
+                    "step": step + 1,
+                    "loss": float(np.mean(window[-args.every :])),
+                    **{k: v.value for k, v in table.items() if "/" not in k},
+                }
                 with open(out / "metrics.jsonl", "a", encoding="utf-8") as f:
                     f.write(json.dumps(line) + "\n")
                 print(line, flush=True)
@@ -134,7 +140,9 @@ def export(model: Any, token_file: Path, out: Path) -> None:
     half = build(model.config.vocab_size)
     half.load_state_dict(model.state_dict())
     half.to(torch.float16).save_pretrained(out)
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(token_file), bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_file=str(token_file), bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
     fast.save_pretrained(out)
 
 

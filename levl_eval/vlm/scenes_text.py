@@ -39,10 +39,47 @@ _TWO_WORDS = {
     "wine": "wine glass", "hot": "hot dog", "cell": "cell phone", "teddy": "teddy bear", "hair": "hair drier", "potted": "potted plant",
     "dining": "dining table", "tennis": "tennis racket", "baseball": "baseball bat",
 }  # fmt: skip
-_SECOND = {"|", "hydrant", "sign", "meter", "ball", "bat", "glove", "racket", "glass", "dog", "plant", "table", "phone", "bear", "drier"}
+_SECOND = {
+    "|",
+    "hydrant",
+    "sign",
+    "meter",
+    "ball",
+    "bat",
+    "glove",
+    "racket",
+    "glass",
+    "dog",
+    "plant",
+    "table",
+    "phone",
+    "bear",
+    "drier",
+}
 LEXICON: tuple[str, ...] = tuple(dict.fromkeys(_TWO_WORDS.get(w, w) for w in NOUNS if w not in _SECOND))
 EXTRA_COLORS = ("brown", "gray", "teal", "pink")
-_SYLLABLES = ("ba", "do", "ki", "lu", "mo", "ne", "pa", "ri", "su", "ta", "vo", "zu", "fen", "gor", "mip", "tal", "wex", "bru", "sto", "cha")
+_SYLLABLES = (
+    "ba",
+    "do",
+    "ki",
+    "lu",
+    "mo",
+    "ne",
+    "pa",
+    "ri",
+    "su",
+    "ta",
+    "vo",
+    "zu",
+    "fen",
+    "gor",
+    "mip",
+    "tal",
+    "wex",
+    "bru",
+    "sto",
+    "cha",
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +155,9 @@ def make_example(seed: int, questions: int = 12, swap: float = 0.3, drop: float 
     if rng.random() < swap:
         table = _other_words(rng)
         text = swap_words(text, table)
-        asked = [(swap_words(q, table), swap_words(x, table), g) for q, x, g in asked if g != "count" and not g.startswith("group")]
+        asked = [
+            (swap_words(q, table), swap_words(x, table), g) for q, x, g in asked if g != "count" and not g.startswith("group")
+        ]
     if style is None and rng.random() < drop and style_now != "map":
         words = [w for w in text.split(" ") if w not in ("a", "the", "at", "on", "is", "there") or rng.random() < 0.5]
         text = " ".join(words)
@@ -145,7 +184,10 @@ def train_tokenizer(texts: list[str], vocab_size: int = 1024) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -189,7 +231,13 @@ def pack(examples: list[Example], tokenizer: Tokenizer, text_weight: float = 0.1
         rows.append((ids, positions, block, weights))
     width = max(len(r[0]) for r in rows)
     shape = (len(rows), width)
-    out = Batch(*(np.zeros(shape, np.int64) for _ in range(2)), np.full(shape, -100), np.zeros(shape, np.float32), np.full(shape, -1))
+    out = Batch(
+        ids=np.zeros(shape, np.int64),
+        positions=np.zeros(shape, np.int64),
+        targets=np.full(shape, -100),
+        weights=np.zeros(shape, np.float32),
+        block=np.full(shape, -1),
+    )
     for i, (ids, positions, block, weights) in enumerate(rows):
         n = len(ids)
         out.ids[i, :n], out.positions[i, :n], out.block[i, :n] = ids, positions, block
