@@ -20,7 +20,7 @@ DEMO_BACKBONES = "levljepa-nano,clip-nano,siglip-nano,random-nano"
 DEMO_TASKS = "gqa,vqav2,pope,ade20k,linear,zeroshot"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, but a wrong word is answered in one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -58,9 +58,9 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="levl-eval", description="Evaluate frozen vision encoders under one stated protocol.")
+    parser = Parser(prog="levl-eval", description="Evaluate frozen vision encoders under one stated protocol.")
     parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     run = commands.add_parser("run", help="evaluate backbones on tasks")
     run.add_argument("--backbone", type=_comma, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     board.set_defaults(call=_leaderboard)
 
     data = commands.add_parser("data", help="make or check data directories").add_subparsers(
-        dest="data_command", metavar="make|check", parser_class=_Parser, required=True
+        dest="data_command", metavar="make|check", parser_class=Parser, required=True
     )
     make = data.add_parser("make", help="write the generated world in the published layouts")
     make.add_argument("what", choices=["scenes"])

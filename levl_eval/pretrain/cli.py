@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from levl_eval.errors import UsageError
-
 HELP = """usage: levl-pretrain [config.yaml] key=value ...
        levl-pretrain export CKPT --to release|official|safetensors --out PATH
 
@@ -36,16 +34,13 @@ def _train(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    import argparse
+    from levl_eval.cli import Parser
 
-    parser = argparse.ArgumentParser(prog="levl-pretrain export", exit_on_error=False)
+    parser = Parser(prog="levl-pretrain export")
     parser.add_argument("ckpt")
     parser.add_argument("--to", required=True, choices=["release", "official", "safetensors"])
     parser.add_argument("--out", required=True)
-    try:
-        args = parser.parse_args(words)
-    except (argparse.ArgumentError, SystemExit) as e:
-        raise UsageError("usage: levl-pretrain export CKPT --to release|official|safetensors --out PATH") from e
+    args = parser.parse_args(words)
     from levl_eval.pretrain.checkpoints import export
 
     for path in export(Path(args.ckpt), args.to, Path(args.out)):

@@ -1,0 +1,108 @@
+"""`levl-eval data check DIR`: are the data sets below a directory complete and consistent?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.readers import read_classification, read_questions, read_segmentation
+from levl_eval.errors import LevlError
+
+# What the real releases hold: (questions, images) by layout and split.
+RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
+    ("gqa", "testdev_balanced"): (12_578, 398),
+    ("gqa", "val_balanced"): (132_062, None),
+    ("gqa", "train_balanced"): (943_000, None),
+    ("vqav2", "val2014"): (214_354, 40_504),
+    ("vqav2", "train2014"): (443_757, 82_783),
+}
+ADE20K = {"training": 20_210, "validation": 2_000}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: ok | note | error. set: which data set and split. message: what was found."""
+
+    level: str
+    set: str
+    message: str
+
+
+def _guard(name: str, call: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    try:
+        return list(call())
+    except LevlError as e:
+        return [Finding("error", name, str(e))]
+
+
+def _questions(layout: str, split: str, data: str, seen: dict[str, set[str]]) -> list[Finding]:
+    spec = DataSpec(layout=layout, directory=layout, split=split)  # type: ignore[arg-type]
+    found = read_questions(spec, data)
+    name = f"{layout}/{split or 'all'}"
+    seen.setdefault(layout, set())
+    shared = seen[layout] & set(found.images.ids)
+    seen[layout] |= set(found.images.ids)
+    text = f"{len(found.questions):,} questions about {len(found.images):,} images"
+    out = [Finding("ok", name, f"{text}; {found.version}" if layout == "pope" else text)]
+    expected = RELEASES.get((layout, split))
+    if expected:
+        same = len(found.questions) == expected[0] and expected[1] in (None, len(found.images))
+        of = f"{expected[0]:,} questions" + (f", {expected[1]:,} images" if expected[1] else "")
+        out.append(Finding("ok" if same else "note", name, f"{'is' if same else 'is not'} the published release ({of})"))
+    if shared:
+        out.append(Finding("error", name, f"{len(shared)} images stand in another split too, first {sorted(shared)[0]}"))
+    return out
+
+
+def _ade(split: str, data: str) -> list[Finding]:
+    found = read_segmentation(DataSpec(layout="ade20k", directory="ade20k", split=split, reduce_zero_label=True), data)
+    labels: set[int] = set()
+    for name in found.images.ids:
+        mask = found.mask(name)  # refuses labels out of range and names the file
+        size = found.images.open(name).size
+        if (mask.shape[1], mask.shape[0]) != size:
+            return [
+                Finding("error", f"ade20k/{split}", f"{name}: image is {size[0]}x{size[1]}, mask {mask.shape[1]}x{mask.shape[0]}")
+            ]
+        labels |= set(np.unique(mask).tolist())
+    labels.discard(found.ignore_index)
+    same = len(found.images) == ADE20K[split]
+    text = f"{len(found.images):,} pairs, {len(labels)} of {len(found.classes)} classes occur"
+    return [Finding("ok", f"ade20k/{split}", text + (", the published release" if same else ""))]
+
+
+def _folders(room: str, split: str, data: str) -> list[Finding]:
+    found = read_classification(DataSpec(layout="imagefolder", directory=room, split=split), data)
+    for name in found.images.ids:
+        found.images.open(name)
+    counts = np.bincount(found.labels, minlength=len(found.classes))
+    text = f"{len(found.images):,} images, {len(found.classes)} classes, {counts.min()} to {counts.max()} each"
+    return [Finding("ok", f"{room}/{split}", text)]
+
+
+def check(directory: Path) -> list[Finding]:
+    """Findings for every data set found below ``directory``: counts, missing images, label ranges, duplicate ids, shared images."""
+    data = str(directory)
+    out: list[Finding] = []
+    seen: dict[str, set[str]] = {}
+    for split in ("train_balanced", "val_balanced", "testdev_balanced"):
+        if list((directory / "gqa").glob(f"**/{split}_questions.json")):
+            out += _guard(f"gqa/{split}", lambda s=split: _questions("gqa", s, data, seen))  # type: ignore[misc]
+    for split in ("train2014", "val2014"):
+        if list((directory / "vqav2").glob(f"*{split}_questions.json")):
+            out += _guard(f"vqav2/{split}", lambda s=split: _questions("vqav2", s, data, seen))  # type: ignore[misc]
+    if list((directory / "pope").glob("coco_pope_*.json")):
+        out += _guard("pope", lambda: _questions("pope", "", data, seen))
+    base = directory / "ade20k"
+    for split in ADE20K:
+        if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):
+            out += _guard(f"ade20k/{split}", lambda s=split: _ade(s, data))  # type: ignore[misc]
+    for room in ("classification", "imagenet9/original", "imagenet9/mixed_same", "imagenet9/mixed_rand"):
+        for split in ("train", "val", "test"):
+            if (directory / room / split).is_dir():
+                out += _guard(f"{room}/{split}", lambda r=room, s=split: _folders(r, s, data))  # type: ignore[misc]
+    return out

@@ -1,0 +1,151 @@
+"""The same data sets from the hub or its local cache, through `datasets`: --data hub.
+
+Schemas as published (DESIGN, "Hub data sets the readers know"). A repository name may also be a local directory in the hub's
+layout, and an offline machine with a filled cache (HF_HUB_OFFLINE=1) works.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from levl_eval.backbones.common import hub
+from levl_eval.cards import DataSpec
+from levl_eval.data.images import fingerprint_text
+from levl_eval.data.questions import POPE_SPLITS, _limited, pope_version
+from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
+from levl_eval.errors import UsageError
+
+
+def _load(spec: DataSpec, name: str | None) -> Any:
+    """One configuration's split as a map-style data set."""
+    import datasets
+
+    assert spec.hub is not None
+    with hub(f"--data hub: {spec.hub.repo}"):
+        return datasets.load_dataset(spec.hub.repo, name, split=spec.hub.split, revision=spec.hub.revision)
+
+
+def _need(spec: DataSpec) -> None:
+    if spec.hub is None:
+        raise UsageError(
+            f"--data hub: field `data.hub` is not set for layout {spec.layout}; give repo and split, or use --data DIR"
+        )
+
+
+def _images(table: Any, column: str, rows: dict[str, int], source: str) -> ImageSet:
+    """Images of a table by id. Fingerprint: the table's own, with the ids: `datasets` changes it with any content or revision."""
+
+    def opened(name: str) -> Image.Image:
+        return table[rows[name]][column].convert("RGB")
+
+    ids = tuple(rows)
+    return ImageSet(ids, opened, fingerprint_text([str(table._fingerprint), *ids]), source)
+
+
+def _finish(spec: DataSpec, questions: list[Question], images: ImageSet, limit: int | None, version: str) -> QuestionSet:
+    questions = _limited(questions, limit)
+    wanted = {q.image_id for q in questions}
+    if limit is not None:
+        ids = tuple(i for i in images.ids if i in wanted)
+        images = ImageSet(ids, images.open, fingerprint_text([images.fingerprint, *ids]), images.source)
+    missing = wanted - set(images.ids)
+    if missing:
+        raise UsageError(f"{images.source}: {len(missing)} images are missing, first {sorted(missing)[0]}")
+    digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
+    return QuestionSet(spec.layout, spec.split, questions, images, digest, version)
+
+
+def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
+    """GQA (two configurations), VQAv2 and POPE. Raises UsageError where the hub cannot be reached or a field is missing."""
+    _need(spec)
+    assert spec.hub is not None
+    table = _load(spec, spec.hub.questions)
+    columns = set(table.column_names)
+    needed = {
+        "gqa": {"id", "imageId", "question", "answer"},
+        "vqav2": {"question_id", "image_id", "question", "answers"},
+        "pope": {"question", "answer", "category"},
+    }
+    lacking = needed.get(spec.layout, set()) - columns
+    if lacking or spec.layout not in needed:
+        raise UsageError(
+            f"{spec.hub.repo}: field {sorted(lacking or {spec.layout})[0]!r} is missing; its columns are {', '.join(sorted(columns))}"
+        )
+    text = table.remove_columns([c for c in ("image",) if c in columns])
+    out: list[Question] = []
+    rows: dict[str, int] = {}
+    if spec.layout == "gqa":
+        for q in text:
+            meta = {k: q[k] for k in ("types", "entailed", "equivalent", "groups") if q.get(k) is not None}
+            if isinstance(meta.get("entailed"), str):  # the hub keeps the lists as text
+                meta["entailed"] = [w.strip(" '\"[]") for w in meta["entailed"].split(",") if w.strip(" '\"[]")]
+            out.append(Question(str(q["id"]), str(q["imageId"]), q["question"], q["answer"], (), meta))
+        pictures = _load(spec, spec.hub.images)
+        rows = {str(name): i for i, name in enumerate(pictures["id"])}
+        used = {q.image_id for q in out}
+        rows = {k: v for k, v in rows.items() if k in used}
+        return _finish(spec, out, _images(pictures, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
+    if spec.layout == "vqav2":
+        for i, q in enumerate(text):
+            answers = tuple(a["answer"] for a in q["answers"] or ())
+            name = f"COCO_{q['image_id']:012d}" if isinstance(q["image_id"], int) else str(q["image_id"])
+            rows.setdefault(name, i)
+            meta = {k: q[k] for k in ("question_type", "answer_type") if k in q}
+            out.append(Question(str(q["question_id"]), name, q["question"], q.get("multiple_choice_answer") or "", answers, meta))
+        return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
+    counts = dict.fromkeys(POPE_SPLITS, 0)
+    for i, q in enumerate(text):
+        name = str(q.get("image_source") or q.get("id"))
+        rows.setdefault(name, i)
+        counts[q["category"]] = counts.get(q["category"], 0) + 1
+        out.append(
+            Question(
+                f"{q['category']}/{q.get('question_id', i)}",
+                name,
+                q["question"],
+                q["answer"].lower(),
+                (),
+                {"split": q["category"]},
+            )
+        )
+    return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, pope_version(counts))
+
+
+def _ids(table: Any, limit: int | None) -> dict[str, int]:
+    return {f"{i:08d}": i for i in range(len(table) if limit is None else min(limit, len(table)))}
+
+
+def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
+    """A table of image and annotation (merve/scene_parse_150: 0 is void)."""
+    _need(spec)
+    assert spec.hub is not None
+    table = _load(spec, spec.hub.questions)
+    if "annotation" not in table.column_names:
+        raise UsageError(f"{spec.hub.repo}: field 'annotation' is missing; its columns are {', '.join(table.column_names)}")
+    rows = _ids(table, limit)
+    names = tuple(spec.classes) if isinstance(spec.classes, list) else tuple(f"class {i}" for i in range(1, 151))
+
+    def mask(name: str) -> np.ndarray:
+        m = np.array(table[rows[name]]["annotation"]).astype(np.int64)
+        return np.where(m == 0, spec.ignore_index, m - 1) if spec.reduce_zero_label else m
+
+    images = _images(table, "image", rows, spec.hub.repo)
+    return SegmentationSet(spec.layout, spec.split, images, mask, names, spec.ignore_index, images.fingerprint)
+
+
+def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
+    """A table of image and a class-label column."""
+    _need(spec)
+    assert spec.hub is not None
+    table = _load(spec, spec.hub.questions)
+    label = next((c for c in ("label", "labels", "fine_label") if c in table.column_names), None)
+    if label is None or not hasattr(table.features[label], "names"):
+        raise UsageError(f"{spec.hub.repo}: holds no class-label column; its columns are {', '.join(table.column_names)}")
+    rows = _ids(table, limit)
+    images = _images(table, "image", rows, spec.hub.repo)
+    labels = np.array(table[label][: len(rows)], np.int64)
+    return ClassificationSet(spec.hub.repo, spec.split, images, labels, tuple(table.features[label].names), images.fingerprint)

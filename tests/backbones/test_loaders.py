@@ -1,0 +1,214 @@
+"""Loaders against the libraries themselves, and whatever can be wrong with a checkpoint."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from levl_eval.backbones import load_backbone
+from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.cards import BackboneCard
+from levl_eval.errors import UsageError
+from levl_eval.pretrain.checkpoints import export, load_model
+
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_own_checkpoints_give_the_encoders_tokens(checkpoints):
+    b = load_backbone(str(checkpoints["levljepa"]))
+    model, _ = load_model(checkpoints["levljepa"])
+    with torch.no_grad():
+        tokens = model.vision.encoder.forward_features(X)
+        f = b.encode(X)
+        assert torch.equal(f.pooled, tokens[:, 0]) and torch.equal(f.patches, tokens[:, 1:]) and f.grid == (8, 8)
+        z = model.vision.pre_proj(tokens[:, 0])
+        e = b.image_embeddings(f.pooled)
+        assert torch.allclose(e["predicted"], torch.nn.functional.normalize(model.vision.projector(z), dim=-1), atol=1e-6)
+        t = b.text_embeddings(["a cat", "two dogs on the road"])
+    average = 0.5 * (e["embedding"] @ t["predicted"].T + e["predicted"] @ t["embedding"].T)
+    assert torch.allclose(e["cross-image"] @ t["cross-text"].T, average, atol=1e-6)
+    assert [r.name for r in b.readouts][0] == "image-to-predicted-text"
+    assert torch.equal(b.encode_text(["a cat"]), b.text_embeddings(["a cat"])["predicted"])
+    assert not any(p.requires_grad for p in b.parameters()) and not b.training
+
+
+def test_identity_follows_the_weights_not_the_path(checkpoints, tmp_path):
+    copy = tmp_path / "other" / "ckpt.pt"
+    copy.parent.mkdir()
+    copy.write_bytes(checkpoints["clip"].read_bytes())
+    a, b, c = (load_backbone(str(p)) for p in (checkpoints["clip"], copy.parent, checkpoints["siglip"]))
+    assert a.weights_sha256 == b.weights_sha256 != c.weights_sha256
+    assert b.name == "other" and [r.name for r in b.readouts] == ["embedding"]
+
+
+@pytest.mark.parametrize("form", ["official", "safetensors"])
+@pytest.mark.parametrize("objective", ["levljepa", "clip"])
+def test_the_published_forms_give_the_same_features(checkpoints, tmp_path, form, objective):
+    export(checkpoints[objective], form, tmp_path)
+    own, published = load_backbone(str(checkpoints[objective])), load_backbone(f"official:{tmp_path}")
+    if form == "official":  # the pair has no config.json: heads follow the published rule of 64 channels each
+        for block, ours in zip(published.model.vision.encoder.blocks, own.model.vision.encoder.blocks, strict=True):
+            assert block.attn.num_heads == ours.attn.num_heads == 3
+    assert torch.allclose(own.encode(X).patches, published.encode(X).patches, atol=1e-6)
+    assert published.preprocess.mean == (0.485, 0.456, 0.406)  # as the model cards say
+    assert load_backbone(str(tmp_path)).weights_sha256 == published.weights_sha256
+    if form == "safetensors":
+        for k, v in own.text_embeddings(["a cat on the road"]).items():
+            assert torch.allclose(v, published.text_embeddings(["a cat on the road"])[k], atol=1e-5)
+
+
+def test_random_is_seeded_and_nano_is_the_shipped_architecture():
+    a, b, c = load_backbone("random:nano"), load_backbone("random:nano"), load_backbone("random:nano?seed=1")
+    assert a.weights_sha256 == b.weights_sha256 != c.weights_sha256
+    assert a.grid == (8, 8) and a.dim == 192 and not a.has_text
+
+
+def test_timm_tokens_without_prefix_and_other_sizes():
+    b = load_backbone("random:vit_tiny_patch16_224")
+    x = torch.randn(1, 3, 224, 224)
+    tokens = b.model.forward_features(x)
+    f = b.encode(x)
+    assert torch.equal(f.patches, tokens[:, 1:]) and torch.equal(f.pooled, tokens[:, 0]) and b.grid == (14, 14)
+    r = load_backbone("random:vit_medium_patch16_reg4_256")
+    assert r.encode(torch.randn(1, 3, 256, 256)).patches.shape[1] == 256
+
+
+def _processor(kind, path, size, **more):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": kind, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 3, "do_resize": True, "size": size, **more})
+    )
+
+
+def test_hf_dinov2_and_clip_towers(tmp_path):
+    from transformers import CLIPVisionConfig, Dinov2Config, Dinov2Model
+    from transformers.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig
+
+    torch.manual_seed(0)
+    dino = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2)).eval()
+    dino.save_pretrained(tmp_path / "dino")
+    _processor("BitImageProcessor", tmp_path / "dino", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 28, "width": 28})
+    b = load_backbone(f"hf:{tmp_path / 'dino'}")
+    x = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        tokens = dino(pixel_values=x).last_hidden_state
+    assert torch.allclose(b.encode(x).patches, tokens[:, 1:], atol=1e-6) and torch.allclose(b.encode(x).pooled, tokens[:, 0], atol=1e-6)
+    assert b.preprocess == Preprocess(28, "shortest", 32, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)) and b.grid == (2, 2)
+
+    text = CLIPTextConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=60, max_position_embeddings=12, eos_token_id=2, bos_token_id=1, pad_token_id=2)
+    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16)
+    clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)).eval()
+    clip.save_pretrained(tmp_path / "clip")
+    _processor("CLIPImageProcessor", tmp_path / "clip", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32})
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<unk>": 0, "<bos>": 1, "<eos>": 2, **{w: i + 3 for i, w in enumerate("a photo of cat dog".split())}}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>").save_pretrained(tmp_path / "clip")
+    c = load_backbone(f"hf:{tmp_path / 'clip'}")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        want = clip.visual_projection(clip.vision_model(pixel_values=x).pooler_output)
+        found = c.image_embeddings(c.encode(x).pooled)["embedding"]
+    assert torch.allclose(found, torch.nn.functional.normalize(want, dim=-1), atol=1e-6) and c.encode(x).patches.shape == (2, 4, 32)
+    ids = torch.tensor([[1, 3, 4, 5, 6, 2]])
+    with torch.no_grad():
+        own = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
+    assert torch.allclose(c.encode_text(["a photo of cat"]), torch.nn.functional.normalize(own, dim=-1), atol=1e-5)
+
+
+def test_open_clip_tokens(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+              "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}  # fmt: skip
+    (tmp_path / "tiny-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-test.json")
+    torch.manual_seed(0)
+    net = open_clip.create_model("tiny-test").eval()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    b = load_backbone(f"open_clip:tiny-test/{tmp_path / 'w.pt'}")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        want = torch.nn.functional.normalize(net.encode_image(x), dim=-1)
+        f = b.encode(x)
+        assert torch.allclose(b.image_embeddings(f.pooled)["embedding"], want, atol=1e-5)
+        assert f.patches.shape == (2, 4, 64) and b.grid == (2, 2)
+        assert torch.allclose(b.encode_text(["a cat"]), torch.nn.functional.normalize(net.encode_text(open_clip.get_tokenizer("tiny-test")(["a cat"])), dim=-1), atol=1e-5)
+
+
+class Mine(Backbone):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Conv2d(3, 4, 8, 8)
+        self.preprocess = Preprocess(16)
+
+    def encode(self, images):
+        m = self.w(images)
+        return Features(m.mean((2, 3)), m.flatten(2).transpose(1, 2), (m.shape[2], m.shape[3]))
+
+
+def test_a_users_own_python():
+    b = load_backbone(f"py:{__name__}:Mine")
+    assert b.grid == (2, 2) and b.dim == 4 and len(b.weights_sha256) == 64
+    with pytest.raises(UsageError, match="factory"):
+        load_backbone("py:os")
+    with pytest.raises(UsageError, match="returned"):
+        load_backbone("py:builtins:dict")
+
+
+def test_card_overrides_and_checksum(checkpoints):
+    uri = f"levl:{checkpoints['clip']}"
+    b = load_backbone(uri, BackboneCard(name="x", uri=uri, preprocess={"mean": [0.1, 0.2, 0.3], "resize": "shortest"}))
+    assert b.preprocess.mean == (0.1, 0.2, 0.3) and b.preprocess.resize == "shortest" and b.preprocess.size == 64
+    with pytest.raises(UsageError, match="SHA-256"):
+        load_backbone(uri, BackboneCard(name="x", uri=uri, sha256="0" * 64))
+
+
+def test_broken_and_unknown_ones_are_one_line(tmp_path, checkpoints):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "vision_encoder.safetensors").write_bytes(b"123")
+    (tmp_path / "half" / "text_encoder.safetensors").write_bytes(b"123")
+    nan = load_model(checkpoints["clip"])[0]
+    for uri, words in [
+        ("random:vit_tny_patch16_224", "did you mean vit_tiny_patch16_224"),
+        ("random:nano?sed=1", "seed=NUMBER"),
+        ("timm:nope_nope", "timm knows no model"),
+        ("open_clip:ViT-B-16", "MODEL/PRETRAINED"),
+        ("open_clip:ViT-Q-99/openai", "open_clip knows no model"),
+        (f"official:{tmp_path / 'none'}", "no such directory"),
+        (f"official:{tmp_path / 'half'}", "truncated"),
+        (str(tmp_path / "empty"), "holds neither"),
+        (f"hf:{tmp_path / 'empty'}", "cannot be loaded"),
+        ("py:no.such.module:f", "installed"),
+    ]:
+        with pytest.raises(UsageError, match=words) as e:
+            load_backbone(uri)
+        assert "\n" not in str(e.value), uri
+    assert nan is not None
+
+
+@pytest.mark.parametrize("uri", ["hf:openai/clip-vit-base-patch16", "official:lukaskuhn/LeVLJEPA-ViT-B-DataComp-200k", "timm:vit_tiny_patch16_224"])
+def test_an_unreachable_hub_is_one_line(uri, monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match="hub cannot be reached") as e:
+        load_backbone(uri)
+    assert "\n" not in str(e.value)
+
+
+def test_preprocess_geometry():
+    image = Image.fromarray(np.arange(40 * 80 * 3, dtype=np.uint8).reshape(40, 80, 3))
+    crop = Preprocess(20, "shortest", 30)
+    assert crop(image).shape == (3, 20, 20) and Preprocess(20, "squash")(image).shape == (3, 20, 20)
+    flat = Preprocess(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))(Image.new("RGB", (9, 9), (255, 0, 51)))
+    assert torch.allclose(flat[:, 0, 0], torch.tensor([2.0, -2.0, -1.2]), atol=1e-6)

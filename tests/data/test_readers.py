@@ -1,0 +1,213 @@
+"""Readers: published layouts, real files, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from levl_eval.cards import DataSpec, HubSource
+from levl_eval.data.check import check
+from levl_eval.data.readers import read_classification, read_questions, read_segmentation
+from levl_eval.errors import LevlError, UsageError
+
+
+def spec(layout: str, **more) -> DataSpec:
+    return DataSpec(layout=layout, **{"directory": layout, **more})  # type: ignore[arg-type]
+
+
+def picture(path: Path, size=(8, 6)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (10, 20, 30)).save(path)
+
+
+def test_generated_world_through_the_published_layouts(world):
+    gqa = read_questions(spec("gqa", split="testdev_balanced"), str(world))
+    assert gqa.questions[0].meta["types"]["structural"] and len(gqa.images) == 12
+    assert gqa.images.open(gqa.images.ids[0]).size == (64, 64)
+    vqa = read_questions(spec("vqav2", split="val2014"), str(world))
+    assert all(len(q.answers) == 10 for q in vqa.questions) and len(vqa.questions) == 60
+    pope = read_questions(spec("pope"), str(world))
+    assert {q.meta["split"] for q in pope.questions} == {"random", "popular", "adversarial"} and "own files" in pope.version
+    ade = read_segmentation(spec("ade20k", split="validation", reduce_zero_label=True), str(world))
+    mask = ade.mask(ade.images.ids[0])
+    assert len(ade.classes) == 32 and ade.classes[0] == "sky" and mask.shape == (64, 64) and mask.max() < 32
+    folders = read_classification(DataSpec(layout="imagefolder", directory="classification", split="test"), str(world))
+    assert len(folders.classes) == 24 and len(folders.labels) == 48
+
+
+def test_limit_takes_the_first_images_with_all_their_questions(world):
+    full = read_questions(spec("gqa", split="testdev_balanced"), str(world))
+    part = read_questions(spec("gqa", split="testdev_balanced"), str(world), limit=3)
+    assert part.images.ids == full.images.ids[:3] and part.fingerprint != full.fingerprint
+    assert [q for q in full.questions if q.image_id in part.images.ids] == list(part.questions)
+    folders = read_classification(DataSpec(layout="imagefolder", directory="classification", split="test"), str(world), limit=24)
+    assert sorted(folders.labels) == list(range(24))
+
+
+def test_real_pope_files_are_recognised_and_say_where_images_go(shared, tmp_path):
+    (tmp_path / "pope").symlink_to(shared / "pope")
+    with pytest.raises(UsageError, match=r"500 of 500 images are missing, first .*val2014.*cocodataset") as e:
+        read_questions(spec("pope"), str(tmp_path))
+    assert "\n" not in str(e.value)
+    folder = tmp_path / "images"
+    names = {json.loads(line)["image"] for line in (shared / "pope" / "coco_pope_random.json").read_text().splitlines() if line}
+    for n in names:
+        picture(folder / n)
+    found = read_questions(spec("pope", images=str(folder)), str(tmp_path))
+    assert len(found.questions) == 9000 and found.version == "official, 3 x 3,000"
+
+
+def test_real_gqa_questions_without_images_say_what_is_missing(shared, tmp_path):
+    with tarfile.open(shared / "gqa" / "testdev_balanced_questions.tar.gz") as t:
+        t.extractall(tmp_path / "gqa" / "questions", filter="data")
+    file = next((tmp_path / "gqa").rglob("*testdev_balanced_questions.json"))
+    with pytest.raises(UsageError, match=r"398 of 398 images are missing, first .*\.jpg; put GQA's images into .*images") as e:
+        read_questions(spec("gqa", split="testdev_balanced", questions=str(file)), str(tmp_path))
+    assert "\n" not in str(e.value)
+
+
+def test_real_coco_masks_with_sparse_ids(shared):
+    root = shared / "coco128"
+    split = next(p.name for p in sorted((root / "masks").iterdir()) if p.is_dir())
+    s = DataSpec(
+        layout="segmentation", images=str(root / "images" / split), annotations=str(root / "masks" / split), classes=str(root / "mask_classes.json")
+    )
+    found = read_segmentation(s, "")
+    assert len(found.images) == 100 and len(found.classes) > 80
+    labels = np.unique(np.concatenate([found.mask(i).ravel() for i in found.images.ids[:20]]))
+    assert labels.max() == 255 and len(labels) > 10
+
+
+def test_missing_things_are_named_with_their_place(tmp_path):
+    for layout, words in (("gqa", "testdev_balanced_questions.json"), ("vqav2", "v2_OpenEnded"), ("pope", "coco_pope_random.json")):
+        (tmp_path / layout).mkdir()
+        with pytest.raises(UsageError, match=words) as e:
+            read_questions(spec(layout), str(tmp_path))
+        assert "\n" not in str(e.value)
+    with pytest.raises(UsageError, match="ADEChallengeData2016"):
+        read_segmentation(spec("ade20k"), str(tmp_path))
+    with pytest.raises(UsageError, match="no such folder"):
+        read_classification(DataSpec(layout="imagefolder", directory="classification", split="train"), str(tmp_path))
+
+
+def test_empty_and_broken_question_files(tmp_path):
+    file = tmp_path / "q.jsonl"
+    for text, words in [
+        ("", "holds no questions"),
+        ("{bad\n", "line 1 is not valid JSON"),
+        ('{"image": "a.png"}\n', "field `question`"),
+        ('{"image": "a.png", "question": "x?", "answer": " "}\n', "neither `answer` nor `answers`"),
+        ('{"image": "a.png", "question": "x?", "answer": "y"}\n', "1 of 1 images are missing"),
+        ('{"image": "a.png", "question": "x?", "answer": "y", "question_id": 1}\n' * 2, "occurs twice"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(UsageError, match=words) as e:
+            read_questions(DataSpec(layout="vqa", questions=str(file)), str(tmp_path))
+        assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_users_questions(tmp_path):
+    picture(tmp_path / "a.png")
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", "answer": "so"}\n')
+    found = read_questions(DataSpec(layout="vqa", questions=str(file)), "")
+    assert [q.answer for q in found.questions] == ["red", "so"] and found.questions[0].answers == ("red", "red", "blue")
+    before = found.images.fingerprint
+    picture(tmp_path / "a.png", (9, 9))
+    assert read_questions(DataSpec(layout="vqa", questions=str(file)), "").images.fingerprint != before
+
+
+def test_corrupt_image_is_named_when_opened(world, tmp_path):
+    picture(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:40])
+    (tmp_path / "q.jsonl").write_text('{"image": "a.png", "question": "What?", "answer": "x"}\n')
+    found = read_questions(DataSpec(layout="vqa", questions=str(tmp_path / "q.jsonl")), "")
+    with pytest.raises(LevlError, match=r"a\.png: cannot be decoded"):
+        found.images.open("a.png")
+
+
+@pytest.fixture
+def masks(tmp_path):
+    def make(mask: Image.Image, size=(8, 6), **more) -> DataSpec:
+        picture(tmp_path / "images" / "a.png", size)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "masks" / "a.png")
+        fields = {"classes": ["x", "y", "z"], **more}
+        return DataSpec(layout="segmentation", images=str(tmp_path / "images"), annotations=str(tmp_path / "masks"), **fields)
+
+    return make
+
+
+def test_mask_kinds(masks):
+    values = np.arange(48).reshape(6, 8) % 3
+    palette = Image.fromarray(values.astype(np.uint8))
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    for image in (Image.fromarray(values.astype(np.uint8)), palette, Image.fromarray(values.astype(np.uint16))):
+        assert (read_segmentation(masks(image), "").mask("a.png") == values).all(), image.mode
+    with pytest.raises(LevlError, match=r"a\.png: a RGB mask"):
+        read_segmentation(masks(Image.new("RGB", (8, 6))), "").mask("a.png")
+    with pytest.raises(LevlError, match=r"a\.png: label 7 is beyond the 3 classes"):
+        read_segmentation(masks(Image.fromarray(np.full((6, 8), 7, np.uint8))), "").mask("a.png")
+    zero = read_segmentation(masks(Image.fromarray(values.astype(np.uint8)), reduce_zero_label=True), "").mask("a.png")
+    assert (zero == np.where(values == 0, 255, values - 1)).all()
+
+
+def test_missing_pairs_and_class_lists(masks, tmp_path):
+    s = masks(Image.new("L", (8, 6)))
+    with pytest.raises(UsageError, match="`classes` is not set"):
+        read_segmentation(s.model_copy(update={"classes": None}), "")
+    Image.new("L", (8, 6)).save(tmp_path / "masks" / "orphan.png")
+    with pytest.raises(UsageError, match="1 masks have no image, first orphan"):
+        read_segmentation(s, "")
+
+
+def test_check_reports_shared_images_duplicates_and_missing_ones(world, tmp_path):
+    import shutil
+
+    shutil.copytree(world, tmp_path / "w")
+    root = tmp_path / "w"
+    (next((root / "gqa" / "images").glob("stestdev*.jpg"))).unlink()
+    file = root / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    raw = json.loads(file.read_text())
+    raw["questions"].append(raw["questions"][0])
+    file.write_text(json.dumps(raw))
+    mask = next((root / "ade20k").rglob("annotations/validation/*.png"))
+    Image.fromarray(np.full((64, 64), 200, np.uint8)).save(mask)
+    errors = {f.set: f.message for f in check(root) if f.level == "error"}
+    assert "images are missing" in errors["gqa/testdev_balanced"]
+    assert "occurs twice" in errors["vqav2/val2014"]
+    assert "label 200" in errors["ade20k/validation"] and mask.name in errors["ade20k/validation"]
+    assert "pope" not in errors
+
+
+def test_hub_layout_from_a_local_directory(tmp_path, monkeypatch):
+    """The published POPE schema as a parquet repository, read through `datasets` without a network."""
+    import datasets
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = {
+        "id": ["0", "1"], "question_id": ["1", "2"], "question": ["Is there a dog in the image?"] * 2, "answer": ["yes", "no"],
+        "image_source": ["COCO_1", "COCO_2"], "category": ["random", "random"], "image": [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (10, 200)],
+    }  # fmt: skip
+    features = datasets.Features({**{k: datasets.Value("string") for k in rows if k != "image"}, "image": datasets.Image()})
+    repo = tmp_path / "POPE"
+    (repo / "data").mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(repo / "data" / "test-00000-of-00001.parquet")
+    found = read_questions(spec("pope", hub=HubSource(repo=str(repo), split="test")), "hub")
+    assert [q.answer for q in found.questions] == ["yes", "no"]
+    assert found.images.open("COCO_2").getpixel((0, 0)) == (200, 0, 0)
+
+
+def test_unreachable_hub_is_one_line(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="hub") as e:
+        read_questions(spec("pope", hub=HubSource(repo="lmms-lab/POPE", split="test")), "hub")
+    assert "\n" not in str(e.value)
