@@ -93,19 +93,21 @@ def _head(state: dict[str, Tensor]) -> nn.Module:
     return head
 
 
-def build(vision: dict[str, Any], text: dict[str, Any]) -> tuple[DualEncoder, int, int]:
-    """The model of two published state dictionaries; also its image size and maximal text length."""
+def build(vision: dict[str, Any], text: dict[str, Any], heads: tuple[int, int] | None = None) -> tuple[DualEncoder, int, int]:
+    """The model of two published state dictionaries; also its image size and maximal text length.
+
+    heads: attention heads of both towers, which weights do not tell; default 64 channels a head, as ViT-Ti/S/B and GPT-2 have.
+    """
     v, t = vision["encoder"], text["encoder"]
     width, _, patch, _ = v["patch_embed.proj.weight"].shape
     depth = 1 + max(int(k.split(".")[1]) for k in v if k.startswith("blocks."))
     side = round((v["pos_embed"].shape[1] - 1) ** 0.5) * patch
-    # Both publish heads of 64 channels (ViT-Ti/S/B, GPT-2); smaller towers of our own keep at least one.
-    image = vision_tower(width, depth, max(1, width // 64), patch, side)
+    image = vision_tower(width, depth, heads[0] if heads else max(1, width // 64), patch, side)
     image.load_state_dict(v)
     vocab, text_width = t["wte.weight"].shape
     layers = 1 + max(int(k.split(".")[1]) for k in t if k.startswith("h."))
     length = t["wpe.weight"].shape[0]
-    language = text_tower(text_width, layers, max(1, text_width // 64), vocab, length)
+    language = text_tower(text_width, layers, heads[1] if heads else max(1, text_width // 64), vocab, length)
     language.load_state_dict({k: x for k, x in t.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))})
     towers = [Tower(e, _head(s["pre_proj"]), _projector(s["projector"])) for e, s in ((image, vision), (language, text))]
     return DualEncoder(towers[0], towers[1], "levljepa" if towers[0].projector is not None else "baseline"), side, min(length, 77)
@@ -129,18 +131,11 @@ def load(source: str, name: str, uri: str) -> Backbone:
     """Raises UsageError: missing, truncated, foreign or unsafe files, shapes that do not fit, hub not reached."""
     vision, text, folder = read_pair(source, uri)
     try:
-        model, side, length = build(vision, text)
+        model, side, length = build(vision, text, _heads(folder))
     except (KeyError, RuntimeError, ValueError, IndexError) as e:
         raise UsageError(
             f"{folder}: weights do not form the published model ({type(e).__name__}: {' '.join(str(e).split())[:160]})"
         ) from e
-    heads = _heads(folder)
-    if heads is not None:
-        for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
-            block.attn.num_heads, block.attn.head_dim = heads[0], block.attn.qkv.in_features // heads[0]
-            block.attn.scale = block.attn.head_dim**-0.5
-        for block in model.text.encoder.h:  # type: ignore[union-attr]
-            block.attn.num_heads, block.attn.head_dim = heads[1], block.attn.embed_dim // heads[1]
     tokenizer = None
     vocab = text["encoder"]["wte.weight"].shape[0]
     if (folder / "tokenizer.json").exists():

@@ -74,7 +74,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: not a levl-pretrain checkpoint (field `format` is not {FORMAT!r}); for the published pair use official:DIR"
         )
-    missing = [k for k in ("config", "vision", "text", "tokenizer", "preprocess") if k not in state]
+    missing = [k for k in ("config", "step", "vision", "text", "logit", "tokenizer", "preprocess") if k not in state]
     if missing:
         raise UsageError(f"{path}: field `{missing[0]}` is missing; make the checkpoint again")
     return state
@@ -113,18 +113,28 @@ def read_release(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read as safetensors (truncated or another format); copy it again") from e
     if meta.get("format") != FORMAT:
         raise UsageError(f"{path}: not a levl-pretrain release (metadata `format`); for the published directory use official:DIR")
-    state: dict[str, Any] = {
-        "format": FORMAT, "tokenizer": meta["tokenizer"], "logit": {},
-        **{k: json.loads(meta[k]) for k in ("config", "step", "preprocess")}, "vision": {p: {} for p in PARTS}, "text": {p: {} for p in PARTS},
-    }  # fmt: skip
-    for name, value in tensors.items():
-        value = value.float() if value.is_floating_point() else value
-        side, part, *rest = name.split(".")
-        if side == "logit":
-            state["logit"][part] = value
-        else:
-            state[side][part][".".join(rest)] = value
+    try:
+        state: dict[str, Any] = {
+            "format": FORMAT, "tokenizer": meta["tokenizer"], "logit": {},
+            **{k: json.loads(meta[k]) for k in ("config", "step", "preprocess")}, "vision": {p: {} for p in PARTS}, "text": {p: {} for p in PARTS},
+        }  # fmt: skip
+        for name, value in tensors.items():
+            value = value.float() if value.is_floating_point() else value
+            side, part, *rest = name.split(".")
+            if side == "logit":
+                state["logit"][part] = value
+            else:
+                state[side][part][".".join(rest)] = value
+    except (KeyError, ValueError) as e:
+        raise UsageError(
+            f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"
+        ) from e
     return state
+
+
+def read_any(path: Path) -> dict[str, Any]:
+    """A ckpt.pt or a release file (by its ending .safetensors) as a dictionary. Raises UsageError."""
+    return read_release(path) if path.suffix == ".safetensors" else read(path)
 
 
 def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
@@ -133,7 +143,7 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
     Raises UsageError naming the file: missing, truncated, foreign, pickled code, other shapes than its configuration, NaN.
     """
     path = Path(path)
-    state = read_release(path) if path.suffix == ".safetensors" else read(path)
+    state = read_any(path)
     from tokenizers import Tokenizer
 
     try:
@@ -144,7 +154,7 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
                 module = getattr(getattr(model, side), part)
                 if module is not None:
                     module.load_state_dict(state[side][part])
-    except (RuntimeError, ValueError, KeyError) as e:
+    except Exception as e:  # shapes, keys, configuration; a broken tokenizer raises a bare Exception
         first = str(e).strip().splitlines()
         raise UsageError(
             f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})"
@@ -158,33 +168,43 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
 
 
 def export(source: Path, form: str, out: Path) -> list[Path]:
-    """Write a ckpt.pt in another form: "release" (a file), "official" (the .pt pair) or "safetensors" (the published directory)."""
-    state = read(source)
+    """Write a ckpt.pt or release file in another form; returns the files of weights and config.json.
+
+    "release": one file in half precision; "official": the .pt pair; "safetensors": the published directory. Both directories get
+    config.json, since the number of attention heads cannot be read off weights, and tokenizer.json.
+    """
+    state = read_any(source)
     if form == "release":
+        if out.is_dir():
+            raise UsageError(f"--out {out}: is a directory; a release is one file, for example {out / 'backbone.safetensors'}")
         save_release(out, state)
         return [out]
+    if form not in ("official", "safetensors"):
+        raise UsageError(f"--to {form}: expected official, safetensors or release")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; the form {form} is a directory")
     if form == "official":
         paths = [out / f"{source.parent.name}_{side}_step{state['step']}.pt" for side in ("vision", "text")]
         for side, path in zip(("vision", "text"), paths, strict=True):
             save(path, state[side])
-        return paths
-    if form == "safetensors":
+    else:
         paths = []
         for side in ("vision", "text"):
             tensors = {f"{part}.{k}": v.contiguous() for part, values in state[side].items() for k, v in values.items()}
             paths.append(out / f"{side}_encoder.safetensors")
             with atomic_path(paths[-1]) as temporary:
                 save_file(tensors, temporary)
-        c = state["config"]
-        published = {
-            "model_type": "levljepa", "model_size": c["model"],
-            "vision_encoder": {"architecture": "vit", "hidden_size": c["vision"]["width"], "num_layers": c["vision"]["depth"],
-                               "num_heads": c["vision"]["heads"], "patch_size": c["vision"]["patch"], "image_size": c["image_size"]},
-            "text_encoder": {"architecture": "gpt2", "hidden_size": c["text"]["width"], "num_layers": c["text"]["depth"], "num_heads": c["text"]["heads"]},
-            "embed_dim": c["embed_dim"], "projector_width": c["predictor_width"], "projector_depth": c["predictor_depth"],
-            "training": {"dataset": c["data"], "total_steps": state["step"], "batch_size": c["batch_size"], "objective": c["objective"]},
-        }  # fmt: skip
-        atomic_write(out / "config.json", json.dumps(published, indent=1) + "\n")
-        atomic_write(out / "tokenizer.json", state["tokenizer"])
-        return [*paths, out / "config.json"]
-    raise UsageError(f"--to {form}: expected official, safetensors or release")
+    c = state["config"]
+    published = {
+        "model_type": "levljepa", "model_size": c["model"],
+        "vision_encoder": {"architecture": "vit", "hidden_size": c["vision"]["width"], "num_layers": c["vision"]["depth"],
+                           "num_heads": c["vision"]["heads"], "patch_size": c["vision"]["patch"], "image_size": c["image_size"]},
+        "text_encoder": {"architecture": "gpt2", "hidden_size": c["text"]["width"], "num_layers": c["text"]["depth"], "num_heads": c["text"]["heads"],
+                         "vocab_size": len(state["text"]["encoder"]["wte.weight"])},
+        "embed_dim": c["embed_dim"], "projector_width": c["predictor_width"], "projector_depth": c["predictor_depth"],
+        "training": {"dataset": c["data"], "total_steps": state["step"], "batch_size": c["batch_size"], "objective": c["objective"]},
+        "preprocess": state["preprocess"],
+    }  # fmt: skip
+    atomic_write(out / "config.json", json.dumps(published, indent=1) + "\n")
+    atomic_write(out / "tokenizer.json", state["tokenizer"])
+    return [*paths, out / "config.json"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 HELP = """usage: levl-pretrain [config.yaml] key=value ...
        levl-pretrain export CKPT --to release|official|safetensors --out PATH
+       levl-pretrain import DIR|REPO --out ckpt.pt [--tokenizer gpt2|DIR]
+       levl-pretrain fields [key=value ...]
 
 Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
 
@@ -48,6 +50,20 @@ def _export(words: list[str]) -> int:
     return 0
 
 
+def _import(words: list[str]) -> int:
+    from levl_eval.cli import Parser
+
+    parser = Parser(prog="levl-pretrain import")
+    parser.add_argument("source")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--tokenizer")
+    args = parser.parse_args(words)
+    from levl_eval.pretrain.interchange import import_published
+
+    print(import_published(args.source, Path(args.out), args.tokenizer))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``levl-pretrain``; returns the exit code."""
     from levl_eval.cli import guard
@@ -66,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for k, v in parse_config(words[1:]).model_dump(mode="json").items():
                 print(f"{k}={v}")
             return 0
-        return _export(words[1:]) if words[0] == "export" else _train(words)
+        commands = {"export": _export, "import": _import}
+        return commands[words[0]](words[1:]) if words[0] in commands else _train(words)
 
     return guard(call, debug, "levl-pretrain")
 

@@ -69,6 +69,7 @@ class PretrainConfig(BaseModel):
     predictor_depth: int = 4
     dropout: float = 0.0
     max_length: int = 77
+    positions: int | None = None  # rows of the text tower's position table, where there are more than max_length
     text_readout: Literal["eot"] = "eot"
     tokenizer: str = "trained"  # trained | a GPT-2 tokenizer by hub name or directory
     vocab_size: int = 8192  # of a trained tokenizer
@@ -101,6 +102,9 @@ class PretrainConfig(BaseModel):
     def _fill(cls, values: Any) -> Any:
         if isinstance(values, dict):
             size = SIZES.get(str(values.get("model", "nano")), SIZES["nano"])
+            for part in ("vision", "text"):  # a part given in part keeps the rest of its size's
+                if isinstance(values.get(part), dict):
+                    values = {**values, part: {**size[part], **values[part]}}
             return {**size, **values}
         return values
 
@@ -123,9 +127,13 @@ def parse_config(words: list[str]) -> PretrainConfig:
         except yaml.YAMLError as e:
             raise UsageError(f"{word}: not valid YAML; quote the value") from e
         if "." in key:
-            size = SIZES.get(str(values.get("model", "nano")), SIZES["nano"])
-            node = values.setdefault(field, dict(size.get(field, {})))
-            node[key.split(".", 1)[1]] = value
+            inner = key.split(".", 1)[1]
+            if field not in ("vision", "text") or inner not in TowerConfig.model_fields:
+                parts = [f"{part}.{k}" for part in ("vision", "text") for k in TowerConfig.model_fields]
+                raise UsageError(f"{key}: no such field{near(key, parts)}; see `levl-pretrain --help`")
+            # Partial: completed by the size when all words are read, so that their order does not matter.
+            node = values.get(field)
+            values[field] = {**(node if isinstance(node, dict) else {}), inner: value}
         else:
             values[field] = value
     try:

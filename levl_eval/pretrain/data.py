@@ -75,10 +75,16 @@ def _csv_rows(path: Path) -> list[tuple[Path, list[str]]]:
                     by_image.setdefault(row["image"], []).append(row["caption"].strip())
     except OSError as e:
         raise UsageError(f"data=csv:{path}: cannot be read ({e.strerror})") from e
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise UsageError(f"data=csv:{path}: not a UTF-8 table of comma-separated values ({e}); save it as UTF-8 csv") from e
     if not by_image:
         raise UsageError(f"{path}: holds no image with a caption")
-    folder = next((d for d in (path.parent, path.parent / "images") if (d / next(iter(by_image))).exists()), path.parent)
-    return [(folder / name, captions) for name, captions in by_image.items()]
+
+    def place(name: str) -> Path:
+        beside = path.parent / name
+        return beside if beside.exists() else path.parent / "images" / name
+
+    return [(place(name), captions) for name, captions in by_image.items()]
 
 
 def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int]) -> tuple[np.ndarray, list[list[str]], list[str]]:

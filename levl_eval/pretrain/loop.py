@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from levl_eval.io import atomic_write
 from levl_eval.pretrain import checkpoints, tokenizer
 from levl_eval.pretrain.config import PretrainConfig
 from levl_eval.pretrain.data import Pool, open_pool
-from levl_eval.pretrain.model import DualEncoder, build_model
+from levl_eval.pretrain.model import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.sigreg import SIGReg
 from levl_eval.progress import Progress
@@ -64,6 +68,42 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def _lines(path: Path, until: int) -> list[str]:
+    """The lines of a metrics file up to a step; what a kill left half-written is dropped."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= until:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+@contextmanager
+def _stop_between_steps() -> Iterator[list[int]]:
+    """A list that receives SIGINT or SIGTERM, so that a run ends between two steps and its last checkpoint is exact.
+
+    A second signal interrupts at once. Outside the main thread signals cannot be caught, and nothing is changed.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
 class Trainer:
     """State of a run: model, optimizer, data and random generators; ``run`` goes from ``step`` to the end."""
 
@@ -75,11 +115,12 @@ class Trainer:
         self.ckpt = self.out / "ckpt.pt"
         if self.ckpt.exists() and not config.resume:
             raise UsageError(f"{self.ckpt}: a checkpoint is there already; add resume=true to go on, or choose another out=")
-        atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        self.pool: Pool = open_pool(config, cache or default_cache(), self.progress)
         state = checkpoints.read(self.ckpt) if self.ckpt.exists() else None
         if state is not None:
-            self._must_match(state["config"])
+            self._must_match(state)
+        atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        self.pool: Pool = open_pool(config, cache or default_cache(), self.progress)
+        if state is not None:
             self.tokenizer = Tokenizer.from_str(state["tokenizer"])
         elif config.tokenizer == "trained":
             self.tokenizer = tokenizer.train((c for captions in self.pool.captions for c in captions), config.vocab_size)
@@ -87,6 +128,8 @@ class Trainer:
             self.tokenizer = tokenizer.load_gpt2(config.tokenizer)
         torch.manual_seed(config.seed)
         self.model = build_model(config, self.tokenizer.get_vocab_size()).to(self.device)
+        if self.device.type == "cpu" and config.precision == "bf16":
+            plain_attention(self.model)
         self.optimizer = optimizer_of(self.model, config)
         self.sigreg = SIGReg(config.sigreg_slices, config.sigreg_knots, config.sigreg_t_max)
         self.step = 0
@@ -95,14 +138,18 @@ class Trainer:
         self.mean = torch.tensor(config.mean, device=self.device).view(3, 1, 1)
         self.std = torch.tensor(config.std, device=self.device).view(3, 1, 1)
 
-    def _must_match(self, old: dict[str, Any]) -> None:
-        """A run goes on only as it began; only where it stands, how long it is and how it logs may change."""
+    def _must_match(self, state: dict[str, Any]) -> None:
+        """A run goes on only as it began: where it stands and how it logs may change; steps may not, the cosine depends on them."""
+        if "optimizer" not in state:
+            raise UsageError(
+                f"{self.ckpt}: has weights but no optimizer (imported or released); it cannot be resumed, choose another out="
+            )
         free = {"resume", "out", "log_every", "save_every", "threads", "device"}
-        new = self.config.model_dump(mode="json")
-        other = [k for k in new if k not in free and old.get(k) != new[k]]
+        old, new = state["config"], self.config.model_dump(mode="json")
+        other = [k for k in new if k not in free and k in old and old[k] != new[k]]
         if other:
             raise UsageError(
-                f"{self.ckpt}: field `{other[0]}` was {old.get(other[0])!r}, now {new[other[0]]!r}; resume with the same values"
+                f"{self.ckpt}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; resume with the same values"
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -142,49 +189,54 @@ class Trainer:
             z_t = self.model.embed_texts(torch.from_numpy(ids).to(self.device), torch.from_numpy(last).to(self.device))
             loss, parts = loss_of(self.model, z_v, z_t, lambda z: self.sigreg(z, directions), c.lambda_v, c.lambda_t)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise LevlError(
-                f"step {self.step}: the loss is {value}; last good checkpoint {self.ckpt if self.ckpt.exists() else 'none'}; lower lr"
-            )
+        self._finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        # Checked before the update: after it a checkpoint could be written with NaN in it.
+        self._finite("gradient norm", float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)))
         self.optimizer.step()
+        if c.objective != "levljepa":
+            self.model.logit_scale.data.clamp_(0, math.log(100))  # as OpenCLIP does after every update
         self.step += 1
         return value, {k: float(v) for k, v in parts.items()}, z_v.detach().float(), z_t.detach().float()
 
+    def _finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            kept = self.ckpt if self.ckpt.exists() else "none"
+            raise LevlError(
+                f"step {self.step}: the {what} is {value}; last good checkpoint: {kept}; lower lr or use precision=fp32"
+            )
+
     def run(self) -> None:
-        """Train to the last step; on Ctrl-C or an error the last checkpoint stands."""
+        """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands."""
         c = self.config
         self.model.train()
         started, first = time.monotonic(), self.step
         metrics = self.out / "metrics.jsonl"
         if metrics.exists():  # lines behind the checkpoint belong to steps that are made again
-            kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            atomic_write(metrics, "".join(f"{line}\n" for line in kept))
+            atomic_write(metrics, "".join(f"{line}\n" for line in _lines(metrics, self.step)))
         with (
+            _stop_between_steps() as signals,
             self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar,
             open(metrics, "a", encoding="utf-8") as log,
         ):
-            try:
-                while self.step < c.steps:
-                    loss, parts, z_v, z_t = self.train_step()
-                    rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
-                    bar.advance(note=f"loss {loss:.3f} {rate:,.0f} pictures/s")
-                    if self.step % c.log_every == 0 or self.step == c.steps:
-                        line: dict[str, Any] = {"step": self.step, "loss": loss, **parts, "lr": learning_rate(c, self.step - 1)}
-                        if self.step % (5 * c.log_every) == 0 or self.step == c.steps:
-                            matched = F.cosine_similarity(z_v, z_t).mean()
-                            line |= {
-                                "rank_v": effective_rank(z_v),
-                                "rank_t": effective_rank(z_t),
-                                "matched_cosine": float(matched),
-                            }
-                            line["shuffled_cosine"] = float(F.cosine_similarity(z_v, z_t.roll(1, 0)).mean())
-                        log.write(json.dumps({**line, "pictures_per_second": round(rate, 1)}) + "\n")
-                        log.flush()
-                    if self.step % c.save_every == 0 or self.step == c.steps:
-                        self.save()
-            except KeyboardInterrupt:
-                self.save()
-                raise
+            while self.step < c.steps:
+                loss, parts, z_v, z_t = self.train_step()
+                rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
+                bar.advance(note=f"loss {loss:.3f} {rate:,.0f} pictures/s")
+                if self.step % c.log_every == 0 or self.step == c.steps:
+                    line: dict[str, Any] = {"step": self.step, "loss": loss, **parts, "lr": learning_rate(c, self.step - 1)}
+                    if self.step % (5 * c.log_every) == 0 or self.step == c.steps:
+                        matched = F.cosine_similarity(z_v, z_t).mean()
+                        line |= {
+                            "rank_v": effective_rank(z_v),
+                            "rank_t": effective_rank(z_t),
+                            "matched_cosine": float(matched),
+                        }
+                        line["shuffled_cosine"] = float(F.cosine_similarity(z_v, z_t.roll(1, 0)).mean())
+                    log.write(json.dumps({**line, "pictures_per_second": round(rate, 1)}) + "\n")
+                    log.flush()
+                if self.step % c.save_every == 0 or self.step == c.steps or signals:
+                    self.save()
+                if signals and self.step < c.steps:
+                    raise KeyboardInterrupt

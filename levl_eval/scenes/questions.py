@@ -454,11 +454,21 @@ def balance_answers(
     return [pair for i, pair in enumerate(questions) if i in keep]
 
 
-def textual_examples(scene: Scene, rng: random.Random, n: int = 10, style: str | None = None) -> tuple[str, list[SceneQuestion]]:
-    """A description and questions it answers, for the text-only language model."""
+# Training text asks more of what is hard to read: which attribute and which place belong to which object.
+READING: dict[str, float] = {
+    "exist": 1, "logical": 0.7, "choose_object": 0.7, "query_group": 0.7, "query_rel": 2.5, "verify_rel": 2.5, "query_place": 3, "choose_side": 2.5,
+    "query_stuff": 0.7, "stuff": 0.4, "ground": 0.3, "query_color": 3, "verify_color": 1, "choose_color": 1, "compare_color": 1, "exist_color": 1,
+    "count": 1.5,
+}  # fmt: skip
+
+
+def textual_examples(
+    scene: Scene, rng: random.Random, n: int = 10, style: str | None = None, families: dict[str, float] | None = None
+) -> tuple[str, list[SceneQuestion]]:
+    """A description and questions it answers, for the text-only language model; by default in the mix of the question sets."""
     style = style or rng.choices(("sentences", "list", "map"), (0.35, 0.3, 0.35))[0]
     text = describe(scene, rng, style)
-    asked = _ask(scene, rng, {**_GQA, "count": 1.0}, n)
+    asked = _ask(scene, rng, families or {**_GQA, "count": 1.0}, n)
     if style == "map":
         words = set(text.split())
         seen = all(c in words for c in scene.counts())

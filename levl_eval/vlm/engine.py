@@ -8,6 +8,7 @@ together; finished rows are dropped. In float32 the answers equal those of one `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,32 @@ def _cut(language: LanguageModel, ids: list[int], stop: Sequence[str]) -> str:
         if mark in body:
             text = body.split(mark)[0]
     return text.strip()
+
+
+def _slides(model: Any) -> bool:
+    config = model.config.get_text_config()
+    return "sliding_attention" in (getattr(config, "layer_types", None) or ()) or bool(
+        getattr(config, "use_sliding_window", False)
+    )
+
+
+def _by_length(
+    language: LanguageModel, prompt: Prompt, visual: Tensor | None, questions: Sequence[Sequence[str]]
+) -> list[list[str]]:
+    """The same answers in batches of equally long questions."""
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for i, qs in enumerate(questions):
+        for k, q in enumerate(qs):
+            groups.setdefault(len(prompt.question(language, q)), []).append((i, k))
+    out = [[""] * len(qs) for qs in questions]
+    for where in groups.values():
+        images = sorted({i for i, _ in where})
+        part = [[questions[i][k] for j, k in where if j == i] for i in images]
+        found = answer_batch(language, prompt, None if visual is None else visual[images], part)
+        for i, texts in zip(images, found, strict=True):
+            for (_, k), text in zip([w for w in where if w[0] == i], texts, strict=True):
+                out[i][k] = text
+    return out
 
 
 @torch.inference_mode()
@@ -51,7 +78,11 @@ def answer_batch(
     asked = [(i, prompt.question(language, q)) for i, qs in enumerate(questions) for q in qs]
     if not asked:
         return [[] for _ in questions]
-    longest = max(len(ids) for _, ids in asked)
+    lengths = {len(ids) for _, ids in asked}
+    if len(lengths) > 1 and _slides(model):
+        # A sliding window is counted in cache places, padding included: only questions of one length may share a batch.
+        return _by_length(language, prompt, visual, questions)
+    longest = max(lengths)
     if prefix + longest + prompt.spec.max_new_tokens > language.context:
         raise UsageError(
             f"{language.name}: {prefix} prefix and {longest} question tokens exceed its context of {language.context}; use fewer image tokens"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from levl_eval.scenes.language import STYLES, describe, swap_words
-from levl_eval.scenes.questions import _ask, a, textual_examples
+from levl_eval.scenes.questions import READING, _ask, a, textual_examples
 from levl_eval.scenes.world import CATEGORIES, COLORS, sample_scene, stable_seed
 
 if TYPE_CHECKING:
@@ -135,8 +135,10 @@ def easy_example(seed: int, questions: int = 10) -> Example:
     return Example(describe(scene, rng, style), style, tuple((q.question, q.answer, q.group) for q in asked))
 
 
-def make_example(seed: int, questions: int = 12, swap: float = 0.3, drop: float = 0.15, style: str | None = None) -> Example:
-    """The training text of ``seed``. ``swap`` and ``drop`` are the shares told in another lexicon and with words missing."""
+def make_example(
+    seed: int, questions: int = 12, swap: float = 0.3, drop: float = 0.15, style: str | None = None, hard: bool = False
+) -> Example:
+    """The training text of ``seed``, with ``hard`` in the mix of READING. ``swap`` and ``drop`` are the shares told in another lexicon and with words missing."""
     rng = random.Random(seed)
     if rng.random() < 0.08 and style is None:
         scene = sample_scene(seed, 1, 1) if rng.random() < 0.5 else sample_scene(seed, 2, 2)
@@ -145,12 +147,12 @@ def make_example(seed: int, questions: int = 12, swap: float = 0.3, drop: float 
             text = describe(scene, rng, style_now)
             asked = rng.sample(_generic(scene.objects[0], rng), 8)
         else:
-            text, found = textual_examples(scene, rng, questions, style_now)
+            text, found = textual_examples(scene, rng, questions, style_now, READING if hard else None)
             asked = [(q.question, q.answer, q.group) for q in found]
     else:
         scene = sample_scene(seed)
         style_now = style or rng.choices(STYLES, (0.35, 0.3, 0.35))[0]
-        text, found = textual_examples(scene, rng, questions, style_now)
+        text, found = textual_examples(scene, rng, questions, style_now, READING if hard else None)
         asked = [(q.question, q.answer, q.group) for q in found]
     if rng.random() < swap:
         table = _other_words(rng)

@@ -172,7 +172,7 @@ def train(
             step, losses = state["step"], state["losses"]
         except Exception:  # a broken state is no loss: the training begins again
             step, losses = 0, []
-    bf16 = device.type == "cuda"
+    bf16 = device.type == "cuda" or (device.type == "cpu" and _bf16_pays())
     saved = time.monotonic()
     schedule: list[list[int]] = []
     epoch = -1
@@ -219,6 +219,11 @@ def train(
     connectors.save(path, net, {**meta, "notes": notes})
     state_path.unlink(missing_ok=True)
     return net, notes, False
+
+
+def _bf16_pays() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere it is emulated, and slower."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class _Stacked:

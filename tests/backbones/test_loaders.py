@@ -31,7 +31,7 @@ def test_own_checkpoints_give_the_encoders_tokens(checkpoints):
         t = b.text_embeddings(["a cat", "two dogs on the road"])
     average = 0.5 * (e["embedding"] @ t["predicted"].T + e["predicted"] @ t["embedding"].T)
     assert torch.allclose(e["cross-image"] @ t["cross-text"].T, average, atol=1e-6)
-    assert [r.name for r in b.readouts][0] == "image-to-predicted-text"
+    assert b.readouts[0].name == "image-to-predicted-text"
     assert torch.equal(b.encode_text(["a cat"]), b.text_embeddings(["a cat"])["predicted"])
     assert not any(p.requires_grad for p in b.parameters()) and not b.training
 
@@ -73,14 +73,24 @@ def test_timm_tokens_without_prefix_and_other_sizes():
     tokens = b.model.forward_features(x)
     f = b.encode(x)
     assert torch.equal(f.patches, tokens[:, 1:]) and torch.equal(f.pooled, tokens[:, 0]) and b.grid == (14, 14)
-    r = load_backbone("random:vit_medium_patch16_reg4_256")
+    r = load_backbone("random:vit_medium_patch16_reg4_gap_256")
     assert r.encode(torch.randn(1, 3, 256, 256)).patches.shape[1] == 256
 
 
 def _processor(kind, path, size, **more):
     path.mkdir(parents=True, exist_ok=True)
     (path / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": kind, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 3, "do_resize": True, "size": size, **more})
+        json.dumps(
+            {
+                "image_processor_type": kind,
+                "image_mean": [0.5, 0.4, 0.3],
+                "image_std": [0.2, 0.2, 0.2],
+                "resample": 3,
+                "do_resize": True,
+                "size": size,
+                **more,
+            }
+        )
     )
 
 
@@ -89,21 +99,41 @@ def test_hf_dinov2_and_clip_towers(tmp_path):
     from transformers.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig
 
     torch.manual_seed(0)
-    dino = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2)).eval()
+    dino = Dinov2Model(
+        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2)
+    ).eval()
     dino.save_pretrained(tmp_path / "dino")
-    _processor("BitImageProcessor", tmp_path / "dino", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 28, "width": 28})
+    _processor(
+        "BitImageProcessor", tmp_path / "dino", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 28, "width": 28}
+    )
     b = load_backbone(f"hf:{tmp_path / 'dino'}")
     x = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         tokens = dino(pixel_values=x).last_hidden_state
-    assert torch.allclose(b.encode(x).patches, tokens[:, 1:], atol=1e-6) and torch.allclose(b.encode(x).pooled, tokens[:, 0], atol=1e-6)
+    assert torch.allclose(b.encode(x).patches, tokens[:, 1:], atol=1e-6) and torch.allclose(
+        b.encode(x).pooled, tokens[:, 0], atol=1e-6
+    )
     assert b.preprocess == Preprocess(28, "shortest", 32, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)) and b.grid == (2, 2)
 
-    text = CLIPTextConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=60, max_position_embeddings=12, eos_token_id=2, bos_token_id=1, pad_token_id=2)
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16)
+    text = CLIPTextConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=60,
+        max_position_embeddings=12,
+        eos_token_id=2,
+        bos_token_id=1,
+        pad_token_id=2,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+    )
     clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)).eval()
     clip.save_pretrained(tmp_path / "clip")
-    _processor("CLIPImageProcessor", tmp_path / "clip", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32})
+    _processor(
+        "CLIPImageProcessor", tmp_path / "clip", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32}
+    )
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -111,13 +141,19 @@ def test_hf_dinov2_and_clip_towers(tmp_path):
     raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
-    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>").save_pretrained(tmp_path / "clip")
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>").save_pretrained(
+        tmp_path / "clip"
+    )
     c = load_backbone(f"hf:{tmp_path / 'clip'}")
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         want = clip.visual_projection(clip.vision_model(pixel_values=x).pooler_output)
         found = c.image_embeddings(c.encode(x).pooled)["embedding"]
-    assert torch.allclose(found, torch.nn.functional.normalize(want, dim=-1), atol=1e-6) and c.encode(x).patches.shape == (2, 4, 32)
+    assert torch.allclose(found, torch.nn.functional.normalize(want, dim=-1), atol=1e-6) and c.encode(x).patches.shape == (
+        2,
+        4,
+        32,
+    )
     ids = torch.tensor([[1, 3, 4, 5, 6, 2]])
     with torch.no_grad():
         own = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
@@ -140,7 +176,11 @@ def test_open_clip_tokens(tmp_path):
         f = b.encode(x)
         assert torch.allclose(b.image_embeddings(f.pooled)["embedding"], want, atol=1e-5)
         assert f.patches.shape == (2, 4, 64) and b.grid == (2, 2)
-        assert torch.allclose(b.encode_text(["a cat"]), torch.nn.functional.normalize(net.encode_text(open_clip.get_tokenizer("tiny-test")(["a cat"])), dim=-1), atol=1e-5)
+        assert torch.allclose(
+            b.encode_text(["a cat"]),
+            torch.nn.functional.normalize(net.encode_text(open_clip.get_tokenizer("tiny-test")(["a cat"])), dim=-1),
+            atol=1e-5,
+        )
 
 
 class Mine(Backbone):
@@ -195,7 +235,9 @@ def test_broken_and_unknown_ones_are_one_line(tmp_path, checkpoints):
     assert nan is not None
 
 
-@pytest.mark.parametrize("uri", ["hf:openai/clip-vit-base-patch16", "official:lukaskuhn/LeVLJEPA-ViT-B-DataComp-200k", "timm:vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "uri", ["hf:openai/clip-vit-base-patch16", "official:lukaskuhn/LeVLJEPA-ViT-B-DataComp-200k", "timm:vit_tiny_patch16_224"]
+)
 def test_an_unreachable_hub_is_one_line(uri, monkeypatch, tmp_path):
     import huggingface_hub.constants
 

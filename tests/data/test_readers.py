@@ -75,7 +75,10 @@ def test_real_coco_masks_with_sparse_ids(shared):
     root = shared / "coco128"
     split = next(p.name for p in sorted((root / "masks").iterdir()) if p.is_dir())
     s = DataSpec(
-        layout="segmentation", images=str(root / "images" / split), annotations=str(root / "masks" / split), classes=str(root / "mask_classes.json")
+        layout="segmentation",
+        images=str(root / "images" / split),
+        annotations=str(root / "masks" / split),
+        classes=str(root / "mask_classes.json"),
     )
     found = read_segmentation(s, "")
     assert len(found.images) == 100 and len(found.classes) > 80
@@ -84,7 +87,11 @@ def test_real_coco_masks_with_sparse_ids(shared):
 
 
 def test_missing_things_are_named_with_their_place(tmp_path):
-    for layout, words in (("gqa", "testdev_balanced_questions.json"), ("vqav2", "v2_OpenEnded"), ("pope", "coco_pope_random.json")):
+    for layout, words in (
+        ("gqa", "testdev_balanced_questions.json"),
+        ("vqav2", "v2_OpenEnded"),
+        ("pope", "coco_pope_random.json"),
+    ):
         (tmp_path / layout).mkdir()
         with pytest.raises(UsageError, match=words) as e:
             read_questions(spec(layout), str(tmp_path))
@@ -114,7 +121,9 @@ def test_empty_and_broken_question_files(tmp_path):
 def test_a_users_questions(tmp_path):
     picture(tmp_path / "a.png")
     file = tmp_path / "q.jsonl"
-    file.write_text('{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", "answer": "so"}\n')
+    file.write_text(
+        '{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", "answer": "so"}\n'
+    )
     found = read_questions(DataSpec(layout="vqa", questions=str(file)), "")
     assert [q.answer for q in found.questions] == ["red", "so"] and found.questions[0].answers == ("red", "red", "blue")
     before = found.images.fingerprint

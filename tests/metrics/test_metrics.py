@@ -45,7 +45,15 @@ def test_vqa_single_reference_and_empty():
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("Yes.", "yes"), ("No, there is not", "no"), ("There is no dog. Yes.", "no"), ("It is not", "no"), ("maybe", "yes"), ("Yes. No.", "yes"), ("no", "no")],
+    [
+        ("Yes.", "yes"),
+        ("No, there is not", "no"),
+        ("There is no dog. Yes.", "no"),
+        ("It is not", "no"),
+        ("maybe", "yes"),
+        ("Yes. No.", "yes"),
+        ("no", "no"),
+    ],
 )
 def test_pope_answer_is_the_official_rule(text, expected):
     assert pope_answer(text) == expected
@@ -53,14 +61,31 @@ def test_pope_answer_is_the_official_rule(text, expected):
 
 def test_pope_scores_by_hand():
     s = pope_scores(["yes", "yes", "no", "perhaps"], ["yes", "no", "yes", "no"])  # TP 1, FP 2, FN 1, TN 0
-    assert s == {"accuracy": 0.25, "precision": pytest.approx(1 / 3), "recall": 0.5, "f1": pytest.approx(0.4), "yes_ratio": 0.75, "unparsed": 0.25}
+    assert s == {
+        "accuracy": 0.25,
+        "precision": pytest.approx(1 / 3),
+        "recall": 0.5,
+        "f1": pytest.approx(0.4),
+        "yes_ratio": 0.75,
+        "unparsed": 0.25,
+    }
 
 
 def test_gqa_scores_by_hand():
     def q(answer, structural, entailed=()):
-        return {"answer": answer, "types": {"structural": structural, "semantic": "obj"}, "entailed": list(entailed), "groups": {"global": "g"}}
+        return {
+            "answer": answer,
+            "types": {"structural": structural, "semantic": "obj"},
+            "entailed": list(entailed),
+            "groups": {"global": "g"},
+        }
 
-    questions = {"1": q("red", "query", ["1", "2", "3"]), "2": q("yes", "verify"), "3": q("no", "verify"), "4": q("cat", "query", ["2"])}
+    questions = {
+        "1": q("red", "query", ["1", "2", "3"]),
+        "2": q("yes", "verify"),
+        "3": q("no", "verify"),
+        "4": q("cat", "query", ["2"]),
+    }
     s = gqa_scores({"1": "Red.", "2": "yes", "3": "yes", "4": "dog"}, questions)
     assert s["accuracy"] == 0.5 and s["open"] == 0.5 and s["binary"] == 0.5 and s["structural/query"] == 0.5
     assert s["consistency"] == 0.5  # only question 1 is right; of 2 and 3, one is
@@ -164,4 +189,6 @@ def test_bootstrap_of_a_statistic_agrees_with_an_explicit_resampling():
         rows = counts[rng.integers(0, 40, 40)].sum(0)
         plain.append(rows[0] / rows[1])
     assert e.value == pytest.approx(counts[:, 0].sum() / counts[:, 1].sum())
-    assert e.low == pytest.approx(np.quantile(plain, 0.025), abs=0.02) and e.high == pytest.approx(np.quantile(plain, 0.975), abs=0.02)
+    assert e.low == pytest.approx(np.quantile(plain, 0.025), abs=0.02) and e.high == pytest.approx(
+        np.quantile(plain, 0.975), abs=0.02
+    )

@@ -129,14 +129,18 @@ def test_text_readout_does_not_depend_on_padding(checkpoints):
     long = torch.cat([ids, torch.zeros(2, 20, dtype=torch.long)], 1)
     with torch.no_grad():
         assert torch.allclose(model.embed_texts(ids, last), model.embed_texts(long, last), atol=1e-5)
-        masked = model.text.encoder(input_ids=long, attention_mask=(torch.arange(24)[None] <= last[:, None]).long()).last_hidden_state
+        masked = model.text.encoder(
+            input_ids=long, attention_mask=(torch.arange(24)[None] <= last[:, None]).long()
+        ).last_hidden_state
         assert torch.allclose(model.text.pre_proj(masked[torch.arange(2), last]), model.embed_texts(ids, last), atol=1e-5)
 
 
 def test_schedule_and_rank():
     c = parse_config(["steps=1000", "warmup=100", "lr=0.01"])
     assert learning_rate(c, 0) == pytest.approx(1e-4) and learning_rate(c, 99) == pytest.approx(0.01)
-    assert learning_rate(c, 550) == pytest.approx(0.01 * (0.1 + 0.9 * 0.5)) and learning_rate(c, 999) == pytest.approx(0.001, rel=1e-2)
+    assert learning_rate(c, 550) == pytest.approx(0.01 * (0.1 + 0.9 * 0.5)) and learning_rate(c, 999) == pytest.approx(
+        0.001, rel=1e-2
+    )
     z = torch.randn(4000, 10, generator=torch.Generator().manual_seed(0))
     assert 9.8 < effective_rank(z) <= 10.01
     assert effective_rank(z[:, :1] @ torch.ones(1, 10)) < 1.1
@@ -180,7 +184,9 @@ def test_release_round_trip_and_published_forms(checkpoints, tmp_path):
     assert path.stat().st_size < 0.4 * checkpoints["levljepa"].stat().st_size
     pair = export(checkpoints["levljepa"], "official", tmp_path / "pair")
     loaded = torch.load(pair[0], weights_only=True)
-    assert set(loaded) == {"encoder", "pre_proj", "projector"} and {"0.weight", "4.weight", "16.weight"} <= set(loaded["projector"])
+    assert set(loaded) == {"encoder", "pre_proj", "projector"} and {"0.weight", "4.weight", "16.weight"} <= set(
+        loaded["projector"]
+    )
     assert {"0.weight", "1.running_mean", "3.weight"} <= set(loaded["pre_proj"])
     names = {p.name for p in export(checkpoints["clip"], "safetensors", tmp_path / "dir")}
     assert names == {"vision_encoder.safetensors", "text_encoder.safetensors", "config.json"}
@@ -290,7 +296,10 @@ def test_gpt2_tokenizer_from_files(shared):
 
     tok = load_gpt2(str(shared / "gpt2_bpe"))
     ids, last = encode(tok, ["hello world", "a"], 77)
-    assert ids[0].tolist()[:3] == [31373, 995, 50256] and last.tolist() == [2, 1]  # published ids of "hello", " world", end of text
+    assert ids[0].tolist()[:3] == [31373, 995, 50256] and last.tolist() == [
+        2,
+        1,
+    ]  # published ids of "hello", " world", end of text
 
 
 def test_gpt2_tower_is_causal():

@@ -16,7 +16,18 @@ from levl_eval.scenes.language import caption, column, describe, raster, row
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
 from levl_eval.scenes.questions import balance_answers, execute, gqa_questions, vqa_questions
 from levl_eval.scenes.render import render, render_image, render_mask
-from levl_eval.scenes.world import ASPECT, CATEGORIES, CLASS_ID, COLORS, NUM_VARIANTS, STUFF, sample_scene, single_object_scene, stable_seed, with_background
+from levl_eval.scenes.world import (
+    ASPECT,
+    CATEGORIES,
+    CLASS_ID,
+    COLORS,
+    NUM_VARIANTS,
+    STUFF,
+    sample_scene,
+    single_object_scene,
+    stable_seed,
+    with_background,
+)
 
 SCENES = [sample_scene(stable_seed("test", i)) for i in range(300)]
 
@@ -52,7 +63,14 @@ def test_every_variant_of_every_category_is_drawn_and_differs(category):
     for variant in range(NUM_VARIANTS):
         scene = single_object_scene(3, category)
         wide = ASPECT[category] > 1
-        obj = replace(scene.objects[0], variant=variant, x=0.5, y=0.5, height=0.8 / ASPECT[category] if wide else 0.8, width=0.8 if wide else 0.8 * ASPECT[category])
+        obj = replace(
+            scene.objects[0],
+            variant=variant,
+            x=0.5,
+            y=0.5,
+            height=0.8 / ASPECT[category] if wide else 0.8,
+            width=0.8 if wide else 0.8 * ASPECT[category],
+        )
         shown = replace(scene, objects=(replace(obj, flipped=False, tilt=0.0, texture="plain"),), noise=0.0)
         m = render_mask(shown, 96) == CLASS_ID[category]
         assert m.sum() > 0.08 * m.size * obj.width * obj.height, variant
@@ -73,7 +91,9 @@ def test_nearer_objects_hide_farther_ones():
 def test_the_world_is_as_described():
     assert len(CATEGORIES) >= 24 and len(STUFF) >= 8
     assert all(2 <= len(s.objects) <= 6 for s in SCENES)
-    on_water = Counter(o.stuff for s in (sample_scene(stable_seed("w", i)) for i in range(1500)) for o in s.objects if o.category == "boat")
+    on_water = Counter(
+        o.stuff for s in (sample_scene(stable_seed("w", i)) for i in range(1500)) for o in s.objects if o.category == "boat"
+    )
     assert on_water["water"] > 3 * on_water["grass"]
     seen = {o.category for s in SCENES for o in s.objects}
     assert seen == set(CATEGORIES)
@@ -202,7 +222,14 @@ def test_export_is_complete_deterministic_and_done_once(world, tmp_path):
 
     findings = check(world)
     assert not [f for f in findings if f.level == "error"]
-    assert {"gqa/testdev_balanced", "vqav2/val2014", "pope/all", "ade20k/validation", "classification/test", "imagenet9/mixed_rand/val"} <= {f.set for f in findings}
+    assert {
+        "gqa/testdev_balanced",
+        "vqav2/val2014",
+        "pope/all",
+        "ade20k/validation",
+        "classification/test",
+        "imagenet9/mixed_rand/val",
+    } <= {f.set for f in findings}
     make_scenes(tmp_path, size=64, counts=TINY, progress=Progress(quiet=True))
     files = sorted(p.relative_to(world) for p in world.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
@@ -215,5 +242,10 @@ def test_export_is_complete_deterministic_and_done_once(world, tmp_path):
 def test_splits_never_share_a_scene():
     from levl_eval.scenes.export import COUNTS, scene_of
 
-    seeds = Counter(scene_of(part, i, 0).seed for part, n in COUNTS.items() if "classification" not in part and "imagenet9" not in part for i in range(min(n, 200)))
+    seeds = Counter(
+        scene_of(part, i, 0).seed
+        for part, n in COUNTS.items()
+        if "classification" not in part and "imagenet9" not in part
+        for i in range(min(n, 200))
+    )
     assert max(seeds.values()) == 1

@@ -1,0 +1,165 @@
+"""The loop where it is disturbed: signals, half-written files, NaN, other values; and configurations given in part."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from levl_eval.errors import LevlError, UsageError
+from levl_eval.pretrain import SIGReg
+from levl_eval.pretrain.checkpoints import load_model, read, save
+from levl_eval.pretrain.config import SIZES, parse_config
+from levl_eval.pretrain.data import _csv_rows
+from levl_eval.pretrain.loop import Trainer, augment
+from levl_eval.pretrain.model import build_model, plain_attention
+from levl_eval.progress import Progress
+
+SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1",
+         "vocab_size=400", "precision=fp32", "log_every=1", "threads=1"]  # fmt: skip
+
+
+def _trainer(tmp_path, *words, out="a"):
+    return Trainer(parse_config([f"out={tmp_path / out}", *SMALL, *words]), Progress(quiet=True), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(tmp_path, number):
+    steps = "steps=8"
+    t = _trainer(tmp_path, steps, "save_every=1000")
+    step = t.train_step
+
+    def disturbed():
+        if t.step == 2:
+            os.kill(os.getpid(), number)  # in the middle of the third step
+        return step()
+
+    t.train_step = disturbed
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        t.run()
+    assert signal.getsignal(number) == before
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    assert read(tmp_path / "a" / "ckpt.pt")["step"] == 3 and metrics.read_text().count("\n") == 3
+    with open(metrics, "a") as f:
+        f.write('{"step": 4, "lo')  # a kill in the middle of a line
+    _trainer(tmp_path, steps, "resume=true", "save_every=1000").run()
+    _trainer(tmp_path, steps, "save_every=1000", out="b").run()
+    a, b = (load_model(tmp_path / x / "ckpt.pt")[0].state_dict() for x in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in b)
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 9))
+
+
+def test_nan_stops_before_the_weights_are_touched(tmp_path):
+    t = _trainer(tmp_path, "steps=3", "objective=clip", "save_every=1")
+    t.model.train()
+    t.train_step()
+    t.save()
+    before = {k: v.clone() for k, v in t.model.named_parameters()}
+    hook = next(t.model.vision.encoder.blocks[0].parameters()).register_hook(lambda g: g * float("nan"))
+    with pytest.raises(LevlError, match=r"step 1: the gradient norm is nan; last good checkpoint: .*ckpt\.pt"):
+        t.train_step()
+    hook.remove()
+    assert t.step == 1 and all(torch.equal(before[k], v) for k, v in t.model.named_parameters())
+    next(t.model.vision.encoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(LevlError, match="the loss is nan"):
+        t.train_step()
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
+    _trainer(tmp_path, "steps=1", "objective=clip").run()
+    before = (tmp_path / "a" / "config.yaml").read_text()
+    with pytest.raises(UsageError, match="field `lr` was 0.001, now 0.5"):
+        _trainer(tmp_path, "steps=1", "objective=clip", "resume=true", "lr=0.5")
+    assert (tmp_path / "a" / "config.yaml").read_text() == before
+    state = read(tmp_path / "a" / "ckpt.pt")
+    # A field that a later version brings does not keep an earlier run from going on.
+    del state["config"]["positions"]
+    save(tmp_path / "a" / "ckpt.pt", state)
+    assert _trainer(tmp_path, "steps=1", "objective=clip", "resume=true").step == 1
+    del state["optimizer"]
+    save(tmp_path / "a" / "ckpt.pt", state)
+    with pytest.raises(UsageError, match="no optimizer"):
+        _trainer(tmp_path, "steps=1", "objective=clip", "resume=true")
+
+
+def test_the_learned_scale_stays_in_openclips_range(tmp_path):
+    t = _trainer(tmp_path, "steps=1", "objective=clip")
+    t.model.logit_scale.data.fill_(9.0)
+    t.model.train()
+    t.train_step()
+    assert t.model.logit_scale.item() == pytest.approx(np.log(100))
+
+
+def test_plain_attention_is_the_fused_one():
+    config = parse_config(["vision.depth=2", "text.depth=2"])
+    torch.manual_seed(0)
+    model = build_model(config, 300).eval()
+    pixels = torch.randn(3, 3, 64, 64)
+    ids, last = torch.randint(0, 300, (3, 12)), torch.tensor([11, 4, 7])
+    with torch.no_grad():
+        v, t = model.embed_images(pixels), model.embed_texts(ids, last)
+        plain_attention(model)
+        assert not torch.equal(v, model.embed_images(pixels)) or not torch.equal(t, model.embed_texts(ids, last))
+        assert torch.allclose(v, model.embed_images(pixels), atol=1e-5) and torch.allclose(
+            t, model.embed_texts(ids, last), atol=1e-5
+        )
+
+
+def test_parts_of_a_tower_keep_the_rest_of_the_size_in_any_order(tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"vision": {"depth": 3}, "model": "small"}))
+    for words in (["vision.depth=3", "model=small"], ["model=small", "vision.depth=3"], [str(tmp_path / "c.yaml")]):
+        c = parse_config(words)
+        assert c.vision.model_dump() == {**SIZES["small"]["vision"], "depth": 3}
+        assert c.text.model_dump(exclude_none=True) == SIZES["small"]["text"]
+    with pytest.raises(UsageError, match=r"vision\.dept: no such field \(did you mean vision\.depth"):
+        parse_config(["vision.dept=3"])
+    with pytest.raises(UsageError, match=r"lr\.peak: no such field"):
+        parse_config(["lr.peak=3"])
+
+
+def test_augmentation_keeps_size_and_crops_at_most_a_fifth():
+    ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(500, 3, 64, 64)
+    x = augment(ramp, torch.Generator().manual_seed(0))
+    assert x.shape == ramp.shape
+    span = (x[:, 0, 32, -1] - x[:, 0, 32, 0]) / (ramp[:, 0, 32, -1] - ramp[:, 0, 32, 0])
+    area = span**2  # a ramp shows how much of the width is seen, and that nothing was mirrored
+    assert 0.78 < area.min() < 0.82 and 0.95 < area.max() <= 1.001
+    assert torch.equal(x, augment(ramp, torch.Generator().manual_seed(0)))
+
+
+def test_order_is_a_function_of_seed_and_epoch(tmp_path):
+    pool = _trainer(tmp_path, "steps=1", "objective=clip").pool
+    epoch = np.concatenate([pool.order(1, 0)])
+    assert sorted(epoch) == list(range(64)) and not np.array_equal(epoch, pool.order(1, 1))
+    assert not np.array_equal(epoch, pool.order(2, 0))
+    one, two = pool.batch(5, 16, 1), pool.batch(5, 16, 1)
+    assert np.array_equal(one[0], two[0]) and one[1] == two[1]
+    seen = np.concatenate([pool.batch(s, 16, 1)[0] for s in range(4)])
+    assert len(np.unique(seen.reshape(64, -1), axis=0)) == len(np.unique(pool.pixels.reshape(64, -1), axis=0))
+
+
+def test_csv_names_beside_the_file_or_in_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "x.png").write_bytes(b"")
+    (tmp_path / "images" / "y.png").write_bytes(b"")
+    (tmp_path / "c.csv").write_text("image,caption\ngone.png,a\nx.png,b\ny.png,c\nx.png,d\n")
+    rows = {p.relative_to(tmp_path).as_posix(): c for p, c in _csv_rows(tmp_path / "c.csv")}
+    assert rows == {"images/gone.png": ["a"], "x.png": ["b", "d"], "images/y.png": ["c"]}
+    (tmp_path / "latin.csv").write_bytes("image,caption\nx.png,fa\xe7ade\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="UTF-8"):
+        _csv_rows(tmp_path / "latin.csv")
+
+
+def test_sigreg_gradient_numerically():
+    g = torch.Generator().manual_seed(3)
+    z = torch.randn(5, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    a = torch.nn.functional.normalize(torch.randn(3, 7, generator=g, dtype=torch.float64), dim=0)
+    assert torch.autograd.gradcheck(lambda x: 2 * SIGReg(7)(x, a), (z,))
+    with torch.no_grad():
+        assert not SIGReg(7)(z, a).requires_grad
