@@ -41,7 +41,8 @@ class Preprocess:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
     def describe(self) -> dict[str, Any]:
-        return asdict(self)
+        """As plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image -> float32 [3, size, size]."""

@@ -177,7 +177,7 @@ def show(out: Path, records: Sequence[Record], console: Any = None) -> None:
             table.add_row(*head, name, text, _interval(g, signed=True) if g else "")
     console.print(table)
     for line in _floor_notes(records):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     for r in records:
         if r.status != "done":
-            console.print(f"failed: {r.backbone['name']} on {r.task}: {r.reason}", highlight=False, markup=False)
+            console.print(f"failed: {r.backbone['name']} on {r.task}: {r.reason}", highlight=False, markup=False, soft_wrap=True)

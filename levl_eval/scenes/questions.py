@@ -159,7 +159,9 @@ class _Asker:
         color = o.color if self.rng.random() < 0.5 else self.rng.choice([c for c in COLORS if c != o.color])
         texts = (f"Is there {a(color)} {o.category}?", f"Do you see {a(color)} {o.category} in the picture?")
         program = [_op("select", o.category), _op("filter color", color, 0), _op("exist", "", 1)]
-        return self.make(texts, "{}", "verify", "attr", "exist-color", program, needs="color")
+        there = any(p.category == o.category and p.color == color for p in self.scene.objects)
+        told = {f"has:{o.category}", f"some:{o.category}:{color}"} if there else {f"nosome:{o.category}:{color}"}
+        return self.make(texts, "{}", "verify", "attr", "exist-color", program, needs="color", facts=frozenset(told))
 
     def logical(self) -> SceneQuestion:
         both = self.rng.random() < 0.5
@@ -182,13 +184,17 @@ class _Asker:
             _op("exist", "", 2),
             _op("and" if both else "or", "", 1, 3),
         ]
-        return self.make(texts, "{}", "logical", "obj", "logical", ops)
+        there = [w in self.present for w in words]
+        decided = all(there) if both else not any(there)  # "not both" and "one of them" do not tell which
+        told = frozenset(f"{'has' if both else 'no'}:{w}" for w in words) if decided else frozenset()
+        return self.make(texts, "{}", "logical", "obj", "logical", ops, facts=told)
 
     def choose_object(self) -> SceneQuestion:
         words = [self.rng.choice(self.present), _absent(self.scene, self.rng)]
         self.rng.shuffle(words)
         texts = (f"Which is in the picture, {a(words[0])} or {a(words[1])}?", f"What do you see, {a(words[0])} or {a(words[1])}?")
-        return self.make(texts, "the {}", "choose", "obj", "choose-object", [_op("choose present", "|".join(words))])
+        told = frozenset(f"{'has' if w in self.present else 'no'}:{w}" for w in words)
+        return self.make(texts, "the {}", "choose", "obj", "choose-object", [_op("choose present", "|".join(words))], facts=told)
 
     def query_group(self) -> SceneQuestion | None:
         groups = Counter(GROUP_OF[o.category] for o in self.scene.objects)
@@ -197,7 +203,9 @@ class _Asker:
             return None
         g = self.rng.choice(fit)
         texts = (f"Which {g} is in the picture?", f"What kind of {g} is it?", f"What {g} do you see?")
-        return self.make(texts, "the {}", "query", "cat", f"group-{g}", [_op("group", g), _op("query", "name", 0)])
+        name = next(o.category for o in self.scene.objects if GROUP_OF[o.category] == g)
+        program, told = [_op("group", g), _op("query", "name", 0)], frozenset({f"has:{name}", f"group:{g}:{name}"})
+        return self.make(texts, "the {}", "query", "cat", f"group-{g}", program, facts=told)
 
     def query_color(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -236,6 +244,7 @@ class _Asker:
             "choose-color",
             program,
             needs="color",
+            facts=frozenset({f"has:{o.category}", f"color:{o.category}:{o.color}"}),
         )
 
     def compare_color(self) -> SceneQuestion | None:
@@ -247,7 +256,8 @@ class _Asker:
             f"Are the {x.category} and the {y.category} the same color?",
             f"Does the {x.category} have the color of the {y.category}?",
         )
-        return self.make(texts, "{}", "compare", "attr", "compare-color", program, needs="color")
+        told = {f"has:{x.category}", f"has:{y.category}"} | {f"compared:{':'.join(sorted((x.category, y.category)))}"}
+        return self.make(texts, "{}", "compare", "attr", "compare-color", program, needs="color", facts=frozenset(told))
 
     def query_stuff(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -271,9 +281,9 @@ class _Asker:
             f"Is the {x.category} {_SIDE[asked]} the {y.category}?",
             f"Do you see the {x.category} {_SIDE[asked]} the {y.category}?",
         )
-        return self.make(
-            texts, "{}", "verify", "rel", "verify-rel", program, facts=frozenset({f"has:{x.category}", f"has:{y.category}"})
-        )
+        truth = f"{'rel' if asked == side else 'notrel'}:{x.category}:{asked}:{y.category}"
+        told = frozenset({f"has:{x.category}", f"has:{y.category}", truth})
+        return self.make(texts, "{}", "verify", "rel", "verify-rel", program, facts=told)
 
     def query_rel(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -284,7 +294,9 @@ class _Asker:
         side = self.rng.choice(fit)
         program = [_op("select", o.category), _op("relate", side, 0), _op("query", "name", 1)]
         texts = (f"What is {_SIDE[side]} the {o.category}?", f"Which object is {_SIDE[side]} the {o.category}?")
-        return self.make(texts, "the {}", "query", "rel", f"rel-{side}", program)
+        name = next(p.category for p in self.scene.objects if p is not o and relation(p, o) == side)
+        told = {f"has:{name}", f"has:{o.category}", f"rel:{name}:{side}:{o.category}", f"only:{side}:{o.category}"}
+        return self.make(texts, "the {}", "query", "rel", f"rel-{side}", program, facts=frozenset(told))
 
     def query_place(self) -> SceneQuestion | None:
         cells = Counter(f"{row(o)} {column(o)}" for o in self.scene.objects)
@@ -292,6 +304,7 @@ class _Asker:
         if not fit:
             return None
         cell = self.rng.choice(fit)
+        name = next(o.category for o in self.scene.objects if f"{row(o)} {column(o)}" == cell)
         program = [_op("select", "all"), _op("at", cell, 0), _op("query", "name", 1)]
         return self.make(
             (f"What is at the {cell}?", f"Which object is in the {cell} of the picture?"),
@@ -300,6 +313,7 @@ class _Asker:
             "obj",
             "place",
             program,
+            facts=frozenset({f"has:{name}", f"at:{name}:{cell}"}),
         )
 
     def choose_side(self) -> SceneQuestion | None:
@@ -317,7 +331,7 @@ class _Asker:
             "rel",
             "choose-side",
             program,
-            facts=frozenset({f"has:{o.category}"}),
+            facts=frozenset({f"has:{o.category}", f"side:{o.category}:{column(o)}"}),
         )
 
     def stuff(self) -> SceneQuestion:
@@ -369,12 +383,26 @@ _VQA: dict[str, float] = {
 
 
 def _implied(facts: frozenset[str]) -> set[str]:
+    """What follows from the facts wherever the presuppositions of the questions ("the dog": exactly one) hold."""
     out = set(facts)
     for fact in facts:
-        kind, _, rest = fact.partition(":")
-        if kind == "color":
-            name, _, color = rest.partition(":")
-            out |= {f"notcolor:{name}:{c}" for c in COLORS if c != color}
+        kind, *rest = fact.split(":")
+        if kind == "no":
+            out |= {f"nosome:{rest[0]}:{c}" for c in COLORS}
+        elif kind == "color":
+            name, color = rest
+            out |= {f"some:{name}:{color}"} | {f"{k}:{name}:{c}" for c in COLORS if c != color for k in ("notcolor", "nosome")}
+        elif kind == "notcolor":
+            out.add(f"nosome:{rest[0]}:{rest[1]}")
+        elif kind == "at":
+            out.add(f"side:{rest[0]}:{rest[1].split()[1]}")
+        elif kind in ("rel", "notrel"):
+            x, side, y = rest
+            out.add(f"{kind}:{y}:{_OPPOSITE[side]}:{x}")
+            if kind == "rel":
+                out |= {f"notrel:{x}:{s}:{y}" for s in _SIDE if s != side} | {
+                    f"notrel:{y}:{_OPPOSITE[s]}:{x}" for s in _SIDE if s != side
+                }
     return out
 
 

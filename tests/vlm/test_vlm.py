@@ -278,9 +278,10 @@ def test_answers_never_merge_with_the_prompt(llama):
 
 def test_embedded_model_reads_and_has_a_floor():
     """The shipped model answers what it reads far above what it answers without reading; no picture is involved."""
+    from transformers import LlamaForCausalLM
+
     from levl_eval.registry import ASSETS
     from levl_eval.vlm.scenes_lm import accuracy
-    from transformers import LlamaForCausalLM
 
     folder = ASSETS / "scenes-lm"
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
