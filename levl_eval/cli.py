@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from levl_eval import __version__
 from levl_eval.errors import LevlError, UsageError
 
-DEMO_BACKBONES = "levljepa-nano,clip-nano,siglip-nano,random-nano"
-DEMO_TASKS = "gqa,vqav2,pope,ade20k,linear,zeroshot"
+DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
+DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the embedded default: nano backbones on the generated world")
     _run_options(demo, "runs/demo")
-    demo.set_defaults(call=_demo, backbone=_comma(DEMO_BACKBONES), tasks=_comma(DEMO_TASKS), dry_run=False)
+    demo.set_defaults(call=_demo)
 
     lister = commands.add_parser("list", help="list backbones, tasks or llms")
     lister.add_argument("what", choices=["backbones", "tasks", "llms"])
@@ -121,8 +121,7 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from levl_eval.evaluate import evaluate, resolve_tasks
-    from levl_eval.progress import Progress
+    from levl_eval.evaluate import resolve_tasks
     from levl_eval.registry import backbone_card
 
     cards = resolve_tasks(args.tasks, args.settings, args.data)
@@ -131,23 +130,32 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(cards, args)
         return 0
+    return _evaluate([(args.backbone, args.tasks)], args)
+
+
+def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
+    """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
+    from levl_eval.evaluate import evaluate
+    from levl_eval.progress import Progress
     from levl_eval.report.tables import show, write_leaderboard
 
     out = Path(args.out)
-    records = evaluate(
-        args.backbone,
-        args.tasks,
-        data=args.data,
-        llm=args.llm,
-        seeds=args.seeds,
-        limit=args.limit,
-        settings=args.settings,
-        out=out,
-        device=args.device,
-        batch_size=args.batch_size,
-        progress=Progress(quiet=args.quiet),
-        debug=args.debug,
-    )
+    records: list[Any] = []
+    for backbones, tasks in work:
+        records += evaluate(
+            backbones,
+            tasks,
+            data=args.data,
+            llm=args.llm,
+            seeds=args.seeds,
+            limit=args.limit,
+            settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
+            out=out,
+            device=args.device,
+            batch_size=args.batch_size,
+            progress=Progress(quiet=args.quiet),
+            debug=args.debug,
+        )
     board = write_leaderboard(out)
     show(out, records)
     print(f"records, samples and {board}")
@@ -155,7 +163,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    return _run(args)
+    """All four on every task, but zero-shot only for those that have a text encoder."""
+    with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
+    return _evaluate([(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])], args)
 
 
 def _one_line(text: str) -> str:

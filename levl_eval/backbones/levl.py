@@ -51,7 +51,9 @@ def load(path: str, name: str, uri: str) -> Backbone:
     """Raises UsageError naming the file where it is missing, truncated, foreign, holds pickled code or NaN."""
     model, meta = load_model(Path(path).expanduser())
     pre = meta["preprocess"]
-    preprocess = Preprocess(pre["size"], pre["resize"], pre.get("resize_to"), pre["interpolation"], tuple(pre["mean"]), tuple(pre["std"]))
+    preprocess = Preprocess(
+        pre["size"], pre["resize"], pre.get("resize_to"), pre["interpolation"], tuple(pre["mean"]), tuple(pre["std"])
+    )
     config = meta["config"]
     info = {k: config[k] for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
     backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config["max_length"])

@@ -32,7 +32,8 @@ class Told(NamedTuple):
 
 
 def read_list(text: str) -> tuple[list[Told], list[str]]:
-    objects, stuff = [], []
+    objects: list[Told] = []
+    stuff: list[str] = []
     for entry in text.split("; "):
         name, rest = entry.split(": ")
         if name == "background":
@@ -45,7 +46,8 @@ def read_list(text: str) -> tuple[list[Told], list[str]]:
 
 
 def read_sentences(text: str) -> tuple[list[Told], list[str]]:
-    objects, stuff = [], []
+    objects: list[Told] = []
+    stuff: list[str] = []
     for sentence in text.rstrip(".").split(". "):
         if m := re.search(r"(?:behind them|the background is) (.+)", sentence):
             stuff = m[1].split(" and ")

@@ -68,7 +68,7 @@ def test_every_question_is_answered_by_reading_the_description(style):
 
 
 def test_a_scene_gets_eight_to_fourteen_different_questions():
-    numbers = Counter()
+    numbers: Counter[int] = Counter()
     for _, questions in asked(2):
         numbers[len(questions)] += 1
         assert len({q.question for q in questions}) == len(questions)
@@ -222,7 +222,7 @@ def test_ten_annotators_whose_mode_is_the_answer_and_who_err_nearby():
 
 def test_training_text_asks_only_what_its_style_tells():
     rng = random.Random(11)
-    asked_of = Counter()
+    asked_of: Counter[str] = Counter()
     for scene in SCENES[:300]:
         text, questions = textual_examples(scene, rng, 10, "map")
         words = set(text.split())
