@@ -6,10 +6,17 @@ DEMO_OUT ?= runs/demo
 
 .PHONY: demo test lint types unit clean
 
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
 # A CPU build of torch, where the package index offers one, is installed first; any torch within our bounds will do.
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet "torch==2.13.0" || true
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# The tests also hold the extras (mmsegmentation, lmms-eval, open_clip) to their word.
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
@@ -18,14 +25,14 @@ demo: $(VENV)/.installed
 
 test: lint types unit
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed
+unit: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
