@@ -1,20 +1,26 @@
 """Estimates with 95% intervals: closed forms where they are exact enough, else the bootstrap over clusters (images).
 
 Questions about one image are not independent; resampling images as wholes gives the right width. All bootstraps draw
-multinomial counts of clusters, so a draw is a matrix product and never a copy of the data.
+multinomial counts of clusters, so a draw is a matrix product and never a copy of the data. Intervals are the bootstrap's
+percentiles with the levels widened for few clusters (T. Hesterberg, The American Statistician 2015). Plain percentiles cover
+too little where clusters are few; bias-corrected ones (BCa) covered mIoU worse, as a draw that misses the images of a rare class
+moves mIoU and its correction with it. tests/metrics/test_statistics.py simulates the coverage.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from statistics import NormalDist
 
 import numpy as np
 
 from levl_eval.records import Estimate
 
 Z95 = 1.959963984540054
+DRAWS = 2000
 _BLOCK = 32 << 20  # bytes of weights held at once
+_NORMAL = NormalDist()
 
 
 def _clusters(n: int, clusters: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -25,7 +31,7 @@ def _clusters(n: int, clusters: np.ndarray | None) -> tuple[np.ndarray, int]:
     return index, len(names)
 
 
-def _draws(k: int, draws: int, seed: int):
+def _draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory."""
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // (8 * k))
@@ -36,6 +42,39 @@ def _draws(k: int, draws: int, seed: int):
         done += b
 
 
+def student_quantile(df: int) -> float:
+    """97.5% quantile of Student's t with ``df`` degrees of freedom, by bisection of its closed-form distribution function.
+
+    Integer degrees of freedom have a finite sum (Abramowitz and Stegun 26.7.3-4); above 400 the expansion in 1/df is exact to 1e-9.
+    """
+    if df < 1:
+        raise ValueError(f"student_quantile: {df} degrees of freedom")
+    if df > 400:
+        z = Z95
+        return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+
+    def inside(t: float) -> float:  # P(|T| < t)
+        angle = math.atan2(t, math.sqrt(df))
+        sine, cosine = math.sin(angle), math.cos(angle)
+        if df % 2:
+            total, term = 0.0, cosine
+            for j in range(1, (df - 1) // 2 + 1):
+                total += term
+                term *= cosine * cosine * (2 * j) / (2 * j + 1)
+            return 2 / math.pi * (angle + sine * total)
+        total, term = 0.0, 1.0
+        for j in range(1, df // 2 + 1):
+            total += term
+            term *= cosine * cosine * (2 * j - 1) / (2 * j)
+        return sine * total
+
+    low, high = 0.0, 13.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
 def wilson(successes: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion, 95% (E. B. Wilson, JASA 1927)."""
     p, z2 = successes / n, Z95 * Z95
@@ -44,11 +83,18 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = 2000) -> Estimate:
+def _ends(values: np.ndarray, value: float, k: int) -> tuple[float, float]:
+    """Ends of the 95% interval from bootstrap ``values`` [draws] of K clusters: percentiles, widened for few clusters."""
+    level = _NORMAL.cdf(-student_quantile(k - 1) * math.sqrt(k / (k - 1)))
+    low, high = np.quantile(values, (level, 1 - level))
+    return min(float(low), value), max(float(high), value)
+
+
+def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = DRAWS) -> Estimate:
     """Mean of ``scores`` [N] with a 95% interval.
 
     clusters: [N] labels of what is resampled together (image ids); None: every score stands alone. Independent 0/1 scores
-    get Wilson's interval, other independent ones the normal one, clustered ones the percentile bootstrap over clusters.
+    get Wilson's interval, other independent ones Student's t, clustered ones the bootstrap over clusters.
     An empty array gives a NaN value with n = 0.
     """
     scores = np.asarray(scores, dtype=np.float64)
@@ -60,54 +106,50 @@ def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: 
     if k == n:
         if np.isin(scores, (0.0, 1.0)).all():
             low, high = wilson(scores.sum(), n)
-            return Estimate(
-                value=value, stderr=math.sqrt(value * (1 - value) / n), low=low, high=high, n=n, clusters=n, method="wilson"
-            )
-        if n < 2:
-            return Estimate(value=value, n=n, clusters=n, method="one sample")
-        se = float(scores.std(ddof=1) / math.sqrt(n))
-        return Estimate(value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=n, method="normal")
-    if k < 2:
-        return Estimate(value=value, n=n, clusters=k, method="one cluster")
+            se = math.sqrt(value * (1 - value) / n)
+            return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method="wilson")
+        return _student(scores, "t")
     sums, sizes = np.bincount(index, scores, k), np.bincount(index, minlength=k).astype(float)
-    values = np.concatenate([(w @ sums) / np.maximum(w @ sizes, 1e-12) for w in _draws(k, draws, seed)])
-    low, high = np.quantile(values, (0.025, 0.975))
-    return Estimate(
-        value=value,
-        stderr=float(values.std(ddof=1)),
-        low=float(low),
-        high=float(high),
-        n=n,
-        clusters=k,
-        method=f"cluster bootstrap, {draws} draws",
-    )
+    estimate = bootstrap_statistic(np.stack([sums, sizes], -1), _ratio, draws, seed, n)
+    # The sum over clusters may differ from the plain mean in the last bit; the value is the plain mean.
+    return estimate.model_copy(update={"value": value})
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+
+
+def _student(x: np.ndarray, method: str) -> Estimate:
+    """Mean of independent values with Student's t interval; without one below two values."""
+    n, value = len(x), float(x.mean())
+    if n < 2:
+        return Estimate(value=value, n=n, clusters=n, method="one sample")
+    se = float(x.std(ddof=1) / math.sqrt(n))
+    half = student_quantile(n - 1) * se
+    return Estimate(value=value, stderr=se, low=value - half, high=value + half, n=n, clusters=n, method=method)
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = 2000
+    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = DRAWS
 ) -> Estimate:
     """Mean of a - b over the same items [N] with a 95% interval, resampled by cluster; see :func:`mean_estimate`."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"paired_difference: {a.shape} against {b.shape}; the same items are needed on both sides")
+    if not len(a):
+        return Estimate(value=math.nan, n=0, clusters=0, method="empty")
     difference = a - b
     index, k = _clusters(len(difference), clusters)
-    if k == len(difference) or k < 2:
-        n = len(difference)
-        if n < 2:
-            return Estimate(value=float(difference.mean()) if n else math.nan, n=n, clusters=n, method="one sample")
-        value, se = float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(n))
-        return Estimate(
-            value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=k, method="paired normal"
-        )
+    if k == len(difference):
+        return _student(difference, "paired t")
     estimate = mean_estimate(difference, index, seed, draws)
     return estimate.model_copy(update={"method": f"paired {estimate.method}"})
 
 
 def bootstrap_statistic(
-    counts: np.ndarray, function: Callable[[np.ndarray], np.ndarray], draws: int = 2000, seed: int = 0, n: int | None = None
+    counts: np.ndarray, function: Callable[[np.ndarray], np.ndarray], draws: int = DRAWS, seed: int = 0, n: int | None = None
 ) -> Estimate:
-    """A statistic of summed per-cluster counts (mIoU, F1, ...) with the percentile bootstrap's 95% interval over clusters.
+    """A statistic of summed per-cluster counts (mIoU, F1, ...) with its 95% bootstrap interval over clusters.
 
     counts: [K, ...], one entry a cluster. function: maps sums [..., *counts.shape[1:]] to values [...], vectorised over leading
     axes. n: samples behind the counts, for the record; default K.
@@ -118,14 +160,16 @@ def bootstrap_statistic(
     if k < 2:
         return Estimate(value=value, n=n or k, clusters=k, method="one cluster")
     flat = counts.reshape(k, -1)
-    values = np.concatenate([function((w @ flat).reshape(len(w), *counts.shape[1:])) for w in _draws(k, draws, seed)])
-    low, high = np.quantile(values, (0.025, 0.975))
+    used = flat.any(0)  # classes that never occur cost nothing
+    slim = np.ascontiguousarray(flat[:, used])
+    values = []
+    for w in _draws(k, draws, seed):
+        sums = np.zeros((len(w), flat.shape[1]))
+        sums[:, used] = w @ slim
+        values.append(function(sums.reshape(len(w), *counts.shape[1:])))
+    drawn = np.concatenate(values)
+    low, high = _ends(drawn, value, k)
+    stderr = float(drawn.std(ddof=1) * math.sqrt(k / (k - 1)))  # a draw's spread is short by (k - 1) / k
     return Estimate(
-        value=value,
-        stderr=float(values.std(ddof=1)),
-        low=float(low),
-        high=float(high),
-        n=n or k,
-        clusters=k,
-        method=f"cluster bootstrap, {draws} draws",
+        value=value, stderr=stderr, low=low, high=high, n=n or k, clusters=k, method=f"cluster bootstrap, {draws} draws"
     )
