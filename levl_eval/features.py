@@ -3,7 +3,8 @@
 An entry's key is the SHA-256 of the canonical JSON of
   weights      sha256 of the backbone's parameters and buffers (not of a path: a retrained file is another entry)
   preprocess   Preprocess.describe(): size, resize, crop, interpolation, mean, std
-  layer        which layer's tokens ("last", after the final norm)
+  layer        which layer's tokens: "last" (after the final norm), or the list of blocks whose outputs are concatenated
+  views        only where several views of each image are kept: their boxes and flips (backbones.views)
   dtype        what is stored
   images       fingerprint of the image set (contents and order)
   format       version of this layout
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from levl_eval.backbones.base import Backbone, Preprocess
+from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.views import Views
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.io import sha256_file
@@ -53,6 +55,46 @@ class FeatureSet:
         return {name: i for i, name in enumerate(self.ids)}
 
 
+@dataclass(frozen=True)
+class _Encoder:
+    """A backbone read at some layers over some views: [B, 3, H, W] -> Features, with a views axis where there are views."""
+
+    backbone: Backbone
+    layers: tuple[int, ...] | None
+    views: Views | None
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        b = self.backbone
+        x = images if self.views is None else self.views.cut(images).flatten(0, 1)
+        found = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        if self.views is None:
+            return found
+        shape = (len(images), len(self.views.boxes))
+        return Features(found.pooled.unflatten(0, shape), found.patches.unflatten(0, shape), found.grid)
+
+
+def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
+    """Raises LevlError in one line where the encoder cannot take pictures of ``size`` pixels, or would ignore part of them."""
+    own, grid = backbone.preprocess.size, backbone.grid
+    if size == own:
+        return
+    stride = own // grid[0]
+    if own % grid[0] == 0 and size % stride:
+        fits = max(1, round(size / stride)) * stride
+        raise LevlError(f"{backbone.name}: field `size`: {size} is no multiple of its patch size {stride}; take {fits}")
+    try:
+        with torch.inference_mode():
+            found = backbone.encode(torch.zeros(1, 3, size, size, device=device))
+        fitting = found.grid[0] * found.grid[1] == found.patches.shape[1]
+    except (RuntimeError, AssertionError, ValueError) as e:
+        why = " ".join(str(e).split())[:120]
+        raise LevlError(f"{backbone.name}: does not take {size} px pictures ({why}); its own size is {own}") from e
+    if not fitting:
+        raise LevlError(
+            f"{backbone.name}: {found.patches.shape[1]} patch tokens do not form the grid {found.grid} at {size} px; its own size is {own}"
+        )
+
+
 class FeatureStore:
     """Features by content below one folder; safe for several processes at once (the first complete entry wins)."""
 
@@ -61,12 +103,21 @@ class FeatureStore:
         self._verified: set[str] = set()
 
     @staticmethod
-    def key(backbone: Backbone, images: ImageSet, preprocess: Preprocess) -> str:
+    def key(
+        backbone: Backbone,
+        images: ImageSet,
+        preprocess: Preprocess,
+        layers: Sequence[int] | None = None,
+        views: Views | None = None,
+    ) -> str:
         """The content key; see the module's text."""
-        parts = {
-            "weights": backbone.weights_sha256, "preprocess": preprocess.describe(), "layer": "last", "dtype": "float16",
+        layer = "last" if layers is None else backbone.layer_indices(layers)
+        parts: dict[str, Any] = {
+            "weights": backbone.weights_sha256, "preprocess": preprocess.describe(), "layer": layer, "dtype": "float16",
             "images": images.fingerprint, "format": FORMAT,
         }  # fmt: skip
+        if views is not None:
+            parts["views"] = [list(v) for v in views.boxes]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _path(self, key: str) -> Path:
@@ -81,21 +132,29 @@ class FeatureStore:
         batch_size: int = 64,
         progress: Progress | None = None,
         preprocess: Preprocess | None = None,
+        layers: Sequence[int] | None = None,
+        views: Views | None = None,
     ) -> FeatureSet:
         """Features of ``images``, from the store or computed and stored. A damaged entry is noticed and computed again.
 
-        Raises LevlError for an image that cannot be decoded and for features that are not finite.
+        layers: blocks to concatenate (Backbone.encode_layers); None: the last, as ``encode`` gives it. views: crops and flips of
+        the preprocessed picture, each encoded by itself: pooled [N, V, D], patches [N, V, n, D'].
+
+        Raises LevlError for an image that cannot be decoded, for features that are not finite, for layers the backbone does not
+        have and for a size it does not take.
         """
         progress = progress or Progress(quiet=True)
         preprocess = preprocess or backbone.preprocess
-        key = self.key(backbone, images, preprocess)
+        key = self.key(backbone, images, preprocess, layers, views)
         if self._path(key).exists():
             wrong = self._damage(key)
             if not wrong:
                 return self._open(key, hit=True)
             progress.say(f"features {key[:12]}: {wrong}; computed again")
             shutil.rmtree(self._path(key), ignore_errors=True)
-        self._compute(key, backbone, images, preprocess, torch.device(device), batch_size, progress)
+        check_size(backbone, views.side if views else preprocess.size, torch.device(device))
+        encoder = _Encoder(backbone, None if layers is None else tuple(layers), views)
+        self._compute(key, encoder, images, preprocess, torch.device(device), batch_size, progress)
         return self._open(key, hit=False)
 
     def _meta(self, key: str) -> dict[str, Any]:
@@ -123,14 +182,14 @@ class FeatureStore:
     def _compute(
         self,
         key: str,
-        backbone: Backbone,
+        encoder: _Encoder,
         images: ImageSet,
         preprocess: Preprocess,
         device: torch.device,
         batch_size: int,
         progress: Progress,
     ) -> None:
-        target = self._path(key)
+        target, backbone = self._path(key), encoder.backbone
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=f".{key[:12]}.", dir=target.parent))
@@ -139,9 +198,9 @@ class FeatureStore:
                 f"{self.folder}: feature store cannot be written ({e.strerror}); set LEVL_CACHE to another folder"
             ) from e
         try:
-            grid = self._extract(work, backbone, images, preprocess, device, batch_size, progress, np.dtype(np.float16))
+            grid = self._extract(work, encoder, images, preprocess, device, batch_size, progress, np.dtype(np.float16))
             if grid is None:  # beyond half precision's range
-                grid = self._extract(work, backbone, images, preprocess, device, batch_size, progress, np.dtype(np.float32))
+                grid = self._extract(work, encoder, images, preprocess, device, batch_size, progress, np.dtype(np.float32))
             assert grid is not None
             sums = {a: sha256_file(work / f"{a}.npy") for a in _ARRAYS}
             meta = {
@@ -167,7 +226,7 @@ class FeatureStore:
     def _extract(
         self,
         work: Path,
-        backbone: Backbone,
+        encoder: _Encoder,
         images: ImageSet,
         preprocess: Preprocess,
         device: torch.device,
@@ -177,10 +236,10 @@ class FeatureStore:
     ) -> tuple[int, int] | None:
         """Fill the arrays in ``work``; None where float16 cannot hold the values."""
         out: dict[str, np.ndarray] = {}
-        grid, done, n = (0, 0), 0, len(images)
+        grid, done, n, backbone = (0, 0), 0, len(images), encoder.backbone
         with progress.stage(f"features of {backbone.name}", n, "image") as bar:
             for batch in _batches(images, preprocess, batch_size):
-                found = backbone.encode(batch.to(device))
+                found = encoder(batch.to(device))
                 grid = found.grid
                 for name in _ARRAYS:
                     values = getattr(found, name).float().cpu().numpy()

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from levl_eval.errors import LevlError
+
 
 class Features(NamedTuple):
     """What an encoder sees of a batch of images.
@@ -71,6 +73,15 @@ class Preprocess:
         return (x - mean) / std
 
 
+def join_layers(blocks: Sequence[tuple[Tensor, Tensor | None]], backbone: Backbone, images: Tensor) -> Features:
+    """Blocks' (patches, class token or None) -> Features with concatenated channels."""
+    pooled = torch.cat([p.mean(1) if c is None else c for p, c in blocks], -1)
+    patches = torch.cat([p for p, _ in blocks], -1)
+    # All loaders with blocks are plain ViTs: the grid scales with the input.
+    stride = backbone.preprocess.size // backbone.grid[0]
+    return Features(pooled, patches, (images.shape[-2] // stride, images.shape[-1] // stride))
+
+
 class Readout(NamedTuple):
     """One way to compare images with texts: which image embedding with which text embedding."""
 
@@ -98,6 +109,35 @@ class Backbone(nn.Module, abc.ABC):
     @abc.abstractmethod
     def encode(self, images: Tensor) -> Features:
         """float [B, 3, H, W], preprocessed -> Features. Called without gradient."""
+
+    # Number of transformer blocks whose output ``encode_layers`` can give; 0 where it cannot.
+    depth: int = 0
+
+    def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
+        """Several blocks at once, concatenated over channels in the order of ``layers``: pooled [B, L D], patches [B, N, L D'].
+
+        Each block's output passes the encoder's final norm (as DINOv2 reads its intermediate layers). Its global read-out is the
+        class token, or the mean of the patch tokens where there is none: an attention pool is trained for the last block only.
+        layers: block indices; negative ones count from the end, -1 is the last. Raises LevlError where the backbone has no
+        blocks to show or not that many.
+        """
+        return join_layers(self._blocks(images, self.layer_indices(layers)), self, images)
+
+    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+        """(patch tokens [B, N, D'], class token [B, D] or None) after the final norm of each of the blocks ``layers``."""
+        raise NotImplementedError
+
+    def layer_indices(self, layers: Sequence[int]) -> list[int]:
+        """Block indices counted from 0; see :meth:`encode_layers`."""
+        if not self.depth:
+            raise LevlError(f"{self.name}: this backbone gives its last layer only; remove `layers` from the task")
+        wrong = [i for i in layers if not -self.depth <= i < self.depth]
+        if wrong or not layers:
+            raise LevlError(
+                f"{self.name}: field `layers`: {wrong[0] if wrong else '[]'} is not one of its {self.depth} blocks, "
+                f"0..{self.depth - 1} or -{self.depth}..-1"
+            )
+        return [i % self.depth for i in layers]
 
     @property
     def has_text(self) -> bool:

@@ -54,6 +54,17 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[
     return backbone
 
 
+def vit_blocks(model: Any, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+    """Patch and class tokens of a timm ViT's blocks after its final norm, in the order of ``layers`` (see Backbone._blocks)."""
+    order = sorted(set(layers))
+    found = model.forward_intermediates(
+        images, indices=order, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )
+    has_class = getattr(model, "cls_token", None) is not None
+    by_index = {i: (patches, prefix[:, 0] if has_class else None) for i, (patches, prefix) in zip(order, found, strict=True)}
+    return [by_index[i] for i in layers]
+
+
 def unit(x: Tensor) -> Tensor:
     return nn.functional.normalize(x.float(), dim=-1)
 

@@ -22,20 +22,39 @@ class HFBackbone(Backbone):
     def __init__(self, model: Any, family: str, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.family, self.tokenizer = model, family, tokenizer
+        self.depth = self._tower.config.num_hidden_layers
         if tokenizer is not None:
             self.readouts = EMBEDDING
+
+    @property
+    def _tower(self) -> Any:
+        return self.model.vision_model if hasattr(self.model, "vision_model") else self.model
 
     @property
     def has_text(self) -> bool:
         return self.tokenizer is not None
 
+    def _run(self, images: Tensor, **more: Any) -> Any:
+        """The tower's output; positions are interpolated where the size is not the model's own."""
+        config = self._tower.config
+        default = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        if not self.family.startswith("dinov2") and images.shape[-1] != default:  # DINOv2 interpolates always
+            more["interpolate_pos_encoding"] = True
+        return self._tower(pixel_values=images, **more)
+
+    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+        tower = self._tower
+        norm = tower.layernorm if self.family.startswith("dinov2") else tower.post_layernorm
+        skip = 0 if self.family.startswith("siglip") else 1 + getattr(tower.config, "num_register_tokens", 0)
+        states = self._run(images, output_hidden_states=True).hidden_states  # the embeddings, then every block
+        tokens = [norm(states[i + 1]) for i in layers]
+        return [(t[:, skip:], t[:, 0] if skip else None) for t in tokens]
+
     def encode(self, images: Tensor) -> Features:
-        tower = self.model.vision_model if hasattr(self.model, "vision_model") else self.model
+        tower = self._tower
         config = tower.config
         grid = (images.shape[-2] // config.patch_size, images.shape[-1] // config.patch_size)
-        default = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-        more = {} if self.family.startswith("dinov2") or images.shape[-1] == default else {"interpolate_pos_encoding": True}
-        out = tower(pixel_values=images, **more)
+        out = self._run(images)
         tokens = out.last_hidden_state
         if self.family == "clip":  # its final norm is applied to the class token only; the patch tokens get the same one
             return Features(out.pooler_output, tower.post_layernorm(tokens[:, 1:]), grid)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
-from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads
+from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads, vit_blocks
 from levl_eval.pretrain.checkpoints import load_model
 from levl_eval.pretrain.model import DualEncoder
 from levl_eval.pretrain.tokenizer import encode
@@ -23,6 +23,7 @@ class DualEncoderBackbone(Backbone):
         super().__init__()
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
         self.readouts = LEVLJEPA if model.text.projector is not None else EMBEDDING
+        self.depth = len(model.vision.encoder.blocks)  # type: ignore[arg-type]
 
     @property
     def has_text(self) -> bool:
@@ -33,6 +34,9 @@ class DualEncoderBackbone(Backbone):
         tokens = encoder.forward_features(images)  # [B, 1 + N, D], after the final norm
         patch = encoder.patch_embed.patch_size
         return Features(tokens[:, 0], tokens[:, 1:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
+
+    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+        return vit_blocks(self.model.vision.encoder, images, layers)
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         vision = self.model.vision

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
-from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
+from levl_eval.backbones.common import EMBEDDING, finish, hub, unit, vit_blocks
+from levl_eval.backbones.timm import blocks_of
 from levl_eval.cards import near
 from levl_eval.errors import UsageError
 
@@ -20,6 +21,9 @@ class OpenClipBackbone(Backbone):
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.tokenizer, self.readouts = model, tokenizer, EMBEDDING
+        visual = model.visual
+        own = hasattr(visual, "transformer") and hasattr(visual, "forward_intermediates")
+        self.depth = blocks_of(visual.trunk) if hasattr(visual, "trunk") else len(visual.transformer.resblocks) if own else 0
 
     @property
     def has_text(self) -> bool:
@@ -38,6 +42,23 @@ class OpenClipBackbone(Backbone):
         patches = found["image_intermediates"][-1]
         prefix = found["image_intermediates_prefix"][-1]
         return Features(prefix[:, 0], patches, (images.shape[-2] // side[0], images.shape[-1] // side[1]))
+
+    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+        visual = self.model.visual
+        if hasattr(visual, "trunk"):
+            return vit_blocks(visual.trunk, images, layers)
+        order = sorted(set(layers))
+        found = visual.forward_intermediates(
+            images,
+            indices=order,
+            normalize_intermediates=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+            intermediates_only=True,
+        )
+        pairs = zip(order, found["image_intermediates"], found["image_intermediates_prefix"], strict=True)
+        by_index = {i: (patches, prefix[:, 0]) for i, patches, prefix in pairs}
+        return [by_index[i] for i in layers]
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         visual = self.model.visual

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
-from levl_eval.backbones.common import finish, hub
+from levl_eval.backbones.common import finish, hub, vit_blocks
 from levl_eval.cards import near
 from levl_eval.errors import UsageError
 
@@ -19,6 +19,7 @@ class TimmBackbone(Backbone):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.depth = blocks_of(model)
 
     def encode(self, images: Tensor) -> Features:
         tokens = self.model.forward_features(images)
@@ -32,6 +33,25 @@ class TimmBackbone(Backbone):
         patch = self.model.patch_embed.patch_size
         return Features(pooled, tokens[:, prefix:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
 
+    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+        return vit_blocks(self.model, images, layers)
+
+
+def blocks_of(model: Any) -> int:
+    """Number of a plain ViT's blocks; 0 for hierarchical and convolutional models, whose stages have grids of their own."""
+    plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens") and hasattr(model, "forward_intermediates")
+    return len(model.blocks) if plain else 0
+
+
+def create(model: str, pretrained: bool) -> Any:
+    """A timm model without classifier that takes other image sizes by interpolating its positions, where its family can."""
+    import timm
+
+    try:
+        return timm.create_model(model, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # the family does not know the argument
+        return timm.create_model(model, pretrained=pretrained, num_classes=0)
+
 
 def _known(name: str, uri: str) -> None:
     import timm
@@ -43,11 +63,9 @@ def _known(name: str, uri: str) -> None:
 
 def load(model: str, name: str, uri: str) -> Backbone:
     """A pretrained timm model with its own data configuration. Raises UsageError: unknown model, hub not reached."""
-    import timm
-
     _known(model, uri)
     with hub(uri):
-        net = timm.create_model(model, pretrained=True, num_classes=0)
+        net = create(model, pretrained=True)
     return finish(TimmBackbone(net), name, uri, preprocess_of(net), {"library": "timm", "model": model})
 
 
@@ -70,8 +88,6 @@ def preprocess_of(net: Any) -> Preprocess:
 
 def load_random(model: str, name: str, uri: str) -> Backbone:
     """`random:MODEL[?seed=N]`: random weights; `random:nano` is the shipped nano backbones' architecture."""
-    import timm
-
     model, _, query = model.partition("?")
     seed = 0
     if query:
@@ -92,7 +108,7 @@ def load_random(model: str, name: str, uri: str) -> Backbone:
             preprocess = Preprocess(config.image_size, "squash", None, "bicubic", config.mean, config.std)
         else:
             _known(model, uri)
-            net = timm.create_model(model, pretrained=False, num_classes=0)
+            net = create(model, pretrained=False)
             preprocess = preprocess_of(net)
     finally:
         torch.random.set_rng_state(state)

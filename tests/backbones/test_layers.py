@@ -1,0 +1,136 @@
+"""Several layers, other image sizes and several views: equal to what the encoder gives by itself, refused in one line elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from levl_eval.backbones import load_backbone
+from levl_eval.backbones.views import Box, make_views
+from levl_eval.data.types import ImageSet
+from levl_eval.errors import LevlError, UsageError
+from levl_eval.features import FeatureStore
+
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def pictures(n: int = 3, side: int = 64) -> ImageSet:
+    rng = np.random.default_rng(0)
+    held = {f"{i}": Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)) for i in range(n)}
+    return ImageSet(tuple(held), held.__getitem__, f"test{n}{side}")
+
+
+@pytest.mark.parametrize("which", ["levl", "random"])
+def test_the_last_block_is_encode_and_blocks_come_in_the_order_asked(which, checkpoints):
+    b = load_backbone(str(checkpoints["clip"]) if which == "levl" else "random:nano")
+    with torch.no_grad():
+        last, one = b.encode(X), b.encode_layers(X, [-1])
+        assert torch.allclose(last.patches, one.patches, atol=1e-6) and torch.allclose(last.pooled, one.pooled, atol=1e-6)
+        assert one.grid == last.grid
+        two = b.encode_layers(X, [-1, 0])
+    d = b.patch_dim
+    assert two.patches.shape == (2, 64, 2 * d) and torch.allclose(two.patches[..., :d], last.patches, atol=1e-6)
+    if b.depth > 1:
+        assert not torch.allclose(two.patches[..., d:], last.patches, atol=1e-2)
+
+
+def test_a_middle_block_is_the_networks_own(checkpoints):
+    b = load_backbone("random:nano")
+    seen = []
+    hook = b.model.blocks[1].register_forward_hook(lambda m, i, o: seen.append(o))
+    with torch.no_grad():
+        b.encode(X)
+        hook.remove()
+        want = b.model.norm(seen[0])
+        found = b.encode_layers(X, [1])
+    assert torch.allclose(found.patches, want[:, 1:], atol=1e-5) and torch.allclose(found.pooled, want[:, 0], atol=1e-5)
+
+
+def test_open_clip_and_hf_layers(tmp_path):
+    import json
+
+    import open_clip
+    from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
+
+    from levl_eval.backbones.base import Preprocess
+    from levl_eval.backbones.common import finish
+    from levl_eval.backbones.hf import HFBackbone
+
+    x = X[..., :32, :32]
+    config = {"embed_dim": 8, "vision_cfg": {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 16},
+              "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}  # fmt: skip
+    (tmp_path / "layers-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "layers-test.json")
+    torch.save(open_clip.create_model("layers-test").state_dict(), tmp_path / "w.pt")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    dino = Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2))
+    siglip = SiglipVisionModel(SiglipVisionConfig(**sizes, intermediate_size=64))
+    for b in (
+        load_backbone(f"open_clip:layers-test/{tmp_path / 'w.pt'}"),
+        finish(HFBackbone(dino, "dinov2", None), "dino", "hf:x", Preprocess(32), {}),
+        finish(HFBackbone(siglip, "siglip", None), "siglip", "hf:y", Preprocess(32), {}),
+    ):
+        with torch.no_grad():
+            last, two = b.encode(x), b.encode_layers(x, (1, 2))
+        assert b.depth == 3 and two.grid == (2, 2) and two.patches.shape == (2, 4, 2 * b.patch_dim)
+        assert torch.allclose(two.patches[..., b.patch_dim :], last.patches, atol=1e-5), b.name
+        assert not torch.allclose(two.patches[..., : b.patch_dim], last.patches, atol=1e-3)
+
+
+def test_layers_the_backbone_does_not_have_are_one_line(tmp_path):
+    b = load_backbone("random:nano")
+    for wrong in ([99], [-99], []):
+        with pytest.raises(LevlError, match="field `layers`"):
+            b.encode_layers(X, wrong)
+    flat = load_backbone("random:resnet10t")
+    assert flat.depth == 0
+    with pytest.raises(LevlError, match="last layer only"):
+        FeatureStore(tmp_path).get(flat, pictures(), layers=[-2])
+
+
+def test_layers_and_views_are_other_keys_and_negative_layers_the_same(tmp_path):
+    b, images = load_backbone("random:nano"), pictures()
+    key = FeatureStore.key
+    p = b.preprocess
+    assert key(b, images, p, [-1]) == key(b, images, p, [b.depth - 1]) != key(b, images, p)
+    assert key(b, images, p, [0, 1]) != key(b, images, p, [1, 0])
+    assert key(b, images, p, None, make_views(64, None, None, True)) != key(b, images, p)
+
+
+def test_another_size_uses_interpolated_positions(tmp_path):
+    b, images = load_backbone("random:vit_tiny_patch16_224"), pictures(2, 96)
+    found = FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=96, resize_to=None))
+    assert found.grid == (6, 6) and found.patches.shape == (2, 36, 192)
+    with pytest.raises(LevlError, match="100 is no multiple of its patch size 16; take 96"):
+        FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=100))
+
+    class Fixed(type(b)):
+        def encode(self, images):
+            raise ValueError("wrong size")
+
+    b.__class__ = Fixed  # a model without position interpolation
+    with pytest.raises(LevlError, match="does not take 80 px pictures"):
+        FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=80, resize_to=None))
+
+
+def test_views_are_the_cuts_encoded_one_by_one(tmp_path):
+    b, images = load_backbone("random:nano"), pictures(2, 96)
+    p = replace(b.preprocess, size=96, resize_to=None)
+    views = make_views(96, 64, 32, True)
+    assert views is not None and views.boxes[:3] == (Box(0, 0, 64, 0), Box(0, 0, 64, 1), Box(0, 32, 64, 0))
+    found = FeatureStore(tmp_path).get(b, images, preprocess=p, views=views)
+    assert found.patches.shape == (2, 8, 64, b.patch_dim) and found.pooled.shape == (2, 8, b.dim) and found.grid == (8, 8)
+    pixels = p(images.open("1"))
+    with torch.no_grad():
+        own = b.encode(pixels[None, :, 32:, :64].flip(-1)).patches[0]
+    assert np.allclose(found.patches[1, 5], own.numpy(), atol=2e-2)
+    assert make_views(64, 64, None, False) is None
+    assert [v.top for v in make_views(100, 64, 30, False).boxes[::3]] == [0, 30, 36]  # the last one ends at the border
+    with pytest.raises(UsageError, match="beyond the picture"):
+        make_views(64, 96, None, False)
+    with pytest.raises(UsageError, match="leave gaps"):
+        make_views(96, 32, 48, False)
