@@ -30,12 +30,17 @@ class HubSource(_Strict):
     images: str | None = None  # configuration with images, where they are apart
     split: str | None = None
     revision: str | None = None
+    label: str | None = None  # column of the class, where it is not label, labels or fine_label
 
 
 class DataSpec(_Strict):
     """A data set in the layout it is published in. Paths are relative to ``--data DIR`` / ``directory`` unless absolute."""
 
-    layout: Literal["gqa", "vqav2", "pope", "vqa", "ade20k", "segmentation", "imagefolder"]
+    layout: Literal[
+        "gqa", "vqav2", "pope", "vqa", "ade20k", "segmentation",
+        "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
+        "karpathy", "captions",
+    ]  # fmt: skip
     directory: str = ""  # folder below --data DIR
     root: str | None = None  # replaces DIR/directory
     split: str = ""
@@ -45,6 +50,7 @@ class DataSpec(_Strict):
     classes: str | list[str] | None = None  # class names, or a text file with one a line
     ignore_index: int = 255
     reduce_zero_label: bool = False  # mask value 0 is void and v stands for class v - 1 (ADE20K)
+    level: str | None = None  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
     hub: HubSource | None = None
 
 
@@ -120,29 +126,146 @@ class SegmentationCard(_TaskCard):
     score_size: int | None = None  # side at which logits and masks are scored; None: the input size
 
 
-class LinearProbeCard(_TaskCard):
-    engine: Literal["linear"] = "linear"
+class CarvedSpec(_Strict):
+    """A validation set taken out of the training set, for sets that have none: the same images for every backbone.
+
+    Of each class that share, at least one where the class has two images; a class of one image stays in training.
+    """
+
+    share: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = 0  # of the choice; never the probe's seed
+
+
+class _ProbeCard(_TaskCard):
+    """What the heads on global features have in common."""
+
+    set: str | None = None  # a card of tasks/sets whose train, validation, data and chance are used where this card has none
     train: DataSpec
     data: DataSpec
-    readout: Literal["pooled", "mean-patch"] = "pooled"
-    standardize: bool = True
-    l2_normalize: bool = False
+    validation: DataSpec | CarvedSpec = CarvedSpec()  # for choices only; where none is made, training keeps all its images
+    readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
+    standardize: bool = True  # per dimension by the training images' mean and std
+    l2_normalize: bool = False  # before it
+    seeds: int = Field(1, ge=1)  # run with seeds 0 to seeds - 1 where --seeds is not given; one record each
+
+
+class LinearProbeCard(_ProbeCard):
+    engine: Literal["linear"] = "linear"
     bias: bool = True
     lr: float = 0.1
     weight_decay: float = 1e-4
     epochs: int = 50
     batch_size: int = 4096
     schedule: Literal["constant", "cosine"] = "constant"
+    keep: Literal["last", "best"] = (
+        "last"  # the epoch that is tested; best: of the validation set's accuracy (the paper does not say)
+    )
+    ece_bins: int = 15
+    seeds: int = Field(3, ge=1)
 
 
 class ZeroShotCard(_TaskCard):
     engine: Literal["zeroshot"] = "zeroshot"
+    set: str | None = None
     data: DataSpec
-    templates: list[str] = ["a photo of a {}."]
-    class_names: list[str] | None = None  # None: the data set's, "_" read as a space
+    templates: list[str] | str = ["a photo of a {}."]  # several: an ensemble. "openai": CLIP's 80, from the open_clip package
+    class_names: list[str] | str | None = None  # None: the data set's, "_" read as a space; a text file; "openai" (ImageNet)
+    readout: str | None = None  # which read-out `top1` is; None: the one the backbone's authors report
+    logit_scale: float = 100.0  # of the softmax behind the calibration error; CLIP's, the paper names none
+    ece_bins: int = 15
 
 
-TaskCard = Annotated[VQACard | SegmentationCard | LinearProbeCard | ZeroShotCard, Field(discriminator="engine")]
+class LinearPathCard(_ProbeCard):
+    """Logistic regression, C * sum of losses + ||W||^2 / 2 (scikit-learn's scale), over a path of C chosen on validation."""
+
+    engine: Literal["linear-path"] = "linear-path"
+    c_powers: tuple[float, float] = (-6.0, 5.0)  # C from 10 ** first to 10 ** last, as DINOv2 sweeps
+    c_values: int = Field(45, ge=1)
+    tolerance: float = 1e-5  # on the largest gradient entry of the mean loss
+    max_iterations: int = 1000
+    refit: bool = True  # the chosen C once more on training and validation together
+    ece_bins: int = 15
+    shots: list[int] = []  # few-shot: so many training images a class; empty: all
+    draws: int = Field(5, ge=1)  # of the few images; accuracies are means over them
+    shot_validation: int = Field(4, ge=1)  # few-shot: at most so many validation images a class, and never more than shots
+
+
+class KNNCard(_ProbeCard):
+    engine: Literal["knn"] = "knn"
+    k: list[int] = [10, 20, 100, 200]  # DINO's
+    temperature: float = 0.07
+    standardize: bool = False  # DINO compares the features as they are, by cosine
+
+
+class AttentiveCard(_ProbeCard):
+    """I-JEPA's attentive pooler and a linear layer on stored patch tokens; no augmentation, the published script has some."""
+
+    engine: Literal["attentive"] = "attentive"
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    lr: float = 1e-3
+    final_lr: float = 0.01  # share of lr at the end of the cosine
+    weight_decay: float = 1e-4
+    epochs: int = 20
+    batch_size: int = 256  # the published script's is 256 a GPU; their number is not known
+    report_best: bool = True  # also the best epoch on the test images, as the published script does
+    ece_bins: int = 15
+
+
+class RetrievalCard(_TaskCard):
+    engine: Literal["retrieval"] = "retrieval"
+    data: DataSpec
+    k: list[int] = [1, 5, 10]
+    captions_per_image: int | None = 5  # the first so many; None: all
+    folds: int = Field(1, ge=1)  # recall within each of so many parts of the images, averaged (COCO 1K: 5 of 1,000)
+    readout: str | None = None  # which read-out the main metric is; None: the one the backbone's authors report
+
+
+class BackgroundsCard(_TaskCard):
+    engine: Literal["backgrounds"] = "backgrounds"
+    train: DataSpec  # ROOT/original/SPLIT/CLASS
+    data: DataSpec  # ROOT/VARIANT/SPLIT/CLASS
+    variants: list[str] = ["original", "mixed_same", "mixed_rand"]
+    optional_variants: list[str] = ["mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]  # where they are present
+    readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
+    l2_normalize: bool = True
+    standardize: bool = True
+    bias: bool = True
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    epochs: int = 50
+    batch_size: int = 4096
+    schedule: Literal["constant", "cosine"] = "constant"
+    seeds: int = Field(3, ge=1)
+
+
+class SetCard(_Strict):
+    """Facts of a classification set, shared by every head on it: ``HEAD@SET`` is task card HEAD with the set's fields."""
+
+    kind: Literal["set"] = "set"
+    name: str
+    description: str = ""
+    source: str = ""
+    chance: float | None = None
+    train: DataSpec | None = None
+    validation: DataSpec | CarvedSpec | None = None
+    data: DataSpec
+    templates: list[str] | str | None = None
+    class_names: list[str] | str | None = None
+
+
+TaskCard = Annotated[
+    VQACard
+    | SegmentationCard
+    | LinearProbeCard
+    | ZeroShotCard
+    | LinearPathCard
+    | KNNCard
+    | AttentiveCard
+    | RetrievalCard
+    | BackgroundsCard,
+    Field(discriminator="engine"),
+]
 _TASK: TypeAdapter[Any] = TypeAdapter(TaskCard)
 
 
@@ -192,14 +315,24 @@ def near(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def _models() -> dict[str, type[BaseModel]]:
-    return {c.model_fields["engine"].default: c for c in (VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard)}
+    cards: tuple[type[BaseModel], ...] = (
+        VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
+        BackgroundsCard,
+    )  # fmt: skip
+    return {c.model_fields["engine"].default: c for c in cards}
+
+
+def card_fields(engine: Any) -> frozenset[str]:
+    """Field names of an engine's card; empty for an unknown engine."""
+    model = _models().get(str(engine))
+    return frozenset(model.model_fields) if model else frozenset()
 
 
 def _explain(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> UsageError:
     """One line from pydantic's first complaint: file, field, what was expected."""
     first = error.errors()[0]
     engines = set(_models())
-    loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "str"))]
+    loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "Spec", "str", "list[str]"))]
     field = ".".join(loc) or "(card)"
     expected = first["msg"][0].lower() + first["msg"][1:]
     if first["type"] == "extra_forbidden":
@@ -219,14 +352,16 @@ def parse_card(value: dict[str, Any], where: str) -> Any:
             return BackboneCard.model_validate(value)
         if kind == "recipe":
             return RecipeCard.model_validate(value)
+        if kind == "set":
+            return SetCard.model_validate(value)
         if kind != "task":
-            raise UsageError(f"{where}: field `kind`: expected task, recipe or backbone, found {kind!r}")
+            raise UsageError(f"{where}: field `kind`: expected task, recipe, set or backbone, found {kind!r}")
         engine = value.get("engine")
         if engine not in _models():
             raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
         return _TASK.validate_python(value)
     except ValidationError as e:
-        kinds: dict[str, type[BaseModel]] = {"backbone": BackboneCard, "recipe": RecipeCard}
+        kinds: dict[str, type[BaseModel]] = {"backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard}
         model = kinds.get(kind) or _models().get(str(value.get("engine")))
         raise _explain(e, where, model) from e
 
@@ -262,7 +397,7 @@ def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
 
 # Where the files lie on this machine, and prose: neither moves a number.
 _NOT_PROTOCOL = frozenset(
-    {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "kind"}
+    {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "kind", "set", "seeds"}
 )
 
 

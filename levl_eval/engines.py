@@ -22,6 +22,11 @@ ENGINES: dict[str, str] = {
     "segmentation": "levl_eval.segmentation.task:run",
     "linear": "levl_eval.probes.linear:run",
     "zeroshot": "levl_eval.probes.zeroshot:run",
+    "linear-path": "levl_eval.probes.path:run",
+    "knn": "levl_eval.probes.knn:run",
+    "attentive": "levl_eval.probes.attentive:run",
+    "retrieval": "levl_eval.probes.retrieval:run",
+    "backgrounds": "levl_eval.probes.backgrounds:run",
 }
 
 

@@ -165,7 +165,7 @@ def evaluate(
     *,
     data: str = "scenes",
     llm: str = "scenes-lm",
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     limit: int | None = None,
     settings: Sequence[str] = (),
     out: str | Path = "runs/latest",
@@ -178,6 +178,7 @@ def evaluate(
     """Evaluate every backbone on every task with every seed and return the records, in that order.
 
     backbones: card names, checkpoint paths or URIs. tasks: card names or card files. data: a directory, "hub" or "scenes".
+    seeds: of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without).
     settings: ``task.field=value`` overrides. Records and samples are written to ``out`` as soon as each is done; those already
     there are read, not computed. A failing piece gives a record with status "failed" and the run goes on.
 
@@ -212,16 +213,17 @@ def evaluate(
     env["device"] = str(where)
 
     records: list[Record] = []
-    total = len(loaded) * len(cards) * len(seeds)
+    planned = {t: list(seeds) if seeds is not None else list(range(getattr(c, "seeds", 1))) for t, c in cards.items()}
+    total = len(loaded) * sum(len(s) for s in planned.values())
     for backbone_spec, backbone in zip(who, loaded, strict=True):
         backbone.to(where)
-        for card in cards.values():
+        for task, card in cards.items():
             protocol = _protocol(card, llm, limit)
             digest = protocol_hash(protocol)
-            for seed in seeds:
+            for seed in planned[task]:
                 key = record_key(backbone_spec.name, backbone.weights_sha256, card.name, digest, seed)
                 label = f"[{len(records) + 1}/{total}] {backbone_spec.name} on {card.name}" + (
-                    f" seed {seed}" if len(seeds) > 1 else ""
+                    f" seed {seed}" if len(planned[task]) > 1 else ""
                 )
                 found = _existing(out, key, data)
                 if found is not None:

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, load_card, near, override, parse_card, read_yaml
+from levl_eval.cards import BackboneCard, SetCard, card_fields, load_card, near, override, parse_card, read_yaml
 from levl_eval.errors import UsageError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -72,15 +72,55 @@ def _recipe(name: str) -> dict[str, Any]:
     return read_yaml(known[name])
 
 
+def _set(name: str) -> SetCard:
+    """A card of tasks/sets by name or path."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    else:
+        known = set_names()
+        if name not in known:
+            raise UsageError(
+                f"unknown set {name!r}{near(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+            )
+        path = known[name]
+    card = load_card(path)
+    if not isinstance(card, SetCard):
+        raise UsageError(f"{path}: field `kind`: a set card was expected, found {card.kind}")
+    return card
+
+
+def set_names() -> dict[str, Path]:
+    """Classification sets that any head can be run on as HEAD@SET: name -> file."""
+    return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "sets").glob("*.yaml"))}
+
+
+def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
+    """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
+    found = _set(chosen)
+    known = card_fields(value.get("engine"))
+    for field, content in found.model_dump(mode="json", exclude_none=True, exclude={"kind", "name", "description"}).items():
+        if field in known and not (own and field in value):
+            value[field] = content
+    value["set"] = found.name
+
+
 def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None) -> Any:
     """The resolved card of a task: recipe embedded, ``--set`` values applied, validated.
 
     default_recipe: takes the place of the card's recipe unless the user set one (``--data scenes`` does this).
     Raises UsageError naming file and field, or the near misses of an unknown name.
     """
-    path = _task_file(name)
+    head, at, chosen = name.partition("@")
+    path = _task_file(head if at else name)
     value = copy.deepcopy(read_yaml(path))
     overrides = overrides or {}
+    if at:
+        if "set" not in card_fields(value.get("engine")):
+            raise UsageError(f"task {name!r}: {head} is no head for classification sets; use linear@{chosen}, knn@{chosen}, ...")
+        _place(value, chosen, own=False)
+        value["name"] = name if not chosen.endswith((".yaml", ".yml")) else f"{head}@{value['set']}"
+    elif value.get("set"):
+        _place(value, value["set"], own=True)
     if value.get("engine") == "vqa":
         recipe = value.get("recipe", "vqa-train")
         if "recipe" in overrides:
@@ -89,6 +129,8 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
             recipe = default_recipe
         value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe
     for field, text in overrides.items():
+        if field == "set":
+            raise UsageError(f"--set {name}.set: choose the set in the task's name instead, as {head}@{text}")
         if field != "recipe":
             override(value, field, text, value.get("name", name))
     where = str(path) + (" with --set" if overrides else "")

@@ -30,6 +30,8 @@ def words(world, out, backbones, tasks=TASKS, *more):
         "--out",
         str(out),
         "--quiet",
+        "--seeds",
+        "0",
         *settings,
         *more,
     ]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from levl_eval.backbones.common import hub
 from levl_eval.cards import DataSpec
+from levl_eval.data.classification import spread
 from levl_eval.data.images import fingerprint_text
 from levl_eval.data.questions import POPE_SPLITS, _limited, pope_version
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
@@ -142,10 +143,14 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     _need(spec)
     assert spec.hub is not None
     table = _load(spec, spec.hub.questions)
-    label = next((c for c in ("label", "labels", "fine_label") if c in table.column_names), None)
-    if label is None or not hasattr(table.features[label], "names"):
-        raise UsageError(f"{spec.hub.repo}: holds no class-label column; its columns are {', '.join(table.column_names)}")
-    rows = _ids(table, limit)
-    images = _images(table, "image", rows, spec.hub.repo)
-    labels = np.array(table[label][: len(rows)], np.int64)
-    return ClassificationSet(spec.hub.repo, spec.split, images, labels, tuple(table.features[label].names), images.fingerprint)
+    named = (spec.hub.label,) if spec.hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
+    label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
+    picture = next((c for c in ("image", "img") if c in table.column_names), None)
+    if label is None or picture is None:
+        lacking = "class-label" if label is None else "image"
+        raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
+    labels = np.array(table[label], np.int64)
+    rows = {f"{i:08d}": i for i in spread(labels, limit)}
+    images = _images(table, picture, rows, spec.hub.repo)
+    kept = labels[list(rows.values())]
+    return ClassificationSet(spec.hub.repo, spec.split, images, kept, tuple(table.features[label].names), images.fingerprint)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-
 from levl_eval.cards import DataSpec
-from levl_eval.data.images import SUFFIXES, fingerprint_text, image_set, root_of
+from levl_eval.data.classification import Entry, finish
+from levl_eval.data.images import SUFFIXES, root_of
 from levl_eval.data.types import ClassificationSet
 from levl_eval.errors import UsageError
 
@@ -25,15 +22,10 @@ def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> Cla
     classes = tuple(sorted(d.name for d in folder.iterdir() if d.is_dir()))
     if len(classes) < 2:
         raise UsageError(f"{folder}: holds {len(classes)} class folders; at least 2 are needed")
-    files: list[tuple[int, int, Path]] = []
+    entries: list[Entry] = []
     for k, name in enumerate(classes):
         found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
         if not found:
             raise UsageError(f"{folder / name}: holds no images; remove the folder or fill it")
-        files += [(i, k, p) for i, p in enumerate(found)]
-    if limit is not None:
-        files = sorted(files, key=lambda f: (f[0], f[1]))[:limit]
-    at = {f"{p.parent.name}/{p.name}": (p, k) for _, k, p in files}
-    images = image_set(at, lambda i: at[i][0], str(folder), "")
-    labels = np.array([at[i][1] for i in images.ids], np.int64)
-    return ClassificationSet(root.name, spec.split, images, labels, classes, fingerprint_text([*classes, *map(str, labels)]))
+        entries += [(f"{name}/{p.name}", p, k) for p in found]
+    return finish(spec, root.name, entries, classes, limit, folder, "")

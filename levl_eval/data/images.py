@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.io import sha256_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FULL_HASH = 50_000  # images; above, a set is fingerprinted by name and size, which costs no reading
@@ -26,13 +27,19 @@ def open_rgb(path: Path) -> Image.Image:
         raise LevlError(f"{path}: cannot be decoded ({type(e).__name__}); replace the file") from e
 
 
-def fingerprint_files(paths: Iterable[tuple[str, Path]], count: int) -> str:
-    """SHA-256 over (id, bytes) of every file in order; for large sets over (id, size). Names of folders do not enter."""
+def fingerprint_files(paths: Iterable[tuple[str, Path]], count: int, known: dict[str, str] | None = None) -> str:
+    """SHA-256 over (id, bytes) of every file in order; for large sets over (id, size). Names of folders do not enter.
+
+    known: filled with each file's own SHA-256 by id, where files are read.
+    """
     digest = hashlib.sha256()
     for name, path in paths:
         digest.update(name.encode() + b"\0")
         if count <= FULL_HASH:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            own = hashlib.sha256(path.read_bytes())
+            digest.update(own.digest())
+            if known is not None:
+                known[name] = own.hexdigest()
         else:
             digest.update(str(path.stat().st_size).encode())
     return digest.hexdigest()
@@ -53,8 +60,9 @@ def image_set(ids: Iterable[str], locate: Callable[[str], Path], source: str, wh
     missing = [n for n in names if not locate(n).exists()]
     if missing:
         raise UsageError(f"{source}: {len(missing)} of {len(names)} images are missing, first {locate(missing[0])}; {where}")
-    digest = fingerprint_files(((n, locate(n)) for n in names), len(names))
-    return ImageSet(names, lambda n: open_rgb(locate(n)), digest, source)
+    known: dict[str, str] = {}
+    digest = fingerprint_files(((n, locate(n)) for n in names), len(names), known)
+    return ImageSet(names, lambda n: open_rgb(locate(n)), digest, source, lambda n: known.get(n) or sha256_file(locate(n)))
 
 
 def root_of(spec_root: str | None, directory: str, data: str) -> Path:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from levl_eval.cards import DataSpec
-from levl_eval.data import questions
+from levl_eval.data import arrays, captions, classification, questions
 from levl_eval.data.imagefolder import read_imagefolder
 from levl_eval.data.segmentation import read_segmentation as _segmentation
-from levl_eval.data.types import ClassificationSet, QuestionSet, SegmentationSet
+from levl_eval.data.types import CaptionSet, ClassificationSet, QuestionSet, SegmentationSet
 from levl_eval.errors import UsageError
 
 _QUESTIONS = {"gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": questions.read_pope, "vqa": questions.read_vqa}
+
+_CLASSES = {
+    "imagefolder": read_imagefolder, "labels": classification.read_labels, "imagenet": classification.read_imagenet,
+    "places365": classification.read_places365, "aircraft": classification.read_aircraft, "pets": classification.read_pets,
+    "sun397": classification.read_sun397, "cifar10": arrays.read_cifar, "cifar100": arrays.read_cifar, "stl10": arrays.read_stl10,
+}  # fmt: skip
 
 
 def _wrong(spec: DataSpec, expected: str) -> UsageError:
@@ -45,10 +51,21 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
 
 def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """Images with classes; ``limit`` keeps so many, spread over the classes. Raises UsageError."""
-    if spec.layout != "imagefolder":
+    if spec.layout not in _CLASSES:
         raise _wrong(spec, "classes")
     if _on_hub(spec, data):
         from levl_eval.data.hub import hub_classification
 
         return hub_classification(spec, limit)
-    return read_imagefolder(spec, data, limit)
+    return _CLASSES[spec.layout](spec, data, limit)
+
+
+def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
+    """Images with captions; ``limit`` keeps the first so many images. Raises UsageError."""
+    if spec.layout not in ("karpathy", "captions"):
+        raise _wrong(spec, "captions")
+    if data == "hub" and spec.root is None and spec.annotations is None:
+        raise UsageError(
+            f"--data hub: retrieval reads {spec.layout} from files; use --data DIR, or set data.annotations and data.images"
+        )
+    return (captions.read_karpathy if spec.layout == "karpathy" else captions.read_captions)(spec, data, limit)

@@ -23,6 +23,7 @@ class ImageSet:
     open: Callable[[str], Image.Image]
     fingerprint: str
     source: str = ""  # where it comes from, for messages: a directory or a hub name
+    content: Callable[[str], str] | None = None  # id -> hash of the image's bytes; equal for copies under other names
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,3 +76,16 @@ class ClassificationSet:
     labels: np.ndarray
     classes: tuple[str, ...]
     fingerprint: str
+    names: tuple[str, ...] = ()  # of the classes as one would say them, where they differ from ``classes``
+
+
+@dataclass(frozen=True)
+class CaptionSet:
+    """Images with captions. ``owner`` is int64 [M]: the row of each caption's image in ``images.ids``; every image has one."""
+
+    name: str
+    split: str
+    images: ImageSet
+    captions: tuple[str, ...]
+    owner: np.ndarray
+    fingerprint: str  # of captions and owners

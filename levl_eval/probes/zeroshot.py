@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 import numpy as np
-import torch
 
-from levl_eval.cards import ZeroShotCard
+from levl_eval.cards import ZeroShotCard, near
 from levl_eval.data.readers import read_classification
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.probes.linear import data_of, samples_of, scores
+from levl_eval.metrics.calibration import calibration_error
+from levl_eval.probes.common import data_of, features_of, samples_of, scores
+from levl_eval.probes.texts import class_embeddings, image_embeddings, prompt_templates, said_names
 from levl_eval.records import Estimate
 
 
-@torch.inference_mode()
-def class_embeddings(backbone, names: list[str], templates: list[str]) -> dict[str, torch.Tensor]:
-    """[C, E] by name: the mean over the templates' normalised embeddings, normalised again (as CLIP's prompt ensembles)."""
-    total: dict[str, torch.Tensor] = {}
-    for template in templates:
-        for key, value in backbone.text_embeddings([template.format(n) for n in names]).items():
-            total[key] = total.get(key, 0) + value.float()
-    return {k: torch.nn.functional.normalize(v, dim=-1) for k, v in total.items()}
+def main_readout(backbone, chosen: str | None, task: str) -> str:
+    """Name of the read-out behind the main metric: the card's, or the one the backbone's authors report (its first).
+
+    Raises LevlError for a backbone without text, UsageError for a read-out it does not have.
+    """
+    if not backbone.has_text:
+        raise LevlError(
+            f"{backbone.name} has no text encoder (or no tokenizer), so there is no zero-shot or retrieval; leave this task out for it"
+        )
+    known = [r.name for r in backbone.readouts]
+    if chosen is not None and chosen not in known:
+        raise UsageError(
+            f"{task}: field `readout`: {backbone.name} has no {chosen!r}{near(chosen, known)}; it has {', '.join(known)}"
+        )
+    return chosen or known[0]
 
 
 def run(context: Context) -> Outcome:
-    """top1 is the backbone's first read-out, the one its authors report; each read-out also has its own metric.
+    """Every read-out has its own metrics, as ``top1/average``; ``top1`` is the paper's (notes: main_readout).
 
-    Raises LevlError for a backbone without text, UsageError for wrong class names or templates.
+    Raises LevlError for a backbone without text, UsageError for wrong class names, templates or read-out.
     """
     card: ZeroShotCard = context.card
     backbone = context.backbone
-    if not backbone.has_text:
-        raise LevlError(
-            f"{backbone.name} has no text encoder (or no tokenizer), so there is no zero-shot; leave this task out for it"
-        )
+    chosen = main_readout(backbone, card.readout, card.name)
     data = read_classification(card.data, context.data, context.limit)
-    names = card.class_names or [c.replace("_", " ").strip() for c in data.classes]
-    if len(names) != len(data.classes):
-        raise UsageError(f"{card.name}: field `class_names`: {len(names)} names for {len(data.classes)} class folders")
-    wrong = [t for t in card.templates if "{}" not in t]
-    if wrong or not card.templates:
-        raise UsageError(f"{card.name}: field `templates`: {(wrong or [''])[0]!r} has no {{}} for the class name")
+    names = said_names(card.class_names, data.classes, data.names, card.name)
+    if np.array_equal(names, list(data.classes)) and all(c[:1] == "n" and c[1:].isdigit() for c in data.classes):
+        raise UsageError(
+            f"{card.name}: the classes are WordNet ids, which say nothing in a prompt; put LOC_synset_mapping.txt beside the "
+            "folders, or set `class_names` (openai, or a file)"
+        )
+    templates = prompt_templates(card.templates, card.name)
     started = time.monotonic()
-    features = context.store.get(
-        backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress
-    )
-    cache = {"feature_hits": int(features.hit), "feature_misses": int(not features.hit)}
-    texts = class_embeddings(backbone, names, card.templates)
-    with torch.inference_mode():
-        parts = [
-            backbone.image_embeddings(torch.from_numpy(np.asarray(features.pooled[i : i + 4096], np.float32)).to(context.device))
-            for i in range(0, len(data.images), 4096)
-        ]
-        images = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    cache = {"feature_hits": 0, "feature_misses": 0}
+    features = features_of(context, data, cache)
+    texts = class_embeddings(backbone, names, templates, context.cache)
+    images = image_embeddings(backbone, features.pooled, context.device)
     metrics: dict[str, Estimate] = {}
+    others: dict[str, Estimate] = {}
     samples = None
     for readout in backbone.readouts:
-        logits = (images[readout.image].float() @ texts[readout.text].T).cpu()
+        logits = images[readout.image] @ texts[readout.text].T
         found, right = scores(logits, data.labels)
-        if samples is None:  # the first read-out is the authors'
+        confidence = (card.logit_scale * logits.double()).softmax(1).amax(1).numpy()
+        found["calibration_error"] = calibration_error(confidence, right, card.ece_bins)
+        if readout.name == chosen:
             metrics |= found
             samples = samples_of(data, logits.argmax(1).numpy(), right)
-        metrics[f"top1/{readout.name}"] = found["top1"]
-    notes = {"templates": card.templates, "first_readout": backbone.readouts[0].name}
-    return Outcome(metrics, samples or [], data_of(data), notes, {"total": time.monotonic() - started}, cache)
+        others |= {f"{k}/{readout.name}": v for k, v in found.items()}
+    notes = {
+        "main_readout": chosen,
+        "readouts": [r.name for r in backbone.readouts],
+        "templates": templates if len(templates) <= 8 else len(templates),
+        "prompts_sha256": hashlib.sha256("\n".join([*templates, *names]).encode()).hexdigest(),
+    }
+    return Outcome(metrics | others, samples or [], data_of(data), notes, {"total": time.monotonic() - started}, cache)

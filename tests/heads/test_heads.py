@@ -15,6 +15,7 @@ from levl_eval.engines import Context
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureStore
 from levl_eval.probes import linear, zeroshot
+from levl_eval.probes.common import Matrix, scores
 from levl_eval.progress import Progress
 from levl_eval.segmentation.head import predict, token_statistics, train_head
 from levl_eval.segmentation.task import grid_labels, mask_at, run, task_preprocess
@@ -146,11 +147,13 @@ def test_linear_probe_solves_what_is_separable_and_agrees_with_scikit_learn():
         epochs=200,
         weight_decay=0,
     )
-    mean, std = x[:600].mean(0), x[:600].std(0)
-    z = torch.from_numpy((x - mean) / std)
-    layer, curve = linear.fit(z[:600], torch.from_numpy(y[:600]), 12, card, 0, CPU)
-    metrics, right = linear.scores(layer(z[600:]).detach(), y[600:])
-    reference = LogisticRegression(C=1e4, max_iter=3000).fit(z[:600].numpy(), y[:600]).score(z[600:].numpy(), y[600:])
+    train, test = Matrix(x, np.arange(600)), Matrix(x, np.arange(600, 900))
+    train.fit_scale()
+    test.scale_like(train)
+    layer, curve, _ = linear.fit(train, y[:600], 12, card, 0, CPU)
+    metrics, right = scores(linear.logits_of(layer, test, CPU), y[600:])
+    model = LogisticRegression(C=1e4, max_iter=3000).fit(train.take(np.arange(600)).numpy(), y[:600])
+    reference = model.score(test.take(np.arange(300)).numpy(), y[600:])
     assert curve[-1] < curve[0] and abs(metrics["top1"].value - reference) < 0.04
     assert metrics["top5"].value > metrics["top1"].value == pytest.approx(right.mean())
     by_class = np.mean([right[y[600:] == c].mean() for c in range(12)])

@@ -1,0 +1,94 @@
+"""Images with captions: Karpathy's split files (dataset_flickr30k.json, dataset_coco.json) and csv or tsv tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.questions import read_json
+from levl_eval.data.types import CaptionSet
+from levl_eval.errors import UsageError
+
+
+def _finish(
+    spec: DataSpec, name: str, rows: list[tuple[str, Path, list[str]]], limit: int | None, source: Path, where: str
+) -> CaptionSet:
+    """(id, file, captions) an image as a set. Raises UsageError for an empty one, or an image without captions."""
+    rows = rows[:limit] if limit is not None else rows
+    at = {i: (p, c) for i, p, c in rows}
+    empty = [i for i, _, c in rows if not c]
+    if empty:
+        raise UsageError(f"{source}: {len(empty)} images have no caption, first {empty[0]}; every image needs one")
+    images = image_set(at, lambda i: at[i][0], str(source), where)
+    captions = [(c, k) for k, i in enumerate(images.ids) for c in at[i][1]]
+    digest = fingerprint_text(json.dumps([images.ids[k], c]) for c, k in captions)
+    owner = np.array([k for _, k in captions], np.int64)
+    return CaptionSet(name, spec.split, images, tuple(c for c, _ in captions), owner, digest)
+
+
+def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
+    """ROOT/dataset_*.json with fields images[filename, filepath, split, sentences[raw]]; images by `images`, or below ROOT.
+
+    Raises UsageError: the file or images are missing, a split it does not have.
+    """
+    root = root_of(spec.root, spec.directory, data)
+    path = under(data, spec.annotations) if spec.annotations else next(iter(sorted(root.glob("dataset_*.json"))), None)
+    if path is None or not path.is_file():
+        raise UsageError(
+            f"{path or root / 'dataset_*.json'}: no such file; put Karpathy's split file there, or set `annotations`"
+        )
+    raw = read_json(path)
+    if not isinstance(raw, dict) or "images" not in raw:
+        raise UsageError(f"{path}: field `images` is missing; this is not one of Karpathy's split files")
+    splits = sorted({str(i.get("split")) for i in raw["images"]})
+    if spec.split not in splits:
+        raise UsageError(f"{path}: field `split`: {spec.split!r} does not occur; it has {', '.join(splits)}")
+    folder = under(data, spec.images) if spec.images else None
+    bases = [folder] if folder else [root, root / "images", root / "flickr30k-images", root / "flickr30k_images", root / "Images"]
+    rows = []
+    for image in raw["images"]:
+        if str(image["split"]) != spec.split:
+            continue
+        names = [n for n in (f"{image.get('filepath', '')}/{image['filename']}".lstrip("/"), image["filename"]) if n]
+        file = next((b / n for b in bases for n in names if (b / n).exists()), bases[0] / names[0])
+        rows.append((names[0], file, [s["raw"].strip() for s in image["sentences"]]))
+    return _finish(
+        spec, str(raw.get("dataset", path.stem)), rows, limit, path, "put the images there, or set `images` to their folder"
+    )
+
+
+def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
+    """A csv or tsv file (`annotations`) with the columns image and caption, and split where `split` is set; a caption a line.
+
+    Images by `images`, or beside the file or in images/ there. Raises UsageError: what is missing, with the line.
+    """
+    if spec.annotations is None:
+        raise UsageError("layout captions: field `annotations` must be set to a csv file with the columns image and caption")
+    path = under(data, spec.annotations)
+    assert path is not None
+    wanted = {"image", "caption", "split"} if spec.split else {"image", "caption"}
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f, delimiter="\t" if path.suffix == ".tsv" else ",")
+            if not reader.fieldnames or not wanted <= set(reader.fieldnames):
+                raise UsageError(f"{path}: the header is {reader.fieldnames}; expected columns {', '.join(sorted(wanted))}")
+            found: dict[str, list[str]] = {}
+            for row in reader:
+                if spec.split and row["split"] != spec.split:
+                    continue
+                if not row["image"] or row["caption"] is None or not row["caption"].strip():
+                    raise UsageError(f"{path}: line {reader.line_num}: image or caption is empty; fill it or remove the line")
+                found.setdefault(row["image"], []).append(row["caption"].strip())
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise UsageError(f"{path}: not a UTF-8 table ({e}); save it as UTF-8 csv") from e
+    folder = under(data, spec.images) if spec.images else None
+    bases = [folder] if folder else [path.parent, path.parent / "images"]
+    rows = [(i, next((b / i for b in bases if (b / i).exists()), bases[0] / i), c) for i, c in found.items()]
+    return _finish(spec, path.stem, rows, limit, path, "put the images there, or set `images` to their folder")

@@ -1,0 +1,247 @@
+"""Classification sets in their published layouts over image files: label lists, Places365, FGVC-Aircraft, Pets, SUN397, ImageNet.
+
+Every reader also takes plain class folders ROOT/SPLIT/CLASS/IMAGE, into which many people unpack these sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.images import SUFFIXES, fingerprint_text, image_set, root_of, under
+from levl_eval.data.types import ClassificationSet
+from levl_eval.errors import UsageError
+
+Entry = tuple[str, Path, int]  # id, file, class
+
+
+def spread(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
+    """Positions of at most ``limit`` items, taken from all classes in turn, in their old order."""
+    if limit is None or limit >= len(labels):
+        return list(range(len(labels)))
+    turn: dict[int, int] = {}
+    ranked = []
+    for i, y in enumerate(labels):
+        turn[int(y)] = turn.get(int(y), 0) + 1
+        ranked.append((turn[int(y)], int(y), i))
+    return sorted(i for _, _, i in sorted(ranked)[:limit])
+
+
+def finish(
+    spec: DataSpec, name: str, entries: Sequence[Entry], classes: Sequence[str], limit: int | None, source: Path, where: str,
+    names: Sequence[str] = (),
+) -> ClassificationSet:  # fmt: skip
+    """Entries as a set. Raises UsageError for an empty one, an id given twice, or images that are missing."""
+    if len(classes) < 2:
+        raise UsageError(f"{source}: holds {len(classes)} classes; at least 2 are needed")
+    kept = [entries[i] for i in spread([e[2] for e in entries], limit)]
+    at = {e[0]: e for e in kept}
+    if len(at) < len(kept):
+        ids = [e[0] for e in kept]
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise UsageError(f"{source}: image {twice} is listed twice; keep one line")
+    images = image_set(at, lambda i: at[i][1], str(source), where)
+    labels = np.array([at[i][2] for i in images.ids], np.int64)
+    digest = fingerprint_text([*classes, *map(str, labels)])
+    return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest, tuple(names))
+
+
+def lines_of(path: Path, where: str) -> list[str]:
+    """Lines of a text file that are not blank, without the white space around them. Raises UsageError: missing or not text."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror}); {where}") from e
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path}: not UTF-8 text; {where}") from e
+
+
+def place(spec: DataSpec, data: str, *tops: str) -> Path:
+    """The folder of a set: its root, the published top folder in it, or that folder directly below --data DIR."""
+    root = root_of(spec.root, spec.directory, data)
+    for candidate in (*(root / t for t in tops), *(() if spec.root else (Path(data) / t for t in tops)), root):
+        if candidate.is_dir():
+            return candidate
+    raise UsageError(f"{root}: no such folder; unpack the data set there, or set `root`")
+
+
+def class_names(spec: DataSpec, data: str) -> list[str] | None:
+    """The card's class list, or the lines of the file it names."""
+    if not isinstance(spec.classes, str):
+        return spec.classes
+    path = under(data, spec.classes)
+    assert path is not None
+    return lines_of(path, "a text file with one class a line is expected (field `classes`)")
+
+
+def _number(text: str, classes: Sequence[str], path: Path, line: int) -> int:
+    """A label as its class's number: a number of the list, or a name of it."""
+    if text in classes:
+        return classes.index(text)
+    if text.lstrip("-").isdigit() and 0 <= int(text) < len(classes):
+        return int(text)
+    raise UsageError(
+        f"{path}: line {line}: label {text!r} is none of the {len(classes)} classes (0 to {len(classes) - 1}, or a name)"
+    )
+
+
+def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """A label file over a folder of images: lines `IMAGE LABEL`, or a label a line in the order of the sorted file names.
+
+    Labels are numbers from 0 or names of ``classes``. Raises UsageError for a file of the wrong length or a wrong label.
+    """
+    if spec.images is None or spec.annotations is None:
+        raise UsageError("layout labels: fields `images` (a folder) and `annotations` (the label file) must be set")
+    folder, path = under(data, spec.images), under(data, spec.annotations)
+    assert folder is not None and path is not None
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder (field `images`)")
+    rows = [line.rsplit(None, 1) for line in lines_of(path, "lines `IMAGE LABEL` are expected")]
+    if len({len(r) for r in rows}) > 1:
+        odd = next(i for i, r in enumerate(rows, 1) if len(r) != len(rows[0]))
+        raise UsageError(
+            f"{path}: line {odd} has {len(rows[odd - 1])} columns, the first {len(rows[0])}; use one form throughout"
+        )
+    if rows and len(rows[0]) == 1:
+        files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if len(files) != len(rows):
+            raise UsageError(f"{path}: {len(rows)} labels for the {len(files)} images of {folder}; a label for each is needed")
+        rows = [[f, r[0]] for f, r in zip(files, rows, strict=True)]
+    words = list(dict.fromkeys(r[1] for r in rows))
+    if spec.classes is None:
+        numeric = all(w.isdigit() for w in words)
+        classes = [str(i) for i in range(1 + max((int(w) for w in words), default=0))] if numeric else sorted(words)
+    else:
+        classes = class_names(spec, data) or []
+    entries = [(f, folder / f.lstrip("/"), _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
+    return finish(spec, path.stem, entries, classes, limit, path, f"correct the list, or put the images below {folder}")
+
+
+def _folders(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet | None:
+    """ROOT/SPLIT/CLASS/IMAGE where there is such a folder."""
+    from levl_eval.data.imagefolder import read_imagefolder
+
+    folder = root / spec.split
+    if not folder.is_dir() or not any(p.is_dir() for p in folder.iterdir()):
+        return None
+    return read_imagefolder(spec.model_copy(update={"root": str(root)}), "", limit)
+
+
+def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """Class folders named by WordNet id; names from LOC_synset_mapping.txt or synset_words.txt, where one lies beside them."""
+    root = place(spec, data, "ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012")
+    found = _folders(spec, root, limit)
+    if found is None:
+        raise UsageError(
+            f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
+        )
+    for name in ("LOC_synset_mapping.txt", "synset_words.txt"):
+        for folder in (root, root.parent, root.parent.parent, root.parent.parent.parent):
+            if (folder / name).is_file():
+                said = dict(line.split(None, 1) for line in lines_of(folder / name, "`WNID names` lines are expected"))
+                names = tuple(said.get(c, c) for c in found.classes)
+                return ClassificationSet(
+                    "imagenet", spec.split, found.images, found.labels, found.classes, found.fingerprint, names
+                )
+    return found
+
+
+def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """places365_{train_standard,val}.txt with categories_places365.txt over their image folders, or class folders (easyformat)."""
+    root = place(spec, data, "places365_standard", "places365standard_easyformat/places365_standard")
+    lists = {"train": ("places365_train_standard.txt", "places365_train_challenge.txt"), "val": ("places365_val.txt",)}
+    listed = next((p for n in lists.get(spec.split, ()) for p in (root / n, root / "filelist" / n) if p.is_file()), None)
+    if listed is None:
+        found = _folders(spec, root, limit)
+        if found is None:
+            expected = " or ".join(lists.get(spec.split, (spec.split,)))
+            raise UsageError(
+                f"{root}: holds neither {expected} nor class folders {spec.split}/CLASS; unpack Places365-Standard there"
+            )
+        return found
+    categories = listed.parent / "categories_places365.txt"
+    pairs = [line.rsplit(None, 1) for line in lines_of(categories, "it lies beside the lists in the published archive")]
+    classes = [name.strip("/").split("/", 1)[-1] for name, _ in sorted(pairs, key=lambda r: int(r[1]))]
+    folders = (
+        ("data_256_standard", "data_256", "data_large_standard", "data_large")
+        if spec.split == "train"
+        else ("val_256", "val_large")
+    )
+    if spec.images:
+        base = under(data, spec.images) or root
+    else:
+        base = next((root / f for f in folders if (root / f).is_dir()), root / folders[0])
+    rows = [line.rsplit(None, 1) for line in lines_of(listed, "")]
+    entries = [(f.lstrip("/"), base / f.lstrip("/"), _number(y, classes, listed, i)) for i, (f, y) in enumerate(rows, 1)]
+    names = [c.replace("/", " ").replace("_", " ") for c in classes]
+    return finish(spec, "places365", entries, classes, limit, listed, f"unpack the images into {base}, or set `images`", names)
+
+
+def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """data/images_{variant,family,manufacturer}_{train,val,trainval,test}.txt over data/images."""
+    root = place(spec, data, "fgvc-aircraft-2013b/data", "data")
+    level = spec.level or "variant"
+    many = {"variant": "variants", "family": "families", "manufacturer": "manufacturers"}
+    if level not in many:
+        raise UsageError(f"aircraft: field `level`: expected {', '.join(many)}, found {level!r}")
+    path = root / f"images_{level}_{spec.split}.txt"
+    found = None if path.is_file() else _folders(spec, root, limit)
+    if found is not None:
+        return found
+    rows = [line.split(None, 1) for line in lines_of(path, "unpack fgvc-aircraft-2013b there")]
+    listed = root / f"{many[level]}.txt"
+    classes = lines_of(listed, "") if listed.is_file() else sorted({y for _, y in rows})
+    entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
+    return finish(spec, f"aircraft-{level}", entries, classes, limit, path, f"unpack the images into {root / 'images'}")
+
+
+def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """annotations/{trainval,test}.txt (`IMAGE CLASS-ID SPECIES BREED-ID`) over images/; classes from the file names."""
+    root = place(spec, data, "oxford-iiit-pet")
+    path = root / "annotations" / f"{spec.split}.txt"
+    found = None if path.is_file() else _folders(spec, root, limit)
+    if found is not None:
+        return found
+    names: dict[int, str] = {}
+    rows = []
+    for number, line in enumerate(lines_of(path, "unpack annotations.tar.gz there"), 1):
+        word = line.split()
+        if line.startswith("#"):
+            continue
+        if len(word) < 2 or not word[1].isdigit():
+            raise UsageError(f"{path}: line {number}: expected `IMAGE CLASS-ID SPECIES BREED-ID`, found {line!r}")
+        names.setdefault(int(word[1]), word[0].rsplit("_", 1)[0])
+        rows.append((word[0], int(word[1])))
+    order = sorted(names)
+    entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", order.index(k)) for f, k in rows]
+    classes = [names[k] for k in order]
+    return finish(spec, "pets", entries, classes, limit, path, f"unpack images.tar.gz into {root / 'images'}")
+
+
+def read_sun397(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """ClassName.txt and Partitions/{Training,Testing}_NN.txt (lines /a/abbey/sun_x.jpg) over the images."""
+    root = place(spec, data, "SUN397")
+    path = next((p / f"{spec.split}.txt" for p in (root / "Partitions", root) if (p / f"{spec.split}.txt").is_file()), None)
+    if path is None:
+        short = spec.model_copy(update={"split": "train" if spec.split.startswith("Training") else "test"})
+        found = _folders(spec, root, limit) or _folders(short, root, limit)
+        if found is None:
+            raise UsageError(f"{root}: Partitions/{spec.split}.txt is missing; unpack Partitions.zip there")
+        return found
+    listed = next((p for p in (path.parent / "ClassName.txt", root / "ClassName.txt") if p.is_file()), None)
+    files = [line.lstrip("/") for line in lines_of(path, "")]
+    kinds = [c.strip("/") for c in lines_of(listed, "")] if listed else sorted({str(PurePosixPath(f).parent) for f in files})
+    entries = []
+    for i, f in enumerate(files, 1):
+        kind = str(PurePosixPath(f).parent)
+        if kind not in kinds:
+            raise UsageError(f"{path}: line {i}: {kind!r} is none of the {len(kinds)} classes of {listed or path}")
+        entries.append((f, root / f, kinds.index(kind)))
+    classes = [k.split("/", 1)[-1] for k in kinds]  # without the alphabet's folder
+    names = [c.replace("/", " ").replace("_", " ") for c in classes]
+    return finish(
+        spec, "sun397", entries, classes, limit, path, f"unpack SUN397.tar.gz, so that the images lie below {root}", names
+    )

@@ -1,0 +1,244 @@
+"""L2-regularised multinomial logistic regression over a whole path of strengths C, solved as one stacked problem.
+
+For every C on its own the objective is scikit-learn's, divided by C N:  mean loss + ||W||^2 / (2 C N), intercept free.
+The problems share their data, so one matrix product gives the logits of all of them and one more all gradients. Each is
+minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there
+(mean p (1 - p) of a class times the eigenvalue, plus the ridge). Every fourth C is solved from zero first; all then start
+between their neighbours' solutions. Solved problems leave the stack.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from levl_eval.errors import LevlError
+from levl_eval.probes.common import IN_MEMORY, Matrix
+from levl_eval.progress import Progress
+
+HISTORY = 8  # pairs L-BFGS remembers
+STALL = 10  # iterations without gain after which a problem is left where float32 has brought it
+ANCHOR = 4  # every so many strengths are solved first
+_LOGITS = 1 << 21  # numbers of logits held at once
+_STACK = 1 << 28  # numbers of weights and history held at once; longer paths are solved in pieces
+
+
+@dataclass
+class PathFit:
+    """weight [D, K, P] and bias [K, P] for P strengths; iterations [P]; converged [P]: the gradient is below the tolerance."""
+
+    strengths: np.ndarray
+    weight: Tensor
+    bias: Tensor
+    iterations: np.ndarray
+    converged: np.ndarray
+
+    def predictions(self, x: Matrix, device: torch.device) -> np.ndarray:
+        """Predicted class [N, P] for every strength."""
+        d, k, p = self.weight.shape
+        weight, bias = self.weight.reshape(d, -1).to(device), self.bias.to(device)
+        size = max(64, _LOGITS // (k * p))
+        return np.concatenate([((b.to(device) @ weight).view(-1, k, p) + bias).argmax(1).cpu().numpy() for b in x.blocks(size)])
+
+    def logits(self, x: Matrix, at: int, device: torch.device) -> Tensor:
+        """[N, K] of one strength, on the CPU."""
+        weight, bias = self.weight[:, :, at].to(device), self.bias[:, at].to(device)
+        return torch.cat([(b.to(device) @ weight + bias).cpu() for b in x.blocks()])
+
+
+class _Rows:
+    """All training rows in rotated, centred coordinates, in blocks; kept in memory where they fit."""
+
+    def __init__(self, parts: Sequence[tuple[Matrix, np.ndarray]], device: torch.device) -> None:
+        self.parts, self.device = parts, device
+        self.n = sum(len(m) for m, _ in parts)
+        dim = parts[0][0].dim
+        mean = sum(b.double().sum(0) for m, _ in parts for b in m.blocks()) / self.n
+        gram = torch.zeros(dim, dim, dtype=torch.float64)
+        self.mean = torch.as_tensor(mean).float()
+        for m, _ in parts:
+            for b in m.blocks():
+                centred = (b - self.mean).to(device)
+                gram += (centred.T @ centred).double().cpu()
+        values, vectors = torch.linalg.eigh(gram / self.n)
+        keep = values > values[-1].clamp(min=1e-30) * 1e-7  # beyond float32's reach, or outside the rows' span
+        self.values = values[keep].float().to(device)
+        self.vectors = vectors[:, keep].float()
+        self._kept: list[tuple[Tensor, Tensor]] | None = None
+        if 4 * self.n * len(self.values) <= IN_MEMORY:
+            self._kept = list(self._read(8192))
+
+    def _read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        turn = self.vectors.to(self.device)
+        for m, y in self.parts:
+            start = 0
+            for b in m.blocks(size):
+                target = torch.from_numpy(y[start : start + len(b)]).to(self.device)
+                yield (b - self.mean).to(self.device) @ turn, target
+                start += len(b)
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for z, y in self._kept if self._kept is not None else self._read(8192):
+            for i in range(0, len(z), size):
+                yield z[i : i + size], y[i : i + size]
+
+
+def _evaluate(rows: _Rows, w: Tensor, b: Tensor, ridge: Tensor, curvature: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Objective [P] (float64), its gradients [r, K, P] and [K, P], and the mean of p (1 - p) [K, P] where asked for."""
+    r, k, p = w.shape
+    flat = w.reshape(r, k * p)
+    value = torch.zeros(p, dtype=torch.float64, device=w.device)
+    gw, gb, spread = torch.zeros_like(flat), torch.zeros_like(b), torch.zeros_like(b)
+    for z, y in rows.blocks(max(64, _LOGITS // (k * p))):
+        logits = (z @ flat).view(len(z), k, p) + b
+        logits -= logits.amax(1, keepdim=True)
+        value -= logits[torch.arange(len(z), device=z.device), y].double().sum(0)
+        total = logits.exp_().sum(1, keepdim=True)
+        value += total.log().double().sum((0, 1))
+        logits /= total  # probabilities
+        if curvature:
+            spread += (logits - logits * logits).sum(0)
+        logits[torch.arange(len(z), device=z.device), y] -= 1
+        gb += logits.sum(0)
+        gw.addmm_(z.T, logits.view(len(z), k * p))
+    n = rows.n
+    value = value / n + 0.5 * ridge.double() * (w.double() ** 2).sum((0, 1))
+    return value, (gw / n).view(r, k, p) + ridge * w, gb / n, spread / n
+
+
+def _dot(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+    """Inner products [P] of (weight, bias) pairs."""
+    return (a[0] * b[0]).sum((0, 1)) + (a[1] * b[1]).sum(0)
+
+
+def _solve(
+    rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note
+) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
+    """Minimise all problems from (w [r, K, P], b [K, P]); returns both, the iterations and whether each has converged."""
+    device = w.device
+    out_w, out_b = w.clone(), b.clone()
+    iterations, done = np.zeros(len(strengths), int), np.zeros(len(strengths), bool)
+    live = np.arange(len(strengths))
+    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=torch.float32, device=device)
+    value, gw, gb, spread = _evaluate(rows, w, b, ridge, curvature=True)
+    scale_w = 1 / (rows.values.view(-1, 1, 1) * spread.clamp(min=1e-4) + ridge)
+    scale_b = 1 / spread.clamp(min=1e-4)
+    pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]] = []
+    stalled = torch.zeros(len(strengths), dtype=torch.long, device=device)
+    step = 0
+    while True:
+        largest = torch.maximum((rows.vectors.to(device) @ gw.flatten(1)).abs().amax(0).view(gb.shape).amax(0), gb.abs().amax(0))
+        small = (largest <= tolerance).cpu().numpy()
+        out_w[:, :, live], out_b[:, live] = w, b
+        iterations[live] = step
+        done[live[small]] = True
+        over = small | (stalled >= STALL).cpu().numpy()
+        note(int((~over).sum()), step)
+        if over.all() or step == limit:
+            return out_w, out_b, iterations, done
+        if over.mean() >= 0.2:  # solved problems leave the stack
+            keep = torch.from_numpy(np.flatnonzero(~over)).to(device)
+            live, stalled = live[~over], stalled[keep]
+            w, b, gw, gb, ridge, value = w[:, :, keep], b[:, keep], gw[:, :, keep], gb[:, keep], ridge[keep], value[keep]
+            scale_w, scale_b = scale_w[:, :, keep], scale_b[:, keep]
+            pairs = [((s[0][:, :, keep], s[1][:, keep]), (y[0][:, :, keep], y[1][:, keep]), rho[keep]) for s, y, rho in pairs]
+        # L-BFGS's two loops, for all problems at once.
+        qw, qb = gw.clone(), gb.clone()
+        alphas = []
+        for s, y, rho in reversed(pairs):
+            alpha = rho * _dot(s, (qw, qb))
+            alphas.append(alpha)
+            qw -= alpha * y[0]
+            qb -= alpha * y[1]
+        qw *= scale_w
+        qb *= scale_b
+        if pairs:
+            s, y, rho = pairs[-1]
+            gamma = 1 / (rho * _dot(y, (y[0] * scale_w, y[1] * scale_b))).clamp(min=1e-20)
+            qw *= gamma
+            qb *= gamma
+        for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+            beta = rho * _dot(y, (qw, qb))
+            qw += (alpha - beta) * s[0]
+            qb += (alpha - beta) * s[1]
+        slope = _dot((gw, gb), (qw, qb))  # of going along -q
+        bad = slope <= 0
+        if bad.any():
+            qw, qb = torch.where(bad, gw * scale_w, qw), torch.where(bad, gb * scale_b, qb)
+            slope = _dot((gw, gb), (qw, qb))
+        t = torch.ones_like(slope)
+        for _ in range(25):
+            nw, nb = w - t * qw, b - t * qb
+            new, ngw, ngb, _ = _evaluate(rows, nw, nb, ridge)
+            enough = new <= value - 1e-4 * (t * slope).double() + 1e-7 * value.abs()
+            if enough.all():
+                break
+            # The parabola through both values and the slope, kept between a tenth and a half.
+            guess = (t * slope).double() / (2 * (new - value + (t * slope).double())).clamp(min=1e-30)
+            t = torch.where(enough, t, t * guess.clamp(0.1, 0.5).float())
+        s_pair, y_pair = (nw - w, nb - b), (ngw - gw, ngb - gb)
+        curved = _dot(s_pair, y_pair)
+        ok = curved > 1e-12 * _dot(s_pair, s_pair)
+        rho = torch.where(ok, 1 / curved.clamp(min=1e-30), torch.zeros_like(curved))  # rho 0: the pair is not used there
+        if ok.all():
+            pairs.append((s_pair, y_pair, rho))
+        else:
+            pairs = []  # below the precision of float32: begin again with the preconditioner alone
+        pairs = pairs[-HISTORY:]
+        stalled = torch.where(new < value - 1e-9 * value.abs(), torch.zeros_like(stalled), stalled + 1)
+        w, b, gw, gb, value = nw, nb, ngw, ngb, new
+        step += 1
+
+
+def solve_path(
+    parts: Sequence[tuple[Matrix, np.ndarray]], classes: int, strengths: Sequence[float] | np.ndarray, device: torch.device, *,
+    tolerance: float = 1e-4, max_iterations: int = 1000, start: PathFit | None = None, progress: Progress | None = None,
+) -> PathFit:  # fmt: skip
+    """Fit every strength (ascending) on the rows of all parts together.
+
+    tolerance: on the largest gradient entry of the mean loss (scikit-learn's meaning). start: a fit of one strength to begin
+    from. Raises LevlError where there is nothing to fit.
+    """
+    values = np.asarray(strengths, float)
+    if sum(len(m) for m, _ in parts) == 0 or len(np.unique(np.concatenate([y for _, y in parts]))) < 2:
+        raise LevlError("logistic regression: training images of at least two classes are needed")
+    progress = progress or Progress(quiet=True)
+    rows = _Rows(parts, device)
+    r, k, p = len(rows.values), classes, len(values)
+    per_stack = max(1, _STACK // (max(r, 1) * k * (2 * HISTORY + 8)))
+    w, b = torch.zeros(r, k, p, device=device), torch.zeros(k, p, device=device)
+    iterations, converged = np.zeros(p, int), np.zeros(p, bool)
+    with progress.stage("logistic regression", p, "C") as bar:
+
+        def note(left: int, step: int) -> None:
+            bar.advance(0, note=f"{left} of the stack left, iteration {step}")
+
+        if start is not None:
+            w[:] = (rows.vectors.T @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
+            b[:] = (start.bias[:, 0].cpu() + rows.mean @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
+        elif p > ANCHOR:
+            anchors = np.unique([*range(0, p, ANCHOR), p - 1])
+            for i in range(0, len(anchors), per_stack):
+                at = anchors[i : i + per_stack]
+                before = anchors[max(i - 1, 0)]
+                w0, b0 = w[:, :, [before] * len(at)], b[:, [before] * len(at)]  # zero for the first piece
+                w[:, :, at], b[:, at], iterations[at], _ = _solve(rows, values[at], w0, b0, tolerance, max_iterations, note)
+            for left, right in itertools.pairwise(anchors):
+                for j in range(left + 1, right):
+                    share = (j - left) / (right - left)
+                    w[:, :, j] = torch.lerp(w[:, :, left], w[:, :, right], share)
+                    b[:, j] = torch.lerp(b[:, left], b[:, right], share)
+        for i in range(0, p, per_stack):
+            at = np.arange(i, min(i + per_stack, p))
+            w[:, :, at], b[:, at], more, converged[at] = _solve(
+                rows, values[at], w[:, :, at], b[:, at], tolerance, max_iterations, note
+            )
+            iterations[at] += more
+            bar.advance(len(at))
+    weight = torch.tensordot(rows.vectors, w.cpu(), 1)
+    return PathFit(values, weight, b.cpu() - torch.tensordot(rows.mean, weight, 1), iterations, converged)

@@ -1,0 +1,165 @@
+"""Image-text retrieval: recall at k both ways, for every read-out the backbone has. Similarities exist a block at a time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from levl_eval.data.images import fingerprint_text
+from levl_eval.data.readers import read_captions
+from levl_eval.data.types import CaptionSet
+from levl_eval.engines import Context, Outcome
+from levl_eval.errors import UsageError
+from levl_eval.metrics.retrieval import recall_at
+from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
+from levl_eval.probes.texts import image_embeddings, text_embeddings
+from levl_eval.probes.zeroshot import main_readout
+from levl_eval.records import Estimate, Sample
+
+ROWS, COLUMNS = 512, 4096  # images and captions compared at once
+
+
+@dataclass
+class Ranks:
+    """greater, tied, right (see metrics.retrieval.recall_at) of every image among captions and of every caption among images."""
+
+    image: np.ndarray  # [3, images]
+    text: np.ndarray  # [3, captions]
+
+
+def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows and each row's place among them: equal embeddings then get equal scores whatever the block."""
+    kept, inverse = np.unique(x.numpy(), axis=0, return_inverse=True)
+    return torch.from_numpy(kept), torch.from_numpy(inverse.reshape(-1))
+
+
+@torch.inference_mode()
+def ranks(
+    images: Tensor, texts: Tensor, owner: np.ndarray, device: torch.device, rows: int = ROWS, columns: int = COLUMNS
+) -> Ranks:
+    """How embeddings [N, E] and [M, E] rank each other by inner product; caption j belongs to image owner[j].
+
+    Two passes over the same blocks of [rows, columns] similarities: the scores of the right pairs, then the counts against them.
+    """
+    a, at_a = _distinct(images)
+    b, at_b = _distinct(texts)
+    a, b, at_a, at_b = a.to(device), b.to(device), at_a.to(device), at_b.to(device)
+    own = torch.from_numpy(owner).to(device)
+    n, m = len(images), len(texts)
+    pair = torch.empty(m, device=device)  # score of each caption with its image
+
+    def blocks(wanted=None):
+        for i in range(0, n, rows):
+            for j in range(0, m, columns):
+                if wanted is not None and not ((own[j : j + columns] >= i) & (own[j : j + columns] < i + rows)).any():
+                    continue
+                # Blocks are of the distinct embeddings' places, and a product of the same shapes gives the same bits again.
+                yield i, j, a[at_a[i : i + rows]] @ b[at_b[j : j + columns]].T
+
+    for i, j, s in blocks(wanted=True):
+        o = own[j : j + columns]
+        inside = torch.nonzero((o >= i) & (o < i + rows)).flatten()
+        pair[j + inside] = s[o[inside] - i, inside]
+    best = torch.full((n,), -torch.inf, device=device).scatter_reduce_(0, own, pair, "amax")
+    image = torch.zeros(3, n, dtype=torch.long, device=device)
+    text = torch.zeros(3, m, dtype=torch.long, device=device)
+    text[2] = 1
+    image[2].scatter_add_(0, own, (pair == best[own]).long())
+    for i, j, s in blocks():
+        o = own[j : j + columns]
+        wrong = o.unsqueeze(0) != torch.arange(i, i + len(s), device=device).unsqueeze(1)
+        mine = best[i : i + rows].unsqueeze(1)
+        image[0, i : i + rows] += ((s > mine) & wrong).sum(1)
+        image[1, i : i + rows] += ((s == mine) & wrong).sum(1)
+        its = pair[j : j + columns].unsqueeze(0)
+        text[0, j : j + columns] += ((s > its) & wrong).sum(0)
+        text[1, j : j + columns] += ((s == its) & wrong).sum(0)
+    return Ranks(image.cpu().numpy(), text.cpu().numpy())
+
+
+def _thin(data: CaptionSet, count: int | None) -> CaptionSet:
+    """At most the first ``count`` captions of each image."""
+    if count is None:
+        return data
+    seen = np.zeros(len(data.images), int)
+    kept = []
+    for j, k in enumerate(data.owner):
+        if seen[k] < count:
+            kept.append(j)
+        seen[k] += 1
+    captions = tuple(data.captions[j] for j in kept)
+    digest = fingerprint_text([data.fingerprint, str(count)])
+    return CaptionSet(data.name, data.split, data.images, captions, data.owner[kept], digest)
+
+
+def recalls(images: Tensor, texts: Tensor, owner: np.ndarray, ks: list[int], folds: int, device: torch.device):
+    """Hits [len(ks), images] and [len(ks), captions], each fold of consecutive images on its own."""
+    n = len(images)
+    by_image, by_text = np.zeros((len(ks), n)), np.zeros((len(ks), len(texts)))
+    for part in np.array_split(np.arange(n), folds):
+        mine = np.flatnonzero((owner >= part[0]) & (owner <= part[-1]))
+        found = ranks(images[part[0] : part[-1] + 1], texts[torch.from_numpy(mine)], owner[mine] - part[0], device)
+        for r, k in enumerate(ks):
+            by_image[r, part] = recall_at(found.image[0], found.image[1], k, found.image[2])
+            by_text[r, mine] = recall_at(found.text[0], found.text[1], k, found.text[2])
+    return by_image, by_text
+
+
+def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -> Estimate:
+    """Mean of both ways' mean recalls, bootstrapped over images with their captions."""
+    n = by_image.shape[1]
+    counts = np.zeros((n, 4))
+    counts[:, 0], counts[:, 1] = by_image.mean(0), 1
+    np.add.at(counts[:, 2], owner, by_text.mean(0))
+    np.add.at(counts[:, 3], owner, 1)
+    return bootstrap_statistic(
+        counts, lambda s: (s[..., 0] / s[..., 1].clip(1e-12) + s[..., 2] / s[..., 3].clip(1e-12)) / 2, draws=2000, seed=0,
+        n=n + len(owner),
+    )  # fmt: skip
+
+
+def run(context: Context) -> Outcome:
+    """Raises LevlError for a backbone without text, UsageError for unusable caption files or more folds than images."""
+    card, backbone = context.card, context.backbone
+    chosen = main_readout(backbone, card.readout, card.name)
+    data = _thin(read_captions(card.data, context.data, context.limit), card.captions_per_image)
+    if card.folds > len(data.images):
+        raise UsageError(f"{card.name}: field `folds`: {card.folds} folds of {len(data.images)} images")
+    started = time.monotonic()
+    features = context.store.get(
+        backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress
+    )
+    cache = {"feature_hits": int(features.hit), "feature_misses": int(not features.hit)}
+    images = image_embeddings(backbone, features.pooled, context.device)
+    texts = text_embeddings(backbone, list(data.captions), context.cache, context.progress)
+    metrics: dict[str, Estimate] = {}
+    others: dict[str, Estimate] = {}
+    samples: list[Sample] = []
+    clusters = np.array(data.images.ids)[data.owner]
+    for readout in backbone.readouts:
+        by_image, by_text = recalls(images[readout.image], texts[readout.text], data.owner, card.k, card.folds, context.device)
+        found = {"mean_recall": _mean_recall(by_image, by_text, data.owner)}
+        for r, k in enumerate(card.k):
+            found[f"image_to_text_r{k}"] = mean_estimate(by_image[r])
+            found[f"text_to_image_r{k}"] = mean_estimate(by_text[r], clusters)
+        others |= {f"{k}/{readout.name}": v for k, v in found.items()}
+        if readout.name == chosen:
+            metrics |= found
+            one, other = by_image.mean(0), by_text.mean(0)
+            samples = [
+                Sample(id=f"image/{i}", image_id=i, score=float(one[k]), meta={"split": "image-to-text"})
+                for k, i in enumerate(data.images.ids)
+            ] + [
+                Sample(
+                    id=f"text/{j}", image_id=str(clusters[j]), target=c, score=float(other[j]), meta={"split": "text-to-image"}
+                )
+                for j, c in enumerate(data.captions)
+            ]
+    counts = {"images": len(data.images), "captions": len(data.captions)}
+    about = {"fingerprint": fingerprint_text([data.fingerprint, data.images.fingerprint]), "counts": counts, "split": data.split}
+    notes = {"main_readout": chosen, "readouts": [r.name for r in backbone.readouts]}
+    return Outcome(metrics | others, samples, about, notes, {"total": time.monotonic() - started}, cache)
