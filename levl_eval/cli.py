@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
+from levl_eval.commands import audit, health
 from levl_eval.errors import LevlError, UsageError
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -45,7 +46,9 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument(
         "--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)"
     )
-    p.add_argument("--seeds", type=_seeds, default=[0], metavar="0,1,2", help="seeds of heads and connectors")
+    p.add_argument(
+        "--seeds", type=_seeds, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
+    )
     p.add_argument("--limit", type=int, metavar="N", help="at most N test images a task")
     p.add_argument(
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
@@ -105,6 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     cache = commands.add_parser("cache", help="the feature store")
     cache.add_argument("what", choices=["ls", "verify", "clear"])
     cache.set_defaults(call=_cache)
+
+    audit.add(commands)
+    health.add(commands)
     return parser
 
 
@@ -205,7 +211,7 @@ def _show(args: argparse.Namespace) -> int:
     from levl_eval.cards import near
     from levl_eval.registry import backbone_card, names, task_card
 
-    if args.name in names("tasks") or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts):
+    if args.name.partition("@")[0] in names("tasks") or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts):
         card = task_card(args.name)
     elif args.name in names("backbones"):
         card = backbone_card(args.name)
