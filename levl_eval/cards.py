@@ -144,6 +144,9 @@ class _ProbeCard(_TaskCard):
     data: DataSpec
     validation: DataSpec | CarvedSpec = CarvedSpec()  # for choices only; where none is made, training keeps all its images
     readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
+    layers: list[int] | None = (
+        None  # blocks whose outputs stand side by side (-1 the last, each after the final norm); None: the last
+    )
     standardize: bool = True  # per dimension by the training images' mean and std
     l2_normalize: bool = False  # before it
     seeds: int = Field(1, ge=1)  # run with seeds 0 to seeds - 1 where --seeds is not given; one record each
@@ -228,6 +231,9 @@ class BackgroundsCard(_TaskCard):
     variants: list[str] = ["original", "mixed_same", "mixed_rand"]
     optional_variants: list[str] = ["mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]  # where they are present
     readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
+    layers: list[int] | None = (
+        None  # blocks whose outputs stand side by side (-1 the last, each after the final norm); None: the last
+    )
     l2_normalize: bool = True
     standardize: bool = True
     bias: bool = True

@@ -267,7 +267,9 @@ def _data_check(args: argparse.Namespace) -> int:
         for f in findings:
             print(f"{f.level:7}  {f.set:14}  {f.message}")
     if not findings:
-        raise UsageError(f"{directory}: holds none of gqa/, vqav2/, pope/, ade20k/, classification/, imagenet9/")
+        raise UsageError(
+            f"{directory}: holds no data set that is known here (gqa/, pope/, ade20k/, classification/, cifar10/, ...)"
+        )
     return 1 if any(f.level == "error" for f in findings) else 0
 
 

@@ -72,7 +72,7 @@ def _recipe(name: str) -> dict[str, Any]:
     return read_yaml(known[name])
 
 
-def _set(name: str) -> SetCard:
+def set_card(name: str) -> SetCard:
     """A card of tasks/sets by name or path."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -96,7 +96,7 @@ def set_names() -> dict[str, Path]:
 
 def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
     """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
-    found = _set(chosen)
+    found = set_card(chosen)
     known = card_fields(value.get("engine"))
     for field, content in found.model_dump(mode="json", exclude_none=True, exclude={"kind", "name", "description"}).items():
         if field in known and not (own and field in value):

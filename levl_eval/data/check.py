@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
 from levl_eval.errors import LevlError
+from levl_eval.registry import set_card, set_names
 
 # What the real releases hold: (questions, images) by layout and split.
 RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
@@ -20,6 +22,11 @@ RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
     ("vqav2", "val2014"): (214_354, 40_504),
     ("vqav2", "train2014"): (443_757, 82_783),
 }
+# Images of training and test in the releases of the sets of tasks/sets.
+SETS: dict[str, tuple[int, int]] = {
+    "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
+    "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
+}  # fmt: skip
 ADE20K = {"training": 20_210, "validation": 2_000}
 
 
@@ -84,6 +91,29 @@ def _folders(room: str, split: str, data: str) -> list[Finding]:
     return [Finding("ok", f"{room}/{split}", text)]
 
 
+def _set(name: str, data: str) -> Iterable[Finding]:
+    """Both splits of a set of tasks/sets: counts against the release, classes, images that stand in both."""
+    card = set_card(name)
+    found = []
+    for k, spec in enumerate((card.train, card.data)):
+        assert spec is not None
+        got = read_classification(spec, data)
+        found.append(got)
+        counts = np.bincount(got.labels, minlength=len(got.classes))
+        text = f"{len(got.images):,} images, {len(got.classes)} classes, {counts.min()} to {counts.max()} each"
+        if name in SETS:
+            same = len(got.images) == SETS[name][k]
+            yield Finding(
+                "ok" if same else "note", f"{name}/{spec.split}", text + ("" if same else f"; published {SETS[name][k]:,}")
+            )
+    if found[0].classes != found[1].classes:
+        yield Finding("error", name, "training and test have different classes")
+    twice = shared_images(found[1].images, found[0].images)
+    if twice:
+        first = f"{twice[0][0]} is {twice[0][1]}"
+        yield Finding("error", name, f"leakage: {len(twice)} test images are training images too, first {first}")
+
+
 def check(directory: Path) -> list[Finding]:
     """Findings for every data set found below ``directory``: counts, missing images, label ranges, duplicate ids, shared images."""
     data = str(directory)
@@ -105,4 +135,8 @@ def check(directory: Path) -> list[Finding]:
         for split in ("train", "val", "test"):
             if (directory / room / split).is_dir():
                 out += _guard(f"{room}/{split}", lambda r=room, s=split: _folders(r, s, data))  # type: ignore[misc]
+    for name in set_names():
+        card = set_card(name)
+        if all(spec and (directory / spec.directory).is_dir() for spec in (card.train, card.data)):
+            out += _guard(name, lambda n=name: _set(n, data))  # type: ignore[misc]
     return out

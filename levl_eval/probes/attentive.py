@@ -113,12 +113,12 @@ def train(
 def run(context: Context) -> Outcome:
     """Raises UsageError for heads that do not divide the width, and what common.load_parts raises."""
     card, device = context.card, context.device
-    dim = context.backbone.patch_dim
+    parts = load_parts(context, choices=False)
+    dim = parts.train.features.patches.shape[-1]
     if dim % card.heads:
         raise UsageError(
             f"{card.name}: field `heads`: {card.heads} do not divide the token width {dim} of {context.backbone.name}"
         )
-    parts = load_parts(context, choices=False)
     started = time.monotonic()
     torch.manual_seed(context.seed)
     head = AttentiveHead(dim, len(parts.classes), card.heads, card.mlp_ratio).to(device)

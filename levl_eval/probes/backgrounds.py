@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.images import fingerprint_text, root_of
+from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines import Context, Outcome
@@ -55,7 +57,7 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
 
 
 def run(context: Context) -> Outcome:
-    """Raises UsageError/LevlError: a required variant is missing, classes differ, training holds test images' foregrounds only."""
+    """Raises UsageError/LevlError: a required variant is missing, or classes differ."""
     card = context.card
     missing, sets = [], {}
     for name in [*card.variants, *card.optional_variants]:
@@ -78,6 +80,9 @@ def run(context: Context) -> Outcome:
             raise LevlError(
                 f"{card.name}: class folders of training and {name} differ, first {only[0]!r}; give both the same ones"
             )
+    twice = shared_images(sets[REFERENCE].images, train.images, context.cache, context.progress)
+    if twice:
+        context.progress.say(f"  {card.name}: leakage: {len(twice)} test images are training images too, first {twice[0][0]}")
     started = time.monotonic()
     cache = {"feature_hits": 0, "feature_misses": 0}
 
@@ -111,5 +116,7 @@ def run(context: Context) -> Outcome:
         "counts": {"images": len(sets[main].images), "train_images": len(train.images), "classes": len(train.classes)},
         "split": card.data.split,
     }
-    notes = {"probe_loss": [round(v, 5) for v in curve], "variants": list(sets)}
+    notes: dict[str, Any] = {"probe_loss": [round(v, 5) for v in curve], "variants": list(sets)}
+    if twice:
+        notes["leakage"] = {"test_images_in_training": len(twice), "of": len(sets[REFERENCE].images)}
     return Outcome(metrics, samples_of(sets[main], predicted[main], right[main]), data, notes, seconds, cache)

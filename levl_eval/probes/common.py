@@ -154,10 +154,11 @@ def _same_classes(name: str, a: ClassificationSet, b: ClassificationSet, what: s
 
 
 def features_of(context: Context, data: ClassificationSet, cache: dict[str, int]) -> FeatureSet:
-    """Features of a set from the store, counted as hit or miss."""
+    """Features of a set from the store at the card's layers, counted as hit or miss."""
     found = context.store.get(
-        context.backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress
-    )
+        context.backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress,
+        layers=getattr(context.card, "layers", None),
+    )  # fmt: skip
     cache["feature_hits" if found.hit else "feature_misses"] += 1
     return found
 

@@ -31,10 +31,10 @@ class Ranks:
     text: np.ndarray  # [3, captions]
 
 
-def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct rows and each row's place among them: equal embeddings then get equal scores whatever the block."""
-    kept, inverse = np.unique(x.numpy(), axis=0, return_inverse=True)
-    return torch.from_numpy(kept), torch.from_numpy(inverse.reshape(-1))
+def _distinct(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct rows, each row's place among them, and how often each occurs."""
+    kept, inverse, counts = np.unique(x.numpy(), axis=0, return_inverse=True, return_counts=True)
+    return torch.from_numpy(kept), torch.from_numpy(inverse.reshape(-1)), torch.from_numpy(counts)
 
 
 @torch.inference_mode()
@@ -44,40 +44,48 @@ def ranks(
     """How embeddings [N, E] and [M, E] rank each other by inner product; caption j belongs to image owner[j].
 
     Two passes over the same blocks of [rows, columns] similarities: the scores of the right pairs, then the counts against them.
+    Blocks are of distinct embeddings, each pair of which is multiplied once a pass: equal embeddings have exactly equal scores.
     """
-    a, at_a = _distinct(images)
-    b, at_b = _distinct(texts)
-    a, b, at_a, at_b = a.to(device), b.to(device), at_a.to(device), at_b.to(device)
+    a, at_a, times_a = (t.to(device) for t in _distinct(images))
+    b, at_b, times_b = (t.to(device) for t in _distinct(texts))
     own = torch.from_numpy(owner).to(device)
     n, m = len(images), len(texts)
     pair = torch.empty(m, device=device)  # score of each caption with its image
 
-    def blocks(wanted=None):
-        for i in range(0, n, rows):
-            for j in range(0, m, columns):
-                if wanted is not None and not ((own[j : j + columns] >= i) & (own[j : j + columns] < i + rows)).any():
-                    continue
-                # Blocks are of the distinct embeddings' places, and a product of the same shapes gives the same bits again.
-                yield i, j, a[at_a[i : i + rows]] @ b[at_b[j : j + columns]].T
+    def within(places: Tensor, start: int, size: int) -> Tensor:
+        return torch.nonzero((places >= start) & (places < start + size)).flatten()
 
-    for i, j, s in blocks(wanted=True):
-        o = own[j : j + columns]
-        inside = torch.nonzero((o >= i) & (o < i + rows)).flatten()
-        pair[j + inside] = s[o[inside] - i, inside]
+    def blocks():
+        for i in range(0, len(a), rows):
+            for j in range(0, len(b), columns):
+                yield i, j
+
+    row_of = at_a[own]  # of each caption's image
+    for i, j in blocks():
+        inside = torch.nonzero((row_of >= i) & (row_of < i + rows) & (at_b >= j) & (at_b < j + columns)).flatten()
+        if len(inside):
+            s = a[i : i + rows] @ b[j : j + columns].T
+            pair[inside] = s[row_of[inside] - i, at_b[inside] - j]
     best = torch.full((n,), -torch.inf, device=device).scatter_reduce_(0, own, pair, "amax")
     image = torch.zeros(3, n, dtype=torch.long, device=device)
     text = torch.zeros(3, m, dtype=torch.long, device=device)
-    text[2] = 1
+    for i, j in blocks():
+        s = a[i : i + rows] @ b[j : j + columns].T  # the same product again, with the same bits
+        here, times = within(at_a, i, rows), times_b[j : j + columns]
+        for part in here.split(rows):
+            scores, mine = s[at_a[part] - i], best[part].unsqueeze(1)
+            image[0, part] += ((scores > mine) * times).sum(1)
+            image[1, part] += ((scores == mine) * times).sum(1)
+        here, times = within(at_b, j, columns), times_a[i : i + rows].unsqueeze(1)
+        for part in here.split(columns):
+            scores, its = s[:, at_b[part] - j], pair[part]
+            text[0, part] += ((scores > its) * times).sum(0)
+            text[1, part] += ((scores == its) * times).sum(0)
+    # What was counted as equal holds the right ones themselves; none of them is above the best of them.
     image[2].scatter_add_(0, own, (pair == best[own]).long())
-    for i, j, s in blocks():
-        o = own[j : j + columns]
-        wrong = o.unsqueeze(0) != torch.arange(i, i + len(s), device=device).unsqueeze(1)
-        mine = best[i : i + rows].unsqueeze(1)
-        image[0, i : i + rows] += ((s > mine) & wrong).sum(1)
-        image[1, i : i + rows] += ((s == mine) & wrong).sum(1)
-        its = pair[j : j + columns].unsqueeze(0)
-        text[0, j : j + columns] += ((s > its) & wrong).sum(0)
-        text[1, j : j + columns] += ((s == its) & wrong).sum(0)
+    image[1] -= image[2]
+    text[2] = 1
+    text[1] -= 1
     return Ranks(image.cpu().numpy(), text.cpu().numpy())
 
 

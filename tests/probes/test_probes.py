@@ -153,6 +153,10 @@ def test_every_head_on_the_world_reads_features_made_once(context):
     assert found["linear@scenes"].data["counts"]["train_images"] == 96  # nothing is carved where nothing is chosen
     assert 1 <= found["linear"].notes["epoch"] <= 8 and len(found["linear-path"].notes["path"]["C"]) == 7
     assert found["attentive"].metrics["top1_best_epoch"].value >= found["attentive"].metrics["top1"].value
+    four = linear.run(context(task_card("linear", {"layers": "[-2, -1]", "epochs": "1"}), nano))
+    assert four.cache["feature_misses"] == 2 and nano.depth == 4
+    with pytest.raises(LevlError, match="is not one of its 4 blocks"):
+        linear.run(context(task_card("linear", {"layers": "[7]"}), nano))
     with pytest.raises(UsageError, match="do not divide the token width"):
         attentive.run(context(task_card("attentive", {"heads": "7"}), nano))
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec
+from levl_eval.data.check import check
 from levl_eval.data.classification import spread
 from levl_eval.data.readers import read_classification
 from levl_eval.errors import UsageError
@@ -181,3 +182,13 @@ def test_a_head_takes_a_sets_fields_and_its_own_card_wins(tmp_path):
         task_card("linear@pet")
     with pytest.raises(UsageError, match="no head for classification sets"):
         task_card("gqa@pets")
+
+
+def test_data_check_counts_sets_and_reports_leakage(tmp_path):
+    for split, values in (("train", (1, 2)), ("test", (3, 2))):
+        for c in ("cat", "dog"):
+            for v in values:
+                picture(tmp_path / "cifar10" / split / c / f"{split}{v}.png", v + 50 * (c == "dog"))
+    found = {(f.level, f.set): f.message for f in check(tmp_path)}
+    assert found["note", "cifar10/test"].endswith("published 10,000") and "2 to 2 each" in found["note", "cifar10/train"]
+    assert found["error", "cifar10"] == "leakage: 2 test images are training images too, first cat/test2.png is cat/train2.png"
