@@ -19,9 +19,9 @@ from levl_eval.pretrain.tokenizer import encode
 class DualEncoderBackbone(Backbone):
     """A timm ViT with class token and a GPT-2 text tower with their heads (levl-pretrain's and the published models)."""
 
-    def __init__(self, model: DualEncoder, tokenizer: Tokenizer | None, max_length: int) -> None:
+    def __init__(self, model: DualEncoder, tokenizer: Tokenizer | None, max_length: int, readout: str = "eot") -> None:
         super().__init__()
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self.model, self.tokenizer, self.max_length, self.readout = model, tokenizer, max_length, readout
         self.readouts = LEVLJEPA if model.text.projector is not None else EMBEDDING
         self.depth = len(model.vision.encoder.blocks)  # type: ignore[arg-type]
 
@@ -45,7 +45,7 @@ class DualEncoderBackbone(Backbone):
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
         assert self.tokenizer is not None
-        ids, last = encode(self.tokenizer, texts, self.max_length)
+        ids, last = encode(self.tokenizer, texts, self.max_length, self.readout)
         device = next(self.parameters()).device
         z = self.model.embed_texts(torch.from_numpy(ids).to(device), torch.from_numpy(last).to(device))
         return two_heads(z, self.model.text.projector, "text")
@@ -60,5 +60,5 @@ def load(path: str, name: str, uri: str) -> Backbone:
     )
     config = meta["config"]
     info = {k: config[k] for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
-    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config["max_length"])
+    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config["max_length"], config["text_readout"])
     return finish(backbone, name, uri, preprocess, info)

@@ -2,12 +2,14 @@
 
 ckpt.pt is a dictionary of plain values and tensors, loadable with ``weights_only=True``:
   format "levl-pretrain/1"; config (dict); step; vision, text: {"encoder", "pre_proj", "projector"} state dicts (projector empty
-  for clip and siglip); logit {scale, bias}; tokenizer (JSON string); preprocess; and, for resuming, optimizer and rng.
+  for clip and siglip); logit {scale, bias}; tokenizer (JSON string); preprocess; and, for resuming, optimizer, loss and feeds.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +28,66 @@ PARTS = ("encoder", "pre_proj", "projector")
 
 
 def preprocess_of(config: PretrainConfig) -> dict[str, Any]:
-    """How training saw its pictures: squashed to the image size with bicubic interpolation."""
+    """How training saw its pictures: squashed to the image size, or shortest side and centre crop; bicubic."""
     return {
         "size": config.image_size,
-        "resize": "squash",
+        "resize": "squash" if config.resize == "squash" else "shortest",
         "interpolation": "bicubic",
         "mean": list(config.mean),
         "std": list(config.std),
     }
 
 
-def tower_states(model: DualEncoder) -> dict[str, dict[str, dict[str, Tensor]]]:
-    out: dict[str, dict[str, dict[str, Tensor]]] = {}
-    for name in ("vision", "text"):
-        tower = getattr(model, name)
-        out[name] = {p: ({} if getattr(tower, p) is None else dict(getattr(tower, p).state_dict())) for p in PARTS}
-    return out
-
-
-def payload(model: DualEncoder, config: PretrainConfig, tokenizer: str, step: int) -> dict[str, Any]:
-    """What every form of a checkpoint holds."""
-    logit = {k: getattr(model, f"logit_{k}").detach().clone() for k in ("scale", "bias") if hasattr(model, f"logit_{k}")}
+def payload(state: dict[str, Tensor], config: PretrainConfig, tokenizer: str, step: int) -> dict[str, Any]:
+    """What every form of a checkpoint holds; state: DualEncoder.state_dict()."""
+    towers: dict[str, dict[str, dict[str, Tensor]]] = {side: {p: {} for p in PARTS} for side in ("vision", "text")}
+    logit: dict[str, Tensor] = {}
+    for name, value in state.items():
+        side, _, rest = name.partition(".")
+        if rest:
+            part, _, key = rest.partition(".")
+            towers[side][part][key] = value
+        else:
+            logit[name.removeprefix("logit_")] = value.detach().clone()
     return {
-        "format": FORMAT, "config": config.model_dump(mode="json"), "step": step, **tower_states(model), "logit": logit,
+        "format": FORMAT, "config": config.model_dump(mode="json"), "step": step, **towers, "logit": logit,
         "tokenizer": tokenizer, "preprocess": preprocess_of(config),
     }  # fmt: skip
+
+
+def restore(model: DualEncoder, state: dict[str, Any]) -> None:
+    """Put the weights of a checkpoint's dictionary into ``model``."""
+    for side in ("vision", "text"):
+        for part in PARTS:
+            module = getattr(getattr(model, side), part)
+            if module is not None:
+                module.load_state_dict(state[side][part])
+    for k, v in state["logit"].items():
+        getattr(model, f"logit_{k}").data.copy_(v)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically."""
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
+
+
+def keep_last(path: Path, step: int, keep: int) -> None:
+    """Give the checkpoint just written at ``path`` its second name ckpt-STEP.pt, and remove all but the newest ``keep`` of them.
+
+    With ``keep`` 1 there is ckpt.pt alone. The second name is a hard link where the file system has them, else a copy.
+    """
+    if keep > 1:
+        name = path.with_name(f"{path.stem}-{step}{path.suffix}")
+        name.unlink(missing_ok=True)
+        try:
+            os.link(path, name)
+        except OSError:
+            with atomic_path(name) as temporary:
+                shutil.copyfile(path, temporary)
+    numbered = [p for p in path.parent.glob(f"{path.stem}-*{path.suffix}") if p.stem.rpartition("-")[2].isdigit()]
+    for old in sorted(numbered, key=lambda p: int(p.stem.rpartition("-")[2]))[: -keep if keep > 1 else None]:
+        old.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -149,18 +180,12 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
     try:
         config = PretrainConfig.model_validate(state["config"])
         model = build_model(config, Tokenizer.from_str(state["tokenizer"]).get_vocab_size())
-        for side in ("vision", "text"):
-            for part in PARTS:
-                module = getattr(getattr(model, side), part)
-                if module is not None:
-                    module.load_state_dict(state[side][part])
+        restore(model, state)
     except Exception as e:  # shapes, keys, configuration; a broken tokenizer raises a bare Exception
         first = str(e).strip().splitlines()
         raise UsageError(
             f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})"
         ) from e
-    for k, v in state["logit"].items():
-        getattr(model, f"logit_{k}").data.copy_(v)
     bad = [n for n, p in model.state_dict().items() if p.is_floating_point() and not torch.isfinite(p).all()]
     if bad:
         raise UsageError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged, use an earlier checkpoint")

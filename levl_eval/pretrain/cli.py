@@ -1,4 +1,4 @@
-"""The `levl-pretrain` command: train, export. torch is imported only once the words make sense."""
+"""The `levl-pretrain` command: train, export, import. torch is imported only once the words make sense."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ HELP = """usage: levl-pretrain [config.yaml] key=value ...
 
 Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
 
-  objective=levljepa|clip|siglip     model=nano|tiny|small|base
-  data=scenes | csv:FILE (header image,caption)     out=DIR  steps=N  batch_size=N  seed=N
+  objective=levljepa|levljepa_plus|clip|siglip     model=nano|tiny|small|base
+  data=scenes | csv:FILE or tsv:FILE (header image,caption) | wds:GLOB (tars of image + txt or json; {0000..0099} expands)
+       | hf:NAME[:SPLIT] (hub name, or directory of save_to_disk; streaming=true)
+  out=DIR  steps=N  batch_size=N (pictures an update, over all processes)  seed=N
   resume=true goes on where the last run with the same values was stopped.
+
+Several processes, on one machine or many:
+  torchrun --nproc-per-node 8 -m levl_eval.pretrain.cli config.yaml key=value ...
+  accelerate launch -m levl_eval.pretrain.cli config.yaml key=value ...      (its own configuration chooses DDP or FSDP)
 
 Every field (with its default at this model size): levl-pretrain fields [model=nano]
 """
@@ -29,9 +35,10 @@ def _train(words: list[str]) -> int:
 
     trainer = Trainer(config)
     trainer.run()
-    print(
-        f"{trainer.ckpt}: step {trainer.step}; evaluate it with `levl-eval run --backbone {trainer.ckpt} --tasks gqa,pope,ade20k`"
-    )
+    if trainer.first:
+        where = trainer.ckpt
+        print(f"{where}: step {trainer.step}; evaluate it with `levl-eval run --backbone {where} --tasks gqa,pope,ade20k`")
+    trainer.close()
     return 0
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class Pool:
 
     pixels: np.ndarray
     captions: list[list[str]]
+    broken: Sequence[str] = ()  # images of the source that could not be read
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -38,13 +39,19 @@ class Pool:
     def order(self, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
-    def batch(self, step: int, size: int, seed: int) -> tuple[np.ndarray, list[str]]:
-        """Pictures [B, S, S, 3] and captions of ``step``; epochs follow one another, an incomplete last batch is dropped."""
+    def batch(self, step: int, size: int, seed: int, part: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, list[str]]:
+        """Pictures [B, S, S, 3] and captions of ``step``; epochs follow one another, an incomplete last batch is dropped.
+
+        part: (k, n), the k-th of n equal parts of that batch, so that what is seen does not depend on the number of processes.
+        """
         per_epoch = len(self) // size
         epoch, at = divmod(step, per_epoch)
-        rows = self.order(seed, epoch)[at * size : (at + 1) * size]
+        rows = np.sort(self.order(seed, epoch)[at * size : (at + 1) * size])
         rng = random.Random(f"caption/{seed}/{step}")
-        return self.pixels[np.sort(rows)], [rng.choice(self.captions[i]) for i in np.sort(rows)]
+        captions = [rng.choice(self.captions[i]) for i in rows]
+        k, n = part
+        mine = slice(k * size // n, (k + 1) * size // n)
+        return self.pixels[rows[mine]], captions[mine]
 
 
 def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list[list[str]]]:
@@ -62,21 +69,30 @@ def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list
     return pixels, texts
 
 
-def _csv_rows(path: Path) -> list[tuple[Path, list[str]]]:
-    """(image file, captions) of a csv with the header image,caption; files relative to it or to images/ beside it."""
+def _csv_rows(
+    path: Path, image: str = "image", fields: Sequence[str] = ("caption",), delimiter: str = ","
+) -> list[tuple[Path, list[str]]]:
+    """(image file, captions) of a csv whose header names both columns; files relative to it or to images/ beside it.
+
+    fields: names of the caption column; the first that the header has is read. Several rows of an image are its captions.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f, delimiter="\t" if path.suffix == ".tsv" else ",")
-            if not reader.fieldnames or not {"image", "caption"} <= set(reader.fieldnames):
-                raise UsageError(f"{path}: the header is {reader.fieldnames}; expected columns image and caption")
+            reader = csv.DictReader(f, delimiter=delimiter)
+            header = list(reader.fieldnames or [])
+            caption = next((f for f in fields if f in header), None)
+            if image not in header or caption is None:
+                raise UsageError(
+                    f"{path}: the header is {header}; expected columns {image} and {fields[0]} (image_field=, caption_fields=)"
+                )
             by_image: dict[str, list[str]] = {}
             for row in reader:
-                if row["image"] and row["caption"]:
-                    by_image.setdefault(row["image"], []).append(row["caption"].strip())
+                if row[image] and row[caption]:
+                    by_image.setdefault(row[image], []).append(row[caption].strip())
     except OSError as e:
         raise UsageError(f"data=csv:{path}: cannot be read ({e.strerror})") from e
     except (UnicodeDecodeError, csv.Error) as e:
-        raise UsageError(f"data=csv:{path}: not a UTF-8 table of comma-separated values ({e}); save it as UTF-8 csv") from e
+        raise UsageError(f"data=csv:{path}: not a UTF-8 table ({e}); save it as UTF-8 csv or tsv") from e
     if not by_image:
         raise UsageError(f"{path}: holds no image with a caption")
 
@@ -87,15 +103,17 @@ def _csv_rows(path: Path) -> list[tuple[Path, list[str]]]:
     return [(place(name), captions) for name, captions in by_image.items()]
 
 
-def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int]) -> tuple[np.ndarray, list[list[str]], list[str]]:
+def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str]) -> tuple[np.ndarray, list[list[str]], list[str]]:
     from PIL import Image
 
-    rows, size = args
+    from levl_eval.pretrain.augment import resized
+
+    rows, size, how = args
     pixels, texts, broken = [], [], []
     for path, captions in rows:
         try:
             with Image.open(path) as image:
-                pixels.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)))
+                pixels.append(resized(image, size, how))
             texts.append(captions)
         except Exception as e:  # whatever a decoder throws at a broken file
             broken.append(f"{path} ({type(e).__name__})")
@@ -140,18 +158,20 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress) -> Pool:
         work: Callable = _scene_chunk
     elif config.data.startswith(("csv:", "tsv:")):
         path = Path(config.data[4:]).expanduser()
-        rows = _csv_rows(path)
+        tabs = config.data.startswith("tsv:") or path.suffix == ".tsv"
+        rows = _csv_rows(path, config.image_field, config.caption_fields, "\t" if tabs else ",")
         total = len(rows)
         text = "\n".join(f"{p.resolve()}|{p.stat().st_size if p.exists() else -1}|{c}" for p, c in rows)
-        key = f"csv-{hashlib.sha256(text.encode()).hexdigest()[:24]}-{size}"
-        jobs = [(rows[i : i + _CHUNK], size) for i in range(0, total, _CHUNK)]
+        key = f"csv-{hashlib.sha256(text.encode()).hexdigest()[:24]}-{size}{'-crop' if config.resize == 'crop' else ''}"
+        jobs = [(rows[i : i + _CHUNK], size, config.resize) for i in range(0, total, _CHUNK)]
         work = _csv_chunk
     else:
-        raise UsageError(f"data={config.data}: expected scenes, csv:FILE or tsv:FILE")
+        raise UsageError(f"data={config.data}: expected scenes, csv:FILE, tsv:FILE, wds:GLOB or hf:NAME")
     folder = cache / "pretrain" / key
     if not (folder / "captions.json").exists():
         _build(folder, jobs, work, total, size, config.max_broken, progress)
-    captions = json.loads((folder / "captions.json").read_text())["captions"]
+    told = json.loads((folder / "captions.json").read_text())
+    captions = told["captions"]
     if len(captions) < config.batch_size:
         raise UsageError(f"data={config.data}: {len(captions)} pictures, fewer than batch_size={config.batch_size}")
-    return Pool(np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)], captions)
+    return Pool(np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)], captions, told["broken"])

@@ -113,7 +113,7 @@ def import_published(source: str, out: Path, tokenizer: str | None = None) -> Pa
     words_of = _tokenizer(folder, tokenizer, vocab)
     config = _config(model, told, side, length, source, vocab)
     step = (told.get("training") or {}).get("total_steps")
-    state = checkpoints.payload(model, config, words_of.to_str(), step if isinstance(step, int) else 0)
+    state = checkpoints.payload(model.state_dict(), config, words_of.to_str(), step if isinstance(step, int) else 0)
     state["preprocess"] = told.get("preprocess") or {
         "size": side, "resize": "shortest", "resize_to": round(side * 256 / 224), "interpolation": "bicubic",
         "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),

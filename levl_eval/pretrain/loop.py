@@ -1,71 +1,45 @@
-"""The training loop: one process, exact resume, atomic checkpoints, metrics as JSON lines."""
+"""The training loop: one process or many, exact resume, atomic checkpoints, metrics as JSON lines."""
 
 from __future__ import annotations
 
 import json
 import math
+import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluate import default_cache, pick_device
+from levl_eval.evaluate import default_cache
 from levl_eval.io import atomic_write
-from levl_eval.pretrain import checkpoints, tokenizer
+from levl_eval.pretrain import checkpoints, diagnostics, processes, tokenizer
+from levl_eval.pretrain.augment import crop
 from levl_eval.pretrain.config import PretrainConfig
-from levl_eval.pretrain.data import Pool, open_pool
+from levl_eval.pretrain.diagnostics import Probe
+from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
 from levl_eval.pretrain.model import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain.objectives import loss_of
+from levl_eval.pretrain.parallel import sync_batch_norm, world
+from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 from levl_eval.pretrain.sigreg import SIGReg
 from levl_eval.progress import Progress
 
-
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up from 0, then a cosine to ``final_lr`` of the peak at the last step (PAPER 1.6)."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    t = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * t)))
-
-
-def effective_rank(z: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of mean-centred embeddings [N, d] (PAPER 1.6)."""
-    s = torch.linalg.svdvals((z - z.mean(0)).double())
-    p = s / s.sum()
-    return float(torch.exp(-(p * torch.log(p + 1e-7)).sum()))
-
-
-def optimizer_of(model: DualEncoder, config: PretrainConfig) -> torch.optim.Optimizer:
-    """AdamW; gains, biases and scales without weight decay."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
-
-
-def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop of 80 to 100% of the area, resized back, a different one for every picture: [B, 3, S, S] -> the same shape."""
-    b = len(x)
-    scale = torch.empty(b).uniform_(0.8, 1.0, generator=generator).sqrt()
-    shift = (torch.rand(b, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
-    theta = torch.zeros(b, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, :, 2] = shift
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+# What a resumed run may have otherwise; steps may not change, the schedule depends on them.
+_FREE = {
+    "resume", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_pictures", "probe", "trackers", "threads",
+    "device", "max_loss_growth", "max_broken",
+}  # fmt: skip
+_MEMORY = 0.95  # of the running loss, over updates
 
 
 def _lines(path: Path, until: int) -> list[str]:
@@ -105,138 +79,334 @@ def _stop_between_steps() -> Iterator[list[int]]:
 
 
 class Trainer:
-    """State of a run: model, optimizer, data and random generators; ``run`` goes from ``step`` to the end."""
+    """State of a run: model, optimizer, data and random generators; ``run`` goes from ``step`` to the end.
+
+    Every process builds one with the same configuration; the first alone writes files.
+    """
 
     def __init__(self, config: PretrainConfig, progress: Progress | None = None, cache: Path | None = None) -> None:
-        self.config, self.progress, self.out = config, progress or Progress(), Path(config.out)
+        self.out = Path(config.out)
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = pick_device(config.device)
         self.ckpt = self.out / "ckpt.pt"
         if self.ckpt.exists() and not config.resume:
             raise UsageError(f"{self.ckpt}: a checkpoint is there already; add resume=true to go on, or choose another out=")
         state = checkpoints.read(self.ckpt) if self.ckpt.exists() else None
+        self.accelerator, self.device = processes.start(config)
+        self.config = config = self._with_precision(config, state)
         if state is not None:
             self._must_match(state)
-        atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        self.pool: Pool = open_pool(config, cache or default_cache(), self.progress)
-        if state is not None:
-            self.tokenizer = Tokenizer.from_str(state["tokenizer"])
-        elif config.tokenizer == "trained":
-            self.tokenizer = tokenizer.train((c for captions in self.pool.captions for c in captions), config.vocab_size)
-        else:
-            self.tokenizer = tokenizer.load_gpt2(config.tokenizer)
+        self.first = world()[0] == 0
+        self.progress = progress or Progress(quiet=not self.first)
+        if self.first:
+            atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        with self.accelerator.local_main_process_first():
+            self.feed = open_feed(config, world(), cache or default_cache(), self.progress)
+        self.probe = Probe.of(config, cache or default_cache(), self.progress) if config.probe else None
+        self.tokenizer = self._tokenizer(state)
         torch.manual_seed(config.seed)
-        self.model = build_model(config, self.tokenizer.get_vocab_size()).to(self.device)
-        if self.device.type == "cpu" and config.precision == "bf16":
-            plain_attention(self.model)
-        self.optimizer = optimizer_of(self.model, config)
-        self.sigreg = SIGReg(config.sigreg_slices, config.sigreg_knots, config.sigreg_t_max)
-        self.step = 0
+        self.model = self._model(state)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer_of(self.model, config))
+        self.sigreg = SIGReg(config.sigreg_slices, config.sigreg_knots, config.sigreg_t_max, config.sigreg_scope != "local")
+        self.step, self.first_loss, self.running_loss = 0, math.nan, math.nan
         if state is not None:
             self._restore(state)
+        self.feed.start(self.tokenizer, self.step * config.accumulate, self._feed_state(state))
+        self._record_run()
         self.mean = torch.tensor(config.mean, device=self.device).view(3, 1, 1)
         self.std = torch.tensor(config.std, device=self.device).view(3, 1, 1)
 
+    # ---- building
+
+    def _with_precision(self, config: PretrainConfig, state: dict[str, Any] | None) -> PretrainConfig:
+        """``auto`` made definite: what the run to be resumed has, else what this device is good at; processes agree on it."""
+        if config.precision != "auto":
+            return config
+        told = state["config"].get("precision") if state is not None else None
+        if told not in ("fp32", "bf16"):
+            told = processes.from_first("bf16" if processes.has_bfloat16(self.device) else "fp32")
+        return config.model_copy(update={"precision": told})
+
     def _must_match(self, state: dict[str, Any]) -> None:
-        """A run goes on only as it began: where it stands and how it logs may change; steps may not, the cosine depends on them."""
+        """A run goes on only as it began: where it stands and how it logs may change."""
         if "optimizer" not in state:
             raise UsageError(
                 f"{self.ckpt}: has weights but no optimizer (imported or released); it cannot be resumed, choose another out="
             )
-        free = {"resume", "out", "log_every", "save_every", "threads", "device"}
         old, new = state["config"], self.config.model_dump(mode="json")
-        other = [k for k in new if k not in free and k in old and old[k] != new[k]]
+        other = [k for k in new if k not in _FREE and k in old and old[k] != new[k]]
         if other:
             raise UsageError(
                 f"{self.ckpt}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; resume with the same values"
             )
 
+    def _tokenizer(self, state: dict[str, Any] | None) -> Tokenizer:
+        c = self.config
+        if state is not None:
+            return Tokenizer.from_str(state["tokenizer"])
+        if c.tokenizer != "trained":
+            return tokenizer.load_gpt2(c.tokenizer)
+        made = tokenizer.train(self.feed.captions(), c.vocab_size).to_str() if self.first else None
+        return Tokenizer.from_str(processes.from_first(made))
+
+    def _model(self, state: dict[str, Any] | None) -> DualEncoder:
+        c = self.config
+        model = build_model(c, self.tokenizer.get_vocab_size())
+        if state is not None:
+            checkpoints.restore(model, state)
+        if world()[1] > 1:
+            sync_batch_norm(model)
+        model.to(self.device)
+        if c.channels_last:
+            model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and c.precision == "bf16":
+            plain_attention(model)
+        if c.compile:
+            model.vision.encoder.compile()
+            model.text.encoder.compile(dynamic=True)
+        return model
+
+    @property
+    def pool(self) -> Any:
+        """The decoded pictures of scenes, csv and tsv data."""
+        assert isinstance(self.feed, PoolFeed)
+        return self.feed.pool
+
     def _restore(self, state: dict[str, Any]) -> None:
-        for side in ("vision", "text"):
-            for part in checkpoints.PARTS:
-                module = getattr(getattr(self.model, side), part)
-                if module is not None:
-                    module.load_state_dict(state[side][part])
-        for k, v in state["logit"].items():
-            getattr(self.model, f"logit_{k}").data.copy_(v)
-        self.optimizer.load_state_dict(state["optimizer"])
+        processes.restore_optimizer(self.accelerator, self.wrapped, self.optimizer, state["optimizer"], self.ckpt)
         self.step = state["step"]
+        self.first_loss, self.running_loss = state.get("loss", (math.nan, math.nan))
+
+    def _feed_state(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+        """This process's place in a stream. Batches of a pool need none, and so do not depend on the number of processes."""
+        feeds = (state or {}).get("feeds")
+        if not feeds or isinstance(self.feed, PoolFeed):
+            return None
+        rank, count = world()
+        if len(feeds) != count:
+            raise UsageError(f"{self.ckpt}: this stream was read by {len(feeds)} processes, now {count}; resume with as many")
+        return feeds[rank]
+
+    def _record_run(self) -> None:
+        """run.json: what is not in the configuration and may explain speed or rounding."""
+        if not self.first:
+            return
+        told = {
+            "processes": world()[1], "distributed": self.accelerator.distributed_type.value, "device": self.device.type,
+            "precision": self.config.precision, "compile": self.config.compile, "channels_last": self.config.channels_last,
+            "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+            "parameters": sum(p.numel() for p in self.model.parameters()), "started_at_step": self.step,
+        }  # fmt: skip
+        if isinstance(self.feed, PoolFeed):
+            told |= {"pictures": len(self.pool), "broken": list(self.pool.broken)}
+        atomic_write(self.out / "run.json", json.dumps(told, indent=1) + "\n")
 
     def save(self) -> None:
-        state = checkpoints.payload(self.model, self.config, self.tokenizer.to_str(), self.step)
-        checkpoints.save(self.ckpt, {**state, "optimizer": self.optimizer.state_dict()})
+        """Write the checkpoint; every process takes part, the first writes."""
+        weights, optimizer = processes.states(self.accelerator, self.wrapped, self.model, self.optimizer)
+        feeds = processes.collected(self.feed.state())
+        if self.first:
+            state = checkpoints.payload(weights, self.config, self.tokenizer.to_str(), self.step)
+            state |= {"optimizer": optimizer, "loss": (self.first_loss, self.running_loss), "feeds": feeds}
+            checkpoints.save(self.ckpt, state)
+            checkpoints.keep_last(self.ckpt, self.step, self.config.keep)
+
+    # ---- a step
 
     def pixels(self, raw: np.ndarray, generator: torch.Generator | None) -> Tensor:
-        x = torch.from_numpy(np.ascontiguousarray(raw)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        """uint8 [..., H, W, 3] -> standardised [..., 3, H, W], cropped at random where that is the augmentation."""
+        x = torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, non_blocking=True).movedim(-1, -3).float().div_(255)
         x = (x - self.mean) / self.std
-        return augment(x, generator) if generator is not None and self.config.augmentation == "crop" else x
-
-    def train_step(self) -> tuple[float, dict[str, float], Tensor, Tensor]:
-        """One update. All randomness of a step comes from (seed, step), which makes resuming exact."""
         c = self.config
-        generator = torch.Generator().manual_seed((c.seed * 1_000_003 + self.step) % (1 << 62))
-        raw, captions = self.pool.batch(self.step, c.batch_size, c.seed)
-        ids, last = tokenizer.encode(self.tokenizer, captions, c.max_length)
-        x = self.pixels(raw, generator)
+        if generator is not None and c.augmentation == "crop" and c.objective != "levljepa_plus":
+            x = crop(x, generator, world())
+        return x.contiguous(memory_format=torch.channels_last) if c.channels_last and x.ndim == 4 else x
+
+    def _regulariser(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """SIGReg with this step's directions, which are the same in every process."""
+        c = self.config
+        if self.device.type == "cuda":  # millions of normal numbers a step are not drawn on the CPU
+            generator = torch.Generator(self.device).manual_seed(generator.initial_seed())
+        like = torch.empty(0, device=self.device)
+
+        def draw() -> Tensor:
+            return self.sigreg.directions(c.embed_dim, like, generator)
+
+        shared = draw() if c.sigreg_directions == "shared" and c.objective.startswith("levljepa") else None
+        factor = world()[1] if c.sigreg_scope == "global" else 1  # global: times the rows of all processes
+        return lambda z: factor * self.sigreg(z, draw() if shared is None else shared)
+
+    def _forward(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of forward pass ``number`` over this process's rows. All its randomness comes from (seed, number), hence exact resume."""
+        c = self.config
+        seed = (c.seed * 1_000_003 + number) % (1 << 62)
+        if c.dropout or c.head_dropout:
+            torch.manual_seed((seed * 1009 + world()[0]) % (1 << 62))
+        generator = torch.Generator().manual_seed(seed)
+        batch = self.feed.next()
+        x: Any
+        if isinstance(batch.pixels, tuple):
+            x = [self.pixels(p, generator) for p in batch.pixels]
+        else:
+            x = self.pixels(batch.pixels, generator)
+        out = self._embed(x, batch)
+        return loss_of(c, out, self._regulariser(generator))
+
+    def _embed(self, x: Any, batch: Batch) -> dict[str, Tensor]:
+        ids, last = (torch.from_numpy(a).to(self.device, non_blocking=True) for a in (batch.ids, batch.last))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.wrapped(x, ids, last, self.config.global_views)
+
+    def train_step(self) -> tuple[float, dict[str, Tensor]]:
+        """One update; returns its loss over all processes and the parts of this process's loss."""
+        c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step)
-        directions = (
-            self.sigreg.directions(c.embed_dim, torch.empty(0), generator).to(self.device) if c.objective == "levljepa" else None
-        )
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
-            z_v = self.model.embed_images(x)
-            z_t = self.model.embed_texts(torch.from_numpy(ids).to(self.device), torch.from_numpy(last).to(self.device))
-            loss, parts = loss_of(self.model, z_v, z_t, lambda z: self.sigreg(z, directions), c.lambda_v, c.lambda_t)
-        value = float(loss.detach())
-        self._finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        parts: dict[str, Tensor] = {}
+        for i in range(c.accumulate):
+            wait = nullcontext() if i + 1 == c.accumulate else self.accelerator.no_sync(self.wrapped)
+            with wait:
+                loss, parts = self._forward(self.step * c.accumulate + i)
+                self.accelerator.backward(loss / c.accumulate)
+            total += loss.detach() / c.accumulate
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), c.clip)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         # Checked before the update: after it a checkpoint could be written with NaN in it.
-        self._finite("gradient norm", float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)))
+        value, size = processes.agreed(*torch.stack([total.float(), norm.float()]).tolist())
+        self._finite("loss", value)
+        self._finite("gradient norm", size)
+        self._growth(value)
         self.optimizer.step()
-        if c.objective != "levljepa":
+        if c.objective in ("clip", "siglip"):
             self.model.logit_scale.data.clamp_(0, math.log(100))  # as OpenCLIP does after every update
         self.step += 1
-        return value, {k: float(v) for k, v in parts.items()}, z_v.detach().float(), z_t.detach().float()
+        return value, parts
+
+    def _stop(self, what: str) -> LevlError:
+        kept = self.ckpt if self.ckpt.exists() else "none"
+        return LevlError(f"step {self.step}: {what}; last good checkpoint: {kept}; lower lr or use precision=fp32")
 
     def _finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            kept = self.ckpt if self.ckpt.exists() else "none"
-            raise LevlError(
-                f"step {self.step}: the {what} is {value}; last good checkpoint: {kept}; lower lr or use precision=fp32"
+            raise self._stop(f"the {what} is {value}")
+
+    def _growth(self, value: float) -> None:
+        """Follow the running loss; one far above the first loss will not come back."""
+        if math.isnan(self.first_loss):
+            self.first_loss = self.running_loss = value
+        self.running_loss = _MEMORY * self.running_loss + (1 - _MEMORY) * value
+        limit = self.config.max_loss_growth * abs(self.first_loss)
+        if self.running_loss > limit:
+            raise self._stop(
+                f"diverged: the running loss is {self.running_loss:.4g}, the first was {self.first_loss:.4g} (max_loss_growth)"
             )
+
+    # ---- the run
+
+    @torch.no_grad()
+    def diagnose(self) -> dict[str, float]:
+        """Diagnostics on fixed pairs in evaluation mode, and the probe's accuracy where there is one; every process takes part."""
+        c = self.config
+        if not hasattr(self, "_fixed"):
+            raw, captions = self.feed.sample(c.diagnose_pictures)
+            self._fixed = raw, self.feed.tokens(self.tokenizer, captions)
+        raw, (ids, last) = self._fixed
+        self.wrapped.eval()
+        try:
+            found: dict[str, list[Tensor]] = {"z_v": [], "z_t": []}
+            for at in range(0, len(raw), 128):
+                rows = slice(at, at + 128)
+                out = self._embed(self.pixels(raw[rows], None), Batch(None, ids[rows], last[rows]))
+                for k, z in found.items():
+                    z.append(out[k].float().cpu())
+            line = diagnostics.of_pairs(*(torch.cat(z) for z in found.values())) if len(raw) > 1 else {}
+            if self.probe is not None:
+                line["probe_knn"] = self.probe.accuracy(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
+            return line
+        finally:
+            self.wrapped.train()
 
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands."""
+        if self.config.trackers:
+            told = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in self.config.model_dump().items()}
+            self.accelerator.init_trackers("levl-pretrain", config=told)
+        try:
+            self._run()
+        except LevlError:
+            self._list_broken()
+            raise
+        finally:
+            self.feed.close()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+
+    def close(self) -> None:
+        """Leave the other processes, where there are any."""
+        if world()[1] > 1:
+            self.accelerator.wait_for_everyone()
+            torch.distributed.destroy_process_group()
+
+    def _list_broken(self) -> None:
+        """Names of what this process could not read, one a line."""
+        if self.feed.broken:
+            name = "broken.txt" if world()[1] == 1 else f"broken-{world()[0]}.txt"
+            atomic_write(self.out / name, "\n".join(self.feed.broken) + "\n")
+
+    def _run(self) -> None:
         c = self.config
-        self.model.train()
+        self.wrapped.train()
         started, first = time.monotonic(), self.step
         metrics = self.out / "metrics.jsonl"
-        if metrics.exists():  # lines behind the checkpoint belong to steps that are made again
+        if self.first and metrics.exists():  # lines behind the checkpoint belong to steps that are made again
             atomic_write(metrics, "".join(f"{line}\n" for line in _lines(metrics, self.step)))
+        skipped, since = self.feed.skipped, time.monotonic()
+        self.feed.waited = 0.0
         with (
             _stop_between_steps() as signals,
             self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar,
-            open(metrics, "a", encoding="utf-8") as log,
+            open(metrics, "a", encoding="utf-8") if self.first else nullcontext() as log,
         ):
             while self.step < c.steps:
-                loss, parts, z_v, z_t = self.train_step()
+                loss, parts = self.train_step()
                 rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
                 bar.advance(note=f"loss {loss:.3f} {rate:,.0f} pictures/s")
-                if self.step % c.log_every == 0 or self.step == c.steps:
-                    line: dict[str, Any] = {"step": self.step, "loss": loss, **parts, "lr": learning_rate(c, self.step - 1)}
-                    if self.step % (5 * c.log_every) == 0 or self.step == c.steps:
-                        matched = F.cosine_similarity(z_v, z_t).mean()
-                        line |= {
-                            "rank_v": effective_rank(z_v),
-                            "rank_t": effective_rank(z_t),
-                            "matched_cosine": float(matched),
-                        }
-                        line["shuffled_cosine"] = float(F.cosine_similarity(z_v, z_t.roll(1, 0)).mean())
-                    log.write(json.dumps({**line, "pictures_per_second": round(rate, 1)}) + "\n")
-                    log.flush()
-                if self.step % c.save_every == 0 or self.step == c.steps or signals:
+                last = self.step == c.steps
+                if self.feed.skipped > skipped:
+                    if not skipped:
+                        self.progress.say(f"skipped a sample that cannot be read: {self.feed.broken[0]}")
+                    skipped = self.feed.skipped
+                if self.step % c.log_every == 0 or self.step % c.diagnose_every == 0 or last:
+                    line: dict[str, Any] = {"step": self.step, "loss": loss, **self._means(parts)}
+                    line |= {"lr": learning_rate(c, self.step - 1), "pictures_per_second": round(rate, 1)}
+                    line["waiting"] = round(self.feed.waited / max(1e-9, time.monotonic() - since), 4)
+                    if any(broken := processes.collected(self.feed.skipped)):
+                        line["skipped"] = sum(broken)
+                    if self.step % c.diagnose_every == 0 or last:
+                        line |= self.diagnose()
+                    if log is not None:
+                        log.write(json.dumps(line) + "\n")
+                        log.flush()
+                    if c.trackers:
+                        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=self.step)
+                    self.feed.waited, since = 0.0, time.monotonic()
+                stop = self._anyone(bool(signals))
+                if self.step % c.save_every == 0 or last or stop:
                     self.save()
-                if signals and self.step < c.steps:
+                if stop and not last:
                     raise KeyboardInterrupt
+        if skipped:
+            self._list_broken()
+            self.progress.say(
+                f"skipped {skipped} of {self.feed.seen} samples that cannot be read; their names: {self.out}/broken.txt"
+            )
+
+    def _means(self, parts: dict[str, Tensor]) -> dict[str, float]:
+        """The parts of the loss, averaged over processes."""
+        return dict(zip(parts, processes.agreed(*(float(v) for v in parts.values())), strict=True))
+
+    def _anyone(self, asked: bool) -> bool:
+        """Whether any process was asked to stop: they stop together."""
+        return processes.agreed(float(asked))[0] > 0

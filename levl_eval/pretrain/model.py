@@ -7,6 +7,7 @@ so that state dictionaries can be exchanged.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,9 +38,13 @@ def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> n
     return GPT2Model(config)
 
 
-def pre_projection(width: int, hidden: int, dim: int) -> nn.Sequential:
-    """Linear, BatchNorm, GELU, Linear: before it the final LayerNorm would suppress the variance that SIGReg needs (PAPER 1.3)."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, dim))
+def pre_projection(width: int, hidden: int, dim: int, dropout: float = 0.0) -> nn.Sequential:
+    """Linear, BatchNorm, GELU, Linear: before it the final LayerNorm would suppress the variance that SIGReg needs (PAPER 1.3).
+
+    Dropout, where there is any, stands within the activation, so that the last Linear keeps the published index 3.
+    """
+    activation: nn.Module = nn.Sequential(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
+    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), activation, nn.Linear(hidden, dim))
 
 
 def predictor(dim: int, hidden: int, depth: int, dropout: float) -> nn.Sequential:
@@ -61,26 +66,67 @@ class Tower(nn.Module):
 class DualEncoder(nn.Module):
     """Vision and text towers, and for the contrastive objectives the learned scale (and bias)."""
 
-    def __init__(self, vision: Tower, text: Tower, objective: str) -> None:
+    def __init__(
+        self, vision: Tower, text: Tower, objective: str, scale: float | None = None, bias: float = -10.0, buckets: int = 1
+    ) -> None:
         super().__init__()
-        self.vision, self.text, self.objective = vision, text, objective
-        if objective == "clip":  # OpenCLIP's initialisation
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        elif objective == "siglip":  # SigLIP's: t' = log 10, b = -10
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-            self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+        self.vision, self.text, self.objective, self.buckets = vision, text, objective, buckets
+        if objective in ("clip", "siglip"):  # OpenCLIP's initialisation; SigLIP's: t' = log 10, b = -10
+            first = scale or (1 / 0.07 if objective == "clip" else 10.0)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(first)))
+        if objective == "siglip":
+            self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> z_v [B, d], from the class token after the final norm."""
         return self.vision.pre_proj(self.vision.encoder(pixels))
 
-    def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Token ids [B, L] and the index of each row's end-of-text token [B] -> z_t [B, d].
+    def embed_views(self, crops: Sequence[Tensor]) -> Tensor:
+        """Crops of one size each, [V_k, B, 3, S_k, S_k] -> z [V, B, d]; one BatchNorm over all views together."""
+        pooled = torch.cat([self.vision.encoder(x.flatten(0, 1)) for x in crops if len(x)])
+        return self.vision.pre_proj(pooled).unflatten(0, (-1, crops[0].shape[1]))
 
-        The tower is causal and is read at the end-of-text token, so what stands behind it, and how far rows are padded, cannot
-        change the result; no attention mask is needed.
+    def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
+        """Token ids [B, L] and the index of each row's read-out token [B] -> z_t [B, d].
+
+        The tower is causal and is read at that token, so what stands behind it, and how far rows are padded, cannot change the
+        result; no attention mask is needed, and rows of similar length are run together without the padding of the longest.
         """
-        return self.text.pre_proj(text_states(self.text.encoder, ids)[torch.arange(len(ids), device=ids.device), last])
+        return self.text.pre_proj(self._text_states(ids, last))
+
+    def _text_states(self, ids: Tensor, last: Tensor) -> Tensor:
+        rows = torch.arange(len(ids), device=ids.device)
+        if not self.training or self.buckets < 2 or len(ids) < 4 * self.buckets:
+            return text_states(self.text.encoder, ids)[rows, last]
+        order = last.argsort(stable=True)
+        states = []
+        for group in order.chunk(self.buckets):
+            at = last[group]
+            states.append(text_states(self.text.encoder, ids[group, : int(at.max()) + 1])[rows[: len(group)], at])
+        return torch.cat(states)[order.argsort()]
+
+    def forward(
+        self, pixels: Tensor | Sequence[Tensor], ids: Tensor | None = None, last: Tensor | None = None, global_views: int = 0
+    ) -> dict[str, Tensor]:
+        """Everything an objective needs of a batch: z_v, z_t [B, d]; p_v, p_t, the predictions of the other modality, where there
+        are predictors; logit_scale, logit_bias; views [V, B, d] where pixels are crops (then z_v is the mean of the global ones).
+        Without texts: pooled, the class token [B, D], alone (for probes).
+        """
+        out: dict[str, Tensor] = {}
+        if ids is None or last is None:
+            return {"pooled": self.vision.encoder(pixels)}
+        if isinstance(pixels, Tensor):
+            out["z_v"] = self.embed_images(pixels)
+        else:
+            out["views"] = self.embed_views(pixels)
+            out["z_v"] = out["views"][:global_views].mean(0)
+        out["z_t"] = self.embed_texts(ids, last)
+        if self.vision.projector is not None and self.text.projector is not None:
+            out["p_v"], out["p_t"] = self.vision.projector(out["z_v"]), self.text.projector(out["z_t"])
+        for name in ("logit_scale", "logit_bias"):
+            if hasattr(self, name):
+                out[name] = getattr(self, name) * 1.0
+        return out
 
 
 def plain_attention(model: DualEncoder) -> None:
@@ -105,19 +151,16 @@ def build_model(config: Any, vocab: int) -> DualEncoder:
 
     c = config if isinstance(config, PretrainConfig) else PretrainConfig.model_validate(config)
     v, t = c.vision, c.text
-    predicts = c.objective == "levljepa"
+    predicts = c.objective in ("levljepa", "levljepa_plus") and c.prediction == "predictor"
 
     def head() -> nn.Module | None:
         return predictor(c.embed_dim, c.predictor_width, c.predictor_depth, c.dropout) if predicts else None
 
-    image = Tower(
-        vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size),
-        pre_projection(v.width, c.head_width, c.embed_dim),
-        head(),
-    )
-    text = Tower(
-        text_tower(t.width, t.depth, t.heads, vocab, c.positions or c.max_length),
-        pre_projection(t.width, c.head_width, c.embed_dim),
-        head(),
-    )
-    return DualEncoder(image, text, c.objective)
+    def tower(encoder: nn.Module, width: int) -> Tower:
+        return Tower(encoder, pre_projection(width, c.head_width, c.embed_dim, c.head_dropout), head())
+
+    return DualEncoder(
+        tower(vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size), v.width),
+        tower(text_tower(t.width, t.depth, t.heads, vocab, c.positions or c.max_length), t.width),
+        c.objective, c.logit_scale_init, c.logit_bias_init, c.text_buckets if c.text_readout == "eot" else 1,
+    )  # fmt: skip

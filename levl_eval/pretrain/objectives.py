@@ -1,4 +1,8 @@
-"""The three objectives on paired embeddings, each the published formula at the published code's scale."""
+"""The objectives on paired embeddings, each the published formula at the published code's scale.
+
+Several processes: negatives, SIGReg and BatchNorm (parallel.py) are over all rows; every function returns the mean over this
+process's rows, whose average over processes is the loss of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +13,124 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from levl_eval.pretrain.model import DualEncoder
+from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.pretrain.parallel import gather, pairwise_sigmoid, world
+
+Regulariser = Callable[[Tensor], Tensor]
+
+
+def distance(prediction: Tensor, target: Tensor, kind: str = "mse") -> Tensor:
+    """mse: mean over batch and dimensions; cosine: mean of 2 - 2 cos, in float32 (PAPER 1.1)."""
+    if kind == "cosine":
+        return (2 - 2 * F.cosine_similarity(prediction, target, dim=-1)).mean()
+    return F.mse_loss(prediction, target)
 
 
 def levljepa(
     z_v: Tensor,
     z_t: Tensor,
-    predict_v: nn.Module,
-    predict_t: nn.Module,
-    sigreg: Callable[[Tensor], Tensor],
+    predict_v: Callable[[Tensor], Tensor] | nn.Module,
+    predict_t: Callable[[Tensor], Tensor] | nn.Module,
+    sigreg: Regulariser,
     lambda_v: float,
     lambda_t: float,
-):
-    """(1 - lv - lt) cross + lv SIGReg(Z_v) + lt SIGReg(Z_t), cross at the code's scale (PAPER 1.1).
+    align: str = "mse",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(1 - lv - lt) cross + lv SIGReg(Z_v) + lt SIGReg(Z_t), cross at the code's scale (PAPER 1.1, equations 5 and 6).
 
     z_v, z_t: [B, d], not normalised. cross is the mean over batch and dimensions, averaged over both directions; targets carry
-    no gradient, so each encoder learns from prediction only through its own branch. Returns (loss, parts).
+    no gradient, so each encoder learns from prediction only through its own branch. A regulariser of weight 0 is not computed.
+    Returns (loss, parts).
     """
-    cross = 0.5 * (F.mse_loss(predict_v(z_v), z_t.detach()) + F.mse_loss(predict_t(z_t), z_v.detach()))
-    s_v, s_t = sigreg(z_v), sigreg(z_t)
-    loss = (1 - lambda_v - lambda_t) * cross + lambda_v * s_v + lambda_t * s_t
-    return loss, {"cross": cross.detach(), "sigreg_v": s_v.detach(), "sigreg_t": s_t.detach()}
+    cross = 0.5 * (distance(predict_v(z_v), z_t.detach(), align) + distance(predict_t(z_t), z_v.detach(), align))
+    return _regularised(cross, z_v, z_t, sigreg, lambda_v, lambda_t)
+
+
+def direct(
+    z_v: Tensor, z_t: Tensor, sigreg: Regulariser, lambda_v: float, lambda_t: float, align: str = "mse"
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The ablation without predictors: the pair's distance itself, with gradient to both sides (PAPER 2f, Table 7)."""
+    return _regularised(distance(z_v, z_t, align), z_v, z_t, sigreg, lambda_v, lambda_t)
+
+
+def _regularised(
+    cross: Tensor, z_v: Tensor, z_t: Tensor, sigreg: Regulariser, lambda_v: float, lambda_t: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    loss, parts = (1 - lambda_v - lambda_t) * cross, {"cross": cross.detach()}
+    for name, z, weight in (("sigreg_v", z_v, lambda_v), ("sigreg_t", z_t, lambda_t)):
+        if weight:
+            s = sigreg(z)
+            loss = loss + weight * s
+            parts[name] = s.detach()
+    return loss, parts
+
+
+def levljepa_plus(
+    views: Tensor,
+    z_t: Tensor,
+    global_views: int,
+    predict_v: Callable[[Tensor], Tensor] | nn.Module,
+    predict_t: Callable[[Tensor], Tensor] | nn.Module,
+    sigreg: Regulariser,
+    lambda_v: float,
+    lambda_t: float,
+    lambda_m: float,
+    align: str = "mse",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(1 - lv - lt - lm) cross + lv S_v + lt S_t + lm multi (PAPER 1.8).
+
+    views: [V, B, d], global crops first. The vision embedding is the mean of the global crops, with gradient; multi is the mean
+    squared distance of every view from it; SIGReg is taken per view and averaged.
+    """
+    z_v = views[:global_views].mean(0)
+    cross = 0.5 * (distance(predict_v(z_v), z_t.detach(), align) + distance(predict_t(z_t), z_v.detach(), align))
+    multi = (views - z_v).square().mean()
+    s_v, s_t = sigreg(views), sigreg(z_t)
+    loss = (1 - lambda_v - lambda_t - lambda_m) * cross + lambda_v * s_v + lambda_t * s_t + lambda_m * multi
+    return loss, {"cross": cross.detach(), "sigreg_v": s_v.detach(), "sigreg_t": s_t.detach(), "multi": multi.detach()}
 
 
 def clip(z_v: Tensor, z_t: Tensor, log_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE over the batch (Radford et al. 2021): z [B, d], scale exp(log_scale) at most 100."""
-    logits = log_scale.clamp(max=math.log(100)).exp() * F.normalize(z_v, dim=-1) @ F.normalize(z_t, dim=-1).T
-    target = torch.arange(len(logits), device=logits.device)
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+    """Symmetric InfoNCE (Radford et al. 2021) against the negatives of all processes: z [B, d], scale exp(log_scale) at most 100."""
+    v, t = F.normalize(z_v, dim=-1), F.normalize(z_t, dim=-1)
+    scale = log_scale.clamp(max=math.log(100)).exp()
+    target = torch.arange(len(v), device=v.device) + world()[0] * len(v)
+    return 0.5 * (F.cross_entropy(scale * v @ gather(t).T, target) + F.cross_entropy(scale * t @ gather(v).T, target))
 
 
-def siglip(z_v: Tensor, z_t: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
-    """Pairwise sigmoid loss (Zhai et al. 2023, algorithm 1): sum over pairs, divided by the batch."""
-    logits = log_scale.exp() * F.normalize(z_v, dim=-1) @ F.normalize(z_t, dim=-1).T + bias
-    sign = 2 * torch.eye(len(logits), device=logits.device) - 1
-    return -F.logsigmoid(sign * logits).sum() / len(logits)
+def siglip(z_v: Tensor, z_t: Tensor, log_scale: Tensor, bias: Tensor, block: int | None = None) -> Tensor:
+    """Pairwise sigmoid loss (Zhai et al. 2023, algorithm 1): sum over pairs with all processes' texts, divided by the batch.
+
+    At most ``block`` columns of the similarity matrix (one process's batch where None) exist at a time.
+    """
+    v, t = F.normalize(z_v, dim=-1), F.normalize(z_t, dim=-1)
+    return pairwise_sigmoid(v, gather(t), log_scale, bias, world()[0] * len(v), block or len(v))
 
 
-def loss_of(
-    model: DualEncoder, z_v: Tensor, z_t: Tensor, sigreg: Callable[[Tensor], Tensor], lambda_v: float, lambda_t: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The model's objective on a batch of embeddings, in float32. Returns (loss, its parts for the log)."""
-    if model.objective == "levljepa":
-        assert model.vision.projector is not None and model.text.projector is not None
+def _full(z: Tensor) -> Tensor:
+    """Half precision to float32; float64 stays."""
+    return z if z.dtype == torch.float64 else z.float()
 
-        def f32(head: nn.Module) -> Callable[[Tensor], Tensor]:
-            return lambda z: head(z).float()
 
+def loss_of(config: PretrainConfig, out: dict[str, Tensor], sigreg: Regulariser) -> tuple[Tensor, dict[str, Tensor]]:
+    """The configured objective of a forward pass (model.DualEncoder.forward), in at least float32. Returns (loss, its parts for the log)."""
+    c, z_t = config, _full(out["z_t"])
+    if c.objective in ("levljepa", "levljepa_plus"):
+        # The predictions are outputs of the forward pass, where a wrapped model (DDP) sees them.
+        forward = {k: _full(out[k]) for k in ("p_v", "p_t") if k in out}
+        if c.objective == "levljepa_plus":
+            return levljepa_plus(
+                _full(out["views"]), z_t, c.global_views, lambda _: forward["p_v"], lambda _: forward["p_t"], sigreg,
+                c.lambda_v, c.lambda_t, c.lambda_multi, c.align_loss,
+            )  # fmt: skip
+        z_v = _full(out["z_v"])
+        if c.prediction == "direct":
+            return direct(z_v, z_t, sigreg, c.lambda_v, c.lambda_t, c.align_loss)
         return levljepa(
-            z_v.float(), z_t.float(), f32(model.vision.projector), f32(model.text.projector), sigreg, lambda_v, lambda_t
-        )  # type: ignore[arg-type]
-    if model.objective == "clip":
-        return clip(z_v.float(), z_t.float(), model.logit_scale), {"scale": model.logit_scale.detach().exp()}
-    loss = siglip(z_v.float(), z_t.float(), model.logit_scale, model.logit_bias)
-    return loss, {"scale": model.logit_scale.detach().exp(), "bias": model.logit_bias.detach()}
+            z_v, z_t, lambda _: forward["p_v"], lambda _: forward["p_t"], sigreg, c.lambda_v, c.lambda_t, c.align_loss
+        )
+    z_v, scale = _full(out["z_v"]), out["logit_scale"]
+    if c.objective == "clip":
+        return clip(z_v, z_t, scale), {"scale": scale.detach().exp()}
+    loss = siglip(z_v, z_t, scale, out["logit_bias"])
+    return loss, {"scale": scale.detach().exp(), "bias": out["logit_bias"].detach()}

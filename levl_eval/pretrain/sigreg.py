@@ -15,7 +15,9 @@ Clenshaw sum. Work is tiled over slices; memory is one tile.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 import torch.distributed as dist
@@ -81,11 +83,54 @@ def _slope(x: Tensor, h: float, cosine: Tensor, sine: Tensor) -> Tensor:
     return p1.mul_(c).add_(p2).addcmul_(q1, s)
 
 
+def _moments_functional(x: Tensor, h: float, knots: int) -> Tensor:
+    """:func:`_moments` without buffers, for a compiler that fuses the recurrence and its 2 (K - 1) sums into one kernel."""
+    theta = x * h
+    c, s = torch.cos(theta), torch.sin(theta)
+    twice = 2 * c
+    c0, s0 = torch.ones_like(c), torch.zeros_like(s)
+    cosines, sines = [c0.mean(0)], [s0.mean(0)]
+    for k in range(1, knots):
+        cosines.append(c.mean(0))
+        sines.append(s.mean(0))
+        if k + 1 < knots:
+            c, c0, s, s0 = twice * c - c0, c, twice * s - s0, s
+    return torch.stack([torch.stack(cosines), torch.stack(sines)])
+
+
+def _slope_functional(x: Tensor, h: float, cosine: Tensor, sine: Tensor) -> Tensor:
+    """:func:`_slope` without buffers."""
+    theta = x * h
+    c, s = torch.cos(theta), torch.sin(theta)
+    twice = 2 * c
+    p1, q1 = cosine[-1] + torch.zeros_like(x), sine[-1] + torch.zeros_like(x)
+    p2, q2 = torch.zeros_like(x), torch.zeros_like(x)
+    for k in range(cosine.shape[0] - 2, 0, -1):
+        p1, p2, q1, q2 = twice * p1 - p2 + cosine[k], p1, twice * q1 - q2 + sine[k], q1
+    return p1 * c - p2 + q1 * s
+
+
+@lru_cache(maxsize=4)
+def _kernels(engine: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """(moments, slope) of an engine: "tiles" in place, or the functional forms through torch.compile with a backend of that name."""
+    if engine == "tiles":
+        return _moments, _slope
+    return torch.compile(_moments_functional, backend=engine), torch.compile(_slope_functional, backend=engine)
+
+
+def _engine(wanted: str, device: torch.device) -> str:
+    """auto: one fused kernel each for moments and slope where Triton can make it for a GPU, else tiles."""
+    if wanted != "auto":
+        return wanted
+    return "inductor" if device.type == "cuda" and find_spec("triton") is not None else "tiles"
+
+
 class _Streamed(torch.autograd.Function):
     """statistic(z [B, d], directions [d, S]); the gradient with respect to z is made in the forward pass, tile by tile."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool) -> Tensor:
+    def forward(ctx, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool, engine: str) -> Tensor:
+        moments_of, slope_of = _kernels(_engine(engine, z.device))
         h, weights, targets = _knots(knots, t_max)
         kind = z.dtype if z.dtype == torch.float64 else torch.float32
         zf = z.detach().to(kind)
@@ -100,7 +145,7 @@ class _Streamed(torch.autograd.Function):
         for start in range(0, slices, width):
             tile = a[:, start : start + width]
             x = zf @ tile
-            moments = _moments(x, h, knots)
+            moments = moments_of(x, h, knots)
             if distributed:  # the global characteristic function; scaled by the local batch, as published
                 dist.all_reduce(moments)
                 moments /= dist.get_world_size()
@@ -109,7 +154,7 @@ class _Streamed(torch.autograd.Function):
             if gradient is not None:
                 # d/dx of N/S sum_k w_k (dc^2 + ds^2): each mean contributes t_k/B, N = B cancels; averaging gradients over
                 # processes then gives the gradient of (local B) f(global characteristic function).
-                slope = _slope(x, h, 2 * w * t * ds, -2 * w * t * dc)
+                slope = slope_of(x, h, 2 * w * t * ds, -2 * w * t * dc)
                 gradient.addmm_(slope, tile.T)
         if gradient is not None:
             ctx.save_for_backward((gradient / slices).to(z.dtype))
@@ -118,7 +163,7 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads: Tensor):
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None, None
+        return gradient * grads[0], None, None, None, None, None
 
 
 class SIGReg(nn.Module):
@@ -126,13 +171,17 @@ class SIGReg(nn.Module):
 
     num_slices: random unit directions a call (published: 4096). knots, t_max: quadrature (17 on [0, 3]).
     distributed: average the characteristic function over processes; all of them must then use the same directions.
+    engine: "auto", "tiles" (any device), or a torch.compile backend, of which "inductor" is auto's choice on CUDA. Inputs may be
+    bfloat16; everything is accumulated in float32 (float64 inputs in float64).
     """
 
-    def __init__(self, num_slices: int = 4096, knots: int = 17, t_max: float = 3.0, distributed: bool = False) -> None:
+    def __init__(
+        self, num_slices: int = 4096, knots: int = 17, t_max: float = 3.0, distributed: bool = False, engine: str = "auto"
+    ) -> None:
         super().__init__()
         if num_slices < 1 or knots < 3 or t_max <= 0:
             raise ValueError(f"SIGReg: num_slices {num_slices}, knots {knots}, t_max {t_max}: expected >= 1, >= 3 and > 0")
-        self.num_slices, self.knots, self.t_max, self.distributed = num_slices, knots, t_max, distributed
+        self.num_slices, self.knots, self.t_max, self.distributed, self.engine = num_slices, knots, t_max, distributed, engine
 
     def directions(self, dim: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Fresh directions [dim, num_slices] of unit length."""
@@ -148,4 +197,6 @@ class SIGReg(nn.Module):
         together = self.distributed and dist.is_available() and dist.is_initialized()
         views = z.unbind(0) if z.ndim == 3 else (z,)
         with torch.autocast(z.device.type, enabled=False):  # bfloat16 inputs are accumulated in float32
-            return torch.stack([_Streamed.apply(v, directions, self.knots, self.t_max, together) for v in views]).mean()
+            return torch.stack(
+                [_Streamed.apply(v, directions, self.knots, self.t_max, together, self.engine) for v in views]
+            ).mean()

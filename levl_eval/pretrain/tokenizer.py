@@ -55,11 +55,22 @@ def eot_id(tokenizer: Tokenizer) -> int:
     return found
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> (ids int64 [B, L], index of the end-of-text token [B]); cut to ``length - 1`` tokens, padded to the batch's longest."""
+def encode(tokenizer: Tokenizer, texts: list[str], length: int, readout: str = "eot") -> tuple[np.ndarray, np.ndarray]:
+    """Texts -> (ids int64 [B, L], index of the token that is read out [B]) (PAPER 1.5).
+
+    eot: cut to ``length - 1`` tokens, an end-of-text token behind each, padded with it to the batch's longest. pad77: cut to
+    ``length``, none appended, padded with end-of-text to ``length`` and read at the last position, as the first published code.
+    """
     eot = eot_id(tokenizer)
-    rows = [[*e.ids[: length - 1], eot] for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
-    ids = np.full((len(rows), max(len(r) for r in rows)), eot, np.int64)
+    encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+    if readout == "pad77":
+        rows = [e.ids[:length] for e in encoded]
+        ids = np.full((len(rows), length), eot, np.int64)
+        last = np.full(len(rows), length - 1)
+    else:
+        rows = [[*e.ids[: length - 1], eot] for e in encoded]
+        ids = np.full((len(rows), max(len(r) for r in rows)), eot, np.int64)
+        last = np.array([len(r) - 1 for r in rows])
     for i, r in enumerate(rows):
         ids[i, : len(r)] = r
-    return ids, np.array([len(r) - 1 for r in rows])
+    return ids, last

@@ -12,11 +12,12 @@ import torch
 import yaml
 
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.pretrain import SIGReg
+from levl_eval.pretrain import SIGReg, diagnostics
+from levl_eval.pretrain.augment import crop
 from levl_eval.pretrain.checkpoints import load_model, read, save
 from levl_eval.pretrain.config import SIZES, parse_config
 from levl_eval.pretrain.data import _csv_rows
-from levl_eval.pretrain.loop import Trainer, augment
+from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.model import build_model, plain_attention
 from levl_eval.progress import Progress
 
@@ -69,6 +70,63 @@ def test_nan_stops_before_the_weights_are_touched(tmp_path):
     next(t.model.vision.encoder.parameters()).data.fill_(float("nan"))
     with pytest.raises(LevlError, match="the loss is nan"):
         t.train_step()
+
+
+def test_a_diverging_loss_stops_the_run_and_names_the_checkpoint(tmp_path):
+    t = _trainer(tmp_path, "steps=60", "objective=clip", "save_every=1", "max_loss_growth=1.2")
+    whole = t.train_step
+
+    def worse():
+        if t.step >= 2:
+            t.model.logit_scale.data.fill_(np.log(100))  # a hundred times random cosines: far worse than chance
+        return whole()
+
+    t.train_step = worse
+    with pytest.raises(LevlError, match=r"step \d+: diverged: the running loss is .*last good checkpoint: .*ckpt\.pt"):
+        t.run()
+    assert read(tmp_path / "a" / "ckpt.pt")["step"] >= 2
+
+
+def test_diagnostics_of_a_run(tmp_path):
+    t = _trainer(tmp_path, "steps=2", "diagnose_every=1", "diagnose_pictures=40")
+    before = [b.clone() for b in t.model.buffers()]
+    one, two = t.diagnose(), t.diagnose()
+    assert one == two and t.model.training  # fixed pairs, evaluation mode, and the statistics of BatchNorm untouched
+    assert all(torch.equal(a, b) for a, b in zip(before, t.model.buffers(), strict=True))
+    wanted = {f"{k}_{m}" for k in ("rank", "std", "kurtosis") for m in "vt"} | {"matched_cosine", "shuffled_cosine"}
+    assert set(one) == wanted and 1 <= one["rank_v"] <= 40
+    t.run()
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert all(wanted <= set(line) for line in lines) and 0 <= lines[-1]["waiting"] <= 1
+
+
+def test_projections_and_neighbours_where_the_answer_is_known():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(20_000, 16, generator=g)
+    std, kurtosis = diagnostics.projections(3 * z)
+    assert std == pytest.approx(3, rel=0.02) and kurtosis == pytest.approx(3, rel=0.05)
+    found = diagnostics.of_pairs(z[:500], z[:500])
+    assert found["matched_cosine"] == pytest.approx(1) and abs(found["shuffled_cosine"]) < 0.1
+    centres = 10 * torch.eye(16)[:4]
+    labels = torch.arange(400) % 4
+    x = centres[labels] + z[:400]
+    assert diagnostics.knn_accuracy(x[:300], labels[:300], x[300:], labels[300:]) == 1
+    assert diagnostics.knn_accuracy(x[:300], labels[:300], x[300:], (labels[300:] + 1) % 4) == 0
+
+
+def test_the_probe_reads_class_folders(tmp_path):
+    from PIL import Image
+
+    for split, count in (("train", 6), ("test", 3)):
+        for label, colour in (("dark", 20), ("light", 230)):
+            folder = tmp_path / "probe" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(np.full((30, 40, 3), colour + i, np.uint8)).save(folder / f"{i}.png")
+    t = _trainer(tmp_path, "steps=1", f"probe={tmp_path / 'probe'}", "diagnose_pictures=8")
+    assert t.diagnose()["probe_knn"] == 1.0  # brightness is visible to random weights
+    with pytest.raises(UsageError, match="expected class folders below train/ and test/"):
+        _trainer(tmp_path, "steps=1", f"probe={tmp_path}", out="b")
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
@@ -125,12 +183,12 @@ def test_parts_of_a_tower_keep_the_rest_of_the_size_in_any_order(tmp_path):
 
 def test_augmentation_keeps_size_and_crops_at_most_a_fifth():
     ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(500, 3, 64, 64)
-    x = augment(ramp, torch.Generator().manual_seed(0))
+    x = crop(ramp, torch.Generator().manual_seed(0))
     assert x.shape == ramp.shape
     span = (x[:, 0, 32, -1] - x[:, 0, 32, 0]) / (ramp[:, 0, 32, -1] - ramp[:, 0, 32, 0])
     area = span**2  # a ramp shows how much of the width is seen, and that nothing was mirrored
     assert 0.78 < area.min() < 0.82 and 0.95 < area.max() <= 1.001
-    assert torch.equal(x, augment(ramp, torch.Generator().manual_seed(0)))
+    assert torch.equal(x, crop(ramp, torch.Generator().manual_seed(0)))
 
 
 def test_order_is_a_function_of_seed_and_epoch(tmp_path):
@@ -151,6 +209,8 @@ def test_csv_names_beside_the_file_or_in_images(tmp_path):
     (tmp_path / "c.csv").write_text("image,caption\ngone.png,a\nx.png,b\ny.png,c\nx.png,d\n")
     rows = {p.relative_to(tmp_path).as_posix(): c for p, c in _csv_rows(tmp_path / "c.csv")}
     assert rows == {"images/gone.png": ["a"], "x.png": ["b", "d"], "images/y.png": ["c"]}
+    (tmp_path / "t.txt").write_text("image\ttitle\nx.png\ta, b\n")
+    assert _csv_rows(tmp_path / "t.txt", fields=("caption", "title"), delimiter="\t") == [(tmp_path / "x.png", ["a, b"])]
     (tmp_path / "latin.csv").write_bytes("image,caption\nx.png,fa\xe7ade\n".encode("latin-1"))
     with pytest.raises(UsageError, match="UTF-8"):
         _csv_rows(tmp_path / "latin.csv")

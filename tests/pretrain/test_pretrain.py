@@ -22,8 +22,10 @@ from levl_eval.pretrain import SIGReg, objectives
 from levl_eval.pretrain.checkpoints import export, load_model, read, save
 from levl_eval.pretrain.cli import main
 from levl_eval.pretrain.config import parse_config
-from levl_eval.pretrain.loop import Trainer, effective_rank, learning_rate
+from levl_eval.pretrain.diagnostics import effective_rank
+from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.model import text_tower
+from levl_eval.pretrain.schedule import learning_rate
 from levl_eval.progress import Progress
 
 
@@ -153,7 +155,8 @@ def _words(out, *more):
 
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(tmp_path):
     env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "levl_eval.pretrain.cli", *_words(tmp_path / "a", "steps=30", "save_every=4", "resume=true")]
+    kind = ("steps=30", "accumulate=2", "dropout=0.1", "keep=2")  # dropout draws from the global generator
+    command = [sys.executable, "-m", "levl_eval.pretrain.cli", *_words(tmp_path / "a", *kind, "save_every=4", "resume=true")]
     metrics = tmp_path / "a" / "metrics.jsonl"
     for wanted in (6, 15):
         p = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -166,12 +169,14 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(tmp_path
         p.wait()
         read(tmp_path / "a" / "ckpt.pt")  # never unreadable
     assert subprocess.run(command, env=env, capture_output=True).returncode == 0
-    whole = [sys.executable, "-m", "levl_eval.pretrain.cli", *_words(tmp_path / "b", "steps=30", "save_every=4")]
+    whole = [sys.executable, "-m", "levl_eval.pretrain.cli", *_words(tmp_path / "b", *kind, "save_every=4")]
     assert subprocess.run(whole, env=env, capture_output=True).returncode == 0
     a, b = (load_model(tmp_path / x / "ckpt.pt")[0].state_dict() for x in "ab")
     assert all(torch.equal(a[k], b[k]) for k in b)
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 31))
+    assert sorted(p.name for p in (tmp_path / "a").glob("ckpt*")) == ["ckpt-28.pt", "ckpt-30.pt", "ckpt.pt"]
+    assert read(tmp_path / "a" / "ckpt-28.pt")["step"] == 28 and read(tmp_path / "a" / "ckpt-30.pt")["step"] == 30
 
 
 def test_release_round_trip_and_published_forms(checkpoints, tmp_path):

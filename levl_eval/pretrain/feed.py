@@ -1,0 +1,263 @@
+"""What the loop is fed: batches prepared while the step before them computes, and the share of time it waited for them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from levl_eval.errors import LevlError, UsageError
+from levl_eval.pretrain import tokenizer as words
+from levl_eval.pretrain.augment import resized
+from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.pretrain.data import Pool, open_pool
+from levl_eval.pretrain.streams import Decoded, Source, augmented, open_source, opened, stack
+from levl_eval.progress import Progress
+
+_FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
+
+
+@dataclass
+class Batch:
+    """One process's share of one forward pass: uint8 pictures [B, S, S, 3] (or two arrays of crops), token ids [B, L], read-outs [B]."""
+
+    pixels: Any
+    ids: np.ndarray
+    last: np.ndarray
+
+
+@dataclass
+class Feed:
+    """Batches in order. ``waited``: seconds the loop stood still for data since it was last set to 0.
+
+    seen, skipped: samples met and those among them that could not be read; broken: the names of the latter, each once.
+    """
+
+    config: PretrainConfig
+    part: tuple[int, int]  # (this process, processes)
+    waited: float = 0.0
+    seen: int = 0
+    skipped: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Pictures a forward pass in this process."""
+        return self.config.batch_size // self.config.accumulate // self.part[1]
+
+    def captions(self) -> Iterator[str]:
+        """Captions for training a tokenizer."""
+        raise NotImplementedError
+
+    def sample(self, n: int) -> tuple[np.ndarray, list[str]]:
+        """At most ``n`` fixed pairs without augmentation: uint8 [n, S, S, 3] and a caption each."""
+        raise NotImplementedError
+
+    def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
+        """Begin with forward pass number ``at``, where a run with ``state`` had come to."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What ``start`` needs to go on after the batches handed out so far."""
+        return {}
+
+    def _next(self) -> Batch:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End threads and processes."""
+
+    def next(self) -> Batch:
+        began = time.monotonic()
+        batch = self._next()
+        self.waited += time.monotonic() - began
+        return batch
+
+    def tokens(self, tokenizer: Tokenizer, captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return words.encode(tokenizer, captions, self.config.max_length, self.config.text_readout)
+
+
+class PoolFeed(Feed):
+    """From a decoded pool; threads prepare the next batch. Every batch is a function of (seed, number), however many processes.
+
+    Augmentation beyond ``crop`` starts from the pool's picture, which has the training size already.
+    """
+
+    def __init__(self, config: PretrainConfig, pool: Pool, part: tuple[int, int]) -> None:
+        super().__init__(config, part)
+        self.pool = pool
+        self._threads: ThreadPoolExecutor | None = None  # one prepares batches, which others may augment
+        self._helpers: ThreadPoolExecutor | None = None
+        self._ahead: Future[Batch] | None = None
+        self._at = 0
+
+    def captions(self) -> Iterator[str]:
+        return (c for captions in self.pool.captions for c in captions)
+
+    def sample(self, n: int) -> tuple[np.ndarray, list[str]]:
+        rows = np.unique(np.linspace(0, len(self.pool) - 1, min(n, len(self.pool))).astype(int))
+        return self.pool.pixels[rows], [self.pool.captions[i][0] for i in rows]
+
+    def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
+        self.close()
+        self._tokenizer, self._at = tokenizer, at
+
+    def prepare(self, number: int) -> Batch:
+        c = self.config
+        size = c.batch_size // c.accumulate
+        raw, captions = self.pool.batch(number, size, c.seed, self.part)
+        pixels: Any = np.ascontiguousarray(raw)
+        if c.objective == "levljepa_plus" or c.augmentation == "standard":
+            first = self.part[0] * len(raw)
+
+            def one(i: int) -> Any:
+                return augmented(raw[i], c, np.random.default_rng([c.seed, number, first + i]))
+
+            pixels = stack(list((self._helpers.map if self._helpers else map)(one, range(len(raw)))))
+        return Batch(pixels, *self.tokens(self._tokenizer, captions))
+
+    def _next(self) -> Batch:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(1)
+            self._helpers = ThreadPoolExecutor(self.config.workers) if self.config.workers > 1 else None
+        ahead = self._ahead or self._threads.submit(self.prepare, self._at)
+        self._at += 1
+        self._ahead = self._threads.submit(self.prepare, self._at)
+        self.seen += self.rows
+        return ahead.result()
+
+    def close(self) -> None:
+        for threads in (self._threads, self._helpers):
+            if threads is not None:
+                threads.shutdown(wait=True, cancel_futures=True)
+        self._threads = self._helpers = self._ahead = None
+
+
+@dataclass
+class Readers(IterableDataset):
+    """The reading workers of one process for torch's DataLoader, which takes their batches in turn, beginning with the first.
+
+    turn: the reader whose batch comes next; positions: where each reader stands, as (epoch, samples taken of it).
+    """
+
+    config: PretrainConfig
+    source: Source
+    rows: int
+    part: tuple[int, int]
+    turn: int
+    positions: list[tuple[int, int]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        readers, (k, n) = len(self.positions), self.part
+        reader = ((info.id if info else 0) + self.turn) % readers
+        batches = Decoded(self.config, self.source, self.rows, k * readers + reader, n * readers, self.positions[reader])
+        try:
+            yield from batches
+        except LevlError as e:  # an exception would come out of the loader with its whole traceback as its message
+            yield {"error": str(e), "usage": isinstance(e, UsageError)}
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is the loop's to handle; the loader ends its workers with SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class StreamFeed(Feed):
+    """From tars or `datasets` by reading processes of torch's DataLoader; exact on resume (streams.py)."""
+
+    def __init__(self, config: PretrainConfig, part: tuple[int, int]) -> None:
+        super().__init__(config, part)
+        self.source = open_source(config)
+        self._loader: Iterator[dict[str, Any]] | None = None
+        self._start: Readers | None = None
+
+    def captions(self) -> Iterator[str]:
+        for i, raw in enumerate(self.source.epoch(0, 0, 1)):
+            if i >= _FOR_TOKENIZER:
+                return
+            yield from raw.captions
+
+    def sample(self, n: int) -> tuple[np.ndarray, list[str]]:
+        pictures: list[np.ndarray] = []
+        captions: list[str] = []
+        for tried, raw in enumerate(self.source.epoch(0, 0, 1)):
+            if len(pictures) == n or tried == 4 * n:
+                break
+            image = opened(raw)
+            if image is not None:
+                pictures.append(resized(image, self.config.image_size, self.config.resize))
+                captions.append(raw.captions[0])
+        side = self.config.image_size
+        return np.array(pictures, np.uint8).reshape(len(pictures), side, side, 3), captions
+
+    def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
+        self.close()
+        self._tokenizer = tokenizer
+        readers = max(1, self.config.workers)
+        state = state or {"turn": 0, "positions": [(0, 0)] * readers, "seen": 0, "skipped": 0, "broken": []}
+        if len(state["positions"]) != readers:
+            raise UsageError(
+                f"field `workers`: the run was read by {len(state['positions'])} readers a process, now {readers}; "
+                "resume with the same number"
+            )
+        self._turn, self._positions = state["turn"], [(int(e), int(i)) for e, i in state["positions"]]
+        self.seen, self.skipped, self.broken = state["seen"], state["skipped"], list(state["broken"])
+        self._start = Readers(self.config, self.source, self.rows, self.part, self._turn, list(self._positions))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "turn": self._turn, "positions": [list(p) for p in self._positions],
+            "seen": self.seen, "skipped": self.skipped, "broken": list(self.broken),
+        }  # fmt: skip
+
+    def _next(self) -> Batch:
+        if self._loader is None:
+            workers = self.config.workers
+            loader = DataLoader(
+                self._start, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
+                worker_init_fn=_quiet_worker,
+            )  # fmt: skip
+            self._loader = iter(loader)
+        got = next(self._loader)
+        if "error" in got:
+            raise (UsageError if got["usage"] else LevlError)(got["error"])
+        self._positions[self._turn] = tuple(got["position"])
+        self._turn = (self._turn + 1) % len(self._positions)
+        self.seen += got["seen"]
+        self.skipped += got["skipped"]
+        known = set(self.broken)
+        self.broken += [name for name in got["broken"] if name not in known]
+        if self.skipped > max(3, self.config.max_broken * self.seen):
+            raise UsageError(
+                f"data={self.config.data}: {self.skipped} of {self.seen} samples cannot be read, more than field "
+                f"`max_broken`={self.config.max_broken}; first {', '.join(self.broken[:3])}; repair or leave them out"
+            )
+        pixels = got["pixels"]
+        as_numpy = tuple(np.asarray(p) for p in pixels) if isinstance(pixels, (tuple, list)) else np.asarray(pixels)
+        return Batch(as_numpy, *self.tokens(self._tokenizer, list(got["captions"])))
+
+    def close(self) -> None:
+        self._loader = None
+
+
+def open_feed(config: PretrainConfig, part: tuple[int, int], cache: Path, progress: Progress) -> Feed:
+    """The feed of a configuration. Raises UsageError for unusable data or a batch that processes cannot share evenly."""
+    share = part[1] * config.accumulate
+    if config.batch_size % share or config.batch_size // share < 2:
+        raise UsageError(
+            f"field `batch_size`: {config.batch_size} over {part[1]} processes and accumulate={config.accumulate}; "
+            f"choose a multiple of {share} with at least 2 pictures each"
+        )
+    if config.data.startswith(("wds:", "hf:")):
+        return StreamFeed(config, part)
+    return PoolFeed(config, open_pool(config, cache, progress), part)

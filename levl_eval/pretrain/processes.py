@@ -1,0 +1,133 @@
+"""One process or many: the accelerator, what runs where, and what is agreed between processes.
+
+`accelerate launch` and `torchrun` set the environment that says how many processes there are; without it there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from levl_eval.errors import UsageError
+from levl_eval.evaluate import pick_device
+from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.pretrain.parallel import world
+
+_PATIENCE = timedelta(hours=12)  # others wait this long while one process of a node decodes the data
+_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16 itself. A CPU without such instructions emulates it, many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type == "cpu":
+        tests = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        return any(test() for test in tests if test is not None)
+    return False
+
+
+def _trackers(config: PretrainConfig) -> list[str]:
+    """The trackers asked for. Raises UsageError for an unknown one or one whose package is missing."""
+    from importlib.util import find_spec
+
+    for name in config.trackers:
+        if name not in _PACKAGES:
+            raise UsageError(f"field `trackers`: {name!r} is not one of {', '.join(_PACKAGES)}")
+        if not any(find_spec(p) for p in _PACKAGES[name]):
+            raise UsageError(
+                f"field `trackers`: the package {_PACKAGES[name][0]} is not installed; pip install {_PACKAGES[name][0]}"
+            )
+    return list(config.trackers)
+
+
+def start(config: PretrainConfig) -> tuple[Any, torch.device]:
+    """(accelerate's Accelerator, device of this process); joins the other processes where there are any.
+
+    Raises UsageError for a device that is not there.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState, PartialState
+
+    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    device = pick_device(config.device)
+    if device.type == "cpu" and many:
+        os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or 1))
+    if not world()[1] > 1 and PartialState._shared_state and PartialState().device.type != device.type:
+        AcceleratorState._reset_state(True)  # an earlier run of this Python process used another device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            device_placement=False,
+            mixed_precision="no",  # the loop's own autocast, recorded in the run, says what is in bfloat16
+            log_with=_trackers(config) or None,
+            project_dir=config.out,
+            kwargs_handlers=[
+                # BatchNorm's buffers are equal in all processes by construction (parallel.SyncBatchNorm1d).
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=_PATIENCE),
+            ],
+        )
+    return accelerator, accelerator.device if many else device
+
+
+def agreed(*values: float) -> list[float]:
+    """Means of numbers over all processes; equal in each of them afterwards."""
+    if world()[1] == 1:
+        return list(values)
+    x = torch.tensor(values, dtype=torch.float64)
+    on = x.cuda() if dist.get_backend() == "nccl" else x
+    dist.all_reduce(on)
+    return (on / world()[1]).tolist()
+
+
+def collected(value: Any) -> list[Any]:
+    """A small Python object of every process, in order."""
+    if world()[1] == 1:
+        return [value]
+    out: list[Any] = [None] * world()[1]
+    dist.all_gather_object(out, value)
+    return out
+
+
+def from_first(value: Any) -> Any:
+    """The first process's object, in every process."""
+    if world()[1] == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def _sharded(accelerator: Any) -> bool:
+    return accelerator.distributed_type.value == "FSDP"
+
+
+def states(accelerator: Any, wrapped: Any, model: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(weights, optimizer state), whole, as the first process writes them. Where FSDP holds shards they are put together."""
+    if not _sharded(accelerator):
+        return model.state_dict(), optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights, slots = get_state_dict(wrapped, optimizer.optimizer, options=whole)
+    return weights, {"by_name": slots}
+
+
+def restore_optimizer(accelerator: Any, wrapped: Any, optimizer: Any, state: dict[str, Any], where: Any) -> None:
+    """Put back what :func:`states` gave. Raises UsageError where a run changes between FSDP and a single or DDP process."""
+    if _sharded(accelerator) != ("by_name" in state):
+        raise UsageError(f"{where}: written {'without' if _sharded(accelerator) else 'with'} FSDP; resume as it was started")
+    if "by_name" not in state:
+        optimizer.load_state_dict(state)
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    whole = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(wrapped, optimizer.optimizer, state["by_name"], options=whole)

@@ -1,0 +1,217 @@
+"""Streams: tars as img2dataset and cc12m-wds write them, and `datasets`; split, broken samples, exact resume."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from levl_eval.errors import LevlError, UsageError
+from levl_eval.pretrain.checkpoints import load_model, read
+from levl_eval.pretrain.config import parse_config
+from levl_eval.pretrain.feed import StreamFeed, open_feed
+from levl_eval.pretrain.loop import Trainer
+from levl_eval.pretrain.streams import Decoded, Raw, expand, open_source, read_tar, shuffled
+from levl_eval.progress import Progress
+
+
+def _jpeg(i: int, size=(40, 30)) -> bytes:
+    """A picture in which sample i can be recognised: its mean is i."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size[1], size[0], 3), i, np.uint8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _tar(path, numbers, broken=(), form="txt"):
+    with tarfile.open(path, "w") as tar:
+        for i in numbers:
+            members = {"jpg": b"no picture" if i in broken else _jpeg(i)}
+            if form == "json":
+                members["json"] = json.dumps({"caption": f"number {i}", "url": "x", "captions": ["other"]}).encode()
+            else:
+                members["txt"] = f"number {i}\n".encode()
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"{i:09d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def _config(data, *words):
+    return parse_config([f"data={data}", "batch_size=8", "image_size=16", "vision.depth=1", "text.depth=1", "vocab_size=300", "threads=1",
+                         "sigreg_slices=16", "precision=fp32", "log_every=1", "shuffle_buffer=5", "diagnose_pictures=8", *words])  # fmt: skip
+
+
+def _numbers(batch):
+    return [round(float(np.asarray(p, np.float32).mean())) for p in batch["pixels"]]
+
+
+def test_braces_and_globs(tmp_path):
+    for i in range(3):
+        (tmp_path / f"s{i:02d}.tar").write_bytes(b"")
+    assert [p[-7:] for p in expand(f"{tmp_path}/s{{00..02}}.tar")] == ["s00.tar", "s01.tar", "s02.tar"]
+    assert expand(f"{tmp_path}/s*.tar") == expand(f"{tmp_path}/s{{00,01,02}}.tar")
+    with pytest.raises(UsageError, match=r"s03\.tar: no such file"):
+        expand(f"{tmp_path}/s{{00..03}}.tar")
+
+
+def test_both_ways_of_writing_captions(tmp_path):
+    fields = ("caption", "text", "txt", "captions")
+    for form in ("txt", "json"):
+        got = list(read_tar(str(_tar(tmp_path / f"{form}.tar", [4, 7], form=form)), fields))
+        assert [r.captions for r in got] == [["number 4"], ["number 7"]] and got[0].name.endswith("000000004")
+    (raw, _) = read_tar(str(tmp_path / "json.tar"), ("captions", "caption"))
+    assert raw.captions == ["other"]
+    whole = (tmp_path / "txt.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:700])
+    with pytest.raises(LevlError, match=r"cut\.tar: cannot be read as a tar"):
+        list(read_tar(str(tmp_path / "cut.tar"), fields))
+
+
+def test_a_shuffle_buffer_loses_nothing():
+    import random
+
+    raws = [Raw(str(i), None, []) for i in range(50)]
+    out = [r.name for r in shuffled(iter(raws), 8, random.Random(0))]
+    assert sorted(out, key=int) == [r.name for r in raws] and out != [r.name for r in raws]
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_consumers_share_an_epoch_without_overlap(tmp_path, shards):
+    for s in range(shards):
+        _tar(tmp_path / f"{s}.tar", range(s * 12, s * 12 + 12))
+    source = open_source(_config(f"wds:{tmp_path}/*.tar"))
+    seen = [[int(r.captions[0].split()[1]) for r in source.epoch(0, k, 3)] for k in range(3)]
+    assert sorted(n for part in seen for n in part) == list(range(12 * shards))
+    other = [[int(r.captions[0].split()[1]) for r in source.epoch(1, k, 3)] for k in range(3)]
+    assert seen != other and seen == [[int(r.captions[0].split()[1]) for r in source.epoch(0, k, 3)] for k in range(3)]
+
+
+def test_a_consumer_goes_on_where_it_was_and_counts_broken_samples_once_an_epoch(tmp_path):
+    _tar(tmp_path / "a.tar", range(20, 50), broken={23, 31, 40})
+    config = _config(f"wds:{tmp_path}/a.tar")
+    source = open_source(config)
+
+    def take(count, position=(0, 0)):
+        batches = iter(Decoded(config, source, 4, 0, 1, position))
+        return [next(batches) for _ in range(count)]
+
+    whole = take(14)  # 27 usable samples an epoch: two epochs and a half
+    assert sorted([n for b in whole for n in _numbers(b)][:27]) == [i for i in range(20, 50) if i not in (23, 31, 40)]
+    assert all(b["captions"] == [f"number {n}" for n in _numbers(b)] for b in whole)
+    assert {n.split(":")[-1][-2:] for b in whole for n in b["broken"]} == {"23", "31", "40"}
+    assert sum(b["skipped"] for b in whole) >= 6 > 3 == sum(len(b["broken"]) for b in whole)
+    assert sum(b["seen"] - b["skipped"] for b in whole) == 56
+    for done in (1, 6, 7, 11):
+        rest = take(14 - done, whole[done - 1]["position"])
+        assert [_numbers(b) for b in rest] == [_numbers(b) for b in whole[done:]]
+        assert [(b["seen"], b["skipped"], b["position"]) for b in rest] == [
+            (b["seen"], b["skipped"], b["position"]) for b in whole[done:]
+        ]
+
+
+def test_a_run_on_tars_resumes_exactly_with_two_readers(tmp_path):
+    for s in range(2):
+        _tar(tmp_path / f"{s}.tar", range(s * 40, s * 40 + 40), broken={3, 50}, form="json")
+    data = f"wds:{tmp_path}/{{0,1}}.tar"
+    words = ["steps=9", "workers=2", "augmentation=standard", "save_every=100", "max_broken=0.2"]
+
+    def trainer(out, *more):
+        return Trainer(_config(data, *words, f"out={tmp_path / out}", *more), Progress(quiet=True), tmp_path / "cache")
+
+    trainer("whole").run()
+    part = trainer("part")
+    part.wrapped.train()
+    for _ in range(4):
+        part.train_step()
+    part.save()
+    part.feed.close()
+    trainer("part", "resume=true").run()
+    a, b = (load_model(tmp_path / x / "ckpt.pt")[0].state_dict() for x in ("whole", "part"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert read(tmp_path / "whole" / "ckpt.pt")["feeds"] == read(tmp_path / "part" / "ckpt.pt")["feeds"]
+    line = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["skipped"] >= 2 and 0 <= line["waiting"] <= 1
+    listed = (tmp_path / "whole" / "broken.txt").read_text()
+    assert "000000003" in listed and "000000050" in listed
+    with pytest.raises(UsageError, match="field `workers`"):
+        trainer("part", "resume=true", "workers=1")
+
+
+def test_too_many_broken_samples_stop_the_run_and_are_named(tmp_path):
+    _tar(tmp_path / "bad.tar", range(40), broken=set(range(0, 40, 2)))
+    config = _config(f"wds:{tmp_path}/bad.tar", f"out={tmp_path / 'out'}", "steps=9", "workers=1")
+    with pytest.raises(UsageError, match=r"of \d+ samples cannot be read.*max_broken.*first .*bad\.tar:0000000\d\d"):
+        Trainer(config, Progress(quiet=True), tmp_path / "cache").run()
+    assert len((tmp_path / "out" / "broken.txt").read_text().splitlines()) > 3
+    _tar(tmp_path / "none.tar", range(6), broken=set(range(6)))
+    feed = open_feed(_config(f"wds:{tmp_path}/none.tar", "workers=0"), (0, 1), tmp_path, Progress(quiet=True))
+    feed.start(None, 0)
+    with pytest.raises(UsageError, match="no usable sample for reader 1 of 1; first broken"):
+        feed.next()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set as `datasets` saves it: 24 rows, one picture broken, one caption missing, two captions each."""
+    import datasets
+
+    rows = [{"bytes": b"broken" if i == 5 else _jpeg(i), "path": None} for i in range(24)]
+    texts = [[] if i == 9 else [f"number {i}", f"again {i}"] for i in range(24)]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.List(datasets.Value("string"))})
+    data = datasets.Dataset.from_dict({"image": rows, "text": texts}, features=features)
+    path = tmp_path_factory.mktemp("hf") / "set"
+    data.save_to_disk(str(path))
+    return path
+
+
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_hub_data_map_style_and_streaming(folder, tmp_path, streaming):
+    config = _config(f"hf:{folder}", f"streaming={streaming}", "workers=2", "max_broken=0.3")
+    source = open_source(config)
+    seen = sorted(int(r.captions[0].split()[1]) for k in range(2) for r in source.epoch(0, k, 2) if r.captions)
+    assert seen == [i for i in range(24) if i != 9]
+    feed = StreamFeed(config, (0, 1))
+    feed.start(_tok(), 0)
+    got = [feed.next() for _ in range(4)]  # 32 samples of 22 usable ones: into the second epoch
+    assert {"image", "text"} == set(source.open().column_names) and feed.skipped >= 2
+    means = [round(float(p.mean())) for b in got for p in b.pixels]
+    assert set(means) <= set(range(24)) - {5, 9} and len(set(means)) >= 20
+    feed.close()
+    # the same again from the middle
+    again = StreamFeed(config, (0, 1))
+    again.start(_tok(), 0)
+    for _ in range(2):
+        again.next()
+    state = again.state()
+    again.close()
+    last = StreamFeed(config, (0, 1))
+    last.start(_tok(), 2, state)
+    for b in got[2:]:
+        c = last.next()
+        assert np.array_equal(b.pixels, c.pixels) and np.array_equal(b.ids, c.ids)
+    last.close()
+
+
+def _tok():
+    from levl_eval.pretrain.tokenizer import train
+
+    return train([f"number {i} again" for i in range(30)], 300)
+
+
+def test_wrong_hub_data_is_one_line(folder, tmp_path):
+    for words, expected in [
+        ([f"hf:{folder}", "image_field=picture"], "field `image_field`: no column 'picture'"),
+        ([f"hf:{folder}", "caption_fields=[title]"], "field `caption_fields`"),
+        ([f"hf:{tmp_path}/gone"], "cannot be opened"),
+    ]:
+        with pytest.raises(UsageError, match=expected) as e:
+            open_source(_config(*words))
+        assert "\n" not in str(e.value)
+    with pytest.raises(UsageError, match="field `batch_size`: 8 over 3 processes"):
+        open_feed(_config(f"hf:{folder}"), (0, 3), tmp_path, Progress(quiet=True))
