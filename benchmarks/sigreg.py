@@ -1,6 +1,6 @@
 """SIGReg: streamed against the formulation that holds the batch x slices x knots tensor. Time, memory, equality, and scaling.
 
-    python benchmarks/sigreg.py [--batch 1024] [--dim 256] [--slices 4096] [--threads 1] [--table] [--json FILE]
+    python benchmarks/sigreg.py [--batch 1024] [--dim 256] [--slices 4096] [--knots 17] [--threads 1] [--table] [--json FILE]
 
 Each contestant runs forward and backward in its own process, so that peak memory is its own. Seconds are CPU seconds of the
 process divided by its threads where one thread is used, else wall seconds: a busy machine then disturbs a ratio less.
@@ -17,16 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
-KNOTS, T_MAX = 17, 3.0
+T_MAX = 3.0
 
 
-def plain(z, a):
+def plain(z, a, knots):
     """PAPER 1.3 written down: cos and sin of a tensor [batch, slices, knots]."""
     import torch
 
-    t = torch.linspace(0, T_MAX, KNOTS, dtype=z.dtype)
-    h = T_MAX / (KNOTS - 1)
-    weights = torch.full((KNOTS,), 2 * h, dtype=z.dtype)
+    t = torch.linspace(0, T_MAX, knots, dtype=z.dtype)
+    h = T_MAX / (knots - 1)
+    weights = torch.full((knots,), 2 * h, dtype=z.dtype)
     weights[0] = weights[-1] = h
     window = torch.exp(-(t**2) / 2)
     x = (z @ a).unsqueeze(-1) * t
@@ -39,7 +39,7 @@ def _peak_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def _contestant(which: str, batch: int, dim: int, slices: int, threads: int, repeats: int, folder: str) -> None:
+def _contestant(which: str, batch: int, dim: int, slices: int, knots: int, threads: int, repeats: int, folder: str) -> None:
     import torch
 
     from levl_eval.pretrain.sigreg import SIGReg
@@ -49,7 +49,7 @@ def _contestant(which: str, batch: int, dim: int, slices: int, threads: int, rep
     z = torch.randn(batch, dim, generator=g, requires_grad=True)
     a = torch.randn(dim, slices, generator=g)
     a /= a.norm(dim=0)
-    statistic = plain if which == "plain" else SIGReg(slices, KNOTS, T_MAX)
+    statistic = (lambda z, a: plain(z, a, knots)) if which == "plain" else SIGReg(slices, knots, T_MAX)
     clock = time.process_time if threads == 1 else time.perf_counter
     warm = torch.randn(8, dim, generator=g, requires_grad=True)
     statistic(warm, a).backward()
@@ -65,10 +65,10 @@ def _contestant(which: str, batch: int, dim: int, slices: int, threads: int, rep
     Path(f"{folder}/{which}.json").write_text(json.dumps({"seconds": min(seconds), "extra_mb": _peak_mb() - before}))
 
 
-def measure(which: str, batch: int, dim: int, slices: int, threads: int, repeats: int, folder: str) -> dict:
+def measure(which: str, batch: int, dim: int, slices: int, knots: int, threads: int, repeats: int, folder: str) -> dict:
     """{"seconds", "extra_mb"} of one contestant; its loss and gradient are left in folder/{which}.pt."""
     context = multiprocessing.get_context("spawn")
-    p = context.Process(target=_contestant, args=(which, batch, dim, slices, threads, repeats, folder))
+    p = context.Process(target=_contestant, args=(which, batch, dim, slices, knots, threads, repeats, folder))
     p.start()
     p.join()
     if p.exitcode:
@@ -78,7 +78,7 @@ def measure(which: str, batch: int, dim: int, slices: int, threads: int, repeats
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 1024), ("dim", 256), ("slices", 4096), ("threads", 1), ("repeats", 3)):
+    for name, default in (("batch", 1024), ("dim", 256), ("slices", 4096), ("knots", 17), ("threads", 1), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--table", action="store_true", help="also time the streamed form at half and double of each size")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -86,14 +86,14 @@ def main() -> None:
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        size = (o.batch, o.dim, o.slices, o.threads)
+        size = (o.batch, o.dim, o.slices, o.knots, o.threads)
         figures = {
             "plain": measure("plain", *size, min(o.repeats, 2), folder),
             "streamed": measure("streamed", *size, o.repeats, folder),
         }
         one, two = (torch.load(f"{folder}/{w}.pt", weights_only=True) for w in ("plain", "streamed"))
         out = {
-            "batch": o.batch, "dim": o.dim, "slices": o.slices, "knots": KNOTS, "threads": o.threads, **figures,
+            "batch": o.batch, "dim": o.dim, "slices": o.slices, "knots": o.knots, "threads": o.threads, **figures,
             "times_faster": figures["plain"]["seconds"] / figures["streamed"]["seconds"],
             "memory_share": figures["streamed"]["extra_mb"] / figures["plain"]["extra_mb"],
             "loss_difference": float((one["loss"] - two["loss"]).abs() / one["loss"].abs()),
@@ -105,12 +105,13 @@ def main() -> None:
         print(f"relative difference: loss {out['loss_difference']:.1e}, gradient {out['gradient_difference']:.1e}")
         if o.table:
             out["table"] = []
-            print("batch   dim slices  seconds")
-            for factors in ((1, 1, 1), (0.5, 1, 1), (2, 1, 1), (1, 0.5, 1), (1, 2, 1), (1, 1, 0.5), (1, 1, 2)):
-                b, d, s = (round(x * f) for x, f in zip((o.batch, o.dim, o.slices), factors, strict=True))
-                got = measure("streamed", b, d, s, o.threads, o.repeats, folder)
-                out["table"].append({"batch": b, "dim": d, "slices": s, **got})
-                print(f"{b:5d} {d:5d} {s:6d} {got['seconds']:8.3f}")
+            print("batch   dim slices knots  seconds")
+            for at in (None, 0, 1, 2, 3):
+                for factor in (1,) if at is None else (0.5, 2):
+                    b, d, s, k = (round(x * factor) if i == at else x for i, x in enumerate((o.batch, o.dim, o.slices, o.knots)))
+                    got = measure("streamed", b, d, s, k, o.threads, o.repeats, folder)
+                    out["table"].append({"batch": b, "dim": d, "slices": s, "knots": k, **got})
+                    print(f"{b:5d} {d:5d} {s:6d} {k:5d} {got['seconds']:8.3f}")
     if o.json:
         o.json.write_text(json.dumps(out, indent=1) + "\n")
 

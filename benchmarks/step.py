@@ -1,0 +1,158 @@
+"""A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of pictures a second.
+
+    python benchmarks/step.py [--model nano|tiny] [--batch 64] [--slices 4096] [--repeats 5] [--compile] [--json FILE]
+
+The plain step has the published shape: every text padded to 77 tokens with an attention mask, and SIGReg from the tensor
+[batch, slices, knots]. The other is `levl-pretrain`'s: texts in buckets of their real lengths, SIGReg streamed. Both start from the
+same weights, see the same batches with the same directions, and must give the same losses. They take turns in one process;
+seconds are CPU seconds where one thread is used, so that a busy machine disturbs the ratio less. Also printed: the share of a real
+run's steps spent waiting for data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PADDED = 77
+
+
+def plain_sigreg(z: Any, a: Any) -> Any:
+    """PAPER 1.3 written down: cos and sin of a tensor [batch, slices, 17]."""
+    import torch
+
+    t = torch.linspace(0, 3.0, 17, dtype=z.dtype)
+    h = 3.0 / 16
+    weights = torch.full((17,), 2 * h, dtype=z.dtype)
+    weights[0] = weights[-1] = h
+    window = torch.exp(-(t**2) / 2)
+    x = (z @ a).unsqueeze(-1) * t
+    distance = (x.cos().mean(0) - window) ** 2 + x.sin().mean(0) ** 2
+    return ((distance @ (weights * window)) * len(z)).mean()
+
+
+def plain_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, directions: Any, config: Any) -> float:
+    """The published shape, line by line."""
+    import torch
+    import torch.nn.functional as F
+
+    rows = torch.arange(len(ids))
+    padded = torch.zeros(len(ids), PADDED, dtype=torch.long)
+    padded[:, : ids.shape[1]] = ids
+    mask = (torch.arange(PADDED)[None] <= last[:, None]).long()
+    z_v = model.vision.pre_proj(model.vision.encoder(pixels))
+    hidden = model.text.encoder(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+    z_t = model.text.pre_proj(hidden[rows, last])
+    cross = 0.5 * (F.mse_loss(model.vision.projector(z_v), z_t.detach()) + F.mse_loss(model.text.projector(z_t), z_v.detach()))
+    lv, lt = config.lambda_v, config.lambda_t
+    loss = (1 - lv - lt) * cross + lv * plain_sigreg(z_v, directions[0]) + lt * plain_sigreg(z_t, directions[1])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, directions: Any, config: Any) -> float:
+    """What loop.Trainer.train_step does in one process."""
+    import torch
+
+    from levl_eval.pretrain.objectives import loss_of
+    from levl_eval.pretrain.sigreg import SIGReg
+
+    sigreg = SIGReg(config.sigreg_slices)
+    queue = iter(directions)
+    loss, _ = loss_of(config, model(pixels, ids, last), lambda z: sigreg(z, next(queue)))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def waiting(words: list[str], steps: int, folder: str) -> float:
+    """Share of a real run's time spent waiting for data, as its metrics tell it."""
+    from levl_eval.pretrain.config import parse_config
+    from levl_eval.pretrain.loop import Trainer
+    from levl_eval.progress import Progress
+
+    config = parse_config(
+        [*words, f"out={folder}/run", f"steps={steps}", f"log_every={steps}", "diagnose_every=1000000", "diagnose_pictures=8"]
+    )
+    Trainer(config, Progress(quiet=True), Path(folder) / "cache").run()
+    return json.loads(Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()[-1])["waiting"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    for name, default in (("batch", 64), ("slices", 4096), ("repeats", 5), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--compile", action="store_true", help="torch.compile of our towers (compilation is not timed)")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    o = parser.parse_args()
+    import torch
+
+    from levl_eval.pretrain import tokenizer
+    from levl_eval.pretrain.config import parse_config
+    from levl_eval.pretrain.data import _scene_chunk
+    from levl_eval.pretrain.model import build_model
+    from levl_eval.pretrain.schedule import optimizer_of
+
+    torch.set_num_threads(o.threads)
+    words = [f"model={o.model}", f"batch_size={o.batch}", f"sigreg_slices={o.slices}", f"max_length={PADDED}", "precision=fp32", "scenes_pool=512",
+             f"threads={o.threads}", "warmup=1", "lr=0.0001"]  # fmt: skip
+    config = parse_config(words)
+    raw, captions = _scene_chunk((1, 0, o.batch, config.image_size, 1))
+    texts = [c[0] for c in captions]
+    tok = tokenizer.train(texts, config.vocab_size)
+    ids, last = (torch.from_numpy(x) for x in tokenizer.encode(tok, texts, PADDED))
+    pixels = torch.from_numpy(raw).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.manual_seed(0)
+    one = build_model(config, tok.get_vocab_size()).train()
+    two = copy.deepcopy(one)
+    if o.compile:
+        two.vision.encoder.compile()
+        two.text.encoder.compile(dynamic=True)
+    contestants: dict[str, tuple[Callable[..., float], Any, Any]] = {
+        "plain": (plain_step, one, optimizer_of(one, config)), "ours": (our_step, two, optimizer_of(two, config)),
+    }  # fmt: skip
+    clock = time.process_time if o.threads == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {k: [] for k in contestants}
+    losses: dict[str, list[float]] = {k: [] for k in contestants}
+    for i in range(o.repeats + 1):  # the first warms up
+        a = torch.randn(2, config.embed_dim, o.slices, generator=torch.Generator().manual_seed(i))
+        a /= a.norm(dim=1, keepdim=True)
+        for name, (step, model, optimizer) in contestants.items():
+            start = clock()
+            losses[name].append(step(model, optimizer, pixels, ids, last, a, config))
+            seconds[name].append(clock() - start)
+    ratios = [p / q for p, q in zip(seconds["plain"][1:], seconds["ours"][1:], strict=True)]
+    mean = sum(ratios) / len(ratios)
+    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / max(1, len(ratios) - 1) / len(ratios))
+    difference = max(abs(p - q) / abs(p) for p, q in zip(losses["plain"], losses["ours"], strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        share = waiting(words, 8, folder) if o.model == "nano" else None
+    out = {
+        "model": o.model, "batch": o.batch, "slices": o.slices, "threads": o.threads, "compile": o.compile, "tokens": float((last + 1).float().mean()),
+        "ratio": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "loss_difference": difference,
+        "first_loss_difference": abs(losses["plain"][0] - losses["ours"][0]) / abs(losses["plain"][0]), "waiting": share,
+    }  # fmt: skip
+    print(f"{o.model}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the pictures a second (95% interval "
+          f"{out['interval'][0]:.2f} to {out['interval'][1]:.2f}, {o.repeats} pairs of steps)")  # fmt: skip
+    print(f"losses: relative difference {out['first_loss_difference']:.1e} at the first step, at most {difference:.1e}")
+    if share is not None:
+        print(f"a run waits {100 * share:.1f}% of its time for data")
+    if o.json:
+        o.json.write_text(json.dumps(out, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
