@@ -125,6 +125,9 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
         recipe = value.get("recipe", "vqa-train")
         if "recipe" in overrides:
             recipe = overrides["recipe"]
+            if recipe.lstrip().startswith("{"):  # a whole recipe, written as a YAML mapping
+                override(value, "recipe", recipe, value.get("name", name))
+                recipe = value["recipe"]
         elif default_recipe and isinstance(recipe, str):
             recipe = default_recipe
         value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe

@@ -51,3 +51,11 @@ def test_a_card_file_is_a_backbone(tmp_path):
     path.write_text("kind: recipe\nname: r\ndata: []\n")
     with pytest.raises(UsageError, match="backbone card was expected"):
         backbone_card(str(path))
+
+
+def test_a_whole_recipe_can_be_given_as_a_mapping():
+    own = "{name: own, epochs: 2, data: [{layout: pope, root: train}]}"
+    card = task_card("pope", {"recipe": own, "recipe.lr": "0.5"})
+    assert (card.recipe.name, card.recipe.epochs, card.recipe.lr, card.recipe.data[0].root) == ("own", 2, 0.5, "train")
+    with pytest.raises(UsageError, match="unknown recipe"):
+        task_card("pope", {"recipe": "nosuch"})
