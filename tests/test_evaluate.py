@@ -52,7 +52,7 @@ def world(tmp_path, monkeypatch):
 
 
 def go(world, tasks=("linear",), backbones=("random:nano",), **options):
-    options = {"data": str(world / "data"), "out": world / "out", "progress": Progress(quiet=True), **options}
+    options = {"data": str(world / "data"), "out": world / "out", "seeds": (0,), "progress": Progress(quiet=True), **options}
     return evaluate(list(backbones), list(tasks), **options)
 
 
@@ -65,6 +65,11 @@ def test_second_run_computes_only_what_is_missing_and_the_csv_is_stable(world):
     (world / "out" / "records" / f"{again[1].key}.json").unlink()
     assert write_leaderboard(world / "out").read_bytes() == csv
     assert csv.decode().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_without_seeds_the_cards_own_number_is_run(world):
+    assert [r.seed for r in go(world, seeds=None)] == [0, 1, 2]
+    assert len({r.protocol_hash for r in go(world, seeds=None, settings=["linear.seeds=2"])}) == 1 and len(CALLS) == 3
 
 
 def test_unreadable_record_and_missing_samples_are_computed_again(world):
