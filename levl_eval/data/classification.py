@@ -130,23 +130,39 @@ def _folders(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet
     return read_imagefolder(spec.model_copy(update={"root": str(root)}), "", limit)
 
 
+def _beside(root: Path, *names: str) -> Path | None:
+    """The first of the files in a folder or the three above it."""
+    folders = (root, *list(root.parents)[:3])
+    return next((f / n for n in names for f in folders if (f / n).is_file()), None)
+
+
+def _kaggle_val(spec: DataSpec, root: Path, limit: int | None, said: dict[str, str]) -> ClassificationSet | None:
+    """Kaggle's flat validation folder with LOC_val_solution.csv (`ImageId,WNID x y x y ...`)."""
+    listed = _beside(root, "LOC_val_solution.csv")
+    if spec.split != "val" or listed is None:
+        return None
+    rows = [line.replace(",", " ").split()[:2] for line in lines_of(listed, "")[1:]]
+    classes = sorted(said) or sorted({r[1] for r in rows if len(r) == 2})
+    entries = [(f"{r[0]}.JPEG", root / "val" / f"{r[0]}.JPEG", _number(r[-1], classes, listed, i)) for i, r in enumerate(rows, 2)]
+    entries.sort(key=lambda e: e[0])
+    return finish(spec, "imagenet", entries, classes, limit, listed, f"unpack the validation images into {root / 'val'}")
+
+
 def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
-    """Class folders named by WordNet id; names from LOC_synset_mapping.txt or synset_words.txt, where one lies beside them."""
+    """Class folders named by WordNet id, or Kaggle's flat val with LOC_val_solution.csv.
+
+    Names for prompts come from LOC_synset_mapping.txt or synset_words.txt, where one lies beside them.
+    """
     root = place(spec, data, "ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012")
-    found = _folders(spec, root, limit)
+    listed = _beside(root, "LOC_synset_mapping.txt", "synset_words.txt")
+    said = dict(line.split(None, 1) for line in lines_of(listed, "") if " " in line) if listed else {}
+    found = _folders(spec, root, limit) or _kaggle_val(spec, root, limit, said)
     if found is None:
         raise UsageError(
             f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
         )
-    for name in ("LOC_synset_mapping.txt", "synset_words.txt"):
-        for folder in (root, root.parent, root.parent.parent, root.parent.parent.parent):
-            if (folder / name).is_file():
-                said = dict(line.split(None, 1) for line in lines_of(folder / name, "`WNID names` lines are expected"))
-                names = tuple(said.get(c, c) for c in found.classes)
-                return ClassificationSet(
-                    "imagenet", spec.split, found.images, found.labels, found.classes, found.fingerprint, names
-                )
-    return found
+    names = tuple(said.get(c, c) for c in found.classes) if said else ()
+    return ClassificationSet("imagenet", spec.split, found.images, found.labels, found.classes, found.fingerprint, names)
 
 
 def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:

@@ -91,6 +91,13 @@ def test_imagenet_folders_with_said_names(tmp_path):
     assert found.classes == ("n01440764", "n01443537") and found.names == ("tench, Tinca tinca", "goldfish, Carassius auratus")
     with pytest.raises(UsageError, match="holds no class folders"):
         read("imagenet", tmp_path, "train")
+    flat = tmp_path / "kaggle"
+    for i in (1, 2):
+        picture(flat / "ILSVRC" / "Data" / "CLS-LOC" / "val" / f"v{i}.JPEG")
+    (flat / "LOC_synset_mapping.txt").write_text("n01 tench\nn02 goldfish\nn03 shark\n")
+    (flat / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nv2,n01 85 1 499 272\nv1,n03 1 2 3 4\n")
+    found = read("imagenet", flat, "val")
+    assert found.images.ids == ("v1.JPEG", "v2.JPEG") and found.labels.tolist() == [2, 0] and found.names[1] == "goldfish"
 
 
 def planes(pixels):
