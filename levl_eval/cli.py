@@ -76,8 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     _run_options(demo, "runs/demo")
     demo.set_defaults(call=_demo)
 
-    lister = commands.add_parser("list", help="list backbones, tasks or llms")
-    lister.add_argument("what", choices=["backbones", "tasks", "llms"])
+    lister = commands.add_parser("list", help="list backbones, tasks, sets (for HEAD@SET) or llms")
+    lister.add_argument("what", choices=["backbones", "tasks", "sets", "llms"])
     lister.add_argument("--json", action="store_true")
     lister.set_defaults(call=_list)
 
@@ -179,7 +179,7 @@ def _one_line(text: str) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from levl_eval.registry import backbone_card, language_models, names, task_card
+    from levl_eval.registry import backbone_card, language_models, names, set_card, set_names, task_card
 
     if args.what == "tasks":
         rows = [(n, task_card(n)) for n in names("tasks")]
@@ -189,6 +189,8 @@ def _list(args: argparse.Namespace) -> int:
     elif args.what == "backbones":
         cards = [backbone_card(n) for n in names("backbones")]
         table = [{"name": c.name, "uri": c.uri, "description": _one_line(c.description)} for c in cards]
+    elif args.what == "sets":  # any classification head runs on them: knn@pets, few-shot@cifar10, zeroshot@imagenet
+        table = [{"name": n, "description": _one_line(set_card(n).description)} for n in set_names()]
     else:
         table = [{"name": n, "description": "embedded, shipped with the package"} for n in language_models()]
         table.append(

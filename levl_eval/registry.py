@@ -97,10 +97,13 @@ def set_names() -> dict[str, Path]:
 def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
     """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
     found = set_card(chosen)
+    head_source = value.get("source", "")
     known = card_fields(value.get("engine"))
     for field, content in found.model_dump(mode="json", exclude_none=True, exclude={"kind", "name", "description"}).items():
         if field in known and not (own and field in value):
             value[field] = content
+    if head_source and not own:
+        value["source"] = f"{head_source} On {found.name}: {found.source}".strip()
     value["set"] = found.name
 
 
