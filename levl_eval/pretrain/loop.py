@@ -102,7 +102,7 @@ class Trainer:
             atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         with self.accelerator.local_main_process_first():
             self.feed = open_feed(config, world(), cache or default_cache(), self.progress)
-        self.probe = Probe.of(config, cache or default_cache(), self.progress) if config.probe else None
+            self.probe = Probe.of(config, cache or default_cache(), self.progress) if config.probe else None
         self.tokenizer = self._tokenizer(state)
         torch.manual_seed(config.seed)
         self.model = self._model(state)
