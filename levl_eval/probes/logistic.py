@@ -2,9 +2,9 @@
 
 For every C on its own the objective is scikit-learn's, divided by C N:  mean loss + ||W||^2 / (2 C N), intercept free.
 The problems share their data, so one matrix product gives the logits of all of them and one more all gradients. Each is
-minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there
-(mean p (1 - p) of a class times the eigenvalue, plus the ridge). Every fourth C is solved from zero first; all then start
-between their neighbours' solutions. Solved problems leave the stack.
+minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there. Every fourth C is solved from zero first; all then start
+between their neighbours' solutions. Solved problems leave the stack. The first solutions are in
+single precision, the last steps in double: at large C the objective is so flat that half-solved problems answer otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from levl_eval.probes.common import IN_MEMORY, Matrix
 from levl_eval.progress import Progress
 
 HISTORY = 8  # pairs L-BFGS remembers
+ROUGH = 1e-5  # tolerance of the first solutions, which are in single precision
 STALL = 10  # iterations without gain after which a problem is left where float32 has brought it
 ANCHOR = 4  # every so many strengths are solved first
 _LOGITS = 1 << 21  # numbers of logits held at once
@@ -56,6 +57,7 @@ class _Rows:
 
     def __init__(self, parts: Sequence[tuple[Matrix, np.ndarray]], device: torch.device) -> None:
         self.parts, self.device = parts, device
+        self.dtype = torch.float32
         self.n = sum(len(m) for m, _ in parts)
         dim = parts[0][0].dim
         mean = sum(b.double().sum(0) for m, _ in parts for b in m.blocks()) / self.n
@@ -70,7 +72,7 @@ class _Rows:
         self.values = values[keep].float().to(device)
         self.vectors = vectors[:, keep].float()
         self._kept: list[tuple[Tensor, Tensor]] | None = None
-        if 4 * self.n * len(self.values) <= IN_MEMORY:
+        if 8 * self.n * len(self.values) <= IN_MEMORY:
             self._kept = list(self._read(8192))
 
     def _read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -82,18 +84,26 @@ class _Rows:
                 yield (b - self.mean).to(self.device) @ turn, target
                 start += len(b)
 
+    def double(self) -> None:
+        """From now on the rows are given in double precision."""
+        self.dtype = torch.float64
+        if self._kept is not None:
+            self._kept = [(z.double(), y) for z, y in self._kept]
+
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for z, y in self._kept if self._kept is not None else self._read(8192):
             for i in range(0, len(z), size):
-                yield z[i : i + size], y[i : i + size]
+                yield z[i : i + size].to(self.dtype), y[i : i + size]
 
 
 def _evaluate(rows: _Rows, w: Tensor, b: Tensor, ridge: Tensor, curvature: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Objective [P] (float64), its gradients [r, K, P] and [K, P], and the mean of p (1 - p) [K, P] where asked for."""
+    """Objective [P] (float64), its gradients [r, K, P] and [K, P], and the Hessian's diagonal without the ridge where asked for
+    (rotated weights [r, K, P]; for the bias the mean of p (1 - p) stands in the last row, so [r + 1, K, P])."""
     r, k, p = w.shape
     flat = w.reshape(r, k * p)
     value = torch.zeros(p, dtype=torch.float64, device=w.device)
-    gw, gb, spread = torch.zeros_like(flat), torch.zeros_like(b), torch.zeros_like(b)
+    gw, gb = torch.zeros_like(flat), torch.zeros_like(b)
+    diagonal = torch.zeros(r + 1, k * p, dtype=w.dtype, device=w.device) if curvature else torch.empty(0)
     for z, y in rows.blocks(max(64, _LOGITS // (k * p))):
         logits = (z @ flat).view(len(z), k, p) + b
         logits -= logits.amax(1, keepdim=True)
@@ -102,13 +112,15 @@ def _evaluate(rows: _Rows, w: Tensor, b: Tensor, ridge: Tensor, curvature: bool 
         value += total.log().double().sum((0, 1))
         logits /= total  # probabilities
         if curvature:
-            spread += (logits - logits * logits).sum(0)
+            own = (logits - logits * logits).view(len(z), k * p)
+            diagonal[:r].addmm_((z * z).T, own)
+            diagonal[r] += own.sum(0)
         logits[torch.arange(len(z), device=z.device), y] -= 1
         gb += logits.sum(0)
         gw.addmm_(z.T, logits.view(len(z), k * p))
     n = rows.n
     value = value / n + 0.5 * ridge.double() * (w.double() ** 2).sum((0, 1))
-    return value, (gw / n).view(r, k, p) + ridge * w, gb / n, spread / n
+    return value, (gw / n).view(r, k, p) + ridge * w, gb / n, diagonal / n
 
 
 def _dot(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
@@ -121,18 +133,23 @@ def _solve(
 ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
     """Minimise all problems from (w [r, K, P], b [K, P]); returns both, the iterations and whether each has converged."""
     device = w.device
+    slack = 1e-7 if w.dtype == torch.float32 else 1e-13  # of the objective: what its precision cannot tell apart
     out_w, out_b = w.clone(), b.clone()
     iterations, done = np.zeros(len(strengths), int), np.zeros(len(strengths), bool)
     live = np.arange(len(strengths))
-    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=torch.float32, device=device)
-    value, gw, gb, spread = _evaluate(rows, w, b, ridge, curvature=True)
-    scale_w = 1 / (rows.values.view(-1, 1, 1) * spread.clamp(min=1e-4) + ridge)
-    scale_b = 1 / spread.clamp(min=1e-4)
+    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=w.dtype, device=device)
+    value, gw, gb, diagonal = _evaluate(rows, w, b, ridge, curvature=True)
+    diagonal = diagonal.view(len(w) + 1, *b.shape)
+    floor = 1e-3 * rows.values.to(w.dtype).view(-1, 1, 1) * diagonal[-1]  # a dimension may be flat here and not elsewhere
+    scale_w = 1 / (torch.maximum(diagonal[:-1], floor) + ridge).clamp(min=1e-12)
+    scale_b = 1 / diagonal[-1].clamp(min=1e-4)
     pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]] = []
     stalled = torch.zeros(len(strengths), dtype=torch.long, device=device)
     step = 0
     while True:
-        largest = torch.maximum((rows.vectors.to(device) @ gw.flatten(1)).abs().amax(0).view(gb.shape).amax(0), gb.abs().amax(0))
+        largest = torch.maximum(
+            (rows.vectors.to(device, w.dtype) @ gw.flatten(1)).abs().amax(0).view(gb.shape).amax(0), gb.abs().amax(0)
+        )
         small = (largest <= tolerance).cpu().numpy()
         out_w[:, :, live], out_b[:, live] = w, b
         iterations[live] = step
@@ -141,7 +158,7 @@ def _solve(
         note(int((~over).sum()), step)
         if over.all() or step == limit:
             return out_w, out_b, iterations, done
-        if over.mean() >= 0.2:  # solved problems leave the stack
+        if over.mean() >= 0.1:  # solved problems leave the stack
             keep = torch.from_numpy(np.flatnonzero(~over)).to(device)
             live, stalled = live[~over], stalled[keep]
             w, b, gw, gb, ridge, value = w[:, :, keep], b[:, keep], gw[:, :, keep], gb[:, keep], ridge[keep], value[keep]
@@ -175,12 +192,12 @@ def _solve(
         for _ in range(25):
             nw, nb = w - t * qw, b - t * qb
             new, ngw, ngb, _ = _evaluate(rows, nw, nb, ridge)
-            enough = new <= value - 1e-4 * (t * slope).double() + 1e-7 * value.abs()
+            enough = new <= value - 1e-4 * (t * slope).double() + slack * value.abs()
             if enough.all():
                 break
             # The parabola through both values and the slope, kept between a tenth and a half.
             guess = (t * slope).double() / (2 * (new - value + (t * slope).double())).clamp(min=1e-30)
-            t = torch.where(enough, t, t * guess.clamp(0.1, 0.5).float())
+            t = torch.where(enough, t, t * guess.clamp(0.1, 0.5).to(t.dtype))
         s_pair, y_pair = (nw - w, nb - b), (ngw - gw, ngb - gb)
         curved = _dot(s_pair, y_pair)
         ok = curved > 1e-12 * _dot(s_pair, s_pair)
@@ -190,7 +207,7 @@ def _solve(
         else:
             pairs = []  # below the precision of float32: begin again with the preconditioner alone
         pairs = pairs[-HISTORY:]
-        stalled = torch.where(new < value - 1e-9 * value.abs(), torch.zeros_like(stalled), stalled + 1)
+        stalled = torch.where(new < value - 0.01 * slack * value.abs(), torch.zeros_like(stalled), stalled + 1)
         w, b, gw, gb, value = nw, nb, ngw, ngb, new
         step += 1
 
@@ -208,6 +225,8 @@ def solve_path(
     if sum(len(m) for m, _ in parts) == 0 or len(np.unique(np.concatenate([y for _, y in parts]))) < 2:
         raise LevlError("logistic regression: training images of at least two classes are needed")
     progress = progress or Progress(quiet=True)
+    if device.type == "mps":  # has no double precision
+        device = torch.device("cpu")
     rows = _Rows(parts, device)
     r, k, p = len(rows.values), classes, len(values)
     per_stack = max(1, _STACK // (max(r, 1) * k * (2 * HISTORY + 8)))
@@ -227,12 +246,16 @@ def solve_path(
                 at = anchors[i : i + per_stack]
                 before = anchors[max(i - 1, 0)]
                 w0, b0 = w[:, :, [before] * len(at)], b[:, [before] * len(at)]  # zero for the first piece
-                w[:, :, at], b[:, at], iterations[at], _ = _solve(rows, values[at], w0, b0, tolerance, max_iterations, note)
+                w[:, :, at], b[:, at], iterations[at], _ = _solve(
+                    rows, values[at], w0, b0, max(tolerance, ROUGH), max_iterations, note
+                )
             for left, right in itertools.pairwise(anchors):
                 for j in range(left + 1, right):
                     share = (j - left) / (right - left)
                     w[:, :, j] = torch.lerp(w[:, :, left], w[:, :, right], share)
                     b[:, j] = torch.lerp(b[:, left], b[:, right], share)
+        w, b = w.double(), b.double()
+        rows.double()
         for i in range(0, p, per_stack):
             at = np.arange(i, min(i + per_stack, p))
             w[:, :, at], b[:, at], more, converged[at] = _solve(
@@ -240,5 +263,6 @@ def solve_path(
             )
             iterations[at] += more
             bar.advance(len(at))
-    weight = torch.tensordot(rows.vectors, w.cpu(), 1)
-    return PathFit(values, weight, b.cpu() - torch.tensordot(rows.mean, weight, 1), iterations, converged)
+    weight = torch.tensordot(rows.vectors.double(), w.cpu(), 1)
+    bias = b.cpu() - torch.tensordot(rows.mean.double(), weight, 1)
+    return PathFit(values, weight.float(), bias.float(), iterations, converged)
