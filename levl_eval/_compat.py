@@ -1,12 +1,13 @@
 """Repairs of third-party imports. Import :func:`repair` results before torchvision, timm, open_clip or transformers' image code.
 
-One repair so far: a torchvision built for CUDA beside a CPU-only torch cannot load its extension, and then fails while
+repair(): a torchvision built for CUDA beside a CPU-only torch cannot load its extension, and then fails while
 registering fake kernels ("operator torchvision::nms does not exist"). With the two schemas defined first, its transforms and
 models import and work; ``torchvision.ops.nms`` and ``torchvision.io`` do not, and nothing here uses them.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,44 @@ def _extension_loads(package: Path) -> bool:
         except OSError:
             return False
     return False
+
+
+def repair_mmseg() -> None:
+    """Make ``import mmseg.models`` work with mmcv-lite: compiled operators it lacks become classes that raise when they are used.
+
+    Raises UsageError where mmsegmentation is not installed. Does nothing where the full mmcv is.
+    """
+    import sys
+    import types
+
+    from levl_eval.errors import UsageError
+
+    repair()
+    missing = [p for p in ("mmengine", "mmcv", "mmseg") if importlib.util.find_spec(p) is None]
+    if missing:
+        raise UsageError(f"the package {missing[0]} is not installed; pip install 'levl-eval[seg]'")
+    if "mmcv.ops" in sys.modules:
+        return
+    try:
+        importlib.import_module("mmcv.ops")
+        return
+    except ImportError:
+        pass
+
+    class Lacking(types.ModuleType):
+        """Answers every public name with a class that tells, when it is built, what is missing."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+            def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+                raise UsageError(
+                    f"mmcv.ops.{name} needs the full mmcv; install it instead of mmcv-lite, or take a head without it"
+                )
+
+            return type(name, (), {"__init__": refuse})
+
+    stand_in = Lacking("mmcv.ops")
+    stand_in.__path__ = []
+    sys.modules["mmcv.ops"] = stand_in

@@ -37,7 +37,7 @@ class DataSpec(_Strict):
     """A data set in the layout it is published in. Paths are relative to ``--data DIR`` / ``directory`` unless absolute."""
 
     layout: Literal[
-        "gqa", "vqav2", "pope", "vqa", "ade20k", "segmentation",
+        "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation",
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
         "karpathy", "captions",
     ]  # fmt: skip
@@ -113,17 +113,36 @@ class SegmentationCard(_TaskCard):
     data: DataSpec
     size: int | None = None  # input side in pixels; None: the backbone's own
     resize: Literal["shortest", "squash"] = "shortest"  # then centre crop; masks follow with nearest neighbour
-    head: Literal["linear"] = "linear"
-    standardize: bool = True
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"  # of the pictures
+    layers: list[int] | None = None  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    window: int | None = None  # side of the sliding windows over the input in pixels; None: the whole input at once
+    stride: int | None = None  # between windows; None: the window, without overlap
+    flip: bool = False  # every view also mirrored: trains on both, and scores the mean of both
+    head: Literal["linear", "linear-bn", "conv", "knn", "ridge"] = "linear"
+    standardize: bool = True  # tokens per dimension by all training tokens; linear-bn has its batch norm instead
+    std_floor: float = 1e-8  # least standard deviation divided by
     bias: bool = True
     optimizer: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
     lr: float = 1e-2
     weight_decay: float = 0.0
+    sweep_lr: list[float] | None = None  # linear head: every pair with sweep_weight_decay is trained, the best one on
+    sweep_weight_decay: list[float] | None = None  # held-out training images is scored; None: lr, weight_decay as they are
+    sweep_holdout: float = 0.1  # share of the training images that choose (at least one image), never trained on in a sweep
+    conv_width: int = 256  # conv head: channels between its 3x3 and its 1x1 convolution
+    ridge_lambda: float = 1.0  # ridge head: penalty on the weights (not on the bias) of the sum of squares to one-hot labels
+    knn_k: int = 30  # knn head: neighbours by cosine
+    knn_temperature: float = 0.02  # their votes weigh exp(cosine / temperature)
+    knn_memory: int = 100_000  # labelled training tokens kept, a random subset
     epochs: int = 30
     batch_size: int = 256  # images
     schedule: Literal["constant", "cosine"] = "constant"
-    label_grid: Literal["nearest"] = "nearest"  # labels at token resolution in training
-    score_size: int | None = None  # side at which logits and masks are scored; None: the input size
+    # Labels at token resolution in training: the pixel at each token's centre, the one at its upper left corner (what torch's
+    # nearest interpolation takes), or the most frequent label that is not void.
+    label_grid: Literal["nearest", "corner", "majority"] = "nearest"
+    upsample: Literal["bilinear", "nearest"] = "bilinear"  # of the class logits
+    score: Literal["input", "original"] = "input"  # masks scored in the input's geometry, or untouched (resize: squash)
+    score_size: int | None = None  # with score: input, the side at which logits and masks are scored; None: the input size
 
 
 class CarvedSpec(_Strict):

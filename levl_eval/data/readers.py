@@ -40,7 +40,7 @@ def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> Quest
 
 def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
     """Images with masks; ``limit`` keeps the first so many. Raises UsageError."""
-    if spec.layout not in ("ade20k", "segmentation"):
+    if spec.layout not in ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation"):
         raise _wrong(spec, "masks")
     if _on_hub(spec, data):
         from levl_eval.data.hub import hub_segmentation

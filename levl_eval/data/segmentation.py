@@ -1,4 +1,4 @@
-"""Segmentation sets: ADE20K's scene-parsing layout and a user's image and mask folders."""
+"""Segmentation sets: ADE20K's scene-parsing layout, those of segmentation_layouts, and a user's image and mask folders."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.images import SUFFIXES, fingerprint_files, image_set, root_of, under
+from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.types import SegmentationSet
 from levl_eval.errors import LevlError, UsageError
 
@@ -91,7 +92,7 @@ def _pairs(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
 
 
 def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
-    """Read a set of layout "ade20k" or "segmentation". Raises UsageError: what is missing, where to put it."""
+    """Read a set of any segmentation layout. Raises UsageError: what is missing, where to put it."""
     if spec.layout == "ade20k":
         root = root_of(spec.root, spec.directory, data)
         base = (
@@ -107,6 +108,9 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
             else _classes(spec, data, listed)
         )
         name = "ade20k"
+    elif spec.layout in LAYOUTS:
+        found_layout = LAYOUTS[spec.layout](spec, data)
+        return _set(spec, found_layout.pairs[:limit], found_layout.classes, found_layout.table, found_layout.source, spec.split)
     else:
         for field in ("images", "annotations"):
             if getattr(spec, field) is None:
@@ -116,10 +120,17 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
         classes, table = _classes(spec, data, None)
         name, split = "segmentation", spec.split
-    pairs = _pairs(images, masks)[:limit]
+    return _set(spec, _pairs(images, masks)[:limit], classes, table, str(images), split, name)
+
+
+def _set(
+    spec: DataSpec, pairs: list[tuple[str, Path, Path]], classes: tuple[str, ...], table: np.ndarray | None, source: str, split: str,
+    name: str = "",
+) -> SegmentationSet:  # fmt: skip
+    """The set of (id, image, mask) triples."""
     of_image = {i: p for i, p, _ in pairs}
     of_mask = {i: m for i, _, m in pairs}
     read = partial(load_mask, table=table, classes=len(classes), ignore=spec.ignore_index, reduce_zero=spec.reduce_zero_label)
     digest = fingerprint_files(of_mask.items(), len(of_mask))
-    found = image_set(of_image, of_image.__getitem__, str(images), _ADE)
-    return SegmentationSet(name, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, digest)
+    found = image_set(of_image, of_image.__getitem__, source, _ADE if spec.layout == "ade20k" else "complete the download")
+    return SegmentationSet(name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, digest)

@@ -1,0 +1,128 @@
+"""COCO-Stuff, PASCAL VOC and Cityscapes as they are published: which files pair up, which label stands for which class.
+
+COCO-Stuff  images/{train,val}2017/*.jpg and annotations/ (or stuffthingmaps/) {train,val}2017/*.png. A pixel holds id - 1 of the
+            182 ids, 255 unlabelled (Caesar et al., CVPR 2018); 171 ids are used. Files *_labelTrainIds.png hold 0..170 already.
+VOC 2012    JPEGImages, SegmentationClass (palette PNG: 0 background, 255 void), ImageSets/Segmentation/{train,val}.txt.
+Cityscapes  leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png (or _labelTrainIds.png); 19 classes
+            are scored, every other id is void (Cordts et al., CVPR 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
+from levl_eval.data.images import root_of, under
+from levl_eval.errors import UsageError
+
+VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+# name -> id in *_labelIds.png
+CITYSCAPES = {
+    "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19, "traffic sign": 20,
+    "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,
+    "motorcycle": 32, "bicycle": 33,
+}  # fmt: skip
+
+
+class Layout(NamedTuple):
+    """(id, image, mask) triples in order, class names, class of each label in the files (None: equal), and where they lie."""
+
+    pairs: list[tuple[str, Path, Path]]
+    classes: tuple[str, ...]
+    table: np.ndarray | None
+    source: str
+
+
+def _table(of_label: dict[int, int], ignore: int) -> np.ndarray:
+    """Lookup table of 8-bit labels; all others are void."""
+    table = np.full(257, ignore, np.int64)
+    for label, value in of_label.items():
+        table[label] = value
+    return table
+
+
+def _folder(candidates: list[Path], what: str) -> Path:
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UsageError(f"{candidates[0]}: no such folder; {what}")
+
+
+def _complete(pairs: list[tuple[str, Path, Path]], where: Path) -> list[tuple[str, Path, Path]]:
+    if not pairs:
+        raise UsageError(f"{where}: holds no labelled images")
+    lost = [m for _, _, m in pairs if not m.exists()]
+    if lost:
+        raise UsageError(f"{where}: {len(lost)} of {len(pairs)} masks are missing, first {lost[0]}; complete the download")
+    return pairs
+
+
+def coco_stuff(spec: DataSpec, data: str) -> Layout:
+    """Raises UsageError: missing folders or pairs."""
+    root = root_of(spec.root, spec.directory, data)
+    split = {"train": "train2017", "val": "val2017", "": "val2017"}.get(spec.split, spec.split)
+    get = "get COCO 2017 images and stuffthingmaps_trainval2017.zip and unpack them there"
+    images = under(data, spec.images) or _folder([root / "images" / split, root / split], get)
+    masks = under(data, spec.annotations) or _folder([root / k / split for k in ("annotations", "stuffthingmaps")], get)
+    files = {p.name.removesuffix(".png"): p for p in sorted(masks.glob("*.png"))}
+    relabelled = {k.removesuffix("_labelTrainIds"): p for k, p in files.items() if k.endswith("_labelTrainIds")}
+    raw = {k: p for k, p in files.items() if "_label" not in k}
+    of_mask = raw or relabelled
+    pictures = {p.stem: p for p in sorted(images.glob("*.jpg"))}
+    orphans = sorted(set(of_mask) - set(pictures))
+    if orphans:
+        raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
+    pairs = _complete([(p.name, p, of_mask[k]) for k, p in pictures.items() if k in of_mask], masks)
+    fine = fine_classes()
+    if spec.layout == "coco-stuff":
+        names = tuple(fine.values())
+        table = _table({i - 1: k for k, i in enumerate(fine)}, spec.ignore_index) if raw else None
+    else:
+        names = COARSE
+        ids = {i - 1: coarse_of(i) for i in fine} if raw else {k: coarse_of(i) for k, i in enumerate(fine)}
+        table = _table(ids, spec.ignore_index)
+    return Layout(pairs, names, table, str(images))
+
+
+def voc(spec: DataSpec, data: str) -> Layout:
+    """Raises UsageError: missing folders, list or masks."""
+    root = root_of(spec.root, spec.directory, data)
+    base = next((b for b in (root / "VOCdevkit" / "VOC2012", root / "VOC2012") if b.is_dir()), root)
+    listed = base / "ImageSets" / "Segmentation" / f"{spec.split or 'val'}.txt"
+    if not listed.is_file():
+        raise UsageError(f"{listed}: no such list; get VOCtrainval_11-May-2012.tar and unpack it in {root}")
+    names = listed.read_text().split()
+    images = under(data, spec.images) or base / "JPEGImages"
+    masks = under(data, spec.annotations) or base / "SegmentationClass"
+    return Layout(
+        _complete([(f"{n}.jpg", images / f"{n}.jpg", masks / f"{n}.png") for n in names], masks), VOC, None, str(images)
+    )
+
+
+def cityscapes(spec: DataSpec, data: str) -> Layout:
+    """Also any folders of the same form: SPLIT/CITY/NAME_leftImg8bit.png beside SPLIT/CITY/NAME_gtFine_labelIds.png."""
+    root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
+    get = "get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from cityscapes-dataset.com and unpack them there"
+    images = _folder([(under(data, spec.images) or root / "leftImg8bit") / split], get)
+    masks = _folder([(under(data, spec.annotations) or root / "gtFine") / split], get)
+    ready = any(masks.glob("*/*_gtFine_labelTrainIds.png"))
+    ending = "_gtFine_labelTrainIds.png" if ready else "_gtFine_labelIds.png"
+    pairs = []
+    for p in sorted(images.glob("*/*_leftImg8bit.png")):
+        stem = p.name.removesuffix("_leftImg8bit.png")
+        pairs.append((f"{p.parent.name}/{p.name}", p, masks / p.parent.name / f"{stem}{ending}"))
+    of_label = {k: k for k in range(19)} if ready else {v: k for k, v in enumerate(CITYSCAPES.values())}
+    return Layout(_complete(pairs, masks), tuple(CITYSCAPES), _table(of_label, spec.ignore_index), str(images))
+
+
+LAYOUTS: dict[str, Callable[[DataSpec, str], Layout]] = {
+    "coco-stuff": coco_stuff, "coco-stuff-27": coco_stuff, "voc": voc, "cityscapes": cityscapes,
+}  # fmt: skip
