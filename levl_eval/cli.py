@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import audit, health
+from levl_eval.commands import audit, health, show_dense
 from levl_eval.errors import LevlError, UsageError
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -111,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     audit.add(commands)
     health.add(commands)
+    show_dense.add(commands)
     return parser
 
 

@@ -75,8 +75,10 @@ def test_the_devkits_sample_by_its_definition(shared):
 
 def test_a_frozen_backbone_in_an_mmseg_model(tmp_path):
     repair_mmseg()
-    import mmseg.models  # noqa: F401
     from mmseg.registry import MODELS
+    from mmseg.utils import register_all_modules
+
+    register_all_modules()  # as mmengine's Runner does from a config's default_scope
 
     import levl_eval.segmentation.mmseg_backbone  # noqa: F401
     from levl_eval.backbones import load_backbone

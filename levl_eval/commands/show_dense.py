@@ -1,0 +1,57 @@
+"""`levl-eval show-dense`: pictures of a segmentation task, all backbones side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the subparser to ``levl-eval``'s."""
+    from levl_eval.cli import _comma, _run_options
+
+    p = commands.add_parser("show-dense", help="pictures: prediction beside truth, errors, PCA of patch tokens")
+    p.add_argument("--backbone", type=_comma, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
+    p.add_argument("--task", default="ade20k", help="a segmentation task's card (default: ade20k)")
+    p.add_argument("--images", type=_comma, metavar="ID[,ID...]", help="test images (default: --count of them, evenly spread)")
+    p.add_argument("--count", type=int, default=6, metavar="N", help="how many images (default: 6)")
+    p.add_argument("--side", type=int, default=128, metavar="PX", help="side of each picture in the sheet (default: 128)")
+    _run_options(p, "runs/dense")
+    p.set_defaults(call=show_dense)
+
+
+def show_dense(args: argparse.Namespace) -> int:
+    """Write OUT/TASK.png. Raises UsageError for wrong names, and whatever the task raises for its data."""
+    from levl_eval.backbones import load_backbone
+    from levl_eval.engines import Context
+    from levl_eval.errors import UsageError
+    from levl_eval.evaluate import default_cache, pick_device, resolve_data, resolve_tasks
+    from levl_eval.features import FeatureStore
+    from levl_eval.io import atomic_write
+    from levl_eval.progress import Progress
+    from levl_eval.registry import backbone_card
+    from levl_eval.segmentation.pictures import show_dense as draw
+
+    if args.count < 1 or args.side < 16:
+        raise UsageError(f"--count {args.count} --side {args.side}: at least 1 image of 16 pixels")
+    card = resolve_tasks([args.task], args.settings, args.data)[args.task]
+    if card.engine != "segmentation":
+        raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation tasks")
+    cards = [backbone_card(b) for b in args.backbone]
+    progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
+    data = resolve_data(args.data, cache, progress)
+    contexts = [
+        (
+            c.name,
+            Context(
+                card, load_backbone(c.uri, card=c).to(device), data, args.seeds[0], FeatureStore(cache / "features"), cache, device,
+                limit=args.limit, batch_size=args.batch_size, progress=progress,
+            ),
+        )
+        for c in cards
+    ]  # fmt: skip
+    path = Path(args.out) / f"{card.name}.png"
+    atomic_write(path, draw(contexts, args.images, args.count, args.side))
+    print(path)
+    return 0

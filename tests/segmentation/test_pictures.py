@@ -1,0 +1,94 @@
+"""Pictures: colours by their rules, errors by hand, PCA that shows what differs, and the command."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from levl_eval.backbones import load_backbone
+from levl_eval.cli import main
+from levl_eval.engines import Context
+from levl_eval.errors import UsageError
+from levl_eval.features import FeatureStore
+from levl_eval.progress import Progress
+from levl_eval.registry import task_card
+from levl_eval.segmentation.palettes import paint, palette, voc_colours
+from levl_eval.segmentation.pictures import error_map, pca_rgb, show_dense, spread
+
+
+def test_palettes():
+    assert voc_colours(22)[[0, 1, 2, 15, 20, 21]].tolist() == [
+        [0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [0, 64, 128], [128, 64, 128]
+    ]  # fmt: skip
+    for layout, n in (("ade20k", 150), ("coco-stuff", 171), ("cityscapes", 19), ("voc", 21)):
+        colours = palette(layout, n)
+        assert colours.shape == (n, 3) and len(np.unique(colours, axis=0)) == n
+    assert palette("cityscapes", 19)[13].tolist() == [0, 0, 142]
+    assert palette("segmentation", 2, [1, 2, 3, 4, 5, 6, 7, 8, 9]).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert paint(np.array([[1, 255]]), palette("segmentation", 2), 255).tolist() == [[[0, 128, 0], [0, 0, 0]]]
+
+
+def test_errors_are_red_and_void_is_black():
+    found = error_map(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 255)
+    assert found.tolist() == [[[225, 225, 225], [200, 30, 30], [0, 0, 0]]]
+
+
+def test_pca_colours_tell_regions_apart_in_one_basis():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, (4, 5 * 6))
+    codes = np.linalg.qr(rng.normal(size=(8, 8)))[0][:3] * 10
+    maps = pca_rgb((codes[kinds] + 0.01 * rng.normal(size=(4, 30, 8))).astype(np.float32), (5, 6))
+    colours = np.stack(maps).reshape(-1, 3).astype(int)
+    means = [colours[kinds.reshape(-1) == k].mean(0)[:2] for k in range(3)]
+    spread_within = max(colours[kinds.reshape(-1) == k][:, :2].std(0).max() for k in range(3))
+    assert spread_within < 6 and min(np.abs(means[i] - means[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 60
+
+
+def test_a_sheet_of_two_backbones(world, tmp_path):
+    card = task_card("ade20k", {"head": "ridge"})
+
+    def context(uri):
+        return Context(
+            card,
+            load_backbone(uri),
+            str(world),
+            0,
+            FeatureStore(tmp_path),
+            tmp_path,
+            torch.device("cpu"),
+            progress=Progress(True),
+        )
+
+    two = [("a", context("random:nano")), ("b", context("random:nano?seed=1"))]
+    picture = Image.open(io.BytesIO(show_dense(two, count=3, side=32)))
+    assert picture.size == (8 * 36 + 4, 16 + 3 * 36 + 4)
+    pixels = np.array(picture.convert("RGB"))
+    tiles = [pixels[20:52, 4 + 36 * k : 36 + 36 * k] for k in range(8)]
+    assert all(t.std() > 5 for t in tiles) and not np.array_equal(tiles[2], tiles[5])
+    assert spread(12, 3) == [0, 6, 11] and spread(2, 5) == [0, 1]
+    with pytest.raises(UsageError, match="is not in the test set"):
+        show_dense(two[:1], names=["nope.jpg"])
+
+
+def test_the_command(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    words = [
+        "show-dense",
+        "--backbone",
+        "random:nano",
+        "--data",
+        str(world),
+        "--out",
+        str(tmp_path / "o"),
+        "--count",
+        "2",
+        "--quiet",
+    ]
+    assert main([*words, "--set", "ade20k.head=ridge"]) == 0
+    assert Image.open(tmp_path / "o" / "ade20k.png").format == "PNG" and "ade20k.png" in capsys.readouterr().out
+    assert main([*words, "--task", "linear"]) == 2
+    assert "draws segmentation tasks" in capsys.readouterr().err
