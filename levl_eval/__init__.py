@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "evaluate": "levl_eval.evaluate",
+    "compare": "levl_eval.report.compare",
     "load_backbone": "levl_eval.backbones",
     "ProtocolMismatch": "levl_eval.errors",
     "LevlError": "levl_eval.errors",
@@ -16,13 +17,14 @@ _HOME = {
     "Record": "levl_eval.records",
     "Estimate": "levl_eval.records",
 }
-__all__ = ["Estimate", "LevlError", "ProtocolMismatch", "Record", "UsageError", "evaluate", "load_backbone"]
+__all__ = ["Estimate", "LevlError", "ProtocolMismatch", "Record", "UsageError", "compare", "evaluate", "load_backbone"]
 
 if TYPE_CHECKING:
     from levl_eval.backbones import load_backbone
     from levl_eval.errors import LevlError, ProtocolMismatch, UsageError
     from levl_eval.evaluate import evaluate
     from levl_eval.records import Estimate, Record
+    from levl_eval.report.compare import compare
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import audit, health, show_dense
+from levl_eval.commands import audit, compare, health, leaderboard, show_dense
 from levl_eval.errors import LevlError, UsageError
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -85,11 +85,6 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("name")
     show.set_defaults(call=_show)
 
-    board = commands.add_parser("leaderboard", help="tables from run directories")
-    board.add_argument("dirs", nargs="+", metavar="DIR")
-    board.add_argument("--format", choices=["table", "csv"], default="table")
-    board.set_defaults(call=_leaderboard)
-
     data = commands.add_parser("data", help="make or check data directories").add_subparsers(
         dest="data_command", metavar="make|check", parser_class=Parser, required=True
     )
@@ -109,9 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("what", choices=["ls", "verify", "clear"])
     cache.set_defaults(call=_cache)
 
-    audit.add(commands)
-    health.add(commands)
-    show_dense.add(commands)
+    for module in (audit, health, leaderboard, compare, show_dense):  # one a module; importing them imports nothing heavy
+        module.add(commands)
     return parser
 
 
@@ -144,6 +138,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
     from levl_eval.evaluate import evaluate
     from levl_eval.progress import Progress
+    from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
 
     out = Path(args.out)
@@ -164,7 +159,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             debug=args.debug,
         )
     board = write_leaderboard(out)
-    show(out, records)
+    show(Results(records))
     print(f"records, samples and {board}")
     return 1 if any(r.status != "done" for r in records) else 0
 
@@ -222,25 +217,6 @@ def _show(args: argparse.Namespace) -> int:
         known = names("tasks") + names("backbones")
         raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
     print(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False), end="")
-    return 0
-
-
-def _leaderboard(args: argparse.Namespace) -> int:
-    from levl_eval.records import read_records
-    from levl_eval.report.tables import gains, rows, show, to_csv
-
-    table = []
-    for name in args.dirs:
-        directory = Path(name)
-        records = read_records(directory)
-        if not records:
-            raise UsageError(f"{directory}: no records below {directory / 'records'}; give the --out of a run")
-        if args.format == "table":
-            show(directory, records)
-        else:
-            table += rows(records, gains(directory, records))
-    if args.format == "csv":
-        sys.stdout.write(to_csv(table))
     return 0
 
 

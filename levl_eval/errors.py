@@ -11,5 +11,5 @@ class UsageError(LevlError):
     """Wrong usage or input: the command ends with this one line and exit code 2."""
 
 
-class ProtocolMismatch(LevlError):
+class ProtocolMismatch(UsageError):
     """Two results were asked to be compared that were not measured under one protocol (or on one data set)."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from levl_eval.errors import UsageError
 from levl_eval.io import atomic_path, atomic_write
@@ -68,6 +68,18 @@ class Record(BaseModel):
     cache: dict[str, int] = Field(default_factory=dict)  # feature and connector hits and misses
     status: str = "done"
     reason: str = ""
+    card: dict[str, Any] = Field(default_factory=dict)  # the resolved task card, so that the record can be run again from itself
+    call: dict[str, Any] = Field(
+        default_factory=dict
+    )  # how it was run: data, llm, batch_size, device, folder paths are relative to
+    _home: Path | None = PrivateAttr(default=None)  # the run directory it was read from or written to
+
+    @property
+    def home(self) -> Path:
+        """The run directory that holds the record and its samples. Raises UsageError for a record that was never written."""
+        if self._home is None:
+            raise UsageError(f"record {self.key}: was not read from a run directory, so its samples are not known")
+        return self._home
 
     @property
     def key(self) -> str:
@@ -94,6 +106,7 @@ def _finite(value: Any) -> Any:
 
 def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> Path:
     """Write ``out/samples/KEY.jsonl`` and then ``out/records/KEY.json``; the record exists only once its samples do."""
+    record._home = out
     if record.status == "done":
         with atomic_path(out / "samples" / f"{record.key}.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as f:
             for sample in samples:
@@ -107,10 +120,12 @@ def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> P
 def read_record(path: Path) -> Record:
     """Raises UsageError naming the file and the field where it is no record."""
     try:
-        return Record.model_validate_json(path.read_bytes())
+        record = Record.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as e:
         first = str(e).splitlines()[0]
         raise UsageError(f"{path}: not a levl-eval record ({first}); delete it and run again") from e
+    record._home = path.resolve().parent.parent if path.parent.name == "records" else path.parent
+    return record
 
 
 def read_records(out: Path) -> list[Record]:
@@ -119,11 +134,14 @@ def read_records(out: Path) -> list[Record]:
 
 
 def read_samples(out: Path, record: Record) -> Iterator[Sample]:
-    """The samples of a record, streamed."""
+    """The samples of a record, streamed. Raises UsageError where the file is missing or a line is no sample."""
     path = out / "samples" / f"{record.key}.jsonl"
     try:
         with open(path, encoding="utf-8") as f:
-            for line in f:
-                yield Sample.model_validate_json(line)
+            for number, line in enumerate(f, 1):
+                try:
+                    yield Sample.model_validate_json(line)
+                except ValueError as e:
+                    raise UsageError(f"{path}: line {number} is no sample ({str(e).splitlines()[0]}); run the task again") from e
     except OSError as e:
         raise UsageError(f"{path}: samples are missing ({e.strerror}); run the task again") from e

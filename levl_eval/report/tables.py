@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from levl_eval.io import atomic_write
-from levl_eval.records import Estimate, Record, read_records
+from levl_eval.records import Record, read_records
+from levl_eval.report.results import Results, Row
+from levl_eval.report.units import factor, interval, text
 
-# Column -> meaning; the order is the file's order. Fractions are given in percent. No times: equal runs give equal bytes.
+# Column -> meaning; the order is the file's order. No times, paths or versions: equal runs give equal bytes.
 COLUMNS: dict[str, str] = {
     "task": "task card",
     "metric": "name of the metric",
     "main": "1 if it is the task's main metric",
     "backbone": "name of the backbone",
     "seed": "seed of the head or connector",
-    "value": "percent",
-    "stderr": "standard error over test images, percent",
-    "low": "lower end of the 95% interval, percent",
+    "value": "percent; metrics that are no fractions (rmse, rank, ...) as they are",
+    "stderr": "standard error over test images, in the same unit",
+    "low": "lower end of the 95% interval",
     "high": "upper end",
     "n": "samples",
     "clusters": "images resampled together",
+    "method": "how the interval was made",
     "gain": "main metric minus the random-initialised backbone's under the same protocol, points",
     "gain_low": "lower end of the paired 95% interval",
     "gain_high": "upper end",
     "chance": "chance level of the main metric, percent",
     "llm": "language model, where one answers",
-    "status": "done | failed",
-    "reason": "why it failed",
+    "status": "done | failed | published (a number from a paper, not measured here)",
+    "reason": "why it failed; of a published number its source",
     "limit": "test images, where limited",
     "image_size": "input side in pixels",
     "resize": "shortest | squash",
@@ -43,34 +47,23 @@ COLUMNS: dict[str, str] = {
 }
 
 
-def _percent(x: float | None) -> str:
-    return "" if x is None else f"{100 * x:.4f}"
+def _number(x: float | None, metric: str) -> str:
+    return "" if x is None else f"{factor(metric) * x:.4f}"
 
 
-def gains(out: Path, records: Sequence[Record]) -> dict[str, Estimate]:
-    """Record key -> gain over the random-initialised backbone of the same run, where there is one."""
-    from levl_eval.report.gain import comparable, gain
-
-    result: dict[str, Estimate] = {}
-    floors = [r for r in records if r.backbone.get("info", {}).get("baseline") and r.status == "done"]
-    for record in records:
-        for floor in floors:
-            if floor.key != record.key and comparable(record, floor):
-                estimate = gain(out, record, out, floor)
-                if estimate is not None:
-                    result[record.key] = estimate
-                break
-    return result
-
-
-def rows(records: Sequence[Record], gain_of: dict[str, Estimate]) -> list[dict[str, Any]]:
-    """One row a metric; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
+def rows(results: Results) -> list[dict[str, Any]]:
+    """One row a metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
+    gains = {}
+    for row in results.rows:
+        for name, cell in row.cells.items():
+            for r in cell.records:
+                gains[r.key] = results.gain_of_record(row, name, r)
     out = []
-    for r in records:
+    for r in results.records:
         pre = r.backbone.get("preprocess", {})
         common = {
             "task": r.task,
-            "backbone": r.backbone["name"],
+            "backbone": results.labels[r.key],
             "seed": r.seed,
             "llm": r.protocol.get("llm", ""),
             "status": r.status,
@@ -89,25 +82,26 @@ def rows(records: Sequence[Record], gain_of: dict[str, Estimate]) -> list[dict[s
             out.append({**common, "metric": r.main_metric, "main": 1})
         for name, e in r.metrics.items():
             main = name == r.main_metric
-            g = gain_of.get(r.key) if main else None
+            g = gains.get(r.key) if main else None
             out.append(
                 {
                     **common,
                     "metric": name,
                     "main": int(main),
-                    "value": _percent(e.value),
-                    "stderr": _percent(e.stderr),
-                    "low": _percent(e.low),
-                    "high": _percent(e.high),
+                    **{k: _number(getattr(e, k), name) for k in ("value", "stderr", "low", "high")},
                     "n": e.n,
                     "clusters": e.clusters,
-                    "gain": _percent(g.value) if g else "",
-                    "gain_low": _percent(g.low) if g else "",
-                    "gain_high": _percent(g.high) if g else "",
-                    "chance": _percent(r.chance) if main else "",
+                    "method": e.method,
+                    "gain": _number(g.value, name) if g else "",
+                    "gain_low": _number(g.low, name) if g else "",
+                    "gain_high": _number(g.high, name) if g else "",
+                    "chance": _number(r.chance, name) if main else "",
                 }
             )
-    return sorted(out, key=lambda x: (x["task"], -x["main"], x["metric"], x["backbone"], x["seed"], x["protocol_hash"]))
+    return sorted(
+        out,
+        key=lambda x: (x["task"], -x["main"], x["metric"], x["backbone"], x["seed"], x["protocol_hash"], x["data_fingerprint"]),
+    )
 
 
 def to_csv(table: Sequence[dict[str, Any]]) -> str:
@@ -118,66 +112,76 @@ def to_csv(table: Sequence[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def write_leaderboard(out: Path, records: Sequence[Record] | None = None) -> Path:
+def write_leaderboard(out: Path, results: Results | None = None) -> Path:
     """Derive ``out/leaderboard.csv`` from all records of the directory."""
-    found = list(records) if records is not None else read_records(out)
     path = out / "leaderboard.csv"
-    atomic_write(path, to_csv(rows(found, gains(out, found))))
+    atomic_write(path, to_csv(rows(results or Results(read_records(out)))))
     return path
 
 
-def _interval(e: Estimate, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    if e.low is None or e.high is None:
-        return f"{100 * e.value:{sign}.1f}"
-    return f"{100 * e.value:{sign}.1f} [{100 * e.low:{sign}.1f}, {100 * e.high:{sign}.1f}]"
-
-
-def _floor_notes(records: Sequence[Record]) -> list[str]:
+def floor_notes(records: Sequence[Record]) -> list[str]:
     """Floors and ceilings that belong to a task, not to a backbone, each told once."""
     told: dict[str, None] = {}
     for r in records:
         for name, e in r.metrics.items():
             if name == "floor_text_only":
-                told[f"{r.task}: text-only floor {_interval(e)}"] = None
+                told[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, r.main_metric)}"] = None
         if r.chance is not None and r.status == "done":
-            told[f"{r.task}: chance {100 * r.chance:.1f}"] = None
+            told[f"{r.task}: chance {text(r.chance, r.main_metric)}"] = None
     return list(told)
 
 
-def show(out: Path, records: Sequence[Record], console: Any = None) -> None:
-    """Print main metrics with 95% intervals and the gain over the random backbone; best value of a task in bold."""
-    from rich.console import Console
-    from rich.table import Table
+def _cell_text(results: Results, row: Row, name: str) -> tuple[str, str, str]:
+    """(value, spread over seeds, gain) of a cell for people."""
+    s = results.summary(row, name)
+    g = results.gain(row, name)
+    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.metric)
+    seeds = f"{text(s.seed_sd, row.metric)} ({s.seeds})" if s.seeds > 1 else ""
+    return value, seeds, interval(g.value, g.low, g.high, row.metric, signed=True) if g else ""
 
-    console = console or Console()
-    gain_of = gains(out, records)
-    table = Table(title="percent, 95% intervals; gain: paired, over the random-initialised backbone", title_justify="left")
-    for column, justify in (("task", "left"), ("metric", "left"), ("backbone", "left"), ("value", "right"), ("gain", "right")):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    seeds = {r.seed for r in records}
-    last = None
-    for task in dict.fromkeys(r.task for r in records):
-        group = [r for r in records if r.task == task]
-        done = [r.metrics[r.main_metric].value for r in group if r.status == "done"]
-        if last is not None:
-            table.add_section()
-        last = task
-        for i, r in enumerate(group):
-            name = r.backbone["name"] + (f" (seed {r.seed})" if len(seeds) > 1 else "")
-            head = (task, r.main_metric) if i == 0 else ("", "")
-            if r.status != "done":
-                table.add_row(*head, name, "[red]failed[/red]", "")
-                continue
-            e = r.metrics[r.main_metric]
-            text = _interval(e)
-            if e.value == max(done) and len(done) > 1:
-                text = f"[bold]{text}[/bold]"
-            g = gain_of.get(r.key)
-            table.add_row(*head, name, text, _interval(g, signed=True) if g else "")
-    console.print(table)
-    for line in _floor_notes(records):
-        console.print(line, highlight=False, soft_wrap=True)
-    for r in records:
+
+def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
+    """The table as text lines, each with whether it is the best of its task beyond error. Fits ``width`` columns."""
+    table: list[tuple[Row, str, tuple[str, str, str]]] = []
+    for row in results.rows:
+        for name, cell in row.cells.items():
+            table.append((row, name, _cell_text(results, row, name) if cell.records else ("failed", "", "")))
+    has_seeds, has_gain = any(t[2][1] for t in table), any(t[2][2] for t in table)
+    heads = ["value", *(["seed sd"] if has_seeds else []), *(["gain"] if has_gain else [])]
+
+    def wanted(t: tuple[str, str, str]) -> list[str]:
+        return [t[0], *([t[1]] if has_seeds else []), *([t[2]] if has_gain else [])]
+
+    columns = [max(len(h), *(len(wanted(t)[i]) for *_, t in table)) for i, h in enumerate(heads)] if table else []
+    titles = {row.key: f"{row.title}, {row.metric}" for row in results.rows}
+    longest = max([len(name) + 2 for _, name, _ in table] + [len(t) for t in titles.values()] + [8])
+    first = max(12, min(longest, width - sum(c + 2 for c in columns)))
+
+    def line(name: str, cells: Sequence[str]) -> str:
+        name = name if len(name) <= first else name[: first - 1] + "…"
+        return (name.ljust(first) + "".join("  " + c.rjust(w) for c, w in zip(cells, columns, strict=True))).rstrip()
+
+    out: list[tuple[str, bool]] = []
+    for row in results.rows:
+        out.append(("", False))
+        out.append((line(titles[row.key], heads if not out[1:] else [""] * len(heads)), False))
+        best = results.best(row)
+        out += [(line("  " + name, wanted(t)), name == best) for r, name, t in table if r is row]
+    return out[1:]
+
+
+def show(results: Results, stream: IO[str] | None = None) -> None:
+    """Print main metrics with 95% intervals and gains; bold (on a terminal) where one is best beyond error. Plain in a pipe."""
+    import shutil
+
+    stream = stream or sys.stdout
+    terminal = stream.isatty()
+    width = max(60, shutil.get_terminal_size((80, 24)).columns) if terminal else 10_000
+    print("percent, 95% intervals over images; gain: paired, over the random-initialised backbone", file=stream)
+    for line, best in lines(results, width):
+        print(f"\x1b[1m{line}\x1b[0m" if best and terminal else line, file=stream)
+    for note in floor_notes(results.records):
+        print(note, file=stream)
+    for r in results.records:
         if r.status != "done":
-            console.print(f"failed: {r.backbone['name']} on {r.task}: {r.reason}", highlight=False, markup=False, soft_wrap=True)
+            print(f"failed: {r.backbone['name']} on {r.task}: {r.reason}", file=stream)

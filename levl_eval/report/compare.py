@@ -1,0 +1,209 @@
+"""`levl_eval.compare`: two results on the same items; difference, interval, p-value, a verdict in words, and where they differ."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from levl_eval.errors import ProtocolMismatch, UsageError
+from levl_eval.metrics.permutation import holm
+from levl_eval.metrics.statistics import DRAWS
+from levl_eval.records import Estimate, Record, read_record
+from levl_eval.report.paired import Samples, load_samples, pair
+
+ALPHA = 0.05
+Side = Record | str | Path  # a record, or the path of one
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One item on which two sides differ: the scores (mean over seeds) and the first seed's answers."""
+
+    id: str
+    image_id: str
+    question: str
+    target: str
+    predictions: tuple[str, str]
+    scores: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """a against b on one task. Fractions in [0, 1]. ``mismatch`` lists what was not alike, where that was allowed."""
+
+    task: str
+    metric: str
+    a: str
+    b: str
+    values: tuple[float, float]
+    difference: Estimate  # a - b
+    p: float
+    p_method: str
+    p_holm: float  # adjusted over the family the comparison belongs to; equal to p for a family of one
+    family: int
+    seeds: tuple[int, ...]
+    seed_sd: float | None  # spread of the difference between seeds, apart from the interval
+    items: int
+    images: int
+    wins: tuple[int, int]  # items on which a, b scores higher
+    left_out: int
+    only_one_side: int
+    mismatch: tuple[str, ...] = ()
+    most_different: tuple[Difference, ...] = field(default=(), repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """What may be said, in plain words; decided by the adjusted p-value."""
+        low, high = self.difference.low, self.difference.high
+        of = f" after adjustment for {self.family} comparisons" if self.family > 1 else ""
+        text = f"p = {self.p_holm:.2g}{of}"
+        if low is None or high is None:
+            said = "too few images for a verdict"
+        elif self.p_holm < ALPHA and self.difference.value:
+            winner, loser = (self.a, self.b) if self.difference.value > 0 else (self.b, self.a)
+            said = f"{winner} is better than {loser} by {100 * abs(self.difference.value):.1f} points ({text})"
+        else:
+            said = f"no difference shown ({text}): anything from {100 * low:+.1f} to {100 * high:+.1f} points is possible"
+        return f"NOT COMPARABLE as measured ({'; '.join(self.mismatch)}), but: {said}" if self.mismatch else said
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with the verdict."""
+        return {**asdict(self), "difference": self.difference.model_dump(), "verdict": self.verdict}
+
+
+def differing_fields(a: Any, b: Any, path: str = "") -> list[str]:
+    """Dotted fields in which two protocols differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        out = []
+        for key in [*a, *(k for k in b if k not in a)]:
+            here = f"{path}.{key}" if path else str(key)
+            if key not in a or key not in b:
+                only = "the second" if key not in a else "the first"
+                value = b[key] if key not in a else a[key]
+                if value is not None:
+                    out.append(f"{here} only in {only} ({_short(value)})")
+            else:
+                out += differing_fields(a[key], b[key], here)
+        return out
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [f for i, (x, y) in enumerate(zip(a, b, strict=True)) for f in differing_fields(x, y, f"{path}.{i}")]
+    return [] if a == b else [f"{path} {_short(a)} against {_short(b)}"]
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def mismatches(a: Record, b: Record) -> list[str]:
+    """What forbids a comparison: fields of the protocol, and the data."""
+    out = [f"task {a.task} against {b.task}"] if a.task != b.task else []
+    if a.protocol_hash != b.protocol_hash:
+        out += differing_fields(a.protocol, b.protocol) or [f"protocol {a.protocol_hash[:12]} against {b.protocol_hash[:12]}"]
+    x, y = a.data.get("fingerprint"), b.data.get("fingerprint")
+    if x != y:
+        out.append(f"data fingerprint {str(x)[:12]} against {str(y)[:12]}")
+    return out
+
+
+def _records(side: Side | Sequence[Side]) -> list[Record]:
+    many = side if isinstance(side, (list, tuple)) else [side]
+    found = [s if isinstance(s, Record) else read_record(Path(s)) for s in many]
+    if not found:
+        raise UsageError("compare: a side without records")
+    for r in found:
+        if r.status != "done":
+            raise UsageError(f"{r.backbone['name']} on {r.task}: failed ({r.reason}); there is nothing to compare")
+    return sorted(found, key=lambda r: r.seed)
+
+
+def _label(record: Record, other: Record) -> str:
+    """The backbone's name; where both sides share it, what tells them apart."""
+    name = record.backbone["name"]
+    if name != other.backbone["name"]:
+        return name
+    if record.backbone["weights_sha256"] != other.backbone["weights_sha256"]:
+        return f"{name}@{record.backbone['weights_sha256'][:8]}"
+    return f"{name} ({record.home.name})" if record.home.name != other.home.name else f"{name} ({record.home})"
+
+
+def compare(
+    a: Side | Sequence[Side],
+    b: Side | Sequence[Side],
+    *,
+    allow_mismatch: bool = False,
+    most: int = 10,
+    draws: int = DRAWS,
+    permutations: int = 10_000,
+    _samples: dict[str, Samples] | None = None,
+) -> Comparison:
+    """Compare the main metric of two results, paired by sample and clustered by image.
+
+    a, b: a record (as ``evaluate`` returns it) or a record's path; a list of them is one side with several seeds.
+    most: how many of the most differing items are returned. Raises ProtocolMismatch where the protocols or the data differ,
+    listing the fields, unless ``allow_mismatch``; UsageError for failed or unreadable results.
+    """
+    left, right = _records(a), _records(b)
+    wrong = mismatches(left[0], right[0])
+    for side in (left, right):
+        wrong += [m for r in side[1:] for m in mismatches(side[0], r)]
+    names = _label(left[0], right[0]), _label(right[0], left[0])
+    if wrong and not allow_mismatch:
+        raise ProtocolMismatch(
+            f"{left[0].task}: {names[0]} and {names[1]} were not measured alike: {'; '.join(wrong)}. "
+            "Measure both in one way, or compare all the same with --allow-mismatch (allow_mismatch=True)"
+        )
+    kept = _samples if _samples is not None else {}
+
+    def loaded(r: Record) -> tuple[Record, Samples]:
+        key = f"{r.home}/{r.key}"
+        if key not in kept:
+            kept[key] = load_samples(r)
+        return r, kept[key]
+
+    sides = [loaded(r) for r in left], [loaded(r) for r in right]
+    paired = pair(*sides)
+    p = paired.test(permutations)
+    x, y = _item_scores(paired.ids, sides[0], paired.seeds), _item_scores(paired.ids, sides[1], paired.seeds)
+    order = sorted((i for i in paired.ids if x[i] != y[i]), key=lambda i: (-abs(x[i] - y[i]), i))
+    first, second = sides[0][0][1], sides[1][0][1]
+    return Comparison(
+        task=left[0].task, metric=left[0].main_metric, a=names[0], b=names[1], values=paired.values,
+        difference=paired.difference(draws), p=p.p, p_method=p.method, p_holm=p.p, family=1, seeds=paired.seeds,
+        seed_sd=paired.seed_sd, items=len(paired.ids), images=len(set(paired.images.tolist())),
+        wins=(sum(x[i] > y[i] for i in paired.ids), sum(y[i] > x[i] for i in paired.ids)),
+        left_out=paired.left_out, only_one_side=paired.only_one_side, mismatch=tuple(dict.fromkeys(wrong)),
+        most_different=tuple(
+            Difference(
+                i, first[i].image_id, str(first[i].meta.get("question", "")), first[i].target,
+                (first[i].prediction, second[i].prediction), (x[i], y[i]),
+            )
+            for i in order[:most]
+        ),
+    )  # fmt: skip
+
+
+def _item_scores(ids: Sequence[str], side: Sequence[tuple[Record, Samples]], seeds: Sequence[int]) -> dict[str, float]:
+    """Mean score of each item over the seeds (over the only record, where the seeds differ)."""
+    used = [s for r, s in side if r.seed in seeds] or [side[0][1]]
+    return {i: sum(float(s[i].score or 0.0) for s in used) / len(used) for i in ids}
+
+
+def compare_all(sides: Sequence[dict[str, list[Record]]], **options: Any) -> list[Comparison]:
+    """Every two sides on every task they share, as one family: the p-values are adjusted by Holm.
+
+    sides: task -> the records (one a seed) of one backbone. Options as for :func:`compare`.
+    """
+    kept: dict[str, Samples] = {}
+    found = [
+        compare(a[task], b[task], _samples=kept, **options)
+        for a, b in itertools.combinations(sides, 2)
+        for task in a
+        if task in b
+    ]
+    if not found:
+        raise UsageError(f"compare: no task in common ({'; '.join(', '.join(s) or 'none' for s in sides)})")
+    return [replace(c, p_holm=p, family=len(found)) for c, p in zip(found, holm([c.p for c in found]), strict=True)]

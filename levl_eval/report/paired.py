@@ -1,0 +1,158 @@
+"""Two sides on the same items: what both records' samples say together, for differences, tests and gains.
+
+The items are matched by id; one whose answer failed on any side (a failure is not a wrong answer) is left out on all sides and
+counted. A trained head has one record a seed: its scores are averaged over the seeds both sides share, item by item, so that the
+interval shows the sampling of images; the spread of the seeds is told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from levl_eval.errors import UsageError
+from levl_eval.metrics.permutation import PValue, sign_flip_test, swap_test
+from levl_eval.metrics.segmentation import statistics_from_counts
+from levl_eval.metrics.statistics import DRAWS, bootstrap_statistic, paired_difference
+from levl_eval.records import Estimate, Record, Sample, read_samples
+
+Samples = dict[str, Sample]  # by id
+
+
+def load_samples(record: Record) -> Samples:
+    """The samples of a record by id. Raises UsageError where they are missing or an id stands twice."""
+    out: Samples = {}
+    for s in read_samples(record.home, record):
+        if s.id in out:
+            raise UsageError(f"{record.home}/samples/{record.key}.jsonl: id {s.id!r} stands twice; run the task again")
+        out[s.id] = s
+    return out
+
+
+def split_weights(samples: Sequence[Sample]) -> np.ndarray:
+    """Factors [N] that turn the mean over samples into the mean over POPE's splits; all 1 where there are no splits."""
+    splits = np.array([str(s.meta.get("split", "")) for s in samples])
+    names, index, counts = np.unique(splits, return_inverse=True, return_counts=True)
+    return len(splits) / (len(names) * counts[index])
+
+
+def class_counts(samples: Sequence[Sample], classes: int) -> np.ndarray:
+    """Per-image counts of segmentation samples as [N, C, 3]: intersection, target, prediction."""
+    out = np.zeros((len(samples), classes, 3))
+    for i, s in enumerate(samples):
+        for k, v in s.meta["counts"].items():
+            out[i, int(k)] = v
+    return out
+
+
+def _classes(samples: Sequence[Sample]) -> int:
+    return 1 + max((int(k) for s in samples for k in s.meta["counts"]), default=0)
+
+
+def mean_iou_of(sums: np.ndarray) -> np.ndarray:
+    """[..., S, C, 3] -> mean over seeds of the mean IoU [...]."""
+    return statistics_from_counts(sums)["mean_iou"].mean(-1)
+
+
+def _difference_of_iou(sums: np.ndarray) -> np.ndarray:
+    """[..., 2, S, C, 3] sums of both sides -> difference [...]."""
+    iou = mean_iou_of(sums)
+    return iou[..., 0] - iou[..., 1]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """a, b: [S, N] weighted scores, or [S, N, C, 3] counts where the metric is mean IoU; S common seeds, N common items."""
+
+    ids: tuple[str, ...]
+    images: np.ndarray
+    seeds: tuple[int, ...]
+    a: np.ndarray
+    b: np.ndarray
+    left_out: int = 0  # items that failed on a side
+    only_one_side: int = 0  # items the other side does not have
+
+    @property
+    def counted(self) -> bool:
+        return self.a.ndim == 4
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """[S] differences a - b."""
+        if self.counted:
+            return _difference_of_iou(np.stack([self.a.sum(1), self.b.sum(1)], 1)[:, :, None])
+        return self.a.mean(1) - self.b.mean(1)
+
+    @property
+    def seed_sd(self) -> float | None:
+        """Standard deviation of the difference between seeds, None for one seed."""
+        return float(self.by_seed.std(ddof=1)) if len(self.seeds) > 1 else None
+
+    @cached_property
+    def values(self) -> tuple[float, float]:
+        """The metric of both sides over the common items, mean over seeds."""
+        if self.counted:
+            return float(mean_iou_of(self.a.sum(1))), float(mean_iou_of(self.b.sum(1)))
+        return float(self.a.mean()), float(self.b.mean())
+
+    def difference(self, draws: int = DRAWS) -> Estimate:
+        """a - b with its 95% interval over images."""
+        if self.counted:
+            both = np.stack([self.a, self.b]).transpose(2, 0, 1, 3, 4)
+            e = bootstrap_statistic(both, _difference_of_iou, draws=draws, seed=0)
+            return e.model_copy(update={"method": f"paired {e.method}"})
+        return paired_difference(self.a.mean(0), self.b.mean(0), self.images, seed=0, draws=draws)
+
+    def test(self, draws: int = 10_000) -> PValue:
+        """p-value of the difference by swapping the sides of whole images."""
+        if self.counted:
+            return swap_test(self.a.swapaxes(0, 1), self.b.swapaxes(0, 1), mean_iou_of, draws=draws)
+        return sign_flip_test(self.a.mean(0) - self.b.mean(0), self.images, draws=draws)
+
+
+def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]]) -> Paired:
+    """Match two sides, each one (record, samples) a seed. Raises UsageError where nothing is in common or can be rebuilt."""
+    left, right = {r.seed: (r, s) for r, s in a}, {r.seed: (r, s) for r, s in b}
+    first, other = a[0][0], b[0][0]
+    seeds = sorted(left.keys() & right.keys())
+    if not seeds:  # a head of one seed on each side, but not the same one
+        if len(a) > 1 or len(b) > 1:
+            raise UsageError(f"{first.task}: no seed in common ({sorted(left)} against {sorted(right)}); run the missing seeds")
+        sides = [(a[0][1], b[0][1])]
+        seeds = [first.seed]
+    else:
+        sides = [(left[k][1], right[k][1]) for k in seeds]
+    tables = [t for pair_ in sides for t in pair_]
+    common = set.intersection(*(set(t) for t in tables))
+    union = set.union(*(set(t) for t in tables))
+    if not common:
+        raise UsageError(f"{first.task}: {first.backbone['name']} and {other.backbone['name']} have no item in common")
+    ids = sorted(i for i in common if all(t[i].status == "ok" and t[i].score is not None for t in tables))
+    if not ids:
+        raise UsageError(f"{first.task}: every answer failed on one of the sides; nothing is left to compare")
+    rows = [[[t[i] for i in ids] for t in side] for side in zip(*sides, strict=True)]
+    images = np.array([s.image_id for s in rows[0][0]])
+    if first.main_metric == "mean_iou" and "counts" in rows[0][0][0].meta:
+        classes = max(_classes(r) for side in rows for r in side)
+        arrays = [np.stack([class_counts(r, classes) for r in side]) for side in rows]
+    else:
+        weights = split_weights(rows[0][0])
+        arrays = [np.array([[s.score for s in r] for r in side], float) * weights for side in rows]
+    out = Paired(tuple(ids), images, tuple(seeds), arrays[0], arrays[1], len(common) - len(ids), len(union) - len(common))
+    if not out.left_out and not out.only_one_side:
+        _check(first, a, seeds, out.values[0])
+        _check(other, b, seeds, out.values[1])
+    return out
+
+
+def _check(record: Record, side: Sequence[tuple[Record, Samples]], seeds: Sequence[int], value: float) -> None:
+    """The metric of the record must follow from its samples, or a pairing of the samples says nothing about it."""
+    told = [r.metrics[r.main_metric].value for r, _ in side if r.seed in seeds or len(side) == 1]
+    if told and abs(float(np.mean(told)) - value) > 1e-6:
+        raise UsageError(
+            f"{record.home}/samples/{record.key}.jsonl: {record.main_metric} from the samples is {100 * value:.4f}, the record says "
+            f"{100 * float(np.mean(told)):.4f}; this metric cannot be paired by sample, or a file is damaged"
+        )

@@ -1,0 +1,222 @@
+"""Wide tables of the paper's form: tasks by backbones, and the gains over the random backbone, as Markdown, LaTeX, CSV, HTML, JSON.
+
+Bold is the backbone that is best beyond error: its paired 95% interval to every other one excludes zero; ties are not bold.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from levl_eval.records import Estimate
+from levl_eval.report.results import Results, Row
+from levl_eval.report.tables import floor_notes
+from levl_eval.report.units import factor, interval, text
+
+CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
+GAIN_CAPTION = "Gain over the random-initialised backbone in points, paired over images, with 95% intervals."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of a wide table: text for people and whether it is bold."""
+
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A table: caption, heads (the first two are task and metric), rows of entries."""
+
+    caption: str
+    heads: list[str]
+    rows: list[tuple[str, str, list[Entry]]]
+
+
+def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
+    cell = row.cells.get(name)
+    if cell is None:
+        return Entry("")
+    if not cell.records:
+        return Entry("failed")
+    s = results.summary(row, name)
+    shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.metric)
+    if s.seed_sd is not None:
+        shown += f", seed sd {text(s.seed_sd, row.metric)} ({s.seeds})"
+    return Entry(shown, name == best)
+
+
+def _gain(e: Estimate | None, metric: str) -> Entry:
+    return Entry("" if e is None else interval(e.value, e.low, e.high, metric, signed=True))
+
+
+def tables(results: Results) -> list[Wide]:
+    """Values and, where there is a random-initialised backbone, gains. Backbones without a row are left out."""
+    names = results.backbones
+    values = [
+        (row.title, row.metric, [_value(results, row, n, best) for n in names])
+        for row in results.rows
+        for best in [results.best(row)]
+    ]
+    out = [Wide(CAPTION, ["task", "metric", *names], values)]
+    gains = [(row.title, row.metric, [_gain(results.gain(row, n), row.metric) for n in names]) for row in results.rows]
+    gains = [g for g in gains if any(e.text for e in g[2])]
+    keep = [i for i in range(len(names)) if any(g[2][i].text for g in gains)]
+    if gains:
+        out.append(
+            Wide(GAIN_CAPTION, ["task", "metric", *(names[i] for i in keep)], [(t, m, [e[i] for i in keep]) for t, m, e in gains])
+        )
+    return out
+
+
+def markdown(results: Results) -> str:
+    """GitHub's table form."""
+    parts = []
+    for table in tables(results):
+        rows = [
+            "| " + " | ".join([t, m, *(f"**{e.text}**" if e.bold else e.text for e in entries)]) + " |"
+            for t, m, entries in table.rows
+        ]
+        head = "| " + " | ".join(table.heads) + " |"
+        rule = "|" + "|".join(["---", "---", *["---:"] * (len(table.heads) - 2)]) + "|"
+        parts.append("\n".join([table.caption, "", head, rule, *rows]))
+    notes = [*floor_notes(results.records), *_failures(results)]
+    return "\n\n".join(parts + (["\n".join(f"- {n}" for n in notes)] if notes else [])) + "\n"
+
+
+def _failures(results: Results) -> list[str]:
+    return [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: "\\" + c for c in "&%$#_{}"}}
+
+
+def tex_escape(value: str) -> str:
+    return "".join(_TEX.get(c, c) for c in value)
+
+
+def _tex_entry(e: Entry) -> str:
+    shown, bracket, rest = e.text.partition(" [")
+    if not bracket:
+        return tex_escape(shown)
+    # Numbers stand in math mode, so that a minus is no hyphen.
+    value = rf"$\mathbf{{{shown}}}$" if e.bold else f"${shown}$"
+    low_high, _, more = rest.partition("]")
+    return rf"{value} {{\scriptsize $[{low_high}]${tex_escape(more)}}}"
+
+
+def latex(results: Results) -> str:
+    """`tabular` with booktabs rules; `\\usepackage{booktabs}` is all it needs."""
+    out = []
+    for table in tables(results):
+        lines = [rf"% {table.caption}", rf"\begin{{tabular}}{{ll{'r' * (len(table.heads) - 2)}}}", r"\toprule"]
+        lines += [" & ".join(map(tex_escape, table.heads)) + r" \\", r"\midrule"]
+        lines += [" & ".join([tex_escape(t), tex_escape(m), *map(_tex_entry, entries)]) + r" \\" for t, m, entries in table.rows]
+        out.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(out) + "\n"
+
+
+def html_tables(results: Results) -> str:
+    """The tables alone, to stand in a page."""
+    parts = []
+    for table in tables(results):
+        head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in table.heads)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(t)}</th><td>{html.escape(m)}</td>'
+            + "".join(f'<td class="n{" best" if e.bold else ""}">{html.escape(e.text)}</td>' for e in entries)
+            + "</tr>"
+            for t, m, entries in table.rows
+        )
+        parts.append(
+            f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+    return "\n".join(parts)
+
+
+def html_page(results: Results) -> str:
+    """A small page of its own; `report.html` is the large one."""
+    notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *_failures(results)])
+    style = (
+        ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;margin:1.5rem 0}"
+        "caption{text-align:left;padding:.3rem 0}th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #8884}"
+        "td.n{text-align:right;font-variant-numeric:tabular-nums}.best{font-weight:700}"
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>levl-eval leaderboard</title><style>{style}</style>{html_tables(results)}<ul>{notes}</ul></html>\n"
+    )
+
+
+WIDE_COLUMNS = ("value", "low", "high", "gain", "gain_low", "gain_high", "seed_sd", "seeds", "best")
+
+
+def wide_rows(results: Results) -> list[dict[str, Any]]:
+    """One mapping a row of the wide table: task, metric, protocol_hash, data_fingerprint, then BACKBONE.COLUMN for each backbone."""
+    out = []
+    for row in results.rows:
+        best = results.best(row)
+        line: dict[str, Any] = {
+            "task": row.task,
+            "metric": row.metric,
+            "protocol_hash": row.key[1],
+            "data_fingerprint": row.key[2],
+        }
+        scale = factor(row.metric)
+        for name in results.backbones:
+            cell = row.cells.get(name)
+            values: dict[str, Any] = {}
+            if cell is not None and cell.records:
+                s, g = results.summary(row, name), results.gain(row, name)
+                values = {k: getattr(s.estimate, k) for k in ("value", "low", "high")}
+                values |= {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g else {}
+                values = {k: v * scale for k, v in values.items() if v is not None}
+                values |= {"seeds": s.seeds, "best": int(name == best)}
+                if s.seed_sd is not None:
+                    values["seed_sd"] = s.seed_sd * scale
+            line |= {f"{name}.{c}": values.get(c) for c in WIDE_COLUMNS}
+        out.append(line)
+    return out
+
+
+def wide_csv(results: Results) -> str:
+    """The wide table as numbers; empty where there is none."""
+    table = wide_rows(results)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    heads = ["task", "metric", "protocol_hash", "data_fingerprint"]
+    heads += [f"{n}.{c}" for n in results.backbones for c in WIDE_COLUMNS]
+    writer.writerow(heads)
+    for line in table:
+        cells = [line[h] for h in heads]
+        writer.writerow(["" if c is None else f"{c:.4f}" if isinstance(c, float) else c for c in cells])
+    return buffer.getvalue()
+
+
+def as_json(results: Results) -> list[dict[str, Any]]:
+    """A list of rows with nested cells, every seed's value included."""
+    out = []
+    for row in results.rows:
+        best = results.best(row)
+        cells: dict[str, Any] = {}
+        for name, cell in row.cells.items():
+            if not cell.records:
+                cells[name] = {"status": "failed", "reason": cell.failed[0].reason}
+                continue
+            s, g = results.summary(row, name), results.gain(row, name)
+            cells[name] = {
+                "status": "done", **s.estimate.model_dump(), "seed_sd": s.seed_sd, "best": name == best,
+                "seeds": {str(r.seed): r.metrics[row.metric].value for r in cell.records},
+                "gain": g.model_dump() if g else None,
+            }  # fmt: skip
+        out.append(
+            {"task": row.task, "metric": row.metric, "protocol_hash": row.key[1], "data_fingerprint": row.key[2], "cells": cells}
+        )
+    return out
+
+
+FORMATS: Sequence[str] = ("table", "csv", "md", "tex", "html", "json")

@@ -1,0 +1,183 @@
+"""Leaderboards: stable bytes, wide forms, merging, ties, seeds, 80 columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from levl_eval.cli import main
+from levl_eval.records import read_records
+from levl_eval.report.results import Results
+from levl_eval.report.tables import COLUMNS, lines, rows, to_csv, write_leaderboard
+from levl_eval.report.wide import WIDE_COLUMNS, html_page, latex, markdown, tables, wide_csv
+from tests.report.conftest import fill
+
+
+@pytest.fixture(scope="module")
+def results(run_dir):
+    return Results.read([run_dir])
+
+
+def row(results, task):
+    return next(r for r in results.rows if r.task == task)
+
+
+def test_the_long_table_has_documented_columns_and_stable_bytes(run_dir, results):
+    first = write_leaderboard(run_dir).read_bytes()
+    shuffled = Results(list(reversed(read_records(run_dir))))
+    assert to_csv(rows(shuffled)).encode() == first
+    frame = pd.read_csv(run_dir / "leaderboard.csv")
+    assert list(frame.columns) == list(COLUMNS)
+    assert (
+        len(frame) == 2 * 4 + 4 + 4 + 12 + 4
+    )  # gqa with its floor, pope, ade20k, three seeds of linear, zero-shot with a failure
+    assert frame.query("status == 'failed'").reason.tolist() == ["no text encoder"]
+    gain = frame.query("task == 'linear' and backbone == 'good' and seed == 1").iloc[0]
+    floor = frame.query("task == 'linear' and backbone == 'random' and seed == 1").iloc[0]
+    assert gain.gain == pytest.approx(gain.value - floor.value, abs=2e-3) and gain.gain_low < gain.gain < gain.gain_high
+
+
+def test_only_the_best_beyond_error_is_bold(results):
+    assert results.best(row(results, "gqa")) == "good"
+    assert results.best(row(results, "ade20k")) == "good"
+    # Without it the two equal ones lead: a tie within error.
+    two = Results([r for r in results.records if r.backbone["name"] != "good"])
+    assert two.best(row(two, "gqa")) is None
+    assert "**" in markdown(results) and "**" not in markdown(two)
+
+
+def test_seeds_share_a_cell_with_their_spread_apart(results):
+    linear = row(results, "linear")
+    s = results.summary(linear, "good")
+    values = [r.metrics["top1"].value for r in linear.cells["good"].records]
+    assert s.seeds == 3 and s.estimate.value == pytest.approx(sum(values) / 3) and s.seed_sd > 0
+    assert s.estimate.method.startswith("mean of 3 seeds")
+    # Averaging over seeds does not count the same images three times: far wider than 120 independent ones.
+    assert s.estimate.high - s.estimate.low > 0.1
+    assert f"seed sd {100 * s.seed_sd:.1f} (3)" in markdown(results)
+
+
+def test_markdown_latex_html_and_csv_say_the_same(results):
+    value = next(r for r in tables(results)[0].rows if r[0] == "gqa")[2][0].text
+    low = value.split("[")[1].split(",")[0]
+    for text in (markdown(results), latex(results), html_page(results)):
+        assert low in text
+    md = markdown(results).splitlines()
+    head = next(line for line in md if line.startswith("| task"))
+    assert {line.count("|") for line in md if line.startswith("|")} >= {head.count("|")}
+    tex = latex(results)
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 2 and r"mean\_iou" in tex and r"\mathbf{" in tex
+    body = [line for line in tex.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") for line in body} == {5, 4}  # values: 2 + 4 columns; gains: 2 + 3
+    wide = pd.read_csv(io.StringIO(wide_csv(results)))
+    assert wide.shape == (5, 4 + 4 * len(WIDE_COLUMNS))
+    assert wide.set_index("task").loc["gqa", "fair.low"] == pytest.approx(float(low), abs=0.05)
+    assert wide.set_index("task").loc["gqa", "good.best"] == 1
+
+    class Balance(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open_tags = []
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta",):
+                self.open_tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open_tags.pop() == tag
+
+    Balance().feed(html_page(results))
+
+
+def test_names_are_escaped(tmp_path):
+    fill(tmp_path, ("a_b<c>&%", "random"), ("gqa",))
+    results = Results.read([tmp_path])
+    assert r"a\_b<c>\&\%" in latex(results) and "a_b&lt;c&gt;&amp;%" in html_page(results)
+
+
+def test_directories_are_merged_and_protocols_never_share_a_row(run_dir, tmp_path, capsys):
+    fill(tmp_path / "b", ("newcomer",), ("gqa",))
+    fill(tmp_path / "c", ("good", "random"), ("gqa",), protocol_hash="99" * 32, protocol={"name": "gqa"})
+    merged = Results.read([run_dir, tmp_path / "b", tmp_path / "c"])
+    gqa = [r for r in merged.rows if r.task == "gqa"]
+    assert len(gqa) == 2 and {r.mark for r in gqa} == {"(protocol 677161000000)", "(protocol 999999999999)"}
+    first = next(r for r in gqa if "6771" in r.mark)
+    assert list(first.cells) == ["fair", "fair-twin", "good", "newcomer", "random"]
+    assert merged.gain(first, "newcomer") is not None  # its floor lies in the other directory
+    assert main(["leaderboard", str(run_dir), str(tmp_path / "b"), "--format", "md"]) == 0
+    assert "newcomer" in capsys.readouterr().out
+
+
+def test_the_same_work_in_two_directories_is_one_row_and_a_difference_is_said(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "copy")
+    said: list[str] = []
+    assert len(Results.read([run_dir, tmp_path / "copy"], said.append).records) == len(read_records(run_dir)) and not said
+    path = next((tmp_path / "copy" / "records").glob("gqa--good*"))
+    value = json.loads(path.read_text())
+    value["metrics"]["accuracy"]["value"] = 0.1
+    path.write_text(json.dumps(value))
+    Results.read([run_dir, tmp_path / "copy"], said.append)
+    assert len(said) == 1 and "different values; the first is shown" in said[0]
+
+
+def test_two_checkpoints_of_one_name_keep_their_columns_apart(tmp_path):
+    fill(tmp_path / "a", ("good",), ("gqa",))
+    fill(
+        tmp_path / "b",
+        ("good",),
+        ("gqa",),
+        backbone={"name": "good", "weights_sha256": "beef" * 16, "preprocess": {}, "info": {}},
+    )
+    assert set(Results.read([tmp_path / "a", tmp_path / "b"]).backbones) == {"good@676f6f64", "good@beefbeef"}
+
+
+def test_a_done_record_goes_before_a_failed_one(run_dir, tmp_path):
+    fill(tmp_path, ("good",), ("gqa",), status="failed", reason="disk full")
+    for order in ([run_dir, tmp_path], [tmp_path, run_dir]):
+        assert Results.read(order).rows[0].cells["good"].records
+
+
+def test_the_terminal_table_is_plain_in_a_pipe_and_fits_80_columns(results, run_dir, capsys):
+    table = [line for line, _ in lines(results, 80)]
+    assert max(map(len, table)) <= 80
+    assert next(b for line, b in lines(results, 80) if "good" in line) is True
+    assert main(["leaderboard", str(run_dir)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "\x1b" not in out
+        and "failed: random on zeroshot: no text encoder" in out
+        and "gqa: text-only floor 33.0 [30.0, 36.0]" in out
+    )
+    long = Results([r.model_copy(update={"backbone": {**r.backbone, "name": "x" * 90}}) for r in results.records[:1]])
+    assert all(len(line) <= 80 for line, _ in lines(long, 80))
+
+
+@pytest.mark.parametrize("kind", ["csv", "md", "tex", "html", "json", "table"])
+def test_every_format_goes_to_the_terminal_or_a_file(run_dir, tmp_path, capsys, kind):
+    assert main(["leaderboard", str(run_dir), "--format", kind]) == 0
+    out = capsys.readouterr().out
+    assert "good" in out
+    assert main(["leaderboard", str(run_dir), "--format", kind, "--out", str(tmp_path / "t")]) == 0
+    if kind != "table":
+        assert (tmp_path / "t").read_text() == out
+    if kind == "json":
+        found = json.loads(out)
+        assert found[0]["cells"]["good"]["gain"] if found[0]["task"] == "gqa" else found
+    if kind == "csv":
+        assert list(csv.DictReader(io.StringIO(out)))
+
+
+def test_wrong_use_is_told(run_dir, tmp_path, capsys):
+    for words in (
+        ["leaderboard", str(tmp_path)],
+        ["leaderboard", str(run_dir), "--wide"],
+        ["leaderboard", str(run_dir), "--format", "xls"],
+    ):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1
