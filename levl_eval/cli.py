@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import audit, compare, health, leaderboard, show_dense
+from levl_eval.commands import audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -104,7 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("what", choices=["ls", "verify", "clear"])
     cache.set_defaults(call=_cache)
 
-    for module in (audit, health, leaderboard, compare, show_dense):  # one a module; importing them imports nothing heavy
+    # One command a module; importing them imports nothing heavy.
+    for module in (audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
         module.add(commands)
     return parser
 
@@ -159,8 +160,9 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             debug=args.debug,
         )
     board = write_leaderboard(out)
+    report.write(out, pictures=args.data == "scenes")  # reading large sets again for pictures is left to `levl-eval report`
     show(Results(records))
-    print(f"records, samples and {board}")
+    print(f"records, samples, {board} and {out / 'report.html'}")
     return 1 if any(r.status != "done" for r in records) else 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from levl_eval.cards import BackboneCard, near, protocol_hash, protocol_of
 from levl_eval.engines import Context, engine
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import sha256_file
+from levl_eval.io import locked, sha256_file
 from levl_eval.progress import Progress
 from levl_eval.records import Record, read_record, record_key, write_record
 from levl_eval.registry import backbone_card, language_models, names, task_card
@@ -91,6 +91,8 @@ def pick_device(name: str) -> Any:
     """ "auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
     import torch
 
+    if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"  # one GPU a process
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -118,13 +120,20 @@ def resolve_data(data: str, cache: Path, progress: Progress) -> str:
     return str(Path(data).expanduser())
 
 
-def resolve_tasks(tasks: Sequence[str], settings: Sequence[str], data: str) -> dict[str, Any]:
+def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> dict[str, Any]:
     """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong."""
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
-    overrides = split_overrides(settings, tasks)
+    words = [t for t in tasks if isinstance(t, str)]
+    overrides = split_overrides(settings, words)
     recipe = "scenes" if data == "scenes" else None
-    return {t: task_card(t, overrides[t], default_recipe=recipe) for t in dict.fromkeys(tasks)}
+    out: dict[str, Any] = {}
+    for t in tasks:
+        if isinstance(t, str):
+            out[t] = task_card(t, overrides[t], default_recipe=recipe)
+        else:  # resolved already, as a record holds it
+            out[t.name] = t
+    return out
 
 
 @contextmanager
@@ -161,7 +170,7 @@ def _existing(out: Path, key: str, source: str) -> Record | None:
 
 def evaluate(
     backbones: Sequence[str | BackboneCard],
-    tasks: Sequence[str],
+    tasks: Sequence[Any],
     *,
     data: str = "scenes",
     llm: str = "scenes-lm",
@@ -177,7 +186,7 @@ def evaluate(
 ) -> list[Record]:
     """Evaluate every backbone on every task with every seed and return the records, in that order.
 
-    backbones: card names, checkpoint paths or URIs. tasks: card names or card files. data: a directory, "hub" or "scenes".
+    backbones: card names, checkpoint paths or URIs. tasks: card names, card files or resolved cards. data: a directory, "hub" or "scenes".
     seeds: of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without).
     settings: ``task.field=value`` overrides. Records and samples are written to ``out`` as soon as each is done; those already
     there are read, not computed. A failing piece gives a record with status "failed" and the run goes on.
@@ -212,44 +221,60 @@ def evaluate(
     env = environment()
     env["device"] = str(where)
 
-    records: list[Record] = []
     planned = {t: list(seeds) if seeds is not None else list(range(getattr(c, "seeds", 1))) for t, c in cards.items()}
-    total = len(loaded) * sum(len(s) for s in planned.values())
-    for backbone_spec, backbone in zip(who, loaded, strict=True):
-        backbone.to(where)
-        for task, card in cards.items():
-            protocol = _protocol(card, llm, limit)
-            digest = protocol_hash(protocol)
-            for seed in planned[task]:
-                key = record_key(backbone_spec.name, backbone.weights_sha256, card.name, digest, seed)
-                label = f"[{len(records) + 1}/{total}] {backbone_spec.name} on {card.name}" + (
-                    f" seed {seed}" if len(planned[task]) > 1 else ""
-                )
-                found = _existing(out, key, data)
-                if found is not None:
-                    progress.say(f"{label}: already there")
-                    records.append(found)
-                    continue
-                progress.say(label)
-                context = Context(
-                    card=card, backbone=backbone, data=source, seed=seed, store=store, cache=cache, device=where, limit=limit,
-                    llm=llm, batch_size=batch_size, progress=progress,
-                )  # fmt: skip
-                record = Record(
-                    backbone={
-                        "name": backbone_spec.name,
-                        "uri": backbone_spec.uri,
-                        "weights_sha256": backbone.weights_sha256,
-                        "preprocess": backbone.preprocess.describe(),
-                        "info": {**backbone.info, "baseline": backbone_spec.baseline},
-                        "card": backbone_spec.model_dump(mode="json", exclude_none=True),
-                    },
-                    task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
-                    protocol=protocol, protocol_hash=digest, data={"source": data}, seed=seed, limit=limit, environment=env,
-                )  # fmt: skip
-                records.append(_one(context, record, out, debug))
+    pieces = [(i, task, seed) for i in range(len(loaded)) for task in cards for seed in planned[task]]
+    records: dict[int, Record] = {}
+
+    def piece(number: int, wait: bool) -> bool:
+        """Read or compute one piece; False where another process is at it and we do not wait."""
+        i, task, seed = pieces[number]
+        spec, backbone, card = who[i], loaded[i], cards[task]
+        protocol = _protocol(card, llm, limit)
+        digest = protocol_hash(protocol)
+        key = record_key(spec.name, backbone.weights_sha256, card.name, digest, seed)
+        label = f"[{number + 1}/{len(pieces)}] {spec.name} on {card.name}" + (f" seed {seed}" if len(planned[task]) > 1 else "")
+        with locked(out / ".locks" / key, wait) as ours:
+            if not ours:
+                return False
+            found = _existing(out, key, data)
+            if found is not None:
+                progress.say(f"{label}: already there")
+                records[number] = found
+                return True
+            progress.say(label)
+            for j, other in enumerate(loaded):  # only the one at work takes the device's memory
+                other.to(where if j == i else "cpu")
+            context = Context(
+                card=card, backbone=backbone, data=source, seed=seed, store=store, cache=cache, device=where, limit=limit,
+                llm=llm, batch_size=batch_size, progress=progress,
+            )  # fmt: skip
+            record = Record(
+                backbone={
+                    "name": spec.name,
+                    "uri": spec.uri,
+                    "weights_sha256": backbone.weights_sha256,
+                    "preprocess": backbone.preprocess.describe(),
+                    "info": {**backbone.info, "baseline": spec.baseline},
+                    "card": spec.model_dump(mode="json", exclude_none=True),
+                },
+                task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
+                protocol=protocol, protocol_hash=digest, data={"source": data}, seed=seed, limit=limit, environment=env,
+                card=card.model_dump(mode="json", exclude_none=True),
+                call={"llm": llm, "batch_size": batch_size, "device": device, "folder": str(Path.cwd())},
+            )  # fmt: skip
+            records[number] = _one(context, record, out, debug)
+            return True
+
+    # Several processes (torchrun, accelerate launch, or a second run by hand) share the pieces: each takes what nobody is at,
+    # and waits for the others' at the end. What a lost process held is then computed by the one that waited.
+    rank, world = int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    start = rank * len(pieces) // world if rank < world else 0
+    order = [*range(start, len(pieces)), *range(start)]
+    for number in [n for n in order if not piece(n, wait=False)]:
+        piece(number, wait=True)
+    for backbone in loaded:
         backbone.to("cpu")
-    return records
+    return [records[n] for n in range(len(pieces))]
 
 
 def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:

@@ -31,7 +31,7 @@ from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.views import Views
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import sha256_file
+from levl_eval.io import locked, sha256_file
 from levl_eval.progress import Progress
 
 FORMAT = 1
@@ -146,16 +146,18 @@ class FeatureStore:
         progress = progress or Progress(quiet=True)
         preprocess = preprocess or backbone.preprocess
         key = self.key(backbone, images, preprocess, layers, views)
-        if self._path(key).exists():
-            wrong = self._damage(key)
-            if not wrong:
-                return self._open(key, hit=True)
-            progress.say(f"features {key[:12]}: {wrong}; computed again")
-            shutil.rmtree(self._path(key), ignore_errors=True)
-        check_size(backbone, views.side if views else preprocess.size, torch.device(device))
-        encoder = _Encoder(backbone, None if layers is None else tuple(layers), views)
-        self._compute(key, encoder, images, preprocess, torch.device(device), batch_size, progress)
-        return self._open(key, hit=False)
+        # One process makes an entry or removes a damaged one; others that want it wait and read it.
+        with locked(self.folder / "locks" / key):
+            if self._path(key).exists():
+                wrong = self._damage(key)
+                if not wrong:
+                    return self._open(key, hit=True)
+                progress.say(f"features {key[:12]}: {wrong}; computed again")
+                shutil.rmtree(self._path(key), ignore_errors=True)
+            check_size(backbone, views.side if views else preprocess.size, torch.device(device))
+            encoder = _Encoder(backbone, None if layers is None else tuple(layers), views)
+            self._compute(key, encoder, images, preprocess, torch.device(device), batch_size, progress)
+            return self._open(key, hit=False)
 
     def _meta(self, key: str) -> dict[str, Any]:
         return json.loads((self._path(key) / "meta.json").read_text())

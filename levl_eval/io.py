@@ -46,6 +46,32 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file ``path``; yields whether it is ours (always, if ``wait``). A killed process frees its locks.
+
+    Where the system or the file system has no such locks, everyone gets it: writes are atomic, so only work is done twice.
+    Raises UsageError where the folder cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(target, "a")
+    except OSError as e:
+        raise UsageError(f"{target.parent}: cannot be written ({e.strerror}); choose another folder or free the disk") from e
+    with handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except (ImportError, OSError):
+            pass
+        yield True
+
+
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write ``content`` to ``path`` atomically (see :func:`atomic_path`)."""
     with atomic_path(path) as temporary:

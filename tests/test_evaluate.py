@@ -164,3 +164,56 @@ def test_help_and_list_import_neither_torch_nor_transformers():
     assert done.returncode == 0, done.stderr
     listed = subprocess.run([sys.executable, "-m", "levl_eval.cli", "list", "tasks", "--json"], capture_output=True, text=True)
     assert {"gqa", "pope", "ade20k"} <= {row["name"] for row in json.loads(listed.stdout)}
+
+
+def test_a_record_is_run_again_from_itself(world, capsys):
+    record = go(world, settings=["linear.lr=0.4"], limit=7, seeds=(2,))[0]
+    path = world / "out" / "records" / f"{record.key}.json"
+    assert record.card["lr"] == 0.4 and record.call["llm"] == "scenes-lm" and record.environment["command"]
+    assert main(["rerun", str(path), "--quiet"]) == 0
+    assert "the same numbers" in capsys.readouterr().out and len(CALLS) == 2
+    (again,) = (world / "out" / "rerun" / "records").iterdir()
+    assert again.name == path.name  # same weights, protocol and seed
+    value = json.loads(path.read_text())
+    value["metrics"]["top1"]["value"] = 0.123
+    path.write_text(json.dumps(value))
+    assert main(["rerun", str(path), "--quiet", "--json", "--out", str(world / "third")]) == 1
+    assert json.loads(capsys.readouterr().out)["changes"][0].startswith("top1 0.123000 then")
+    value["card"] = {}
+    path.write_text(json.dumps(value))
+    for words in (["rerun", str(path)], ["rerun", str(world / "nothing.json")]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_doctor_tells_what_is_there_and_what_is_missing(world, capsys):
+    assert main(["doctor", "--data", str(world / "data"), "--json"]) == 0
+    found = {f["what"]: f for f in json.loads(capsys.readouterr().out)}
+    assert found["data classification"]["level"] == "ok" and found["data gqa"]["level"] == "note"
+    assert "finite: True" in found["self-test"]["found"] and "torch" in found["packages"]["found"]
+    assert main(["doctor", "--data", str(world)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines if str(world) not in line)  # a path is never broken
+
+
+def test_two_runs_at_once_in_one_directory_share_the_work(world):
+    """Each piece is computed once, by either; both runs end with all records."""
+    import threading
+
+    options = {"tasks": ("linear",), "backbones": ("random:nano", "random:nano?seed=1"), "seeds": (0, 1, 2)}
+    ends: dict[int, list] = {}
+    runs = [threading.Thread(target=lambda i=i: ends.update({i: go(world, **options)})) for i in range(2)]
+    for t in runs:
+        t.start()
+    for t in runs:
+        t.join()
+    assert len(CALLS) == 6 and len(ends[0]) == 6
+    assert [r.key for r in ends[0]] == [r.key for r in ends[1]] and all(r.status == "done" for r in ends[0] + ends[1])
+
+
+def test_processes_start_at_different_pieces_and_give_the_order_of_one(world, monkeypatch):
+    options = {"tasks": ("linear",), "backbones": ("random:nano",), "seeds": (0, 1, 2)}
+    one = [r.seed for r in go(world, **options)]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert [r.seed for r in go(world, out=world / "second", **options)] == one == [0, 1, 2]

@@ -110,7 +110,7 @@ def mismatches(a: Record, b: Record) -> list[str]:
 
 
 def _records(side: Side | Sequence[Side]) -> list[Record]:
-    many = side if isinstance(side, (list, tuple)) else [side]
+    many: list[Any] = list(side) if isinstance(side, (list, tuple)) else [side]
     found = [s if isinstance(s, Record) else read_record(Path(s)) for s in many]
     if not found:
         raise UsageError("compare: a side without records")

@@ -1,0 +1,205 @@
+"""`report.html`: one self-contained file with the tables, charts, a sample browser and the protocol of every number."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from levl_eval.errors import LevlError
+from levl_eval.io import atomic_write
+from levl_eval.records import Estimate, Record
+from levl_eval.report import svg
+from levl_eval.report.paired import Samples
+from levl_eval.report.results import Results, Row
+from levl_eval.report.tables import floor_notes
+from levl_eval.report.units import factor, interval
+from levl_eval.report.wide import html_tables
+
+HERE = Path(__file__).resolve().parent
+IMAGES = 24  # images of a task in the browser, with all their questions
+SIDE = 192  # pixels of the longer side
+MAX_BYTES = 14_000_000  # of pictures in all; the file stays under 15 MB
+MAX_SAMPLES = 400  # of a task
+
+Opener = Callable[[Record], Callable[[str], Image.Image] | None]
+
+
+def _data_uri(image: Image.Image) -> str:
+    image = image.convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _chosen(images: Sequence[str]) -> list[str]:
+    """A fixed subset of image ids, the same for every backbone and run."""
+    return sorted(set(images), key=lambda i: hashlib.sha256(i.encode()).digest())[:IMAGES]
+
+
+def _browser(results: Results, opener: Opener | None) -> list[dict[str, Any]]:
+    """What the sample browser shows, as plain JSON values. Pictures stop where the file would grow too large."""
+    out: list[dict[str, Any]] = []
+    used = 0
+    for row in results.rows:
+        loaded: dict[str, Samples] = {}
+        for name, cell in row.cells.items():
+            if cell.records:
+                try:
+                    loaded[name] = results.samples(cell.records[0])
+                except LevlError:
+                    continue
+        if not loaded:
+            continue
+        common = set.intersection(*(set(s) for s in loaded.values()))
+        first = next(iter(loaded.values()))
+        wanted = set(_chosen([first[i].image_id for i in common]))
+        ids = sorted((i for i in common if first[i].image_id in wanted), key=lambda i: (first[i].image_id, i))[:MAX_SAMPLES]
+        samples = [
+            {
+                "id": i, "i": first[i].image_id, "q": str(first[i].meta.get("question", "")), "t": first[i].target,
+                "p": [s[i].prediction for s in loaded.values()], "s": [round(float(s[i].score or 0.0), 3) for s in loaded.values()],
+            }
+            for i in ids
+        ]  # fmt: skip
+        pictures: dict[str, str] = {}
+        open_image = opener(row.cells[next(iter(loaded))].records[0]) if opener is not None else None
+        for name in sorted(wanted) if open_image is not None else ():
+            try:
+                picture = _data_uri(open_image(name))  # type: ignore[misc]
+            except (LevlError, KeyError, OSError):
+                continue
+            if used + len(picture) <= MAX_BYTES:
+                pictures[name] = picture
+                used += len(picture)
+        out.append({"title": row.title, "backbones": list(loaded), "samples": samples, "pictures": pictures})
+    return out
+
+
+def _scaled(e: Estimate, scale: float) -> Estimate:
+    ends = {k: None if v is None else v * scale for k, v in (("low", e.low), ("high", e.high))}
+    return e.model_copy(update={"value": e.value * scale, **ends})
+
+
+def _gains(results: Results, colour: dict[str, int]) -> str:
+    rows = []
+    for row in results.rows:
+        found = [(n, colour[n], _scaled(g, factor(row.metric))) for n in row.cells if (g := results.gain(row, n)) is not None]
+        if found:
+            rows.append((f"{row.title}, {row.metric}", found))
+    chart = svg.bars(rows, "gain over the random-initialised backbone in points, with 95% intervals")
+    return (
+        f"<h2 id=gain>Gain over a random-initialised encoder</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.</figcaption></figure>"
+        if chart
+        else ""
+    )
+
+
+def _scatter(results: Results, colour: dict[str, int]) -> str:
+    """Mean IoU (dense) against top-1 (global), for the first row of each."""
+    dense = next((r for r in results.rows if r.metric == "mean_iou"), None)
+    whole = next((r for r in results.rows if r.metric == "top1"), None)
+    if dense is None or whole is None:
+        return ""
+    both = [n for n in results.backbones if all(n in r.cells and r.cells[n].records for r in (dense, whole))]
+
+    def at(row: Row, name: str) -> float:
+        return 100 * results.summary(row, name).estimate.value
+
+    points = [(n, colour[n], at(whole, n), at(dense, n)) for n in both]
+    chart = svg.scatter(points, f"{whole.title}, top1", f"{dense.title}, mean_iou")
+    return f"<h2 id=scatter>Dense against global</h2><figure>{chart}</figure>" if chart else ""
+
+
+def _learning(results: Results, colour: dict[str, int]) -> str:
+    parts = []
+    for row in results.rows:
+        for key in sorted({k for c in row.cells.values() for r in c.records for k in r.notes if k.endswith("_loss")}):
+            lines = [
+                (n, colour[n], c.records[0].notes[key])
+                for n, c in row.cells.items()
+                if c.records and isinstance(c.records[0].notes.get(key), list)
+            ]
+            chart = svg.curves(lines, f"{key} of {row.title}")
+            if chart:
+                parts.append(f"<h3>{html.escape(f'{row.title}: {key}')}</h3><figure>{chart}</figure>")
+    return (
+        f"<h2 id=curves>Learning curves</h2><details><summary>Loss of heads and connectors over training</summary>{''.join(parts)}</details>"
+        if parts
+        else ""
+    )
+
+
+def _breakdown(results: Results, row: Row) -> str:
+    """Every metric of a row, one column a backbone."""
+    names = [n for n, c in row.cells.items() if c.records]
+    metrics = dict.fromkeys(m for n in names for r in row.cells[n].records for m in r.metrics)
+    head = "".join(f'<th scope="col">{html.escape(n)}</th>' for n in names)
+    body = []
+    for m in metrics:
+        cells = []
+        for n in names:
+            try:
+                e = results.summary(row, n, m).estimate
+                cells.append(f'<td class="n">{interval(e.value, e.low, e.high, m)}</td>')
+            except KeyError:
+                cells.append("<td></td>")
+        body.append(f'<tr><th scope="row">{html.escape(m)}</th>{"".join(cells)}</tr>')
+    table = f'<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">metric</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    return f"<details><summary>{html.escape(row.title)}: {len(metrics)} metrics</summary>{table}</details>"
+
+
+def _protocols(results: Results) -> str:
+    """What made every number: the record without its metrics."""
+    parts = []
+    for r in results.records:
+        text = json.dumps(
+            r.model_dump(by_alias=True, mode="json", exclude={"metrics", "notes"}), indent=1, sort_keys=True, ensure_ascii=False
+        )
+        title = f"{results.labels[r.key]} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
+        parts.append(f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>")
+    return "".join(parts)
+
+
+_BROWSER = """<h2 id="browse">Samples</h2>
+<div class="controls"><label>Task<select id="task"></select></label>
+<label>Show<select id="filter"><option value="all">all</option><option value="differ">backbones disagree</option>
+<option value="wrong">all wrong</option><option value="right">all right</option></select></label>
+<label>Search<input id="search" type="search"></label>
+<button id="before" type="button">Previous</button><button id="after" type="button">Next</button><output id="count" aria-live="polite"></output></div>
+<ul id="samples"></ul>"""
+
+
+def build(results: Results, opener: Opener | None = None) -> str:
+    """The page. opener: gives for a record a function from image id to image, or None where its images are not at hand."""
+    colour = {n: i for i, n in enumerate(results.backbones)}
+    data = json.dumps(_browser(results, opener), ensure_ascii=False).replace("<", "\\u003c")
+    failed = [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
+    notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *failed])
+    breakdowns = "".join(_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values()))
+    css, script = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<link rel="icon" href="data:,">'
+        f"<title>levl-eval report</title><style>{css}</style></head><body><header><h1>Frozen encoders, one protocol</h1>"
+        f'<p class="soft">{len(results.backbones)} backbones, {len(results.rows)} tasks. Written by levl-eval from the records of this run.</p>'
+        '<nav><a href="#summary">Summary</a><a href="#browse">Samples</a><a href="#metrics">All metrics</a><a href="#protocols">Protocols</a></nav></header><main>'
+        f'<h2 id="summary">Summary</h2><div class="scroll" tabindex="0">{html_tables(results)}</div><ul>{notes}</ul>'
+        f"{_gains(results, colour)}{_scatter(results, colour)}{_BROWSER}"
+        f'<h2 id="metrics">All metrics</h2>{breakdowns}{_learning(results, colour)}<h2 id="protocols">The protocol of every number</h2>{_protocols(results)}</main>'
+        f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
+    )
+
+
+def write_report(out: Path, results: Results, opener: Opener | None = None) -> Path:
+    path = out / "report.html"
+    atomic_write(path, build(results, opener))
+    return path

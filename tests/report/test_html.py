@@ -1,0 +1,107 @@
+"""report.html: self-contained, safe, small; and in a real headless Chromium: no console errors, filters work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from levl_eval.cli import main
+from levl_eval.errors import LevlError
+from levl_eval.report import html as page
+from levl_eval.report.html import build
+from levl_eval.report.results import Results
+from levl_eval.report.svg import bars, curves, scatter
+
+
+@pytest.fixture(scope="module")
+def results(run_dir):
+    return Results.read([run_dir])
+
+
+def opener(record):
+    def opened(name):
+        if name == "img3":
+            raise LevlError("gone")
+        return Image.fromarray(np.full((300, 400, 3), 90, np.uint8))
+
+    return opened
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_it_is_one_file_that_loads_nothing(results):
+    text = build(results, opener)
+    assert not re.search(r"""(?:src|href)=(?!["']?(?:#|data:))""", text) and "http" not in text
+    assert text.count("<svg") >= 2 and "gain over the random-initialised backbone" in text
+    tasks = data_of(text)
+    assert [t["title"] for t in tasks] == [r.title for r in results.rows]
+    gqa = next(t for t in tasks if t["title"] == "gqa")
+    assert gqa["backbones"] == ["fair", "fair-twin", "good", "random"] and all(len(s["p"]) == 4 for s in gqa["samples"])
+    assert gqa["samples"][0]["q"].startswith("What <b> is &") and "<b> is" not in text  # markup of a question stays text
+    assert gqa["pictures"] and "img3" not in gqa["pictures"]
+    assert "no text encoder" in text and text.count("<details>") > len(results.records)
+
+
+def test_pictures_are_bounded(results, monkeypatch):
+    monkeypatch.setattr(page, "MAX_BYTES", 5000)
+    text = build(results, opener)
+    assert sum(len(p) for t in data_of(text) for p in t["pictures"].values()) <= 5000
+    assert not any(t["pictures"] for t in data_of(build(results)))
+
+
+def test_charts_of_nothing_are_nothing():
+    assert bars([], "x") == curves([("a", 0, [1.0])], "x") == scatter([("a", 0, 1.0, 2.0)], "x", "y") == ""
+
+
+def test_the_command_writes_it(run_dir, capsys):
+    assert main(["report", str(run_dir), "--no-pictures"]) == 0
+    assert "report.html: written" in capsys.readouterr().out
+    assert (run_dir / "report.html").stat().st_size < 15_000_000
+
+
+CHECK = """<script>
+const $ = (id) => document.getElementById(id), seen = {};
+const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input")); return $("count").textContent; };
+const task = [...$("task").options].find((o) => o.textContent === "gqa").value;
+seen.all = set("task", task);
+seen.differ = set("filter", "differ");
+seen.mixed = [...document.querySelectorAll("#samples li")].every((li) => li.querySelector(".right") && li.querySelector(".wrong"));
+seen.none = set("search", "no such words");
+set("search", ""); set("filter", "all");
+$("after").focus(); seen.focus = document.activeElement.id; $("after").click();
+seen.second = $("count").textContent;
+seen.images = document.querySelectorAll("#samples img").length;
+seen.wide = document.documentElement.scrollWidth <= innerWidth;
+document.body.dataset.seen = JSON.stringify(seen);
+</script></body>"""
+
+
+def test_in_a_real_browser(results, tmp_path):
+    browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+    if browser is None:
+        pytest.skip("no chromium here; .ci/run installs it")
+    path = tmp_path / "report.html"
+    path.write_text(build(results, opener).replace("</body>", CHECK))
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=420,800",
+    ]  # fmt: skip
+    done = subprocess.run([browser, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=240)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert found, done.stdout[-500:]
+    seen = json.loads(found[1].replace("&quot;", '"'))
+    everything = data_of(path.read_text())
+    gqa = next(t for t in everything if t["title"] == "gqa")
+    differ = [s for s in gqa["samples"] if len({x >= 0.5 for x in s["s"]}) > 1]
+    assert seen["all"].startswith(f"{len(gqa['samples'])} of") and seen["differ"].startswith(f"{len(differ)} of")
+    assert seen["mixed"] and seen["none"].startswith("0 of") and seen["focus"] == "after" and "page 2 of" in seen["second"]
+    assert seen["images"] > 0 and seen["wide"]  # 420 px wide: only tables scroll, not the page
