@@ -196,10 +196,20 @@ def test_doctor_tells_what_is_there_and_what_is_missing(world, capsys):
     assert all(len(line) <= 80 for line in lines if str(world) not in line)  # a path is never broken
 
 
-def test_two_runs_at_once_in_one_directory_share_the_work(world):
+def test_two_runs_at_once_in_one_directory_share_the_work(world, monkeypatch):
     """Each piece is computed once, by either; both runs end with all records."""
     import threading
 
+    import levl_eval.backbones
+
+    # Random weights come from the process's generator, which threads share: both runs get the ones loaded before.
+    load = levl_eval.backbones.load_backbone
+    kept = {name: load(name) for name in ("random:nano", "random:nano?seed=1")}
+
+    def loaded(uri, card=None):
+        return kept[uri]
+
+    monkeypatch.setattr(levl_eval.backbones, "load_backbone", loaded)
     options = {"tasks": ("linear",), "backbones": ("random:nano", "random:nano?seed=1"), "seeds": (0, 1, 2)}
     ends: dict[int, list] = {}
     runs = [threading.Thread(target=lambda i=i: ends.update({i: go(world, **options)})) for i in range(2)]

@@ -85,8 +85,6 @@ def run(args: argparse.Namespace) -> int:
         for f in found:
             head = f"{f['level']:5}  {f['what']:20}  "
             print(
-                "\n".join(
-                    textwrap.wrap(f["found"], 79, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
-                )
+                "\n".join(textwrap.wrap(f["found"], 79, initial_indent=head, subsequent_indent=" " * 9, break_long_words=False))
             )
     return 1 if any(f["level"] == "error" for f in found) else 0
