@@ -45,7 +45,7 @@ def show_dense(args: argparse.Namespace) -> int:
         (
             c.name,
             Context(
-                card, load_backbone(c.uri, card=c).to(device), data, args.seeds[0], FeatureStore(cache / "features"), cache, device,
+                card, load_backbone(c.uri, card=c).to(device), data, (args.seeds or [0])[0], FeatureStore(cache / "features"), cache, device,
                 limit=args.limit, batch_size=args.batch_size, progress=progress,
             ),
         )
