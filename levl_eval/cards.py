@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from levl_eval.errors import UsageError
 
@@ -40,6 +40,7 @@ class DataSpec(_Strict):
         "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation",
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
         "karpathy", "captions",
+        "llava", "textvqa", "vizwiz", "scienceqa", "mme",
     ]  # fmt: skip
     directory: str = ""  # folder below --data DIR
     root: str | None = None  # replaces DIR/directory
@@ -52,14 +53,45 @@ class DataSpec(_Strict):
     reduce_zero_label: bool = False  # mask value 0 is void and v stands for class v - 1 (ADE20K)
     level: str | None = None  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
     hub: HubSource | None = None
+    choices: str | None = None  # GQA's file of valid and plausible answers, where not at the published place
+
+
+class MixSpec(DataSpec):
+    """One part of a training mix."""
+
+    weight: float = Field(default=1.0, gt=0)  # of each of its answers in the loss
+    count: int | None = Field(default=None, gt=0)  # a fixed random subset of so many questions
 
 
 class ConnectorSpec(_Strict):
-    """The trained bridge between patch tokens and the language model's input space."""
+    """The trained bridge between an encoder's tokens and the language model's input space."""
 
-    kind: Literal["linear", "mlp2x_gelu"] = "mlp2x_gelu"  # LLaVA-1.5's names
-    tokens: Literal["patches"] = "patches"
+    kind: Literal["linear", "mlp2x_gelu", "mlp_norm", "unshuffle_mlp", "resampler"] = "mlp2x_gelu"  # see vlm/connector.py
+    tokens: Literal["patches", "cls+patches", "cls"] = "patches"
+    layer: int | Literal["last"] = "last"  # "last": after the final norm; a block's number (-2: the last but one): its raw output
     standardize: bool = True  # features per dimension by the training images' mean and std; part of the connector
+    downsample: int = Field(default=2, ge=2)  # unshuffle_mlp: so many by so many neighbouring patches become one token
+    queries: int = Field(default=32, ge=1)  # resampler: how many tokens it gives
+    depth: int = Field(default=2, ge=1)  # resampler: blocks
+
+    @model_validator(mode="after")
+    def _check(self) -> ConnectorSpec:
+        if self.kind == "unshuffle_mlp" and self.tokens != "patches":
+            raise ValueError("kind unshuffle_mlp joins neighbouring patches; expected tokens: patches")
+        if self.layer != "last" and self.tokens != "patches":
+            raise ValueError("a CLS token is read after the final norm only; expected layer: last or tokens: patches")
+        return self
+
+
+class PromptSpec(_Strict):
+    """Prompt and decoding. ``{image}`` marks where the image tokens go, ``{question}`` the question."""
+
+    template: str = "{image}\nQuestion: {question}\nAnswer:"
+    chat: bool | None = None  # the model's chat template around ``user`` instead of ``template``; None: as the model's card says
+    user: str = "{image}\n{question}\nAnswer the question using a single word or phrase."  # the user's turn of a chat
+    system: str = ""  # system turn of a chat; "": none
+    stop: list[str] = ["\n"]
+    max_new_tokens: int = Field(default=8, ge=1)
 
 
 class RecipeCard(_Strict):
@@ -68,25 +100,25 @@ class RecipeCard(_Strict):
     kind: Literal["recipe"] = "recipe"
     name: str
     description: str = ""
-    data: list[DataSpec]  # concatenated
+    first: RecipeCard | None = None  # an earlier stage, or the name of its recipe: its connector is where this one starts
+    data: list[MixSpec]  # concatenated
     max_questions: int | None = None  # a fixed random subset of the mix
     connector: ConnectorSpec = ConnectorSpec()
+    prompt: PromptSpec | None = None  # None: the task's
     epochs: float = 1.0
-    images_per_batch: int = 32
-    questions_per_image: int = 8  # at most this many of an image's questions in one step, the rest in later passes
+    steps: int | None = Field(default=None, gt=0)  # instead of epochs
+    images_per_batch: int = Field(default=32, ge=1)  # over all processes
+    questions_per_image: int = Field(
+        default=8, ge=1
+    )  # at most so many of an image's questions in one step, the rest in later passes
     lr: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.03  # share of the steps
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float = 1.0
-
-
-class PromptSpec(_Strict):
-    """Prompt and decoding. ``{image}`` marks where the image tokens go, ``{question}`` the question."""
-
-    template: str = "{image}\nQuestion: {question}\nAnswer:"
-    stop: list[str] = ["\n"]
-    max_new_tokens: int = 8
+    seed: int | None = None  # None: the run's
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 autocast where the device multiplies it in hardware
+    checkpointing: Literal["auto", "on", "off"] = "auto"  # of the language model's activations; changes memory, no number
 
 
 class _TaskCard(_Strict):
@@ -103,8 +135,12 @@ class VQACard(_TaskCard):
     data: DataSpec
     recipe: RecipeCard | str = "vqa-train"
     prompt: PromptSpec = PromptSpec()
-    scorer: Literal["gqa", "vqav2", "pope", "exact"]
-    floors: list[Literal["text-only", "blank-image"]] = ["text-only"]
+    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme"]
+    likelihood: list[
+        str
+    ] = []  # two answers (yes, no) whose likelihoods give average precision and calibration beside the answers
+    llm_dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU, fp32 elsewhere
+    floors: list[Literal["text-only", "blank-image", "shuffled-images", "random-vit"]] = ["text-only"]
 
 
 class SegmentationCard(_TaskCard):
@@ -305,6 +341,18 @@ class PreprocessOverride(_Strict):
     std: tuple[float, float, float] | None = None
 
 
+class LLMCard(_Strict):
+    """A named language model: where it comes from and how it wants to be asked."""
+
+    kind: Literal["llm"] = "llm"
+    name: str
+    repo: str  # hub name or directory
+    revision: str | None = None
+    chat: bool = False  # ask through its chat template unless the task's prompt says otherwise
+    description: str = ""
+    licence: str = ""
+
+
 class BackboneCard(_Strict):
     """Who is measured: a name for a URI, its file's hash, its preprocessing and where it comes from."""
 
@@ -379,14 +427,16 @@ def parse_card(value: dict[str, Any], where: str) -> Any:
             return RecipeCard.model_validate(value)
         if kind == "set":
             return SetCard.model_validate(value)
+        if kind == "llm":
+            return LLMCard.model_validate(value)
         if kind != "task":
-            raise UsageError(f"{where}: field `kind`: expected task, recipe, set or backbone, found {kind!r}")
+            raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm or backbone, found {kind!r}")
         engine = value.get("engine")
         if engine not in _models():
             raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
         return _TASK.validate_python(value)
     except ValidationError as e:
-        kinds: dict[str, type[BaseModel]] = {"backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard}
+        kinds: dict[str, type[BaseModel]] = {"backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard, "llm": LLMCard}
         model = kinds.get(kind) or _models().get(str(value.get("engine")))
         raise _explain(e, where, model) from e
 
@@ -420,9 +470,10 @@ def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
         raise UsageError(f"--set {where}.{field}: `{last}` cannot be set there")
 
 
-# Where the files lie on this machine, and prose: neither moves a number.
+# Where the files lie on this machine, prose, what is measured beside the metrics, and memory: none moves a number.
 _NOT_PROTOCOL = frozenset(
-    {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "kind", "set", "seeds"}
+    {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "set", "seeds"}
+    | {"choices", "floors", "checkpointing"}
 )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
+from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     cache.set_defaults(call=_cache)
 
     # One command a module; importing them imports nothing heavy.
-    for module in (audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
+    for module in (ask, audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
         module.add(commands)
     return parser
 
@@ -177,7 +177,7 @@ def _one_line(text: str) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from levl_eval.registry import backbone_card, language_models, names, set_card, set_names, task_card
+    from levl_eval.registry import backbone_card, language_models, llm_cards, names, set_card, set_names, task_card
 
     if args.what == "tasks":
         rows = [(n, task_card(n)) for n in names("tasks")]
@@ -191,6 +191,7 @@ def _list(args: argparse.Namespace) -> int:
         table = [{"name": n, "description": _one_line(set_card(n).description)} for n in set_names()]
     else:
         table = [{"name": n, "description": "embedded, shipped with the package"} for n in language_models()]
+        table += [{"name": n, "description": c.description} for n, c in llm_cards().items()]
         table.append(
             {"name": "NAME or DIR", "description": "any causal language model of transformers, by hub name or directory"}
         )

@@ -57,6 +57,7 @@ class Outcome:
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)  # feature_hits, feature_misses, connector_hits, ...
+    files: dict[str, str] = field(default_factory=dict)  # further files by name, written to OUT/uploads/KEY/
 
 
 def engine(name: str) -> Callable[[Context], Outcome]:

@@ -18,12 +18,25 @@ from typing import Any
 from levl_eval.cards import BackboneCard, near, protocol_hash, protocol_of
 from levl_eval.engines import Context, engine
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import locked, sha256_file
+from levl_eval.io import atomic_write, locked, sha256_file
+from levl_eval.processes import team, work_alone
 from levl_eval.progress import Progress
 from levl_eval.records import Record, read_record, record_key, write_record
-from levl_eval.registry import backbone_card, language_models, names, task_card
+from levl_eval.registry import backbone_card, language_models, llm_cards, names, task_card
 
-PACKAGES = ("levl-eval", "torch", "torchvision", "transformers", "timm", "open_clip_torch", "datasets", "numpy", "pillow")
+PACKAGES = (
+    "levl-eval",
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "lmms-eval",
+    "timm",
+    "open_clip_torch",
+    "datasets",
+    "numpy",
+    "pillow",
+)
 
 
 def default_cache() -> Path:
@@ -48,6 +61,10 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
 
 def llm_identity(name: str) -> dict[str, str]:
     """What stands in the protocol for the language model: content hash of a directory, or the hub name."""
+    card = llm_cards().get(name)
+    if card is not None:
+        revision = {"llm_revision": card.revision} if card.revision else {}
+        return {"llm": card.repo, **revision, **({"llm_chat": "true"} if card.chat else {})}
     folder = language_models().get(name) or Path(name).expanduser()
     if not folder.is_dir():
         return {"llm": name}
@@ -156,7 +173,8 @@ def _protocol(card: Any, llm: str, limit: int | None) -> dict[str, Any]:
     return protocol_of(card, extra)
 
 
-def _existing(out: Path, key: str, source: str) -> Record | None:
+def _existing(out: Path, key: str, source: str, card: Any) -> Record | None:
+    """The record of this piece of work, where it is complete: with its samples, and with every floor the card asks for."""
     path = out / "records" / f"{key}.json"
     if not path.exists():
         return None
@@ -165,7 +183,9 @@ def _existing(out: Path, key: str, source: str) -> Record | None:
     except UsageError:
         return None  # not readable: it is computed again
     done = record.status == "done" and (out / "samples" / f"{key}.jsonl").exists()
-    return record if done and record.data.get("source") == source else None
+    floors = {f"floor_{f.replace('-', '_')}" for f in getattr(card, "floors", ())}
+    whole = floors <= record.metrics.keys() or record.main_metric == "answered"
+    return record if done and whole and record.data.get("source") == source else None
 
 
 def evaluate(
@@ -236,7 +256,7 @@ def evaluate(
         with locked(out / ".locks" / key, wait) as ours:
             if not ours:
                 return False
-            found = _existing(out, key, data)
+            found = _existing(out, key, data, card)
             if found is not None:
                 progress.say(f"{label}: already there")
                 records[number] = found
@@ -265,6 +285,7 @@ def evaluate(
             records[number] = _one(context, record, out, debug)
             return True
 
+    work_alone()
     # Several processes (torchrun, accelerate launch, or a second run by hand) share the pieces: each takes what nobody is at,
     # and waits for the others' at the end. What a lost process held is then computed by the one that waited.
     rank, world = int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
@@ -292,7 +313,10 @@ def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
         record.data.update(outcome.data)
         record.notes, record.cache = outcome.notes, outcome.cache
         record.seconds = {**outcome.seconds, "total": time.monotonic() - started}
-        write_record(out, record, outcome.samples)
+        if team().first:
+            for name, text in outcome.files.items():
+                atomic_write(out / "uploads" / record.key / name, text)
+            write_record(out, record, outcome.samples)
     except Exception as e:
         if debug and not isinstance(e, LevlError):
             raise
@@ -302,5 +326,6 @@ def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
             record.notes["traceback"] = traceback.format_exc()
         record.seconds = {"total": time.monotonic() - started}
         context.progress.say(f"  failed: {record.reason}")
-        write_record(out, record)
+        if team().first:
+            write_record(out, record)
     return record

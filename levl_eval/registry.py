@@ -12,7 +12,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, SetCard, card_fields, load_card, near, override, parse_card, read_yaml
+from levl_eval.cards import (
+    BackboneCard,
+    LLMCard,
+    RecipeCard,
+    SetCard,
+    card_fields,
+    load_card,
+    near,
+    override,
+    parse_card,
+    read_yaml,
+)
 from levl_eval.errors import UsageError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -64,12 +75,29 @@ def _task_file(name: str) -> Path:
 
 
 def _recipe(name: str) -> dict[str, Any]:
-    if name.endswith((".yaml", ".yml")):
-        return read_yaml(Path(name))
-    known = {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "recipes").glob("*.yaml"))}
-    if name not in known:
-        raise UsageError(f"unknown recipe {name!r}{near(name, list(known))}; there are {', '.join(known)}, or give a card's path")
-    return read_yaml(known[name])
+    """A recipe's mapping, with the recipes of its earlier stages (field ``first``) in place of their names."""
+    path = Path(name)
+    if not name.endswith((".yaml", ".yml")):
+        known = {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "recipes").glob("*.yaml"))}
+        if name not in known:
+            raise UsageError(
+                f"unknown recipe {name!r}{near(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+            )
+        path = known[name]
+    value = read_yaml(path)
+    if isinstance(value.get("first"), str):
+        if value["first"] in (name, value.get("name")):
+            raise UsageError(f"{path}: field `first`: a recipe cannot be its own earlier stage")
+        value["first"] = _recipe(value["first"])
+    return value
+
+
+def recipe_card(name: str) -> RecipeCard:
+    """The resolved card of a recipe, by name or file."""
+    card = parse_card({"kind": "recipe", **_recipe(name)}, name)
+    if not isinstance(card, RecipeCard):
+        raise UsageError(f"{name}: field `kind`: a recipe card was expected, found {card.kind}")
+    return card
 
 
 def set_card(name: str) -> SetCard:
@@ -182,3 +210,9 @@ def backbone_card(name: str) -> BackboneCard:
 def language_models() -> dict[str, Path]:
     """Language models that ship with the package: name -> Hugging Face directory."""
     return {p.parent.name: p.parent for p in sorted(ASSETS.glob("*/config.json"))}
+
+
+def llm_cards() -> dict[str, LLMCard]:
+    """Cards of language models (tasks/llms/*.yaml): name -> card."""
+    files = [p for folder in _folders("tasks") for p in sorted((folder / "llms").glob("*.yaml"))]
+    return {p.stem: load_card(p) for p in files}

@@ -14,9 +14,10 @@ from PIL import Image
 
 from levl_eval.backbones.common import hub
 from levl_eval.cards import DataSpec
+from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.classification import spread
 from levl_eval.data.images import fingerprint_text
-from levl_eval.data.questions import POPE_SPLITS, _limited, pope_version
+from levl_eval.data.questions import POPE_SPLITS, Pool, _limited, gqa_question, pope_version
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 from levl_eval.errors import UsageError
 
@@ -70,6 +71,10 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
         "gqa": {"id", "imageId", "question", "answer"},
         "vqav2": {"question_id", "image_id", "question", "answers"},
         "pope": {"question", "answer", "category"},
+        "textvqa": {"question_id", "image_id", "question", "answers"},
+        "vizwiz": {"question_id", "question", "answers"},
+        "scienceqa": {"question", "choices", "answer"},
+        "mme": {"question_id", "question", "answer", "category"},
     }
     lacking = needed.get(spec.layout, set()) - columns
     if lacking or spec.layout not in needed:
@@ -80,11 +85,11 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     out: list[Question] = []
     rows: dict[str, int] = {}
     if spec.layout == "gqa":
+        pool = Pool()
         for q in text:
-            meta = {k: q[k] for k in ("types", "entailed", "equivalent", "groups") if q.get(k) is not None}
-            if isinstance(meta.get("entailed"), str):  # the hub keeps the lists as text
-                meta["entailed"] = [w.strip(" '\"[]") for w in meta["entailed"].split(",") if w.strip(" '\"[]")]
-            out.append(Question(str(q["id"]), str(q["imageId"]), q["question"], q["answer"], (), meta))
+            if isinstance(q.get("entailed"), str):  # the hub keeps the lists as text
+                q = {**q, "entailed": [w.strip(" '\"[]") for w in q["entailed"].split(",") if w.strip(" '\"[]")]}
+            out.append(gqa_question(str(q["id"]), q, pool, spec.hub.repo))
         pictures = _load(spec, spec.hub.images)
         rows = {str(name): i for i, name in enumerate(pictures["id"])}
         used = {q.image_id for q in out}
@@ -97,6 +102,14 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             rows.setdefault(name, i)
             meta = {k: q[k] for k in ("question_type", "answer_type") if k in q}
             out.append(Question(str(q["question_id"]), name, q["question"], q.get("multiple_choice_answer") or "", answers, meta))
+        return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
+    if spec.layout != "pope":
+        pool = Pool()
+        for i, q in enumerate(text):
+            question = _further(spec.layout, i, q, pool)
+            if question is not None:
+                out.append(question)
+                rows.setdefault(question.image_id, i)
         return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
     counts = dict.fromkeys(POPE_SPLITS, 0)
     for i, q in enumerate(text):
@@ -114,6 +127,18 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             )
         )
     return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, pope_version(counts))
+
+
+def _further(layout: str, row: int, q: dict[str, Any], pool: Pool) -> Question | None:
+    """A row of the TextVQA, VizWiz, ScienceQA (its configuration with images only) or MME tables."""
+    if layout == "textvqa":
+        return textvqa_question(q, pool, str(q["image_id"]))
+    if layout == "vizwiz":
+        answers = [a["answer"] if isinstance(a, dict) else str(a) for a in q["answers"] or ()]
+        return vizwiz_question(str(q["question_id"]), str(q["question_id"]), q, answers, pool)
+    if layout == "scienceqa":
+        return scienceqa_question(f"{row:06d}", f"{row:06d}", q)
+    return mme_question(f"{q['question_id']}/{row}", str(q["question_id"]), q["question"], q["answer"], q["category"])
 
 
 def _ids(table: Any, limit: int | None) -> dict[str, int]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.stream import stream
 from levl_eval.data.types import Question, QuestionSet
 from levl_eval.errors import UsageError
+from levl_eval.metrics.gqa import gqa_steps
 
 POPE_SPLITS = ("random", "popular", "adversarial")
 _COCO = "COCO's val2014 images: cocodataset.org, or --set {task}.data.images=DIR"
@@ -51,6 +53,20 @@ def _limited(questions: list[Question], limit: int | None) -> list[Question]:
     return [q for q in questions if q.image_id in keep]
 
 
+class Pool:
+    """One object for equal strings: answers and types repeat a thousandfold in large sets."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.seen.setdefault(value, value)
+        if isinstance(value, dict):
+            return {self(k): self(v) for k, v in value.items()}
+        return [self(v) for v in value] if isinstance(value, list) else value
+
+
 def _finish(
     name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str
 ) -> QuestionSet:
@@ -76,17 +92,13 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         f"the question file of {split}",
         where,
     )
-    raw = read_json(file)
-    if not isinstance(raw, dict):
-        raise UsageError(f"{file}: expected GQA's mapping of question ids, found {type(raw).__name__}")
     images = under(data, spec.images) or root / "images"
-    questions = []
-    for qid, q in raw.items():
-        try:
-            meta = {k: q[k] for k in ("types", "groups", "entailed", "equivalent", "isBalanced") if k in q}
-            questions.append(Question(qid, f"{q['imageId']}", q["question"], q.get("answer", ""), (), meta))
-        except (KeyError, TypeError) as e:
-            raise UsageError(f"{file}: question {qid}: field {e} is missing; this is not a GQA question file") from e
+    choices = _gqa_choices(spec, data, root, file, split)
+    pool, questions = Pool(), []
+    for qid, q in stream(file):
+        if not isinstance(qid, str):
+            raise UsageError(f"{file}: expected GQA's mapping of question ids, found a list")
+        questions.append(gqa_question(qid, q, pool, str(file), choices))
     return _finish(
         "gqa",
         split,
@@ -95,11 +107,36 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         file,
         f"put GQA's images into {images}; {where}",
         limit,
-        f"{len(questions)} questions",
+        f"{len(questions)} questions" + (", with choices" if choices else ""),
     )
 
 
+def gqa_question(qid: str, q: Any, pool: Pool, source: str, choices: dict[str, Any] | None = None) -> Question:
+    """One entry of GQA's files. Of the program only the number of steps is kept. Raises UsageError naming a missing field."""
+    try:
+        meta = {k: pool(q[k]) for k in ("types", "groups", "entailed", "isBalanced") if q.get(k) is not None}
+        if isinstance(q.get("semantic"), list):
+            meta["steps"] = gqa_steps(q["semantic"])
+        if choices and qid in choices:
+            meta |= {k: pool(choices[qid][k]) for k in ("valid", "plausible")}
+        return Question(qid, pool(f"{q['imageId']}"), q["question"], pool(q.get("answer") or ""), (), meta)
+    except (KeyError, TypeError) as e:
+        raise UsageError(f"{source}: question {qid}: field {e} is missing; this is not a GQA question file") from e
+
+
+def _gqa_choices(spec: DataSpec, data: str, root: Path, file: Path, split: str) -> dict[str, Any] | None:
+    """The official file of valid and plausible answers, where there is one: TIER_choices.json (val_choices.json, ...)."""
+    given = under(data, spec.choices)
+    if given is not None and not given.exists():
+        raise UsageError(f"{given}: no such file; field `data.choices` names GQA's file of valid and plausible answers")
+    tier = split.split("_")[0]
+    places = [given] if given else [d / f"{tier}_choices.json" for d in (file.parent, root, root / "eval")]
+    found = next((p for p in places if p is not None and p.exists()), None)
+    return dict(stream(found)) if found is not None and tier != "train" else None
+
+
 def _vqav2_images(spec: DataSpec, data: str, root: Path, split: str) -> Path:
+    split = "test2015" if split.startswith("test") else split  # test-dev and test share their images
     return under(data, spec.images) or next((d for d in (root / split, Path(data) / "coco" / split) if d.is_dir()), root / split)
 
 
@@ -111,27 +148,24 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     file = under(data, spec.questions) or _first(
         root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where
     )
-    raw = read_json(file)
-    answers: dict[int, dict[str, Any]] = {}
+    pool, answers = Pool(), {}
     if not split.startswith("test"):
         notes = under(data, spec.annotations) or _first(
             root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where
         )
-        answers = {a["question_id"]: a for a in read_json(notes)["annotations"]}
+        for _, a in stream(notes, "annotations"):
+            meta = {k: pool(a[k]) for k in ("question_type", "answer_type")}
+            answers[a["question_id"]] = pool(a["multiple_choice_answer"]), tuple(pool(x["answer"]) for x in a["answers"]), meta
     folder, prefix = _vqav2_images(spec, data, root, split), "test2015" if split.startswith("test") else split
     questions = []
-    for q in raw["questions"]:
-        a = answers.get(q["question_id"])
-        if answers and a is None:
+    for _, q in stream(file, "questions"):
+        if answers and q["question_id"] not in answers:
             raise UsageError(
                 f"{file}: question {q['question_id']} has no annotation; questions and annotations are of different releases"
             )
-        meta = {k: a[k] for k in ("question_type", "answer_type")} if a else {}
-        given = tuple(x["answer"] for x in a["answers"]) if a else ()
-        answer = a["multiple_choice_answer"] if a else ""
-        questions.append(
-            Question(str(q["question_id"]), f"COCO_{prefix}_{q['image_id']:012d}.jpg", q["question"], answer, given, meta)
-        )
+        answer, given, meta = answers.get(q["question_id"], ("", (), {}))
+        name = pool(f"COCO_{prefix}_{q['image_id']:012d}.jpg")
+        questions.append(Question(str(q["question_id"]), name, pool(q["question"]), answer, given, meta))
     return _finish(
         "vqav2",
         split,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from levl_eval.cards import DataSpec
-from levl_eval.data import arrays, captions, classification, questions
+from levl_eval.data import arrays, benchmarks, captions, classification, questions
 from levl_eval.data.imagefolder import read_imagefolder
 from levl_eval.data.segmentation import read_segmentation as _segmentation
 from levl_eval.data.types import CaptionSet, ClassificationSet, QuestionSet, SegmentationSet
 from levl_eval.errors import UsageError
 
-_QUESTIONS = {"gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": questions.read_pope, "vqa": questions.read_vqa}
+_QUESTIONS = {
+    "gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": questions.read_pope, "vqa": questions.read_vqa,
+    "llava": benchmarks.read_llava, "textvqa": benchmarks.read_textvqa, "vizwiz": benchmarks.read_vizwiz,
+    "scienceqa": benchmarks.read_scienceqa, "mme": benchmarks.read_mme,
+}  # fmt: skip
 
 _CLASSES = {
     "imagefolder": read_imagefolder, "labels": classification.read_labels, "imagenet": classification.read_imagenet,

@@ -29,7 +29,7 @@ class ImageSet:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # hundreds of thousands of them are held at once
 class Question:
     """One question about one image. ``answer`` is the reference (mode of ten for VQAv2); ``answers`` all annotators' answers."""
 
@@ -38,7 +38,9 @@ class Question:
     question: str
     answer: str
     answers: tuple[str, ...] = ()
-    meta: dict[str, Any] = field(default_factory=dict)  # GQA: types, entailed...; POPE: split; VQAv2: question_type, answer_type
+    meta: dict[str, Any] = field(
+        default_factory=dict
+    )  # GQA: types, entailed, steps...; POPE: split; VQAv2: question_type, answer_type; a choice among: options
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import string
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+_NO_MARKS = str.maketrans("", "", string.punctuation)
+
+
+def gqa_answer(text: str) -> str:
+    """An answer without case and punctuation, which language models add and the classifiers GQA was made for do not."""
+    return text.strip().lower().translate(_NO_MARKS).strip()
 
 
 def gqa_correct(prediction: str, answer: str) -> bool:
-    """Exact match, after case and a closing full stop are dropped, which language models add and classifiers do not."""
-    return prediction.strip().rstrip(".").strip().lower() == answer.strip().lower()
+    """Exact match of the two in the form of :func:`gqa_answer` (the published code compares them as they are)."""
+    return gqa_answer(prediction) == gqa_answer(answer)
+
+
+def gqa_steps(semantic: Sequence[Mapping[str, Any]]) -> int:
+    """Reasoning steps of a question's program: its operations less those that only say the answer, as published."""
+    last = ("exist", "query: name", "choose name")
+    return sum(not any(w in f"{o['operation']}: {o['argument']}" for w in last) for o in semantic)
+
+
+def gqa_belongs(prediction: str, group: Sequence[str], question: Mapping[str, Any]) -> bool:
+    """Whether an answer is among a question's valid or plausible ones; of "what is common" questions these are three, as published."""
+    if "Common" in str((question.get("types") or {}).get("detailed") or ""):
+        group = ("color", "material", "shape")
+    return gqa_answer(prediction) in {gqa_answer(g) for g in group}
+
+
+def gqa_distribution(gold: Sequence[str], given: Sequence[str], groups: Sequence[str]) -> float:
+    """Chi-square distance between true and predicted answers within each group, weighted by its questions, over 100, as published.
+
+    Lower is better; 0 where every group's answers are predicted as often as they are true. Not a fraction.
+    """
+    true: dict[str, Counter[str]] = defaultdict(Counter)
+    said: dict[str, Counter[str]] = defaultdict(Counter)
+    for g, p, group in zip(gold, given, groups, strict=True):
+        true[group][gqa_answer(g)] += 1
+        said[group][gqa_answer(p)] += 1
+    total = sum(sum(c.values()) for c in true.values())
+    distance = sum(
+        sum((said[group][a] - n) ** 2 / n for a, n in counts.items()) * sum(counts.values()) for group, counts in true.items()
+    )
+    return distance / total / 100
 
 
 def gqa_scores(
@@ -19,11 +57,11 @@ def gqa_scores(
 ) -> dict[str, float]:
     """Scores of predicted answers by question id, over all of ``questions`` (a missing prediction counts as wrong).
 
-    questions: the official fields (answer; types {structural, semantic}; entailed; groups). choices: the official choices file
-    (id -> {"valid": [...], "plausible": [...]}), where there is one. Returns fractions: accuracy; binary (verify and logical
-    yes/no questions' answers), open; structural/X and semantic/X; consistency: over questions answered right, the mean
-    accuracy on the questions they entail; validity and plausibility with ``choices``. distribution is GQA's chi-square distance
-    between predicted and true answers within global groups (lower is better; not a fraction).
+    questions: the official fields (answer; types {structural, semantic, detailed}; entailed; groups; semantic: the program).
+    choices: the official choices file (id -> {"valid": [...], "plausible": [...]}), where there is one. Returns fractions: accuracy;
+    open (structural type query) and binary; structural/X, semantic/X, steps/N, words/N; consistency: over questions answered right,
+    the mean accuracy on the questions they entail, as far as those are among ``questions`` (the published code wants them all);
+    validity and plausibility with ``choices``. distribution: see :func:`gqa_distribution`, where groups are given.
     """
     right = {i: gqa_correct(predictions.get(i, ""), q["answer"]) for i, q in questions.items()}
     out: dict[str, float] = {"accuracy": sum(right.values()) / len(right)}
@@ -35,35 +73,31 @@ def gqa_scores(
             for kind in ("structural", "semantic"):
                 if types.get(kind):
                     parts[f"{kind}/{types[kind]}"].append(right[i])
+        if q.get("semantic"):
+            parts[f"steps/{gqa_steps(q['semantic'])}"].append(right[i])
+        if q.get("question"):
+            parts[f"words/{len(q['question'].split())}"].append(right[i])
     out |= {k: sum(v) / len(v) for k, v in sorted(parts.items())}
 
-    shares = []
-    for i, q in questions.items():
-        inferred = [e for e in (q.get("entailed") or ()) if e != i and e in questions]
-        if right[i] and inferred:
-            shares.append(sum(right[e] for e in inferred) / len(inferred))
+    shares = [share for i in questions if (share := gqa_consistency(i, questions, right)) is not None]
     if shares:
         out["consistency"] = sum(shares) / len(shares)
 
     if choices:
         for name, key in (("validity", "valid"), ("plausibility", "plausible")):
-            hits = [predictions.get(i, "").strip().rstrip(".").lower() in choices[i][key] for i in questions if i in choices]
+            hits = [gqa_belongs(predictions.get(i, ""), choices[i][key], q) for i, q in questions.items() if i in choices]
             if hits:
                 out[name] = sum(hits) / len(hits)
 
-    gold: dict[str, Counter[str]] = defaultdict(Counter)
-    given: dict[str, Counter[str]] = defaultdict(Counter)
-    for i, q in questions.items():
-        group = (q.get("groups") or {}).get("global")
-        if group:
-            gold[group][q["answer"]] += 1
-            given[group][predictions.get(i, "").strip().rstrip(".").lower()] += 1
-    if gold:
-        total = sum(sum(c.values()) for c in gold.values())
-        distance = 0.0
-        for group, true in gold.items():
-            # Published form: squared difference over the true count, averaged over the group's answers, weighted by its size.
-            chi = sum((given[group].get(a, 0) - n) ** 2 / n for a, n in true.items())
-            distance += chi / len(true) * sum(true.values()) / total
-        out["distribution"] = distance
+    grouped = [(i, q, q["groups"]["global"]) for i, q in questions.items() if (q.get("groups") or {}).get("global")]
+    if grouped:
+        out["distribution"] = gqa_distribution(
+            [q["answer"] for _, q, _ in grouped], [predictions.get(i, "") for i, _, _ in grouped], [g for _, _, g in grouped]
+        )
     return out
+
+
+def gqa_consistency(i: str, questions: Mapping[str, Mapping[str, Any]], right: Mapping[str, bool]) -> float | None:
+    """Share of the questions that question ``i`` entails that are answered right; None where it was answered wrong or entails none."""
+    inferred = [e for e in (questions[i].get("entailed") or ()) if e != i and e in questions]
+    return sum(right[e] for e in inferred) / len(inferred) if right[i] and inferred else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 
 def pope_answer(text: str) -> str:
     """ "yes" or "no" by the official rule: of the first sentence, "no" if it holds the word No, no or not, else "yes"."""
@@ -41,3 +43,29 @@ def pope_scores(answers: Sequence[str], labels: Sequence[str]) -> dict[str, floa
         "yes_ratio": sum(given) / n,
         "unparsed": sum(map(is_unparsed, answers)) / n,
     }
+
+
+def average_precision(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """Area under precision over recall, stepwise, items of equal score taken together; NaN without a positive."""
+    s, y = np.asarray(scores, float), np.asarray(labels, bool)
+    if not y.any():
+        return float("nan")
+    order = np.argsort(-s, kind="stable")
+    s, y = s[order], y[order]
+    ends = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # last item of each run of equal scores
+    hits = np.cumsum(y)[ends]
+    recall = hits / y.sum()
+    return float((np.diff(recall, prepend=0.0) * hits / (ends + 1)).sum())
+
+
+def calibration_error(probabilities: Sequence[float], labels: Sequence[bool], bins: int = 15) -> float:
+    """Expected calibration error of the probability of yes: mean gap to the share of yes over equally wide bins, by their counts."""
+    p, y = np.asarray(probabilities, float), np.asarray(labels, float)
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, p - y, bins)
+    return float(np.abs(gaps).sum() / len(p))
+
+
+def yes_probability(yes: float, no: float) -> float:
+    """Probability of yes among the two from their log-likelihoods."""
+    return float(1 / (1 + np.exp(np.clip(no - yes, -700, 700))))

@@ -11,29 +11,23 @@ _NUMBERS = {
 }  # fmt: skip
 _ARTICLES = frozenset({"a", "an", "the"})
 
-# Contractions typed without their apostrophe, and with one misplaced, are given it back. Built from stems rather than listed
-# by hand; the right column is the only spelling an answer keeps.
-_CONTRACTIONS: dict[str, str] = {
-    w.replace("'", ""): w
-    for w in (
-        "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't", "haven't", "he'd",
-        "he's", "how'd", "how'll", "how's", "I'd've", "I'm", "I've", "isn't", "it'd", "it'll", "let's", "ma'am", "mightn't", "might've",
-        "mustn't", "must've", "needn't", "not've", "o'clock", "oughtn't", "ow's'at", "'ow's'at", "'ow'sat", "shan't", "should've", "shouldn't",
-        "somebody'd", "somebody'll", "somebody's", "someone'd", "someone'll", "someone's", "something'd", "something'll", "that'd",
-        "that's", "there'd", "there're", "there's", "they'd", "they'll", "they're", "they've", "'twas", "wasn't", "we'd've", "we've",
-        "weren't", "what'll", "what're", "what's", "what've", "when's", "where'd", "where's", "where've", "who'd", "who'll", "who's",
-        "who've", "why'll", "why're", "why's", "won't", "would've", "wouldn't", "y'all", "y'all'll", "you'd", "you'll", "you're", "you've",
-    )
-}  # fmt: skip
-_CONTRACTIONS |= {"couldn'tve": "couldn't've", "couldnt've": "couldn't've", "hadnt've": "hadn't've", "hadn'tve": "hadn't've"}
-_CONTRACTIONS |= {
-    "wouldnt've": "wouldn't've",
-    "wouldn'tve": "wouldn't've",
-    "shouldnt've": "shouldn't've",
-    "shouldn'tve": "shouldn't've",
-}
-for _word in ("id", "im", "ive", "shell", "well", "were", "hell", "ill"):  # words of their own, or not in the official table
-    _CONTRACTIONS.pop(_word, None)
+# The official table of contractions, built from the words themselves: one typed without its apostrophe gets it back; of one with
+# two apostrophes, the forms that lack either. (Rows of the table that no lower-cased word can match, such as "Im", do nothing
+# there and are left out here.) "somebody'd", in the table the wrong way round, is kept as it is.
+_ONE = (
+    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't it'd it'll ma'am "
+    "mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't somebody'll somebody's someone'd "
+    "someone'll someone's something'd something'll that's there'd there're there's they'd they'll they're they've 'twas wasn't we've "
+    "weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've "
+    "wouldn't y'all you'd you'll you're you've"
+).split()
+_TWO = (
+    "couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've something'd've there'd've "
+    "they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've 'ow's'at"
+).split()
+_CONTRACTIONS: dict[str, str] = {w.replace("'", ""): w for w in _ONE}
+_CONTRACTIONS |= {w[:i] + w[i + 1 :]: w for w in _TWO for i, c in enumerate(w) if c == "'"}
+_CONTRACTIONS["somebody'd"] = "somebodyd"
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")  # as published: a period not followed by a digit goes
@@ -48,7 +42,7 @@ def _punctuation(text: str) -> str:
             out = out.replace(mark, "")
         else:
             out = out.replace(mark, " ")
-    return _PERIOD.sub("", out)
+    return _PERIOD.sub("", out, count=32)  # the published code passes a flag of value 32 where the count stands
 
 
 def normalize_vqa_answer(answer: str) -> str:

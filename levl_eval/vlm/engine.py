@@ -1,13 +1,16 @@
 """Shared-prefix answering: an image's prefix runs once, all its questions continue from it together.
 
 The image prefix (head and visual tokens) is by far the longest part of a prompt. It is prefilled once an image; its key-value
-cache is laid out for that image's questions; those are padded on the left, with explicit positions, and decoded greedily
-together; finished rows are dropped. In float32 the answers equal those of one `generate` a question.
+cache is laid out for that image's questions, in chunks under a memory bound; those are padded on the left, with explicit
+positions, and decoded greedily together; finished rows are dropped. In float32 the answers equal those of one `generate` a
+question (``answer_alone``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +21,32 @@ from levl_eval.vlm.language import LanguageModel
 from levl_eval.vlm.prompts import Prompt
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What may be decoded at once: ``rows`` questions, and ``memory`` bytes of keys, values and logits."""
+
+    rows: int = 256
+    memory: int = 1 << 30
+
+    def fit(self, language: LanguageModel, positions: int) -> int:
+        """Rows of so many positions that fit. Half the memory is left to the images' own prefixes."""
+        return max(1, min(self.rows, self.memory // (2 * language.row_bytes(positions))))
+
+
+@dataclass
+class _Prefix:
+    """The key-value cache behind the prefixes of some images, and how long they are."""
+
+    cache: Any
+    length: int
+
+
 def _cut(language: LanguageModel, ids: list[int], stop: Sequence[str]) -> str:
     """Text of answer tokens up to the end token or the first stop string."""
-    if language.eos in ids:
-        ids = ids[: ids.index(language.eos)]
+    for k, token in enumerate(ids):
+        if token in language.ends:
+            ids = ids[:k]
+            break
     text = language.tokenizer.decode(ids, skip_special_tokens=True)
     for mark in stop:
         body = text.lstrip()
@@ -30,105 +55,205 @@ def _cut(language: LanguageModel, ids: list[int], stop: Sequence[str]) -> str:
     return text.strip()
 
 
-def _slides(model: Any) -> bool:
-    config = model.config.get_text_config()
-    return "sliding_attention" in (getattr(config, "layer_types", None) or ()) or bool(
-        getattr(config, "use_sliding_window", False)
-    )
+def _embed_prefix(language: LanguageModel, prompt: Prompt, visual: Tensor | None, count: int) -> Tensor:
+    """Input embeddings [count, P, width] of what stands before the questions."""
+    head = torch.tensor(prompt.head, dtype=torch.long, device=language.device)
+    embeds = language.embed(head).expand(count, -1, -1)
+    if visual is not None:
+        embeds = torch.cat([embeds, visual.to(device=language.device, dtype=language.dtype)], 1)
+    return embeds
 
 
-def _by_length(
-    language: LanguageModel, prompt: Prompt, visual: Tensor | None, questions: Sequence[Sequence[str]]
-) -> list[list[str]]:
-    """The same answers in batches of equally long questions."""
-    groups: dict[int, list[tuple[int, int]]] = {}
-    for i, qs in enumerate(questions):
-        for k, q in enumerate(qs):
-            groups.setdefault(len(prompt.question(language, q)), []).append((i, k))
-    out = [[""] * len(qs) for qs in questions]
-    for where in groups.values():
-        images = sorted({i for i, _ in where})
-        part = [[questions[i][k] for j, k in where if j == i] for i in images]
-        found = answer_batch(language, prompt, None if visual is None else visual[images], part)
-        for i, texts in zip(images, found, strict=True):
-            for (_, k), text in zip([w for w in where if w[0] == i], texts, strict=True):
-                out[i][k] = text
+def _prefill(language: LanguageModel, embeds: Tensor) -> _Prefix:
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=language.model.config)
+    if embeds.shape[1]:
+        language.model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **{language.cache_argument(): cache})
+    return _Prefix(cache, embeds.shape[1])
+
+
+def _lay_out(prefix: _Prefix, images: Sequence[int], device: torch.device) -> Any:
+    """A cache of its own with one row for every entry of ``images``; the prefix's is left as it is."""
+    rows = copy.copy(prefix.cache)
+    rows.layers = [copy.copy(layer) for layer in prefix.cache.layers]
+    if prefix.length:
+        rows.batch_select_indices(torch.tensor(images, device=device))
+    return rows
+
+
+def _check_context(language: LanguageModel, prefix: int, longest: int, new: int) -> None:
+    if prefix + longest + new > language.context:
+        raise UsageError(
+            f"{language.name}: {prefix} prefix, {longest} question and {new} answer tokens exceed its context of {language.context}; "
+            "use fewer image tokens (connector.kind=resampler or unshuffle_mlp) or a model with more positions"
+        )
+
+
+def _chunks(language: LanguageModel, lengths: Sequence[int], prefix: int, new: int, bounds: Bounds) -> Iterator[list[int]]:
+    """Indices of rows that run together.
+
+    Rows of different lengths are padded inside the sequence. A sliding window is counted in cache places, padding included, and
+    with nothing before it a padded place would see nothing at all: in both cases only rows of one length run together.
+    """
+    alike = language.window is not None or not prefix
+    groups: dict[int, list[int]] = {}
+    for i, n in enumerate(lengths):
+        groups.setdefault(n if alike else 0, []).append(i)
+    for group in groups.values():
+        size = bounds.fit(language, prefix + max(lengths[i] for i in group) + new)
+        for k in range(0, len(group), size):
+            yield group[k : k + size]
+
+
+class _Rows:
+    """Rows of tokens behind their prefixes: padded ids, mask and positions as the model wants them."""
+
+    def __init__(self, language: LanguageModel, prefix: int, tokens: Sequence[Sequence[int]]) -> None:
+        device, longest = language.device, max(len(x) for x in tokens)
+        padding = torch.tensor([longest - len(x) for x in tokens])
+        self.ids = torch.full((len(tokens), longest), language.eos, dtype=torch.long)
+        for r, x in enumerate(tokens):
+            self.ids[r, longest - len(x) :] = torch.tensor(x)
+        steps = torch.arange(longest)[None, :] - padding[:, None]
+        seen = torch.ones(len(tokens), prefix, dtype=torch.long)
+        self.ids = self.ids.to(device)
+        self.mask = torch.cat([seen, (steps >= 0).long()], 1).to(device)
+        self.position = (prefix + steps.clamp(min=0)).to(device)
+
+    def keep(self, index: Tensor, chosen: Tensor) -> None:
+        """Go on with some rows and one new token each."""
+        self.ids = chosen[index, None]
+        self.position = self.position[index, -1:] + 1
+        self.mask = torch.cat([self.mask[index], self.mask.new_ones(len(index), 1)], 1)
+
+
+def _decode(language: LanguageModel, prompt: Prompt, cache: Any, prefix: int, tokens: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Greedy continuations of rows of tokens that stand behind the rows of ``cache``."""
+    name, spec = language.cache_argument(), prompt.spec
+    rows = _Rows(language, prefix, tokens)
+    alive = list(range(len(tokens)))
+    out: list[list[int]] = [[] for _ in tokens]
+    for _ in range(spec.max_new_tokens):
+        logits = language.model(
+            input_ids=rows.ids,
+            attention_mask=rows.mask,
+            position_ids=rows.position,
+            use_cache=True,
+            logits_to_keep=1,
+            **{name: cache},
+        ).logits
+        chosen = logits[:, -1].argmax(-1)
+        keep = []
+        for k, token in enumerate(chosen.tolist()):
+            out[alive[k]].append(token)
+            stopped = spec.stop and any(s in language.tokenizer.decode(out[alive[k]]).lstrip() for s in spec.stop)
+            if token not in language.ends and not stopped:
+                keep.append(k)
+        if not keep:
+            break
+        index = torch.tensor(keep, device=language.device)
+        if len(keep) < len(alive):
+            cache.batch_select_indices(index)
+        alive = [alive[k] for k in keep]
+        rows.keep(index, chosen)
     return out
 
 
 @torch.inference_mode()
 def answer_batch(
-    language: LanguageModel, prompt: Prompt, visual: Tensor | None, questions: Sequence[Sequence[str]]
+    language: LanguageModel,
+    prompt: Prompt,
+    visual: Tensor | None,
+    questions: Sequence[Sequence[str]],
+    bounds: Bounds = Bounds(),
 ) -> list[list[str]]:
     """Greedy answers to ``questions[i]`` about the image of ``visual[i]``.
 
     visual: [B, N, width] connector outputs, or None for a prompt without an image (text only). Raises UsageError where prefix and
     question do not fit the model's context.
     """
-    from transformers import DynamicCache
-
-    model, device = language.model, next(language.model.parameters()).device
-    kind = language.model.get_input_embeddings().weight.dtype
-    count = len(questions)
-    head = torch.tensor(prompt.head, dtype=torch.long, device=device)
-    embeds = language.embed(head).expand(count, -1, -1)
-    if visual is not None:
-        embeds = torch.cat([embeds, visual.to(device=device, dtype=kind)], 1)
-    prefix = embeds.shape[1]
     asked = [(i, prompt.question(language, q)) for i, qs in enumerate(questions) for q in qs]
     if not asked:
         return [[] for _ in questions]
-    lengths = {len(ids) for _, ids in asked}
-    if len(lengths) > 1 and _slides(model):
-        # A sliding window is counted in cache places, padding included: only questions of one length may share a batch.
-        return _by_length(language, prompt, visual, questions)
-    longest = max(lengths)
-    if prefix + longest + prompt.spec.max_new_tokens > language.context:
-        raise UsageError(
-            f"{language.name}: {prefix} prefix and {longest} question tokens exceed its context of {language.context}; use fewer image tokens"
-        )
-    cache = DynamicCache(config=model.config)
-    name = language.cache_argument()
-    if prefix:
-        model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **{name: cache})
-        cache.batch_select_indices(torch.tensor([i for i, _ in asked], device=device))
-
-    rows = len(asked)
-    ids = torch.full((rows, longest), language.eos, dtype=torch.long)
-    padding = torch.tensor([longest - len(x) for _, x in asked])
-    for r, (_, x) in enumerate(asked):
-        ids[r, longest - len(x) :] = torch.tensor(x)
-    ids, padding = ids.to(device), padding.to(device)
-    steps = torch.arange(longest, device=device)[None, :] - padding[:, None]
-    mask = torch.cat([torch.ones(rows, prefix, dtype=torch.long, device=device), (steps >= 0).long()], 1)
-    position = prefix + steps.clamp(min=0)
-    alive = list(range(rows))
-    out: list[list[int]] = [[] for _ in range(rows)]
-    for _ in range(prompt.spec.max_new_tokens):
-        logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1, **{name: cache}
-        ).logits
-        chosen = logits[:, -1].argmax(-1)
-        keep = []
-        for k, token in enumerate(chosen.tolist()):
-            out[alive[k]].append(token)
-            done = token == language.eos or any(s in language.tokenizer.decode(out[alive[k]]).lstrip() for s in prompt.spec.stop)
-            if not done:
-                keep.append(k)
-        if not keep:
-            break
-        index = torch.tensor(keep, device=device)
-        if len(keep) < len(alive):
-            cache.batch_select_indices(index)
-        alive = [alive[k] for k in keep]
-        ids = chosen[index, None]
-        position = position[index, -1:] + 1
-        mask = torch.cat([mask[index], mask.new_ones(len(keep), 1)], 1)
-    texts = [_cut(language, x, prompt.spec.stop) for x in out]
+    new = prompt.spec.max_new_tokens
+    embeds = _embed_prefix(language, prompt, visual, len(questions))
+    lengths = [len(ids) for _, ids in asked]
+    _check_context(language, embeds.shape[1], max(lengths), new)
+    prefix = _prefill(language, embeds)
+    texts = [""] * len(asked)
+    for chunk in _chunks(language, lengths, prefix.length, new, bounds):
+        cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
+        for r, ids in zip(chunk, _decode(language, prompt, cache, prefix.length, [asked[r][1] for r in chunk]), strict=True):
+            texts[r] = _cut(language, ids, prompt.spec.stop)
     result: list[list[str]] = [[] for _ in questions]
     for (i, _), text in zip(asked, texts, strict=True):
         result[i].append(text)
     return result
+
+
+@torch.inference_mode()
+def score_batch(
+    language: LanguageModel,
+    prompt: Prompt,
+    visual: Tensor | None,
+    questions: Sequence[Sequence[str]],
+    choices: Sequence[str],
+    bounds: Bounds = Bounds(),
+) -> list[list[list[float]]]:
+    """Log-likelihood of each of ``choices`` as the beginning of the answer: [image][question][choice], natural logarithm."""
+    ends = [prompt.answer_start(language, c) for c in choices]
+    asked = [(i, prompt.question(language, q), end) for i, qs in enumerate(questions) for q in qs for end in ends]
+    if not asked:
+        return [[] for _ in questions]
+    embeds = _embed_prefix(language, prompt, visual, len(questions))
+    lengths = [len(q) + len(end) for _, q, end in asked]
+    _check_context(language, embeds.shape[1], max(lengths), 0)
+    prefix = _prefill(language, embeds)
+    kept = max(len(end) for end in ends) + 1
+    values = [0.0] * len(asked)
+    for chunk in _chunks(language, lengths, prefix.length, 0, bounds):
+        cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
+        rows = _Rows(language, prefix.length, [[*asked[r][1], *asked[r][2]] for r in chunk])
+        logits = language.model(
+            input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.position, use_cache=True, logits_to_keep=kept,
+            **{language.cache_argument(): cache},
+        ).logits.float()  # fmt: skip
+        for k, r in enumerate(chunk):
+            end = asked[r][2]
+            table = logits[k, -len(end) - 1 : -1].log_softmax(-1)
+            values[r] = float(table[torch.arange(len(end)), torch.tensor(end, device=table.device)].sum())
+    flat = iter(values)
+    return [[[next(flat) for _ in choices] for _ in qs] for qs in questions]
+
+
+@torch.inference_mode()
+def answer_alone(language: LanguageModel, prompt: Prompt, visual: Tensor | None, question: str) -> str:
+    """One question with the library's own `generate`: what the shared-prefix engine must equal, and is compared with in speed.
+
+    visual: [N, width] or None.
+    """
+    tail = language.embed(torch.tensor(prompt.question(language, question), device=language.device))[None]
+    embeds = torch.cat([_embed_prefix(language, prompt, None if visual is None else visual[None], 1), tail], 1)
+    out = language.model.generate(
+        inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=language.device),
+        max_new_tokens=prompt.spec.max_new_tokens, do_sample=False, num_beams=1, eos_token_id=sorted(language.ends), pad_token_id=language.eos,
+    )  # fmt: skip
+    return _cut(language, out[0].tolist(), prompt.spec.stop)
+
+
+def _groups(sizes: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """Consecutive images whose questions together are at most ``rows``; an image with more stands alone."""
+    group: list[int] = []
+    total = 0
+    for i, n in enumerate(sizes):
+        if group and total + n > rows:
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += n
+    if group:
+        yield group
 
 
 def answer_all(
@@ -136,26 +261,22 @@ def answer_all(
     prompt: Prompt,
     visual_of: Callable[[Sequence[int]], Tensor] | None,
     questions: Sequence[Sequence[str]],
-    advance: Callable[[int], None],
-    rows: int = 256,
-) -> list[list[str]]:
-    """Answers for many images: images are grouped so that at most about ``rows`` questions are decoded together.
+    bounds: Bounds = Bounds(),
+    choices: Sequence[str] = (),
+) -> Iterator[tuple[int, list[str], list[list[float]]]]:
+    """Answers for many images, as they become ready: (image index, its answers, log-likelihoods of ``choices`` for each question).
 
-    visual_of: image indices -> visual tokens [b, N, width]; None without images. An image with more questions than ``rows`` is
-    asked in several chunks.
+    visual_of: image indices -> visual tokens [b, N, width]; None without images. Small images are grouped so that at most
+    ``bounds`` are decoded together; an image with more questions is prefilled once and asked in chunks.
     """
-    out: list[list[str]] = [[] for _ in questions]
-    pieces = [(i, list(qs[k : k + rows])) for i, qs in enumerate(questions) for k in range(0, len(qs), rows)]
-    at = 0
-    while at < len(pieces):
-        group: list[tuple[int, list[str]]] = []
-        total = 0
-        while at < len(pieces) and (not group or total + len(pieces[at][1]) <= rows):
-            group.append(pieces[at])
-            total += len(pieces[at][1])
-            at += 1
-        visual = visual_of([i for i, _ in group]) if visual_of is not None else None
-        for (i, _), texts in zip(group, answer_batch(language, prompt, visual, [qs for _, qs in group]), strict=True):
-            out[i] += texts
-        advance(total)
-    return out
+    if not any(questions):
+        return
+    probe = visual_of([0]).shape[1] if visual_of is not None else 0
+    sample = [len(prompt.question(language, q)) for q in sorted((q for qs in questions for q in qs), key=len)[-3:]]
+    rows = bounds.fit(language, len(prompt.head) + probe + max(sample) + prompt.spec.max_new_tokens)
+    for group in _groups([len(qs) for qs in questions], rows):
+        visual = visual_of(group) if visual_of is not None else None
+        part = [questions[i] for i in group]
+        texts = answer_batch(language, prompt, visual, part, bounds)
+        values = score_batch(language, prompt, visual, part, choices, bounds) if choices else [[] for _ in part]
+        yield from zip(group, texts, values, strict=True)

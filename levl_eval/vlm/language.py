@@ -1,4 +1,4 @@
-"""Frozen language models: any causal model of transformers, by hub name or directory, or the embedded `scenes-lm`."""
+"""Frozen language models: any causal model of transformers, by a card's name, hub name or directory, or the embedded `scenes-lm`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,49 @@ from torch import Tensor
 from levl_eval.backbones.common import hash_weights, hub
 from levl_eval.cards import near
 from levl_eval.errors import UsageError
-from levl_eval.registry import language_models
+from levl_eval.registry import language_models, llm_cards
 
 
 @dataclass
 class LanguageModel:
-    """A frozen causal language model with its tokenizer. ``width`` is that of its input embeddings."""
+    """A frozen causal language model with its tokenizer. ``width`` is that of its input embeddings.
+
+    chat: whether it is asked through its chat template where the prompt does not say.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     sha256: str
+    chat: bool = False
+
+    @property
+    def config(self) -> Any:
+        return self.model.config.get_text_config()
 
     @property
     def width(self) -> int:
         return self.model.get_input_embeddings().weight.shape[1]
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
     def context(self) -> int:
-        config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+        return int(getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", None) or 1 << 30)
+
+    @property
+    def window(self) -> int | None:
+        """Width of the sliding attention window of some or all layers, or None where every layer sees everything."""
+        width = getattr(self.config, "sliding_window", None)
+        kinds = getattr(self.config, "layer_types", None)
+        slides = "sliding_attention" in kinds if kinds else getattr(self.config, "use_sliding_window", True)
+        return int(width) if width and slides else None
 
     @property
     def bos(self) -> list[int]:
@@ -43,9 +66,15 @@ class LanguageModel:
     def eos(self) -> int:
         return self.tokenizer.eos_token_id
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's and those of the model's generation settings (ends of a turn)."""
+        more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return frozenset({self.eos, *(more if isinstance(more, (list, tuple)) else [] if more is None else [more])})
+
     def ids(self, text: str) -> list[int]:
-        """Tokens of a piece of text, without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        """Tokens of a piece of text, without special tokens added."""
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> input embeddings [..., width]."""
@@ -55,26 +84,59 @@ class LanguageModel:
         """transformers renamed `past_key_values` to `cache`; the old name warns, the new one is unknown to older releases."""
         return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
+    def row_bytes(self, positions: int) -> int:
+        """Memory of one row of so many positions while decoding: its keys and values in every layer, and its logits."""
+        c = self.config
+        heads = int(getattr(c, "num_attention_heads", 0) or getattr(c, "n_head", 1))
+        kept = int(getattr(c, "num_key_value_heads", 0) or heads)
+        size = int(getattr(c, "head_dim", 0) or self.width // heads)
+        layers = int(getattr(c, "num_hidden_layers", 0) or getattr(c, "n_layer", 1))
+        return 2 * layers * kept * size * positions * self.dtype.itemsize + 4 * c.vocab_size
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The card's ``llm_dtype`` for a device; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def _load(source: str, revision: str | None, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """Tokenizer and model, with the fused attention of torch where the architecture has it.
+
+    On a CPU in bfloat16 plain attention is used: the fused kernel's backward is slower there.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation=attention)
+    except ValueError as e:
+        if "attention" not in str(e).lower():
+            raise
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation="eager")
+    return tokenizer, model
+
 
 def load_language_model(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, hub not reached."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    shipped = language_models()
-    source = str(shipped.get(name, Path(name).expanduser()))
-    if name not in shipped and not Path(source).is_dir():
-        hint = near(name, list(shipped))
+    shipped, cards = language_models(), llm_cards()
+    card = cards.get(name)
+    source = card.repo if card else str(shipped.get(name, Path(name).expanduser()))
+    if name not in shipped and card is None and not Path(source).is_dir():
+        known = [*shipped, *cards]
+        hint = near(name, known)
         if "/" not in name and hint:
             raise UsageError(
-                f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join(shipped)}"
+                f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join(known)}"
             )
         source = name
     with hub(f"--llm {name}"):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        tokenizer, model = _load(source, card.revision if card else None, dtype, torch.device(device))
     if tokenizer.eos_token_id is None:
         raise UsageError(
             f"--llm {name}: its tokenizer has no end-of-text token, which ends an answer; set eos_token in tokenizer_config.json"
         )
     model.eval().requires_grad_(False).to(device)
-    return LanguageModel(name, model, tokenizer, hash_weights(model))
+    return LanguageModel(name, model, tokenizer, hash_weights(model), bool(card and card.chat))

@@ -1,110 +1,43 @@
-"""Connector training: encoder and language model frozen, loss on answers only, an image's questions packed behind its prefix.
+"""Connector training: encoder and language model frozen, loss on answers only, several questions an image in one row (packing.py).
 
-Packing: [head | image tokens | question 1 answer 1 | question 2 answer 2 | ...] in one row. A mask lets every question see the
-head, the image and itself, and positions restart behind the image, so that each question stands where it would stand alone:
-the loss equals the unpacked one, and the image prefix runs once instead of once a question.
+Data-parallel where several processes were launched: each takes its share of every batch, gradients are summed over the batch's
+answer tokens, so that the result is that of one process up to rounding. An interrupted training goes on exactly where it was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from levl_eval.cards import RecipeCard
-from levl_eval.data.types import Question
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
 from levl_eval.io import atomic_path
+from levl_eval.processes import team
 from levl_eval.progress import Progress
 from levl_eval.vlm import connector as connectors
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
+from levl_eval.vlm.packing import Item, packed_terms
 from levl_eval.vlm.prompts import Prompt
+from levl_eval.vlm.tokens import read_tokens, token_width
+
+SAVE_EVERY = 30.0  # seconds between kept states
 
 
-@dataclass(frozen=True)
-class Item:
-    """An image with some of its questions, tokenised. row: of the feature set ``source``."""
-
-    source: int
-    row: int
-    questions: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # (prompt tokens, answer tokens)
-
-    @property
-    def length(self) -> int:
-        return sum(len(p) + len(a) for p, a in self.questions)
-
-
-def make_items(
-    sets: Sequence[tuple[Sequence[Question], FeatureSet]], language: LanguageModel, prompt: Prompt, recipe: RecipeCard, seed: int
-) -> list[Item]:
-    """Group questions by image, at most ``questions_per_image`` in an item; a fixed random subset where the recipe limits them."""
-    rng = np.random.default_rng([seed, 7])
-    chosen: list[tuple[int, Question]] = [(k, q) for k, (questions, _) in enumerate(sets) for q in questions]
-    if recipe.max_questions is not None and len(chosen) > recipe.max_questions:
-        keep = np.sort(rng.choice(len(chosen), recipe.max_questions, replace=False))
-        chosen = [chosen[i] for i in keep]
-    rows = [f.row for _, f in sets]
-    by_image: dict[tuple[int, int], list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
-    for k, q in chosen:
-        pair = (tuple(prompt.question(language, q.question)), tuple(prompt.answer(language, q.answer)))
-        by_image.setdefault((k, rows[k][q.image_id]), []).append(pair)
-    out = []
-    for (k, row), pairs in by_image.items():
-        order = rng.permutation(len(pairs))
-        for i in range(0, len(pairs), recipe.questions_per_image):
-            out.append(Item(k, row, tuple(pairs[j] for j in order[i : i + recipe.questions_per_image])))
-    return out
-
-
-def packed_loss(language: LanguageModel, prompt: Prompt, visual: Tensor, items: Sequence[Item]) -> Tensor:
-    """Mean cross entropy of the answer tokens of a batch. visual: [B, N, width], one row an item."""
-    device = visual.device
-    head = torch.tensor(prompt.head, dtype=torch.long, device=device)
-    start = len(prompt.head) + visual.shape[1]
-    width = max(i.length for i in items)
-    ids = torch.zeros(len(items), width, dtype=torch.long)
-    block = torch.full((len(items), width), -1, dtype=torch.long)
-    position = torch.zeros(len(items), width, dtype=torch.long)
-    answers = torch.zeros(len(items), width, dtype=torch.bool)
-    for b, item in enumerate(items):
-        at = 0
-        for k, (p, a) in enumerate(item.questions):
-            n = len(p) + len(a)
-            ids[b, at : at + n] = torch.tensor([*p, *a])
-            block[b, at : at + n] = k + 1
-            position[b, at : at + n] = torch.arange(start, start + n)
-            answers[b, at + len(p) : at + n] = True
-            at += n
-    ids, block, position, answers = (t.to(device) for t in (ids, block, position, answers))
-    embeds = torch.cat(
-        [language.embed(head).expand(len(items), -1, -1).to(visual.dtype), visual, language.embed(ids).to(visual.dtype)], 1
-    )
-    prefix = torch.zeros(len(items), start, dtype=torch.long, device=device)
-    block = torch.cat([prefix, block], 1)
-    position = torch.cat([torch.arange(start, device=device).expand(len(items), -1), position], 1)
-    total = block.shape[1]
-    sees = ((block[:, :, None] == block[:, None, :]) | (block == 0)[:, None, :]) & torch.ones(
-        total, total, dtype=torch.bool, device=device
-    ).tril()
-    kind = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else embeds.dtype
-    mask = torch.zeros(sees.shape, dtype=kind, device=device).masked_fill_(~sees, torch.finfo(kind).min)[:, None]
-    inner = language.model.get_decoder() if hasattr(language.model, "get_decoder") else language.model.base_model
-    hidden = inner(inputs_embeds=embeds, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state
-    # The token before an answer token predicts it.
-    logits = language.model.get_output_embeddings()(hidden[:, start - 1 : -1][answers]).float()
-    return F.cross_entropy(logits, ids[answers])
+def connector_key(meta: dict[str, Any]) -> str:
+    """Content key of a trained connector: everything that made it."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _batches(items: Sequence[Item], size: int, epoch: int, seed: int) -> list[list[int]]:
@@ -118,9 +51,109 @@ def _batches(items: Sequence[Item], size: int, epoch: int, seed: int) -> list[li
     return [out[i] for i in rng.permutation(len(out))]
 
 
-def connector_key(meta: dict[str, Any]) -> str:
-    """Content key of a trained connector: everything that made it."""
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+def learning_rate(recipe: RecipeCard, step: int, steps: int) -> float:
+    """Linear warm-up over the recipe's share of the steps, then its schedule down to zero (or constant)."""
+    warm = max(1, round(recipe.warmup * steps))
+    rate = min(1.0, (step + 1) / warm)
+    left = max(0, step - warm) / max(1, steps - warm)
+    if recipe.schedule == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * left))
+    elif recipe.schedule == "linear":
+        rate *= 1 - left
+    return recipe.lr * rate
+
+
+def _bf16(recipe: RecipeCard, device: torch.device) -> bool:
+    """Whether to multiply in bfloat16. "auto": on a GPU, and on a CPU that has it in hardware; elsewhere it is emulated and slower."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bf16"
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cuda"
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 8 << 30
+
+
+def checkpointing_pays(language: LanguageModel, rows: int, positions: int, free: int) -> bool:
+    """Whether the activations of a batch would take more than half of the free memory.
+
+    A pre-norm block keeps about 14 tensors of the model's width and 4 of its inner width a position (attention kernels keep no
+    square of positions).
+    """
+    c = language.config
+    width = language.width
+    inner = int(getattr(c, "intermediate_size", 0) or getattr(c, "n_inner", 0) or 4 * width)
+    layers = int(getattr(c, "num_hidden_layers", 0) or getattr(c, "n_layer", 1))
+    return rows * positions * layers * (14 * width + 4 * inner) * language.dtype.itemsize > free / 2
+
+
+@contextlib.contextmanager
+def checkpointed(model: Any, on: bool) -> Iterator[None]:
+    """Recompute a block's activations in the backward pass instead of keeping them.
+
+    transformers does this for blocks in training mode only. The blocks alone are put into it, not what they hold, so that
+    no dropout starts.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not on or not blocks:
+        yield
+        return
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # renamed in transformers 5
+    getattr(model, f"{word}_checkpointing_enable")({"use_reentrant": False})
+    for m in blocks:
+        m.training = True
+    try:
+        yield
+    finally:
+        getattr(model, f"{word}_checkpointing_disable")()
+        for m in blocks:
+            m.training = False
+
+
+def _load_state(path: Path, net: Connector, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, list[float]]:
+    """Step and losses of an interrupted training; a broken state is no loss: the training begins again."""
+    if not path.exists():
+        return 0, []
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["step"], state["losses"]
+    except Exception:
+        return 0, []
+
+
+def _new(
+    language: LanguageModel, recipe: RecipeCard, features: Sequence[FeatureSet], seed: int, first: Connector | None
+) -> Connector:
+    """A connector to train: seeded and standardised on its images, or a copy of an earlier stage's."""
+    torch.manual_seed(seed)
+    scale = float(language.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())
+    dim, grid = token_width(features[0], recipe.connector), features[0].grid
+    net = Connector(recipe.connector, dim, language.width, scale, grid)
+    if first is not None:
+        if first.spec != recipe.connector:
+            raise UsageError(
+                f"recipe {recipe.name}: field `first`: its `connector` is another one; the stages share one connector"
+            )
+        net.load_state_dict(first.state_dict())
+        return net
+    rows = [(f, r) for f in features for r in range(len(f.ids))]
+
+    def read(i: int, j: int) -> np.ndarray:
+        return np.concatenate([read_tokens(f, [r], recipe.connector) for f, r in rows[i:j]])
+
+    connectors.fit_standardization(net, read, len(rows))
+    return net
 
 
 def train(
@@ -134,6 +167,7 @@ def train(
     device: torch.device,
     seed: int,
     progress: Progress,
+    first: Connector | None = None,
 ) -> tuple[Connector, dict[str, Any], bool]:
     """Train a connector, or take it from ``cache``/connectors. Returns (connector, notes, whether it was a hit).
 
@@ -141,106 +175,118 @@ def train(
     """
     if not items:
         raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
-    tokens, dim = features[0].patches.shape[1:]
+    key = connector_key(meta)
+    path = cache / "connectors" / f"{key}.safetensors"
+    dim, grid = token_width(features[0], recipe.connector), features[0].grid
+    if team().agree(path.exists()):
+        try:
+            found, stored = connectors.load(path, recipe.connector, dim, language.width, None, grid)
+            return found.to(device), stored["notes"], True
+        except UsageError as e:
+            progress.say(f"{e}")
+    net = _new(language, recipe, features, seed, first).to(device)
+    tokens = net.count(read_tokens(features[0], [0], recipe.connector).shape[1])
     longest = len(prompt.head) + tokens + max(len(p) + len(a) for i in items for p, a in i.questions)
     if longest > language.context:
         raise UsageError(
             f"{language.name}: {tokens} image tokens and the longest question need {longest} positions, it has {language.context}; use fewer tokens"
         )
-    key = connector_key(meta)
-    path = cache / "connectors" / f"{key}.safetensors"
-    if path.exists():
-        try:
-            found, stored = connectors.load(path, recipe.connector, dim, language.width)
-            return found.to(device), stored["notes"], True
-        except UsageError as e:
-            progress.say(f"{e}")
-    weight = language.model.get_input_embeddings().weight
-    torch.manual_seed(seed)
-    net = Connector(recipe.connector, dim, language.width, float(weight.float().pow(2).mean().sqrt())).to(device)
-    connectors.fit_standardization(net, features[0].patches if len(features) == 1 else _Stacked([f.patches for f in features]))
+    notes = _loop(language, prompt, recipe, features, items, net, path, device, seed, progress)
+    notes["connector"] = key
+    net.eval().requires_grad_(False)
+    if team().first:
+        connectors.save(path, net, {**meta, "notes": notes})
+        path.with_suffix(".state.pt").unlink(missing_ok=True)
+    team().wait()
+    return net, notes, False
+
+
+def _loop(
+    language: LanguageModel,
+    prompt: Prompt,
+    recipe: RecipeCard,
+    features: Sequence[FeatureSet],
+    items: Sequence[Item],
+    net: Connector,
+    path: Path,
+    device: torch.device,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The steps themselves; ``net`` is changed in place. Returns what is worth noting."""
+    crew = team()
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    per_epoch = math.ceil(len(items) / recipe.images_per_batch)
-    steps = max(1, round(recipe.epochs * per_epoch))
+    per_epoch = len(_batches(items, recipe.images_per_batch, 0, seed))
+    steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
     state_path = path.with_suffix(".state.pt")
-    step, losses = 0, []
-    if state_path.exists():
-        try:
-            state = torch.load(state_path, weights_only=True, map_location=device)
-            net.load_state_dict(state["net"])
-            optimizer.load_state_dict(state["optimizer"])
-            step, losses = state["step"], state["losses"]
-        except Exception:  # a broken state is no loss: the training begins again
-            step, losses = 0, []
-    bf16 = device.type == "cuda" or (device.type == "cpu" and _bf16_pays())
+    crew.wait()
+    step, losses = _load_state(state_path, net, optimizer, device)
+    bf16 = _bf16(recipe, device)
+    positions = (
+        len(prompt.head) + net.count(read_tokens(features[0], [0], recipe.connector).shape[1]) + max(i.length for i in items)
+    )
+    rows = math.ceil(recipe.images_per_batch / crew.size)
+    again = recipe.checkpointing == "on" or (
+        recipe.checkpointing == "auto" and checkpointing_pays(language, rows, positions, _free_memory(device))
+    )
     saved = time.monotonic()
     schedule: list[list[int]] = []
     epoch = -1
     net.train()
-    with progress.stage(f"connector ({recipe.name})", steps - step, "step") as bar:
+    with (
+        progress.stage(f"connector ({recipe.name})", steps - step, "step") as bar,
+        checkpointed(language.model, again),
+    ):
         while step < steps:
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
                 schedule = _batches(items, recipe.images_per_batch, epoch, seed)
-            batch = [items[i] for i in schedule[step % per_epoch % len(schedule)]]
-            warm = max(1, round(recipe.warmup * steps))
-            rate = min(1.0, (step + 1) / warm)
-            if recipe.schedule == "cosine":
-                rate *= 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+            rate = learning_rate(recipe, step, steps)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * rate
-            raw = np.stack([features[i.source].patches[i.row] for i in batch]).astype(np.float32)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                loss = packed_loss(language, prompt, net(torch.from_numpy(raw).to(device)), batch)
-            value = float(loss.detach())
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=False)
+            value = _step(language, prompt, recipe, features, [items[i] for i in schedule[step % per_epoch]], net, device, bf16)
             if not math.isfinite(value):
                 raise LevlError(f"connector ({recipe.name}): the loss is {value} at step {step}; lower recipe.lr")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
             optimizer.step()
             losses.append(value)
             step += 1
             bar.advance(note=f"loss {np.mean(losses[-50:]):.3f}")
-            if time.monotonic() - saved > 30:
+            if crew.first and time.monotonic() - saved > SAVE_EVERY:
                 saved = time.monotonic()
+                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
                 with atomic_path(state_path) as temporary:
-                    torch.save(
-                        {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}, temporary
-                    )
+                    torch.save(state, temporary)
     curve = [round(float(np.mean(part)), 5) for part in np.array_split(np.array(losses), min(50, len(losses)))]
-    notes = {
-        "connector": key,
-        "connector_steps": steps,
-        "connector_loss": curve,
-        "connector_questions": sum(len(i.questions) for i in items),
-    }
-    net.eval().requires_grad_(False)
-    connectors.save(path, net, {**meta, "notes": notes})
-    state_path.unlink(missing_ok=True)
-    return net, notes, False
+    return {"connector_steps": steps, "connector_loss": curve, "connector_questions": sum(len(i.questions) for i in items)}
 
 
-def _bf16_pays() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere it is emulated, and slower."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-class _Stacked:
-    """Several [N, n, D'] arrays read as one, for the standardisation's pass."""
-
-    def __init__(self, arrays: list[np.ndarray]) -> None:
-        self.arrays = arrays
-        self.shape = (sum(len(a) for a in arrays), *arrays[0].shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        out, start = [], 0
-        for a in self.arrays:
-            low, high = max(part.start - start, 0), min(part.stop - start, len(a))
-            if low < high:
-                out.append(np.asarray(a[low:high]))
-            start += len(a)
-        return np.concatenate(out)
+def _step(
+    language: LanguageModel,
+    prompt: Prompt,
+    recipe: RecipeCard,
+    features: Sequence[FeatureSet],
+    batch: Sequence[Item],
+    net: Connector,
+    device: torch.device,
+    bf16: bool,
+) -> float:
+    """Gradients of one batch, over all processes; returns its mean loss."""
+    crew = team()
+    mine = crew.share(batch)
+    weight = torch.tensor([float(sum(i.weight * len(a) for i in mine for _, a in i.questions))], device=device)
+    crew.add([weight])
+    loss = torch.zeros(1, device=device)
+    if mine:
+        raw = np.concatenate([read_tokens(features[i.source], [i.row], recipe.connector) for i in mine])
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            total, _ = packed_terms(language, prompt, net(torch.from_numpy(raw).to(device)), mine)
+        (total / weight[0]).backward()
+        loss += (total / weight[0]).detach()
+    if crew.size > 1:
+        for p in net.parameters():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        crew.add([loss, *(p.grad for p in net.parameters() if p.grad is not None)])
+    return float(loss)

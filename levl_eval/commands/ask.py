@@ -1,0 +1,73 @@
+"""`levl-eval ask --backbone B --llm L IMAGE "question"`: what a frozen language model answers about one picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from levl_eval.errors import UsageError
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "ask",
+        help="ask a frozen language model about a picture",
+        description="The connector is that of the recipe: reused where a run has trained it, trained first where not.",
+    )
+    p.add_argument("image", metavar="IMAGE")
+    p.add_argument("questions", nargs="+", metavar="QUESTION")
+    p.add_argument("--backbone", metavar="B", help="card name, checkpoint or URI")
+    p.add_argument("--llm", default="scenes-lm", metavar="NAME|DIR")
+    p.add_argument("--model", metavar="DIR", help="a model saved with levl_eval.vlm, instead of --backbone and --llm")
+    p.add_argument("--recipe", metavar="R", help="recipe card (default: scenes for the generated world, else vqa-train)")
+    p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the recipe's data lie")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--save", metavar="DIR", help="save the model there (levl_eval.vlm.load reads it)")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.set_defaults(call=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from levl_eval.data.images import open_rgb
+    from levl_eval.evaluate import pick_device
+
+    if bool(args.model) == bool(args.backbone):
+        raise UsageError("levl-eval ask: give either --backbone (with --llm) or --model")
+    image = open_rgb(Path(args.image).expanduser())
+    if args.model:
+        from levl_eval.vlm.api import load
+
+        vlm = load(args.model, device=str(pick_device(args.device)))
+    else:
+        vlm = _assemble(args)
+    for text in vlm.answers(image, args.questions):
+        print(text)
+    if args.save:
+        vlm.save(args.save)
+    return 0
+
+
+def _assemble(args: argparse.Namespace) -> Any:
+    """The model of (backbone, language model, recipe), its connector reused or trained."""
+    from levl_eval.backbones import load_backbone
+    from levl_eval.cards import PromptSpec
+    from levl_eval.evaluate import default_cache, pick_device, resolve_data
+    from levl_eval.features import FeatureStore
+    from levl_eval.progress import Progress
+    from levl_eval.registry import backbone_card, recipe_card
+    from levl_eval.vlm.api import VLM
+    from levl_eval.vlm.language import load_language_model, pick_dtype
+    from levl_eval.vlm.recipe import Workshop, obtain
+
+    recipe = recipe_card(args.recipe or ("scenes" if args.data == "scenes" else "vqa-train"))
+    card, device, cache = backbone_card(args.backbone), pick_device(args.device), default_cache()
+    progress = Progress(quiet=args.quiet)
+    backbone = load_backbone(card.uri, card=card).to(device)
+    language = load_language_model(args.llm, device, pick_dtype("auto", device))
+    data = resolve_data(args.data, cache, progress)
+    shop = Workshop(backbone, language, data, FeatureStore(cache / "features"), cache, device, progress)
+    prompt = recipe.prompt or PromptSpec()
+    trained = obtain(shop, recipe, prompt, args.seed)
+    return VLM(trained.backbone, trained.connector, language, prompt, args.backbone, args.llm)

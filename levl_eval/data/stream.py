@@ -1,0 +1,133 @@
+"""Large JSON files, value by value: a file of any size is read with the memory of a few values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from levl_eval.errors import UsageError
+
+_CHUNK = 1 << 20
+_SPACE = " \t\r\n"
+
+
+class _Reader:
+    """A window over a file's text with JSON's tokens taken off its front."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.text, self.at, self.gone, self.ended = path, "", 0, 0, False
+        self.decoder = json.JSONDecoder()
+        try:
+            self.file = open(path, encoding="utf-8")
+        except OSError as e:
+            raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
+
+    def wrong(self, what: str) -> UsageError:
+        return UsageError(
+            f"{self.path}: not valid JSON at character {self.gone + self.at} ({what}); correct or download it again"
+        )
+
+    def more(self, size: int = _CHUNK) -> bool:
+        try:
+            part = self.file.read(size)
+        except UnicodeDecodeError as e:
+            raise UsageError(f"{self.path}: not UTF-8 text ({e.reason}); download it again") from e
+        self.ended = not part
+        self.gone += self.at
+        self.text, self.at = self.text[self.at :] + part, 0
+        return not self.ended
+
+    def peek(self) -> str:
+        """The next character that is no space; '' at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _SPACE:
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def take(self, expected: str) -> None:
+        found = self.peek()
+        if found != expected:
+            raise self.wrong(f"expected {expected!r}, found {found!r}" if found else "it ends too early")
+        self.at += 1
+
+    def value(self) -> Any:
+        if not self.peek():
+            raise self.wrong("it ends too early")
+        size = _CHUNK
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.at)
+                if end < len(self.text) or self.ended:  # at the window's very end a number might go on
+                    self.at = end
+                    return value
+                self.more(size)
+            except ValueError as e:
+                if not self.more(size):
+                    raise self.wrong(str(e).split(":")[0]) from e
+            size *= 2
+
+
+def _entries(r: _Reader) -> Iterator[tuple[Any, Any]]:
+    """(key, value) of the object or (index, value) of the array that begins here."""
+    kind = r.peek()
+    if kind not in ("{", "["):
+        raise r.wrong("expected an object or an array")
+    close = "}" if kind == "{" else "]"
+    r.take(kind)
+    index = 0
+    while r.peek() != close:
+        if index:
+            r.take(",")
+        key: Any = index
+        if kind == "{":
+            key = r.value()
+            r.take(":")
+        yield key, r.value()
+        index += 1
+    r.take(close)
+
+
+def stream(path: Path, field: str | None = None) -> Iterator[tuple[Any, Any]]:
+    """The top-level object's (key, value) or array's (index, value) pairs; with ``field``, those of that field of the object.
+
+    Raises UsageError naming the file: unreadable, not JSON (and where), or without the field.
+    """
+    r = _Reader(path)
+    with r.file:
+        if field is None:
+            yield from _entries(r)
+            if r.peek():
+                raise r.wrong("more text behind the end")
+            return
+        r.take("{")
+        first = True
+        while r.peek() != "}":
+            if not first:
+                r.take(",")
+            first = False
+            key = r.value()
+            r.take(":")
+            if key == field:
+                yield from _entries(r)
+                return
+            r.value()
+    raise UsageError(f"{path}: field `{field}` is missing; this is another kind of file")
+
+
+def stream_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number from 1, value) of a JSON array or of one JSON value a line."""
+    r = _Reader(path)
+    with r.file:
+        if r.peek() == "[":
+            for index, value in _entries(r):
+                yield index + 1, value
+            return
+        number = 0
+        while r.peek():
+            number += 1
+            yield number, r.value()

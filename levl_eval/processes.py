@@ -1,0 +1,87 @@
+"""The processes of one run, as `accelerate launch` (or torchrun) starts them; one process where nothing did.
+
+Every process walks through the same run. What is decided from files is decided by the first and told to the rest, so that all
+take part in the same collective steps; the first alone writes results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Team:
+    """``rank`` of ``size`` processes; with one process every call is free."""
+
+    def __init__(self, alone: bool = False) -> None:
+        self.size = 1 if alone else int(os.environ.get("WORLD_SIZE") or 1)
+        self.rank = 0
+        if self.size > 1:
+            import torch
+            from accelerate import PartialState
+
+            state = PartialState(cpu=not torch.cuda.is_available())
+            self.size, self.rank = state.num_processes, state.process_index
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's part of a list."""
+        return list(items[self.rank :: self.size])
+
+    def agree(self, value: T) -> T:
+        """The first process's value, in all of them."""
+        if self.size == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def add(self, tensors: Sequence[Any]) -> None:
+        """Sum over the processes, in place."""
+        if self.size > 1:
+            import torch
+
+            flat = torch.cat([t.reshape(-1) for t in tensors])
+            torch.distributed.all_reduce(flat)
+            for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                t.copy_(part.view_as(t))
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """The lists of all processes, one after the other, in all of them."""
+        if self.size == 1:
+            return values
+        from accelerate.utils import gather_object
+
+        return gather_object(values)
+
+    def wait(self) -> None:
+        if self.size > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
+
+_alone = False
+
+
+def work_alone() -> None:
+    """From now on this process works by itself: `levl-eval run` gives each process other pieces, so that none may wait in a step."""
+    global _alone
+    _alone = True
+
+
+@cache
+def _team(alone: bool) -> Team:
+    return Team(alone)
+
+
+def team() -> Team:
+    """The team of this process."""
+    return _team(_alone)

@@ -1,0 +1,93 @@
+"""One encoder, one connector and one language model together: save, load, answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from levl_eval.backbones import load_backbone
+from levl_eval.backbones.base import Backbone
+from levl_eval.cards import ConnectorSpec, PromptSpec
+from levl_eval.errors import UsageError
+from levl_eval.io import atomic_write
+from levl_eval.vlm import connector as connectors
+from levl_eval.vlm.connector import Connector
+from levl_eval.vlm.engine import answer_batch
+from levl_eval.vlm.language import LanguageModel, load_language_model
+from levl_eval.vlm.prompts import make_prompt
+from levl_eval.vlm.tokens import view
+
+
+class VLM:
+    """A frozen encoder that a frozen language model sees through a trained connector.
+
+    backbone: as the connector sees it (vlm.tokens.view). uri, llm: what to load them by again.
+    """
+
+    def __init__(
+        self, backbone: Backbone, connector: Connector, language: LanguageModel, prompt: PromptSpec, uri: str, llm: str
+    ) -> None:
+        self.backbone, self.connector, self.language, self.spec = backbone, connector.eval(), language, prompt
+        self.uri, self.llm = uri, llm
+        self.prompt = make_prompt(prompt, language)
+
+    @torch.inference_mode()
+    def look(self, image: Image.Image) -> torch.Tensor:
+        """Visual tokens [1, M, width] of a picture."""
+        found = self.backbone.encode(self.backbone.preprocess(image)[None].to(self.language.device))
+        kinds = {
+            "patches": [found.patches],
+            "cls": [found.pooled[:, None]],
+            "cls+patches": [found.pooled[:, None], found.patches],
+        }
+        return self.connector(torch.cat(kinds[self.connector.spec.tokens], 1).float())
+
+    def answer(self, image: Image.Image | str | Path, question: str) -> str:
+        """The greedy answer to one question about a picture or its file."""
+        return self.answers(image, [question])[0]
+
+    def answers(self, image: Image.Image | str | Path, questions: list[str]) -> list[str]:
+        """Answers to several questions about one picture, which is looked at once. Raises LevlError for an unreadable file."""
+        from levl_eval.data.images import open_rgb
+
+        picture = image if isinstance(image, Image.Image) else open_rgb(Path(image))
+        return answer_batch(self.language, self.prompt, self.look(picture.convert("RGB")), [questions])[0]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write vlm.json and connector.safetensors; encoder and language model are named by their hashes, not copied."""
+        folder = Path(folder)
+        spec = self.connector.spec
+        meta = {"weights": self.backbone.weights_sha256, "llm": self.language.sha256}
+        connectors.save(folder / "connector.safetensors", self.connector, meta)
+        card = {
+            "backbone": self.uri,
+            "llm": self.llm,
+            "connector": spec.model_dump(),
+            "prompt": self.spec.model_dump(),
+            **{"sha256": meta},
+        }
+        atomic_write(folder / "vlm.json", json.dumps(card, indent=1) + "\n")
+        return folder
+
+
+def load(folder: str | Path, backbone: str | None = None, llm: str | None = None, device: str = "cpu") -> VLM:
+    """A saved VLM. backbone, llm: where the same ones lie now, if elsewhere.
+
+    Raises UsageError: not a VLM folder; an encoder or language model other than the connector was trained for.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / "vlm.json").read_text(encoding="utf-8"))
+        spec, prompt = ConnectorSpec(**card["connector"]), PromptSpec(**card["prompt"])
+        uri, name = backbone or card["backbone"], llm or card["llm"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UsageError(f"{folder}: no saved model ({type(e).__name__}: vlm.json); give the folder of VLM.save") from e
+    eye = view(load_backbone(uri), spec)
+    language = load_language_model(name, device)
+    expect = {"weights": eye.weights_sha256, "llm": language.sha256}
+    dim = eye.dim if spec.tokens == "cls" else eye.patch_dim
+    net, _ = connectors.load(folder / "connector.safetensors", spec, dim, language.width, expect, eye.grid)
+    return VLM(eye.to(device), net.to(device), language, prompt, uri, name)

@@ -1,0 +1,105 @@
+"""From a recipe card to a trained connector: its data, its stages, and the key under which it is kept and reused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from levl_eval.backbones.base import Backbone
+from levl_eval.cards import PromptSpec, RecipeCard, protocol_of
+from levl_eval.data.readers import read_questions
+from levl_eval.data.types import ImageSet, QuestionSet
+from levl_eval.features import FeatureSet, FeatureStore
+from levl_eval.processes import team
+from levl_eval.progress import Progress
+from levl_eval.vlm.connector import Connector
+from levl_eval.vlm.language import LanguageModel
+from levl_eval.vlm.packing import make_items
+from levl_eval.vlm.prompts import make_prompt
+from levl_eval.vlm.tokens import view
+from levl_eval.vlm.training import connector_key, train
+
+
+@dataclass
+class Workshop:
+    """Everything a connector is made with: who sees, who answers, and where features and connectors are kept."""
+
+    backbone: Backbone
+    language: LanguageModel
+    data: str  # a directory, or "hub"
+    store: FeatureStore
+    cache: Path
+    device: torch.device
+    progress: Progress
+    batch_size: int = 64
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"feature_hits": 0, "feature_misses": 0, "connector_hits": 0, "connector_misses": 0}
+    )
+
+    def features(self, backbone: Backbone, images: ImageSet) -> FeatureSet:
+        """From the store; with several processes the first fills it and the others read."""
+        crew = team()
+        if not crew.first:
+            crew.wait()
+        found = self.store.get(
+            backbone, images, device=self.device, batch_size=self.batch_size, progress=self.progress if crew.first else None
+        )
+        if crew.first:
+            crew.wait()
+        self.counts["feature_hits" if found.hit else "feature_misses"] += 1
+        return found
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A connector, what made it (its ``key`` and ``meta``), notes for the record, and the backbone as it sees it."""
+
+    connector: Connector
+    key: str
+    meta: dict[str, Any]
+    notes: dict[str, Any]
+    backbone: Backbone
+    sets: list[QuestionSet]
+
+
+def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, Any]:
+    """What of a prompt a connector was trained behind; decoding limits do not matter to it."""
+    chat = language.chat if spec.chat is None else spec.chat
+    return {"chat": True, "user": spec.user, "system": spec.system} if chat else {"template": spec.template}
+
+
+def obtain(
+    shop: Workshop, recipe: RecipeCard, spec: PromptSpec, seed: int, lap: Callable[[str], None] = lambda stage: None
+) -> Trained:
+    """The connector of a recipe, trained or reused. ``spec``: the task's prompt, where the recipe has none of its own.
+
+    Raises UsageError/LevlError: data that is missing or empty, images that cannot be decoded, tokens beyond the context.
+    """
+    seed = seed if recipe.seed is None else recipe.seed
+    spec = recipe.prompt or spec
+    first = obtain(shop, recipe.first, spec, seed, lap) if recipe.first is not None else None
+    sets = [read_questions(s, shop.data) for s in recipe.data]
+    prompt = make_prompt(spec, shop.language)
+    backbone = view(shop.backbone, recipe.connector)
+    lap("read")
+    features = [shop.features(backbone, s.images) for s in sets]
+    lap("features")
+    meta = {
+        "weights": backbone.weights_sha256, "preprocess": backbone.preprocess.describe(), "llm": shop.language.sha256,
+        "dtype": str(shop.language.dtype), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, shop.language), "seed": seed,
+        "data": [[s.fingerprint, s.images.fingerprint] for s in sets], "first": first.key if first else None,
+    }  # fmt: skip
+    items = make_items([(s.questions, f) for s, f in zip(sets, features, strict=True)], shop.language, prompt, recipe, seed)
+    start = first.connector if first else None
+    connector, notes, hit = train(
+        shop.language, prompt, recipe, features, items, meta, shop.cache, shop.device, seed, shop.progress, start
+    )
+    shop.counts["connector_hits" if hit else "connector_misses"] += 1
+    lap("connector")
+    if first is not None:
+        notes = {**notes, "connector_first": first.key}
+    return Trained(connector, connector_key(meta), meta, notes, backbone, sets)

@@ -1,0 +1,107 @@
+"""The vqa engine on the tiny world with a tiny random model: metrics, floors, resume after a kill, the server's upload file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from levl_eval.evaluate import evaluate
+from levl_eval.progress import Progress
+from levl_eval.records import read_samples
+from levl_eval.vlm import answers as answering
+from tests.vlm.models import make
+
+FAST = ["recipe=scenes", "recipe.steps=2", "recipe.images_per_batch=4", "recipe.max_questions=40", "prompt.max_new_tokens=3"]
+
+
+def go(world, llm, out, cache, task, *settings, backbone="random:nano", **more):
+    words = [f"{task}.{s}" for s in (*FAST, *settings)]
+    (record,) = evaluate(
+        [backbone],
+        [task],
+        data=str(world),
+        llm=llm.name,
+        settings=words,
+        out=out,
+        cache=cache,
+        progress=Progress(quiet=True),
+        **more,
+    )
+    return record
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return make("llama", tmp_path_factory.mktemp("llm"), context=512)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_pope_with_every_floor(world, llm, cache, tmp_path):
+    floors = "floors=[text-only, blank-image, shuffled-images, random-vit]"
+    record = go(world, llm, tmp_path, cache, "pope", floors, "likelihood=['yes', 'no']")
+    assert record.status == "done", record.reason
+    for split in ("random", "popular", "adversarial"):
+        for metric in ("accuracy", "precision", "recall", "f1", "yes_ratio", "unparsed"):
+            assert f"{metric}_{split}" in record.metrics and f"{metric}_pooled" in record.metrics
+        assert 0 <= record.metrics[f"likelihood_ap_{split}"].value <= 1
+    for floor in ("text_only", "blank_image", "shuffled_images", "random_vit"):
+        gain, there = record.metrics[f"gain_over_{floor}"], record.metrics[f"floor_{floor}"]
+        assert gain.value == pytest.approx(record.metrics["accuracy"].value - there.value, abs=1e-9)
+        assert gain.low <= gain.value <= gain.high
+    assert record.metrics["likelihood_calibration_error"].low is not None
+    assert not list((cache / "answers").glob("*"))  # a finished row leaves no journal
+    again = go(world, llm, tmp_path, cache, "pope", floors, "likelihood=['yes', 'no']")
+    assert again == record
+
+
+def test_killed_while_answering_only_the_rest_is_asked(world, llm, cache, tmp_path, monkeypatch):
+    whole = go(world, llm, tmp_path / "a", cache, "gqa")
+    assert whole.status == "done", whole.reason
+    original, said = answering.answer_all, 0
+
+    def dies(*args):
+        nonlocal said
+        for entry in original(*args):
+            said += 1
+            if said == 4:
+                raise KeyboardInterrupt
+            yield entry
+
+    monkeypatch.setattr(answering, "answer_all", dies)
+    with pytest.raises(KeyboardInterrupt):
+        go(world, llm, tmp_path / "b", cache, "gqa")
+    (journal,) = (cache / "answers").glob("*.jsonl")
+    with open(journal, "ab") as f:
+        f.write(b'[["torn')
+    monkeypatch.setattr(answering, "answer_all", original)
+    resumed = go(world, llm, tmp_path / "b", cache, "gqa")
+    assert resumed.notes["answering"]["resumed"] > 0 and resumed.notes["answering"]["questions"] > 0
+    assert resumed.metrics == whole.metrics
+    assert [s for s in read_samples(tmp_path / "a", whole)] == [s for s in read_samples(tmp_path / "b", resumed)]
+
+
+def test_a_split_without_public_answers_gives_the_servers_file(world, llm, cache, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(world / "vqav2", data / "vqav2")
+    shutil.copytree(world / "gqa", data / "gqa")
+    root = data / "vqav2"
+    raw = json.loads((root / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())
+    (root / "v2_OpenEnded_mscoco_test-dev2015_questions.json").write_text(json.dumps(raw))
+    (root / "test2015").mkdir()
+    for image in (root / "val2014").glob("*.jpg"):
+        shutil.copy(image, root / "test2015" / image.name.replace("val2014", "test2015"))
+    record = go(data, llm, tmp_path / "out", cache, "vqav2-testdev")
+    assert record.status == "done", record.reason
+    (file,) = (tmp_path / "out" / "uploads" / record.key).iterdir()
+    rows = json.loads(file.read_text())
+    assert [r["question_id"] for r in rows] == [q["question_id"] for q in raw["questions"]]
+    assert all(set(r) == {"question_id", "answer"} and isinstance(r["answer"], str) for r in rows)
+    assert file.name == "v2_OpenEnded_mscoco_test-dev2015_levl-eval_results.json"
+    failed = go(data, llm, tmp_path / "out", cache, "vqav2", "data.split=test-dev2015")
+    assert failed.status == "failed" and "no public answers" in failed.reason
