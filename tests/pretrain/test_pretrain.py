@@ -160,7 +160,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(tmp_path
     metrics = tmp_path / "a" / "metrics.jsonl"
     for wanted in (6, 15):
         p = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 120
+        deadline = time.time() + 600
         while time.time() < deadline and p.poll() is None:
             if metrics.exists() and len(metrics.read_text().splitlines()) >= wanted:
                 break
