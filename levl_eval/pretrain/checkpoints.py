@@ -122,10 +122,18 @@ def _flat(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def save_release(path: Path, state: dict[str, Any]) -> None:
-    """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata."""
+    """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata.
+
+    What names folders of the machine that trained it (``out``, and the files of ``data`` and ``probe``) is cut to the last part.
+    """
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in _flat(state).items()}
+    local = {k: str(v).rsplit("/", 1)[-1] for k, v in state["config"].items() if k in ("out", "probe") and v}
+    kind, colon, where = state["config"]["data"].partition(":")
+    if kind in ("csv", "tsv", "wds"):
+        local["data"] = kind + colon + where.rsplit("/", 1)[-1]
+    told = {**state, "config": {**state["config"], **local}}
     meta = {
-        k: state[k] if isinstance(state[k], str) else json.dumps(state[k])
+        k: told[k] if isinstance(told[k], str) else json.dumps(told[k])
         for k in ("format", "config", "step", "tokenizer", "preprocess")
     }
     with atomic_path(path) as temporary:

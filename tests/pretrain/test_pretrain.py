@@ -183,7 +183,9 @@ def test_release_round_trip_and_published_forms(checkpoints, tmp_path):
     state = read(checkpoints["levljepa"])
     (path,) = export(checkpoints["levljepa"], "release", tmp_path / "r.safetensors")
     model, meta = load_model(path)
-    assert meta["config"] == state["config"] and meta["tokenizer"] == state["tokenizer"]
+    out = state["config"]["out"]  # where it was trained is nobody's business
+    assert "/" in out and meta["config"] == {**state["config"], "out": out.rsplit("/", 1)[-1]}
+    assert meta["tokenizer"] == state["tokenizer"]
     for k, v in state["vision"]["encoder"].items():
         assert torch.equal(model.vision.encoder.state_dict()[k], v.half().float()), k
     assert path.stat().st_size < 0.4 * checkpoints["levljepa"].stat().st_size
