@@ -19,12 +19,20 @@ repair()
 
 
 def vision_tower(width: int, depth: int, heads: int, patch: int, image_size: int) -> nn.Module:
-    """A timm ViT with class token and learned positions, without classifier; other image sizes by position interpolation."""
+    """A timm ViT with class token and learned positions, without classifier; other image sizes by position interpolation.
+
+    While training only the class token leaves the last block (readout.py): the objectives read nothing else.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(
-        img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=0, dynamic_img_size=True
-    )
+    from levl_eval.pretrain.readout import ClassTokenBlock
+
+    net = VisionTransformer(
+        img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=0, dynamic_img_size=True,
+        block_fn=ClassTokenBlock,
+    )  # fmt: skip
+    net.blocks[-1].only_class_token = True  # type: ignore[assignment]
+    return net
 
 
 def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> nn.Module:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
 from datetime import timedelta
@@ -32,6 +33,22 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one, instead of giving it to the system and having every page zeroed again.
+
+    A nano step on the CPU touches 70 MB of activations anew each time: a twentieth of its time. Elsewhere than glibc: nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 25)  # the largest it takes; what is larger is mapped, and given back, one by one
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def _trackers(config: PretrainConfig) -> list[str]:
     """The trackers asked for. Raises UsageError for an unknown one or one whose package is missing."""
     from importlib.util import find_spec
@@ -56,6 +73,8 @@ def start(config: PretrainConfig) -> tuple[Any, torch.device]:
 
     many = int(os.environ.get("WORLD_SIZE", "1")) > 1
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cpu" and many:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or 1))
     if not world()[1] > 1 and PartialState._shared_state and PartialState().device.type != device.type:
