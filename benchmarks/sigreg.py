@@ -1,15 +1,17 @@
 """SIGReg: streamed against the formulation that holds the batch x slices x knots tensor. Time, memory, equality, and scaling.
 
-    python benchmarks/sigreg.py [--batch 1024] [--dim 256] [--slices 4096] [--knots 17] [--threads 1] [--table] [--json FILE]
+    python benchmarks/sigreg.py [--batch 1024] [--dim 256] [--slices 4096] [--knots 17] [--threads 1] [--rounds 4] [--table] [--json FILE]
 
-Each contestant runs forward and backward in its own process, so that peak memory is its own. Seconds are CPU seconds of the
-process divided by its threads where one thread is used, else wall seconds: a busy machine then disturbs a ratio less.
+Each contestant runs forward and backward in its own process, so that peak memory is its own; they take turns for some rounds, each
+round gives a ratio of their best times, and the interval is over rounds. Seconds are CPU seconds of the process where one
+thread is used, else wall seconds: a busy machine then disturbs a ratio less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import sys
@@ -78,7 +80,15 @@ def measure(which: str, batch: int, dim: int, slices: int, knots: int, threads: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 1024), ("dim", 256), ("slices", 4096), ("knots", 17), ("threads", 1), ("repeats", 3)):
+    for name, default in (
+        ("batch", 1024),
+        ("dim", 256),
+        ("slices", 4096),
+        ("knots", 17),
+        ("threads", 1),
+        ("repeats", 3),
+        ("rounds", 4),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--table", action="store_true", help="also time the streamed form at half and double of each size")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -87,21 +97,26 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         size = (o.batch, o.dim, o.slices, o.knots, o.threads)
-        figures = {
-            "plain": measure("plain", *size, min(o.repeats, 2), folder),
-            "streamed": measure("streamed", *size, o.repeats, folder),
-        }
+        turns = [
+            {w: measure(w, *size, 2 if w == "plain" else o.repeats, folder) for w in ("plain", "streamed")}
+            for _ in range(o.rounds)
+        ]
+        figures = {w: {k: min(t[w][k] for t in turns) for k in ("seconds", "extra_mb")} for w in ("plain", "streamed")}
+        ratios = [t["plain"]["seconds"] / t["streamed"]["seconds"] for t in turns]
+        mean = sum(ratios) / len(ratios)
+        spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / max(1, len(ratios) - 1) / len(ratios))
         one, two = (torch.load(f"{folder}/{w}.pt", weights_only=True) for w in ("plain", "streamed"))
         out = {
             "batch": o.batch, "dim": o.dim, "slices": o.slices, "knots": o.knots, "threads": o.threads, **figures,
-            "times_faster": figures["plain"]["seconds"] / figures["streamed"]["seconds"],
+            "times_faster": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "ratios": ratios,
             "memory_share": figures["streamed"]["extra_mb"] / figures["plain"]["extra_mb"],
             "loss_difference": float((one["loss"] - two["loss"]).abs() / one["loss"].abs()),
             "gradient_difference": float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()),
         }  # fmt: skip
         for which in ("plain", "streamed"):
             print(f"{which:9s} {figures[which]['seconds']:8.3f} s {figures[which]['extra_mb']:9.1f} MB more at its peak")
-        print(f"streamed is {out['times_faster']:.1f} times faster with {out['memory_share']:.3f} of the memory")
+        print(f"streamed is {mean:.1f} times faster (95% interval {out['interval'][0]:.1f} to {out['interval'][1]:.1f}, "
+              f"{o.rounds} rounds) with {out['memory_share']:.3f} of the memory")  # fmt: skip
         print(f"relative difference: loss {out['loss_difference']:.1e}, gradient {out['gradient_difference']:.1e}")
         if o.table:
             out["table"] = []

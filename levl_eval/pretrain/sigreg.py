@@ -7,15 +7,18 @@ t_k = k h on [0, t_max],
 
 w_k the trapezoid weights doubled for symmetry (2h, h at both ends) times the window exp(-t_k^2 / 2), N the local batch.
 
-The knots are equally spaced, so cos(k h x) and sin(k h x) follow from cos(h x), sin(h x) by the Chebyshev recurrence
-c_{k+1} = 2 cos(h x) c_k - c_{k-1}, and the gradient with respect to x, sum_k t_k (B_k cos t_k x - A_k sin t_k x), is a
-Clenshaw sum. Work is tiled over slices; memory is one tile.
+The knots are equally spaced. On a CPU every k is written r m + j with |j| <= J, r = 2J + 1, so that by the sum formulas the means
+of cos k h x and sin k h x are linear in the (1 + 2J)(1 + 2M) means of products of {1, cos j h x, sin j h x} and {1, cos r m h x,
+sin r m h x}: for 17 knots a product of 5 by 7 rows instead of 32 functions, and the gradient with respect to x is its transpose.
+For a compiler (CUDA), cos and sin follow from the Chebyshev recurrence c_{k+1} = 2 cos(h x) c_k - c_{k-1} and the gradient is a
+Clenshaw sum, each one fused kernel. Work is tiled over slices; memory is a few tiles.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -23,7 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_TILE = 1 << 17  # elements of a tile: few enough to stay in a core's caches, enough to outweigh the cost of a call
+_TILE = 1 << 16  # elements of a tile: few enough to stay in a core's caches, enough to outweigh the cost of a call
+_BLOCK = 1 << 20  # elements of projections that are multiplied at once
 
 
 @lru_cache(maxsize=32)
@@ -36,55 +40,91 @@ def _knots(knots: int, t_max: float) -> tuple[float, tuple[float, ...], tuple[fl
     return h, tuple(w * p for w, p in zip(trapezoid, phi, strict=True)), phi
 
 
-def _sign(k: int) -> float:
-    """+ + - - + + ...: sign under which the recurrences are kept. f_{k+1} = 2 cos f_k - f_{k-1} becomes, for g_k = sign_k f_k,
-    g_{k+1} = g_{k-1} +- 2 cos g_k, which is a single in-place pass (addcmul) instead of a negation and one."""
-    return 1.0 if k // 2 % 2 == 0 else -1.0
+@lru_cache(maxsize=32)
+def _split(knots: int) -> tuple[int, int, Tensor]:
+    """(J, M, table): table [2 K, (1 + 2J)(1 + 2M)] gives cos and sin of k theta from products of the two sets of harmonics.
+
+    A set is ordered 1, cosines, sines. k = r m + j: cos k = C_m c_j - S_m s_j, sin k = S_m c_j + C_m s_j; s_j odd in j.
+    """
+    small = max(1, round(math.sqrt((knots - 1) / 4)))
+    ratio = 2 * small + 1
+    large = max(1, math.ceil((knots - 1 - small) / ratio))
+    table = torch.zeros(2, knots, 1 + 2 * small, 1 + 2 * large)
+    for k in range(knots):
+        m = (k + small) // ratio
+        j = k - m * ratio
+        n = abs(j)
+        table[0, k, n, m] = 1.0
+        if m:
+            table[1, k, n, large + m] = 1.0
+        if j:
+            sign = math.copysign(1.0, j)
+            table[1, k, small + n, m] = sign
+            if m:
+                table[0, k, small + n, large + m] = -sign
+    return small, large, table.flatten(2).flatten(0, 1)
 
 
-def _moments(x: Tensor, h: float, knots: int) -> Tensor:
-    """Means over the batch of cos(k h x), sin(k h x): x [B, S] -> [2, K, S]."""
-    batch = x.shape[0]
-    out = x.new_empty(2, knots, x.shape[1])
-    out[0, 0], out[1, 0] = 1.0, 0.0
-    theta = x * h
-    c, s = torch.cos(theta), torch.sin(theta)
-    twice = 2 * c
-    c0, s0 = torch.ones_like(c), torch.zeros_like(s)
-    for k in range(1, knots):
-        torch.sum(c, 0, out=out[0, k])
-        torch.sum(s, 0, out=out[1, k])
-        if k + 1 < knots:
-            # The two older buffers are overwritten in place: no allocation inside the loop.
-            turn = _sign(k + 1) * _sign(k)
-            c0.addcmul_(twice, c, value=turn)
-            s0.addcmul_(twice, s, value=turn)
-            c, c0, s, s0 = c0, c, s0, s
-    out[:, 1:] *= x.new_tensor([_sign(k) / batch for k in range(1, knots)])[:, None]
-    return out
+class _Harmonics:
+    """cos and sin of multiples of a tile of angles [w, B], w <= width, in buffers that every tile uses again."""
 
+    def __init__(self, knots: int, width: int, batch: int, like: Tensor) -> None:
+        self.small, self.large, table = _split(knots)
+        self.table = table.to(like)
+        self.rows, self.columns = 1 + 2 * self.small, 1 + 2 * self.large
+        self._left, self._right = like.new_empty(self.rows, width, batch), like.new_empty(self.columns, width, batch)
+        self._left[0], self._right[0] = 1.0, 1.0
+        self._spare, self._product = like.new_empty(2, width, batch), like.new_empty(width, self.rows, batch)
+        self._zero, self._minus = like.new_zeros(()), like.new_full((), -1.0)
 
-def _slope(x: Tensor, h: float, cosine: Tensor, sine: Tensor) -> Tensor:
-    """sum_k cosine_k cos(k h x) + sine_k sin(k h x) for k >= 1 by Clenshaw's recurrence: coefficients [K, S], x [B, S] -> [B, S]."""
-    theta = x * h
-    c, s = torch.cos(theta), torch.sin(theta)
-    twice = 2 * c
-    knots = cosine.shape[0]
-    signs = x.new_tensor([_sign(k) for k in range(knots)])[:, None]
-    cosine, sine = cosine * signs, sine * signs
-    p1, p2 = cosine[-1].expand_as(x).clone(), torch.zeros_like(x)
-    q1, q2 = sine[-1].expand_as(x).clone(), torch.zeros_like(x)
-    for k in range(knots - 2, 0, -1):
-        turn = _sign(k) * _sign(k + 1)
-        p2.addcmul_(twice, p1, value=turn).add_(cosine[k])
-        q2.addcmul_(twice, q1, value=turn).add_(sine[k])
-        p1, p2, q1, q2 = p2, p1, q2, q1
-    # sum_k a_k cos = b_1 cos(theta) - b_2 (a_0 apart); sum_k a_k sin = b_1 sin(theta); p2 is sign_2 b_2 = -b_2
-    return p1.mul_(c).add_(p2).addcmul_(q1, s)
+    def _turn(self, c: Tensor, s: Tensor, by_c: Tensor, by_s: Tensor, out: tuple[Tensor, Tensor]) -> None:
+        """cos and sin of the sum of two angles."""
+        torch.mul(c, by_c, out=out[0]).addcmul_(s, by_s, value=-1)
+        torch.mul(s, by_c, out=out[1]).addcmul_(c, by_s)
+
+    def _double(self, c: Tensor, s: Tensor, out: tuple[Tensor, Tensor]) -> None:
+        torch.addcmul(self._minus, c, c, value=2, out=out[0])
+        torch.addcmul(self._zero, s, c, value=2, out=out[1])
+
+    def _multiples(self, c: Tensor, s: Tensor) -> None:
+        """From the first of the rows c [n, w, B] and s the others, twice, three times, ... its angle."""
+        for i in range(1, len(c)):
+            if i % 2:
+                self._double(c[i // 2], s[i // 2], (c[i], s[i]))
+            else:
+                self._turn(c[i - 1], s[i - 1], c[0], s[0], (c[i], s[i]))
+
+    def moments(self, theta: Tensor) -> Tensor:
+        """theta [w, B] -> means over the batch of cos k theta and sin k theta, [w, 2, K]; keeps what :meth:`slope` needs."""
+        w, batch = theta.shape
+        left, right = self._left[:, :w], self._right[:, :w]
+        c, s = left[1 : 1 + self.small], left[1 + self.small :]
+        torch.cos(theta, out=c[0])
+        torch.sin(theta, out=s[0])
+        self._multiples(c, s)
+        twice = self._spare[0, :w], self._spare[1, :w]
+        self._double(c[-1], s[-1], twice)
+        upper_c, upper_s = right[1 : 1 + self.large], right[1 + self.large :]
+        self._turn(*twice, c[0], s[0], (upper_c[0], upper_s[0]))  # 2 J + 1 times theta
+        self._multiples(upper_c, upper_s)
+        products = torch.bmm(left.transpose(0, 1), right.permute(1, 2, 0))
+        return (products.flatten(1) @ self.table.T).div_(batch).unflatten(1, (2, -1))
+
+    def slope(self, cosine: Tensor, sine: Tensor, out: Tensor) -> None:
+        """out [w, B] = sum_k cosine_k cos k theta + sine_k sin k theta for the angles of the last ``moments``; coefficients [w, K]."""
+        w = len(out)
+        weights = (torch.cat([cosine, sine], 1) @ self.table).view(w, self.rows, self.columns)
+        product = torch.bmm(weights, self._right[:, :w].transpose(0, 1), out=self._product[:w])
+        torch.addcmul(product[:, 0], product[:, 1], self._left[1, :w], out=out)
+        for j in range(2, self.rows):
+            out.addcmul_(product[:, j], self._left[j, :w])
 
 
 def _moments_functional(x: Tensor, h: float, knots: int) -> Tensor:
-    """:func:`_moments` without buffers, for a compiler that fuses the recurrence and its 2 (K - 1) sums into one kernel."""
+    """Means over the batch of cos(k h x), sin(k h x): x [B, S] -> [2, K, S].
+
+    For a compiler that fuses the recurrence and its 2 (K - 1) sums into one kernel.
+    """
     theta = x * h
     c, s = torch.cos(theta), torch.sin(theta)
     twice = 2 * c
@@ -99,7 +139,7 @@ def _moments_functional(x: Tensor, h: float, knots: int) -> Tensor:
 
 
 def _slope_functional(x: Tensor, h: float, cosine: Tensor, sine: Tensor) -> Tensor:
-    """:func:`_slope` without buffers."""
+    """sum_k cosine_k cos(k h x) + sine_k sin(k h x) for k >= 1 by Clenshaw's recurrence: coefficients [K, S], x [B, S] -> [B, S]."""
     theta = x * h
     c, s = torch.cos(theta), torch.sin(theta)
     twice = 2 * c
@@ -112,9 +152,7 @@ def _slope_functional(x: Tensor, h: float, cosine: Tensor, sine: Tensor) -> Tens
 
 @lru_cache(maxsize=4)
 def _kernels(engine: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """(moments, slope) of an engine: "tiles" in place, or the functional forms through torch.compile with a backend of that name."""
-    if engine == "tiles":
-        return _moments, _slope
+    """(moments, slope) through torch.compile with a backend of that name."""
     return torch.compile(_moments_functional, backend=engine), torch.compile(_slope_functional, backend=engine)
 
 
@@ -125,40 +163,91 @@ def _engine(wanted: str, device: torch.device) -> str:
     return "inductor" if device.type == "cuda" and find_spec("triton") is not None else "tiles"
 
 
+@dataclass(frozen=True)
+class _Quadrature:
+    """Weights and targets [K] as tensors, and what the statistic and its gradient are made of once the moments are known."""
+
+    weights: Tensor
+    targets: Tensor
+    t: Tensor
+    distributed: bool
+
+    @classmethod
+    def of(cls, knots: int, t_max: float, distributed: bool, like: Tensor) -> tuple[float, _Quadrature]:
+        h, weights, targets = _knots(knots, t_max)
+        t = torch.arange(knots, dtype=like.dtype, device=like.device) * h
+        return h, cls(like.new_tensor(weights), like.new_tensor(targets), t, distributed)
+
+    def __call__(self, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means [S, K] -> (sum over slices of the statistic over N, coefficients of cos and of sin [S, K] of its gradient).
+
+        d/dx of N/S sum_k w_k (dc^2 + ds^2): each mean contributes t_k/B, N = B cancels; averaging gradients over processes then
+        gives the gradient of (local B) f(global characteristic function).
+        """
+        if self.distributed:  # the global characteristic function; scaled by the local batch, as published
+            both = torch.stack([cosines, sines])
+            dist.all_reduce(both)
+            cosines, sines = both / dist.get_world_size()
+        dc, ds = cosines - self.targets, sines
+        return (self.weights * (dc * dc + ds * ds)).sum(), 2 * self.weights * self.t * ds, -2 * self.weights * self.t * dc
+
+
+def _in_tiles(z: Tensor, a: Tensor, knots: int, t_max: float, distributed: bool, gradient: Tensor | None) -> Tensor:
+    """Sum over slices; adds the gradient with respect to z, times the slices, to ``gradient``."""
+    h, quadrature = _Quadrature.of(knots, t_max, distributed, z)
+    batch, slices = len(z), a.shape[1]
+    width = max(1, min(slices, _TILE // batch))
+    block = max(1, min(slices, _BLOCK // batch) // width) * width
+    harmonics = _Harmonics(knots, width, batch, z)
+    angles, total = (h * z).T, z.new_zeros(())
+    theta, slope = z.new_empty(block, batch), z.new_empty(block, batch)
+    for start in range(0, slices, block):
+        directions = a[:, start : start + block].T
+        rows = len(directions)
+        torch.mm(directions, angles, out=theta[:rows])
+        for at in range(0, rows, width):
+            part = slice(at, min(rows, at + width))
+            value, cosine, sine = quadrature(*harmonics.moments(theta[part]).unbind(1))
+            total += value
+            if gradient is not None:
+                harmonics.slope(cosine, sine, slope[part])
+        if gradient is not None:
+            gradient.addmm_(slope[:rows].T, directions)
+    return total
+
+
+def _compiled(z: Tensor, a: Tensor, knots: int, t_max: float, distributed: bool, gradient: Tensor | None, engine: str) -> Tensor:
+    """:func:`_in_tiles` with fused kernels."""
+    moments_of, slope_of = _kernels(engine)
+    h, quadrature = _Quadrature.of(knots, t_max, distributed, z)
+    width = max(16, min(a.shape[1], 2 * _TILE // max(1, len(z)))) if z.device.type == "cpu" else a.shape[1]
+    total = z.new_zeros(())
+    for start in range(0, a.shape[1], width):
+        tile = a[:, start : start + width]
+        x = z @ tile
+        value, cosine, sine = quadrature(*moments_of(x, h, knots).mT)
+        total += value
+        if gradient is not None:
+            gradient.addmm_(slope_of(x, h, cosine.T, sine.T), tile.T)
+    return total
+
+
 class _Streamed(torch.autograd.Function):
     """statistic(z [B, d], directions [d, S]); the gradient with respect to z is made in the forward pass, tile by tile."""
 
     @staticmethod
     def forward(ctx, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool, engine: str) -> Tensor:
-        moments_of, slope_of = _kernels(_engine(engine, z.device))
-        h, weights, targets = _knots(knots, t_max)
         kind = z.dtype if z.dtype == torch.float64 else torch.float32
-        zf = z.detach().to(kind)
-        a = directions.detach().to(kind)
-        batch, slices = zf.shape[0], a.shape[1]
-        w, phi = (torch.tensor(v, dtype=kind, device=z.device)[:, None] for v in (weights, targets))
-        t = torch.arange(knots, dtype=kind, device=z.device)[:, None] * h
-        need = ctx.needs_input_grad[0]
-        gradient = torch.zeros_like(zf) if need else None
-        total = zf.new_zeros(())
-        width = max(16, min(slices, _TILE // max(1, batch))) if z.device.type == "cpu" else slices
-        for start in range(0, slices, width):
-            tile = a[:, start : start + width]
-            x = zf @ tile
-            moments = moments_of(x, h, knots)
-            if distributed:  # the global characteristic function; scaled by the local batch, as published
-                dist.all_reduce(moments)
-                moments /= dist.get_world_size()
-            dc, ds = moments[0] - phi, moments[1]
-            total += (w * (dc * dc + ds * ds)).sum()
-            if gradient is not None:
-                # d/dx of N/S sum_k w_k (dc^2 + ds^2): each mean contributes t_k/B, N = B cancels; averaging gradients over
-                # processes then gives the gradient of (local B) f(global characteristic function).
-                slope = slope_of(x, h, 2 * w * t * ds, -2 * w * t * dc)
-                gradient.addmm_(slope, tile.T)
+        zf, a = z.detach().to(kind), directions.detach().to(kind)
+        gradient = torch.zeros_like(zf) if ctx.needs_input_grad[0] else None
+        chosen = _engine(engine, z.device)
+        if chosen == "tiles":
+            total = _in_tiles(zf, a, knots, t_max, distributed, gradient)
+        else:
+            total = _compiled(zf, a, knots, t_max, distributed, gradient, chosen)
         if gradient is not None:
-            ctx.save_for_backward((gradient / slices).to(z.dtype))
-        return total * (batch / slices)
+            ctx.save_for_backward((gradient / a.shape[1]).to(z.dtype))
+        return total * (len(z) / a.shape[1])
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
