@@ -1,5 +1,7 @@
 """The feature store: an encoder sees an image once. Content-addressed, memory-mapped, checksummed, written atomically.
 
+While an entry is made its chunks lie in DIR/parts/KEY (extraction.py): a killed process goes on from them, several share them.
+
 An entry's key is the SHA-256 of the canonical JSON of
   weights      sha256 of the backbone's parameters and buffers (not of a path: a retrained file is another entry)
   preprocess   Preprocess.describe(): size, resize, crop, interpolation, mean, std
@@ -17,9 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ import torch
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.views import Views
 from levl_eval.data.types import ImageSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import locked, sha256_file
+from levl_eval.errors import LevlError
+from levl_eval.extraction import ARRAYS, Extraction
+from levl_eval.io import atomic_write, locked, sha256_file
 from levl_eval.progress import Progress
 
 FORMAT = 1
-_ARRAYS = ("pooled", "patches")
+PARTS = "parts"  # entries in the making
 
 
 @dataclass(frozen=True)
@@ -146,25 +147,39 @@ class FeatureStore:
         progress = progress or Progress(quiet=True)
         preprocess = preprocess or backbone.preprocess
         key = self.key(backbone, images, preprocess, layers, views)
-        # One process makes an entry or removes a damaged one; others that want it wait and read it.
         with locked(self.folder / "locks" / key):
-            if self._path(key).exists():
-                wrong = self._damage(key)
-                if not wrong:
-                    return self._open(key, hit=True)
-                progress.say(f"features {key[:12]}: {wrong}; computed again")
-                shutil.rmtree(self._path(key), ignore_errors=True)
-            check_size(backbone, views.side if views else preprocess.size, torch.device(device))
-            encoder = _Encoder(backbone, None if layers is None else tuple(layers), views)
-            self._compute(key, encoder, images, preprocess, torch.device(device), batch_size, progress)
-            return self._open(key, hit=False)
+            if self._whole(key, progress):
+                return self._open(key, hit=True)
+        check_size(backbone, views.side if views else preprocess.size, torch.device(device))
+        encoder = _Encoder(backbone, None if layers is None else tuple(layers), views)
+        parts = self._extraction(key, encoder, images, preprocess, torch.device(device), batch_size, progress)
+        # All processes that want the entry make chunks of it; one at a time may join them or remove a damaged entry.
+        while True:
+            parts.fill()
+            with locked(self.folder / "locks" / key):
+                if self._whole(key, progress):
+                    parts.remove()  # what a late process has left behind
+                    return self._open(key, hit=False)
+                if self._finish(key, encoder, images, preprocess, parts):
+                    return self._open(key, hit=False)
+            progress.say(f"features {key[:12]}: a stored part is damaged; computed again")
+
+    def _whole(self, key: str, progress: Progress) -> bool:
+        """Whether an entry is there and undamaged; a damaged one is removed."""
+        if not self._path(key).exists():
+            return False
+        wrong = self._damage(key)
+        if wrong:
+            progress.say(f"features {key[:12]}: {wrong}; computed again")
+            shutil.rmtree(self._path(key), ignore_errors=True)
+        return not wrong
 
     def _meta(self, key: str) -> dict[str, Any]:
         return json.loads((self._path(key) / "meta.json").read_text())
 
     def _open(self, key: str, hit: bool) -> FeatureSet:
         meta = self._meta(key)
-        arrays = {a: np.load(self._path(key) / f"{a}.npy", mmap_mode="r") for a in _ARRAYS}
+        arrays = {a: np.load(self._path(key) / f"{a}.npy", mmap_mode="r") for a in ARRAYS}
         self._verified.add(key)
         return FeatureSet(**arrays, ids=tuple(meta["ids"]), grid=(meta["grid"][0], meta["grid"][1]), key=key, hit=hit)
 
@@ -174,14 +189,14 @@ class FeatureStore:
             return ""
         try:
             meta = self._meta(key)
-            for a in _ARRAYS:
+            for a in ARRAYS:
                 if sha256_file(self._path(key) / f"{a}.npy") != meta["sha256"][a]:
                     return f"{a}.npy is damaged (checksum)"
         except (OSError, ValueError, KeyError) as e:
             return f"incomplete ({type(e).__name__})"
         return ""
 
-    def _compute(
+    def _extraction(
         self,
         key: str,
         encoder: _Encoder,
@@ -190,91 +205,87 @@ class FeatureStore:
         device: torch.device,
         batch_size: int,
         progress: Progress,
-    ) -> None:
-        target, backbone = self._path(key), encoder.backbone
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{key[:12]}.", dir=target.parent))
-        except OSError as e:
-            raise UsageError(
-                f"{self.folder}: feature store cannot be written ({e.strerror}); set LEVL_CACHE to another folder"
-            ) from e
-        try:
-            grid = self._extract(work, encoder, images, preprocess, device, batch_size, progress, np.dtype(np.float16))
-            if grid is None:  # beyond half precision's range
-                grid = self._extract(work, encoder, images, preprocess, device, batch_size, progress, np.dtype(np.float32))
-            assert grid is not None
-            sums = {a: sha256_file(work / f"{a}.npy") for a in _ARRAYS}
-            meta = {
-                "format": FORMAT, "backbone": backbone.name, "weights": backbone.weights_sha256, "preprocess": preprocess.describe(),
-                "images": images.fingerprint, "source": images.source, "ids": list(images.ids), "grid": list(grid), "sha256": sums,
-            }  # fmt: skip
-            (work / "meta.json").write_text(json.dumps(meta))
-            try:
-                os.rename(work, target)
-            except OSError:  # another process was first; its entry is the same content
-                if not target.exists():
-                    raise
-        except OSError as e:
-            if e.errno == 28:
-                raise LevlError(
-                    f"{self.folder}: disk full while storing features; free space and run the same command again"
-                ) from e
-            raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    ) -> Extraction:
+        backbone = encoder.backbone
+        scale = (encoder.views.side if encoder.views else preprocess.size) / backbone.preprocess.size
+        tokens = max(1, round(backbone.grid[0] * backbone.grid[1] * scale * scale))
+        each = 2 * (tokens * backbone.patch_dim + backbone.dim) * len(encoder.layers or (0,))
+        each *= len(encoder.views.boxes) if encoder.views else 1
+        return Extraction(
+            self.folder / PARTS / key,
+            self._path(key).exists,
+            backbone.name,
+            encoder,
+            images,
+            preprocess,
+            device,
+            batch_size,
+            each,
+            progress,
+        )
 
-    @torch.inference_mode()
-    def _extract(
-        self,
-        work: Path,
-        encoder: _Encoder,
-        images: ImageSet,
-        preprocess: Preprocess,
-        device: torch.device,
-        batch_size: int,
-        progress: Progress,
-        dtype: np.dtype,
-    ) -> tuple[int, int] | None:
-        """Fill the arrays in ``work``; None where float16 cannot hold the values."""
-        out: dict[str, np.ndarray] = {}
-        grid, done, n, backbone = (0, 0), 0, len(images), encoder.backbone
-        with progress.stage(f"features of {backbone.name}", n, "image") as bar:
-            for batch in _batches(images, preprocess, batch_size):
-                found = encoder(batch.to(device))
-                grid = found.grid
-                for name in _ARRAYS:
-                    values = getattr(found, name).float().cpu().numpy()
-                    if not np.isfinite(values).all():
-                        raise LevlError(
-                            f"{backbone.name}: {name} features of image {images.ids[done]} are not finite; the weights are broken"
-                        )
-                    with np.errstate(over="ignore"):
-                        cast = values.astype(dtype)
-                    if not np.isfinite(cast).all():
-                        return None
-                    if name not in out:
-                        out[name] = np.lib.format.open_memmap(
-                            work / f"{name}.npy", mode="w+", dtype=dtype, shape=(n, *values.shape[1:])
-                        )
-                    out[name][done : done + len(values)] = cast
-                done += len(batch)
-                bar.advance(len(batch))
-        for array in out.values():
-            array.flush()  # type: ignore[attr-defined]
-        return grid
+    def _finish(self, key: str, encoder: _Encoder, images: ImageSet, preprocess: Preprocess, parts: Extraction) -> bool:
+        """Join the chunks and let the entry appear, whole; False where a chunk turned out to be damaged."""
+        joined = parts.join()
+        if joined is None:
+            return False
+        work, grid = joined
+        backbone, target = encoder.backbone, self._path(key)
+        meta = {
+            "format": FORMAT, "backbone": backbone.name, "weights": backbone.weights_sha256, "preprocess": preprocess.describe(),
+            "images": images.fingerprint, "source": images.source, "ids": list(images.ids), "grid": list(grid),
+            "sha256": {a: sha256_file(work / f"{a}.npy") for a in ARRAYS},
+        }  # fmt: skip
+        atomic_write(work / "meta.json", json.dumps(meta))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(work, target)
+        parts.remove()
+        return True
 
     def entries(self) -> Iterator[Path]:
         yield from sorted(p.parent for p in self.folder.glob("??/*/meta.json") if not p.parent.name.startswith("."))
 
-    def ls(self) -> list[str]:
-        """One line an entry: key, backbone, images, megabytes."""
+    def table(self) -> list[dict[str, Any]]:
+        """Key, backbone, images, bytes and source of every entry; of one in the making, how many images of it are there."""
         out = []
         for path in self.entries():
             meta = json.loads((path / "meta.json").read_text())
-            size = sum(f.stat().st_size for f in path.iterdir()) / 1e6
-            out.append(f"{path.name[:12]}  {meta['backbone']:24}  {len(meta['ids']):8} images  {size:9.1f} MB  {meta['source']}")
+            size = sum(f.stat().st_size for f in path.iterdir())
+            out.append(
+                {
+                    "key": path.name,
+                    "backbone": meta["backbone"],
+                    "images": len(meta["ids"]),
+                    "bytes": size,
+                    "source": meta["source"],
+                    "whole": True,
+                }
+            )
+        for plan in sorted(self.folder.glob(f"{PARTS}/*/plan.json")):
+            try:
+                told = json.loads(plan.read_text())
+                size = sum(f.stat().st_size for f in plan.parent.rglob("*.np[yz]"))
+                out.append(
+                    {
+                        "key": plan.parent.name,
+                        "backbone": told["backbone"],
+                        "images": told["images"],
+                        "bytes": size,
+                        "source": "",
+                        "whole": False,
+                    }
+                )
+            except (OSError, ValueError, KeyError):
+                continue  # finished or removed this moment
         return out
+
+    def ls(self) -> list[str]:
+        """One line an entry: key, backbone, images, megabytes, source (or that it is unfinished)."""
+        return [
+            f"{r['key'][:12]}  {r['backbone']:24}  {r['images']:8} images  {r['bytes'] / 1e6:9.1f} MB  "
+            + (r["source"] if r["whole"] else "unfinished; the run that makes it goes on from here")
+            for r in self.table()
+        ]
 
     def verify(self) -> list[str]:
         """One line for each damaged entry."""
@@ -282,25 +293,9 @@ class FeatureStore:
         return [f"{p.name[:12]}: {wrong}" for p in self.entries() if (wrong := self._damage(p.name))]
 
     def clear(self) -> int:
-        """Remove every entry; returns how many."""
-        found = list(self.entries())
+        """Remove every entry, those in the making too; returns how many."""
+        found = [*self.entries(), *(p.parent for p in sorted(self.folder.glob(f"{PARTS}/*/plan.json")))]
         for path in found:
             shutil.rmtree(path, ignore_errors=True)
         self._verified.clear()
         return len(found)
-
-
-def _batches(images: ImageSet, preprocess: Preprocess, size: int) -> Iterator[torch.Tensor]:
-    """Preprocessed batches [B, 3, H, W] in order; the next ones are decoded by threads while one is encoded."""
-
-    def load(name: str) -> torch.Tensor:
-        return preprocess(images.open(name))
-
-    chunks = [images.ids[i : i + size] for i in range(0, len(images), size)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        ahead: list[list[Any]] = []
-        for k in range(len(chunks) + 1):
-            if k < len(chunks):
-                ahead.append([pool.submit(load, name) for name in chunks[k]])
-            if k > 0:
-                yield torch.stack([f.result() for f in ahead.pop(0)])

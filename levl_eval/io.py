@@ -14,6 +14,18 @@ from levl_eval.errors import LevlError, UsageError
 
 
 @contextlib.contextmanager
+def told_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A full disk (or a file beyond what the user may write) while ``path`` is written, as a LevlError of one line."""
+    try:
+        yield
+    except OSError as e:
+        short = e.errno is None and "written" in str(e)  # numpy's own word where a write falls short
+        if short or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LevlError(f"{path}: disk full; free space and run the same command again, finished parts are kept") from e
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on a clean exit it is fsynced and renamed to ``path``, else removed.
 
@@ -28,19 +40,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(fd)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        # mkstemp makes private files; results are shared like any other file the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LevlError(f"{target}: disk full; free space and run the same command again, finished parts are kept") from e
-        raise
+        with told_when_full(target):
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            # mkstemp makes private files; results are shared like any other file the user writes.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -68,6 +68,15 @@ class Team:
             PartialState().wait_for_everyone()
 
 
+def place() -> tuple[int, int]:
+    """(rank, size) as the launcher has set them: where to begin in a list that processes share, whether or not they work as a team."""
+    try:
+        rank, size = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+    except ValueError:
+        return 0, 1
+    return (rank, size) if 0 <= rank < size else (0, 1)
+
+
 _alone = False
 
 

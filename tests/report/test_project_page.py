@@ -100,7 +100,7 @@ def test_what_is_missing_is_one_line(page, tmp_path, capsys):
         ([*words[:4], str(tmp_path), *words[5:], *reference], "holds 0 *.JPEG, 4 are drawn"),
         ([*words, *reference, "somewhere"], "no run directory"),
         ([*words, *reference, "--as", "random:nano=SigLIP"], "not SigLIP"),
-        ([*words[:5], *reference, "--as", "random:nano=LeVLJEPA"], "has no text encoder"),
+        ([*words[:5], "--quiet", *reference, "--as", "random:nano=LeVLJEPA"], "has no text encoder"),
     ]:
         assert main(wrong) == 2, wrong
         err = capsys.readouterr().err
