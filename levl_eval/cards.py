@@ -191,13 +191,9 @@ class CarvedSpec(_Strict):
     seed: int = 0  # of the choice; never the probe's seed
 
 
-class _ProbeCard(_TaskCard):
-    """What the heads on global features have in common."""
+class _ReadoutCard(_TaskCard):
+    """How the heads on global features read them."""
 
-    set: str | None = None  # a card of tasks/sets whose train, validation, data and chance are used where this card has none
-    train: DataSpec
-    data: DataSpec
-    validation: DataSpec | CarvedSpec = CarvedSpec()  # for choices only; where none is made, training keeps all its images
     readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
     layers: list[int] | None = (
         None  # blocks whose outputs stand side by side (-1 the last, each after the final norm); None: the last
@@ -207,14 +203,28 @@ class _ProbeCard(_TaskCard):
     seeds: int = Field(1, ge=1)  # run with seeds 0 to seeds - 1 where --seeds is not given; one record each
 
 
-class LinearProbeCard(_ProbeCard):
-    engine: Literal["linear"] = "linear"
+class _ProbeCard(_ReadoutCard):
+    """What the heads on global features have in common."""
+
+    set: str | None = None  # a card of tasks/sets whose train, validation, data and chance are used where this card has none
+    train: DataSpec
+    data: DataSpec
+    validation: DataSpec | CarvedSpec = CarvedSpec()  # for choices only; where none is made, training keeps all its images
+
+
+class _LinearTraining(_ReadoutCard):
+    """How one linear layer is trained (probes.linear.fit), wherever one is."""
+
     bias: bool = True
     lr: float = 0.1
     weight_decay: float = 1e-4
     epochs: int = 50
     batch_size: int = 4096
     schedule: Literal["constant", "cosine"] = "constant"
+
+
+class LinearProbeCard(_LinearTraining, _ProbeCard):
+    engine: Literal["linear"] = "linear"
     keep: Literal["last", "best"] = (
         "last"  # the epoch that is tested; best: of the validation set's accuracy (the paper does not say)
     )
@@ -279,24 +289,13 @@ class RetrievalCard(_TaskCard):
     readout: str | None = None  # which read-out the main metric is; None: the one the backbone's authors report
 
 
-class BackgroundsCard(_TaskCard):
+class BackgroundsCard(_LinearTraining):
     engine: Literal["backgrounds"] = "backgrounds"
     train: DataSpec  # ROOT/original/SPLIT/CLASS
     data: DataSpec  # ROOT/VARIANT/SPLIT/CLASS
     variants: list[str] = ["original", "mixed_same", "mixed_rand"]
     optional_variants: list[str] = ["mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t"]  # where they are present
-    readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
-    layers: list[int] | None = (
-        None  # blocks whose outputs stand side by side (-1 the last, each after the final norm); None: the last
-    )
     l2_normalize: bool = True
-    standardize: bool = True
-    bias: bool = True
-    lr: float = 0.1
-    weight_decay: float = 1e-4
-    epochs: int = 50
-    batch_size: int = 4096
-    schedule: Literal["constant", "cosine"] = "constant"
     seeds: int = Field(3, ge=1)
 
 

@@ -26,6 +26,14 @@ def textvqa_question(q: dict[str, Any], pool: Pool, image_id: str) -> Question:
     return Question(str(q["question_id"]), image_id, q["question"], majority(answers), tuple(answers), {})
 
 
+def _in_folder(
+    name: str, split: str, questions: list[Question], folder: Path, file: Path, where: str, limit: int | None
+) -> QuestionSet:
+    """A set whose image ids are paths below ``folder``."""
+    said = f"put the images into {folder}; {where}"
+    return _finish(name, split, questions, lambda i: folder / i, file, said, limit, f"{len(questions)} questions")
+
+
 def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """TextVQA: TextVQA_0.5.1_SPLIT.json ({"data": [...]}), train_images/ID.jpg (also for val; test_images/ for test)."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
@@ -61,16 +69,7 @@ def read_vizwiz(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     for _, q in _fields(file, None, ("image", "question")):
         answers = [a["answer"] for a in q.get("answers") or ()]
         questions.append(vizwiz_question(q["image"], q["image"], q, answers, pool))
-    return _finish(
-        "vizwiz",
-        split,
-        questions,
-        lambda i: folder / i,
-        file,
-        f"put the images into {folder}; {where}",
-        limit,
-        f"{len(questions)} questions",
-    )
+    return _in_folder("vizwiz", split, questions, folder, file, where, limit)
 
 
 def scienceqa_question(qid: str, image_id: str, q: dict[str, Any]) -> Question:
@@ -97,16 +96,7 @@ def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                 questions.append(scienceqa_question(pid, f"{pid}/{q['image']}", q))
             except (KeyError, ValueError, IndexError, TypeError) as e:
                 raise UsageError(f"{file}: problem {pid}: {e}; this is not ScienceQA's problems.json") from e
-    return _finish(
-        "scienceqa",
-        split,
-        questions,
-        lambda i: folder / i,
-        file,
-        f"put the images into {folder}; {where}",
-        limit,
-        f"{len(questions)} questions",
-    )
+    return _in_folder("scienceqa", split, questions, folder, file, where, limit)
 
 
 def mme_question(qid: str, image_id: str, text: str, answer: str, category: str) -> Question:
