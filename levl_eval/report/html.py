@@ -142,7 +142,7 @@ def _breakdown(results: Results, row: Row) -> str:
     """Every metric of a row, one column a backbone."""
     names = [n for n, c in row.cells.items() if c.records]
     metrics = dict.fromkeys(m for n in names for r in row.cells[n].records for m in r.metrics)
-    head = "".join(f'<th scope="col">{html.escape(n)}</th>' for n in names)
+    head = "".join(f'<th scope="col" class="n">{html.escape(n)}</th>' for n in names)
     body = []
     for m in metrics:
         cells = []

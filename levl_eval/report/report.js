@@ -65,4 +65,13 @@
   $("before").addEventListener("click", () => { page -= 1; show(); });
   $("after").addEventListener("click", () => { page += 1; show(); });
   show();
+  // On paper nothing can be opened: metrics and curves are, and closed again after; of the protocols only those a reader opened.
+  const folded = () => document.querySelectorAll("main > details:not([open])");
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    const last = document.getElementById("protocols");
+    opened = [...folded()].filter((d) => last.compareDocumentPosition(d) & Node.DOCUMENT_POSITION_PRECEDING);
+    for (const d of opened) d.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const d of opened) d.open = false; });
 })();

@@ -125,10 +125,10 @@ def html_tables(results: Results) -> str:
     """The tables alone, to stand in a page."""
     parts = []
     for table in tables(results):
-        head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in table.heads)
+        head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html.escape(h)}</th>' for k, h in enumerate(table.heads))
         body = "".join(
             f'<tr><th scope="row">{html.escape(t)}</th><td>{html.escape(m)}</td>'
-            + "".join(f'<td class="n{" best" if e.bold else ""}">{html.escape(e.text)}</td>' for e in entries)
+            + "".join(f'<td class="n{" best" if e.bold else ""}">{_in_lines(e.text)}</td>' for e in entries)
             + "</tr>"
             for t, m, entries in table.rows
         )
@@ -138,13 +138,18 @@ def html_tables(results: Results) -> str:
     return "\n".join(parts)
 
 
+def _in_lines(text: str) -> str:
+    """A cell's text as markup; the spread over seeds on a line of its own, so that columns stay narrow."""
+    return "<br/>".join(html.escape(part) for part in text.replace(", seed sd", "\nseed sd").split("\n"))
+
+
 def html_page(results: Results) -> str:
     """A small page of its own; `report.html` is the large one."""
     notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *_failures(results)])
     style = (
         ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;margin:1.5rem 0}"
         "caption{text-align:left;padding:.3rem 0}th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #8884}"
-        "td.n{text-align:right;font-variant-numeric:tabular-nums}.best{font-weight:700}"
+        ".n{text-align:right!important;font-variant-numeric:tabular-nums}.best{font-weight:700}"
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
