@@ -57,6 +57,7 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch through the encoder")
     p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--json", action="store_true", help="what was found as JSON instead of tables")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="show a card, resolved")
     show.add_argument("name")
+    show.add_argument("--json", action="store_true")
     show.set_defaults(call=_show)
 
     data = commands.add_parser("data", help="make or check data directories").add_subparsers(
@@ -94,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--size", type=int, default=96, help="side in pixels, 64 to 512")
     make.add_argument("--scale", type=float, default=1.0, help="multiplies the number of images of every set")
+    make.add_argument("--json", action="store_true")
     make.set_defaults(call=_data_make)
     check = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
     check.add_argument("dir", metavar="DIR")
@@ -102,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cache = commands.add_parser("cache", help="the feature store")
     cache.add_argument("what", choices=["ls", "verify", "clear"])
+    cache.add_argument("--json", action="store_true")
     cache.set_defaults(call=_cache)
 
     # One command a module; importing them imports nothing heavy.
@@ -116,10 +120,22 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
     from levl_eval.cards import protocol_hash
     from levl_eval.evaluate import _protocol
 
-    for card in cards.values():
-        protocol = _protocol(card, args.llm, args.limit)
+    plan = [(card, _protocol(card, args.llm, args.limit)) for card in cards.values()]
+    if args.json:
+        print(
+            json.dumps(
+                [{"task": c.name, "protocol_hash": protocol_hash(p), "protocol": p, "card": _plain(c)} for c, p in plan], indent=1
+            )
+        )
+        return
+    for card, protocol in plan:
         print(f"# {card.name}: protocol {protocol_hash(protocol)[:12]}")
-        print(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False))
+        print(yaml.safe_dump(_plain(card), sort_keys=False))
+
+
+def _plain(card: Any) -> dict[str, Any]:
+    """A card as JSON and YAML write it, without fields that are not set."""
+    return card.model_dump(mode="json", exclude_none=True)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -138,6 +154,7 @@ def _run(args: argparse.Namespace) -> int:
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
     from levl_eval.evaluate import evaluate
+    from levl_eval.processes import place
     from levl_eval.progress import Progress
     from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
@@ -159,11 +176,33 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             progress=Progress(quiet=args.quiet),
             debug=args.debug,
         )
+    failed = any(r.status != "done" for r in records)
+    if place()[0] > 0:
+        return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
     board = write_leaderboard(out)
     report.write(out, pictures=args.data == "scenes")  # reading large sets again for pictures is left to `levl-eval report`
+    if args.json:
+        found = {
+            "out": str(out),
+            "leaderboard": str(board),
+            "report": str(out / "report.html"),
+            "records": [_brief(r) for r in records],
+        }
+        print(json.dumps(found, indent=1))
+        return int(failed)
     show(Results(records))
     print(f"records, samples, {board} and {out / 'report.html'}")
-    return 1 if any(r.status != "done" for r in records) else 0
+    return int(failed)
+
+
+def _brief(record: Any) -> dict[str, Any]:
+    """One record in a line of `--json`; the record's file holds all."""
+    main = record.metrics.get(record.main_metric)
+    return {
+        "backbone": record.backbone["name"], "task": record.task, "seed": record.seed, "status": record.status, "reason": record.reason,
+        "metric": record.main_metric, **({k: getattr(main, k) for k in ("value", "low", "high", "n")} if main else {}),
+        "protocol_hash": record.protocol_hash, "record": str(record.home / "records" / f"{record.key}.json"),
+    }  # fmt: skip
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -219,7 +258,11 @@ def _show(args: argparse.Namespace) -> int:
     else:
         known = names("tasks") + names("backbones")
         raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
-    print(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False), end="")
+    print(
+        json.dumps(_plain(card), indent=1, ensure_ascii=False)
+        if args.json
+        else yaml.safe_dump(_plain(card), sort_keys=False).rstrip()
+    )
     return 0
 
 
@@ -232,6 +275,9 @@ def _data_make(args: argparse.Namespace) -> int:
     if args.scale <= 0:
         raise UsageError(f"--scale {args.scale}: more than 0")
     make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
+    if args.json:
+        print(json.dumps({"out": args.out, **json.loads((Path(args.out) / "scenes.json").read_text())}, indent=1))
+        return 0
     print(f"{args.out}: written; check it with `levl-eval data check {args.out}`")
     return 0
 
@@ -261,16 +307,18 @@ def _cache(args: argparse.Namespace) -> int:
 
     store = FeatureStore(default_cache() / "features")
     if args.what == "ls":
+        if args.json:
+            print(json.dumps(store.table(), indent=1))
+            return 0
         for line in store.ls():
             print(line)
-    elif args.what == "verify":
+        return 0
+    if args.what == "verify":
         broken = store.verify()
-        for line in broken:
-            print(line)
-        print(f"{len(broken)} broken")
+        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, f"{len(broken)} broken"]))
         return 1 if broken else 0
-    else:
-        print(f"{store.clear()} entries removed")
+    removed = store.clear()
+    print(json.dumps({"removed": removed}) if args.json else f"{removed} entries removed")
     return 0
 
 

@@ -29,6 +29,12 @@ ENGINES: dict[str, str] = {
     "backgrounds": "levl_eval.probes.backgrounds:run",
 }
 
+TOGETHER = frozenset({"vqa"})  # engines that several processes of a launcher run together, step by step (processes.Team)
+
+
+class Helped(Exception):
+    """A process that came to help with a piece's features has done so (Context.ready)."""
+
 
 @dataclass
 class Context:
@@ -45,6 +51,12 @@ class Context:
     llm: str = "scenes-lm"  # name of a shipped model, hub name or directory
     batch_size: int = 64  # images a batch through the encoder
     progress: Progress = field(default_factory=Progress)
+    helping: bool = False  # another process has this piece; we only take part in the making of its features
+
+    def ready(self) -> None:
+        """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""
+        if self.helping:
+            raise Helped
 
 
 @dataclass

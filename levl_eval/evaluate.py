@@ -7,21 +7,16 @@ import os
 import platform
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Sequence
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, near, protocol_hash, protocol_of
-from levl_eval.engines import Context, engine
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import atomic_write, locked, sha256_file
-from levl_eval.processes import team, work_alone
+from levl_eval.cards import BackboneCard, near, protocol_of
+from levl_eval.errors import UsageError
+from levl_eval.io import locked, sha256_file
 from levl_eval.progress import Progress
-from levl_eval.records import Record, read_record, record_key, write_record
+from levl_eval.records import Record
 from levl_eval.registry import backbone_card, language_models, llm_cards, names, task_card
 
 PACKAGES = (
@@ -87,7 +82,7 @@ def environment() -> dict[str, Any]:
     git: dict[str, Any] = {}
     if (here.parent / ".git").exists():
         try:
-            call = ["git", "-C", str(here.parent)]
+            call = ["git", "--no-optional-locks", "-C", str(here.parent)]  # looking must not write to the user's index
             git["revision"] = subprocess.run(
                 [*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
             ).stdout.strip()
@@ -128,7 +123,8 @@ def resolve_data(data: str, cache: Path, progress: Progress) -> str:
         from levl_eval.scenes.export import make_scenes
 
         folder = cache / "scenes" / "seed0"
-        make_scenes(folder, progress=progress)
+        with locked(cache / "scenes" / ".lock"):
+            make_scenes(folder, progress=progress)
         return str(folder)
     if not Path(data).expanduser().is_dir():
         raise UsageError(
@@ -153,39 +149,11 @@ def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> d
     return out
 
 
-@contextmanager
-def _deterministic(seed: int):
-    """Engines use their own generators; this fixes what a library might draw from the global one."""
-    import torch
-
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.random.set_rng_state(state)
-
-
 def _protocol(card: Any, llm: str, limit: int | None) -> dict[str, Any]:
     extra: dict[str, Any] = dict(llm_identity(llm)) if card.engine == "vqa" else {}
     if limit is not None:
         extra["limit"] = limit
     return protocol_of(card, extra)
-
-
-def _existing(out: Path, key: str, source: str, card: Any) -> Record | None:
-    """The record of this piece of work, where it is complete: with its samples, and with every floor the card asks for."""
-    path = out / "records" / f"{key}.json"
-    if not path.exists():
-        return None
-    try:
-        record = read_record(path)
-    except UsageError:
-        return None  # not readable: it is computed again
-    done = record.status == "done" and (out / "samples" / f"{key}.jsonl").exists()
-    floors = {f"floor_{f.replace('-', '_')}" for f in getattr(card, "floors", ())}
-    whole = floors <= record.metrics.keys() or record.main_metric == "answered"
-    return record if done and whole and record.data.get("source") == source else None
 
 
 def evaluate(
@@ -215,6 +183,7 @@ def evaluate(
     """
     from levl_eval.backbones import load_backbone
     from levl_eval.features import FeatureStore
+    from levl_eval.pieces import Desk, Piece
 
     progress = progress or Progress()
     out, cache = Path(out), Path(cache) if cache else default_cache()
@@ -240,92 +209,18 @@ def evaluate(
     store = FeatureStore(cache / "features")
     env = environment()
     env["device"] = str(where)
+    protocols = {t: _protocol(c, llm, limit) for t, c in cards.items()}
 
     planned = {t: list(seeds) if seeds is not None else list(range(getattr(c, "seeds", 1))) for t, c in cards.items()}
-    pieces = [(i, task, seed) for i in range(len(loaded)) for task in cards for seed in planned[task]]
-    records: dict[int, Record] = {}
-
-    def piece(number: int, wait: bool) -> bool:
-        """Read or compute one piece; False where another process is at it and we do not wait."""
-        i, task, seed = pieces[number]
-        spec, backbone, card = who[i], loaded[i], cards[task]
-        protocol = _protocol(card, llm, limit)
-        digest = protocol_hash(protocol)
-        key = record_key(spec.name, backbone.weights_sha256, card.name, digest, seed)
-        label = f"[{number + 1}/{len(pieces)}] {spec.name} on {card.name}" + (f" seed {seed}" if len(planned[task]) > 1 else "")
-        with locked(out / ".locks" / key, wait) as ours:
-            if not ours:
-                return False
-            found = _existing(out, key, data, card)
-            if found is not None:
-                progress.say(f"{label}: already there")
-                records[number] = found
-                return True
-            progress.say(label)
-            for j, other in enumerate(loaded):  # only the one at work takes the device's memory
-                other.to(where if j == i else "cpu")
-            context = Context(
-                card=card, backbone=backbone, data=source, seed=seed, store=store, cache=cache, device=where, limit=limit,
-                llm=llm, batch_size=batch_size, progress=progress,
-            )  # fmt: skip
-            record = Record(
-                backbone={
-                    "name": spec.name,
-                    "uri": spec.uri,
-                    "weights_sha256": backbone.weights_sha256,
-                    "preprocess": backbone.preprocess.describe(),
-                    "info": {**backbone.info, "baseline": spec.baseline},
-                    "card": spec.model_dump(mode="json", exclude_none=True),
-                },
-                task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
-                protocol=protocol, protocol_hash=digest, data={"source": data}, seed=seed, limit=limit, environment=env,
-                card=card.model_dump(mode="json", exclude_none=True),
-                call={"llm": llm, "batch_size": batch_size, "device": device, "folder": str(Path.cwd())},
-            )  # fmt: skip
-            records[number] = _one(context, record, out, debug)
-            return True
-
-    work_alone()
-    # Several processes (torchrun, accelerate launch, or a second run by hand) share the pieces: each takes what nobody is at,
-    # and waits for the others' at the end. What a lost process held is then computed by the one that waited.
-    rank, world = int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
-    start = rank * len(pieces) // world if rank < world else 0
-    order = [*range(start, len(pieces)), *range(start)]
-    for number in [n for n in order if not piece(n, wait=False)]:
-        piece(number, wait=True)
+    work = [
+        Piece(spec, backbone, cards[task], seed, protocols[task], many=len(planned[task]) > 1)
+        for spec, backbone in zip(who, loaded, strict=True)
+        for task in cards
+        for seed in planned[task]
+    ]
+    call = {"llm": llm, "batch_size": batch_size, "device": device, "folder": str(Path.cwd())}
+    desk = Desk(out, cache, store, source, data, where, limit, llm, batch_size, progress, env, call, debug)
+    records = desk.work(work)
     for backbone in loaded:
         backbone.to("cpu")
-    return [records[n] for n in range(len(pieces))]
-
-
-def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
-    """Run one piece of work and write its record, whatever happens."""
-    started = time.monotonic()
-    try:
-        with _deterministic(context.seed):
-            outcome = engine(record.engine)(context)
-        if record.main_metric not in outcome.metrics:
-            known = ", ".join(outcome.metrics)
-            raise UsageError(
-                f"task {record.task}: field `main_metric`: {record.main_metric!r} is not measured; there are {known}"
-            )
-        record.metrics = outcome.metrics
-        record.data.update(outcome.data)
-        record.notes, record.cache = outcome.notes, outcome.cache
-        record.seconds = {**outcome.seconds, "total": time.monotonic() - started}
-        if team().first:
-            for name, text in outcome.files.items():
-                atomic_write(out / "uploads" / record.key / name, text)
-            write_record(out, record, outcome.samples)
-    except Exception as e:
-        if debug and not isinstance(e, LevlError):
-            raise
-        record.status, record.metrics = "failed", {}
-        record.reason = str(e) if isinstance(e, LevlError) else f"{type(e).__name__}: {' '.join(str(e).split())[:500]}"
-        if not isinstance(e, LevlError):
-            record.notes["traceback"] = traceback.format_exc()
-        record.seconds = {"total": time.monotonic() - started}
-        context.progress.say(f"  failed: {record.reason}")
-        if team().first:
-            write_record(out, record)
-    return record
+    return records

@@ -274,7 +274,7 @@ class Extraction:
     def _write(self, chunk: int, parts: list[Features]) -> None:
         arrays = {a: np.concatenate([getattr(p, a) for p in parts]) for a in ARRAYS}
         with atomic_path(self._file(chunk)) as temporary, open(temporary, "wb") as f:
-            np.savez(f, **arrays, grid=np.array(parts[0].grid))
+            np.savez(f, pooled=arrays["pooled"], patches=arrays["patches"], grid=np.array(parts[0].grid))
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:

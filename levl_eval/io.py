@@ -18,11 +18,16 @@ def told_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
     """A full disk (or a file beyond what the user may write) while ``path`` is written, as a LevlError of one line."""
     try:
         yield
-    except OSError as e:
-        short = e.errno is None and "written" in str(e)  # numpy's own word where a write falls short
-        if short or e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except LevlError:
+        raise
+    except Exception as e:
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in str(e) for w in _SHORT):
             raise LevlError(f"{path}: disk full; free space and run the same command again, finished parts are kept") from e
         raise
+
+
+# What numpy, safetensors and torch say instead of the system's own error.
+_SHORT = ("requested and", "No space left on device", "File too large", "enforce fail at inline_container")
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """The processes of one run, as `accelerate launch` (or torchrun) starts them; one process where nothing did.
 
-Every process walks through the same run. What is decided from files is decided by the first and told to the rest, so that all
-take part in the same collective steps; the first alone writes results.
+Pieces a frozen language model answers are done by all together: what is decided from files is decided by the first and told to
+the rest, so that all take part in the same collective steps; the first alone writes results. All other pieces are shared through
+the file system, each to one process, and their features chunk by chunk.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -24,8 +26,11 @@ class Team:
             import torch
             from accelerate import PartialState
 
-            state = PartialState(cpu=not torch.cuda.is_available())
+            # Long: one process may be hashing or joining a large set while the others are at the next collective step.
+            state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=2))
             self.size, self.rank = state.num_processes, state.process_index
+            self._device = state.device
+            self._control = torch.distributed.new_group(backend="gloo")
 
     @property
     def first(self) -> bool:
@@ -48,7 +53,7 @@ class Team:
         if self.size > 1:
             import torch
 
-            flat = torch.cat([t.reshape(-1) for t in tensors])
+            flat = torch.cat([t.reshape(-1) for t in tensors]).to(self._device)
             torch.distributed.all_reduce(flat)
             for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 t.copy_(part.view_as(t))
@@ -67,6 +72,21 @@ class Team:
 
             PartialState().wait_for_everyone()
 
+    def all_failed(self, wait: timedelta = timedelta(minutes=10)) -> bool:
+        """Called by a process whose piece has failed: whether it failed in all of them, so that the run may go on together.
+
+        A process that alone has failed gets False after ``wait``: the others are in a step it cannot take part in any more.
+        """
+        if self.size == 1:
+            return True
+        import torch
+
+        try:
+            torch.distributed.monitored_barrier(group=self._control, timeout=wait)
+        except RuntimeError:
+            return False
+        return True
+
 
 def place() -> tuple[int, int]:
     """(rank, size) as the launcher has set them: where to begin in a list that processes share, whether or not they work as a team."""
@@ -77,13 +97,18 @@ def place() -> tuple[int, int]:
     return (rank, size) if 0 <= rank < size else (0, 1)
 
 
+def launched() -> bool:
+    """Whether a launcher has started several processes that can reach one another."""
+    return place()[1] > 1 and bool(os.environ.get("MASTER_ADDR")) and bool(os.environ.get("MASTER_PORT"))
+
+
 _alone = False
 
 
-def work_alone() -> None:
-    """From now on this process works by itself: `levl-eval run` gives each process other pieces, so that none may wait in a step."""
+def work_alone(alone: bool = True) -> None:
+    """From now on this process works by itself, on pieces of its own, and none may wait for it in a step; or as one of the team."""
     global _alone
-    _alone = True
+    _alone = alone
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from levl_eval.cli import main
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.evaluate import evaluate, split_overrides
+from levl_eval.io import atomic_path
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress
 from levl_eval.records import Sample
@@ -227,3 +229,78 @@ def test_processes_start_at_different_pieces_and_give_the_order_of_one(world, mo
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert [r.seed for r in go(world, out=world / "second", **options)] == one == [0, 1, 2]
+
+
+def test_json_of_every_command_is_json_alone(world, capsys):
+    def read(*words, code=0):
+        assert main(list(words)) == code
+        return json.loads(capsys.readouterr().out)
+
+    data, out = str(world / "data"), str(world / "out")
+    base = [
+        "run",
+        "--backbone",
+        "random:nano",
+        "--tasks",
+        "linear",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--seeds",
+        "0",
+        "--quiet",
+        "--json",
+    ]
+    (plan,) = read(*base, "--dry-run", "--set", "linear.lr=0.25")
+    assert plan["task"] == "linear" and plan["card"]["lr"] == plan["protocol"]["lr"] == 0.25
+    found = read(*base)
+    (record,) = found["records"]
+    assert record["status"] == "done" and record["metric"] == "top1" and record["low"] <= record["value"] <= record["high"]
+    assert Path(record["record"]).is_file() and Path(found["report"]).is_file() and Path(found["leaderboard"]).is_file()
+    failed = read(*base, "--set", "linear.epochs=13", code=1)["records"][0]
+    assert failed["status"] == "failed" and failed["reason"] == "the moon is full; wait" and "value" not in failed
+    assert read("show", "linear", "--json")["engine"] == "linear" and read("show", "random-nano", "--json")["baseline"] is True
+    assert read("report", out, "--json", "--no-pictures")["bytes"] > 1000
+    assert read("cache", "ls", "--json") == [] and read("cache", "verify", "--json") == {"broken": []}
+    assert read("cache", "clear", "--json") == {"removed": 0}
+    made = read("data", "make", "scenes", "--out", str(world / "made"), "--size", "64", "--scale", "0.001", "--json")
+    assert made["size"] == 64 and Path(made["out"], "scenes.json").is_file()
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_the_next_run_goes_on(world, capsys):
+    """No file may grow beyond a kilobyte, so neither the samples nor a failed record can be written."""
+    words = ["run", "--backbone", "random:nano", "--tasks", "linear", "--data", str(world / "data"), "--out", str(world / "out")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        code = main([*words, "--seeds", "0", "--quiet"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capsys.readouterr().err
+    assert code == 1 and err.count("\n") == 1 and "disk full; free space and run the same command again" in err
+    left = [p for p in (world / "out").rglob("*") if p.is_file() and p.parent.name != ".locks"]
+    assert left == []  # nothing half written, no temporary file
+    assert main([*words, "--seeds", "0", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("library", ["torch", "safetensors", "numpy"])
+def test_a_full_disk_is_told_alike_whichever_library_writes(tmp_path, library):
+    import torch
+    from safetensors.torch import save_file
+
+    def write(path):
+        if library == "numpy":
+            with open(path, "wb") as f:
+                np.save(f, np.zeros(10_000))
+        else:
+            (torch.save if library == "torch" else save_file)({"a": torch.zeros(10_000)}, path)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(LevlError, match="disk full"), atomic_path(tmp_path / "x") as temporary:
+            write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def add(commands: Any) -> None:
     p.add_argument("--save", metavar="DIR", help="save the model there (levl_eval.vlm.load reads it)")
     p.add_argument("--device", default="auto")
     p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 
 
@@ -42,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
         vlm = load(args.model, device=str(pick_device(args.device)))
     else:
         vlm = _assemble(args)
-    for text in vlm.answers(image, args.questions):
-        print(text)
+    texts = vlm.answers(image, args.questions)
+    if args.json:
+        print(json.dumps([{"question": q, "answer": a} for q, a in zip(args.questions, texts, strict=True)], indent=1))
+    else:
+        print("\n".join(texts))
     if args.save:
         vlm.save(args.save)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ def add(commands: Any) -> None:
     p = commands.add_parser("report", help="write report.html of a run directory")
     p.add_argument("dir", metavar="DIR")
     p.add_argument("--no-pictures", action="store_true", help="do not read the data sets again for their images")
+    p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 
 
@@ -55,5 +57,6 @@ def write(out: Path, pictures: bool = True) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(f"{write(Path(args.dir), not args.no_pictures)}: written")
+    path = write(Path(args.dir), not args.no_pictures)
+    print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if args.json else f"{path}: written")
     return 0

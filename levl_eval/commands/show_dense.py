@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +54,5 @@ def show_dense(args: argparse.Namespace) -> int:
     ]  # fmt: skip
     path = Path(args.out) / f"{card.name}.png"
     atomic_write(path, draw(contexts, args.images, args.count, args.side))
-    print(path)
+    print(json.dumps({"sheet": str(path)}) if args.json else path)
     return 0

@@ -91,6 +91,7 @@ def run(context: Context) -> Outcome:
 
     x = matrix(train)
     tests = {name: matrix(s) for name, s in sets.items()}
+    context.ready()
     seconds = {"features": time.monotonic() - started}
     started = time.monotonic()
     if card.standardize:

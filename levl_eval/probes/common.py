@@ -201,6 +201,7 @@ def load_parts(context: Context, choices: bool) -> Parts:
         if not len(held):
             raise LevlError(f"{card.name}: every class has one training image, so no validation can be taken; set `validation`")
         validation = Part(train, train_features, held)
+    context.ready()
     data = {**data_of(test), "train": data_of(train)["fingerprint"]}
     data["counts"]["train_images"] = len(rows)
     if validation is not None:

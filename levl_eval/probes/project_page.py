@@ -101,9 +101,9 @@ def picture(image: Image.Image) -> torch.Tensor:
     """float [3, 224, 224]: the page's geometry to the pixel, which truncates the longer side and rounds the crop's corner."""
     width, height = image.size
     short = min(width, height)
-    size = tuple(SIDE if s == short else int(SIDE * s / short) for s in (width, height))
-    left, top = (round((s - SIDE) / 2) for s in size)
-    image = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + SIDE, top + SIDE))
+    wide, high = (SIDE if s == short else int(SIDE * s / short) for s in (width, height))
+    left, top = round((wide - SIDE) / 2), round((high - SIDE) / 2)
+    image = image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + SIDE, top + SIDE))
     return _NORMALIZE.normalize(torch.from_numpy(np.array(image)))
 
 

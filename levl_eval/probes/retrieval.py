@@ -141,6 +141,7 @@ def run(context: Context) -> Outcome:
     features = context.store.get(
         backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress
     )
+    context.ready()
     cache = {"feature_hits": int(features.hit), "feature_misses": int(not features.hit)}
     images = image_embeddings(backbone, features.pooled, context.device)
     texts = text_embeddings(backbone, list(data.captions), context.cache, context.progress)

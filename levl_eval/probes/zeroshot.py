@@ -53,6 +53,7 @@ def run(context: Context) -> Outcome:
     started = time.monotonic()
     cache = {"feature_hits": 0, "feature_misses": 0}
     features = features_of(context, data, cache)
+    context.ready()
     texts = class_embeddings(backbone, names, templates, context.cache)
     images = image_embeddings(backbone, features.pooled, context.device)
     metrics: dict[str, Estimate] = {}

@@ -196,6 +196,7 @@ def train_and_open(
         return found
 
     train_features, test_features = features(train.images), features(test.images)
+    context.ready()
     seconds = {"features": time.monotonic() - started}
     started = time.monotonic()
     grid, patches = train_features.grid, train_features.patches

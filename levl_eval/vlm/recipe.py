@@ -14,7 +14,6 @@ from levl_eval.cards import PromptSpec, RecipeCard, protocol_of
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.features import FeatureSet, FeatureStore
-from levl_eval.processes import team
 from levl_eval.progress import Progress
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
@@ -41,15 +40,8 @@ class Workshop:
     )
 
     def features(self, backbone: Backbone, images: ImageSet) -> FeatureSet:
-        """From the store; with several processes the first fills it and the others read."""
-        crew = team()
-        if not crew.first:
-            crew.wait()
-        found = self.store.get(
-            backbone, images, device=self.device, batch_size=self.batch_size, progress=self.progress if crew.first else None
-        )
-        if crew.first:
-            crew.wait()
+        """From the store; several processes fill it together."""
+        found = self.store.get(backbone, images, device=self.device, batch_size=self.batch_size, progress=self.progress)
         self.counts["feature_hits" if found.hit else "feature_misses"] += 1
         return found
 

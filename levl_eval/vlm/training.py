@@ -22,7 +22,7 @@ import torch
 from levl_eval.cards import RecipeCard
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
-from levl_eval.io import atomic_path
+from levl_eval.io import atomic_path, locked
 from levl_eval.processes import team
 from levl_eval.progress import Progress
 from levl_eval.vlm import connector as connectors
@@ -177,6 +177,24 @@ def train(
         raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
     key = connector_key(meta)
     path = cache / "connectors" / f"{key}.safetensors"
+    # Another run by hand may want the same connector: one trains it, the other waits and reads it.
+    with locked(path.parent / "locks" / key) if team().first else contextlib.nullcontext():
+        return _train_or_take(language, prompt, recipe, features, items, meta, path, device, seed, progress, first)
+
+
+def _train_or_take(
+    language: LanguageModel,
+    prompt: Prompt,
+    recipe: RecipeCard,
+    features: Sequence[FeatureSet],
+    items: Sequence[Item],
+    meta: dict[str, Any],
+    path: Path,
+    device: torch.device,
+    seed: int,
+    progress: Progress,
+    first: Connector | None,
+) -> tuple[Connector, dict[str, Any], bool]:
     dim, grid = token_width(features[0], recipe.connector), features[0].grid
     if team().agree(path.exists()):
         try:
@@ -192,7 +210,7 @@ def train(
             f"{language.name}: {tokens} image tokens and the longest question need {longest} positions, it has {language.context}; use fewer tokens"
         )
     notes = _loop(language, prompt, recipe, features, items, net, path, device, seed, progress)
-    notes["connector"] = key
+    notes["connector"] = path.stem
     net.eval().requires_grad_(False)
     if team().first:
         connectors.save(path, net, {**meta, "notes": notes})
