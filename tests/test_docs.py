@@ -1,0 +1,55 @@
+"""The walk-through, run as a reader runs it: every block in order, in one empty folder and one Python session."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas
+from PIL import Image
+
+from levl_eval.cli import build_parser, main
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
+
+
+def commands(block):
+    return [shlex.split(line) for line in block.splitlines() if line.strip()]
+
+
+def test_the_walk_through_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "walkthrough.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    session: dict = {"__name__": "walkthrough"}
+    blocks = BLOCK.findall(text)
+    assert {kind for kind, _ in blocks} == {"sh", "python"} and len(blocks) >= 7
+    said = []
+    for kind, block in blocks:
+        if kind == "sh":
+            for command in commands(block):
+                assert command[0] == "levl-eval"
+                assert main(command[1:]) == 0, command
+        else:
+            exec(compile(block, "docs/walkthrough.md", "exec"), session)
+        said.append(capsys.readouterr())
+    drawn = np.asarray(Image.open(tmp_path / "pca.png"))
+    assert drawn.shape == (256, 512, 3) and len(np.unique(drawn[:, 256:].reshape(-1, 3), axis=0)) > 8
+    records = session["records"]
+    assert [r.status for r in records] == ["done"] * 4 and "already there" in said[5].err
+    assert session["found"].images > 0 and "were not measured alike" in said[4].out
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    table = pandas.read_csv(tmp_path / "run" / "leaderboard.csv")
+    assert set(table["backbone"]) == {"levljepa-nano", "random-nano"} and len(table) == len(session["table"])
+
+
+def test_commands_named_in_running_text_parse():
+    """What stands in backticks and begins with levl-eval is a command this version has."""
+    for page in (ROOT / "docs").glob("*.md"):
+        named = re.findall(r"`levl-eval ([^`]+)`", page.read_text(encoding="utf-8"))
+        assert named
+        for words in named:
+            build_parser().parse_args(shlex.split(words))
