@@ -21,10 +21,11 @@ from typing import Any
 def model(folder: str, width: int, layers: int) -> Any:
     """A Llama with random weights and the embedded language model's tokenizer."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from levl_eval.registry import language_models
-    from levl_eval.vlm.language import load_language_model
+    from levl_eval.vlm.language import load_language_model  # before transformers: it repairs a torchvision that does not load
+
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # isort: skip
 
     tokenizer = AutoTokenizer.from_pretrained(language_models()["scenes-lm"])
     tokenizer.save_pretrained(folder)

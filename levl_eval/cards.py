@@ -68,7 +68,9 @@ class ConnectorSpec(_Strict):
 
     kind: Literal["linear", "mlp2x_gelu", "mlp_norm", "unshuffle_mlp", "resampler"] = "mlp2x_gelu"  # see vlm/connector.py
     tokens: Literal["patches", "cls+patches", "cls"] = "patches"
-    layer: int | Literal["last"] = "last"  # "last": after the final norm; a block's number (-2: the last but one): its raw output
+    layer: int | Literal["last"] = (
+        "last"  # a block's number (0 the first, -2 the last but one), read after the final norm; "last": the encoder's own output
+    )
     standardize: bool = True  # features per dimension by the training images' mean and std; part of the connector
     downsample: int = Field(default=2, ge=2)  # unshuffle_mlp: so many by so many neighbouring patches become one token
     queries: int = Field(default=32, ge=1)  # resampler: how many tokens it gives
@@ -78,8 +80,6 @@ class ConnectorSpec(_Strict):
     def _check(self) -> ConnectorSpec:
         if self.kind == "unshuffle_mlp" and self.tokens != "patches":
             raise ValueError("kind unshuffle_mlp joins neighbouring patches; expected tokens: patches")
-        if self.layer != "last" and self.tokens != "patches":
-            raise ValueError("a CLS token is read after the final norm only; expected layer: last or tokens: patches")
         return self
 
 

@@ -75,4 +75,4 @@ def _assemble(args: argparse.Namespace) -> Any:
     shop = Workshop(backbone, language, data, FeatureStore(cache / "features"), cache, device, progress)
     prompt = recipe.prompt or PromptSpec()
     trained = obtain(shop, recipe, prompt, args.seed)
-    return VLM(trained.backbone, trained.connector, language, prompt, args.backbone, args.llm)
+    return VLM(backbone, trained.connector, language, prompt, args.backbone, args.llm)

@@ -18,13 +18,13 @@ from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.engine import answer_batch
 from levl_eval.vlm.language import LanguageModel, load_language_model
 from levl_eval.vlm.prompts import make_prompt
-from levl_eval.vlm.tokens import view
+from levl_eval.vlm.tokens import check_layer, look, width_of
 
 
 class VLM:
     """A frozen encoder that a frozen language model sees through a trained connector.
 
-    backbone: as the connector sees it (vlm.tokens.view). uri, llm: what to load them by again.
+    uri, llm: what to load backbone and language model by again.
     """
 
     def __init__(
@@ -37,13 +37,8 @@ class VLM:
     @torch.inference_mode()
     def look(self, image: Image.Image) -> torch.Tensor:
         """Visual tokens [1, M, width] of a picture."""
-        found = self.backbone.encode(self.backbone.preprocess(image)[None].to(self.language.device))
-        kinds = {
-            "patches": [found.patches],
-            "cls": [found.pooled[:, None]],
-            "cls+patches": [found.pooled[:, None], found.patches],
-        }
-        return self.connector(torch.cat(kinds[self.connector.spec.tokens], 1).float())
+        picture = self.backbone.preprocess(image)[None].to(self.language.device)
+        return self.connector(look(self.backbone, picture, self.connector.spec))
 
     def answer(self, image: Image.Image | str | Path, question: str) -> str:
         """The greedy answer to one question about a picture or its file."""
@@ -85,9 +80,10 @@ def load(folder: str | Path, backbone: str | None = None, llm: str | None = None
         uri, name = backbone or card["backbone"], llm or card["llm"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{folder}: no saved model ({type(e).__name__}: vlm.json); give the folder of VLM.save") from e
-    eye = view(load_backbone(uri), spec)
+    eye = load_backbone(uri)
+    check_layer(eye, spec)
     language = load_language_model(name, device)
     expect = {"weights": eye.weights_sha256, "llm": language.sha256}
-    dim = eye.dim if spec.tokens == "cls" else eye.patch_dim
-    net, _ = connectors.load(folder / "connector.safetensors", spec, dim, language.width, expect, eye.grid)
+    file = folder / "connector.safetensors"
+    net, _ = connectors.load(file, spec, width_of(eye, spec), language.width, expect, eye.grid)
     return VLM(eye.to(device), net.to(device), language, prompt, uri, name)

@@ -23,7 +23,7 @@ from levl_eval.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.vlm.prompts import Prompt
 from levl_eval.vlm.recipe import Trained, Workshop, obtain, prompt_identity
 from levl_eval.vlm.scoring import estimates, score, weights
-from levl_eval.vlm.tokens import read_tokens
+from levl_eval.vlm.tokens import look, read_tokens
 from levl_eval.vlm.training import connector_key
 
 VisualOf = Callable[[Sequence[str]], torch.Tensor]
@@ -61,8 +61,9 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
 
 def visual_reader(shop: Workshop, trained: Trained, data: QuestionSet, other: dict[str, str] | None = None) -> VisualOf:
     """Image ids -> visual tokens, from stored features; ``other``: the image to show in each one's place."""
-    features = shop.features(trained.backbone, data.images)
-    row, net = features.row, trained.connector
+    net = trained.connector
+    features = shop.features(data.images, net.spec)
+    row = features.row
 
     def visual_of(names: Sequence[str]) -> torch.Tensor:
         raw = read_tokens(features, [row[other[n] if other else n] for n in names], net.spec)
@@ -74,14 +75,11 @@ def visual_reader(shop: Workshop, trained: Trained, data: QuestionSet, other: di
 
 def _blank(shop: Workshop, trained: Trained) -> VisualOf:
     """One mid-grey picture, whatever is asked for."""
-    eye = trained.backbone
+    eye, net = shop.backbone, trained.connector
     size = eye.preprocess.size
+    picture = eye.preprocess(Image.new("RGB", (size, size), (127, 127, 127)))[None].to(shop.device)
     with torch.inference_mode():
-        found = eye.encode(eye.preprocess(Image.new("RGB", (size, size), (127, 127, 127)))[None].to(shop.device))
-        tokens = {"patches": found.patches, "cls": found.pooled[:, None]}
-        spec = trained.connector.spec
-        raw = torch.cat([found.pooled[:, None], found.patches], 1) if spec.tokens == "cls+patches" else tokens[spec.tokens]
-        visual = trained.connector(raw.float())
+        visual = net(look(eye, picture, net.spec))
     return lambda names: visual.expand(len(names), -1, -1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.cards import PromptSpec, RecipeCard, protocol_of
+from levl_eval.cards import ConnectorSpec, PromptSpec, RecipeCard, protocol_of
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.features import FeatureSet, FeatureStore
@@ -19,7 +19,7 @@ from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
 from levl_eval.vlm.packing import make_items
 from levl_eval.vlm.prompts import make_prompt
-from levl_eval.vlm.tokens import view
+from levl_eval.vlm.tokens import check_layer, layers_of
 from levl_eval.vlm.training import connector_key, train
 
 
@@ -39,22 +39,23 @@ class Workshop:
         default_factory=lambda: {"feature_hits": 0, "feature_misses": 0, "connector_hits": 0, "connector_misses": 0}
     )
 
-    def features(self, backbone: Backbone, images: ImageSet) -> FeatureSet:
-        """From the store; several processes fill it together."""
-        found = self.store.get(backbone, images, device=self.device, batch_size=self.batch_size, progress=self.progress)
+    def features(self, images: ImageSet, spec: ConnectorSpec) -> FeatureSet:
+        """The tokens of the wanted layer, from the store; several processes fill it together."""
+        found = self.store.get(
+            self.backbone, images, device=self.device, batch_size=self.batch_size, layers=layers_of(spec), progress=self.progress
+        )
         self.counts["feature_hits" if found.hit else "feature_misses"] += 1
         return found
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A connector, what made it (its ``key`` and ``meta``), notes for the record, and the backbone as it sees it."""
+    """A connector, what made it (its ``key`` and ``meta``), and notes for the record."""
 
     connector: Connector
     key: str
     meta: dict[str, Any]
     notes: dict[str, Any]
-    backbone: Backbone
     sets: list[QuestionSet]
 
 
@@ -76,9 +77,10 @@ def obtain(
     first = obtain(shop, recipe.first, spec, seed, lap) if recipe.first is not None else None
     sets = [read_questions(s, shop.data) for s in recipe.data]
     prompt = make_prompt(spec, shop.language)
-    backbone = view(shop.backbone, recipe.connector)
+    backbone = shop.backbone
+    check_layer(backbone, recipe.connector)
     lap("read")
-    features = [shop.features(backbone, s.images) for s in sets]
+    features = [shop.features(s.images, recipe.connector) for s in sets]
     lap("features")
     meta = {
         "weights": backbone.weights_sha256, "preprocess": backbone.preprocess.describe(), "llm": shop.language.sha256,
@@ -94,4 +96,4 @@ def obtain(
     lap("connector")
     if first is not None:
         notes = {**notes, "connector_first": first.key}
-    return Trained(connector, connector_key(meta), meta, notes, backbone, sets)
+    return Trained(connector, connector_key(meta), meta, notes, sets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,19 +11,23 @@ import levl_eval.vlm
 from levl_eval.backbones import load_backbone
 from levl_eval.cards import ConnectorSpec, PromptSpec
 from levl_eval.cli import main
+from levl_eval.data.types import ImageSet
 from levl_eval.errors import UsageError
+from levl_eval.features import FeatureStore
 from levl_eval.vlm.connector import Connector
-from levl_eval.vlm.tokens import view
+from levl_eval.vlm.tokens import check_layer, layers_of, look, read_tokens, width_of
 from tests.vlm.models import TEXTS, make
 
 
-@pytest.mark.parametrize("spec", [{}, {"kind": "unshuffle_mlp", "layer": -2}, {"kind": "resampler", "tokens": "cls+patches"}])
+@pytest.mark.parametrize(
+    "spec", [{}, {"kind": "unshuffle_mlp", "layer": -2}, {"kind": "resampler", "tokens": "cls+patches", "layer": 1}]
+)
 def test_save_load_answer(tmp_path, capsys, spec):
     language = make("llama", tmp_path / "llm", context=512)
     connector = ConnectorSpec(**spec)
-    eye = view(load_backbone("random:nano"), connector)
+    eye = load_backbone("random:nano")
     torch.manual_seed(0)
-    net = Connector(connector, eye.patch_dim, language.width, 0.3, eye.grid)
+    net = Connector(connector, width_of(eye, connector), language.width, 0.3, eye.grid)
     vlm = levl_eval.vlm.VLM(eye, net, language, PromptSpec(max_new_tokens=5, stop=[]), "random:nano", language.name)
     image = Image.new("RGB", (80, 60), (200, 30, 30))
     want = vlm.answers(image, TEXTS)
@@ -40,13 +45,21 @@ def test_save_load_answer(tmp_path, capsys, spec):
         levl_eval.vlm.load(tmp_path)
 
 
-def test_a_layer_is_another_set_of_features():
-    plain = load_backbone("random:nano")
-    early, late = view(plain, ConnectorSpec(layer=0)), view(plain, ConnectorSpec(layer=-1))
-    x = torch.randn(2, 3, plain.preprocess.size, plain.preprocess.size)
-    assert len({plain.weights_sha256, early.weights_sha256, late.weights_sha256}) == 3
-    assert view(plain, ConnectorSpec(layer=3)).weights_sha256 == late.weights_sha256  # of four blocks
-    assert early.encode(x).patches.shape == plain.encode(x).patches.shape
-    assert torch.allclose(plain.model.norm(late.encode(x).patches), plain.encode(x).patches, atol=1e-5)
-    with pytest.raises(UsageError, match="has 4 blocks"):
-        view(plain, ConnectorSpec(layer=9))
+def test_tokens_are_the_same_with_and_without_the_store(tmp_path):
+    """Every choice of tokens and layer; a block is read after the final norm, its class token as wide as its patches."""
+    eye = load_backbone("random:nano")
+    image = Image.new("RGB", (80, 60), (200, 30, 30))
+    images = ImageSet(("a",), lambda name: image, "one red picture")
+    x, store = eye.preprocess(image)[None], FeatureStore(tmp_path)
+    seen = {}
+    for layer in ("last", 0, -1):
+        for tokens in ("patches", "cls", "cls+patches"):
+            spec = ConnectorSpec(layer=layer, tokens=tokens)
+            seen[layer, tokens] = raw = look(eye, x, spec)
+            kept = read_tokens(store.get(eye, images, layers=layers_of(spec)), [0], spec)
+            assert raw.shape == kept.shape and raw.shape[-1] == width_of(eye, spec)
+            assert np.allclose(raw.numpy(), kept, atol=2e-2)  # the store holds half precision
+    assert torch.allclose(seen["last", "cls+patches"], seen[-1, "cls+patches"], atol=1e-5)  # of a plain ViT
+    assert not torch.allclose(seen[0, "patches"], seen[-1, "patches"], atol=1e-2)
+    with pytest.raises(UsageError, match=r"recipe.connector.layer.*one of its 4 blocks"):
+        check_layer(eye, ConnectorSpec(layer=9))
