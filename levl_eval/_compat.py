@@ -51,6 +51,17 @@ def _extension_loads(package: Path) -> bool:
     return False
 
 
+def repair_lmms() -> None:
+    """lmms-eval changes the insides of filelock, which newer releases (3.30) have elsewhere; it then fails before it has begun.
+
+    What it changes matters where one thread takes one lock twice through two libraries; without it `datasets` works as it does alone.
+    """
+    from lmms_eval import evaluator
+
+    if importlib.util.find_spec("filelock._api") is None:
+        evaluator._enable_reentrant_filelocks._patched = True
+
+
 def repair_mmseg() -> None:
     """Make ``import mmseg.models`` work with mmcv-lite: compiled operators it lacks become classes that raise when they are used.
 

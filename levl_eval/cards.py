@@ -143,6 +143,28 @@ class VQACard(_TaskCard):
     floors: list[Literal["text-only", "blank-image", "shuffled-images", "random-vit"]] = ["text-only"]
 
 
+GENERATION = ("task", "card")
+INSTRUCTION = "\nAnswer the question using a single word or phrase."  # lmms-eval's own way of asking for a short answer
+
+
+class LMMSCard(_TaskCard):
+    """A task of the installed lmms-eval, `lmms:NAME` on the command line. Its scores keep lmms-eval's names and scale.
+
+    `--limit N` means N documents here, as lmms-eval counts.
+    """
+
+    engine: Literal["lmms"] = "lmms"
+    main_metric: str = ""  # "": the first one lmms-eval reports
+    task: str  # a task, group or tag of lmms-eval
+    include: str | None = None  # folder of further task files, beside lmms-eval's own
+    datasets: str | None = None  # folder of hub repositories (OWNER/NAME or NAME); None: DIR/lmms, then the hub or its cache
+    recipe: RecipeCard | str = "vqa-train"
+    prompt: PromptSpec = PromptSpec()  # around lmms-eval's question
+    drop: list[str] = [INSTRUCTION]  # texts taken out of lmms-eval's question, which the prompt says in its own way
+    generation: Literal["task", "card"] = "task"  # whose answer length; "task": its stop strings too, beside the prompt's
+    llm_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+
+
 class SegmentationCard(_TaskCard):
     engine: Literal["segmentation"] = "segmentation"
     train: DataSpec
@@ -323,7 +345,8 @@ TaskCard = Annotated[
     | KNNCard
     | AttentiveCard
     | RetrievalCard
-    | BackgroundsCard,
+    | BackgroundsCard
+    | LMMSCard,
     Field(discriminator="engine"),
 ]
 _TASK: TypeAdapter[Any] = TypeAdapter(TaskCard)
@@ -389,7 +412,7 @@ def near(word: str, known: list[str] | tuple[str, ...]) -> str:
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard,
+        BackgroundsCard, LMMSCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 
@@ -444,35 +467,11 @@ def load_card(path: Path) -> Any:
     return parse_card(read_yaml(path), str(path))
 
 
-def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
-    """Set the dotted ``field`` of a card's mapping to ``text`` read as YAML, in place."""
-    *parents, last = field.split(".")
-    node: Any = value
-    for part in parents:
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-            continue
-        if not isinstance(node, dict):
-            raise UsageError(f"--set {where}.{field}: `{part}` is not inside a mapping")
-        if node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-    try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise UsageError(f"--set {where}.{field}: {text!r} is not valid YAML; quote it") from e
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        raise UsageError(f"--set {where}.{field}: `{last}` cannot be set there")
-
-
 # Where the files lie on this machine, prose, what is measured beside the metrics, and memory: none moves a number.
 _NOT_PROTOCOL = frozenset(
     {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "set", "seeds"}
     | {"choices", "floors", "checkpointing"}
+    | {"include", "datasets"}
 )
 
 

@@ -68,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="evaluate backbones on tasks")
     run.add_argument("--backbone", type=_comma, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
-    run.add_argument("--tasks", type=_comma, required=True, metavar="T[,T...]", help="card names or card files")
+    run.add_argument(
+        "--tasks", type=_comma, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
+    )
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
     _run_options(run, "runs/latest")
     run.set_defaults(call=_run)
@@ -251,7 +253,11 @@ def _show(args: argparse.Namespace) -> int:
     from levl_eval.cards import near
     from levl_eval.registry import backbone_card, names, task_card
 
-    if args.name.partition("@")[0] in names("tasks") or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts):
+    if (
+        args.name.startswith("lmms:")
+        or args.name.partition("@")[0] in names("tasks")
+        or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts)
+    ):
         card = task_card(args.name)
     elif args.name in names("backbones"):
         card = backbone_card(args.name)

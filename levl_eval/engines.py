@@ -27,6 +27,7 @@ ENGINES: dict[str, str] = {
     "attentive": "levl_eval.probes.attentive:run",
     "retrieval": "levl_eval.probes.retrieval:run",
     "backgrounds": "levl_eval.probes.backgrounds:run",
+    "lmms": "levl_eval.vlm.lmms_task:run",
 }
 
 TOGETHER = frozenset({"vqa"})  # engines that several processes of a launcher run together, step by step (processes.Team)

@@ -15,6 +15,7 @@ from typing import Any
 from levl_eval.cards import BackboneCard, near, protocol_of
 from levl_eval.errors import UsageError
 from levl_eval.io import locked, sha256_file
+from levl_eval.lmms import lmms_identity
 from levl_eval.progress import Progress
 from levl_eval.records import Record
 from levl_eval.registry import backbone_card, language_models, llm_cards, names, task_card
@@ -150,7 +151,9 @@ def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> d
 
 
 def _protocol(card: Any, llm: str, limit: int | None) -> dict[str, Any]:
-    extra: dict[str, Any] = dict(llm_identity(llm)) if card.engine == "vqa" else {}
+    extra: dict[str, Any] = dict(llm_identity(llm)) if card.engine in ("vqa", "lmms") else {}
+    if card.engine == "lmms":
+        extra |= lmms_identity(card.include)
     if limit is not None:
         extra["limit"] = limit
     return protocol_of(card, extra)

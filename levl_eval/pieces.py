@@ -193,6 +193,7 @@ def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
     try:
         with _deterministic(context.seed):
             outcome = engine(record.engine)(context)
+        record.main_metric = record.main_metric or next(iter(outcome.metrics))  # a task of lmms-eval names its metrics itself
         if record.main_metric not in outcome.metrics:
             known = ", ".join(outcome.metrics)
             raise UsageError(

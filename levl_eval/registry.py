@@ -20,11 +20,12 @@ from levl_eval.cards import (
     card_fields,
     load_card,
     near,
-    override,
     parse_card,
     read_yaml,
 )
 from levl_eval.errors import UsageError
+from levl_eval.lmms import PREFIX, lmms_value
+from levl_eval.overrides import override
 
 PACKAGE = Path(__file__).resolve().parent
 ASSETS = PACKAGE / "assets"
@@ -69,7 +70,7 @@ def _task_file(name: str) -> Path:
     paths = _paths("tasks")
     if name not in paths:
         raise UsageError(
-            f"unknown task {name!r}{near(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path"
+            f"unknown task {name!r}{near(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path, or lmms:NAME"
         )
     return paths[name]
 
@@ -142,8 +143,11 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
     Raises UsageError naming file and field, or the near misses of an unknown name.
     """
     head, at, chosen = name.partition("@")
-    path = _task_file(head if at else name)
-    value = copy.deepcopy(read_yaml(path))
+    if name.startswith(PREFIX):
+        head, at, chosen, path, value = name, "", "", Path(name), lmms_value(name)
+    else:
+        path = _task_file(head if at else name)
+        value = copy.deepcopy(read_yaml(path))
     overrides = overrides or {}
     if at:
         if "set" not in card_fields(value.get("engine")):
@@ -152,7 +156,7 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
         value["name"] = name if not chosen.endswith((".yaml", ".yml")) else f"{head}@{value['set']}"
     elif value.get("set"):
         _place(value, value["set"], own=True)
-    if value.get("engine") == "vqa":
+    if value.get("engine") in ("vqa", "lmms"):
         recipe = value.get("recipe", "vqa-train")
         if "recipe" in overrides:
             recipe = overrides["recipe"]

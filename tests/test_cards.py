@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from levl_eval import cards
-from levl_eval.cards import override, parse_card, protocol_hash, protocol_of
+from levl_eval.cards import parse_card, protocol_hash, protocol_of
 from levl_eval.errors import UsageError
+from levl_eval.overrides import override
 from levl_eval.registry import backbone_card, names, task_card
 
 

@@ -43,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
 
         vlm = load(args.model, device=str(pick_device(args.device)))
     else:
-        vlm = _assemble(args)
+        from levl_eval.evaluate import default_cache
+        from levl_eval.progress import Progress
+        from levl_eval.vlm.api import assemble
+
+        where, progress = pick_device(args.device), Progress(quiet=args.quiet)
+        vlm = assemble(args.backbone, args.llm, args.recipe, args.data, args.seed, where, default_cache(), progress)
     texts = vlm.answers(image, args.questions)
     if args.json:
         print(json.dumps([{"question": q, "answer": a} for q, a in zip(args.questions, texts, strict=True)], indent=1))
@@ -52,27 +57,3 @@ def run(args: argparse.Namespace) -> int:
     if args.save:
         vlm.save(args.save)
     return 0
-
-
-def _assemble(args: argparse.Namespace) -> Any:
-    """The model of (backbone, language model, recipe), its connector reused or trained."""
-    from levl_eval.backbones import load_backbone
-    from levl_eval.cards import PromptSpec
-    from levl_eval.evaluate import default_cache, pick_device, resolve_data
-    from levl_eval.features import FeatureStore
-    from levl_eval.progress import Progress
-    from levl_eval.registry import backbone_card, recipe_card
-    from levl_eval.vlm.api import VLM
-    from levl_eval.vlm.language import load_language_model, pick_dtype
-    from levl_eval.vlm.recipe import Workshop, obtain
-
-    recipe = recipe_card(args.recipe or ("scenes" if args.data == "scenes" else "vqa-train"))
-    card, device, cache = backbone_card(args.backbone), pick_device(args.device), default_cache()
-    progress = Progress(quiet=args.quiet)
-    backbone = load_backbone(card.uri, card=card).to(device)
-    language = load_language_model(args.llm, device, pick_dtype("auto", device))
-    data = resolve_data(args.data, cache, progress)
-    shop = Workshop(backbone, language, data, FeatureStore(cache / "features"), cache, device, progress)
-    prompt = recipe.prompt or PromptSpec()
-    trained = obtain(shop, recipe, prompt, args.seed)
-    return VLM(backbone, trained.connector, language, prompt, args.backbone, args.llm)

@@ -12,12 +12,16 @@ from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone
 from levl_eval.cards import ConnectorSpec, PromptSpec
 from levl_eval.errors import UsageError
+from levl_eval.features import FeatureStore
 from levl_eval.io import atomic_write
+from levl_eval.progress import Progress
+from levl_eval.registry import backbone_card, recipe_card
 from levl_eval.vlm import connector as connectors
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.engine import answer_batch
-from levl_eval.vlm.language import LanguageModel, load_language_model
+from levl_eval.vlm.language import LanguageModel, load_language_model, pick_dtype
 from levl_eval.vlm.prompts import make_prompt
+from levl_eval.vlm.recipe import Workshop, obtain
 from levl_eval.vlm.tokens import check_layer, look, width_of
 
 
@@ -87,3 +91,21 @@ def load(folder: str | Path, backbone: str | None = None, llm: str | None = None
     file = folder / "connector.safetensors"
     net, _ = connectors.load(file, spec, width_of(eye, spec), language.width, expect, eye.grid)
     return VLM(eye.to(device), net.to(device), language, prompt, uri, name)
+
+
+def assemble(
+    backbone: str, llm: str, recipe: str | None, data: str, seed: int, device: torch.device, cache: Path, progress: Progress
+) -> VLM:
+    """The model of (backbone, language model, recipe), its connector reused where a run has trained it, trained where not.
+
+    recipe: None takes `scenes` for the generated world, else `vqa-train`. Raises UsageError for what is not known or not there.
+    """
+    from levl_eval.evaluate import resolve_data
+
+    card = recipe_card(recipe or ("scenes" if data == "scenes" else "vqa-train"))
+    who = backbone_card(backbone)
+    eye = load_backbone(who.uri, card=who).to(device)
+    language = load_language_model(llm, device, pick_dtype("auto", device))
+    shop = Workshop(eye, language, resolve_data(data, cache, progress), FeatureStore(cache / "features"), cache, device, progress)
+    prompt = card.prompt or PromptSpec()
+    return VLM(eye, obtain(shop, card, prompt, seed).connector, language, prompt, who.uri, llm)

@@ -193,6 +193,40 @@ def answer_batch(
 
 
 @torch.inference_mode()
+def likelihood_batch(
+    language: LanguageModel,
+    prompt: Prompt,
+    visual: Tensor | None,
+    pairs: Sequence[Sequence[tuple[str, str]]],
+    bounds: Bounds = Bounds(),
+) -> list[list[tuple[float, bool]]]:
+    """For each (question, beginning of an answer) of ``pairs[i]`` about image i: natural log-likelihood of the beginning, and whether
+    greedy decoding would begin so.
+    """
+    asked = [(i, prompt.question(language, q), prompt.answer_start(language, end)) for i, ps in enumerate(pairs) for q, end in ps]
+    if not asked:
+        return [[] for _ in pairs]
+    embeds = _embed_prefix(language, prompt, visual, len(pairs))
+    lengths = [len(q) + len(end) for _, q, end in asked]
+    _check_context(language, embeds.shape[1], max(lengths), 0)
+    prefix = _prefill(language, embeds)
+    kept = max(len(end) for _, _, end in asked) + 1
+    values = [(0.0, False)] * len(asked)
+    for chunk in _chunks(language, lengths, prefix.length, 0, bounds):
+        cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
+        rows = _Rows(language, prefix.length, [[*asked[r][1], *asked[r][2]] for r in chunk])
+        logits = language.model(
+            input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.position, use_cache=True, logits_to_keep=kept,
+            **{language.cache_argument(): cache},
+        ).logits.float()  # fmt: skip
+        for k, r in enumerate(chunk):
+            end = torch.tensor(asked[r][2], dtype=torch.long, device=logits.device)
+            table = logits[k, -len(end) - 1 : -1].log_softmax(-1)
+            values[r] = float(table.gather(1, end[:, None]).sum()), bool((table.argmax(-1) == end).all())
+    flat = iter(values)
+    return [[next(flat) for _ in ps] for ps in pairs]
+
+
 def score_batch(
     language: LanguageModel,
     prompt: Prompt,
@@ -202,29 +236,10 @@ def score_batch(
     bounds: Bounds = Bounds(),
 ) -> list[list[list[float]]]:
     """Log-likelihood of each of ``choices`` as the beginning of the answer: [image][question][choice], natural logarithm."""
-    ends = [prompt.answer_start(language, c) for c in choices]
-    asked = [(i, prompt.question(language, q), end) for i, qs in enumerate(questions) for q in qs for end in ends]
-    if not asked:
-        return [[] for _ in questions]
-    embeds = _embed_prefix(language, prompt, visual, len(questions))
-    lengths = [len(q) + len(end) for _, q, end in asked]
-    _check_context(language, embeds.shape[1], max(lengths), 0)
-    prefix = _prefill(language, embeds)
-    kept = max(len(end) for end in ends) + 1
-    values = [0.0] * len(asked)
-    for chunk in _chunks(language, lengths, prefix.length, 0, bounds):
-        cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
-        rows = _Rows(language, prefix.length, [[*asked[r][1], *asked[r][2]] for r in chunk])
-        logits = language.model(
-            input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.position, use_cache=True, logits_to_keep=kept,
-            **{language.cache_argument(): cache},
-        ).logits.float()  # fmt: skip
-        for k, r in enumerate(chunk):
-            end = asked[r][2]
-            table = logits[k, -len(end) - 1 : -1].log_softmax(-1)
-            values[r] = float(table[torch.arange(len(end)), torch.tensor(end, device=table.device)].sum())
-    flat = iter(values)
-    return [[[next(flat) for _ in choices] for _ in qs] for qs in questions]
+    pairs = [[(q, c) for q in qs for c in choices] for qs in questions]
+    found = likelihood_batch(language, prompt, visual, pairs, bounds)
+    n = len(choices)
+    return [[[v for v, _ in row[k * n : (k + 1) * n]] for k in range(len(qs))] for row, qs in zip(found, questions, strict=True)]
 
 
 @torch.inference_mode()
@@ -280,3 +295,21 @@ def answer_all(
         texts = answer_batch(language, prompt, visual, part, bounds)
         values = score_batch(language, prompt, visual, part, choices, bounds) if choices else [[] for _ in part]
         yield from zip(group, texts, values, strict=True)
+
+
+def likelihood_all(
+    language: LanguageModel,
+    prompt: Prompt,
+    visual_of: Callable[[Sequence[int]], Tensor] | None,
+    pairs: Sequence[Sequence[tuple[str, str]]],
+    bounds: Bounds = Bounds(),
+) -> Iterator[tuple[int, list[tuple[float, bool]]]]:
+    """``likelihood_batch`` for many images, grouped as in ``answer_all``: (image index, what each of its pairs got)."""
+    if not any(pairs):
+        return
+    probe = visual_of([0]).shape[1] if visual_of is not None else 0
+    longest = sorted((q + end for ps in pairs for q, end in ps), key=len)[-3:]
+    rows = bounds.fit(language, len(prompt.head) + probe + max(len(prompt.question(language, t)) for t in longest))
+    for group in _groups([len(ps) for ps in pairs], rows):
+        visual = visual_of(group) if visual_of is not None else None
+        yield from zip(group, likelihood_batch(language, prompt, visual, [pairs[i] for i in group], bounds), strict=True)

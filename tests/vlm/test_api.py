@@ -13,7 +13,9 @@ from levl_eval.cards import ConnectorSpec, PromptSpec
 from levl_eval.cli import main
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import UsageError
+from levl_eval.evaluate import evaluate
 from levl_eval.features import FeatureStore
+from levl_eval.progress import Progress
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.tokens import check_layer, layers_of, look, read_tokens, width_of
 from tests.vlm.models import TEXTS, make
@@ -63,3 +65,46 @@ def test_tokens_are_the_same_with_and_without_the_store(tmp_path):
     assert not torch.allclose(seen[0, "patches"], seen[-1, "patches"], atol=1e-2)
     with pytest.raises(UsageError, match=r"recipe.connector.layer.*one of its 4 blocks"):
         check_layer(eye, ConnectorSpec(layer=9))
+
+
+def test_ask_trains_a_connector_once_and_saves_the_model(world, tmp_path, monkeypatch, capsys):
+    """`ask --backbone --llm`: the connector of the recipe, reused the second time and by a run; saved, it answers the same."""
+    from levl_eval.vlm import training
+
+    language = make("llama", tmp_path / "llm", context=512)
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        "kind: recipe\nname: small\ndata:\n- {layout: gqa, directory: gqa, split: train_balanced}\n"
+        "max_questions: 30\nsteps: 2\nimages_per_batch: 4\n"
+    )
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (80, 60), (200, 30, 30)).save(picture)
+    words = ["--backbone", "random:nano", "--llm", language.name, "--recipe", str(recipe), "--data", str(world), "--quiet"]
+    assert main(["ask", str(picture), *TEXTS, *words, "--save", str(tmp_path / "vlm")]) == 0
+    first = capsys.readouterr().out
+    assert len(first.splitlines()) == len(TEXTS) and len(set(first.splitlines())) > 1
+    (made,) = (tmp_path / "cache" / "connectors").glob("*.safetensors")
+
+    def never(*args):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "_loop", never)
+    assert main(["ask", str(picture), *TEXTS, *words]) == 0 and capsys.readouterr().out == first
+    assert main(["ask", "--model", str(tmp_path / "vlm"), str(picture), *TEXTS]) == 0 and capsys.readouterr().out == first
+    settings = [f"gqa.recipe={recipe}", "gqa.floors=[]"]
+    (record,) = evaluate(
+        ["random:nano"],
+        ["gqa"],
+        data=str(world),
+        llm=language.name,
+        settings=settings,
+        out=tmp_path / "out",
+        progress=Progress(quiet=True),
+    )
+    assert record.status == "done" and record.notes["connector"] == made.stem, record.reason
+    assert main(["ask", str(tmp_path / "none.png"), "Why?", *words]) == 1 and "no such image" in capsys.readouterr().err
+    assert (
+        main(["ask", str(picture), "Why?", *words[:4], "--recipe", "vqa-trian"]) == 2
+        and "did you mean vqa-train" in capsys.readouterr().err
+    )

@@ -1,0 +1,34 @@
+"""`--set task.field=value`: one field of a card's mapping, changed before the card is validated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from levl_eval.errors import UsageError
+
+
+def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
+    """Set the dotted ``field`` of a card's mapping to ``text`` read as YAML, in place."""
+    *parents, last = field.split(".")
+    node: Any = value
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            raise UsageError(f"--set {where}.{field}: `{part}` is not inside a mapping")
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UsageError(f"--set {where}.{field}: {text!r} is not valid YAML; quote it") from e
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise UsageError(f"--set {where}.{field}: `{last}` cannot be set there")

@@ -1,0 +1,291 @@
+"""lmms-eval both ways: its tasks run by our engine (`lmms:NAME`), and our model found and run by lmms-eval; no network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+import levl_eval.vlm
+from levl_eval.errors import UsageError
+from levl_eval.evaluate import evaluate
+from levl_eval.metrics import gqa_scores, pope_scores, vqa_accuracy
+from levl_eval.progress import Progress
+from levl_eval.records import read_samples
+from tests.vlm.models import make
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ["recipe=scenes", "recipe.steps=2", "recipe.images_per_batch=4", "recipe.max_questions=40"]
+TASKS = {
+    "tiny_yes": """
+task: tiny_yes
+dataset_path: here/TINY
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.visual
+doc_to_text: "<image>{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {max_new_tokens: 4, until: [" no"], temperature: 0.7, do_sample: true}
+process_results: !function utils.process
+metric_list:
+  - {metric: squared, aggregation: !function utils.squared, higher_is_better: true}
+  - {metric: submission, aggregation: !function utils.submit, higher_is_better: true}
+metadata: {version: 3.5}
+""",
+    "tiny_choice": """
+task: tiny_choice
+dataset_path: here/TINY
+test_split: test
+output_type: multiple_choice
+doc_to_visual: !function utils.visual
+doc_to_text: "{{question}}"
+doc_to_choice: ["yes", "no"]
+doc_to_target: "{{answer}}"
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+""",
+    "tiny_pairs": """
+task: tiny_pairs
+dataset_path: here/TINY
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.two
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+""",
+}
+UTILS = """
+import json
+from lmms_eval.tasks._task_utils.file_utils import generate_submission_file
+
+
+def visual(doc):
+    return [doc["image"].convert("RGB")] if doc["shown"] else []
+
+
+def two(doc):
+    return [doc["image"].convert("RGB")] * 2
+
+
+def process(doc, results):
+    return {"squared": {"long": len(results[0])}, "submission": {"id": doc["question_id"], "answer": results[0]}}
+
+
+def squared(items):
+    return (sum(i["long"] for i in items) / len(items)) ** 2
+
+
+def submit(items, args):
+    with open(generate_submission_file("tiny.json", args), "w") as f:
+        json.dump(items, f)
+"""
+
+
+def write_repo(folder: Path, parts: dict[str, list[dict]]) -> None:
+    """A hub repository of parquet files: "CONFIG/SPLIT" or "SPLIT" -> rows; `image` is a file."""
+    configs: dict[str, str] = {}
+    for name, rows in parts.items():
+        held = [{k: Image.open(v).convert("RGB") if k == "image" else v for k, v in row.items()} for row in rows]
+        path = folder / f"{name}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(held).to_parquet(path)
+        config, _, split = name.rpartition("/")
+        line = f"  - {{split: {split}, path: {path.relative_to(folder)}}}\n"
+        configs[config or "default"] = configs.get(config or "default", "") + line
+    listed = "".join(f"- config_name: {name}\n  data_files:\n{lines}" for name, lines in configs.items())
+    (folder / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+
+
+@pytest.fixture(scope="module")
+def data(world, tmp_path_factory) -> Path:
+    """The tiny world with the same questions once more as hub repositories below lmms/, in the published schemas."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("gqa", "vqav2", "pope"):
+        shutil.copytree(world / name, root / name)
+    owner = root / "lmms" / "lmms-lab-encoder"
+    gqa = json.loads(next((root / "gqa").glob("**/testdev_balanced_questions.json")).read_text())
+    rows = [{"id": k, **{f: q[f] for f in ("imageId", "question", "answer", "types")}} for k, q in list(gqa.items())[:12]]
+    pictures = [{"id": i, "image": root / "gqa" / "images" / f"{i}.jpg"} for i in sorted({r["imageId"] for r in rows})]
+    configs = {"testdev_balanced_instructions/testdev": rows, "testdev_balanced_images/testdev": pictures}
+    write_repo(owner / "GQA", configs)
+    asked = json.loads((root / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())["questions"]
+    told = json.loads((root / "vqav2" / "v2_mscoco_val2014_annotations.json").read_text())["annotations"]
+    rows = [
+        {**q, **a, "image": root / "vqav2" / "val2014" / f"COCO_val2014_{q['image_id']:012d}.jpg"}
+        for q, a in list(zip(asked, told, strict=True))[:12]
+    ]
+    write_repo(owner / "VQAv2", {"validation": rows, "test": rows[:1]})
+    rows = []
+    for split in ("random", "popular"):
+        lines = (root / "pope" / f"coco_pope_{split}.json").read_text().splitlines()[:12]
+        for q in map(json.loads, lines):
+            picture = next((root / "pope").glob(f"**/{q['image']}"))
+            rows.append({"question_id": str(q["question_id"]), "question": q["text"], "answer": q["label"], "image": picture,
+                         "image_source": q["image"], "category": split, "id": f"{len(rows)}"})  # fmt: skip
+    write_repo(owner / "POPE", {"test": rows})
+    write_repo(root / "lmms" / "here" / "TINY", {"test": [{**r, "shown": i % 3 > 0} for i, r in enumerate(rows[:9])]})
+    more = root / "tasks"
+    more.mkdir()
+    for name, text in TASKS.items():
+        (more / f"{name}.yaml").write_text(text)
+    (more / "utils.py").write_text(UTILS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    return make("llama", tmp_path_factory.mktemp("llm"), context=512)
+
+
+@pytest.fixture(scope="module")
+def go(data, llm, tmp_path_factory):
+    """Run tasks on the tiny data: (task names, further settings) -> records by task, in one run directory."""
+    out, cache = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
+    kept = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("hf")
+
+    def run(tasks, *settings, **more):
+        words = [f"{t}.{s}" for t in tasks for s in RECIPE] + list(settings)
+        records = evaluate(["random:nano"], tasks, data=str(data), llm=llm.name, settings=words, out=out, cache=cache,
+                           progress=Progress(quiet=True), **more)  # fmt: skip
+        return dict(zip(tasks, records, strict=True))
+
+    yield run
+    datasets.config.HF_DATASETS_CACHE = kept
+
+
+def test_its_own_pope_vqav2_and_gqa(go, data):
+    tasks = ["lmms:pope", "lmms:vqav2_val", "lmms:gqa"]
+    found = go(tasks)
+    assert all(r.status == "done" for r in found.values()), [r.reason for r in found.values()]
+    pope, vqa, gqa = (found[t] for t in tasks)
+    rows = {t: list(read_samples(r.home, r)) for t, r in found.items()}
+
+    assert set(pope.metrics) == {f"pope_{m}" for m in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")}
+    assert pope.main_metric == "pope_accuracy" and pope.data["version"] == "pope version 0.0"
+    assert pope.protocol["lmms_eval"] and pope.data["counts"]["questions"] == 24 and pope.data["counts"]["images"] < 24
+    score = pope.metrics["pope_accuracy"]
+    assert score.method.startswith("cluster") and score.clusters == pope.data["counts"]["images"]
+    assert score.low <= score.value <= score.high and score.value == np.mean([s.score for s in rows["lmms:pope"]])
+    ours = pope_scores([s.prediction for s in rows["lmms:pope"]], [s.target for s in rows["lmms:pope"]])
+    # It wants the bare word, and counts the questions in its yes ratio; so it is never above the official parsing.
+    assert score.value <= ours["accuracy"] + 1e-12
+    assert pope.metrics["pope_yes_ratio"].value == np.mean([s.target == "yes" for s in rows["lmms:pope"]])
+
+    # On the same predictions its scores are ours.
+    questions = json.loads(next((data / "gqa").glob("**/testdev_balanced_questions.json")).read_text())
+    told = dict(zip(list(questions)[:12], [s.prediction for s in rows["lmms:gqa"]], strict=True))
+    assert gqa.main_metric == "exact_match"
+    assert gqa.metrics["exact_match"].value == pytest.approx(gqa_scores(told, {k: questions[k] for k in told})["accuracy"])
+    notes = json.loads((data / "vqav2" / "v2_mscoco_val2014_annotations.json").read_text())["annotations"]
+    official = [
+        vqa_accuracy(s.prediction, [x["answer"] for x in a["answers"]])
+        for s, a in zip(rows["lmms:vqav2_val"], notes, strict=False)
+    ]
+    assert vqa.metrics["exact_match"].value == pytest.approx(np.mean(official))
+
+
+def test_answers_are_those_of_our_own_task(go):
+    """The same questions through our reader and through lmms-eval's give the same answers: images and prompts are the same."""
+    card = "prompt.max_new_tokens=3"
+    found = go(["pope", "lmms:pope"], f"pope.{card}", f"lmms:pope.{card}", "lmms:pope.generation=card")
+    mine, theirs = (list(read_samples(found[t].home, found[t])) for t in ("pope", "lmms:pope"))
+    told = {(s.meta["split"], s.meta["question"], s.target): s.prediction for s in mine}
+    assert len({s.prediction for s in theirs}) > 1
+    known = [(("random" if k < 12 else "popular"), s.meta["question"], s.target) for k, s in enumerate(theirs)]
+    unique = [k for k in known if sum(j[:2] == k[:2] for j in [(s.meta["split"], s.meta["question"]) for s in mine]) == 1]
+    assert unique
+    for key, s in zip(known, theirs, strict=True):
+        if key in unique:
+            assert told[key] == s.prediction
+    # One connector for both, and the features of the same pixels are another set: lmms-eval has no file names.
+    assert found["pope"].notes["connector"] == found["lmms:pope"].notes["connector"]
+
+
+def test_tasks_of_ones_own(go, data):
+    more = [f"lmms:{t}.include={data / 'tasks'}" for t in TASKS]
+    found = go([f"lmms:{t}" for t in TASKS], *more)
+    yes, choice, pairs = found.values()
+    assert yes.status == "done", yes.reason
+    assert choice.status == "done", choice.reason
+    # A score of its own kind: bootstrapped through its own aggregation; its file for the server beside the record.
+    squared = yes.metrics["squared"]
+    rows = list(read_samples(yes.home, yes))
+    assert squared.value == pytest.approx(np.mean([len(s.prediction) for s in rows]) ** 2)
+    assert squared.low <= squared.value <= squared.high and "own" not in squared.method and "bootstrap" in squared.method
+    assert all(s.score is None and " no" not in s.prediction for s in rows)  # the task's stop string
+    (file,) = (yes.home / "uploads" / yes.key).iterdir()
+    assert [e["answer"] for e in json.loads(file.read_text())] == [s.prediction for s in rows]
+    assert yes.data["version"] == "tiny_yes version 3.5" and "temperature=0.7" in yes.notes["lmms"]["greedy"]
+    assert yes.data["counts"]["questions"] == 9 and yes.data["counts"]["images"] <= 6  # three have no picture
+    assert "lmms_tasks" in yes.protocol and "include" not in yes.protocol
+    assert 0 <= choice.metrics["acc"].value <= 1
+    assert pairs.status == "failed" and re.match(r"lmms-eval task tiny_pairs: document 0 of test: has 2 pictures", pairs.reason)
+    # Nothing is asked twice, and a changed task file is another protocol.
+    assert go(["lmms:tiny_yes"], more[0])["lmms:tiny_yes"] == yes
+    (data / "tasks" / "utils.py").write_text(UTILS + "\n# changed\n")
+    assert go(["lmms:tiny_yes"], more[0])["lmms:tiny_yes"].protocol_hash != yes.protocol_hash
+
+
+def test_wrong_names_are_one_line(go, data):
+    found = go(["lmms:poep", "lmms:scienceqa_img"])
+    assert "no task 'poep'" in found["lmms:poep"].reason and "pope" in found["lmms:poep"].reason
+    assert "the hub cannot be reached" in found["lmms:scienceqa_img"].reason
+    assert all("\n" not in r.reason for r in found.values())
+    with pytest.raises(UsageError, match="nothing after `lmms:`"):
+        go(["lmms:"])
+
+
+def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch):
+    """The entry point of pyproject.toml, a saved model, and likelihoods equal to the engine's own."""
+    import lmms_eval.models
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from levl_eval.vlm.api import assemble
+    from levl_eval.vlm.lmms_task import local_datasets
+
+    lines = (ROOT / "pyproject.toml").read_text().partition('[project.entry-points."lmms_eval.models"]')[2].split("[", 1)[0]
+    info = tmp_path / "site" / "levl_eval_entry-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: levl-eval-entry\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("[lmms_eval.models]\n" + lines.replace('"', ""))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    lmms_eval.models.MODEL_REGISTRY_V2.load_entrypoint_manifests(overwrite=True)
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    recipe = tmp_path / "small.yaml"
+    text = (ROOT / "tasks" / "recipes" / "scenes.yaml").read_text()
+    text = re.sub(r"(?m)^(max_questions|epochs|steps|images_per_batch):.*\n", "", text)
+    recipe.write_text(text + "max_questions: 40\nsteps: 2\nimages_per_batch: 4\n")
+    import torch
+
+    vlm = assemble(
+        "random:nano", llm.name, str(recipe), str(data), 0, torch.device("cpu"), tmp_path / "cache", Progress(quiet=True)
+    )
+    vlm.save(tmp_path / "vlm")
+    manager = TaskManager("ERROR", include_path=str(data / "tasks"), include_defaults=False, model_name="levl")
+    scores = []
+    for words in (f"model={tmp_path / 'vlm'}", f"backbone=random:nano,llm={llm.name},recipe={recipe},data={data}"):
+        with local_datasets(data / "lmms"):
+            found = simple_evaluate(
+                "levl", model_args=words, tasks=["tiny_yes", "tiny_choice"], task_manager=manager, device="cpu", batch_size=1,
+                bootstrap_iters=0, process_docs_parallel=1,
+            )  # fmt: skip
+        scores.append({t: [s["filtered_resps"] for s in found["samples"][t]] for t in ("tiny_yes", "tiny_choice")})
+    assert scores[0] == scores[1]
+    again = levl_eval.vlm.load(tmp_path / "vlm")
+    table = datasets.load_dataset(str(data / "lmms" / "here" / "TINY"), split="test")
+    for row, got in zip(table, scores[0]["tiny_yes"], strict=True):
+        if row["shown"]:
+            want = again.answer(row["image"], row["question"])  # of eight tokens
+            assert want.startswith(got[0]) and got[0] is not None
+    with pytest.raises(UsageError, match="either backbone"):
+        lmms_eval.models.get_model("levl").create_from_arg_string("llm=x")
