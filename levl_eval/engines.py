@@ -30,7 +30,7 @@ ENGINES: dict[str, str] = {
     "lmms": "levl_eval.vlm.lmms_task:run",
 }
 
-TOGETHER = frozenset({"vqa"})  # engines that several processes of a launcher run together, step by step (processes.Team)
+TOGETHER = frozenset({"vqa", "lmms"})  # engines that several processes of a launcher run together, step by step (processes.Team)
 
 
 class Helped(Exception):

@@ -52,3 +52,23 @@ def manifest() -> Any:
 
     repair()  # before lmms-eval's tasks import torchvision
     return ModelManifest(model_id="levl", simple_class_path="levl_eval.vlm.lmms_model.Levl")
+
+
+def main() -> int:
+    """`python -m levl_eval.lmms ...` is `lmms-eval ...` after our repairs of third-party imports, and with our model."""
+    from levl_eval._compat import repair
+
+    repair()
+    import lmms_eval.models
+    from lmms_eval.cli.dispatch import main as command
+
+    lmms_eval.models.MODEL_REGISTRY_V2.register_manifest(
+        manifest(), overwrite=True
+    )  # also where it is not installed, only on the path
+    return int(command() or 0)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main())
