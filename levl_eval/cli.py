@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from levl_eval import __version__
 from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.terminal import print_rows
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
 DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
@@ -239,11 +240,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(table, indent=1))
         return 0
-    if not table:
-        return 0
-    widths = {k: max(len(str(row.get(k, ""))) for row in table) for k in list(table[0])[:-1]}
-    for row in table:
-        print("  ".join([*(str(row.get(k, "")).ljust(w) for k, w in widths.items()), row["description"]]).rstrip())
+    print_rows([[str(v) for v in row.values()] for row in table])
     return 0
 
 
@@ -298,8 +295,7 @@ def _data_check(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([vars(f) for f in findings], indent=1))
     else:
-        for f in findings:
-            print(f"{f.level:7}  {f.set:14}  {f.message}")
+        print_rows([[f.level, f.set, f.message] for f in findings])
     if not findings:
         raise UsageError(
             f"{directory}: holds no data set that is known here (gqa/, pope/, ade20k/, classification/, cifar10/, ...)"
@@ -316,8 +312,7 @@ def _cache(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(store.table(), indent=1))
             return 0
-        for line in store.ls():
-            print(line)
+        print_rows(store.ls())
         return 0
     if args.what == "verify":
         broken = store.verify()

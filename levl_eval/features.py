@@ -279,11 +279,17 @@ class FeatureStore:
                 continue  # finished or removed this moment
         return out
 
-    def ls(self) -> list[str]:
-        """One line an entry: key, backbone, images, megabytes, source (or that it is unfinished)."""
+    def ls(self) -> list[list[str]]:
+        """A row an entry: key, backbone, images, megabytes, source (or that it is unfinished)."""
+        unfinished = "unfinished; the run that makes it goes on from here"
         return [
-            f"{r['key'][:12]}  {r['backbone']:24}  {r['images']:8} images  {r['bytes'] / 1e6:9.1f} MB  "
-            + (r["source"] if r["whole"] else "unfinished; the run that makes it goes on from here")
+            [
+                r["key"][:12],
+                r["backbone"],
+                f"{r['images']:,} images",
+                f"{r['bytes'] / 1e6:.1f} MB",
+                r["source"] if r["whole"] else unfinished,
+            ]
             for r in self.table()
         ]
 

@@ -79,7 +79,7 @@ def test_a_corrupt_image_is_named_and_what_was_done_before_it_stays(tmp_path, im
     with pytest.raises(LevlError, match=r"4\.png: cannot be decoded"):
         store.get(nano, images, batch_size=2)
     assert list(store.entries()) == [] and chunks(store) == ["000000.npz", "000001.npz"]
-    assert "unfinished" in store.ls()[0] and store.table()[0]["whole"] is False
+    assert "unfinished" in store.ls()[0][-1] and store.table()[0]["whole"] is False
     (tmp_path / "i" / "4.png").write_bytes(whole)
     assert store.get(nano, images, batch_size=2).patches.shape[0] == 7 and chunks(store) == []
     assert not list((tmp_path / "s" / "parts").iterdir())
