@@ -182,19 +182,17 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
     failed = any(r.status != "done" for r in records)
     if place()[0] > 0:
         return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
+    if not args.json:
+        show(Results(records))  # before anything that a full disk might refuse
     board = write_leaderboard(out)
-    report.write(out, pictures=args.data == "scenes")  # reading large sets again for pictures is left to `levl-eval report`
+    page = report.write(
+        out, pictures=args.data == "scenes"
+    )  # reading large sets again for pictures is left to `levl-eval report`
     if args.json:
-        found = {
-            "out": str(out),
-            "leaderboard": str(board),
-            "report": str(out / "report.html"),
-            "records": [_brief(r) for r in records],
-        }
+        found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
         print(json.dumps(found, indent=1))
-        return int(failed)
-    show(Results(records))
-    print(f"records, samples, {board} and {out / 'report.html'}")
+    else:
+        print(f"records, samples, {board} and {page}")
     return int(failed)
 
 

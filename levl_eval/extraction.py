@@ -129,7 +129,7 @@ class Extraction:
                     self._file(c).unlink(missing_ok=True)
                     return None
                 for a, handle in handles.items():
-                    handle.write(np.ascontiguousarray(found[a]).tobytes())
+                    handle.write(np.ascontiguousarray(found[a]).reshape(-1).view(np.uint8).data)
                     handle.flush()
                     os.fsync(handle.fileno())
                 if c < self.chunks - 1:
@@ -150,8 +150,9 @@ class Extraction:
     def _slice(self, chunk: int) -> tuple[int, int]:
         return chunk * self.rows, min((chunk + 1) * self.rows, len(self.images))
 
-    def _file(self, chunk: int) -> Path:
-        return self.folder / ("single" if self.dtype == np.float32 else "float16") / f"{chunk:06d}.npz"
+    def _file(self, chunk: int, dtype: np.dtype | None = None) -> Path:
+        """dtype: of what is being written; by default what is wanted now, which another process may have changed meanwhile."""
+        return self.folder / ("single" if (dtype or self.dtype) == np.float32 else "float16") / f"{chunk:06d}.npz"
 
     def _lock(self, chunk: int, wait: bool) -> Any:
         return locked(self.folder / "locks" / str(chunk), wait)
@@ -248,7 +249,7 @@ class Extraction:
                     kept.append(self._cast(self.encode(batch.to(self.device)), row, dtype))
                     bar.advance(len(batch))
                     if row + len(batch) == self._slice(c)[1]:
-                        self._write(c, kept)
+                        self._write(c, kept, dtype)
                         kept = []
                         if c in held:
                             held.pop(c).close()
@@ -271,9 +272,9 @@ class Extraction:
             out.append(cast)
         return Features(out[0], out[1], found.grid)
 
-    def _write(self, chunk: int, parts: list[Features]) -> None:
+    def _write(self, chunk: int, parts: list[Features], dtype: np.dtype) -> None:
         arrays = {a: np.concatenate([getattr(p, a) for p in parts]) for a in ARRAYS}
-        with atomic_path(self._file(chunk)) as temporary, open(temporary, "wb") as f:
+        with atomic_path(self._file(chunk, dtype)) as temporary, open(temporary, "wb") as f:
             np.savez(f, pooled=arrays["pooled"], patches=arrays["patches"], grid=np.array(parts[0].grid))
 
 

@@ -105,3 +105,77 @@ def test_place_and_launch_follow_the_environment(monkeypatch):
     assert processes.launched()
     monkeypatch.setenv("RANK", "x")
     assert processes.place() == (0, 1)
+
+
+def _worker(rank, port, folder):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")  # fmt: skip
+    from datetime import timedelta
+
+    import torch
+
+    team = processes.team()
+    both = team.all_failed()
+    sums = [torch.full((2, 2), float(rank + 1)), torch.tensor([10.0 * rank])]
+    team.add(sums)
+    found = {
+        "both": both,
+        "sums": [s.tolist() for s in sums],
+        "agreed": team.agree(rank),
+        "gathered": team.gather([rank] * (rank + 1)),
+    }
+    found["alone"] = team.all_failed(timedelta(seconds=2)) if rank == 0 else None  # the other goes on and never comes
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    while not (folder / "0.json").exists():
+        time.sleep(0.05)
+    os._exit(0)
+
+
+def test_a_process_that_fails_alone_learns_so(tmp_path):
+    import torch.multiprocessing as mp
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_worker, args=(port, tmp_path), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["both"] is True and found["alone"] is (False if rank == 0 else None)
+        assert found["sums"] == [[[3.0, 3.0], [3.0, 3.0]], [10.0]] and found["agreed"] == 0 and found["gathered"] == [0, 1, 1]
+
+
+def test_a_piece_that_failed_in_one_process_alone_ends_the_run(tmp_path, monkeypatch):
+    """The others are in steps that wait for it; no record says that the piece failed, so that the next run does it."""
+    from levl_eval import pieces
+    from levl_eval.engines import Context
+    from levl_eval.errors import LevlError
+    from levl_eval.progress import Progress
+    from levl_eval.records import Record
+
+    class Other:
+        size, first = 2, True
+
+        def all_failed(self):
+            return alike
+
+    def fail(context):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(pieces, "team", Other)
+    monkeypatch.setattr(pieces, "engine", lambda name: fail)
+    fields = {
+        "task": "gqa",
+        "engine": "vqa",
+        "main_metric": "accuracy",
+        "protocol": {},
+        "protocol_hash": "0" * 64,
+        "data": {},
+        "seed": 0,
+    }
+    record = Record.model_validate({"backbone": {"name": "b", "weights_sha256": "1" * 64}, **fields})
+    context = Context(None, None, "", 0, None, tmp_path, "cpu", progress=Progress(quiet=True))  # type: ignore[arg-type]
+    alike = False
+    with pytest.raises(LevlError, match=r"failed alone \(out of memory\); the run ends, what is done is kept"):
+        pieces._one(context, record, tmp_path, debug=False)
+    assert not list(tmp_path.rglob("*.json"))
+    alike = True
+    assert pieces._one(context, record, tmp_path, debug=False).status == "failed" and list(tmp_path.rglob("*.json"))
