@@ -1,6 +1,6 @@
 """Runs that are killed, and runs whose disk is full: is everything written readable, and does the end equal an undisturbed run?
 
-    python benchmarks/interruptions.py [--kills 25] [--seed 0] [--backbone B,...] [--tasks T,...] [--work DIR]
+    python benchmarks/interruptions.py [--kills 25] [--seed 0] [--at-once 1] [--backbone B,...] [--tasks T,...] [--work DIR]
     python benchmarks/interruptions.py --full-disk DIR        DIR: an empty folder on a small file system, for example
                                                               mount -t tmpfs -o size=64m none DIR
 
@@ -145,10 +145,18 @@ def kills(args: argparse.Namespace, world: Path, work: Path, board: bytes, secon
         while code is None:
             # Later kills of a run come later, so that it gets to its end; after the last one it is left alone.
             pause = rng.uniform(0, seconds / 4 * (1 + here / 4)) if killed < args.kills else None
-            code = wait(start(words(world, out, args.backbone, args.tasks), cache, work / "said.txt"), pause)
+            began = time.monotonic()
+            pids = [
+                start(words(world, out, args.backbone, args.tasks), cache, work / f"said{k}.txt") for k in range(args.at_once)
+            ]
+            codes = []
+            for k, pid in enumerate(pids):
+                later = None if pause is None else pause * (1 + k) - (time.monotonic() - began)
+                codes.append(wait(pid, later))
+            code = None if None in codes else max(c for c in codes if c is not None)
             wrong = unreadable(out, cache)
             if code is None:
-                killed, here = killed + 1, here + 1
+                killed, here = killed + codes.count(None), here + 1
                 records = len(list((out / "records").glob("*.json")))
                 print(f"kill {killed} after {pause:5.1f} s: {records} records, {len(wrong)} files unreadable", flush=True)
             for line in wrong:
@@ -159,7 +167,7 @@ def kills(args: argparse.Namespace, world: Path, work: Path, board: bytes, secon
             f"run {ended + 1} ended with code {code}; leaderboard.csv {'has the same bytes' if same else 'DIFFERS'}", flush=True
         )
         if not same:
-            print((work / "said.txt").read_text()[-2000:])
+            print((work / "said0.txt").read_text()[-2000:])
         good &= same and not list((cache / "features" / "parts").glob("*"))
         ended += 1
         shutil.rmtree(cache)
@@ -211,6 +219,7 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--backbone", default=BACKBONES)
     p.add_argument("--tasks", default=TASKS)
+    p.add_argument("--at-once", type=int, default=1, metavar="N", help="runs that write to one directory and one cache at once")
     p.add_argument("--full-disk", metavar="DIR")
     p.add_argument("--work", metavar="DIR", help="where the runs go (default: a temporary folder, removed at the end)")
     args = p.parse_args()

@@ -17,7 +17,7 @@ import shutil
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -243,18 +243,24 @@ class Extraction:
                         yield c
 
             kept: list[Features] = []
+            writing: Future[None] | None = None  # at most one chunk is on its way to the disk while the next is encoded
             total = sum(b - a for a, b in map(self._slice, chunks))
-            with self.progress.stage(f"features of {self.name}", total, "image") as bar:
+            with (
+                ThreadPoolExecutor(1) as writer,
+                self.progress.stage(f"features of {self.name}", total, "image") as bar,
+            ):
                 for c, row, batch in self._batches(ours()):
                     kept.append(self._cast(self.encode(batch.to(self.device)), row, dtype))
                     bar.advance(len(batch))
                     if row + len(batch) == self._slice(c)[1]:
-                        self._write(c, kept, dtype)
+                        if writing is not None:
+                            writing.result()
+                        writing = writer.submit(self._write, c, kept, dtype, held.pop(c, None))
                         kept = []
-                        if c in held:
-                            held.pop(c).close()
                     if dtype != self.dtype:  # another process has met a value beyond half precision
                         raise Overflow
+                if writing is not None:
+                    writing.result()
 
     def _cast(self, found: Features, row: int, dtype: np.dtype) -> Features:
         """As they are stored. Raises Overflow, and LevlError for what is not finite."""
@@ -272,10 +278,13 @@ class Extraction:
             out.append(cast)
         return Features(out[0], out[1], found.grid)
 
-    def _write(self, chunk: int, parts: list[Features], dtype: np.dtype) -> None:
+    def _write(self, chunk: int, parts: list[Features], dtype: np.dtype, lock: ExitStack | None) -> None:
+        """A chunk into its file; then others may see that it is there."""
         arrays = {a: np.concatenate([getattr(p, a) for p in parts]) for a in ARRAYS}
         with atomic_path(self._file(chunk, dtype)) as temporary, open(temporary, "wb") as f:
             np.savez(f, pooled=arrays["pooled"], patches=arrays["patches"], grid=np.array(parts[0].grid))
+        if lock is not None:
+            lock.close()
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
