@@ -79,6 +79,8 @@ set("search", ""); set("filter", "all");
 $("after").focus(); seen.focus = document.activeElement.id; $("after").click();
 seen.second = $("count").textContent;
 seen.images = document.querySelectorAll("#samples img").length;
+const open = () => document.querySelectorAll("main > details[open]").length;
+dispatchEvent(new Event("beforeprint")); seen.opened = open(); dispatchEvent(new Event("afterprint")); seen.closed = open();
 seen.wide = document.documentElement.scrollWidth <= innerWidth;
 document.body.dataset.seen = JSON.stringify(seen);
 </script></body>"""
@@ -105,3 +107,5 @@ def test_in_a_real_browser(results, tmp_path):
     assert seen["all"].startswith(f"{len(gqa['samples'])} of") and seen["differ"].startswith(f"{len(differ)} of")
     assert seen["mixed"] and seen["none"].startswith("0 of") and seen["focus"] == "after" and "page 2 of" in seen["second"]
     assert seen["images"] > 0 and seen["wide"]  # 420 px wide: only tables scroll, not the page
+    folded = path.read_text().split('id="protocols"')[0].count("<details>")
+    assert 0 < seen["opened"] == folded and seen["closed"] == 0  # on paper metrics and curves are open, protocols are not
