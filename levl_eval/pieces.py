@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Sequence
@@ -78,6 +79,7 @@ class Desk:
     debug: bool = False
     pieces: list[Piece] = field(init=False, default_factory=list)
     records: dict[int, Record] = field(init=False, default_factory=dict)
+    began: float = field(init=False, default=math.inf)
 
     def work(self, pieces: Sequence[Piece]) -> list[Record]:
         """Read or compute the record of every piece, in their order.
@@ -86,7 +88,7 @@ class Desk:
         other pieces are shared, also with a second run by hand: each process takes what nobody is at, and at the end waits for the
         others', helping with their features. What a lost process held is then computed by the one that waited.
         """
-        self.pieces, self.records = list(pieces), {}
+        self.pieces, self.records, self.began = list(pieces), {}, time.time()
         crewed = [n for n, p in enumerate(self.pieces) if launched() and p.card.engine in TOGETHER]
         work_alone(not crewed)
         if crewed:
@@ -156,7 +158,10 @@ class Desk:
         return _one(self._context(number), record, self.out, self.debug)
 
     def _existing(self, number: int) -> Record | None:
-        """The record of this piece of work, where it is complete: with its samples, and with every floor the card asks for."""
+        """The record of this piece of work, where it is complete: with its samples, and with every floor the card asks for.
+
+        A failed one counts where another process has written it since we began: it is tried again by the next run, not by each.
+        """
         key, card = self.pieces[number].key, self.pieces[number].card
         path = self.out / "records" / f"{key}.json"
         if not path.exists():
@@ -165,10 +170,14 @@ class Desk:
             record = read_record(path)
         except UsageError:
             return None  # not readable: it is computed again
+        if record.data.get("source") != self.source:
+            return None
+        if record.status == "failed":
+            return record if path.stat().st_mtime > self.began else None
         done = record.status == "done" and (self.out / "samples" / f"{key}.jsonl").exists()
         floors = {f"floor_{f.replace('-', '_')}" for f in getattr(card, "floors", ())}
         whole = floors <= record.metrics.keys() or record.main_metric == "answered"
-        return record if done and whole and record.data.get("source") == self.source else None
+        return record if done and whole else None
 
 
 @contextmanager

@@ -304,3 +304,20 @@ def test_a_full_disk_is_told_alike_whichever_library_writes(tmp_path, library):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_has_just_failed_is_not_tried_by_each(world, monkeypatch):
+    def meanwhile(ctx):
+        if ctx.seed == 0 and len(CALLS) == 0:
+            CALLS.append("first")
+            assert [r.status for r in go(world, seeds=(1,), settings=["linear.epochs=13"])] == [
+                "failed"
+            ]  # as another process would
+        return brightness(ctx)
+
+    monkeypatch.setattr(f"{__name__}.meanwhile", meanwhile, raising=False)
+    monkeypatch.setitem(engines.ENGINES, "linear", f"{__name__}:meanwhile")
+    records = go(world, seeds=(0, 1), settings=["linear.epochs=13"])
+    assert [r.status for r in records] == ["failed", "failed"] and CALLS == ["first", "linear", "linear"]
+    go(world, seeds=(1,), settings=["linear.epochs=13"])  # the next run does try again
+    assert len(CALLS) == 4
