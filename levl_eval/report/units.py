@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# By the last part of a metric's name ("depth/rmse" -> "rmse").
-_RAW = ("rmse", "absrel", "abs_rel", "log10", "silog", "nll", "distribution", "effective_rank", "rank", "isotropy", "uniformity", "alignment")  # fmt: skip
+# By the last part of a metric's name ("depth/rmse" -> "rmse"). mme_: points, as lmms-eval gives them.
+_RAW = ("rmse", "absrel", "abs_rel", "log10", "silog", "nll", "distribution", "effective_rank", "rank", "isotropy", "uniformity", "alignment", "mme_")  # fmt: skip
 _LOWER = ("rmse", "absrel", "abs_rel", "log10", "silog", "nll", "ece", "calibration", "brier", "drop", "unparsed", "distribution")
 
 

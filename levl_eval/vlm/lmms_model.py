@@ -166,7 +166,12 @@ class Asker:
         key = connector_key({**parts, "prompt": prompt.spec.model_dump(), "asked": listed, "engine": ENGINE})
         journal = Journal(shop.cache / "answers" / f"{key}.jsonl")
         self.journals.append(journal)
-        found = answer_set(shop.language, prompt, visual_of, questions, shop.progress, "answering lmms-eval", journal)
+        try:
+            found = answer_set(shop.language, prompt, visual_of, questions, shop.progress, "answering lmms-eval", journal)
+        except UsageError as e:
+            if "exceed its context" in str(e) and self.generation == "task":
+                raise UsageError(f"{e}; or take the answer length of the prompt: generation=card") from e
+            raise
         self.notes["resumed"] = self.notes.get("resumed", 0) + found.resumed
         if shop.language.dtype != torch.float32 and visual_of is not None:
             self.notes["flip_rate"] = flip_rate(shop.language, prompt, visual_of, questions, found)
