@@ -13,47 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from levl_eval.card_base import DataSpec, _Strict, _TaskCard
+from levl_eval.card_base import HubSource as HubSource
+from levl_eval.dense_cards import DepthCard, MMSegCard
 from levl_eval.errors import UsageError
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class HubSource(_Strict):
-    """Where ``--data hub`` finds the set: repository and configurations, read through ``datasets``."""
-
-    repo: str
-    questions: str | None = None  # configuration with questions or with everything
-    images: str | None = None  # configuration with images, where they are apart
-    split: str | None = None
-    revision: str | None = None
-    label: str | None = None  # column of the class, where it is not label, labels or fine_label
-
-
-class DataSpec(_Strict):
-    """A data set in the layout it is published in. Paths are relative to ``--data DIR`` / ``directory`` unless absolute."""
-
-    layout: Literal[
-        "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation",
-        "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
-        "karpathy", "captions",
-        "llava", "textvqa", "vizwiz", "scienceqa", "mme",
-    ]  # fmt: skip
-    directory: str = ""  # folder below --data DIR
-    root: str | None = None  # replaces DIR/directory
-    split: str = ""
-    questions: str | None = None  # question file(s), where not at the published place
-    annotations: str | None = None  # annotation file (VQAv2) or mask folder (segmentation)
-    images: str | None = None  # image folder, where not at the published place
-    classes: str | list[str] | None = None  # class names, or a text file with one a line
-    ignore_index: int = 255
-    reduce_zero_label: bool = False  # mask value 0 is void and v stands for class v - 1 (ADE20K)
-    level: str | None = None  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
-    hub: HubSource | None = None
-    choices: str | None = None  # GQA's file of valid and plausible answers, where not at the published place
 
 
 class MixSpec(DataSpec):
@@ -119,15 +84,6 @@ class RecipeCard(_Strict):
     seed: int | None = None  # None: the run's
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 autocast where the device multiplies it in hardware
     checkpointing: Literal["auto", "on", "off"] = "auto"  # of the language model's activations; changes memory, no number
-
-
-class _TaskCard(_Strict):
-    kind: Literal["task"] = "task"
-    name: str
-    description: str = ""
-    main_metric: str
-    chance: float | None = None
-    source: str = ""  # paper and data set the protocol follows
 
 
 class VQACard(_TaskCard):
@@ -346,7 +302,9 @@ TaskCard = Annotated[
     | AttentiveCard
     | RetrievalCard
     | BackgroundsCard
-    | LMMSCard,
+    | LMMSCard
+    | MMSegCard
+    | DepthCard,
     Field(discriminator="engine"),
 ]
 _TASK: TypeAdapter[Any] = TypeAdapter(TaskCard)
@@ -412,7 +370,7 @@ def near(word: str, known: list[str] | tuple[str, ...]) -> str:
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 
@@ -472,6 +430,7 @@ _NOT_PROTOCOL = frozenset(
     {"description", "source", "root", "images", "questions", "annotations", "directory", "hub", "chance", "set", "seeds"}
     | {"choices", "floors", "checkpointing"}
     | {"include", "datasets"}
+    | {"config", "checkpoint_every"}
 )
 
 

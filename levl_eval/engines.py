@@ -28,6 +28,8 @@ ENGINES: dict[str, str] = {
     "retrieval": "levl_eval.probes.retrieval:run",
     "backgrounds": "levl_eval.probes.backgrounds:run",
     "lmms": "levl_eval.vlm.lmms_task:run",
+    "mmseg": "levl_eval.segmentation.mmseg_task:run",
+    "depth": "levl_eval.depth.task:run",
 }
 
 TOGETHER = frozenset({"vqa", "lmms"})  # engines that several processes of a launcher run together, step by step (processes.Team)
@@ -53,6 +55,7 @@ class Context:
     batch_size: int = 64  # images a batch through the encoder
     progress: Progress = field(default_factory=Progress)
     helping: bool = False  # another process has this piece; we only take part in the making of its features
+    work: Path | None = None  # this piece's own folder below --out, for what lets a killed training go on
 
     def ready(self) -> None:
         """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""

@@ -29,6 +29,8 @@ PACKAGES = (
     "lmms-eval",
     "timm",
     "open_clip_torch",
+    "mmsegmentation",
+    "mmengine",
     "datasets",
     "numpy",
     "pillow",

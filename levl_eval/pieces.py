@@ -151,6 +151,7 @@ class Desk:
         return Context(
             card=piece.card, backbone=piece.backbone, data=self.folder, seed=piece.seed, store=self.store, cache=self.cache,
             device=self.device, limit=self.limit, llm=self.llm, batch_size=self.batch_size, progress=self.progress, helping=helping,
+            work=self.out / "work" / piece.key,
         )  # fmt: skip
 
     def _compute(self, number: int) -> Record:

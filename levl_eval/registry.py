@@ -175,6 +175,10 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
     card = parse_card(value, where)
     if getattr(card, "kind", "") != "task":
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
+    if card.engine == "mmseg" and card.config and card.config_text is None:
+        from levl_eval.segmentation.mmseg_config import read_config  # mmengine, only where a config is given
+
+        card.config_text = read_config(card.config)
     return card
 
 

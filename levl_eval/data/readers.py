@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from levl_eval.cards import DataSpec
-from levl_eval.data import arrays, benchmarks, captions, classification, questions
+from levl_eval.data import arrays, benchmarks, captions, classification, depth, questions
 from levl_eval.data.imagefolder import read_imagefolder
 from levl_eval.data.segmentation import read_segmentation as _segmentation
-from levl_eval.data.types import CaptionSet, ClassificationSet, QuestionSet, SegmentationSet
+from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
 from levl_eval.errors import UsageError
 
 _QUESTIONS = {
@@ -73,3 +73,14 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
             f"--data hub: retrieval reads {spec.layout} from files; use --data DIR, or set data.annotations and data.images"
         )
     return (captions.read_karpathy if spec.layout == "karpathy" else captions.read_captions)(spec, data, limit)
+
+
+def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
+    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. Raises UsageError."""
+    if spec.layout not in depth.READERS:
+        raise _wrong(spec, "depth maps")
+    if data == "hub" and spec.root is None and spec.images is None:
+        raise UsageError(
+            "--data hub: depth is read from files; use --data DIR, or set data.root (nyuv2), data.images and data.annotations"
+        )
+    return depth.READERS[spec.layout](spec, data, scale, limit)

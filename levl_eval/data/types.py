@@ -91,3 +91,14 @@ class CaptionSet:
     captions: tuple[str, ...]
     owner: np.ndarray
     fingerprint: str  # of captions and owners
+
+
+@dataclass(frozen=True)
+class DepthSet:
+    """Images with depth maps. depth: image id -> float32 metres [H, W]; 0 and what is not finite mean unknown."""
+
+    name: str
+    split: str
+    images: ImageSet
+    depth: Callable[[str], np.ndarray]
+    fingerprint: str

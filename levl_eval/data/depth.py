@@ -1,0 +1,161 @@
+"""Depth sets: NYUv2 as published (the labelled .mat) or as commonly unpacked (colour and depth pictures), and a user's folders.
+
+nyuv2  ROOT/nyu_depth_v2_labeled.mat with ROOT/splits.mat: 795 training and 654 test images, the filled-in depth in metres
+       (Silberman et al., ECCV 2012). Or pictures rgb_NAME.{jpg,png} beside sync_depth_NAME.png (16 bit) anywhere below one of
+       ROOT/SPLIT, ROOT/official_splits/SPLIT, for training also ROOT/sync; or only those a list names: ROOT/nyu_SPLIT.txt,
+       ROOT/SPLIT.txt or the card's `annotations`, one "COLOUR DEPTH ..." a line, relative to one of those folders.
+depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 32-bit integers (`depth_scale` in a metre), float
+       TIFF or .npy (metres). 0 and what is not finite mean unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from levl_eval.cards import DataSpec
+from levl_eval.data.images import SUFFIXES, fingerprint_files, fingerprint_text, image_set, root_of, under
+from levl_eval.data.types import DepthSet, ImageSet
+from levl_eval.errors import LevlError, UsageError
+
+_GET = (
+    "get nyu_depth_v2_labeled.mat and splits.mat from the NYU Depth V2 page, or the colour and depth pictures, and put them there"
+)
+_INTEGER = ("L", "I", "I;16", "I;16B", "I;16L")
+
+
+def load_depth(path: Path, scale: float) -> np.ndarray:
+    """A depth file as float32 metres [H, W]; 0 and what is not finite: unknown. Raises LevlError naming the file."""
+    try:
+        if path.suffix == ".npy":
+            raw = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as image:
+                if image.mode not in (*_INTEGER, "F"):
+                    raise LevlError(
+                        f"{path}: a {image.mode} picture; expected one depth a pixel (16-bit PNG, float TIFF or .npy)"
+                    )
+                raw = np.array(image)
+    except FileNotFoundError:
+        raise LevlError(f"{path}: no such depth map; complete the pairs") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+        raise LevlError(f"{path}: depth cannot be read ({type(e).__name__}); replace the file") from e
+    if raw.ndim != 2 or raw.dtype.kind not in "uif":
+        raise LevlError(f"{path}: holds {raw.dtype} of shape {raw.shape}; expected one number a pixel [H, W]")
+    return (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
+
+
+def read_nyuv2(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
+    """Raises UsageError: what is missing, where to put it."""
+    if spec.split not in ("train", "test"):
+        raise UsageError(f"nyuv2: field `split`: expected train or test, found {spec.split!r}")
+    root = root_of(spec.root, spec.directory, data)
+    whole = root / "nyu_depth_v2_labeled.mat"
+    if whole.is_file() and spec.annotations is None:
+        return _labelled(whole, root / "splits.mat", spec.split, limit)
+    return _files(spec, _nyu_pairs(spec, root, data)[:limit], str(root), scale)
+
+
+def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
+    """Raises UsageError: fields that are not set, missing folders and pairs."""
+    for name in ("images", "annotations"):
+        if getattr(spec, name) is None:
+            raise UsageError(
+                f"task depth: field `{name}` is not set; give the folder of the {'pictures' if name == 'images' else 'depth maps'}"
+            )
+    images, maps = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
+    for folder in (images, maps):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
+    of_stem = {p.stem: p for p in sorted(maps.iterdir()) if p.suffix.lower() in (*SUFFIXES, ".npy")}
+    pictures = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
+    pairs = [(p.name, p, of_stem[p.stem]) for p in pictures if p.stem in of_stem]
+    if not pairs:
+        first = f" (first {pictures[0].name})" if pictures else ""
+        raise UsageError(f"{maps}: no depth map has the name of an image in {images}{first}")
+    orphans = set(of_stem) - {p.stem for p in pictures}
+    if orphans:
+        raise UsageError(f"{images}: {len(orphans)} depth maps have no image, first {sorted(orphans)[0]}; complete the pairs")
+    return _files(spec, pairs[:limit], str(images), scale)
+
+
+def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, scale: float) -> DepthSet:
+    of_image = {i: p for i, p, _ in pairs}
+    of_map = {i: m for i, _, m in pairs}
+    lost = [m for m in of_map.values() if not m.is_file()]
+    if lost:
+        raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
+    digest = fingerprint_text([fingerprint_files(of_map.items(), len(of_map)), str(scale)])
+    images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs")
+    return DepthSet(spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest)
+
+
+def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, Path]]:
+    """(id, colour, depth) triples of the picture layouts, in order."""
+    split = spec.split
+    tops = [root / "official_splits" / split, root / split, *([root / "sync"] if split == "train" else []), root]
+    lists = [root / f"nyu_{split}.txt", root / f"{split}.txt"]
+    listed = under(data, spec.annotations) or next((f for f in lists if f.is_file()), None)
+    if listed is not None:
+        try:
+            lines = [x.split() for x in listed.read_text(encoding="utf-8").splitlines() if x.strip()]
+        except OSError as e:
+            raise UsageError(f"{listed}: list cannot be read ({e.strerror})") from e
+        short = next((k for k, words in enumerate(lines, 1) if len(words) < 2), None)
+        if short:
+            raise UsageError(f"{listed}: line {short}: expected `COLOUR DEPTH`, two paths")
+        out = []
+        for colour, depth, *_ in lines:
+            name = colour.lstrip("/")
+            top = next((t for t in tops if (t / name).is_file()), tops[0])
+            out.append((name, top / name, top / depth.lstrip("/")))
+        return out
+    for top in tops[:-1]:
+        found = sorted(p for p in top.rglob("rgb_*") if p.suffix.lower() in SUFFIXES) if top.is_dir() else []
+        if found:
+            return [(str(p.relative_to(top)), p, p.with_name(f"sync_depth_{p.stem[4:]}.png")) for p in found]
+    raise UsageError(f"{root}: holds neither nyu_depth_v2_labeled.mat nor rgb_* pictures of the {split} split; {_GET}")
+
+
+def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> DepthSet:
+    """The labelled set: MATLAB 7.3, which is HDF5; its arrays are stored column by column."""
+    try:
+        import h5py
+        from scipy.io import loadmat
+    except ImportError as e:
+        raise UsageError(f"{whole}: the package {e.name} is not installed; pip install 'levl-eval[depth]'") from e
+    field = f"{split}Ndxs"
+    if not splits.is_file():
+        raise UsageError(f"{splits}: no such file; it lies beside the .mat on the NYU Depth V2 page")
+    try:
+        numbers = np.asarray(loadmat(splits)[field]).reshape(-1).astype(int)  # from 1
+    except (KeyError, ValueError, NotImplementedError, TypeError) as e:
+        raise UsageError(f"{splits}: holds no {field} ({type(e).__name__}); download it again") from e
+    rows = {f"{k:04d}": int(k) - 1 for k in numbers[:limit]}
+
+    def read(array: str, name: str) -> Any:
+        try:
+            with h5py.File(whole, "r") as file:
+                return file[array][rows[name]].T
+        except (OSError, KeyError, ValueError, IndexError) as e:
+            raise LevlError(f"{whole}: {array} of image {name} cannot be read ({type(e).__name__}); download it again") from e
+
+    def content(array: str, name: str) -> str:
+        return hashlib.sha256(np.ascontiguousarray(read(array, name)).tobytes()).hexdigest()
+
+    def opened(name: str) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(read("images", name)))
+
+    of_image = {name: content("images", name) for name in rows}
+    images = ImageSet(
+        tuple(rows), opened, fingerprint_text(f"{k}:{v}" for k, v in of_image.items()), str(whole), of_image.__getitem__
+    )
+    digest = fingerprint_text(content("depths", name) for name in rows)
+    return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest)
+
+
+READERS = {"nyuv2": read_nyuv2, "depth": read_folders}

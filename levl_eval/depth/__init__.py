@@ -1,0 +1,1 @@
+"""Depth in metres from frozen patch tokens."""

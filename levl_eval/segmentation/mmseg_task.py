@@ -1,0 +1,140 @@
+"""The mmseg engine: a head trained by mmengine's Runner on augmented pictures, the frozen encoder in every step."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from levl_eval.cards import MMSegCard, protocol_of
+from levl_eval.data.images import fingerprint_text
+from levl_eval.data.readers import read_segmentation
+from levl_eval.data.types import SegmentationSet
+from levl_eval.engines import Context, Outcome
+from levl_eval.errors import LevlError
+from levl_eval.features import check_size
+from levl_eval.segmentation.mmseg_config import Plan, plan_of
+from levl_eval.segmentation.task import outcome_of
+
+POINTS = 100  # of the loss in a record
+
+
+def run(context: Context) -> Outcome:
+    """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data and configs."""
+    card: MMSegCard = context.card
+    context.ready()  # no features are stored here, so nobody can help
+    test = read_segmentation(card.data, context.data, context.limit)
+    train = read_segmentation(card.train, context.data)
+    if train.classes != test.classes:
+        raise LevlError(
+            f"{card.name}: training and test set name different classes ({len(train.classes)} and {len(test.classes)}); use one list"
+        )
+    if len(test.classes) > 255:
+        raise LevlError(
+            f"{card.name}: mmseg's masks hold at most 255 classes, the set has {len(test.classes)}; use `segmentation`"
+        )
+    plan = plan_of(card, context.backbone, len(test.classes))
+    if card.config_text is None:
+        check_size(context.backbone, card.crop or context.backbone.preprocess.size, context.device)
+    if context.work is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _train_and_score(context, plan, train, test, Path(folder))
+    return _train_and_score(context, plan, train, test, context.work)
+
+
+def _identity(context: Context, train: SegmentationSet) -> str:
+    """What a kept training must share to go on: backbone, protocol, data and seed."""
+    parts = [
+        context.backbone.weights_sha256, json.dumps(protocol_of(context.card), sort_keys=True), train.fingerprint,
+        train.images.fingerprint, str(context.seed),
+    ]  # fmt: skip
+    return fingerprint_text(parts)
+
+
+def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test: SegmentationSet, work: Path) -> Outcome:
+    from levl_eval.segmentation import mmseg_parts
+
+    mmseg_parts.register(plan.imports)
+    device, card, seed = context.device, context.card, context.seed
+    file, identity = work / "head.pt", _identity(context, train)
+    state = mmseg_parts.kept(file, identity)
+    if state is None and file.exists():
+        context.progress.say(f"  {file}: of another training, or damaged; training starts anew")
+    first = 0 if state is None else int(state["step"])
+    if first:
+        context.progress.say(f"  goes on from step {first} of {plan.steps}")
+    losses: list[float] = [] if state is None else list(state["losses"])
+    learn = mmseg_parts.Pictures(train, plan.train_pipeline, seed)
+    places = mmseg_parts.Places(len(learn), first * plan.batch_size, plan.steps * plan.batch_size, seed)
+    judge = mmseg_parts.Pictures(test, plan.test_pipeline, seed)
+    wrapper, amp = _on_device(plan.optim_wrapper, device)
+    started = time.monotonic()
+    with _quiet(), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
+        stage.done = first
+        metric = mmseg_parts.PerImage(ignore_index=mmseg_parts.VOID, iou_metrics=["mIoU"])
+        runner = mmseg_parts.HeadRunner(
+            model=_with_backbone(plan.model, context.backbone), work_dir=str(work), device=device, state=state,
+            train_dataloader=mmseg_parts.loader(learn, places, plan.batch_size, device),
+            test_dataloader=mmseg_parts.loader(judge, None, 1, device),
+            train_cfg={"type": "LevlTrainLoop", "max_iters": plan.steps}, test_cfg={"type": "TestLoop"},
+            optim_wrapper=wrapper, param_scheduler=plan.param_scheduler, test_evaluator=[metric],
+            default_hooks={"checkpoint": None, "logger": None},
+            custom_hooks=[mmseg_parts.Keeper(file, identity, card.checkpoint_every, stage, losses)],
+            default_scope="mmseg", randomness={"seed": seed}, log_level="ERROR",
+            experiment_name=hashlib.sha256(f"{identity}{work}".encode()).hexdigest()[:16],
+        )  # fmt: skip
+        runner.train()
+    seconds = {"head": time.monotonic() - started}
+    started = time.monotonic()
+    with _quiet():
+        official = runner.test()
+    seconds["scores"] = time.monotonic() - started
+    order = {name: k for k, name in enumerate(metric.ids)}
+    counts = metric.counts()[[order[name] for name in test.images.ids]]
+    notes: dict[str, Any] = {
+        **plan.notes, "steps_before_this_run": first, "head_loss": _thinned(losses),
+        "head_parameters": sum(p.numel() for p in runner.model.parameters()),
+        "mmseg": {k: float(v) for k, v in official.items()},  # as its IoUMetric prints them: percent, rounded
+        **({"mixed_precision": amp} if amp else {}),
+    }  # fmt: skip
+    return outcome_of(train, test, counts, notes, seconds, {})
+
+
+def _with_backbone(model: dict[str, Any], backbone: Any) -> Any:
+    from mmengine.config import ConfigDict  # mmseg reads its test_cfg by attribute
+
+    return ConfigDict({**model, "backbone": {**model["backbone"], "uri": backbone, "normalized": True}})
+
+
+def _on_device(wrapper: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str]:
+    """mmengine's mixed precision works on a GPU only; elsewhere the same optimiser runs in full precision, and the record says so."""
+    if wrapper.get("type") == "AmpOptimWrapper" and device.type != "cuda":
+        kept = {k: v for k, v in wrapper.items() if k not in ("dtype", "loss_scale")}
+        return {**kept, "type": "OptimWrapper"}, "off: no CUDA device"
+    return wrapper, ""
+
+
+def _thinned(losses: list[float]) -> list[float]:
+    """At most POINTS means of consecutive steps."""
+    parts = np.array_split(np.asarray(losses), min(POINTS, len(losses)))
+    return [round(float(p.mean()), 5) for p in parts]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """mmengine and mmseg print and warn about themselves where a run prints its table; mmengine's log is in the work folder."""
+    from levl_eval.segmentation.mmseg_parts import by_itself
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), by_itself():
+        warnings.simplefilter("ignore")
+        yield
