@@ -32,6 +32,7 @@ def images_of(record: Record) -> Callable[[str], Image.Image] | None:
     readers: dict[str, Any] = {
         "vqa": read_questions,
         "segmentation": read_segmentation,
+        "mmseg": read_segmentation,
         "linear": read_classification,
         "zeroshot": read_classification,
     }

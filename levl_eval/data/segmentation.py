@@ -45,6 +45,27 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
     return mask
 
 
+def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero: bool) -> tuple[int, ...] | None:
+    """The classes' colours in a palette PNG, flat; None for other files, or where the palette does not reach all classes.
+
+    A grey ramp is no choice of colours: writers put it where a picture has none.
+    """
+    try:
+        with Image.open(path) as image:
+            flat = image.getpalette() if image.mode == "P" else None
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        return None
+    if not flat:
+        return None
+    colours = np.array(flat, np.int64).reshape(-1, 3)
+    values = np.arange(classes) + int(reduce_zero)
+    if table is not None:
+        values = np.array([np.flatnonzero(table == c)[0] if (table == c).any() else len(colours) for c in range(classes)])
+    if values.max(initial=0) >= len(colours) or (colours == colours[:, :1]).all():
+        return None
+    return tuple(int(v) for v in colours[values].reshape(-1))
+
+
 def _classes(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Class names, and for a JSON mapping of sparse ids the table id -> class."""
     if isinstance(spec.classes, list):
@@ -133,4 +154,5 @@ def _set(
     read = partial(load_mask, table=table, classes=len(classes), ignore=spec.ignore_index, reduce_zero=spec.reduce_zero_label)
     digest = fingerprint_files(of_mask.items(), len(of_mask))
     found = image_set(of_image, of_image.__getitem__, source, _ADE if spec.layout == "ade20k" else "complete the download")
-    return SegmentationSet(name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, digest)
+    own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
+    return SegmentationSet(name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, digest, own)

@@ -66,6 +66,7 @@ class SegmentationSet:
     classes: tuple[str, ...]
     ignore_index: int
     fingerprint: str  # of the masks
+    palette: tuple[int, ...] | None = None  # red, green, blue of each class, where the mask files carry colours
 
 
 @dataclass(frozen=True)

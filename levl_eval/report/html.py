@@ -26,7 +26,8 @@ from levl_eval.report.wide import html_tables
 HERE = Path(__file__).resolve().parent
 IMAGES = 24  # images of a task in the browser, with all their questions
 SIDE = 192  # pixels of the longer side
-MAX_BYTES = 14_000_000  # of pictures in all; the file stays under 15 MB
+MAX_BYTES = 12_000_000  # of pictures in all; the file stays under 15 MB
+MAX_DENSE = 1_500_000  # of the dense tasks' pictures, before they are written as text
 MAX_SAMPLES = 400  # of a task
 
 Opener = Callable[[Record], Callable[[str], Image.Image] | None]
@@ -138,6 +139,35 @@ def _learning(results: Results, colour: dict[str, int]) -> str:
     )
 
 
+def _dense(results: Results) -> str:
+    """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept pictures (segmentation.pictures)."""
+    parts, used = [], 0
+    for row in results.rows:
+        figures = []
+        for name, cell in row.cells.items():
+            folder = next((f for r in cell.records if (f := r.home / "work" / r.key).joinpath("dense.png").is_file()), None)
+            if folder is None:
+                continue
+            for title, file in (("", folder / "truth.png"), (name, folder / "dense.png")):
+                if (title or not figures) and file.is_file() and used + file.stat().st_size <= MAX_DENSE:
+                    content = file.read_bytes()
+                    used += len(content)
+                    uri = "data:image/png;base64," + base64.b64encode(content).decode()
+                    alt = (
+                        f"{title}: prediction, errors, principal components of patch tokens"
+                        if title
+                        else "images and their true labels"
+                    )
+                    figures.append(
+                        f'<figure><img src="{uri}" alt="{html.escape(alt)}"><figcaption>{html.escape(title or "the data")}</figcaption></figure>'
+                    )
+        if figures:
+            parts.append(
+                f'<h3>{html.escape(row.title)}</h3><div class="scroll" tabindex="0" style="display:flex">{"".join(figures)}</div>'
+            )
+    return f'<h2 id="dense">Dense predictions</h2>{"".join(parts)}' if parts else ""
+
+
 def _breakdown(results: Results, row: Row) -> str:
     """Every metric of a row, one column a backbone."""
     names = [n for n, c in row.cells.items() if c.records]
@@ -193,7 +223,7 @@ def build(results: Results, opener: Opener | None = None) -> str:
         f'<p class="soft">{len(results.backbones)} backbones, {len(results.rows)} tasks. Written by levl-eval from the records of this run.</p>'
         '<nav><a href="#summary">Summary</a><a href="#browse">Samples</a><a href="#metrics">All metrics</a><a href="#protocols">Protocols</a></nav></header><main>'
         f'<h2 id="summary">Summary</h2><div class="scroll" tabindex="0">{html_tables(results)}</div><ul>{notes}</ul>'
-        f"{_gains(results, colour)}{_scatter(results, colour)}{_BROWSER}"
+        f"{_gains(results, colour)}{_scatter(results, colour)}{_dense(results)}{_BROWSER}"
         f'<h2 id="metrics">All metrics</h2>{breakdowns}{_learning(results, colour)}<h2 id="protocols">The protocol of every number</h2>{_protocols(results)}</main>'
         f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
     )

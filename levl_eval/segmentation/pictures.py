@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from levl_eval.backbones.base import Preprocess
+from levl_eval.cards import SegmentationCard
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines import Context
+from levl_eval.io import atomic_write
 from levl_eval.segmentation.palettes import paint, palette
-from levl_eval.segmentation.task import prepare, train_and_open, truth_of
+from levl_eval.segmentation.task import Fitted, prepare, train_and_open, truth_of
 
 _RIGHT, _WRONG, _VOID = (225, 225, 225), (200, 30, 30), (0, 0, 0)
 _LINE = 16  # pixels of a caption line
@@ -51,8 +54,11 @@ def _tile(array: np.ndarray, side: int, nearest: bool = True) -> Image.Image:
     return Image.fromarray(array).resize((side, side), method)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], side: int = 128) -> Image.Image:
-    """Rows of uint8 pictures as one sheet with a caption above each column; label maps keep hard edges."""
+def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], side: int = 128, photos: bool = True) -> Image.Image:
+    """Rows of uint8 pictures as one sheet with a caption above each column; label maps keep hard edges.
+
+    photos: the first column holds photographs.
+    """
     columns = len(captions)
     out = Image.new("RGB", (columns * (side + 4) + 4, _LINE + len(rows) * (side + 4) + 4), "white")
     draw = ImageDraw.Draw(out)
@@ -60,13 +66,40 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], side: i
         draw.text((4 + k * (side + 4), 3), text[: side // 6], fill="black")
     for r, row in enumerate(rows):
         for k, array in enumerate(row):
-            out.paste(_tile(array, side, nearest=k > 0), (4 + k * (side + 4), _LINE + 4 + r * (side + 4)))
+            out.paste(_tile(array, side, nearest=k > 0 or not photos), (4 + k * (side + 4), _LINE + 4 + r * (side + 4)))
     return out
 
 
 def _photo(test: SegmentationSet, name: str, geometry: Preprocess, whole: bool) -> np.ndarray:
     image = test.images.open(name)
     return np.array(image if whole else geometry.geometry(image))
+
+
+def truth_columns(
+    test: SegmentationSet, ids: Sequence[str], geometry: Preprocess, card: SegmentationCard
+) -> list[list[np.ndarray]]:
+    """Photo and truth of each image, in the data set's colours."""
+    colours = palette(card.data.layout, len(test.classes), test.palette)
+    out = []
+    for name in ids:
+        truth = paint(truth_of(test, name, geometry, card), colours, card.data.ignore_index)
+        out.append([_photo(test, name, geometry, card.score == "original"), truth])
+    return out
+
+
+def predicted_columns(fitted: Fitted, test: SegmentationSet, ids: Sequence[str]) -> list[list[np.ndarray]]:
+    """Prediction, errors and tokens' PCA of each image."""
+    card, row_of = fitted.card, fitted.features.row
+    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
+    tokens = np.asarray(fitted.features.patches)[[row_of[i] for i in ids]]
+    if fitted.views is not None:
+        tokens = tokens[:, 0]  # the first window
+    out = []
+    for name, components in zip(ids, pca_rgb(tokens, fitted.features.grid), strict=True):
+        truth = truth_of(test, name, fitted.geometry, card)
+        predicted = fitted.predict(row_of[name], (truth.shape[0], truth.shape[1])).cpu().numpy()
+        out.append([paint(predicted, colours, ignore), error_map(predicted, truth, ignore), components])
+    return out
 
 
 def show_dense(
@@ -77,32 +110,36 @@ def show_dense(
     The contexts hold one task card on several backbones; heads are trained from cached features as in a run, with equal seeds.
     names: image ids; default: ``count`` spread evenly over the test set. Raises UsageError/LevlError as the task does.
     """
-    columns = ["image", "truth"]
+    captions = ["image", "truth"]
     rows: list[list[np.ndarray]] = []
     for title, context in contexts:
-        card = context.card
         train, test, geometry, views = prepare(context)
         fitted = train_and_open(context, train, test, geometry, views)[0]
         ids = list(names) if names else [test.images.ids[i] for i in spread(len(test.images), count)]
-        row_of = fitted.features.row
-        _known(ids, row_of)
-        colours = palette(card.data.layout, len(test.classes))
-        tokens = np.asarray(fitted.features.patches)[[row_of[i] for i in ids]]
-        if views is not None:
-            tokens = tokens[:, 0]  # the first window
-        maps = pca_rgb(tokens, fitted.features.grid)
-        ignore = card.data.ignore_index
-        if not rows:
-            for name in ids:
-                truth = truth_of(test, name, geometry, card)
-                rows.append([_photo(test, name, geometry, card.score == "original"), paint(truth, colours, ignore)])
-        for k, name in enumerate(ids):
-            truth = truth_of(test, name, geometry, card)
-            predicted = fitted.predict(row_of[name], (truth.shape[0], truth.shape[1])).cpu().numpy()
-            rows[k] += [paint(predicted, colours, ignore), error_map(predicted, truth, ignore), maps[k]]
-        columns += [title, "errors", "PCA"]
+        _known(ids, fitted.features.row)
+        rows = rows or truth_columns(test, ids, geometry, context.card)
+        for row, more in zip(rows, predicted_columns(fitted, test, ids), strict=True):
+            row += more
+        captions += [title, "errors", "PCA"]
+    return _png(sheet(rows, captions, side))
+
+
+TRUTH, DENSE = "truth.png", "dense.png"
+
+
+def keep_pictures(folder: Path, fitted: Fitted, test: SegmentationSet, count: int = 6, side: int = 96) -> None:
+    """The same pictures of one backbone as two files for the report: photo and truth, and what the backbone makes of them."""
+    ids = [test.images.ids[i] for i in spread(len(test.images), count)]
+    truth = sheet(truth_columns(test, ids, fitted.geometry, fitted.card), ["image", "truth"], side)
+    atomic_write(folder / TRUTH, _png(truth))
+    atomic_write(
+        folder / DENSE, _png(sheet(predicted_columns(fitted, test, ids), ["prediction", "errors", "PCA"], side, photos=False))
+    )
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    sheet(rows, columns, side).save(buffer, format="PNG")
+    image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -222,6 +222,10 @@ def run(context: Context) -> Outcome:
         keep = truth != ignore
         counts[k] = class_counts(predicted[keep], truth[keep], classes).cpu().numpy()
     seconds["scores"] = time.monotonic() - started
+    if context.work is not None:
+        from levl_eval.segmentation.pictures import keep_pictures
+
+        keep_pictures(context.work, fitted, test)
     known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
     return outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)

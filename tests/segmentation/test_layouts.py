@@ -10,6 +10,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
 from levl_eval.data.readers import read_segmentation
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.segmentation.palettes import palette
 
 
 def put(path, array, palette=False):
@@ -33,6 +34,23 @@ def test_coco_stuff_labels_are_those_of_the_toolboxes():
     fine = fine_classes()
     assert len(fine) == 171 and len(COARSE) == 27 and {coarse_of(i) for i in fine} == set(range(27))
     assert tuple(fine.values()) == tuple(reference.COCOStuffDataset.METAINFO["classes"])
+    # and ADE20K's colours are the toolbox's
+    import mmseg.datasets.ade as ade
+
+    assert palette("ade20k", 150).tolist() == ade.ADE20KDataset.METAINFO["palette"]
+
+
+# The coarse class of labels 0..181 as STEGO evaluates them (github.com/mhamilton723/STEGO, src/data.py, after PiCIE), a letter each.
+STEGO = (
+    "jlllllllliiiiiihhhhhhhhhhggggggggkkkkkkkkkkffffffffccccccccccddddddddddaaaaaabbbbbbeeeeeeeerrwuuwpzqnmmrrxpprpvpznnnnnw"
+    "AoopwvvyuwprqpwyvrzqvrwqvvzvAvyurovApxuvypywzpurrwosssssssAAtty"
+)
+
+
+def test_the_27_coarse_classes_are_those_others_report_on():
+    pairs = {(coarse_of(i), STEGO[i - 1]) for i in fine_classes()}
+    assert len(STEGO) == 182 and len(pairs) == 27  # the same groups, id by id, whatever their order
+    assert len({ours for ours, _ in pairs}) == len({theirs for _, theirs in pairs}) == 27
 
 
 def test_coco_stuff_fine_and_coarse(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.cli import main
+from levl_eval.data.segmentation import file_palette
 from levl_eval.engines import Context
 from levl_eval.errors import UsageError
+from levl_eval.evaluate import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.registry import task_card
+from levl_eval.report.html import build
+from levl_eval.report.results import Results
 from levl_eval.segmentation.palettes import paint, palette, voc_colours
 from levl_eval.segmentation.pictures import error_map, pca_rgb, show_dense, spread
 
@@ -26,10 +31,46 @@ def test_palettes():
     ]  # fmt: skip
     for layout, n in (("ade20k", 150), ("coco-stuff", 171), ("cityscapes", 19), ("voc", 21)):
         colours = palette(layout, n)
-        assert colours.shape == (n, 3) and len(np.unique(colours, axis=0)) == n
+        same = 1 if layout == "ade20k" else 0  # the devkit gives road and skyscraper one grey
+        assert colours.shape == (n, 3) and len(np.unique(colours, axis=0)) == n - same
     assert palette("cityscapes", 19)[13].tolist() == [0, 0, 142]
     assert palette("segmentation", 2, [1, 2, 3, 4, 5, 6, 7, 8, 9]).tolist() == [[1, 2, 3], [4, 5, 6]]
     assert paint(np.array([[1, 255]]), palette("segmentation", 2), 255).tolist() == [[[0, 128, 0], [0, 0, 0]]]
+
+
+def test_colours_of_mask_files(tmp_path):
+    mask = Image.fromarray(np.array([[0, 2], [1, 7]], np.uint8), "P")
+    mask.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200, *[5, 6, 7] * 4])
+    mask.save(tmp_path / "a.png")
+    read = partial(file_palette, tmp_path / "a.png")
+    assert read(None, 3, False) == (9, 9, 9, 200, 0, 0, 0, 200, 0)
+    assert read(None, 2, True) == (200, 0, 0, 0, 200, 0)  # value 0 is void
+    table = np.array([255, 255, 0, 1])  # sparse ids: 2 is class 0, 3 is class 1
+    assert read(table, 2, False) == (0, 200, 0, 0, 0, 200)
+    assert read(None, 300, False) is None  # more classes than colours
+    mask.putpalette([v for v in range(256) for _ in range(3)])
+    mask.save(tmp_path / "a.png")
+    assert read(None, 3, False) is None  # a grey ramp
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "a.png")
+    assert read(None, 3, False) is None
+
+
+def test_a_run_keeps_pictures_and_the_report_shows_them_side_by_side(world, tmp_path):
+    settings = ["ade20k.head=ridge"]
+    records = evaluate(
+        ["random:nano", "random:nano?seed=1"], ["ade20k"], data=str(world), settings=settings, out=tmp_path / "o", cache=tmp_path / "c",
+        device="cpu", progress=Progress(True), debug=True,
+    )  # fmt: skip
+    folders = [tmp_path / "o" / "work" / r.key for r in records]
+    truth, one, other = (Image.open(f).convert("RGB") for f in (folders[0] / "truth.png", *(f / "dense.png" for f in folders)))
+    assert truth.size == (2 * 100 + 4, 16 + 6 * 100 + 4) and one.size == other.size == (3 * 100 + 4, truth.height)
+    assert not np.array_equal(np.array(one), np.array(other))
+    page = build(Results.read([tmp_path / "o"]))
+    section = page[page.index('id="dense"') : page.index('id="browse"')]
+    assert section.count("<img src=") == 3 and "random:nano?seed=1</figcaption>" in section
+    (folders[0] / "dense.png").unlink()
+    (folders[1] / "dense.png").unlink()
+    assert 'id="dense"' not in build(Results.read([tmp_path / "o"]))
 
 
 def test_errors_are_red_and_void_is_black():
