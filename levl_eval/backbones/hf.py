@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,17 @@ from levl_eval.errors import UsageError
 
 _FAMILIES = ("clip", "siglip", "siglip2", "dinov2", "dinov2_with_registers")
 _PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
+    """Images [B, 3, H, W] as the variable-size SigLIP 2 takes them: patches [B, N, patch * patch * 3] row by row, none of them padding."""
+    x = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B, 3, h, p, w, p]
+    rows, columns = x.shape[2], x.shape[4]
+    flat = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return {
+        "pixel_values": flat, "pixel_attention_mask": flat.new_ones(flat.shape[:2], dtype=torch.int32),
+        "spatial_shapes": torch.tensor([[rows, columns]] * len(images), device=images.device),
+    }  # fmt: skip
 
 
 class HFBackbone(Backbone):
@@ -37,6 +49,8 @@ class HFBackbone(Backbone):
     def _run(self, images: Tensor, **more: Any) -> Any:
         """The tower's output; positions are interpolated where the size is not the model's own."""
         config = self._tower.config
+        if self.family == "siglip2":
+            return self._tower(**as_patches(images, config.patch_size), **more)
         default = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
         if not self.family.startswith("dinov2") and images.shape[-1] != default:  # DINOv2 interpolates always
             more["interpolate_pos_encoding"] = True
@@ -83,7 +97,15 @@ class HFBackbone(Backbone):
 
 
 def _preprocess(processor: Any) -> Preprocess:
-    """An image processor's settings as data."""
+    """An image processor's settings as data.
+
+    SigLIP 2 of variable size keeps the aspect ratio within a number of patches; the suite's pictures are squares, so it gets the
+    largest square of so many.
+    """
+    if hasattr(processor, "max_num_patches"):
+        side = math.isqrt(processor.max_num_patches) * processor.patch_size
+        how = _PIL.get(int(getattr(processor, "resample", 2) or 0), "bilinear")
+        return Preprocess(side, "squash", None, how, tuple(processor.image_mean), tuple(processor.image_std))
     size, crop = processor.size, getattr(processor, "crop_size", None)
     interpolation = _PIL.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)

@@ -94,6 +94,17 @@ def _processor(kind, path, size, **more):
     )
 
 
+def _tokenizer(folder):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<unk>": 0, "<bos>": 1, "<eos>": 2, **{w: i + 3 for i, w in enumerate("a photo of cat dog".split())}}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
+
+
 def test_hf_dinov2_and_clip_towers(tmp_path):
     from transformers import CLIPVisionConfig, Dinov2Config, Dinov2Model
     from transformers.models.clip import CLIPConfig, CLIPModel, CLIPTextConfig
@@ -134,16 +145,7 @@ def test_hf_dinov2_and_clip_towers(tmp_path):
     _processor(
         "CLIPImageProcessor", tmp_path / "clip", {"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32}
     )
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocab = {"<unk>": 0, "<bos>": 1, "<eos>": 2, **{w: i + 3 for i, w in enumerate("a photo of cat dog".split())}}
-    raw = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
-    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>").save_pretrained(
-        tmp_path / "clip"
-    )
+    _tokenizer(tmp_path / "clip")
     c = load_backbone(f"hf:{tmp_path / 'clip'}")
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -158,6 +160,46 @@ def test_hf_dinov2_and_clip_towers(tmp_path):
     with torch.no_grad():
         own = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
     assert torch.allclose(c.encode_text(["a photo of cat"]), torch.nn.functional.normalize(own, dim=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+def test_siglip_2_of_fixed_and_of_variable_size(tmp_path, family):
+    """Published SigLIP 2 of fixed size is of transformers' type siglip, the others of type siglip2; positions are interpolated as there."""
+    import transformers
+    from transformers import AutoImageProcessor
+
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+    vision |= {"image_size": 32} if family == "siglip" else {"num_patches": 16}
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 60,
+            "max_position_embeddings": 8, "projection_size": 32}  # fmt: skip
+    name = family.capitalize()
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(text_config=text, vision_config=vision)
+    model = getattr(transformers, f"{name}Model")(config).eval()
+    torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight)
+    model.save_pretrained(tmp_path)
+    _tokenizer(tmp_path)
+    if family == "siglip":
+        _processor("SiglipImageProcessor", tmp_path, {"height": 32, "width": 32}, resample=2)
+    else:
+        _processor("Siglip2ImageProcessor", tmp_path, None, resample=2, patch_size=8, max_num_patches=16)
+    b = load_backbone(f"hf:{tmp_path}")
+    assert b.preprocess == Preprocess(32, "squash", None, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)) and b.has_text
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8))
+    for side in (32, 48):  # the model's own positions, and interpolated ones
+        x = b.preprocess.normalize(pixels[:side, :side])[None]
+        if family == "siglip":
+            inputs = {"pixel_values": x, "interpolate_pos_encoding": side != 32}
+        else:
+            own = AutoImageProcessor.from_pretrained(tmp_path, max_num_patches=(side // 8) ** 2)
+            inputs = dict(own(Image.fromarray(pixels[:side, :side].numpy()), return_tensors="pt"))
+        with torch.no_grad():
+            want = model.vision_model(**inputs)
+            found = b.encode(x)
+        assert found.grid == (side // 8, side // 8) and found.patches.shape[1] == (side // 8) ** 2
+        assert torch.allclose(found.patches, want.last_hidden_state, atol=1e-5)
+        assert torch.allclose(found.pooled, want.pooler_output, atol=1e-5)
+        assert torch.allclose(b.encode_layers(x, [-1]).patches, want.last_hidden_state, atol=1e-5)
 
 
 def test_open_clip_tokens(tmp_path):
