@@ -244,7 +244,11 @@ class KNNCard(_ProbeCard):
 
 
 class AttentiveCard(_ProbeCard):
-    """I-JEPA's attentive pooler and a linear layer on stored patch tokens; no augmentation, the published script has some."""
+    """I-JEPA's attentive pooler and a linear layer on stored patch tokens.
+
+    The published script sees a fresh crop of every image in every epoch: views: 20 does that here, at twenty times the encoding
+    and storage; fewer views are taken in turn, and 0 trains on the plain images.
+    """
 
     engine: Literal["attentive"] = "attentive"
     heads: int = 12
@@ -254,6 +258,11 @@ class AttentiveCard(_ProbeCard):
     weight_decay: float = 1e-4
     epochs: int = 20
     batch_size: int = 256  # the published script's is 256 a GPU; their number is not known
+    views: int = Field(0, ge=0)  # randomly cropped and flipped versions of each training image, encoded once and stored
+    view_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, as in the published script
+    view_ratio: tuple[float, float] = (0.75, 1.3333)  # width to height of the crop, drawn evenly in its logarithm
+    view_flip: float = Field(0.5, ge=0, le=1)  # how often a view is mirrored
+    view_seed: int = 0
     report_best: bool = True  # also the best epoch on the test images, as the published script does
     ece_bins: int = 15
 

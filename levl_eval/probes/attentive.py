@@ -6,18 +6,21 @@ value projection follows the weighted mean, which is the same function (attentio
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from levl_eval.data.augmented import cropped
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.metrics.statistics import mean_estimate
-from levl_eval.probes.common import all_scores, load_parts, samples_of
+from levl_eval.probes.common import Parts, all_scores, load_parts, samples_of
 from levl_eval.progress import Progress
 
 
@@ -78,17 +81,20 @@ def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: to
 
 
 def train(
-    head: AttentiveHead, array: np.ndarray, rows: np.ndarray, labels: np.ndarray, card, seed: int, device: torch.device,
+    head: AttentiveHead, arrays: Sequence[np.ndarray], rows: np.ndarray, labels: np.ndarray, card, seed: int, device: torch.device,
     progress: Progress, each_epoch,
 ) -> list[float]:  # fmt: skip
-    """Fit the head on stored patch tokens by AdamW with a cosine by step; ``each_epoch()`` is called after every epoch."""
+    """Fit the head on stored patch tokens by AdamW with a cosine by step; ``each_epoch()`` is called after every epoch.
+
+    arrays: versions of the training images' tokens [N, n, D], which the epochs take in turn.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, weight_decay=card.weight_decay)
     per_epoch = math.ceil(len(rows) / card.batch_size)
     total, step, curve = card.epochs * per_epoch, 0, []
     with progress.stage("attentive probe", total, "step") as bar:
-        for _ in range(card.epochs):
-            losses = []
+        for epoch in range(card.epochs):
+            losses, array = [], arrays[epoch % len(arrays)]
             order = torch.randperm(len(rows), generator=generator).numpy()
             for i in range(0, len(order), card.batch_size):
                 at = order[i : i + card.batch_size]
@@ -108,6 +114,24 @@ def train(
                 raise LevlError(f"attentive probe: the loss is {curve[-1]}; lower `lr`")
             each_epoch()
     return curve
+
+
+def _training_tokens(context: Context, parts: Parts) -> list[np.ndarray]:
+    """Stored tokens of the training images as they are, or of each of the card's random views of them."""
+    card, own = context.card, context.backbone.preprocess
+    if not card.views:
+        return [parts.train.features.patches]
+    squash = dataclasses.replace(own, resize="squash", resize_to=None)  # the crop becomes the whole picture, as it is
+    found = []
+    for v in range(card.views):
+        images = cropped(parts.train.data.images, v, card.view_scale, card.view_ratio, card.view_flip, card.view_seed)
+        features = context.store.get(
+            context.backbone, images, device=context.device, batch_size=context.batch_size, progress=context.progress,
+            preprocess=squash, layers=getattr(card, "layers", None),
+        )  # fmt: skip
+        parts.cache["feature_hits" if features.hit else "feature_misses"] += 1
+        found.append(features.patches)
+    return found
 
 
 def run(context: Context) -> Outcome:
@@ -134,7 +158,7 @@ def run(context: Context) -> Outcome:
         best.append(float(right.mean()))
 
     curve = train(
-        head, parts.train.features.patches, parts.train.rows, parts.train.labels, card, context.seed, device, context.progress,
+        head, _training_tokens(context, parts), parts.train.rows, parts.train.labels, card, context.seed, device, context.progress,
         each_epoch if card.report_best else lambda: None,
     )  # fmt: skip
     logits = predict(head, test.features.patches, test.rows, device)

@@ -153,6 +153,11 @@ def test_every_head_on_the_world_reads_features_made_once(context):
     assert found["linear@scenes"].data["counts"]["train_images"] == 96  # nothing is carved where nothing is chosen
     assert 1 <= found["linear"].notes["epoch"] <= 8 and len(found["linear-path"].notes["path"]["C"]) == 7
     assert found["attentive"].metrics["top1_best_epoch"].value >= found["attentive"].metrics["top1"].value
+    views = {"epochs": "3", "heads": "3", "views": "2", "report_best": "false"}
+    with_views = [attentive.run(context(task_card("attentive", views), nano)) for _ in range(2)]
+    assert [o.cache["feature_misses"] for o in with_views] == [2, 0]  # two views, made once; the plain images were there
+    curves = [o.notes["probe_loss"] for o in with_views]
+    assert curves[0] == curves[1] and curves[0][:2] != found["attentive"].notes["probe_loss"]
     four = linear.run(context(task_card("linear", {"layers": "[-2, -1]", "epochs": "1"}), nano))
     assert four.cache["feature_misses"] == 2 and nano.depth == 4
     with pytest.raises(LevlError, match="is not one of its 4 blocks"):
