@@ -20,8 +20,9 @@ Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
   resume=true goes on where the last run with the same values was stopped.
 
 Several processes, on one machine or many:
-  torchrun --nproc-per-node 8 -m levl_eval.pretrain.cli config.yaml key=value ...
-  accelerate launch -m levl_eval.pretrain.cli config.yaml key=value ...      (its own configuration chooses DDP or FSDP)
+  torchrun --nproc-per-node 8 --no-python levl-pretrain config.yaml key=value ...
+  accelerate launch --no_python levl-pretrain config.yaml key=value ...      (its own configuration chooses DDP or FSDP)
+  (both launchers take a Python file by default, hence the flag; -m levl_eval.pretrain.cli in its place does the same)
 
 Every field (with its default at this model size): levl-pretrain fields [model=nano]
 """

@@ -137,7 +137,10 @@ class PretrainConfig(BaseModel):
     keep: int = Field(1, ge=1)  # checkpoints kept: the last as ckpt.pt, those before it as ckpt-STEP.pt
     diagnose_every: int = Field(200, ge=1)
     diagnose_pictures: int = Field(512, ge=8)  # fixed pairs of the data, embedded in evaluation mode for ranks and cosines
-    probe: str | None = None  # class folders with train/ and test/ (or "scenes"): kNN accuracy at every diagnosis
+    # Class folders with train/ and test/ (or "scenes"): at every diagnosis the kNN accuracy of the class token, and the zero-shot
+    # accuracy on test/ with the folders' names in this template.
+    probe: str | None = None
+    probe_template: str = "a photo of a {}."
     trackers: tuple[str, ...] = ()  # tensorboard, wandb
     resume: bool = False
 
@@ -154,6 +157,8 @@ class PretrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
+        if "{}" not in self.probe_template:
+            raise ValueError(f"probe_template is {self.probe_template!r}; {{}} in it is where the class name goes")
         if self.prediction == "direct" and self.objective != "levljepa":
             raise ValueError("prediction=direct is an ablation of objective=levljepa; leave one of them out")
         total = self.lambda_v + self.lambda_t + (self.lambda_multi if self.objective == "levljepa_plus" else 0)

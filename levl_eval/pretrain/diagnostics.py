@@ -51,8 +51,9 @@ def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels:
 
 
 class Probe:
-    """A small labelled set, class folders train/ and test/, whose kNN accuracy on the class token is followed during a run.
+    """A small labelled set, class folders train/ and test/, whose kNN and zero-shot accuracy are followed during a run.
 
+    names: the folders' names as words.
     At most ``limit`` pictures of each split, evenly over classes. Raises UsageError where the folders are not there.
     """
 
@@ -69,6 +70,7 @@ class Probe:
         classes = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir())
         if len(classes) < 2:
             raise UsageError(f"probe={folder}: {len(classes)} class folders below train/; at least 2")
+        self.names = [name.replace("_", " ") for name in classes]
         for split in ("train", "test"):
             pictures, labels = [], []
             for i, name in enumerate(classes):
@@ -98,3 +100,16 @@ class Probe:
         """encode: uint8 [B, S, S, 3] -> class token [B, D]."""
         found = {s: torch.cat([encode(x).float().cpu() for x in p.split(batch)]) for s, p in self.pixels.items()}
         return knn_accuracy(found["train"], self.labels["train"], found["test"], self.labels["test"])
+
+    def zero_shot(self, embed: Callable[[Tensor], dict[str, Tensor]], batch: int = 128) -> float:
+        """Share of test pictures nearest by cosine to their own class's text.
+
+        embed: uint8 [B, S, S, 3] -> the model's output for them and the classes' prompts: z_v [B, d], and p_t [C, d] where there is a
+        predictor (the read-out of the authors' own demonstration), else z_t.
+        """
+        right = []
+        for x, label in zip(self.pixels["test"].split(batch), self.labels["test"].split(batch), strict=True):
+            out = embed(x)
+            image, text = out["z_v"].float(), out.get("p_t", out["z_t"]).float()
+            right.append((F.normalize(image, dim=1) @ F.normalize(text, dim=1).T).argmax(1).cpu() == label)
+        return float(torch.cat(right).float().mean())

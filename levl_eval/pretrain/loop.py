@@ -36,7 +36,7 @@ from levl_eval.progress import Progress
 
 # What a resumed run may have otherwise; steps may not change, the schedule depends on them.
 _FREE = {
-    "resume", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_pictures", "probe", "trackers", "threads",
+    "resume", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_pictures", "probe", "probe_template", "trackers", "threads",
     "device", "max_loss_growth", "max_broken",
 }  # fmt: skip
 _MEMORY = 0.95  # of the running loss, over updates
@@ -323,7 +323,11 @@ class Trainer:
                     z.append(out[k].float().cpu())
             line = diagnostics.of_pairs(*(torch.cat(z) for z in found.values())) if len(raw) > 1 else {}
             if self.probe is not None:
+                ids, last = self.feed.tokens(self.tokenizer, [c.probe_template.replace("{}", n) for n in self.probe.names])
                 line["probe_knn"] = self.probe.accuracy(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
+                line["probe_zeroshot"] = self.probe.zero_shot(
+                    lambda x: self._embed(self.pixels(x.numpy(), None), Batch(None, ids, last))
+                )
             return line
         finally:
             self.wrapped.train()

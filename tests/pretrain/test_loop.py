@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
 from levl_eval.errors import LevlError, UsageError
@@ -124,7 +125,19 @@ def test_the_probe_reads_class_folders(tmp_path):
             for i in range(count):
                 Image.fromarray(np.full((30, 40, 3), colour + i, np.uint8)).save(folder / f"{i}.png")
     t = _trainer(tmp_path, "steps=1", f"probe={tmp_path / 'probe'}", "diagnose_pictures=8")
-    assert t.diagnose()["probe_knn"] == 1.0  # brightness is visible to random weights
+    told = t.diagnose()
+    assert told["probe_knn"] == 1.0  # brightness is visible to random weights
+    t.model.eval()
+    ids, last = (torch.from_numpy(a) for a in t.feed.tokens(t.tokenizer, ["a photo of a dark.", "a photo of a light."]))
+    texts = F.normalize(t.model.text.projector(t.model.embed_texts(ids, last)), dim=1)
+    images = F.normalize(t.model.embed_images(t.pixels(t.probe.pixels["test"].numpy(), None)), dim=1)
+    by_hand = ((images @ texts.T).argmax(1) == t.probe.labels["test"]).float().mean().item()
+    assert told["probe_zeroshot"] == pytest.approx(by_hand)
+    one_hot = torch.eye(2)
+    for truth, score in ((t.probe.labels["test"], 1.0), (1 - t.probe.labels["test"], 0.0)):
+        assert t.probe.zero_shot(lambda x, z=one_hot[truth]: {"z_v": z, "z_t": 3 * one_hot}) == score
+    with pytest.raises(UsageError, match="probe_template"):
+        parse_config(["probe_template=nothing"])
     with pytest.raises(UsageError, match="expected class folders below train/ and test/"):
         _trainer(tmp_path, "steps=1", f"probe={tmp_path}", out="b")
 

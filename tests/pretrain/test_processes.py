@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_torchrun_begins_and_accelerate_goes_on(tmp_path):
     assert p.stdout.count("ckpt.pt: step 5") == 1  # one process speaks
     told = json.loads((tmp_path / "levljepa" / "run.json").read_text())
     assert told["processes"] == 2 and told["precision"] == "fp32"
-    script = [*accelerate, "-m", "levl_eval.pretrain.cli", *run]
+    script = [*accelerate, "--no_python", str(Path(sys.executable).with_name("levl-pretrain")), *run]
     p = subprocess.run(script, env=env, capture_output=True, text=True, timeout=600)
     assert p.returncode == 0, p.stderr[-2000:]
     assert json.loads((tmp_path / "levljepa" / "run.json").read_text())["started_at_step"] == 5
