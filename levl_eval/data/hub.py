@@ -7,6 +7,7 @@ layout, and an offline machine with a filled cache (HF_HUB_OFFLINE=1) works.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -178,4 +179,8 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
     images = _images(table, picture, rows, spec.hub.repo)
     kept = labels[list(rows.values())]
-    return ClassificationSet(spec.hub.repo, spec.split, images, kept, tuple(table.features[label].names), images.fingerprint)
+    classes, said = tuple(table.features[label].names), ()
+    if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
+        classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)
+        said = tuple(c.replace("/", " ").replace("_", " ") for c in classes)
+    return ClassificationSet(spec.hub.repo, spec.split, images, kept, classes, images.fingerprint, said)

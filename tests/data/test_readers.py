@@ -213,6 +213,25 @@ def test_hub_layout_from_a_local_directory(tmp_path, monkeypatch):
     assert found.images.open("COCO_2").getpixel((0, 0)) == (200, 0, 0)
 
 
+def test_places365_of_two_hub_copies_has_the_same_classes(monkeypatch):
+    import datasets
+
+    picture = Image.new("RGB", (8, 8))
+
+    def table(repo, name, split, revision):
+        names = ["/a/abbey", "/c/church/indoor"] if repo == "one" else ["abbey", "church/indoor"]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        return datasets.Dataset.from_dict({"image": [picture, picture], "label": [1, 0]}, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", table)
+    one, two = (
+        read_classification(DataSpec(layout="places365", split="x", hub=HubSource(repo=r, split="train")), "hub")
+        for r in ("one", "two")
+    )
+    assert one.classes == two.classes == ("abbey", "church/indoor") and one.labels.tolist() == [1, 0]
+    assert one.names == ("abbey", "church indoor")
+
+
 def test_unreachable_hub_is_one_line(monkeypatch):
     import huggingface_hub.constants
 
