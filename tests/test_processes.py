@@ -25,7 +25,7 @@ QUICK = ["gqa.recipe=scenes", "gqa.recipe.epochs=2", "gqa.recipe.max_questions=6
 def words(world, out):
     settings = [w for s in QUICK for w in ("--set", s)]
     # Batches of 5: 24, 12, 96 and 48 images are whole numbers of batches for one process and uneven shares for two.
-    return ["run", "--backbone", "random:nano,random:nano?seed=1", "--tasks", TASKS, "--data", str(world), "--out", str(out), "--batch-size", "5", *settings]  # fmt: skip
+    return ["run", "--backbone", "random:nano", "--tasks", TASKS, "--data", str(world), "--out", str(out), "--batch-size", "5", *settings]  # fmt: skip
 
 
 def launch(arguments, cache):
@@ -61,19 +61,19 @@ def results(out):
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's workers in /proc")
 def test_a_lost_process_ends_the_run_and_two_others_end_it_as_one_would(world, tmp_path, monkeypatch):
     p = launch(words(world, tmp_path / "two"), tmp_path / "cache")
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 1500
     while not list((tmp_path / "two").glob("records/gqa*.json")) and p.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert p.poll() is None, p.communicate()[1][-3000:]
     os.kill(workers(p.pid)[1], signal.SIGKILL)
-    _, err = p.communicate(timeout=300)
+    _, err = p.communicate(timeout=1500)
     assert p.returncode != 0, err[-2000:]
     kept = results(tmp_path / "two")  # every record that is there is whole
-    assert kept and len(kept) < 10
+    assert kept and len(kept) < 5
     stamps = {f: f.stat().st_mtime_ns for f in (tmp_path / "two" / "records").iterdir() if "gqa" in f.name}
 
     p = launch(words(world, tmp_path / "two"), tmp_path / "cache")
-    out, err = p.communicate(timeout=600)
+    out, err = p.communicate(timeout=1500)
     assert p.returncode == 1 and "levl_eval.cli FAILED" in err and "rank      : 0 (local_rank: 0)" in err, err[-3000:]
     assert out.count("report.html") == 1  # one process speaks
     assert all(f.stat().st_mtime_ns == t for f, t in stamps.items())
@@ -81,8 +81,8 @@ def test_a_lost_process_ends_the_run_and_two_others_end_it_as_one_would(world, t
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "other cache"))
     assert main([*words(world, tmp_path / "one"), "--quiet"]) == 1
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
-    assert len(one) == 2 * (3 + 2) and one == two
-    assert sum(v["status"] == "failed" for v, _ in two.values()) == 2
+    assert len(one) == 3 + 2 and one == two
+    assert sum(v["status"] == "failed" for v, _ in two.values()) == 1
     boards = [list(csv.reader((tmp_path / n / "leaderboard.csv").open())) for n in ("one", "two")]
     assert boards[0] == boards[1]
     files = [

@@ -137,12 +137,14 @@ def _training_tokens(context: Context, parts: Parts) -> list[np.ndarray]:
 def run(context: Context) -> Outcome:
     """Raises UsageError for heads that do not divide the width, and what common.load_parts raises."""
     card, device = context.card, context.device
-    parts = load_parts(context, choices=False)
+    parts = load_parts(context, choices=False, more=True)
     dim = parts.train.features.patches.shape[-1]
     if dim % card.heads:
         raise UsageError(
             f"{card.name}: field `heads`: {card.heads} do not divide the token width {dim} of {context.backbone.name}"
         )
+    tokens = _training_tokens(context, parts)
+    context.ready()
     started = time.monotonic()
     torch.manual_seed(context.seed)
     head = AttentiveHead(dim, len(parts.classes), card.heads, card.mlp_ratio).to(device)
@@ -158,7 +160,7 @@ def run(context: Context) -> Outcome:
         best.append(float(right.mean()))
 
     curve = train(
-        head, _training_tokens(context, parts), parts.train.rows, parts.train.labels, card, context.seed, device, context.progress,
+        head, tokens, parts.train.rows, parts.train.labels, card, context.seed, device, context.progress,
         each_epoch if card.report_best else lambda: None,
     )  # fmt: skip
     logits = predict(head, test.features.patches, test.rows, device)

@@ -163,8 +163,9 @@ def features_of(context: Context, data: ClassificationSet, cache: dict[str, int]
     return found
 
 
-def load_parts(context: Context, choices: bool) -> Parts:
+def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
     """The card's sets with features. choices: a validation part is needed, the card's own or carved out of training.
+    more: the engine asks for further features, and calls ``context.ready()`` itself when it has them.
 
     Raises UsageError/LevlError: missing or empty sets, classes that differ, images that cannot be decoded. Test images that
     are in training too are counted, named in the notes and told.
@@ -201,7 +202,8 @@ def load_parts(context: Context, choices: bool) -> Parts:
         if not len(held):
             raise LevlError(f"{card.name}: every class has one training image, so no validation can be taken; set `validation`")
         validation = Part(train, train_features, held)
-    context.ready()
+    if not more:
+        context.ready()
     data = {**data_of(test), "train": data_of(train)["fingerprint"]}
     data["counts"]["train_images"] = len(rows)
     if validation is not None:

@@ -143,7 +143,7 @@ def _dense(results: Results) -> str:
     """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept pictures (segmentation.pictures)."""
     parts, used = [], 0
     for row in results.rows:
-        figures = []
+        figures: list[str] = []
         for name, cell in row.cells.items():
             folder = next((f for r in cell.records if (f := r.home / "work" / r.key).joinpath("dense.png").is_file()), None)
             if folder is None:
