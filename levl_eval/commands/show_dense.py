@@ -1,4 +1,4 @@
-"""`levl-eval show-dense`: pictures of a segmentation task, all backbones side by side."""
+"""`levl-eval show-dense`: pictures of a segmentation or depth task, all backbones side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
 
     p = commands.add_parser("show-dense", help="pictures: prediction beside truth, errors, PCA of patch tokens")
     p.add_argument("--backbone", type=_comma, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
-    p.add_argument("--task", default="ade20k", help="a segmentation task's card (default: ade20k)")
+    p.add_argument("--task", default="ade20k", help="a segmentation or depth task's card (default: ade20k)")
     p.add_argument("--images", type=_comma, metavar="ID[,ID...]", help="test images (default: --count of them, evenly spread)")
     p.add_argument("--count", type=int, default=6, metavar="N", help="how many images (default: 6)")
     p.add_argument("--side", type=int, default=128, metavar="PX", help="side of each picture in the sheet (default: 128)")
@@ -32,13 +32,12 @@ def show_dense(args: argparse.Namespace) -> int:
     from levl_eval.io import atomic_write
     from levl_eval.progress import Progress
     from levl_eval.registry import backbone_card
-    from levl_eval.segmentation.pictures import show_dense as draw
 
     if args.count < 1 or args.side < 16:
         raise UsageError(f"--count {args.count} --side {args.side}: at least 1 image of 16 pixels")
     card = resolve_tasks([args.task], args.settings, args.data)[args.task]
-    if card.engine != "segmentation":
-        raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation tasks")
+    if card.engine not in ("segmentation", "depth"):
+        raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation and depth tasks")
     cards = [backbone_card(b) for b in args.backbone]
     progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
     data = resolve_data(args.data, cache, progress)
@@ -52,7 +51,15 @@ def show_dense(args: argparse.Namespace) -> int:
         )
         for c in cards
     ]  # fmt: skip
+    if card.engine == "depth":
+        from levl_eval.depth.pictures import show_depth
+
+        content = show_depth(contexts, args.images, args.count, args.side)
+    else:
+        from levl_eval.segmentation.pictures import show_dense as show_segmentation
+
+        content = show_segmentation(contexts, args.images, args.count, args.side)
     path = Path(args.out) / f"{card.name}.png"
-    atomic_write(path, draw(contexts, args.images, args.count, args.side))
+    atomic_write(path, content)
     print(json.dumps({"sheet": str(path)}) if args.json else path)
     return 0

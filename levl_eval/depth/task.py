@@ -129,6 +129,10 @@ def run(context: Context) -> Outcome:
             f"{card.name}: no test pixel is within crop and caps; check `crop`, `min_depth`, `max_depth` and `depth_scale`"
         )
     seconds["scores"] = time.monotonic() - started
+    if context.work is not None:
+        from levl_eval.depth.pictures import keep_pictures
+
+        keep_pictures(context.work, fitted, test)
     sums = np.stack(kept)
     by_image = depth_metrics(sums)
     metrics = {m: mean_estimate(by_image[m]) for m in METRICS}

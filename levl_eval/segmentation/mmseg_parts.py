@@ -150,12 +150,18 @@ class PerImage(IoUMetric):
     """mmseg's IoUMetric that also keeps its areas by picture: ``ids`` and ``areas`` (intersection, union, prediction, target)."""
 
     default_prefix = ""
+    wanted: frozenset[str] = frozenset()  # pictures whose predictions are kept too
     ids: list[str]
     areas: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    kept: dict[str, np.ndarray]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         super().process(data_batch, data_samples)
         self.ids = [*getattr(self, "ids", []), *(s["img_path"] for s in data_samples)]
+        self.kept = getattr(self, "kept", {})
+        for sample in data_samples:
+            if sample["img_path"] in self.wanted:
+                self.kept[sample["img_path"]] = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         self.areas = list(results)
@@ -186,8 +192,9 @@ class Keeper(Hook):
 
     priority = "VERY_LOW"  # after the schedulers took their step
 
-    def __init__(self, file: Path, identity: str, every: int, stage: Stage, losses: list[float]) -> None:
-        self.file, self.identity, self.every, self.stage, self.losses = file, identity, every, stage, losses
+    def __init__(self, file: Path, identity: str, every: int, stage: Stage, losses: list[float], seen: Tensor) -> None:
+        """losses: one a step so far, added to. seen: bool [256], which labels stood in a training crop, filled in."""
+        self.file, self.identity, self.every, self.stage, self.losses, self.seen = file, identity, every, stage, losses, seen
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
@@ -196,11 +203,13 @@ class Keeper(Hook):
         if not math.isfinite(loss):
             raise LevlError(f"mmseg: the head's loss is {loss} in step {runner.iter + 1}; lower `lr`")
         self.losses.append(loss)
+        for sample in (data_batch or {}).get("data_samples", ()):
+            self.seen |= torch.bincount(sample.gt_sem_seg.data.flatten().cpu(), minlength=VOID + 1) > 0
         self.stage.advance(note=f"loss {loss:.3f}")
         done = runner.iter + 1
         if done % self.every == 0 or done == runner.max_iters:
             state = {
-                "format": FORMAT, "identity": self.identity, "step": done, "losses": self.losses,
+                "format": FORMAT, "identity": self.identity, "step": done, "losses": self.losses, "seen": self.seen,
                 "head": runner.model.state_dict(), "optim": runner.optim_wrapper.state_dict(),
                 "schedulers": [s.state_dict() for s in runner.param_schedulers], "rng": torch.get_rng_state(),
             }  # fmt: skip

@@ -24,6 +24,7 @@ from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError
 from levl_eval.features import check_size
 from levl_eval.segmentation.mmseg_config import Plan, plan_of
+from levl_eval.segmentation.pictures import keep_predictions, spread
 from levl_eval.segmentation.task import outcome_of
 
 POINTS = 100  # of the loss in a record
@@ -74,6 +75,7 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
     if first:
         context.progress.say(f"  goes on from step {first} of {plan.steps}")
     losses: list[float] = [] if state is None else list(state["losses"])
+    seen = torch.zeros(mmseg_parts.VOID + 1, dtype=torch.bool) if state is None else state["seen"]
     learn = mmseg_parts.Pictures(train, plan.train_pipeline, seed)
     places = mmseg_parts.Places(len(learn), first * plan.batch_size, plan.steps * plan.batch_size, seed)
     judge = mmseg_parts.Pictures(test, plan.test_pipeline, seed)
@@ -81,7 +83,9 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
     started = time.monotonic()
     with _quiet(), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
         stage.done = first
+        shown = [test.images.ids[i] for i in spread(len(test.images), 6)]
         metric = mmseg_parts.PerImage(ignore_index=mmseg_parts.VOID, iou_metrics=["mIoU"])
+        metric.wanted = frozenset(shown)
         runner = mmseg_parts.HeadRunner(
             model=_with_backbone(plan.model, context.backbone), work_dir=str(work), device=device, state=state,
             train_dataloader=mmseg_parts.loader(learn, places, plan.batch_size, device),
@@ -89,7 +93,7 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
             train_cfg={"type": "LevlTrainLoop", "max_iters": plan.steps}, test_cfg={"type": "TestLoop"},
             optim_wrapper=wrapper, param_scheduler=plan.param_scheduler, test_evaluator=[metric],
             default_hooks={"checkpoint": None, "logger": None},
-            custom_hooks=[mmseg_parts.Keeper(file, identity, card.checkpoint_every, stage, losses)],
+            custom_hooks=[mmseg_parts.Keeper(file, identity, card.checkpoint_every, stage, losses, seen)],
             default_scope="mmseg", randomness={"seed": seed}, log_level="ERROR",
             experiment_name=hashlib.sha256(f"{identity}{work}".encode()).hexdigest()[:16],
         )  # fmt: skip
@@ -99,10 +103,12 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
     with _quiet():
         official = runner.test()
     seconds["scores"] = time.monotonic() - started
+    keep_predictions(work, card, test, {name: metric.kept[name] for name in shown})
     order = {name: k for k, name in enumerate(metric.ids)}
     counts = metric.counts()[[order[name] for name in test.images.ids]]
     notes: dict[str, Any] = {
         **plan.notes, "steps_before_this_run": first, "head_loss": _thinned(losses),
+        "classes_absent_from_training": [name for c, name in enumerate(test.classes) if not seen[c]],
         "head_parameters": sum(p.numel() for p in runner.model.parameters()),
         "mmseg": {k: float(v) for k, v in official.items()},  # as its IoUMetric prints them: percent, rounded
         **({"mixed_precision": amp} if amp else {}),
@@ -132,9 +138,15 @@ def _thinned(losses: list[float]) -> list[float]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """mmengine and mmseg print and warn about themselves where a run prints its table; mmengine's log is in the work folder."""
+    """Keeps mmengine's and mmseg's talk about themselves out of a run's table (its log is in the work folder), and errors to a line."""
     from levl_eval.segmentation.mmseg_parts import by_itself
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), by_itself():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except LevlError as e:
+            lines = str(e).strip().splitlines()
+            if len(lines) > 1:  # a loader's process sends its whole traceback
+                raise LevlError(lines[-1].partition("Error: ")[2] or lines[-1]) from e
+            raise

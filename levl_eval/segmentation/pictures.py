@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards import SegmentationCard
 from levl_eval.data.types import SegmentationSet
+from levl_eval.dense_cards import MMSegCard
 from levl_eval.engines import Context
 from levl_eval.io import atomic_write
 from levl_eval.segmentation.palettes import paint, palette
-from levl_eval.segmentation.task import Fitted, prepare, train_and_open, truth_of
+from levl_eval.segmentation.task import Fitted, full_mask, prepare, train_and_open, truth_of
 
 _RIGHT, _WRONG, _VOID = (225, 225, 225), (200, 30, 30), (0, 0, 0)
 _LINE = 16  # pixels of a caption line
@@ -116,12 +117,12 @@ def show_dense(
         train, test, geometry, views = prepare(context)
         fitted = train_and_open(context, train, test, geometry, views)[0]
         ids = list(names) if names else [test.images.ids[i] for i in spread(len(test.images), count)]
-        _known(ids, fitted.features.row)
+        known(ids, fitted.features.row)
         rows = rows or truth_columns(test, ids, geometry, context.card)
         for row, more in zip(rows, predicted_columns(fitted, test, ids), strict=True):
             row += more
         captions += [title, "errors", "PCA"]
-    return _png(sheet(rows, captions, side))
+    return png(sheet(rows, captions, side))
 
 
 TRUTH, DENSE = "truth.png", "dense.png"
@@ -131,13 +132,25 @@ def keep_pictures(folder: Path, fitted: Fitted, test: SegmentationSet, count: in
     """The same pictures of one backbone as two files for the report: photo and truth, and what the backbone makes of them."""
     ids = [test.images.ids[i] for i in spread(len(test.images), count)]
     truth = sheet(truth_columns(test, ids, fitted.geometry, fitted.card), ["image", "truth"], side)
-    atomic_write(folder / TRUTH, _png(truth))
+    atomic_write(folder / TRUTH, png(truth))
     atomic_write(
-        folder / DENSE, _png(sheet(predicted_columns(fitted, test, ids), ["prediction", "errors", "PCA"], side, photos=False))
+        folder / DENSE, png(sheet(predicted_columns(fitted, test, ids), ["prediction", "errors", "PCA"], side, photos=False))
     )
 
 
-def _png(image: Image.Image) -> bytes:
+def keep_predictions(
+    folder: Path, card: SegmentationCard | MMSegCard, test: SegmentationSet, found: dict[str, np.ndarray], side: int = 96
+) -> None:
+    """As keep_pictures, of predictions [H, W] that are there already, at the masks' own resolution and without tokens."""
+    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
+    truth = {name: full_mask(test, name) for name in found}
+    data = [[np.array(test.images.open(n)), paint(t, colours, ignore)] for n, t in truth.items()]
+    made = [[paint(p, colours, ignore), error_map(p, truth[n], ignore)] for n, p in found.items()]
+    atomic_write(folder / TRUTH, png(sheet(data, ["image", "truth"], side)))
+    atomic_write(folder / DENSE, png(sheet(made, ["prediction", "errors"], side, photos=False)))
+
+
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -148,7 +161,7 @@ def spread(n: int, count: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, n - 1, min(n, count))})
 
 
-def _known(ids: Sequence[str], row_of: dict[str, int]) -> None:
+def known(ids: Sequence[str], row_of: dict[str, int]) -> None:
     from levl_eval.cards import near
     from levl_eval.errors import UsageError
 

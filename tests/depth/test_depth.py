@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from levl_eval.cards import DataSpec, parse_card
+from levl_eval.cli import main
 from levl_eval.data.readers import read_depth
 from levl_eval.dense_cards import DepthCard
 from levl_eval.depth.head import DepthHead, depth_loss, grid_depth, train_head
+from levl_eval.depth.pictures import paint_depth, paint_error
 from levl_eval.depth.task import scored
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.evaluate import evaluate
@@ -103,6 +105,26 @@ def test_bins_and_losses_by_hand():
     assert depth_loss(predicted, truth, c).item() == pytest.approx(want, rel=1e-5)
 
 
+def test_colours_of_depth():
+    metres = np.array([[1.0, 3.0, 10.0, np.nan]])
+    keep = np.isfinite(metres)
+    near, middle, far, unknown = paint_depth(metres, 1.0, 10.0, keep)[0].astype(int)
+    assert near.sum() > middle.sum() > far.sum() and unknown.tolist() == [128] * 3
+    error = paint_error(np.array([[1.0, 3.3, 30.0, 1.0]]), metres, keep)[0].tolist()
+    assert error[0] == [255] * 3 and error[2] == [200, 30, 30] and error[1][1] == round(255 - 0.2 * 225) and error[3] == [128] * 3
+
+
+def test_show_dense_draws_depth(tmp_path, monkeypatch, capsys):
+    rooms(tmp_path / "nyuv2/train", 4, 0)
+    rooms(tmp_path / "nyuv2/test", 3, 1)
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    words = ["show-dense", "--backbone", "random:nano", "--task", "nyuv2", "--data", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert main([*words, "--set", "nyuv2.head=ridge", "--count", "2", "--side", "32", "--quiet"]) == 0
+    assert (
+        Image.open(tmp_path / "o" / "nyuv2.png").size == (5 * 36 + 4, 16 + 2 * 36 + 4) and "nyuv2.png" in capsys.readouterr().out
+    )
+
+
 def rooms(folder, n: int, seed: int) -> None:
     """Pictures whose brightness is their depth, beside 16-bit depths in millimetres; of different sizes."""
     rng = np.random.default_rng(seed)
@@ -144,6 +166,8 @@ def test_nyuv2_pictures_from_files_to_record(tmp_path):
     assert sum(s.meta["pixels"] for s in samples) == 4 * (46 * 64) + 4 * (58 * 40)
     pooled = np.sqrt(sum(s.meta["pixels"] * s.score**2 for s in samples) / sum(s.meta["pixels"] for s in samples))
     assert first.metrics["pixels/rmse"].value == pytest.approx(pooled, rel=1e-6)
+    kept = [np.array(Image.open(tmp_path / "o" / "work" / r.key / "dense.png").convert("RGB")) for r in (first, second)]
+    assert kept[0].shape == kept[1].shape == (16 + 6 * 100 + 4, 3 * 100 + 4, 3) and not np.array_equal(*kept)
     assert first.protocol["max_depth"] == 10.0 and first.protocol_hash != second.protocol_hash
 
 

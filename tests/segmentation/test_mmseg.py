@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.engines import Context
@@ -58,8 +59,15 @@ def test_a_training_learns_and_its_record_is_whole(world, tmp_path):
     data = read_segmentation(record_card(record).data, str(world))
     want = {i: int((data.mask(i) != 255).sum()) for i in data.images.ids}
     assert {s.id: sum(v[1] for v in s.meta["counts"].values()) for s in samples} == want
-    # the kept file holds the head alone
-    state = head_of(next((tmp_path / "o" / "work").iterdir()))
+    read = read_segmentation(record_card(record).train, str(world))
+    there = set(np.concatenate([np.unique(read.mask(i)) for i in read.images.ids]).tolist())
+    absent = set(record.notes["classes_absent_from_training"])  # of random crops: at least what no picture holds
+    assert {c for k, c in enumerate(read.classes) if k not in there} <= absent < set(read.classes)
+    # the kept file holds the head alone, and the pictures for the report lie beside it
+    folder = tmp_path / "o" / "work" / record.key
+    state = head_of(folder)
+    sheets = [Image.open(folder / f).size for f in ("truth.png", "dense.png")]
+    assert sheets == [(2 * 100 + 4, 16 + 6 * 100 + 4)] * 2
     assert sum(t.numel() for t in state.values()) == record.notes["head_parameters"] == len(data.classes) * 193
     assert record.cache == {} and record.protocol["crop"] is None and "config" not in record.protocol
 
@@ -228,8 +236,12 @@ def test_configs_that_are_none(world, tmp_path):
 
 
 def test_what_does_not_fit(world, tmp_path):
-    from levl_eval.segmentation.mmseg_task import run
+    from levl_eval.segmentation.mmseg_task import _quiet, run
 
+    with pytest.raises(LevlError, match=r"^a\.png: broken$"), _quiet():  # as a loader's process tells it
+        raise LevlError(
+            "Caught LevlError in DataLoader worker process 0.\nTraceback:\n  x\nlevl_eval.errors.LevlError: a.png: broken\n"
+        )
     with pytest.raises(LevlError, match="`size`: 60 is no multiple of its patch size 8"):
         run(context(world, tmp_path, crop=60))
     with pytest.raises(UsageError, match="`heads`: 3 does not divide"):

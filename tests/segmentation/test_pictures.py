@@ -132,4 +132,4 @@ def test_the_command(world, tmp_path, monkeypatch, capsys):
     assert main([*words, "--set", "ade20k.head=ridge"]) == 0
     assert Image.open(tmp_path / "o" / "ade20k.png").format == "PNG" and "ade20k.png" in capsys.readouterr().out
     assert main([*words, "--task", "linear"]) == 2
-    assert "draws segmentation tasks" in capsys.readouterr().err
+    assert "draws segmentation and depth tasks" in capsys.readouterr().err
