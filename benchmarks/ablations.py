@@ -4,12 +4,14 @@
 
 Four configurations of `levl-pretrain` (results/ablations/*.yaml) with equal data, seeds and steps. Effective ranks are those of the
 run's last diagnosis: fixed pairs in evaluation mode (PAPER 1.6), of at most embed_dim. Runs that are complete are not repeated.
+With several seeds a second table gives means with 95% intervals over seeds (Student's t).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,18 @@ COLUMNS = ("rank_v", "rank_t", "std_v", "matched_cosine", "shuffled_cosine")
 def last_line(run: Path) -> dict:
     lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
     return json.loads(lines[-1]) if lines else {}
+
+
+def mean_and_interval(values: list[float]) -> str:
+    """``12.3 [10.1, 14.5]``; a seed alone has no interval."""
+    from scipy.stats import t
+
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{mean:.3g}"
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    half = float(t.ppf(0.975, len(values) - 1)) * spread
+    return f"{mean:.3g} [{mean - half:.3g}, {mean + half:.3g}]"
 
 
 def main() -> None:
@@ -51,9 +65,18 @@ def main() -> None:
         "| | seed | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS),
         *(f"| {ROWS[r['ablation']]} | {r['seed']} | " + " | ".join(f"{r[c]:.3g}" for c in COLUMNS) + " |" for r in rows), "",
     ]  # fmt: skip
+    if "," in o.seeds:
+        text += [
+            "| mean over seeds [95% interval] | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |",
+            "|---|" + "---|" * len(COLUMNS),
+        ]
+        for name, what in ROWS.items():
+            of = [r for r in rows if r["ablation"] == name]
+            text.append(f"| {what} | " + " | ".join(mean_and_interval([r[c] for r in of]) for c in COLUMNS) + " |")
+        text.append("")
     (PUBLISHED / "README.md").write_text("\n".join(text))
     (PUBLISHED / "table.json").write_text(json.dumps({"command": args, "rows": rows}, indent=1) + "\n")
-    print("\n".join(text[-len(rows) - 3 :]))
+    print("\n".join(text[8:]))
 
 
 if __name__ == "__main__":
