@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 _TILE = 1 << 16  # elements of a tile: few enough to stay in a core's caches, enough to outweigh the cost of a call
-_BLOCK = 1 << 20  # elements of projections that are multiplied at once
+_BLOCK = 1 << 21  # elements of projections that are multiplied at once
 
 
 @lru_cache(maxsize=32)
