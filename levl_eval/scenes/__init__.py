@@ -1,3 +1,3 @@
 """The generated world: one symbolic scene from which picture, masks, captions, questions and classes all follow."""
 
-VERSION = 2  # of the generator; a change of any picture or text for the same seed raises it
+VERSION = 3  # of the generator; a change of any picture or text for the same seed raises it

@@ -43,7 +43,7 @@ from levl_eval.scenes.world import (
 
 # Images a set, sized for the demo on two cores.
 COUNTS: dict[str, int] = {
-    "gqa/train": 2500, "gqa/testdev": 400, "vqav2/train2014": 1500, "vqav2/val2014": 400, "pope/val2014": 300,
+    "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9,
 }  # fmt: skip

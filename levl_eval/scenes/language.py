@@ -1,7 +1,7 @@
 """What is said about scenes: captions as the web writes them, and complete descriptions that a language model can read.
 
 A caption names one to three salient objects, category first and colour seldom; what it leaves out is what patch tokens must
-carry by themselves. A description tells everything the questions (`questions`) may ask, in one of three styles.
+carry by themselves. A description tells everything the questions (`questions`) may ask, in one of two styles.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Mapping
 
-from levl_eval.scenes.world import Scene, SceneObject, stuff_at
+from levl_eval.scenes.world import Scene, SceneObject
 
 COLOR_SHARE = 0.15  # share of caption mentions that name the colour
 
@@ -103,23 +103,6 @@ def caption(scene: Scene, rng: random.Random) -> str:
     return text
 
 
-def raster(scene: Scene, n: int = 8) -> list[list[str]]:
-    """Class words of an n x n grid in reading order: the object (nearest last) or stuff at each cell's centre.
-
-    Every object holds at least the cell of its own centre, unless a nearer one's centre lies in the same cell.
-    """
-    grid = [[stuff_at(scene.bands, (r + 0.5) / n)] * n for r in range(n)]
-    for o in scene.objects:
-        left, top, right, bottom = o.box
-        for r in range(n):
-            for c in range(n):
-                if left <= (c + 0.5) / n <= right and top <= (r + 0.5) / n <= bottom:
-                    grid[r][c] = o.category
-    for o in scene.objects:
-        grid[min(n - 1, max(0, int(o.y * n)))][min(n - 1, max(0, int(o.x * n)))] = o.category
-    return grid
-
-
 def _sentence(o: SceneObject, rng: random.Random) -> str:
     texture = "" if o.texture == "plain" else f"{o.texture} "
     what = f"{o.size} {o.color} {texture}{o.category}"
@@ -139,27 +122,27 @@ def _entry(o: SceneObject) -> str:
     return f"{o.category}: {o.color}{texture}, {o.size}, on {o.stuff}, {row(o)} {column(o)}"
 
 
-STYLES = ("sentences", "list", "map")
+STYLES = ("sentences", "list")
 
 
-def describe(scene: Scene, rng: random.Random, style: str | None = None) -> str:
-    """A complete description. "sentences" and "list" answer every question; "map" those about what is where.
-
-    Objects come in random order: no order can be learned.
-    """
-    style = style or rng.choice(STYLES)
-    if style == "map":
-        return "\n ".join(" ".join(cells) for cells in raster(scene))
+def phrases(scene: Scene, rng: random.Random, style: str) -> list[tuple[str, SceneObject | None]]:
+    """A complete description in pieces: one for each object, in random order so that no order can be learned, and one for the
+    background (None). Raises ValueError for an unknown style."""
     objects = list(scene.objects)
     rng.shuffle(objects)
     bands = " and ".join(scene.stuff_names())
     if style == "sentences":
-        parts = [_sentence(o, rng) for o in objects]
-        parts.insert(rng.choice((0, len(parts))), rng.choice((f"behind them {bands}.", f"the background is {bands}.")))
-        return " ".join(parts)
+        told: list[tuple[str, SceneObject | None]] = [(_sentence(o, rng), o) for o in objects]
+        told.insert(rng.choice((0, len(told))), (rng.choice((f"behind them {bands}.", f"the background is {bands}.")), None))
+        return told
     if style == "list":
-        return "; ".join([*map(_entry, objects), f"background: {bands}"])
+        return [*((f"{_entry(o)};", o) for o in objects), (f"background: {bands}.", None)]
     raise ValueError(f"style {style!r}: expected one of {', '.join(STYLES)}")
+
+
+def describe(scene: Scene, rng: random.Random, style: str | None = None) -> str:
+    """A complete description: it answers every question that may be asked of the scene."""
+    return " ".join(text for text, _ in phrases(scene, rng, style or rng.choice(STYLES)))
 
 
 def swap_words(text: str, table: Mapping[str, str]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from levl_eval.scenes.language import COLUMNS_OF_PICTURE, ROWS_OF_PICTURE, column, describe, relation, row
+from levl_eval.scenes.language import COLUMNS_OF_PICTURE, ROWS_OF_PICTURE, column, relation, row
 from levl_eval.scenes.world import CATEGORIES, COLORS, GROUP_OF, GROUPS, STUFF, Scene, SceneObject, place_weights
 
 Program = list[dict[str, Any]]
@@ -101,6 +101,11 @@ def execute(program: Program, scene: Scene) -> str:
 def a(word: str) -> str:
     """The word with its indefinite article."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def plural(word: str) -> str:
+    """The plural of a category's name."""
+    return {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen"}.get(word, word + "s")
 
 
 _SIDE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
@@ -355,8 +360,7 @@ class _Asker:
 
     def count(self) -> SceneQuestion:
         c = self.rng.choice(self.present) if self.rng.random() < 0.8 else _absent(self.scene, self.rng)
-        plural = {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen"}.get(c, c + "s")
-        texts = (f"How many {plural} are there?", f"How many {plural} do you see?")
+        texts = (f"How many {plural(c)} are there?", f"How many {plural(c)} do you see?")
         return self.make(texts, "{}", "query", "obj", "count", [_op("select", c), _op("count", "", 0)], needs="count")
 
 
@@ -375,12 +379,12 @@ def _exchange(text: str, x: str, y: str) -> str:
 
 
 # How often each family is asked; categories carry most questions, colour about one in seven.
-_GQA: dict[str, float] = {
+GQA_MIX: dict[str, float] = {
     "exist": 3, "logical": 1.5, "choose_object": 1.5, "query_group": 1.5, "query_rel": 2, "verify_rel": 1.5, "query_place": 1.5,
     "choose_side": 1, "query_stuff": 1.2, "stuff": 0.8, "ground": 0.4, "query_color": 0.9, "verify_color": 0.5, "choose_color": 0.4,
     "compare_color": 0.4, "exist_color": 0.3,
 }  # fmt: skip
-_VQA: dict[str, float] = {
+VQA_MIX: dict[str, float] = {
     "exist": 3,
     "count": 2,
     "query_color": 1.2,
@@ -417,7 +421,8 @@ def _implied(facts: frozenset[str]) -> set[str]:
     return out
 
 
-def _ask(scene: Scene, rng: random.Random, families: dict[str, float], n: int) -> list[SceneQuestion]:
+def ask(scene: Scene, rng: random.Random, families: Mapping[str, float], n: int) -> list[SceneQuestion]:
+    """Up to ``n`` different questions about a scene; ``families`` weighs the kinds by their method's name."""
     asker = _Asker(scene, rng)
     out: dict[str, SceneQuestion] = {}
     names, weights = list(families), list(families.values())
@@ -433,7 +438,7 @@ def _ask(scene: Scene, rng: random.Random, families: dict[str, float], n: int) -
 
 def gqa_questions(scene: Scene, rng: random.Random, n: int = 12) -> list[SceneQuestion]:
     """Up to ``n`` different questions in GQA's form, with the indices of the questions each one entails."""
-    asked = _ask(scene, rng, _GQA, n)
+    asked = ask(scene, rng, GQA_MIX, n)
     implied = [_implied(q.facts) for q in asked]
     return [
         replace(q, entailed=tuple(j for j, p in enumerate(asked) if j != i and p.facts and p.facts <= implied[i]))
@@ -465,9 +470,9 @@ def annotators(answer: str, rng: random.Random) -> tuple[str, ...]:
     return tuple(out)
 
 
-def vqa_questions(scene: Scene, rng: random.Random, n: int = 5) -> list[SceneQuestion]:
+def vqa_questions(scene: Scene, rng: random.Random, n: int = 8) -> list[SceneQuestion]:
     """``n`` questions in VQAv2's manner, each with ten annotators' answers whose mode is ``answer``."""
-    return [replace(q, answers=annotators(q.answer, rng)) for q in _ask(scene, rng, _VQA, n)]
+    return [replace(q, answers=annotators(q.answer, rng)) for q in ask(scene, rng, VQA_MIX, n)]
 
 
 def balance_answers(
@@ -502,17 +507,3 @@ READING: dict[str, float] = {
     "query_stuff": 0.7, "stuff": 0.4, "ground": 0.3, "query_color": 3, "verify_color": 1, "choose_color": 1, "compare_color": 1, "exist_color": 1,
     "count": 1.5,
 }  # fmt: skip
-
-
-def textual_examples(
-    scene: Scene, rng: random.Random, n: int = 10, style: str | None = None, families: dict[str, float] | None = None
-) -> tuple[str, list[SceneQuestion]]:
-    """A description and questions it answers, for the text-only language model; by default in the mix of the question sets."""
-    style = style or rng.choices(("sentences", "list", "map"), (0.35, 0.3, 0.35))[0]
-    text = describe(scene, rng, style)
-    asked = _ask(scene, rng, families or {**_GQA, "count": 1.0}, n)
-    if style == "map":
-        words = set(text.split())
-        seen = all(c in words for c in scene.counts())
-        asked = [q for q in asked if q.needs == "objects" and seen and q.group != "place"]  # eight rows do not tell thirds
-    return text, asked

@@ -1,4 +1,4 @@
-"""Text of the embedded language model: scene descriptions with questions, as token sequences with a block mask.
+"""Text of the embedded language model: scene descriptions with questions, and where in them each answer stands.
 
 No picture is involved. To learn reading and comparing rather than 24 words by heart, a share of the scenes is told in another
 lexicon (COCO's object names, shapes, invented words), and another share is told with words missing.
@@ -7,20 +7,22 @@ lexicon (COCO's object names, shapes, invented words), and another share is told
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from levl_eval.scenes.language import STYLES, describe, swap_words
-from levl_eval.scenes.questions import READING, _ask, a, textual_examples
-from levl_eval.scenes.world import CATEGORIES, COLORS, sample_scene, stable_seed
+from levl_eval.scenes.language import STYLES, phrases, swap_words
+from levl_eval.scenes.questions import GQA_MIX, READING, SceneQuestion, a, ask, plural
+from levl_eval.scenes.world import CATEGORIES, COLORS, STUFF, Scene, SceneObject, sample_scene, stable_seed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-PROMPT = "\nQuestion: {question}\nAnswer:"
+ASK, ANSWER = "\nQuestion:", "\nAnswer:"
+PROMPT = ASK + " {question}" + ANSWER
+TOGETHER = "together"  # a style of training only: all words of a phrase at one position, as a connector's tokens hold them
 
 # Words a user's own questions may hold: COCO's 80 object names and simple shapes. They widen reading, nothing is asserted of them.
 NOUNS: tuple[str, ...] = tuple(
@@ -83,12 +85,44 @@ _SYLLABLES = (
 
 
 @dataclass(frozen=True)
-class Example:
-    """A description with its questions: (question, answer, family)."""
+class Phrase:
+    """A piece of a description. names: what it tells of, "" for the background. copies: how often it stands there (style TOGETHER)."""
 
     text: str
+    name: str = ""
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its answer, and what a reader looks at: indices of phrases.
+
+    cues: (place of a word's last character in the question, phrases it points at; none where there is no such thing).
+    source: phrases that hold the answer, where these are known. compares: the later of two cues is to be held against the earlier.
+    """
+
+    question: str
+    answer: str
+    family: str
+    cues: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    source: tuple[int, ...] = ()
+    compares: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """A description with its questions. absent: names of things that could be there and are not. unsure: whether what is told
+    TOGETHER is told with doubt."""
+
+    phrases: tuple[Phrase, ...]
     style: str
-    questions: tuple[tuple[str, str, str], ...]
+    questions: tuple[Asked, ...]
+    absent: tuple[str, ...] = ()
+    unsure: bool = False
+
+    @property
+    def text(self) -> str:
+        return " ".join(p.text for p in self.phrases)
 
 
 def _other_words(rng: random.Random) -> dict[str, str]:
@@ -101,71 +135,126 @@ def _other_words(rng: random.Random) -> dict[str, str]:
     return table
 
 
-def _generic(obj: object, rng: random.Random) -> list[tuple[str, str, str]]:
+def _generic(obj: SceneObject, rng: random.Random) -> list[tuple[str, str]]:
     """Questions in other people's wording about a scene's only object, called a shape or an object."""
-    color, name = obj.color, obj.category  # type: ignore[attr-defined]
+    color, name = obj.color, obj.category
     other_color = rng.choice([c for c in COLORS if c != color])
     other = rng.choice([c for c in CATEGORIES if c != name])
     thing = rng.choice(("shape", "object", "thing"))
     picture = rng.choice(("image", "picture"))
     return [
-        (f"what color is the {thing}?", color, "generic"),
-        (f"what is the color of the {name}?", color, "generic"),
-        (f"what {thing} is in the {picture}?", name, "generic"),
-        (f"what {thing} does the {picture} contain?", name, "generic"),
-        (f"does the {picture} contain {a(name)}?", "yes", "generic"),
-        (f"does the {picture} contain {a(other)}?", "no", "generic"),
-        (f"is there a {color} {thing} in the {picture}?", "yes", "generic"),
-        (f"is there a {other_color} {thing}?", "no", "generic"),
-        (f"is {a(name)} present?", "yes", "generic"),
-        (f"is {a(other)} present?", "no", "generic"),
-        (f"does the {picture} not contain {a(name)}?", "no", "generic"),
-        (f"is there not {a(other)} in the {picture}?", "yes", "generic"),
-        (f"is no {name} present?", "no", "generic"),
-        (f"is no {other_color} {thing} present?", "yes", "generic"),
+        (f"what color is the {thing}?", color),
+        (f"what is the color of the {name}?", color),
+        (f"what {thing} is in the {picture}?", name),
+        (f"what {thing} does the {picture} contain?", name),
+        (f"does the {picture} contain {a(name)}?", "yes"),
+        (f"does the {picture} contain {a(other)}?", "no"),
+        (f"is there a {color} {thing} in the {picture}?", "yes"),
+        (f"is there a {other_color} {thing}?", "no"),
+        (f"is {a(name)} present?", "yes"),
+        (f"is {a(other)} present?", "no"),
+        (f"does the {picture} not contain {a(name)}?", "no"),
+        (f"is there not {a(other)} in the {picture}?", "yes"),
+        (f"is no {name} present?", "no"),
+        (f"is no {other_color} {thing} present?", "yes"),
     ]
 
 
-def easy_example(seed: int, questions: int = 10) -> Example:
-    """Two or three objects as a list, asked for presence, colour and ground: the lookups that everything else builds on."""
-    rng = random.Random(seed)
-    scene = sample_scene(seed, 2, 3)
-    style = rng.choice(STYLES[:2])
-    asked = _ask(scene, rng, {"exist": 3, "query_color": 2, "query_stuff": 1, "choose_side": 1, "choose_object": 1}, questions)
-    return Example(describe(scene, rng, style), style, tuple((q.question, q.answer, q.group) for q in asked))
+_CELL = re.compile(r"\b(?:top|center|bottom) (?:left|middle|right)\b")
+_READ_OFF = frozenset((*COLORS, *STUFF, "left", "right"))  # answers that stand in the phrase of the one thing named
+_PAIRS = frozenset(("verify-rel", "compare-color", "logical"))
+
+
+def _asked(q: SceneQuestion, told: Mapping[str, tuple[int, ...]], table: Mapping[str, str], lower: bool) -> Asked:
+    """The question in the example's words, with what its words point at. ``told``: phrases that name each category."""
+    text = swap_words(q.question, table)
+    text = text.lower() if lower else text
+    cues: list[tuple[int, tuple[int, ...]]] = []
+    named: list[str] = []
+    for category in CATEGORIES:
+        word = table.get(category, category)
+        for found in re.finditer(rf"\b(?:{re.escape(word)}|{re.escape(plural(word))})\b", text):
+            cues.append((found.end() - 1, told.get(category, ())))
+            named.append(category)
+    compares = q.group in _PAIRS and len(cues) == 2
+    source = told.get(q.answer, ())
+    if len(source) > 1 and q.group != "choose-object":
+        source = ()  # which of them is meant, their place says
+    if source:
+        cue = _CELL.search(text) if q.group == "place" else None
+        if q.group.startswith("group-"):
+            cue = re.search(rf"\b{q.group.removeprefix('group-')}\b", text)
+        if cue:
+            cues.append((cue.end() - 1, source))
+    elif q.answer in _READ_OFF and len(named) == 1:
+        source = told.get(named[0], ())
+    return Asked(text, swap_words(q.answer, table), q.group, tuple(sorted(cues)), source, compares)
+
+
+def _told_together(scene: Scene, rng: random.Random, repeat: bool) -> list[tuple[str, SceneObject | None, int]]:
+    """Phrases of which each becomes one position, or with ``repeat`` several, as an object covers several patches."""
+    objects = [(text, o) for text, o in phrases(scene, rng, "list") if o is not None]
+    background = [(f"background: {stuff}.", None) for stuff in scene.stuff_names()]
+    return [(text, o, rng.randint(1, 6) if repeat else 1) for text, o in (*objects, *background)]
+
+
+def _example(seed: int, scene: Scene, style: str, families: Mapping[str, float], n: int, swap: float, drop: float) -> Example:
+    rng = random.Random(stable_seed("wording", seed))
+    repeat = style == TOGETHER and rng.random() < 0.7
+    if style == TOGETHER:
+        pieces = _told_together(scene, rng, repeat)
+    else:
+        pieces = [(text, o, 1) for text, o in phrases(scene, rng, style)]
+    table = _other_words(rng) if rng.random() < swap else {}
+    thin = style != TOGETHER and rng.random() < drop
+    told: dict[str, tuple[int, ...]] = {}
+    parts: list[Phrase] = []
+    for text, o, copies in pieces:
+        text = swap_words(text, table)
+        if thin:
+            text = " ".join(w for w in text.split(" ") if w not in ("a", "the", "at", "on", "is", "there") or rng.random() < 0.5)
+        if o is not None:
+            told[o.category] = (*told.get(o.category, ()), len(parts))
+        parts.append(Phrase(text, table.get(o.category, o.category) if o else "", copies))
+    asked = ask(scene, rng, families, n)
+    if table:  # other words belong to no group, and their plurals are not known
+        asked = [q for q in asked if q.group != "count" and not q.group.startswith("group")]
+    if repeat:  # copies cannot be counted
+        asked = [q for q in asked if q.group != "count"]
+    lower = rng.random() < 0.5
+    absent = tuple(table.get(c, c) for c in CATEGORIES if c not in told)
+    return Example(tuple(parts), style, tuple(_asked(q, told, table, lower) for q in asked), absent, repeat)
+
+
+def easy_example(seed: int, questions: int = 12) -> Example:
+    """Two or three objects, asked for presence, colour, ground and place: the lookups that everything else builds on."""
+    families = {
+        "exist": 2, "query_color": 2, "query_stuff": 1, "choose_side": 1, "choose_object": 1, "query_place": 2, "verify_rel": 0.5,
+    }  # fmt: skip
+    style = random.Random(seed).choice((*STYLES, TOGETHER))
+    return _example(seed, sample_scene(seed, 2, 3), style, families, questions, 0.0, 0.0)
 
 
 def make_example(
     seed: int, questions: int = 12, swap: float = 0.3, drop: float = 0.15, style: str | None = None, hard: bool = False
 ) -> Example:
-    """The training text of ``seed``, with ``hard`` in the mix of READING. ``swap`` and ``drop`` are the shares told in another lexicon and with words missing."""
+    """The training text of ``seed``, with ``hard`` in the mix of READING, else in that of the question sets. ``swap`` and
+    ``drop`` are the shares told in another lexicon and with words missing."""
     rng = random.Random(seed)
-    if rng.random() < 0.08 and style is None:
-        scene = sample_scene(seed, 1, 1) if rng.random() < 0.5 else sample_scene(seed, 2, 2)
-        style_now = rng.choice(STYLES[:2])
-        if len(scene.objects) == 1:
-            text = describe(scene, rng, style_now)
-            asked = rng.sample(_generic(scene.objects[0], rng), 8)
-        else:
-            text, found = textual_examples(scene, rng, questions, style_now, READING if hard else None)
-            asked = [(q.question, q.answer, q.group) for q in found]
-    else:
-        scene = sample_scene(seed)
-        style_now = style or rng.choices(STYLES, (0.35, 0.3, 0.35))[0]
-        text, found = textual_examples(scene, rng, questions, style_now, READING if hard else None)
-        asked = [(q.question, q.answer, q.group) for q in found]
-    if rng.random() < swap:
-        table = _other_words(rng)
-        text = swap_words(text, table)
+    if style is None and rng.random() < 0.06:
+        scene = sample_scene(seed, 1, 1)
+        style = rng.choice(STYLES)
+        made = _example(seed, scene, style, {"exist": 1.0}, 0, 0.0, drop)
+        table = _other_words(rng) if rng.random() < 0.5 else {}
         asked = [
-            (swap_words(q, table), swap_words(x, table), g) for q, x, g in asked if g != "count" and not g.startswith("group")
+            Asked(swap_words(q, table), swap_words(x, table), "generic")
+            for q, x in rng.sample(_generic(scene.objects[0], rng), 8)
         ]
-    if style is None and rng.random() < drop and style_now != "map":
-        words = [w for w in text.split(" ") if w not in ("a", "the", "at", "on", "is", "there") or rng.random() < 0.5]
-        text = " ".join(words)
-    if rng.random() < 0.5:
-        asked = [(q.lower(), x, g) for q, x, g in asked]
-    return Example(text, style_now, tuple(asked))
+        parts = tuple(Phrase(swap_words(p.text, table), swap_words(p.name, table)) for p in made.phrases)
+        return Example(parts, style, tuple(asked))
+    style = style or rng.choices((*STYLES, TOGETHER), (0.35, 0.25, 0.4))[0]
+    families = READING if hard else {**GQA_MIX, "count": 1.0}
+    return _example(seed, sample_scene(seed), style, families, questions, swap, drop)
 
 
 def corpus(n: int, seed: int = 0) -> list[str]:
@@ -173,76 +262,24 @@ def corpus(n: int, seed: int = 0) -> list[str]:
     out = []
     for i in range(n):
         e = make_example(stable_seed("tokenizer", seed, i))
-        out.append(e.text + "".join(PROMPT.format(question=q) + f" {x}" for q, x, _ in e.questions))
+        out.append(" " + e.text + "".join(PROMPT.format(question=q.question) + f" {q.answer}" for q in e.questions))
     out += [f" {w}" for w in (*LEXICON, *EXTRA_COLORS) for _ in range(30)]
     return out
 
 
 def train_tokenizer(texts: list[str], vocab_size: int = 1024) -> Tokenizer:
-    """A byte-level BPE that takes any text back as it was."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A byte-level BPE that takes any text back as it was; the two marks of the prompt are one token each."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - 2,
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(ASK, normalized=False), AddedToken(ANSWER, normalized=False)])
     return tokenizer
-
-
-@dataclass
-class Batch:
-    """Packed sequences. ids, positions, targets: int64 [B, T] (targets -100 where nothing is asked); weights float32 [B, T];
-    block: int64 [B, T], 0 for the description, k for question k, -1 for padding."""
-
-    ids: np.ndarray
-    positions: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    block: np.ndarray
-
-
-def pack(examples: list[Example], tokenizer: Tokenizer, text_weight: float = 0.1, blind: frozenset[int] = frozenset()) -> Batch:
-    """Descriptions with all their questions in one row each. Every question sees the description and itself, and stands right
-    behind the description by its positions, as at inference. ``blind``: rows whose description is left out (text-only prior)."""
-    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-    texts: list[str] = []
-    for e in examples:
-        texts.append(" " + e.text)  # every word then carries its space, also the first
-        for q, x, _ in e.questions:
-            texts += [PROMPT.format(question=q), f" {x}"]
-    encoded = iter([t.ids for t in tokenizer.encode_batch(texts)])
-    rows = []
-    for i, e in enumerate(examples):
-        text = next(encoded)
-        ids = [bos, *([] if i in blind else text)]
-        start = len(ids)
-        positions, block = list(range(start)), [0] * start
-        weights = [0.0] + [text_weight] * (start - 1)
-        for k in range(len(e.questions)):
-            prompt, answer = next(encoded), [*next(encoded), eos]
-            ids += prompt + answer
-            positions += range(start, start + len(prompt) + len(answer))
-            block += [k + 1] * (len(prompt) + len(answer))
-            weights += [0.0] + [text_weight * 0.5] * (len(prompt) - 1) + [1.0] * len(answer)
-        rows.append((ids, positions, block, weights))
-    width = max(len(r[0]) for r in rows)
-    shape = (len(rows), width)
-    out = Batch(
-        ids=np.zeros(shape, np.int64),
-        positions=np.zeros(shape, np.int64),
-        targets=np.full(shape, -100),
-        weights=np.zeros(shape, np.float32),
-        block=np.full(shape, -1),
-    )
-    for i, (ids, positions, block, weights) in enumerate(rows):
-        n = len(ids)
-        out.ids[i, :n], out.positions[i, :n], out.block[i, :n] = ids, positions, block
-        # Token t is predicted by t - 1, which lies in the same block wherever the weight is not zero.
-        out.targets[i, : n - 1], out.weights[i, : n - 1] = ids[1:], weights[1:]
-    return out

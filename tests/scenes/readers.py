@@ -34,7 +34,7 @@ class Told(NamedTuple):
 def read_list(text: str) -> tuple[list[Told], list[str]]:
     objects: list[Told] = []
     stuff: list[str] = []
-    for entry in text.split("; "):
+    for entry in text.removesuffix(".").split("; "):
         name, rest = entry.split(": ")
         if name == "background":
             stuff = rest.split(" and ")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from levl_eval.scenes import language
-from levl_eval.scenes.language import STYLES, caption, column, describe, raster, relation, row, swap_words
+from levl_eval.scenes.language import STYLES, caption, column, describe, phrases, relation, row, swap_words
 from levl_eval.scenes.world import CATEGORIES, COLORS, SIZES, STUFF, TEXTURES, SceneObject, sample_scene, stable_seed
 from tests.scenes.readers import READERS, Told
 
@@ -144,23 +144,18 @@ def test_descriptions_are_compact_and_regular():
     assert words >= (content - {"plain"}) and len(words) <= len(content) + 20
 
 
-def test_the_map_is_eight_lines_of_eight_class_words():
+def test_phrases_say_of_which_object_they_tell():
     rng = random.Random(9)
     for scene in SCENES[:100]:
-        lines = [line.split() for line in describe(scene, rng, "map").splitlines()]
-        assert len(lines) == 8 and all(len(line) == 8 for line in lines)
-        assert {w for line in lines for w in line} <= {*scene.stuff_names(), *scene.counts()}
-        assert lines == raster(scene)
-
-
-def test_the_map_shows_what_is_nearest_at_each_cell():
-    scene = SCENES[0]
-    o = scene.objects[0]
-    back = replace(o, category="house", x=0.5, y=0.5, width=0.75, height=0.75)
-    front = replace(o, category="ball", x=0.5, y=0.5, width=0.26, height=0.26)
-    grid = raster(replace(scene, objects=(back, front)))
-    assert {(r, c) for r in range(8) for c in range(8) if grid[r][c] == "ball"} == {(r, c) for r in (3, 4) for c in (3, 4)}
-    assert sum(w == "house" for line in grid for w in line) == 36 - 4
+        for style in STYLES:
+            told = phrases(scene, rng, style)
+            assert sorted(o.category for _, o in told if o) == sorted(o.category for o in scene.objects)
+            assert all(o.category in text and o.color in text for text, o in told if o)
+            assert [stuff in text for text, o in told if o is None for stuff in scene.stuff_names()] == [True] * len(
+                scene.stuff_names()
+            )
+    with pytest.raises(ValueError, match="'map': expected one of sentences, list"):
+        phrases(SCENES[0], rng, "map")
 
 
 def test_relations_follow_from_the_thirds_alone():
@@ -176,11 +171,6 @@ def test_relations_follow_from_the_thirds_alone():
                 assert relation(x, y) == opposite[relation(y, x)]
                 if relation(x, y) in ("above", "below"):
                     assert column(x) == column(y) and row(x) != row(y)
-
-
-def test_an_unknown_style_is_told():
-    with pytest.raises(ValueError, match="sentences, list, map"):
-        describe(SCENES[0], random.Random(0), "poem")
 
 
 def test_words_are_swapped_whole():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from tokenizers import Tokenizer
 
 from levl_eval.cards import PromptSpec
 from levl_eval.errors import UsageError
@@ -57,34 +54,3 @@ def test_chat_templates(llama, tmp_path):
         "\nWhy?\nAnswer the question using a single word or phrase.<|im_end|>\n<|im_start|>assistant\nso<|im_end|>"
     )
     assert len(answer_batch(model, prompt, torch.zeros(1, 3, 32), [TEXTS])[0]) == len(TEXTS)
-
-
-def test_embedded_model_reads_and_has_a_floor():
-    """The shipped model answers what it reads far above what it answers without reading; no picture is involved."""
-    from transformers import LlamaForCausalLM
-
-    from levl_eval.registry import ASSETS
-    from levl_eval.vlm.scenes_lm import accuracy
-
-    folder = ASSETS / "scenes-lm"
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    table = accuracy(model, Tokenizer.from_file(str(folder / "tokenizer.json")), 12, seed=5)
-    assert table["reading"].value > table["text-only"].value + 0.25
-    assert table["reading/exist"].value > 0.95
-    assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
-
-
-def test_training_text_masks_questions_from_each_other():
-    from levl_eval.vlm.scenes_lm import block_mask
-    from levl_eval.vlm.scenes_text import corpus, make_example, pack, train_tokenizer
-
-    tok = train_tokenizer(corpus(60), 500)
-    batch = pack([make_example(i) for i in range(3)], tok, blind=frozenset({2}))
-    m = block_mask(torch.from_numpy(batch.block))[:, 0]
-    i, j = (batch.block[0] == 1).nonzero()[0], (batch.block[0] == 2).nonzero()[0]
-    d = (batch.block[0] == 0).nonzero()[0]
-    assert not m[0][j][:, i].any() and m[0][j][:, d].all() and not m[0][d][:, j].any()
-    assert batch.positions[0][i[0]] == batch.positions[0][j[0]] == len(d)
-    asked = batch.weights[0] == 1.0
-    assert asked.sum() >= 2 * len(make_example(0).questions)  # each answer has a word and its end
-    assert (batch.block[2] == 0).sum() == 1
