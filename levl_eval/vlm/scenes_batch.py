@@ -100,7 +100,7 @@ def pack(examples: Sequence[Example], tokenizer: Tokenizer, blind: frozenset[int
     """Descriptions with all their questions in one row each. Every question sees the description and itself, and stands right
     behind the description by its positions, as at inference. Answers and their ends are the targets. ``blind``: rows whose
     description is left out (text-only prior)."""
-    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    bos, eos = (int(i) for i in tokenizer.encode(BOS + EOS).ids)
     meaning = _Words(tokenizer)
     texts: list[str] = []
     for e in examples:
