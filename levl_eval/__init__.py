@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "evaluate": "levl_eval.evaluate",
+    "evaluate": "levl_eval.evaluation",
     "compare": "levl_eval.report.compare",
     "load_backbone": "levl_eval.backbones",
     "ProtocolMismatch": "levl_eval.errors",
@@ -22,7 +22,7 @@ __all__ = ["Estimate", "LevlError", "ProtocolMismatch", "Record", "UsageError", 
 if TYPE_CHECKING:
     from levl_eval.backbones import load_backbone
     from levl_eval.errors import LevlError, ProtocolMismatch, UsageError
-    from levl_eval.evaluate import evaluate
+    from levl_eval.evaluation import evaluate
     from levl_eval.records import Estimate, Record
     from levl_eval.report.compare import compare
 
@@ -30,6 +30,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value  # wins over the submodule of the same name, which the import has just bound here
+        globals()[name] = value  # no submodule may bear a public name: its import, wherever it happened, would stand here instead
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -121,7 +121,7 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
     import yaml
 
     from levl_eval.cards import protocol_hash
-    from levl_eval.evaluate import _protocol
+    from levl_eval.evaluation import _protocol
 
     plan = [(card, _protocol(card, args.llm, args.limit)) for card in cards.values()]
     if args.json:
@@ -142,7 +142,7 @@ def _plain(card: Any) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from levl_eval.evaluate import resolve_tasks
+    from levl_eval.evaluation import resolve_tasks
     from levl_eval.registry import backbone_card
 
     cards = resolve_tasks(args.tasks, args.settings, args.data)
@@ -156,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
-    from levl_eval.evaluate import evaluate
+    from levl_eval.evaluation import evaluate
     from levl_eval.processes import place
     from levl_eval.progress import Progress
     from levl_eval.report.results import Results
@@ -302,7 +302,7 @@ def _data_check(args: argparse.Namespace) -> int:
 
 
 def _cache(args: argparse.Namespace) -> int:
-    from levl_eval.evaluate import default_cache
+    from levl_eval.evaluation import default_cache
     from levl_eval.features import FeatureStore
 
     store = FeatureStore(default_cache() / "features")

@@ -17,7 +17,7 @@ from levl_eval import engines
 from levl_eval.cli import main
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluate import evaluate, split_overrides
+from levl_eval.evaluation import evaluate, split_overrides
 from levl_eval.io import atomic_path
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress

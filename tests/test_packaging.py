@@ -40,3 +40,11 @@ def test_torchvision_imports_after_the_repair():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_submodule_bears_a_public_name():
+    """An import of it anywhere would put the module in the function's place."""
+    import levl_eval
+
+    inside = {p.stem for p in (Path(levl_eval.__file__).parent).iterdir()}
+    assert not inside & set(levl_eval.__all__)

@@ -91,7 +91,7 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
 def run(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.cards import PreprocessOverride
-    from levl_eval.evaluate import evaluate
+    from levl_eval.evaluation import evaluate
     from levl_eval.io import atomic_write
     from levl_eval.progress import Progress
     from levl_eval.records import read_samples

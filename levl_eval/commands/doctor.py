@@ -31,7 +31,7 @@ def _size(folder: Path) -> int:
 
 def findings(data: Path) -> list[dict[str, str]]:
     """One mapping a finding: level (ok | note | error), what, found."""
-    from levl_eval.evaluate import default_cache, environment
+    from levl_eval.evaluation import default_cache, environment
 
     out: list[dict[str, str]] = []
 

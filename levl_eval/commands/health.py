@@ -40,7 +40,7 @@ def pictures(args: argparse.Namespace, cache: Path) -> ImageSet:
     """The pictures to look at. Raises UsageError for none."""
     from levl_eval.data.images import SUFFIXES, image_set
     from levl_eval.data.readers import read_classification
-    from levl_eval.evaluate import resolve_data
+    from levl_eval.evaluation import resolve_data
     from levl_eval.progress import Progress
     from levl_eval.registry import task_card
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     from levl_eval.backbones import load_backbone
     from levl_eval.data.leakage import content_hashes
-    from levl_eval.evaluate import default_cache, pick_device
+    from levl_eval.evaluation import default_cache, pick_device
     from levl_eval.features import FeatureStore
     from levl_eval.io import atomic_write
     from levl_eval.probes.common import global_features

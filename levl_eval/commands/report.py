@@ -27,7 +27,7 @@ def images_of(record: Record) -> Callable[[str], Image.Image] | None:
     from levl_eval.cards import parse_card
     from levl_eval.data.readers import read_classification, read_questions, read_segmentation
     from levl_eval.errors import LevlError
-    from levl_eval.evaluate import default_cache
+    from levl_eval.evaluation import default_cache
 
     readers: dict[str, Any] = {
         "vqa": read_questions,

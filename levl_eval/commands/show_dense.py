@@ -27,7 +27,7 @@ def show_dense(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.engines import Context
     from levl_eval.errors import UsageError
-    from levl_eval.evaluate import default_cache, pick_device, resolve_data, resolve_tasks
+    from levl_eval.evaluation import default_cache, pick_device, resolve_data, resolve_tasks
     from levl_eval.features import FeatureStore
     from levl_eval.io import atomic_write
     from levl_eval.progress import Progress

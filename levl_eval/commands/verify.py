@@ -72,7 +72,7 @@ def _paper(args: argparse.Namespace, named: dict[str, str]) -> int:
 
 def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
     from levl_eval.backbones import load_backbone
-    from levl_eval.evaluate import pick_device
+    from levl_eval.evaluation import pick_device
     from levl_eval.probes.project_page import MODELS, PICTURES, choose, cosines, difference, read_reference
     from levl_eval.progress import Progress
     from levl_eval.registry import backbone_card

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluate import default_cache
+from levl_eval.evaluation import default_cache
 from levl_eval.io import atomic_write
 from levl_eval.pretrain import checkpoints, diagnostics, processes, tokenizer
 from levl_eval.pretrain.augment import crop

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from levl_eval.errors import UsageError
-from levl_eval.evaluate import pick_device
+from levl_eval.evaluation import pick_device
 from levl_eval.pretrain.config import PretrainConfig
 from levl_eval.pretrain.parallel import world
 

@@ -296,7 +296,7 @@ def _assemble(
     changes: dict[str, Any],
 ) -> Asker:
     """From model arguments to an asker; the connector is reused or trained as in `levl-eval ask`."""
-    from levl_eval.evaluate import default_cache, pick_device
+    from levl_eval.evaluation import default_cache, pick_device
     from levl_eval.features import FeatureStore
     from levl_eval.processes import work_alone
     from levl_eval.progress import Progress

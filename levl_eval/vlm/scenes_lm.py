@@ -201,7 +201,7 @@ def train(args: argparse.Namespace) -> int:
             window.append(loss.item())
             bar.advance(note=f"loss {np.mean(window[-50:]):.3f}")
             if (step + 1) % args.every == 0 or step + 1 == args.steps:
-                table = accuracy(model, tokenizer, 40, seed=1)
+                table = accuracy(model, tokenizer, args.scenes, seed=1)
                 line = {
                     "step": step + 1,
                     "loss": round(float(np.mean(window[-args.every :])), 4),
@@ -319,7 +319,8 @@ def main() -> int:
     t.add_argument("--seed", type=int, default=0)
     t.add_argument("--threads", type=int, default=2)
     t.add_argument("--easy", type=int, default=350, help="first steps, with easy scenes only")
-    t.add_argument("--every", type=int, default=200)
+    t.add_argument("--every", type=int, default=200, help="steps between checks, each of which keeps the state")
+    t.add_argument("--scenes", type=int, default=40, help="scenes of a check")
     t.set_defaults(call=train)
     e = commands.add_parser("evaluate")
     e.add_argument("--model", required=True)

@@ -30,7 +30,7 @@ def test_generated_world_through_the_published_layouts(world):
     assert gqa.questions[0].meta["types"]["structural"] and len(gqa.images) == 12
     assert gqa.images.open(gqa.images.ids[0]).size == (64, 64)
     vqa = read_questions(spec("vqav2", split="val2014"), str(world))
-    assert all(len(q.answers) == 10 for q in vqa.questions) and len(vqa.questions) == 60
+    assert all(len(q.answers) == 10 for q in vqa.questions) and len(vqa.questions) == 96
     pope = read_questions(spec("pope"), str(world))
     assert {q.meta["split"] for q in pope.questions} == {"random", "popular", "adversarial"} and "own files" in pope.version
     ade = read_segmentation(spec("ade20k", split="validation", reduce_zero_label=True), str(world))

@@ -17,7 +17,7 @@ from PIL import Image
 from levl_eval.backbones import load_backbone
 from levl_eval.engines import Context
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluate import evaluate
+from levl_eval.evaluation import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples

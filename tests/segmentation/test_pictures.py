@@ -15,7 +15,7 @@ from levl_eval.cli import main
 from levl_eval.data.segmentation import file_palette
 from levl_eval.engines import Context
 from levl_eval.errors import UsageError
-from levl_eval.evaluate import evaluate
+from levl_eval.evaluation import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.registry import task_card

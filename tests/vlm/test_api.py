@@ -13,7 +13,7 @@ from levl_eval.cards import ConnectorSpec, PromptSpec
 from levl_eval.cli import main
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import UsageError
-from levl_eval.evaluate import evaluate
+from levl_eval.evaluation import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.vlm.connector import Connector

@@ -14,7 +14,7 @@ from PIL import Image
 
 import levl_eval.vlm
 from levl_eval.errors import UsageError
-from levl_eval.evaluate import evaluate
+from levl_eval.evaluation import evaluate
 from levl_eval.metrics import gqa_scores, pope_scores, vqa_accuracy
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
@@ -259,6 +259,7 @@ def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: levl-eval-entry\nVersion: 0\n")
     (info / "entry_points.txt").write_text("[lmms_eval.models]\n" + lines.replace('"', ""))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.chdir(tmp_path)  # lmms-eval writes its submissions into the current folder
     lmms_eval.models.MODEL_REGISTRY_V2.load_entrypoint_manifests(overwrite=True)
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     recipe = tmp_path / "small.yaml"
@@ -286,6 +287,6 @@ def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch
     for row, got in zip(table, scores[0]["tiny_yes"], strict=True):
         if row["shown"]:
             want = again.answer(row["image"], row["question"])  # of eight tokens
-            assert want.startswith(got[0]) and got[0] is not None
+            assert got[0] is not None and want.startswith(got[0].rstrip("\ufffd"))  # cut within a character of several bytes
     with pytest.raises(UsageError, match="either backbone"):
         lmms_eval.models.get_model("levl").create_from_arg_string("llm=x")

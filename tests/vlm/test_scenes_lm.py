@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_look_and_word_losses_against_plain_loops(tokenizer):
 
 
 def test_being_shown_teaches_where_to_look(tokenizer):
-    """Sixteen guided steps on easy scenes: heads gather phrases and find things; without the guide they do not."""
+    """Forty guided steps on easy scenes: heads gather phrases and find things; without the guide they do not."""
 
     def after(guide: float) -> tuple[float, float]:
         model = build(tokenizer.get_vocab_size())
@@ -137,7 +138,7 @@ def test_being_shown_teaches_where_to_look(tokenizer):
         matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
         rest = [p for n, p in model.named_parameters() if "layers" not in n or p.ndim == 1]
         optimizers = [Muon(matrices, lr=3e-3), torch.optim.AdamW(rest, lr=3e-3)]
-        for step in range(16):
+        for step in range(40):
             _, total = loss_of(model, pack([easy_example(1000 * step + i, 4) for i in range(4)], tokenizer), guide)
             model.zero_grad()
             total.backward()
@@ -164,7 +165,7 @@ def test_muon_makes_steps_of_one_size_in_every_direction():
     assert sizes.min() > 0.5 and sizes.max() < 1.4
 
 
-def test_training_goes_on_where_it_was_stopped_and_exports(tmp_path):
+def test_training_goes_on_where_it_was_stopped_and_exports(tmp_path, tokenizer):
     """Killed after its first export and started again, the command ends where an undisturbed one ends."""
     call = [
         sys.executable,
@@ -181,10 +182,13 @@ def test_training_goes_on_where_it_was_stopped_and_exports(tmp_path):
         "1",
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for out in (whole, cut):
+        out.mkdir()
+        tokenizer.save(str(out / "tokenizer.json"))
     subprocess.run([*call, "--steps", "4", "--out", str(whole)], check=True, capture_output=True)
     run = subprocess.Popen([*call, "--steps", "4", "--out", str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (cut / "state.pt").exists() and run.poll() is None:
-        pass
+        time.sleep(0.05)
     run.kill()
     run.wait()
     subprocess.run([*call, "--steps", "4", "--out", str(cut), "--export", str(cut / "hf")], check=True, capture_output=True)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from levl_eval.evaluate import evaluate
+from levl_eval.evaluation import evaluate
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
 from levl_eval.vlm import answers as answering
