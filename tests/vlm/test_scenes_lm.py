@@ -67,10 +67,7 @@ def test_where_to_look_is_where_it_stands(tokenizer):
                     assert set(words_of(tokenizer, b.ids[0][targets])) == set(held[at])
                 if kind == FIND:
                     assert word and any(asked.question[: c + 1].endswith(word) for c, _ in asked.cues)
-                    name = asked.question.split()
-                    assert all(b.block[0][t] == 0 for t in targets) and (
-                        targets == [0] or any(w in held[t] for t in targets for w in name) or word
-                    )
+                    assert all(b.block[0][t] == 0 for t in targets)
                 if kind == READ:
                     assert b.ids[0][at] == tokenizer.token_to_id("\nAnswer:")
                     last = asked.answer.split()[-1]
