@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from levl_eval.progress import Progress
 from levl_eval.records import Estimate, Sample
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone
     from levl_eval.features import FeatureStore
+
+_T = TypeVar("_T")
 
 # engine name of a card -> "module:function", imported only when it runs; function(Context) -> Outcome
 ENGINES: dict[str, str] = {
@@ -39,6 +41,24 @@ class Helped(Exception):
     """A process that came to help with a piece's features has done so (Context.ready)."""
 
 
+class Kept:
+    """What pieces of a run need alike, read once: question sets, and the language model they are put to."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Any, Any]] = {}
+
+    def get(self, slot: str, key: Any, make: Callable[[], _T]) -> _T:
+        """What ``slot`` holds under ``key``, else what ``make`` gives; a slot holds one thing at a time."""
+        if slot not in self._found or self._found[slot][0] != key:
+            self._found.pop(slot, None)  # gone before the next is read: two may not fit into memory
+            self._found[slot] = key, make()
+        return self._found[slot][1]
+
+    def drop(self, slot: str) -> None:
+        """Forget what ``slot`` holds."""
+        self._found.pop(slot, None)
+
+
 @dataclass
 class Context:
     """One piece of work for an engine: this card, on this backbone, with this seed."""
@@ -56,6 +76,7 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     helping: bool = False  # another process has this piece; we only take part in the making of its features
     work: Path | None = None  # this piece's own folder below --out, for what lets a killed training go on
+    kept: Kept = field(default_factory=Kept)  # what this run's pieces share
 
     def ready(self) -> None:
         """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""

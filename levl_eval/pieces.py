@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.cards import BackboneCard, protocol_hash
-from levl_eval.engines import TOGETHER, Context, engine
+from levl_eval.engines import TOGETHER, Context, Kept, engine
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.io import atomic_write, locked
 from levl_eval.processes import launched, place, team, work_alone
@@ -80,6 +80,7 @@ class Desk:
     pieces: list[Piece] = field(init=False, default_factory=list)
     records: dict[int, Record] = field(init=False, default_factory=dict)
     began: float = field(init=False, default=math.inf)
+    kept: Kept = field(init=False, default_factory=Kept)
 
     def work(self, pieces: Sequence[Piece]) -> list[Record]:
         """Read or compute the record of every piece, in their order.
@@ -148,10 +149,12 @@ class Desk:
             if other.backbone is not piece.backbone:
                 other.backbone.to("cpu")
         piece.backbone.to(self.device)
+        if self.device.type != "cpu" and piece.card.engine not in TOGETHER:
+            self.kept.drop("language")
         return Context(
             card=piece.card, backbone=piece.backbone, data=self.folder, seed=piece.seed, store=self.store, cache=self.cache,
             device=self.device, limit=self.limit, llm=self.llm, batch_size=self.batch_size, progress=self.progress, helping=helping,
-            work=self.out / "work" / piece.key,
+            work=self.out / "work" / piece.key, kept=self.kept,
         )  # fmt: skip
 
     def _compute(self, number: int) -> Record:

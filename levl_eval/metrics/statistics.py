@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -20,6 +21,7 @@ from levl_eval.records import Estimate
 Z95 = 1.959963984540054
 DRAWS = 2000
 _BLOCK = 32 << 20  # bytes of weights held at once
+_KEPT = 4 << 20  # entries of draws that are small enough to be kept
 _NORMAL = NormalDist()
 
 
@@ -31,8 +33,17 @@ def _clusters(n: int, clusters: np.ndarray | None) -> tuple[np.ndarray, int]:
     return index, len(names)
 
 
+@lru_cache(64)
+def _one_block(k: int, draws: int, seed: int) -> np.ndarray:
+    """All draws at once. Kept: the metrics and backbones of a run are resampled over clusters of the same number."""
+    return np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws).astype(np.uint16)
+
+
 def _draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory."""
+    if k * draws <= _KEPT:
+        yield _one_block(k, draws, seed).astype(np.float64)
+        return
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // (8 * k))
     done = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 _NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
@@ -45,6 +46,7 @@ def _punctuation(text: str) -> str:
     return _PERIOD.sub("", out, count=32)  # the published code passes a flag of value 32 where the count stands
 
 
+@lru_cache(1 << 16)
 def normalize_vqa_answer(answer: str) -> str:
     """An answer in the official form: line breaks to spaces, punctuation, lower case, number words, articles, contractions."""
     text = _punctuation(answer.replace("\n", " ").replace("\t", " ").strip())

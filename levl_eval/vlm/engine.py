@@ -128,13 +128,21 @@ class _Rows:
         self.mask = torch.cat([self.mask[index], self.mask.new_ones(len(index), 1)], 1)
 
 
-def _decode(language: LanguageModel, prompt: Prompt, cache: Any, prefix: int, tokens: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Greedy continuations of rows of tokens that stand behind the rows of ``cache``."""
+def _decode(
+    language: LanguageModel,
+    prompt: Prompt,
+    cache: Any,
+    prefix: int,
+    tokens: Sequence[Sequence[int]],
+    choices: Sequence[int] = (),
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Greedy continuations of rows of tokens that stand behind the rows of ``cache``; log-likelihoods of ``choices`` as their first."""
     name, spec = language.cache_argument(), prompt.spec
     rows = _Rows(language, prefix, tokens)
     alive = list(range(len(tokens)))
     out: list[list[int]] = [[] for _ in tokens]
-    for _ in range(spec.max_new_tokens):
+    values: list[list[float]] = [[] for _ in tokens]
+    for step in range(spec.max_new_tokens):
         logits = language.model(
             input_ids=rows.ids,
             attention_mask=rows.mask,
@@ -144,6 +152,8 @@ def _decode(language: LanguageModel, prompt: Prompt, cache: Any, prefix: int, to
             **{name: cache},
         ).logits
         chosen = logits[:, -1].argmax(-1)
+        if choices and step == 0:
+            values = logits[:, -1].float().log_softmax(-1)[:, list(choices)].tolist()
         keep = []
         for k, token in enumerate(chosen.tolist()):
             out[alive[k]].append(token)
@@ -157,7 +167,7 @@ def _decode(language: LanguageModel, prompt: Prompt, cache: Any, prefix: int, to
             cache.batch_select_indices(index)
         alive = [alive[k] for k in keep]
         rows.keep(index, chosen)
-    return out
+    return out, values
 
 
 @torch.inference_mode()
@@ -173,23 +183,38 @@ def answer_batch(
     visual: [B, N, width] connector outputs, or None for a prompt without an image (text only). Raises UsageError where prefix and
     question do not fit the model's context.
     """
+    return _answer(language, prompt, visual, questions, (), bounds)[0]
+
+
+def _answer(
+    language: LanguageModel,
+    prompt: Prompt,
+    visual: Tensor | None,
+    questions: Sequence[Sequence[str]],
+    choices: Sequence[int],
+    bounds: Bounds,
+) -> tuple[list[list[str]], list[list[list[float]]]]:
+    """Answers, and log-likelihoods of the tokens ``choices`` as their first: [image][question] and [image][question][choice]."""
     asked = [(i, prompt.question(language, q)) for i, qs in enumerate(questions) for q in qs]
     if not asked:
-        return [[] for _ in questions]
+        return [[] for _ in questions], [[] for _ in questions]
     new = prompt.spec.max_new_tokens
     embeds = _embed_prefix(language, prompt, visual, len(questions))
     lengths = [len(ids) for _, ids in asked]
     _check_context(language, embeds.shape[1], max(lengths), new)
     prefix = _prefill(language, embeds)
-    texts = [""] * len(asked)
+    found: list[tuple[str, list[float]]] = [("", [])] * len(asked)
     for chunk in _chunks(language, lengths, prefix.length, new, bounds):
         cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
-        for r, ids in zip(chunk, _decode(language, prompt, cache, prefix.length, [asked[r][1] for r in chunk]), strict=True):
-            texts[r] = _cut(language, ids, prompt.spec.stop)
-    result: list[list[str]] = [[] for _ in questions]
-    for (i, _), text in zip(asked, texts, strict=True):
-        result[i].append(text)
-    return result
+        said = _decode(language, prompt, cache, prefix.length, [asked[r][1] for r in chunk], choices)
+        for r, ids, likely in zip(chunk, *said, strict=True):
+            found[r] = _cut(language, ids, prompt.spec.stop), likely
+    texts: list[list[str]] = [[] for _ in questions]
+    values: list[list[list[float]]] = [[] for _ in questions]
+    for (i, _), (text, likely) in zip(asked, found, strict=True):
+        texts[i].append(text)
+        values[i].append(likely)
+    return texts, values
 
 
 @torch.inference_mode()
@@ -289,12 +314,17 @@ def answer_all(
     probe = visual_of([0]).shape[1] if visual_of is not None else 0
     sample = [len(prompt.question(language, q)) for q in sorted((q for qs in questions for q in qs), key=len)[-3:]]
     rows = bounds.fit(language, len(prompt.head) + probe + max(sample) + prompt.spec.max_new_tokens)
+    starts = [prompt.answer_start(language, c) for c in choices]
+    # Choices of one token ("yes" and "no" in most vocabularies) can be read where the answer begins, at no cost.
+    first = [s[0] for s in starts] if all(len(s) == 1 for s in starts) else []
     for group in _groups([len(qs) for qs in questions], rows):
         visual = visual_of(group) if visual_of is not None else None
         part = [questions[i] for i in group]
-        texts = answer_batch(language, prompt, visual, part, bounds)
-        values = score_batch(language, prompt, visual, part, choices, bounds) if choices else [[] for _ in part]
-        yield from zip(group, texts, values, strict=True)
+        with torch.inference_mode():
+            texts, values = _answer(language, prompt, visual, part, first, bounds)
+        if choices and not first:
+            values = score_batch(language, prompt, visual, part, choices, bounds)
+        yield from zip(group, texts, values if choices else [[] for _ in part], strict=True)
 
 
 def likelihood_all(

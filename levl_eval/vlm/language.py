@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ class LanguageModel:
     tokenizer: Any
     sha256: str
     chat: bool = False
+
+    def __post_init__(self) -> None:
+        # Answers, and the questions of a run's tasks and backbones, repeat: most of a set's time to be tokenised.
+        self._encoded = lru_cache(1 << 17)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
     @property
     def config(self) -> Any:
@@ -74,7 +79,7 @@ class LanguageModel:
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a piece of text, without special tokens added."""
-        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        return list(self._encoded(text)) if text else []
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> input embeddings [..., width]."""

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.cards import ConnectorSpec, PromptSpec, RecipeCard, protocol_of
+from levl_eval.cards import ConnectorSpec, DataSpec, PromptSpec, RecipeCard, protocol_of
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
+from levl_eval.engines import Kept
 from levl_eval.features import FeatureSet, FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
-from levl_eval.vlm.packing import make_items
+from levl_eval.vlm.packing import Item, make_items
 from levl_eval.vlm.prompts import make_prompt
 from levl_eval.vlm.tokens import check_layer, layers_of
 from levl_eval.vlm.training import connector_key, train
@@ -35,6 +36,7 @@ class Workshop:
     device: torch.device
     progress: Progress
     batch_size: int = 64
+    kept: Kept = field(default_factory=Kept)
     counts: dict[str, int] = field(
         default_factory=lambda: {"feature_hits": 0, "feature_misses": 0, "connector_hits": 0, "connector_misses": 0}
     )
@@ -46,6 +48,12 @@ class Workshop:
         )
         self.counts["feature_hits" if found.hit else "feature_misses"] += 1
         return found
+
+
+def questions(kept: Kept, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
+    """A question set, read once in a run: its tasks share what they train on, its backbones all of it."""
+    name = spec.model_dump_json()
+    return kept.get(f"questions {name} {limit}", data, lambda: read_questions(spec, data, limit))
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def obtain(
     seed = seed if recipe.seed is None else recipe.seed
     spec = recipe.prompt or spec
     first = obtain(shop, recipe.first, spec, seed, lap) if recipe.first is not None else None
-    sets = [read_questions(s, shop.data) for s in recipe.data]
+    sets = [questions(shop.kept, s, shop.data) for s in recipe.data]
     prompt = make_prompt(spec, shop.language)
     backbone = shop.backbone
     check_layer(backbone, recipe.connector)
@@ -87,7 +95,10 @@ def obtain(
         "dtype": str(shop.language.dtype), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, shop.language), "seed": seed,
         "data": [[s.fingerprint, s.images.fingerprint] for s in sets], "first": first.key if first else None,
     }  # fmt: skip
-    items = make_items([(s.questions, f) for s, f in zip(sets, features, strict=True)], shop.language, prompt, recipe, seed)
+
+    def items() -> list[Item]:
+        return make_items([(s.questions, f) for s, f in zip(sets, features, strict=True)], shop.language, prompt, recipe, seed)
+
     start = first.connector if first else None
     connector, notes, hit = train(
         shop.language, prompt, recipe, features, items, meta, shop.cache, shop.device, seed, shop.progress, start

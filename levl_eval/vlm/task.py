@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from levl_eval.cards import RecipeCard, VQACard
-from levl_eval.data.readers import read_questions
 from levl_eval.data.types import QuestionSet
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import UsageError
@@ -20,7 +19,7 @@ from levl_eval.vlm import floors
 from levl_eval.vlm.answers import ENGINE, Answers, Journal, answer_set, flip_rate
 from levl_eval.vlm.language import load_language_model, pick_dtype
 from levl_eval.vlm.prompts import make_prompt
-from levl_eval.vlm.recipe import Workshop, obtain
+from levl_eval.vlm.recipe import Workshop, obtain, questions
 from levl_eval.vlm.scoring import estimates, score
 from levl_eval.vlm.training import connector_key
 
@@ -29,7 +28,8 @@ _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 def workshop(context: Context, llm_dtype: str) -> Workshop:
     """What a connector is made with, from what the run gives."""
-    language = load_language_model(context.llm, context.device, pick_dtype(llm_dtype, context.device))
+    dtype = pick_dtype(llm_dtype, context.device)
+    language = context.kept.get("language", (context.llm, dtype), lambda: load_language_model(context.llm, context.device, dtype))
     return Workshop(
         context.backbone,
         language,
@@ -39,6 +39,7 @@ def workshop(context: Context, llm_dtype: str) -> Workshop:
         context.device,
         context.progress,
         context.batch_size,
+        context.kept,
     )
 
 
@@ -81,7 +82,7 @@ def run(context: Context) -> Outcome:
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
         started = time.monotonic()
 
-    test = read_questions(card.data, context.data, context.limit)
+    test = questions(context.kept, card.data, context.data, context.limit)
     public = has_answers(test)
     if not public and card.main_metric != "answered":
         raise UsageError(

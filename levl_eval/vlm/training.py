@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def train(
     prompt: Prompt,
     recipe: RecipeCard,
     features: Sequence[FeatureSet],
-    items: Sequence[Item],
+    items: Sequence[Item] | Callable[[], Sequence[Item]],
     meta: dict[str, Any],
     cache: Path,
     device: torch.device,
@@ -171,10 +171,9 @@ def train(
 ) -> tuple[Connector, dict[str, Any], bool]:
     """Train a connector, or take it from ``cache``/connectors. Returns (connector, notes, whether it was a hit).
 
-    An interrupted training goes on from its last state. Raises UsageError where the image tokens do not fit the model's context.
+    items: or what makes them, asked only where there is something to train. An interrupted training goes on from its last state.
+    Raises UsageError where there are none, and where the image tokens do not fit the model's context.
     """
-    if not items:
-        raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
     key = connector_key(meta)
     path = cache / "connectors" / f"{key}.safetensors"
     # Another run by hand may want the same connector: one trains it, the other waits and reads it.
@@ -187,7 +186,7 @@ def _train_or_take(
     prompt: Prompt,
     recipe: RecipeCard,
     features: Sequence[FeatureSet],
-    items: Sequence[Item],
+    items: Sequence[Item] | Callable[[], Sequence[Item]],
     meta: dict[str, Any],
     path: Path,
     device: torch.device,
@@ -202,6 +201,9 @@ def _train_or_take(
             return found.to(device), stored["notes"], True
         except UsageError as e:
             progress.say(f"{e}")
+    items = items() if callable(items) else items
+    if not items:
+        raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
     net = _new(language, recipe, features, seed, first).to(device)
     tokens = net.count(read_tokens(features[0], [0], recipe.connector).shape[1])
     longest = len(prompt.head) + tokens + max(len(p) + len(a) for i in items for p, a in i.questions)

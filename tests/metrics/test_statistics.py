@@ -10,7 +10,7 @@ from scipy import stats
 
 from levl_eval.metrics.permutation import EXACT_UP_TO, binomial_two_sided, holm, sign_flip_test, swap_test
 from levl_eval.metrics.segmentation import statistics_from_counts
-from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate, paired_difference, student_quantile, wilson
+from levl_eval.metrics.statistics import _draws, bootstrap_statistic, mean_estimate, paired_difference, student_quantile, wilson
 
 
 def covered(estimate, truth):
@@ -142,3 +142,11 @@ def test_swaps_of_images_for_mean_iou_reduce_to_sign_flips_where_it_is_linear():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0]) and holm([]) == []
+
+
+def test_kept_draws_are_the_drawn_ones():
+    k, draws = 37, 50
+    (first,), (again,) = list(_draws(k, draws, 3)), list(_draws(k, draws, 3))
+    assert (first == np.random.default_rng(3).multinomial(k, np.full(k, 1 / k), size=draws)).all()
+    first += 1  # the caller's own
+    assert (again.sum(1) == k).all() and (next(_draws(k, draws, 3)) == again).all()

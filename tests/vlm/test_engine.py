@@ -130,6 +130,21 @@ def test_likelihoods_equal_those_of_whole_sequences(language):
                 assert found[i][k][j] == pytest.approx(want, abs=2e-4)
 
 
+def test_choices_of_one_token_are_read_where_the_answer_begins(language):
+    prompt = make_prompt(PromptSpec(max_new_tokens=4), language)
+    words = [w for w in "abcdefghijklmnopqrstuvwxyz" if len(prompt.answer_start(language, w)) == 1]
+    short = words[:2] if len(words) > 1 else []
+    if not short:  # a lead of a space makes two: then the letters joined with it
+        short = [w for w in ("the", "a", "is", "s", "t") if len(prompt.answer_start(language, w)) == 1][:2]
+    assert len(short) == 2
+    for choices in (short, [*short, "a small cat"]):
+        want = score_batch(language, prompt, VISUAL, ASKED, choices)
+        found = list(answer_all(language, prompt, lambda i: VISUAL[list(i)], ASKED, Bounds(3), choices))
+        assert [texts for _, texts, _ in found] == _everything(language, prompt, Bounds())
+        for (i, _, values), there in zip(found, want, strict=True):
+            assert values == [pytest.approx(row, abs=2e-4) for row in there], i
+
+
 def test_too_many_image_tokens_are_told(llama):
     prompt = make_prompt(PromptSpec(), llama)
     with pytest.raises(UsageError, match="exceed its context of 256") as e:

@@ -7,10 +7,13 @@ import shutil
 
 import pytest
 
+from levl_eval.cards import BackboneCard
 from levl_eval.evaluation import evaluate
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
 from levl_eval.vlm import answers as answering
+from levl_eval.vlm import recipe as recipes
+from levl_eval.vlm import task as tasks
 from tests.vlm.models import make
 
 FAST = ["recipe=scenes", "recipe.steps=2", "recipe.images_per_batch=4", "recipe.max_questions=40", "prompt.max_new_tokens=3"]
@@ -105,3 +108,20 @@ def test_a_split_without_public_answers_gives_the_servers_file(world, llm, cache
     assert file.name == "v2_OpenEnded_mscoco_test-dev2015_levl-eval_results.json"
     failed = go(data, llm, tmp_path / "out", cache, "vqav2", "data.split=test-dev2015")
     assert failed.status == "failed" and "no public answers" in failed.reason
+
+
+def test_a_run_reads_each_question_set_and_the_language_model_once(world, llm, cache, tmp_path, monkeypatch):
+    read, loaded = [], []
+    reader, loader = recipes.read_questions, tasks.load_language_model
+    monkeypatch.setattr(recipes, "read_questions", lambda spec, *a: read.append(spec.model_dump_json()) or reader(spec, *a))
+    monkeypatch.setattr(tasks, "load_language_model", lambda *a: loaded.append(a) or loader(*a))
+    words = [f"{task}.{s}" for task in ("gqa", "pope") for s in FAST]
+    records = evaluate(
+        ["random:nano", BackboneCard(name="other", uri="random:nano?seed=5")], ["gqa", "pope"], data=str(world), llm=llm.name,
+        settings=words, out=tmp_path, cache=cache, progress=Progress(quiet=True),
+    )  # fmt: skip
+    assert [r.status for r in records] == ["done"] * 4, [r.reason for r in records]
+    assert len(read) == len(set(read)) == 4 and len(loaded) == 1  # two to train on, two to test
+    alone = go(world, llm, tmp_path / "alone", tmp_path / "cache", "pope", backbone="random:nano?seed=5")
+    same = [r for r in records if r.task == "pope" and r.backbone["name"] == "other"]
+    assert same[0].metrics == alone.metrics
