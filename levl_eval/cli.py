@@ -17,6 +17,7 @@ from levl_eval import __version__
 from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.terminal import print_rows
+from levl_eval.workers import cores, end_with_parent, workers
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
 DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
@@ -57,6 +58,9 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument(
+        "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--json", action="store_true", help="what was found as JSON instead of tables")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -151,7 +155,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(cards, args)
         return 0
-    return _evaluate([(args.backbone, args.tasks)], args)
+    end_with_parent()
+    with workers(1 if args.workers is None else args.workers, args.words):
+        return _evaluate([(args.backbone, args.tasks)], args)
 
 
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
@@ -209,7 +215,9 @@ def _brief(record: Any) -> dict[str, Any]:
 def _demo(args: argparse.Namespace) -> int:
     """All four on every task, but zero-shot only for those that have a text encoder."""
     with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
-    return _evaluate([(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])], args)
+    end_with_parent()
+    with workers(min(cores(), len(DEMO_BACKBONES)) if args.workers is None else args.workers, args.words):
+        return _evaluate([(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])], args)
 
 
 def _one_line(text: str) -> str:
@@ -346,6 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def call() -> int:
         parser = build_parser()
         args = parser.parse_args(words)
+        args.words = words
         if args.command is None:
             parser.print_help()
             return 0
