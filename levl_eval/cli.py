@@ -155,9 +155,20 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(cards, args)
         return 0
+    return _shared(1, [(args.backbone, args.tasks)], args)
+
+
+def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
+    """``_evaluate`` by ``--workers`` processes, or ``count``."""
+    from levl_eval.evaluation import default_cache, resolve_data
+    from levl_eval.progress import Progress
+
     end_with_parent()
-    with workers(1 if args.workers is None else args.workers, args.words):
-        return _evaluate([(args.backbone, args.tasks)], args)
+    count = count if args.workers is None else args.workers
+    if count > 1:  # drawn by the process that shows how far it is
+        resolve_data(args.data, default_cache(), Progress(quiet=args.quiet))
+    with workers(count, args.words):
+        return _evaluate(work, args)
 
 
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
@@ -215,9 +226,8 @@ def _brief(record: Any) -> dict[str, Any]:
 def _demo(args: argparse.Namespace) -> int:
     """All four on every task, but zero-shot only for those that have a text encoder."""
     with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
-    end_with_parent()
-    with workers(min(cores(), len(DEMO_BACKBONES)) if args.workers is None else args.workers, args.words):
-        return _evaluate([(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])], args)
+    work = [(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])]
+    return _shared(min(cores(), len(DEMO_BACKBONES)), work, args)
 
 
 def _one_line(text: str) -> str:
