@@ -10,9 +10,9 @@ import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.leakage import shared_images
-from levl_eval.data.readers import read_classification, read_questions, read_segmentation
+from levl_eval.data.readers import read_classification, read_depth, read_questions, read_segmentation
 from levl_eval.errors import LevlError
-from levl_eval.registry import set_card, set_names
+from levl_eval.registry import set_card, set_names, task_card
 
 # What the real releases hold: (questions, images) by layout and split.
 RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
@@ -28,6 +28,7 @@ SETS: dict[str, tuple[int, int]] = {
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
 }  # fmt: skip
 ADE20K = {"training": 20_210, "validation": 2_000}
+NYUV2 = {"train": 795, "test": 654}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,36 @@ def _ade(split: str, data: str) -> list[Finding]:
     return [Finding("ok", f"ade20k/{split}", text + (", the published release" if same else ""))]
 
 
+def _nyu(split: str, data: str) -> Iterable[Finding]:
+    """Every pair of a split: equal sizes, and a depth somewhere. One line a kind of defect."""
+    card = task_card("nyuv2")
+    found = read_depth(card.train if split == "train" else card.data, data, card.depth_scale)
+    name, unlike, empty, ends = f"nyuv2/{split}", [], [], [np.inf, 0.0]
+    for image in found.images.ids:
+        depth, size = found.depth(image), found.images.open(image).size
+        known = depth[np.isfinite(depth) & (depth > 0)]
+        if depth.shape != size[::-1]:
+            unlike.append(f"{image}: image {size[0]}x{size[1]}, depth map {depth.shape[1]}x{depth.shape[0]}")
+        if not known.size:
+            empty.append(image)
+        else:
+            ends = [min(ends[0], float(known.min())), max(ends[1], float(known.max()))]
+    count = len(found.images)
+    text = f"{count:,} pairs" + (f", {ends[0]:.2f} to {ends[1]:.2f} m" if ends[1] else "")
+    if count == NYUV2[split]:
+        yield Finding("ok", name, f"{text}, the labelled release")
+    else:  # the raw recordings, often trained on, have no fixed number
+        yield Finding("note", name, f"{text}; the labelled release has {NYUV2[split]}")
+    if ends[1] > card.max_depth:
+        yield Finding(
+            "note", name, f"depths beyond {card.max_depth:g} m: is depth_scale={card.depth_scale:g} that of these files?"
+        )
+    if unlike:
+        yield Finding("error", name, f"{len(unlike)} depth maps are of another size than their image, first {unlike[0]}")
+    if empty:
+        yield Finding("error", name, f"{len(empty)} depth maps hold no depth, first {empty[0]}")
+
+
 def _folders(room: str, split: str, data: str) -> list[Finding]:
     found = read_classification(DataSpec(layout="imagefolder", directory=room, split=split), data)
     for name in found.images.ids:
@@ -131,6 +162,11 @@ def check(directory: Path) -> list[Finding]:
     for split in ADE20K:
         if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):
             out += _guard(f"ade20k/{split}", lambda s=split: _ade(s, data))  # type: ignore[misc]
+    for split in NYUV2:
+        base = directory / "nyuv2"
+        places = [base / split, base / "official_splits" / split, *([base / "sync"] if split == "train" else [])]
+        if (base / "nyu_depth_v2_labeled.mat").is_file() or any(p.is_dir() for p in places):
+            out += _guard(f"nyuv2/{split}", lambda s=split: _nyu(s, data))  # type: ignore[misc]
     for room in ("classification", "imagenet9/original", "imagenet9/mixed_same", "imagenet9/mixed_rand"):
         for split in ("train", "val", "test"):
             if (directory / room / split).is_dir():

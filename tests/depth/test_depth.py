@@ -11,6 +11,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec, parse_card
 from levl_eval.cli import main
+from levl_eval.data.check import check
 from levl_eval.data.readers import read_depth
 from levl_eval.dense_cards import DepthCard
 from levl_eval.depth.head import DepthHead, depth_loss, grid_depth, train_head
@@ -251,3 +252,23 @@ def test_cards_that_contradict_themselves():
         read_depth(DataSpec(layout="ade20k"), ".", 1.0)
     with pytest.raises(LevlError, match="no training pixel"):
         train_head(np.zeros((1, 1, 2), np.float32), np.full((1, 1, 1), np.nan, np.float32), (1, 1), card(), 0, CPU, QUIET)
+
+
+def test_data_check_knows_nyuv2(tmp_path):
+    rooms(tmp_path / "nyuv2/train", 3, 0)
+    rooms(tmp_path / "nyuv2/test", 3, 1)
+    test, train = sorted(check(tmp_path), key=lambda f: f.set)
+    assert (test.set, test.level, train.set) == ("nyuv2/test", "note", "nyuv2/train")
+    assert test.message.startswith("3 pairs, ") and test.message.endswith(" m; the labelled release has 654")
+    first, second, third = sorted((tmp_path / "nyuv2/test").rglob("sync_depth_*.png"))
+    Image.fromarray(np.full((7, 9), 1500, np.uint16)).save(first)
+    Image.fromarray(np.zeros(Image.open(second).size[::-1], np.uint16)).save(second)
+    Image.fromarray(np.full(Image.open(third).size[::-1], 60_000, np.uint16)).save(third)
+    errors = [f"{f.level} {f.message}" for f in check(tmp_path) if f.set == "nyuv2/test"][1:]
+    assert errors[0].startswith("note depths beyond 10 m: is depth_scale=1000")
+    assert (
+        errors[1].startswith("error 1 depth maps are of another size than their image, first ") and "depth map 9x7" in errors[1]
+    )
+    assert errors[2].startswith("error 1 depth maps hold no depth, first ") and len(errors) == 3
+    third.unlink()
+    assert any("1 of 3 depth maps are missing" in f.message for f in check(tmp_path))
