@@ -9,7 +9,7 @@ An entry's key is the SHA-256 of the canonical JSON of
   views        only where several views of each image are kept: their boxes and flips (backbones.views)
   dtype        what is stored
   images       fingerprint of the image set (contents and order)
-  format       version of this layout
+  format       version of this layout, and of how Preprocess is carried out
 and its folder DIR/KEY[:2]/KEY holds pooled.npy [N, D], patches.npy [N, n, D'] and meta.json with their SHA-256.
 """
 
@@ -35,7 +35,7 @@ from levl_eval.extraction import ARRAYS, Extraction
 from levl_eval.io import atomic_write, locked, sha256_file
 from levl_eval.progress import Progress
 
-FORMAT = 1
+FORMAT = 2  # 2: pictures that are not square are resized and cropped as torchvision does
 PARTS = "parts"  # entries in the making
 
 

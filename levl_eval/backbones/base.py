@@ -52,18 +52,26 @@ class Preprocess:
 
         return self.normalize(torch.from_numpy(np.array(self.geometry(image.convert("RGB")))))
 
-    def geometry(self, image: Image.Image, nearest: bool = False) -> Image.Image:
-        """Resize and crop only; ``nearest`` for label maps, which must follow exactly the image's geometry."""
+    def geometry(self, image: Image.Image, nearest: bool = False, fill: int = 0) -> Image.Image:
+        """Resize and crop only; ``nearest`` for label maps, which must follow exactly the image's geometry.
+
+        "shortest" is to the pixel what the published protocols use, torchvision's Resize and CenterCrop: the longer side is
+        truncated, the crop's corner rounded (halves to even), and a crop larger than the picture has black, or ``fill``, around it.
+        """
         method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":
             return image.resize((self.size, self.size), method)
-        width, height = image.size
-        target = self.resize_to or self.size
-        scale = target / min(width, height)
-        new = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
-        image = image.resize(new, method)
-        left, top = (new[0] - self.size) // 2, (new[1] - self.size) // 2
-        return image.crop((left, top, left + self.size, top + self.size))
+        target, short = self.resize_to or self.size, min(image.size)
+        image = image.resize([target if side == short else int(target * side / short) for side in image.size], method)
+        left, top = (_corner(side, self.size) for side in image.size)
+        wide, high = image.size
+        if wide >= self.size and high >= self.size:
+            return image.crop((left, top, left + self.size, top + self.size))
+        out = Image.new(
+            image.mode, (self.size, self.size), fill if len(image.getbands()) == 1 else (fill,) * len(image.getbands())
+        )
+        out.paste(image, (-left, -top))
+        return out
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 [..., H, W, 3] -> float32 [..., 3, H, W], scaled to [0, 1] and standardised."""
@@ -71,6 +79,11 @@ class Preprocess:
         mean = torch.tensor(self.mean, device=x.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=x.device).view(3, 1, 1)
         return (x - mean) / std
+
+
+def _corner(side: int, crop: int) -> int:
+    """Where a centred crop begins on a side; negative where the crop reaches beyond it (the odd pixel then lies behind)."""
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
 
 
 def join_layers(blocks: Sequence[tuple[Tensor, Tensor | None]], backbone: Backbone, images: Tensor) -> Features:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from levl_eval.backbones.base import Backbone, Preprocess
 from levl_eval.data.images import open_rgb
@@ -26,7 +25,7 @@ from levl_eval.progress import Progress
 MODELS = {"LeVLJEPA": "levl", "InfoNCE": "clip"}  # the paper's name -> the reference's
 PICTURES = 3925  # in Imagenette's validation split
 SIDE = 224
-_NORMALIZE = Preprocess(SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+PREPROCESS = Preprocess(SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,6 @@ def choose(folder: Path, reference: Reference) -> list[Path]:
     return out
 
 
-def picture(image: Image.Image) -> torch.Tensor:
-    """float [3, 224, 224]: the page's geometry to the pixel, which truncates the longer side and rounds the crop's corner."""
-    width, height = image.size
-    short = min(width, height)
-    wide, high = (SIDE if s == short else int(SIDE * s / short) for s in (width, height))
-    left, top = round((wide - SIDE) / 2), round((high - SIDE) / 2)
-    image = image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + SIDE, top + SIDE))
-    return _NORMALIZE.normalize(torch.from_numpy(np.array(image)))
-
-
 @torch.inference_mode()
 def cosines(
     backbone: Backbone, files: Sequence[Path], prompts: Sequence[str], device: torch.device, batch_size: int, progress: Progress
@@ -122,7 +111,7 @@ def cosines(
     out = []
     with progress.stage(f"pictures through {backbone.name}", len(files), "image") as bar:
         for i in range(0, len(files), batch_size):
-            part = torch.stack([picture(open_rgb(f)) for f in files[i : i + batch_size]])
+            part = torch.stack([PREPROCESS(open_rgb(f)) for f in files[i : i + batch_size]])
             seen = backbone.image_embeddings(backbone.encode(part.to(device)).pooled)[way.image]
             out.append((seen @ texts.T).double().cpu().numpy())
             bar.advance(len(part))

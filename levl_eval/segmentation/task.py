@@ -54,7 +54,7 @@ def mask_at(data: SegmentationSet, name: str, geometry: Preprocess, side: int | 
     Raises LevlError where the mask's size is not its image's.
     """
     mask = full_mask(data, name)
-    picture = geometry.geometry(Image.fromarray(mask.astype(np.int32)), nearest=True)
+    picture = geometry.geometry(Image.fromarray(mask.astype(np.int32)), nearest=True, fill=data.ignore_index)
     if side is not None and side != geometry.size:
         picture = picture.resize((side, side), Image.Resampling.NEAREST)
     return np.asarray(picture).astype(np.int64)

@@ -14,7 +14,7 @@ from levl_eval.cards import ConnectorSpec, DataSpec, PromptSpec, RecipeCard, pro
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.engines import Kept
-from levl_eval.features import FeatureSet, FeatureStore
+from levl_eval.features import FORMAT, FeatureSet, FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
@@ -91,7 +91,7 @@ def obtain(
     features = [shop.features(s.images, recipe.connector) for s in sets]
     lap("features")
     meta = {
-        "weights": backbone.weights_sha256, "preprocess": backbone.preprocess.describe(), "llm": shop.language.sha256,
+        "weights": backbone.weights_sha256, "preprocess": backbone.preprocess.describe(), "features": FORMAT, "llm": shop.language.sha256,
         "dtype": str(shop.language.dtype), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, shop.language), "seed": seed,
         "data": [[s.fingerprint, s.images.fingerprint] for s in sets], "first": first.key if first else None,
     }  # fmt: skip

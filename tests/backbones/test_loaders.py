@@ -294,5 +294,30 @@ def test_preprocess_geometry():
     image = Image.fromarray(np.arange(40 * 80 * 3, dtype=np.uint8).reshape(40, 80, 3))
     crop = Preprocess(20, "shortest", 30)
     assert crop(image).shape == (3, 20, 20) and Preprocess(20, "squash")(image).shape == (3, 20, 20)
+    assert np.array_equal(Preprocess(20).geometry(image.resize((20, 20))), image.resize((20, 20)))  # a square is left alone
     flat = Preprocess(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))(Image.new("RGB", (9, 9), (255, 0, 51)))
     assert torch.allclose(flat[:, 0, 0], torch.tensor([2.0, -2.0, -1.2]), atol=1e-6)
+
+
+SIZES = [(64, 64), (65, 64), (64, 67), (101, 97), (97, 101), (500, 375), (375, 500), (333, 500), (640, 427), (427, 641), (31, 200), (9, 7), (7, 90), (224, 223), (1, 1), (3, 301)]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize(("size", "resize_to"), [(64, None), (63, 73), (32, 37), (96, 65), (97, 64)])
+def test_shortest_side_and_crop_are_torchvisions_to_the_pixel(method, size, resize_to):
+    from torchvision import transforms
+
+    how = getattr(transforms.InterpolationMode, method.upper())
+    theirs = transforms.Compose([transforms.Resize(resize_to or size, how), transforms.CenterCrop(size)])
+    labels = transforms.Compose(
+        [transforms.Resize(resize_to or size, transforms.InterpolationMode.NEAREST), transforms.CenterCrop(size)]
+    )
+    ours, rng = Preprocess(size, "shortest", resize_to, method), np.random.default_rng(size)
+    for width, height in SIZES:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        assert np.array_equal(ours.geometry(image), theirs(image)), (width, height)
+        mask = Image.fromarray(rng.integers(1, 200, (height, width)).astype(np.int32))
+        assert np.array_equal(ours.geometry(mask, nearest=True), labels(mask)), (width, height)
+        if size > (resize_to or size):  # what lies around the picture has no label
+            void = np.asarray(ours.geometry(mask, nearest=True, fill=255))
+            assert np.array_equal(void == 255, np.asarray(labels(mask)) == 0), (width, height)
