@@ -16,6 +16,7 @@ from levl_eval.cards import BackboneCard, near, protocol_of
 from levl_eval.errors import UsageError
 from levl_eval.io import locked, sha256_file
 from levl_eval.lmms import lmms_identity
+from levl_eval.processes import keep_freed_memory
 from levl_eval.progress import Progress
 from levl_eval.records import Record
 from levl_eval.registry import backbone_card, language_models, llm_cards, names, task_card
@@ -202,6 +203,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: at least 1 image")
     where = pick_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     for folder in (out / "records", out / "samples", cache):
         try:
             folder.mkdir(parents=True, exist_ok=True)

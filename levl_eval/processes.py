@@ -7,6 +7,7 @@ the file system, each to one process, and their features chunk by chunk.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -119,3 +120,20 @@ def _team(alone: bool) -> Team:
 def team() -> Team:
     """The team of this process."""
     return _team(_alone)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one, instead of giving it to the system and having every page zeroed again.
+
+    A training step of a small model on the CPU touches its activations anew each time: up to a sixth of its time. Elsewhere than
+    glibc: nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 25)  # the largest it takes; what is larger is mapped, and given back, one by one
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+    except (AttributeError, OSError, TypeError):
+        return

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import warnings
 from datetime import timedelta
@@ -18,6 +17,7 @@ from levl_eval.errors import UsageError
 from levl_eval.evaluation import pick_device
 from levl_eval.pretrain.config import PretrainConfig
 from levl_eval.pretrain.parallel import world
+from levl_eval.processes import keep_freed_memory
 
 _PATIENCE = timedelta(hours=12)  # others wait this long while one process of a node decodes the data
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
@@ -31,22 +31,6 @@ def has_bfloat16(device: torch.device) -> bool:
         tests = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
         return any(test() for test in tests if test is not None)
     return False
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one, instead of giving it to the system and having every page zeroed again.
-
-    A nano step on the CPU touches 70 MB of activations anew each time: a twentieth of its time. Elsewhere than glibc: nothing.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 1 << 25)  # the largest it takes; what is larger is mapped, and given back, one by one
-        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-    except (AttributeError, OSError, TypeError):
-        return
 
 
 def _trackers(config: PretrainConfig) -> list[str]:
