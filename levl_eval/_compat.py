@@ -38,6 +38,11 @@ def repair() -> bool:
     return True
 
 
+def repaired() -> bool:
+    """Whether :func:`repair` had to do something in this process."""
+    return bool(_kept)
+
+
 def _extension_loads(package: Path) -> bool:
     """Whether torchvision's compiled operators load here; loading them once more later is harmless."""
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     p = commands.add_parser("report", help="write report.html of a run directory")
     p.add_argument("dir", metavar="DIR")
+    p.add_argument("--data", metavar="DIR", help="where the data sets lie now, if not where the records say")
     p.add_argument("--no-pictures", action="store_true", help="do not read the data sets again for their images")
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 
 
-def images_of(record: Record) -> Callable[[str], Image.Image] | None:
-    """From image id to image, through the reader the record's task used; None where the data are not at hand."""
+def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.Image] | None:
+    """From image id to image, through the reader the record's task used; None where that task's pictures cannot be shown.
+
+    They are shown only where the set found has the fingerprint the record holds: names alone may be those of other pictures.
+    What is left out, and why, is told on stderr.
+    """
     from levl_eval.cards import parse_card
     from levl_eval.data.readers import read_classification, read_questions, read_segmentation
     from levl_eval.errors import LevlError
-    from levl_eval.evaluation import default_cache
 
     readers: dict[str, Any] = {
         "vqa": read_questions,
@@ -39,25 +44,50 @@ def images_of(record: Record) -> Callable[[str], Image.Image] | None:
     read = readers.get(record.engine)
     if read is None or not record.card:
         return None
-    source = str(record.data.get("source", ""))
-    folder = str(default_cache() / "scenes" / "seed0") if source == "scenes" else source
-    if source != "hub" and not Path(folder).is_dir():
-        return None
+    folder = data or _source(record)
     try:
-        return read(parse_card(record.card, record.key).data, folder, record.limit).images.open
-    except LevlError:
+        if folder != "hub" and not Path(folder).is_dir():
+            raise LevlError(f"{folder} is not there; give --data DIR")
+        found = read(parse_card(record.card, record.key).data, folder, record.limit)
+        if record.data.get("fingerprint") != _fingerprint(found):
+            raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
+    except LevlError as e:
+        print(f"report: no pictures of {record.task}: {e}", file=sys.stderr)
         return None
+    return found.images.open
 
 
-def write(out: Path, pictures: bool = True) -> Path:
-    """Write ``out/report.html`` from the records there."""
+def _source(record: Record) -> str:
+    """The record's --data, as seen from the folder that run was started in; the generated world's own place."""
+    from levl_eval.evaluation import default_cache
+
+    source = str(record.data.get("source", ""))
+    if source == "scenes":
+        return str(default_cache() / "scenes" / "seed0")
+    return source if source == "hub" else str(Path(str(record.call.get("folder", "")), Path(source).expanduser()))
+
+
+def _fingerprint(found: Any) -> str:
+    """What a record says of this set (vlm.task for questions, the others' run functions)."""
+    from levl_eval.data.images import fingerprint_text
+    from levl_eval.data.types import QuestionSet
+
+    if isinstance(found, QuestionSet):
+        from levl_eval.vlm.training import connector_key
+
+        return connector_key({"questions": found.fingerprint, "images": found.images.fingerprint})
+    return fingerprint_text([found.fingerprint, found.images.fingerprint])
+
+
+def write(out: Path, pictures: bool = True, data: str | None = None) -> Path:
+    """Write ``out/report.html`` from the records there. data: where the data sets lie, if not where the records say."""
     from levl_eval.report.html import write_report
     from levl_eval.report.results import Results
 
-    return write_report(out, Results.read([out]), images_of if pictures else None)
+    return write_report(out, Results.read([out]), (lambda record: images_of(record, data)) if pictures else None)
 
 
 def run(args: argparse.Namespace) -> int:
-    path = write(Path(args.dir), not args.no_pictures)
+    path = write(Path(args.dir), not args.no_pictures, args.data)
     print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if args.json else f"{path}: written")
     return 0

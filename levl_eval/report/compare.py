@@ -13,6 +13,7 @@ from levl_eval.metrics.permutation import holm
 from levl_eval.metrics.statistics import DRAWS
 from levl_eval.records import Estimate, Record, read_record
 from levl_eval.report.paired import Samples, load_samples, pair
+from levl_eval.report.units import amount, lower_is_better
 
 ALPHA = 0.05
 Side = Record | str | Path  # a record, or the path of one
@@ -48,7 +49,7 @@ class Comparison:
     seed_sd: float | None  # spread of the difference between seeds, apart from the interval
     items: int
     images: int
-    wins: tuple[int, int]  # items on which a, b scores higher
+    wins: tuple[int, int]  # items on which a, b does better
     left_out: int
     only_one_side: int
     mismatch: tuple[str, ...] = ()
@@ -63,10 +64,12 @@ class Comparison:
         if low is None or high is None:
             said = "too few images for a verdict"
         elif self.p_holm < ALPHA and self.difference.value:
-            winner, loser = (self.a, self.b) if self.difference.value > 0 else (self.b, self.a)
-            said = f"{winner} is better than {loser} by {100 * abs(self.difference.value):.1f} points ({text})"
+            ahead = (self.difference.value > 0) != lower_is_better(self.metric)
+            winner, loser = (self.a, self.b) if ahead else (self.b, self.a)
+            said = f"{winner} is better than {loser} by {amount(abs(self.difference.value), self.metric)} ({text})"
         else:
-            said = f"no difference shown ({text}): anything from {100 * low:+.1f} to {100 * high:+.1f} points is possible"
+            least, most = amount(low, self.metric, signed=True, unit=False), amount(high, self.metric, signed=True)
+            said = f"no difference shown ({text}): anything from {least} to {most} is possible"
         return f"NOT COMPARABLE as measured ({'; '.join(self.mismatch)}), but: {said}" if self.mismatch else said
 
     def as_dict(self) -> dict[str, Any]:
@@ -170,11 +173,12 @@ def compare(
     x, y = _item_scores(paired.ids, sides[0], paired.seeds), _item_scores(paired.ids, sides[1], paired.seeds)
     order = sorted((i for i in paired.ids if x[i] != y[i]), key=lambda i: (-abs(x[i] - y[i]), i))
     first, second = sides[0][0][1], sides[1][0][1]
+    wins = sum(x[i] > y[i] for i in paired.ids), sum(y[i] > x[i] for i in paired.ids)
     return Comparison(
         task=left[0].task, metric=left[0].main_metric, a=names[0], b=names[1], values=paired.values,
         difference=paired.difference(draws), p=p.p, p_method=p.method, p_holm=p.p, family=1, seeds=paired.seeds,
         seed_sd=paired.seed_sd, items=len(paired.ids), images=len(set(paired.images.tolist())),
-        wins=(sum(x[i] > y[i] for i in paired.ids), sum(y[i] > x[i] for i in paired.ids)),
+        wins=wins[::-1] if lower_is_better(left[0].main_metric) else wins,
         left_out=paired.left_out, only_one_side=paired.only_one_side, mismatch=tuple(dict.fromkeys(wrong)),
         most_different=tuple(
             Difference(

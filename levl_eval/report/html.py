@@ -20,7 +20,7 @@ from levl_eval.report import svg
 from levl_eval.report.paired import Samples
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import floor_notes
-from levl_eval.report.units import factor, interval
+from levl_eval.report.units import factor, interval, lower_note
 from levl_eval.report.wide import html_tables
 
 HERE = Path(__file__).resolve().parent
@@ -96,9 +96,10 @@ def _gains(results: Results, colour: dict[str, int]) -> str:
         found = [(n, colour[n], _scaled(g, factor(row.metric))) for n in row.cells if (g := results.gain(row, n)) is not None]
         if found:
             rows.append((f"{row.title}, {row.metric}", found))
+    lower = html.escape(lower_note(row.metric for row in results.rows))
     chart = svg.bars(rows, "gain over the random-initialised backbone in points, with 95% intervals")
     return (
-        f"<h2 id=gain>Gain over a random-initialised encoder</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.</figcaption></figure>"
+        f"<h2 id=gain>Gain over a random-initialised encoder</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.{lower}</figcaption></figure>"
         if chart
         else ""
     )
@@ -129,9 +130,10 @@ def _learning(results: Results, colour: dict[str, int]) -> str:
                 for n, c in row.cells.items()
                 if c.records and isinstance(c.records[0].notes.get(key), list)
             ]
-            chart = svg.curves(lines, f"{key} of {row.title}")
+            what = key.replace("_", " ")
+            chart = svg.curves(lines, f"{what} of {row.title}")
             if chart:
-                parts.append(f"<h3>{html.escape(f'{row.title}: {key}')}</h3><figure>{chart}</figure>")
+                parts.append(f"<h3>{html.escape(f'{row.title}: {what}')}</h3><figure>{chart}</figure>")
     return (
         f"<h2 id=curves>Learning curves</h2><details><summary>Loss of heads and connectors over training</summary>{''.join(parts)}</details>"
         if parts
@@ -199,7 +201,8 @@ def _protocols(results: Results) -> str:
     return "".join(parts)
 
 
-_BROWSER = """<h2 id="browse">Samples</h2>
+_BROWSER = f"""<h2 id="browse">Samples</h2>
+<p class="soft">A fixed choice of up to {IMAGES} images of each task, with their questions; the folder samples/ of the run holds all.</p>
 <div class="controls"><label>Task<select id="task"></select></label>
 <label>Show<select id="filter"><option value="all">all</option><option value="differ">backbones disagree</option>
 <option value="wrong">all wrong</option><option value="right">all right</option></select></label>

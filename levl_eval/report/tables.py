@@ -12,7 +12,7 @@ from typing import IO, Any
 from levl_eval.io import atomic_write
 from levl_eval.records import Record, read_records
 from levl_eval.report.results import Results, Row
-from levl_eval.report.units import factor, interval, text
+from levl_eval.report.units import factor, interval, lower_note, text
 
 # Column -> meaning; the order is the file's order. No times, paths or versions: equal runs give equal bytes.
 COLUMNS: dict[str, str] = {
@@ -180,6 +180,8 @@ def show(results: Results, stream: IO[str] | None = None) -> None:
     print("percent, 95% intervals over images; gain: paired, over the random-initialised backbone", file=stream)
     for line, best in lines(results, width):
         print(f"\x1b[1m{line}\x1b[0m" if best and terminal else line, file=stream)
+    if lower := lower_note(row.metric for row in results.rows):
+        print(lower.strip(), file=stream)
     for note in floor_notes(results.records):
         print(note, file=stream)
     for r in results.records:

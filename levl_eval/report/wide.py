@@ -15,7 +15,7 @@ from typing import Any
 from levl_eval.records import Estimate
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import floor_notes
-from levl_eval.report.units import factor, interval, text
+from levl_eval.report.units import factor, interval, lower_note, text
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
 GAIN_CAPTION = "Gain over the random-initialised backbone in points, paired over images, with 95% intervals."
@@ -57,19 +57,23 @@ def _gain(e: Estimate | None, metric: str) -> Entry:
 
 def tables(results: Results) -> list[Wide]:
     """Values and, where there is a random-initialised backbone, gains. Backbones without a row are left out."""
-    names = results.backbones
+    names, lower = results.backbones, lower_note(row.metric for row in results.rows)
     values = [
         (row.title, row.metric, [_value(results, row, n, best) for n in names])
         for row in results.rows
         for best in [results.best(row)]
     ]
-    out = [Wide(CAPTION, ["task", "metric", *names], values)]
+    out = [Wide(CAPTION + lower, ["task", "metric", *names], values)]
     gains = [(row.title, row.metric, [_gain(results.gain(row, n), row.metric) for n in names]) for row in results.rows]
     gains = [g for g in gains if any(e.text for e in g[2])]
     keep = [i for i in range(len(names)) if any(g[2][i].text for g in gains)]
     if gains:
         out.append(
-            Wide(GAIN_CAPTION, ["task", "metric", *(names[i] for i in keep)], [(t, m, [e[i] for i in keep]) for t, m, e in gains])
+            Wide(
+                GAIN_CAPTION + lower,
+                ["task", "metric", *(names[i] for i in keep)],
+                [(t, m, [e[i] for i in keep]) for t, m, e in gains],
+            )
         )
     return out
 

@@ -11,6 +11,7 @@ import levl_eval
 from levl_eval import ProtocolMismatch, UsageError
 from levl_eval.cli import main
 from levl_eval.metrics.permutation import sign_flip_test
+from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample, read_records, write_record
 from levl_eval.report.compare import compare, compare_all, differing_fields
 from tests.report.conftest import fill, record
@@ -51,6 +52,25 @@ def test_mean_iou_is_paired_by_image(run_dir):
     c = compare(of(run_dir, "good", "ade20k")[0], of(run_dir, "fair", "ade20k")[0])
     assert c.difference.low > 0 and c.difference.method.startswith("paired cluster bootstrap")
     assert c.values[0] == pytest.approx(of(run_dir, "good", "ade20k")[0].metrics["mean_iou"].value)
+
+
+def test_of_an_error_the_smaller_is_the_better(tmp_path, capsys):
+    for name, level in (("near", 0.3), ("far", 0.7)):
+        errors = level + 0.1 * np.random.default_rng(len(name)).random(30)
+        samples = [Sample(id=f"i{k}", image_id=f"i{k}", score=float(e)) for k, e in enumerate(errors)]
+        write_record(tmp_path, record(name, "depth", "rmse", {"rmse": mean_estimate(errors)}, engine="depth"), samples)
+    near, far = of(tmp_path, "near", "depth")[0], of(tmp_path, "far", "depth")[0]
+    c = compare(near, far)
+    assert c.verdict.startswith("near is better than far by 0.388 in rmse") and c.wins == (30, 0)
+    assert compare(far, near).verdict.startswith("near is better than far by 0.388 in rmse") and compare(far, near).wins == (
+        0,
+        30,
+    )
+    for form in ("table", "md", "html"):
+        assert main(["leaderboard", str(tmp_path), "--format", form]) == 0
+        assert "ower is better for rmse" in capsys.readouterr().out
+    with_itself = compare(near, near)
+    assert "anything from +0.000 to +0.000 in rmse is possible" in with_itself.verdict
 
 
 def test_other_protocol_or_data_is_refused_with_the_fields(run_dir, tmp_path):

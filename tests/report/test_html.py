@@ -12,11 +12,16 @@ import pytest
 from PIL import Image
 
 from levl_eval.cli import main
+from levl_eval.commands.report import images_of
+from levl_eval.data.readers import read_classification
 from levl_eval.errors import LevlError
+from levl_eval.probes import common
+from levl_eval.registry import task_card
 from levl_eval.report import html as page
 from levl_eval.report.html import build
 from levl_eval.report.results import Results
 from levl_eval.report.svg import bars, curves, scatter
+from tests.report.conftest import record
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,26 @@ def test_the_command_writes_it(run_dir, capsys):
     assert (run_dir / "report.html").stat().st_size < 15_000_000
 
 
+def test_pictures_of_other_data_are_not_shown(tmp_path, capsys):
+    """Names alone may be those of other pictures: the set found must be the one measured, wherever the command is called."""
+    data = tmp_path / "data" / "classification"
+    for split, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        (data / split / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (200, 0, 0)).save(data / split / name / "0.png")
+    card = task_card("linear")
+    measured = common.data_of(read_classification(card.data, str(tmp_path / "data")))
+    one = record(
+        "x", "linear", "top1", {}, card=card.model_dump(mode="json", exclude_none=True), data={**measured, "source": "data"},
+        call={"folder": str(tmp_path)},
+    )  # fmt: skip
+    assert images_of(one)("a/0.png").size == (8, 8) and not capsys.readouterr().err
+    Image.new("RGB", (9, 9), (0, 0, 200)).save(data / "test" / "a" / "0.png")
+    assert images_of(one) is None and "holds other data than those measured; give --data DIR" in capsys.readouterr().err
+    shutil.rmtree(data)
+    assert images_of(one) is None and "no pictures of linear" in capsys.readouterr().err
+    assert images_of(one, str(tmp_path / "none")) is None and f"{tmp_path / 'none'} is not there" in capsys.readouterr().err
+
+
 CHECK = """<script>
 const $ = (id) => document.getElementById(id), seen = {};
 const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input")); return $("count").textContent; };
@@ -89,7 +114,7 @@ document.body.dataset.seen = JSON.stringify(seen);
 def test_in_a_real_browser(results, tmp_path):
     browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
     if browser is None:
-        pytest.skip("no chromium here; .ci/run installs it")
+        pytest.skip("no browser found; install one, e.g. apt-get install chromium")
     path = tmp_path / "report.html"
     path.write_text(build(results, opener).replace("</body>", CHECK))
     flags = [

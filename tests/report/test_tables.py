@@ -13,6 +13,7 @@ import pytest
 
 from levl_eval.cli import main
 from levl_eval.records import read_records
+from levl_eval.report.published import folder
 from levl_eval.report.results import Results
 from levl_eval.report.tables import COLUMNS, lines, rows, to_csv, write_leaderboard
 from levl_eval.report.wide import WIDE_COLUMNS, html_page, latex, markdown, tables, wide_csv
@@ -181,3 +182,13 @@ def test_wrong_use_is_told(run_dir, tmp_path, capsys):
     ):
         assert main(words) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pandas_reads_every_file_in_one_line(run_dir):
+    one = next(p for p in sorted((run_dir / "samples").iterdir()) if p.name.startswith("gqa"))
+    samples = pd.read_json(one, lines=True)
+    assert len(samples) == 240 and {"id", "image_id", "prediction", "target", "score"} <= set(samples.columns)
+    record = pd.read_json(run_dir / "records" / f"{one.stem}.json", typ="series")
+    assert record["task"] == "gqa" and record["metrics"]["accuracy"]["value"] == pytest.approx(samples["score"].mean())
+    for file in sorted(folder().glob("*.csv")):
+        assert len(pd.read_csv(file)) > 3
