@@ -1,9 +1,10 @@
 """The whole path of C at once against scikit-learn's LBFGS fitted value by value: time, and accuracy at every C.
 
     python benchmarks/linear_path.py [--features FILE.npz] [--rows 4000] [--dim 192] [--classes 10] [--values 45] [--tolerance 1e-7]
+                                     [--repeats 3]
 
-Both run in this process, one after another, in CPU seconds of one thread; the ratio is what counts. scikit-learn starts every C
-afresh, to the same tolerance as the path. (--warm starts each from the one before; with its default tolerance it then often stops
+Both run in this process, in turn, in CPU seconds of one thread; the ratio is what counts, with Student's interval over repeats of
+the pair (of the ratio's logarithm). scikit-learn starts every C afresh, to the same tolerance as the path. (--warm starts each from the one before; with its default tolerance it then often stops
 at once, far from the solution: look at the accuracies.) --features: arrays x [N, D], y [N], test_x, test_y; without it
 clouds whose spread falls fifty-fold over the dimensions are drawn.
 """
@@ -38,12 +39,14 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=1e-7, help="scikit-learn's tol (its default is 1e-4)")
     parser.add_argument("--own-tolerance", type=float, default=1e-7, help="the path's, the card's is 1e-7")
     parser.add_argument("--warm", action="store_true", help="scikit-learn's warm_start along the path")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs that are timed")
     parser.add_argument("--json", type=Path, help="write the figures here")
     o = parser.parse_args()
     import numpy as np
     import torch
     from sklearn.linear_model import LogisticRegression
 
+    from levl_eval.metrics.statistics import student_quantile
     from levl_eval.probes.common import Matrix
     from levl_eval.probes.logistic import solve_path
 
@@ -61,29 +64,38 @@ def main() -> None:
     test.scale_like(train)
     strengths, device = 10.0 ** np.linspace(-6, 5, o.values), torch.device("cpu")
     a, b = (m.take(np.arange(len(m))).numpy().astype(np.float64) for m in (train, test))
-    start = time.process_time()
-    fit = solve_path([(train, y)], int(y.max()) + 1, strengths, device, tolerance=o.own_tolerance)
-    ours = time.process_time() - start
-    mine = (fit.predictions(test, device) == ty[:, None]).mean(0)
-    theirs, seconds = [], 0.0
-    model = LogisticRegression(max_iter=10000, tol=o.tolerance, warm_start=o.warm)
-    for c in strengths:
-        model.C = float(c)
+    ratios: list[float] = []
+    for repeat in range(o.repeats):
         start = time.process_time()
-        model.fit(a, y)
-        seconds += time.process_time() - start
-        theirs.append(float(model.score(b, ty)))
-        print(
-            f"C {c:9.2e}  scikit-learn {100 * theirs[-1]:6.2f}  path {100 * mine[len(theirs) - 1]:6.2f}  {seconds:7.1f} s so far",
-            flush=True,
-        )
+        fit = solve_path([(train, y)], int(y.max()) + 1, strengths, device, tolerance=o.own_tolerance)
+        ours = time.process_time() - start
+        mine = (fit.predictions(test, device) == ty[:, None]).mean(0)
+        theirs, seconds = [], 0.0
+        model = LogisticRegression(max_iter=10000, tol=o.tolerance, warm_start=o.warm)
+        for c in strengths:
+            model.C = float(c)
+            start = time.process_time()
+            model.fit(a, y)
+            seconds += time.process_time() - start
+            theirs.append(float(model.score(b, ty)))
+            if repeat == 0:
+                print(
+                    f"C {c:9.2e}  scikit-learn {100 * theirs[-1]:6.2f}  path {100 * mine[len(theirs) - 1]:6.2f}  {seconds:7.1f} s so far",
+                    flush=True,
+                )
+        ratios.append(seconds / ours)
+        print(f"path {ours:.2f} s, scikit-learn {seconds:.2f} s: {ratios[-1]:.1f} times faster", flush=True)
+    logs = np.log(ratios)
+    middle = float(np.exp(logs.mean()))
+    half = student_quantile(len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5 if len(logs) > 1 else float("nan")
+    ends = [middle * float(np.exp(-half)), middle * float(np.exp(half))]
     difference = np.abs(mine - np.array(theirs))
     out = {
         "rows": len(x), "dim": x.shape[1], "classes": int(y.max()) + 1, "values": o.values, "tolerance_sklearn": o.tolerance, "tolerance_path": o.own_tolerance, "warm_start": o.warm,
-        "times_faster": seconds / ours, "largest_accuracy_difference": float(difference.max()),
+        "times_faster": middle, "interval": ends, "ratios": ratios, "largest_accuracy_difference": float(difference.max()),
         "best_accuracy": {"path": float(mine.max()), "scikit-learn": max(theirs)},
     }  # fmt: skip
-    print(f"path {ours:.2f} s, scikit-learn {seconds:.2f} s: {out['times_faster']:.1f} times faster")
+    print(f"{middle:.1f} times faster (95% interval {ends[0]:.1f} to {ends[1]:.1f}, {len(ratios)} pairs)")
     print(f"accuracies at the same C differ by at most {100 * difference.max():.3f} points")
     if o.json:
         o.json.write_text(json.dumps(out, indent=1) + "\n")
