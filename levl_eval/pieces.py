@@ -100,8 +100,11 @@ class Desk:
             work_alone()
         rest = [n for n in range(len(self.pieces)) if n not in self.records]
         rank, size = place()
-        start = rank * len(rest) // size
-        for number in [n for n in (*rest[start:], *rest[:start]) if not self._alone(n, wait=False)]:
+        start, end = rank * len(rest) // size, (rank + 1) * len(rest) // size
+        own = rest[start:end]
+        if rank:  # what a language model says without a picture is found once, by the first: the others come to it later
+            own = sorted(own, key=lambda n: self.pieces[n].card.engine in TOGETHER)
+        for number in [n for n in (*own, *rest[end:], *rest[:start]) if not self._alone(n, wait=False)]:
             if size > 1:
                 self._help(number)
             self._alone(number, wait=True)
