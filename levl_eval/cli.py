@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 from levl_eval import __version__
 from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.processes import cores, place
 from levl_eval.terminal import print_rows
-from levl_eval.workers import cores, end_with_parent, workers
+from levl_eval.workers import end_with_parent, workers
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
 DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
@@ -174,7 +175,6 @@ def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
     from levl_eval.evaluation import evaluate
-    from levl_eval.processes import place
     from levl_eval.progress import Progress
     from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
@@ -227,7 +227,7 @@ def _demo(args: argparse.Namespace) -> int:
     """All four on every task, but zero-shot only for those that have a text encoder."""
     with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
     work = [(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])]
-    return _shared(min(cores(), len(DEMO_BACKBONES)), work, args)
+    return _shared(1 if place()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)
 
 
 def _one_line(text: str) -> str:

@@ -31,7 +31,7 @@ from levl_eval.backbones.base import Features, Preprocess
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import LevlError
 from levl_eval.io import atomic_path, atomic_write, locked, told_when_full
-from levl_eval.processes import place
+from levl_eval.processes import cores, place
 from levl_eval.progress import Progress
 
 ARRAYS = ("pooled", "patches")
@@ -202,7 +202,7 @@ class Extraction:
         def load(name: str) -> torch.Tensor:
             return self.preprocess(self.images.open(name))
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, cores())) as pool:
             ahead: deque[tuple[int, int, list[Any]]] = deque()
 
             def first() -> tuple[int, int, torch.Tensor]:

@@ -16,13 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from levl_eval.errors import UsageError
+from levl_eval.processes import cores, place
 
 PARENT = "LEVL_PARENT"  # in a worker's environment: the process that ends with it
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment(rank: int, count: int) -> dict[str, str]:
@@ -42,24 +38,30 @@ def workers(count: int, words: Sequence[str]) -> Iterator[None]:
     if count == 1:
         yield
         return
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if place()[1] > 1:
         raise UsageError(f"--workers {count}: a launcher has started several processes already; leave it out")
-    before = dict(os.environ)
+    first = _environment(0, count)
+    before = {name: os.environ.get(name) for name in first}
     command = [sys.executable, "-m", "levl_eval.cli", *words, "--workers", "1", "--quiet"]
     others = []
     try:
         for rank in range(1, count):
             more = {**_environment(rank, count), PARENT: str(os.getpid())}
-            others.append(subprocess.Popen(command, env={**before, **more}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        os.environ.update(_environment(0, count))
+            others.append(
+                subprocess.Popen(command, env={**os.environ, **more}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+        os.environ.update(first)
         yield
     finally:
         for other in others:
             other.terminate()
         for other in others:
             other.wait()
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def end_with_parent() -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from levl_eval import cli
 from levl_eval.cli import main
 from levl_eval.errors import UsageError
+from levl_eval.processes import cores
 from levl_eval.workers import workers
 
 CARD = "kind: backbone\nname: {name}\nuri: random:nano?seed={seed}\n"
@@ -75,3 +77,12 @@ def test_a_wrong_number_is_told(monkeypatch):
         pass
     with workers(1, []):
         assert os.environ["WORLD_SIZE"] == "2"
+
+
+def test_the_demo_takes_a_process_a_core_and_no_more_of_them_under_a_launcher(monkeypatch):
+    counts = []
+    monkeypatch.setattr(cli, "_shared", lambda count, work, args: counts.append(count) or 0)
+    assert main(["demo"]) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["demo"]) == 0
+    assert counts == [min(cores(), 4), 1]

@@ -56,6 +56,7 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
     """One mapping a finding: level (ok | note | error), what, found. test: run the self-test too."""
     from levl_eval import _compat, selftest
     from levl_eval.evaluation import default_cache, environment
+    from levl_eval.processes import cores
 
     out: list[dict[str, str]] = []
 
@@ -69,7 +70,7 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
         import torch
 
         name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device: encoders run on the CPU"
-        tell("ok", "device", f"{name}, {os.cpu_count()} CPU cores")
+        tell("ok", "device", f"{name}, {cores()} CPU cores")
         import levl_eval.backbones  # noqa: F401  (repairs what can be, before torchvision is imported)
 
         if _compat.repaired():

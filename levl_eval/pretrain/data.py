@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 from levl_eval.errors import UsageError
 from levl_eval.io import atomic_path, atomic_write
 from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.processes import cores
 from levl_eval.progress import Progress
 
 _CHUNK = 500
@@ -121,7 +121,7 @@ def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str]) -> tuple[np.
 
 
 def _workers() -> int:
-    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return min(8, cores())
 
 
 def _build(folder: Path, jobs: list, work: Callable, total: int, size: int, allowed: float, progress: Progress) -> None:

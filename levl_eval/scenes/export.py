@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.io import atomic_write
+from levl_eval.processes import cores
 from levl_eval.progress import Progress
 from levl_eval.scenes import VERSION
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
@@ -226,7 +226,7 @@ def make_scenes(
         if part != "imagenet9/background"
         for i in range(0, n, 100)
     ]
-    workers = max(1, min(8, os.cpu_count() or 1))
+    workers = min(8, cores())
     with progress.stage("drawing scenes", sum(numbers.values()), "picture") as bar, ProcessPoolExecutor(workers) as pool:
         for done in pool.map(_write_chunk, jobs):
             bar.advance(done)
