@@ -75,6 +75,12 @@ class Record(BaseModel):
     _home: Path | None = PrivateAttr(default=None)  # the run directory it was read from or written to
 
     @property
+    def source(self) -> str:
+        """Where its data lay: "scenes", "hub", or a directory as seen from the folder the run was started in."""
+        named = str(self.data.get("source", "scenes"))
+        return named if named in ("scenes", "hub") else str(Path(str(self.call.get("folder", "")), Path(named).expanduser()))
+
+    @property
     def home(self) -> Path:
         """The run directory that holds the record and its samples. Raises UsageError for a record that was never written."""
         if self._home is None:

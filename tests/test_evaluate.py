@@ -188,6 +188,17 @@ def test_a_record_is_run_again_from_itself(world, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_relative_data_folder_is_that_of_the_run_wherever_the_record_is_run_again(world, capsys, monkeypatch):
+    monkeypatch.chdir(world)
+    words = ["run", "--backbone", "random:nano", "--tasks", "linear", "--data", "data", "--seeds", "0", "--limit", "7"]
+    assert main([*words, "--out", "relative", "--quiet"]) == 0
+    (path,) = (world / "relative" / "records").iterdir()
+    (world / "elsewhere").mkdir()
+    monkeypatch.chdir(world / "elsewhere")
+    assert main(["rerun", str(path), "--quiet"]) == 0
+    assert "the same numbers" in capsys.readouterr().out
+
+
 def test_doctor_tells_what_is_there_and_what_is_missing(world, capsys):
     assert main(["doctor", "--data", str(world / "data"), "--json", "--no-self-test"]) == 0
     found = {f["what"]: f for f in json.loads(capsys.readouterr().out)}

@@ -31,8 +31,10 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     What is left out, and why, is told on stderr.
     """
     from levl_eval.cards import parse_card
+    from levl_eval.data.images import fingerprint_of
     from levl_eval.data.readers import read_classification, read_questions, read_segmentation
     from levl_eval.errors import LevlError
+    from levl_eval.evaluation import default_cache
 
     readers: dict[str, Any] = {
         "vqa": read_questions,
@@ -44,39 +46,17 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     read = readers.get(record.engine)
     if read is None or not record.card:
         return None
-    folder = data or _source(record)
+    folder = data or (str(default_cache() / "scenes" / "seed0") if record.source == "scenes" else record.source)
     try:
         if folder != "hub" and not Path(folder).is_dir():
             raise LevlError(f"{folder} is not there; give --data DIR")
         found = read(parse_card(record.card, record.key).data, folder, record.limit)
-        if record.data.get("fingerprint") != _fingerprint(found):
+        if record.data.get("fingerprint") != fingerprint_of(found):
             raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
     except LevlError as e:
         print(f"report: no pictures of {record.task}: {e}", file=sys.stderr)
         return None
     return found.images.open
-
-
-def _source(record: Record) -> str:
-    """The record's --data, as seen from the folder that run was started in; the generated world's own place."""
-    from levl_eval.evaluation import default_cache
-
-    source = str(record.data.get("source", ""))
-    if source == "scenes":
-        return str(default_cache() / "scenes" / "seed0")
-    return source if source == "hub" else str(Path(str(record.call.get("folder", "")), Path(source).expanduser()))
-
-
-def _fingerprint(found: Any) -> str:
-    """What a record says of this set (vlm.task for questions, the others' run functions)."""
-    from levl_eval.data.images import fingerprint_text
-    from levl_eval.data.types import QuestionSet
-
-    if isinstance(found, QuestionSet):
-        from levl_eval.vlm.training import connector_key
-
-        return connector_key({"questions": found.fingerprint, "images": found.images.fingerprint})
-    return fingerprint_text([found.fingerprint, found.images.fingerprint])
 
 
 def write(out: Path, pictures: bool = True, data: str | None = None) -> Path:

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if out.resolve() == old.home.resolve():
         raise UsageError(f"--out {out}: is the record's own run; give another folder")
     new = evaluate(
-        [backbone], [card], data=args.data or str(old.data.get("source", "scenes")), llm=str(old.call.get("llm", "scenes-lm")),
+        [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,
         batch_size=int(old.call.get("batch_size", 64)), progress=Progress(quiet=args.quiet), debug=args.debug,
     )[0]  # fmt: skip

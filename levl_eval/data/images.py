@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from levl_eval.data.types import ImageSet
+from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.io import sha256_file
 
@@ -50,6 +52,17 @@ def fingerprint_text(parts: Iterable[str]) -> str:
     for part in parts:
         digest.update(part.encode() + b"\n")
     return digest.hexdigest()
+
+
+def fingerprint_of(found: Any) -> str:
+    """Hex digest of an annotated set, images included: what a record holds as its data's ``fingerprint``.
+
+    found: one of data.types' sets. Question sets have a form of their own, kept so that rows measured before still compare.
+    """
+    if isinstance(found, QuestionSet):
+        text = json.dumps({"images": found.images.fingerprint, "questions": found.fingerprint})
+        return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint_text([found.fingerprint, found.images.fingerprint])
 
 
 def image_set(ids: Iterable[str], locate: Callable[[str], Path], source: str, where: str) -> ImageSet:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from levl_eval.backbones.base import Preprocess
-from levl_eval.data.images import fingerprint_text
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_depth
 from levl_eval.data.types import DepthSet, ImageSet
 from levl_eval.dense_cards import DepthCard
@@ -147,9 +147,9 @@ def run(context: Context) -> Outcome:
         for k, n in enumerate(names)
     ]  # fmt: skip
     data = {
-        "fingerprint": fingerprint_text([test.fingerprint, test.images.fingerprint]),
+        "fingerprint": fingerprint_of(test),
         "counts": {"images": len(test.images), "train_images": len(train.images)},
-        "train": fingerprint_text([train.fingerprint, train.images.fingerprint]), "split": test.split,
+        "train": fingerprint_of(train), "split": test.split,
     }  # fmt: skip
     notes = {"images_without_scored_pixels": empty, **({"head_loss": [round(x, 5) for x in curve]} if curve else {})}
     return Outcome(metrics, samples, data, notes, seconds, cache)

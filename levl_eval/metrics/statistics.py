@@ -21,7 +21,7 @@ from levl_eval.records import Estimate
 Z95 = 1.959963984540054
 DRAWS = 2000
 _BLOCK = 32 << 20  # bytes of weights held at once
-_KEPT = 4 << 20  # entries of draws that are small enough to be kept
+_KEPT = 2 << 20  # entries of draws that are small enough to be kept: 4 MiB each, 256 MiB in all
 _NORMAL = NormalDist()
 
 

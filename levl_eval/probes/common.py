@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from levl_eval.cards import CarvedSpec, DataSpec
-from levl_eval.data.images import fingerprint_text
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
@@ -279,4 +279,4 @@ def samples_of(data: ClassificationSet, predicted: np.ndarray, right: np.ndarray
 def data_of(data: ClassificationSet) -> dict[str, Any]:
     """What a record says of a classification set."""
     counts = {"images": len(data.images), "classes": len(data.classes)}
-    return {"fingerprint": fingerprint_text([data.fingerprint, data.images.fingerprint]), "counts": counts, "split": data.split}
+    return {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from levl_eval.data.images import fingerprint_text
+from levl_eval.data.images import fingerprint_of, fingerprint_text
 from levl_eval.data.readers import read_captions
 from levl_eval.data.types import CaptionSet
 from levl_eval.engines import Context, Outcome
@@ -169,6 +169,6 @@ def run(context: Context) -> Outcome:
                 for j, c in enumerate(data.captions)
             ]
     counts = {"images": len(data.images), "captions": len(data.captions)}
-    about = {"fingerprint": fingerprint_text([data.fingerprint, data.images.fingerprint]), "counts": counts, "split": data.split}
+    about = {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}
     notes = {"main_readout": chosen, "readouts": [r.name for r in backbone.readouts]}
     return Outcome(metrics | others, samples, about, notes, {"total": time.monotonic() - started}, cache)

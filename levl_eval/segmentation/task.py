@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from levl_eval.backbones.base import Preprocess
 from levl_eval.backbones.views import Views, make_views
 from levl_eval.cards import SegmentationCard
-from levl_eval.data.images import fingerprint_text
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import ImageSet, SegmentationSet
 from levl_eval.engines import Context, Outcome
@@ -247,9 +247,9 @@ def outcome_of(
 
     metrics = {name: bootstrap_statistic(counts, statistic(name), draws=2000, seed=0) for name in METRICS}
     data = {
-        "fingerprint": fingerprint_text([test.fingerprint, test.images.fingerprint]),
+        "fingerprint": fingerprint_of(test),
         "counts": {"images": len(test.images), "train_images": len(train.images), "classes": len(test.classes)},
-        "train": fingerprint_text([train.fingerprint, train.images.fingerprint]), "split": test.split,
+        "train": fingerprint_of(train), "split": test.split,
     }  # fmt: skip
     total = counts.sum(0)
     union = total[:, 1] + total[:, 2] - total[:, 0]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from levl_eval.cards import RecipeCard, VQACard
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import QuestionSet
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import UsageError
@@ -128,7 +129,7 @@ def run(context: Context) -> Outcome:
     lap("scores")
     journal.remove()
     data = {
-        "fingerprint": connector_key({"questions": test.fingerprint, "images": test.images.fingerprint}),
+        "fingerprint": fingerprint_of(test),
         "counts": {
             "questions": len(test.questions), "images": len(test.images), "train_questions": sum(len(s.questions) for s in trained.sets)
         },
