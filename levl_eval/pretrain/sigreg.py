@@ -17,7 +17,7 @@ Clenshaw sum, each one fused kernel. Work is tiled over slices; memory is a few 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -26,8 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_TILE = 1 << 16  # elements of a tile: few enough to stay in a core's caches, enough to outweigh the cost of a call
-_BLOCK = 1 << 21  # elements of projections that are multiplied at once
+_TILE = 1 << 15  # elements of a tile: few enough to stay in a core's caches, enough to outweigh the cost of a call
+_BLOCK = 1 << 20  # elements of projections that are multiplied at once; more of them cost page faults each step
 
 
 @lru_cache(maxsize=32)
@@ -66,58 +66,60 @@ def _split(knots: int) -> tuple[int, int, Tensor]:
 
 
 class _Harmonics:
-    """cos and sin of multiples of a tile of angles [w, B], w <= width, in buffers that every tile uses again."""
+    """cos and sin of multiples of a tile of angles [width, B], in buffers that every tile of that width uses again.
+
+    Views are made once: at this size a call spends as long on making one as on a small product.
+    """
 
     def __init__(self, knots: int, width: int, batch: int, like: Tensor) -> None:
-        self.small, self.large, table = _split(knots)
-        self.table = table.to(like)
-        self.rows, self.columns = 1 + 2 * self.small, 1 + 2 * self.large
-        self._left, self._right = like.new_empty(self.rows, width, batch), like.new_empty(self.columns, width, batch)
-        self._left[0], self._right[0] = 1.0, 1.0
-        self._spare, self._product = like.new_empty(2, width, batch), like.new_empty(width, self.rows, batch)
-        self._zero, self._minus = like.new_zeros(()), like.new_full((), -1.0)
+        small, large, table = _split(knots)
+        self.width, self.table = width, table.to(like)
+        rows, columns = 1 + 2 * small, 1 + 2 * large
+        left, right = like.new_empty(rows, width, batch), like.new_empty(columns, width, batch)
+        left[0], right[0] = 1.0, 1.0
+        self._cos, self._sin = left[1 : 1 + small].unbind(), left[1 + small :].unbind()
+        self._upper_cos, self._upper_sin = right[1 : 1 + large].unbind(), right[1 + large :].unbind()
+        self._inner, self._outer, self._turned = left.transpose(0, 1), right.permute(1, 2, 0), right.transpose(0, 1)
+        self._spare_cos, self._spare_sin = like.new_empty(2, width, batch).unbind()
+        self._product, self._grid = like.new_empty(width, rows, batch), (rows, columns)
+        self._terms = list(zip(self._product.unbind(1)[1:], left.unbind()[1:], strict=True))
+        self._mean, self._zero, self._minus = self.table.T / batch, like.new_zeros(()), like.new_full((), -1.0)
 
-    def _turn(self, c: Tensor, s: Tensor, by_c: Tensor, by_s: Tensor, out: tuple[Tensor, Tensor]) -> None:
+    def _turn(self, c: Tensor, s: Tensor, by_c: Tensor, by_s: Tensor, out_c: Tensor, out_s: Tensor) -> None:
         """cos and sin of the sum of two angles."""
-        torch.mul(c, by_c, out=out[0]).addcmul_(s, by_s, value=-1)
-        torch.mul(s, by_c, out=out[1]).addcmul_(c, by_s)
+        torch.mul(c, by_c, out=out_c).addcmul_(s, by_s, value=-1)
+        torch.mul(s, by_c, out=out_s).addcmul_(c, by_s)
 
-    def _double(self, c: Tensor, s: Tensor, out: tuple[Tensor, Tensor]) -> None:
-        torch.addcmul(self._minus, c, c, value=2, out=out[0])
-        torch.addcmul(self._zero, s, c, value=2, out=out[1])
+    def _double(self, c: Tensor, s: Tensor, out_c: Tensor, out_s: Tensor) -> None:
+        torch.addcmul(self._minus, c, c, value=2, out=out_c)
+        torch.addcmul(self._zero, s, c, value=2, out=out_s)
 
-    def _multiples(self, c: Tensor, s: Tensor) -> None:
-        """From the first of the rows c [n, w, B] and s the others, twice, three times, ... its angle."""
+    def _multiples(self, c: Sequence[Tensor], s: Sequence[Tensor]) -> None:
+        """From the first of c and s (each [w, B]) the others: twice, three times, ... its angle."""
         for i in range(1, len(c)):
             if i % 2:
-                self._double(c[i // 2], s[i // 2], (c[i], s[i]))
+                self._double(c[i // 2], s[i // 2], c[i], s[i])
             else:
-                self._turn(c[i - 1], s[i - 1], c[0], s[0], (c[i], s[i]))
+                self._turn(c[i - 1], s[i - 1], c[0], s[0], c[i], s[i])
 
-    def moments(self, theta: Tensor) -> Tensor:
-        """theta [w, B] -> means over the batch of cos k theta and sin k theta, [w, 2, K]; keeps what :meth:`slope` needs."""
-        w, batch = theta.shape
-        left, right = self._left[:, :w], self._right[:, :w]
-        c, s = left[1 : 1 + self.small], left[1 + self.small :]
+    def distances(self, theta: Tensor, targets: Tensor, out: Tensor) -> None:
+        """out [w, 2 K] = the means over the batch of (cos k theta, sin k theta) less the targets [2 K]; keeps what ``slope`` needs."""
+        c, s = self._cos, self._sin
         torch.cos(theta, out=c[0])
         torch.sin(theta, out=s[0])
         self._multiples(c, s)
-        twice = self._spare[0, :w], self._spare[1, :w]
-        self._double(c[-1], s[-1], twice)
-        upper_c, upper_s = right[1 : 1 + self.large], right[1 + self.large :]
-        self._turn(*twice, c[0], s[0], (upper_c[0], upper_s[0]))  # 2 J + 1 times theta
-        self._multiples(upper_c, upper_s)
-        products = torch.bmm(left.transpose(0, 1), right.permute(1, 2, 0))
-        return (products.flatten(1) @ self.table.T).div_(batch).unflatten(1, (2, -1))
+        self._double(c[-1], s[-1], self._spare_cos, self._spare_sin)
+        self._turn(self._spare_cos, self._spare_sin, c[0], s[0], self._upper_cos[0], self._upper_sin[0])  # 2 J + 1 times theta
+        self._multiples(self._upper_cos, self._upper_sin)
+        torch.addmm(targets, torch.bmm(self._inner, self._outer).flatten(1), self._mean, beta=-1, out=out)
 
-    def slope(self, cosine: Tensor, sine: Tensor, out: Tensor) -> None:
-        """out [w, B] = sum_k cosine_k cos k theta + sine_k sin k theta for the angles of the last ``moments``; coefficients [w, K]."""
-        w = len(out)
-        weights = (torch.cat([cosine, sine], 1) @ self.table).view(w, self.rows, self.columns)
-        product = torch.bmm(weights, self._right[:, :w].transpose(0, 1), out=self._product[:w])
-        torch.addcmul(product[:, 0], product[:, 1], self._left[1, :w], out=out)
-        for j in range(2, self.rows):
-            out.addcmul_(product[:, j], self._left[j, :w])
+    def slope(self, weights: Tensor, out: Tensor) -> None:
+        """out [w, B]: the products of harmonics of the last ``distances``, in the order of the table, times weights [w, ...], summed."""
+        torch.bmm(weights.view(self.width, *self._grid), self._turned, out=self._product)
+        (one, by), *others = self._terms
+        torch.addcmul(self._product[:, 0], one, by, out=out)
+        for one, by in others:
+            out.addcmul_(one, by)
 
 
 def _moments_functional(x: Tensor, h: float, knots: int) -> Tensor:
@@ -178,18 +180,23 @@ class _Quadrature:
         t = torch.arange(knots, dtype=like.dtype, device=like.device) * h
         return h, cls(like.new_tensor(weights), like.new_tensor(targets), t, distributed)
 
-    def __call__(self, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means [S, K] -> (sum over slices of the statistic over N, coefficients of cos and of sin [S, K] of its gradient).
+    def share(self, distances: Tensor) -> None:
+        """The distance of the global characteristic function, in place; scaled by the local batch later, as published."""
+        if self.distributed:
+            dist.all_reduce(distances)
+            distances /= dist.get_world_size()
+
+    def ends(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets [2 K] of cosines then sines, their weights [2 K], and ``pull`` [2 K, 2 K].
+
+        (dc, ds) @ pull = the coefficients of cos and of sin in the gradient with respect to a projection x:
 
         d/dx of N/S sum_k w_k (dc^2 + ds^2): each mean contributes t_k/B, N = B cancels; averaging gradients over processes then
         gives the gradient of (local B) f(global characteristic function).
         """
-        if self.distributed:  # the global characteristic function; scaled by the local batch, as published
-            both = torch.stack([cosines, sines])
-            dist.all_reduce(both)
-            cosines, sines = both / dist.get_world_size()
-        dc, ds = cosines - self.targets, sines
-        return (self.weights * (dc * dc + ds * ds)).sum(), 2 * self.weights * self.t * ds, -2 * self.weights * self.t * dc
+        steep = torch.diag(2 * self.weights * self.t)
+        pull = torch.cat([torch.cat([0 * steep, -steep], 1), torch.cat([steep, 0 * steep], 1)])
+        return torch.cat([self.targets, 0 * self.targets]), self.weights.repeat(2), pull
 
 
 def _in_tiles(z: Tensor, a: Tensor, knots: int, t_max: float, distributed: bool, gradient: Tensor | None) -> Tensor:
@@ -199,18 +206,22 @@ def _in_tiles(z: Tensor, a: Tensor, knots: int, t_max: float, distributed: bool,
     width = max(1, min(slices, _TILE // batch))
     block = max(1, min(slices, _BLOCK // batch) // width) * width
     harmonics = _Harmonics(knots, width, batch, z)
+    targets, weights, pull = quadrature.ends()
+    pull = pull @ harmonics.table
     angles, total = (h * z).T, z.new_zeros(())
-    theta, slope = z.new_empty(block, batch), z.new_empty(block, batch)
+    theta, slope, distances = z.new_empty(block, batch), z.new_empty(block, batch), z.new_empty(block, 2 * knots)
     for start in range(0, slices, block):
         directions = a[:, start : start + block].T
         rows = len(directions)
         torch.mm(directions, angles, out=theta[:rows])
-        for at in range(0, rows, width):
-            part = slice(at, min(rows, at + width))
-            value, cosine, sine = quadrature(*harmonics.moments(theta[part]).unbind(1))
-            total += value
+        for angle, out, distance in zip(*(x[:rows].split(width) for x in (theta, slope, distances)), strict=True):
+            if len(angle) != harmonics.width:
+                harmonics = _Harmonics(knots, len(angle), batch, z)
+            harmonics.distances(angle, targets, distance)
+            quadrature.share(distance)
             if gradient is not None:
-                harmonics.slope(cosine, sine, slope[part])
+                harmonics.slope(distance @ pull, out)
+        total += (distances[:rows].square() @ weights).sum()
         if gradient is not None:
             gradient.addmm_(slope[:rows].T, directions)
     return total
@@ -221,14 +232,17 @@ def _compiled(z: Tensor, a: Tensor, knots: int, t_max: float, distributed: bool,
     moments_of, slope_of = _kernels(engine)
     h, quadrature = _Quadrature.of(knots, t_max, distributed, z)
     width = max(16, min(a.shape[1], 2 * _TILE // max(1, len(z)))) if z.device.type == "cpu" else a.shape[1]
+    targets, weights, pull = quadrature.ends()
     total = z.new_zeros(())
     for start in range(0, a.shape[1], width):
         tile = a[:, start : start + width]
         x = z @ tile
-        value, cosine, sine = quadrature(*moments_of(x, h, knots).mT)
-        total += value
+        distances = torch.cat(tuple(moments_of(x, h, knots))).T - targets
+        quadrature.share(distances)
+        total += (distances.square() @ weights).sum()
         if gradient is not None:
-            gradient.addmm_(slope_of(x, h, cosine.T, sine.T), tile.T)
+            cosine, sine = (distances @ pull).T.split(knots)
+            gradient.addmm_(slope_of(x, h, cosine, sine), tile.T)
     return total
 
 
