@@ -1,23 +1,25 @@
 """A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of pictures a second.
 
-    python benchmarks/step.py [--model nano|tiny] [--batch 64] [--slices 4096] [--repeats 5] [--compile] [--json FILE]
+    python benchmarks/step.py [--model nano|tiny] [--batch 64] [--slices 4096] [--repeats 5] [--precision fp32|bf16]
+                              [--compile] [--json FILE]
 
 The plain step has the published shape: every text padded to 77 tokens with an attention mask, and SIGReg from the tensor
 [batch, slices, knots]. The other is `levl-pretrain`'s: texts in buckets of their real lengths, SIGReg streamed. Both start from the
-same weights, see the same batches with the same directions, and must give the same losses. They take turns in one process;
-seconds are CPU seconds where one thread is used, so that a busy machine disturbs the ratio less. Also printed: the share of a real
+same weights, see the same batches with the same directions, and must give the same losses. In bf16 both towers run under
+autocast, as the published code does, and the losses are in float32: so both round, each in its own places. Each has a process of its own, set up
+as a user of it would find it (ours keeps freed memory, as `levl-pretrain` does on a CPU); they take turns, step by step, and seconds
+are CPU seconds where one thread is used, so that a busy machine disturbs the ratio less. Also printed: the share of a real
 run's steps spent waiting for data.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,13 @@ def plain_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, dir
     padded = torch.zeros(len(ids), PADDED, dtype=torch.long)
     padded[:, : ids.shape[1]] = ids
     mask = (torch.arange(PADDED)[None] <= last[:, None]).long()
-    z_v = model.vision.pre_proj(model.vision.encoder(pixels))
-    hidden = model.text.encoder(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
-    z_t = model.text.pre_proj(hidden[rows, last])
-    cross = 0.5 * (F.mse_loss(model.vision.projector(z_v), z_t.detach()) + F.mse_loss(model.text.projector(z_t), z_v.detach()))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        z_v = model.vision.pre_proj(model.vision.encoder(pixels))
+        hidden = model.text.encoder(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+        z_t = model.text.pre_proj(hidden[rows, last])
+        p_t, p_v = model.vision.projector(z_v), model.text.projector(z_t)
+    z_v, z_t, p_t, p_v = (x.float() for x in (z_v, z_t, p_t, p_v))
+    cross = 0.5 * (F.mse_loss(p_t, z_t.detach()) + F.mse_loss(p_v, z_v.detach()))
     lv, lt = config.lambda_v, config.lambda_t
     loss = (1 - lv - lt) * cross + lv * plain_sigreg(z_v, directions[0]) + lt * plain_sigreg(z_t, directions[1])
     optimizer.zero_grad(set_to_none=True)
@@ -69,7 +74,9 @@ def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, direc
 
     sigreg = SIGReg(config.sigreg_slices)
     queue = iter(directions)
-    loss, _ = loss_of(config, model(pixels, ids, last), lambda z: sigreg(z, next(queue)))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        out = model(pixels, ids, last)
+    loss, _ = loss_of(config, out, lambda z: sigreg(z, next(queue)))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -90,25 +97,18 @@ def waiting(words: list[str], steps: int, folder: str) -> float:
     return json.loads(Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()[-1])["waiting"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="nano")
-    for name, default in (("batch", 64), ("slices", 4096), ("repeats", 5), ("threads", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--compile", action="store_true", help="torch.compile of our towers (compilation is not timed)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    o = parser.parse_args()
+def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -> None:
+    """Makes the model and a batch, then one step a request: (seconds, loss). First answers the mean number of tokens of a text."""
     import torch
 
     from levl_eval.pretrain import tokenizer
     from levl_eval.pretrain.config import parse_config
     from levl_eval.pretrain.data import _scene_chunk
-    from levl_eval.pretrain.model import build_model
+    from levl_eval.pretrain.model import build_model, plain_attention
     from levl_eval.pretrain.schedule import optimizer_of
+    from levl_eval.processes import keep_freed_memory
 
     torch.set_num_threads(o.threads)
-    words = [f"model={o.model}", f"batch_size={o.batch}", f"sigreg_slices={o.slices}", f"max_length={PADDED}", "precision=fp32", "scenes_pool=512",
-             f"threads={o.threads}", "warmup=1", "lr=0.0001"]  # fmt: skip
     config = parse_config(words)
     raw, captions = _scene_chunk((1, 0, o.batch, config.image_size, 1))
     texts = [c[0] for c in captions]
@@ -116,36 +116,67 @@ def main() -> None:
     ids, last = (torch.from_numpy(x) for x in tokenizer.encode(tok, texts, PADDED))
     pixels = torch.from_numpy(raw).permute(0, 3, 1, 2).float() / 127.5 - 1
     torch.manual_seed(0)
-    one = build_model(config, tok.get_vocab_size()).train()
-    two = copy.deepcopy(one)
-    if o.compile:
-        two.vision.encoder.compile()
-        two.text.encoder.compile(dynamic=True)
-    contestants: dict[str, tuple[Callable[..., float], Any, Any]] = {
-        "plain": (plain_step, one, optimizer_of(one, config)), "ours": (our_step, two, optimizer_of(two, config)),
-    }  # fmt: skip
+    model = build_model(config, tok.get_vocab_size()).train()
+    step = plain_step
+    if which == "ours":
+        step = our_step
+        keep_freed_memory()
+        if o.precision == "bf16":
+            plain_attention(model)
+        if o.compile:
+            model.vision.encoder.compile()
+            model.text.encoder.compile(dynamic=True)
+    optimizer = optimizer_of(model, config)
     clock = time.process_time if o.threads == 1 else time.perf_counter
-    seconds: dict[str, list[float]] = {k: [] for k in contestants}
-    losses: dict[str, list[float]] = {k: [] for k in contestants}
-    for i in range(o.repeats + 1):  # the first warms up
+    pipe.send(float((last + 1).float().mean()))
+    while (i := pipe.recv()) is not None:
         a = torch.randn(2, config.embed_dim, o.slices, generator=torch.Generator().manual_seed(i))
         a /= a.norm(dim=1, keepdim=True)
-        for name, (step, model, optimizer) in contestants.items():
-            start = clock()
-            losses[name].append(step(model, optimizer, pixels, ids, last, a, config))
-            seconds[name].append(clock() - start)
-    ratios = [p / q for p, q in zip(seconds["plain"][1:], seconds["ours"][1:], strict=True)]
+        start = clock()
+        loss = step(model, optimizer, pixels, ids, last, a, config)
+        pipe.send((clock() - start, loss))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="nano")
+    for name, default in (("batch", 64), ("slices", 4096), ("repeats", 5), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of our towers (compilation is not timed)")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    o = parser.parse_args()
+    words = [f"model={o.model}", f"batch_size={o.batch}", f"sigreg_slices={o.slices}", f"max_length={PADDED}", f"precision={o.precision}",
+             "scenes_pool=512", f"threads={o.threads}", "warmup=1", "lr=0.0001"]  # fmt: skip
+    context = multiprocessing.get_context("spawn")
+    pipes, tokens = {}, 0.0
+    for which in ("plain", "ours"):
+        pipes[which], other = context.Pipe()
+        context.Process(target=contestant, args=(which, o, words, other), daemon=True).start()
+        other.close()
+        tokens = pipes[which].recv()
+    seconds: dict[str, list[float]] = {k: [] for k in pipes}
+    losses: dict[str, list[float]] = {k: [] for k in pipes}
+    for i in range(o.repeats + 2):  # the first two warm up: the optimizer's state, and memory
+        for which, pipe in pipes.items():
+            pipe.send(i)
+            took, loss = pipe.recv()
+            seconds[which].append(took)
+            losses[which].append(loss)
+    for pipe in pipes.values():
+        pipe.send(None)
+    ratios = [p / q for p, q in zip(seconds["plain"][2:], seconds["ours"][2:], strict=True)]
     mean = sum(ratios) / len(ratios)
     spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / max(1, len(ratios) - 1) / len(ratios))
     difference = max(abs(p - q) / abs(p) for p, q in zip(losses["plain"], losses["ours"], strict=True))
     with tempfile.TemporaryDirectory() as folder:
         share = waiting(words, 8, folder) if o.model == "nano" else None
     out = {
-        "model": o.model, "batch": o.batch, "slices": o.slices, "threads": o.threads, "compile": o.compile, "tokens": float((last + 1).float().mean()),
-        "ratio": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "loss_difference": difference,
+        "model": o.model, "batch": o.batch, "slices": o.slices, "threads": o.threads, "compile": o.compile, "tokens": tokens,
+        "precision": o.precision, "ratio": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "loss_difference": difference,
         "first_loss_difference": abs(losses["plain"][0] - losses["ours"][0]) / abs(losses["plain"][0]), "waiting": share,
     }  # fmt: skip
-    print(f"{o.model}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the pictures a second (95% interval "
+    print(f"{o.model}, {o.precision}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the pictures a second (95% interval "
           f"{out['interval'][0]:.2f} to {out['interval'][1]:.2f}, {o.repeats} pairs of steps)")  # fmt: skip
     print(f"losses: relative difference {out['first_loss_difference']:.1e} at the first step, at most {difference:.1e}")
     if share is not None:
