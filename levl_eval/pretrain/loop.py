@@ -93,6 +93,13 @@ class Trainer:
             raise UsageError(f"{self.ckpt}: a checkpoint is there already; add resume=true to go on, or choose another out=")
         state = checkpoints.read(self.ckpt) if self.ckpt.exists() else None
         self.accelerator, self.device = processes.start(config)
+        seen = processes.collected(None if state is None else state["step"])
+        if len(set(seen)) > 1:  # else some would wait for ever for what the others do not do
+            other = next(i for i, step in enumerate(seen) if step != seen[0])
+            told = ["no checkpoint" if step is None else f"step {step}" for step in (seen[0], seen[other])]
+            raise UsageError(
+                f"{self.ckpt}: the first process sees {told[0]}, process {other} {told[1]}; all nodes must share out="
+            )
         self.config = config = self._with_precision(config, state)
         if state is not None:
             self._must_match(state)

@@ -74,6 +74,9 @@ class Tower(nn.Module):
 class DualEncoder(nn.Module):
     """Vision and text towers, and for the contrastive objectives the learned scale (and bias)."""
 
+    # What accelerate's FSDP wraps, each block a unit, where its configuration names no classes.
+    _no_split_modules = ("ClassTokenBlock", "GPT2Block")
+
     def __init__(
         self, vision: Tower, text: Tower, objective: str, scale: float | None = None, bias: float = -10.0, buckets: int = 1
     ) -> None:

@@ -1,18 +1,25 @@
-"""FSDP as far as CPUs go: two gloo processes hold shards, give the whole state, and go on from it like one process."""
+"""FSDP as far as CPUs go: two gloo processes hold shards, give the whole state, and go on from it like one process.
+
+accelerate offers FSDP on accelerators only. Its own preparation runs over gloo all the same, once its state says so: ``_by_fsdp``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from levl_eval.pretrain import objectives, processes
 from levl_eval.pretrain.config import parse_config
+from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.model import build_model
 from levl_eval.pretrain.parallel import sync_batch_norm
 from levl_eval.pretrain.schedule import optimizer_of
+from levl_eval.progress import Progress
 
 FSDP = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
 CONFIG = parse_config(["vision.depth=2", "text.depth=1", "vision.width=24", "text.width=16", "embed_dim=12", "head_width=20",
@@ -101,3 +108,70 @@ def test_two_shards_train_save_and_go_on_like_one_process(tmp_path):
             assert torch.allclose(both[k].float(), v.float(), rtol=1e-3, atol=1e-4), (name, k)
     moved = max((v - w).abs().max().item() for v, w in zip(_built(0).parameters(), one.parameters(), strict=True))
     assert moved > 0.01
+
+
+WORDS = ["batch_size=16", "scenes_pool=48", "captions_per_image=2", "sigreg_slices=64", "vision.depth=2", "text.depth=1", "vocab_size=400",
+         "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_pictures=16", "threads=1", "device=cpu", "warmup=2", "steps=5",
+         "resume=true"]  # fmt: skip
+
+
+def _by_fsdp(version, start=processes.start):
+    """processes.start, and accelerate's state as a configuration with FSDP leaves it on a GPU."""
+
+    def started(config):
+        from accelerate.state import PartialState
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+        accelerator, device = start(config)
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=version, auto_wrap_policy="transformer_based_wrap"
+        )
+        accelerator.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        return accelerator, device
+
+    return started
+
+
+def _trainer(folder, name):
+    return Trainer(parse_config([*WORDS, f"out={folder / name}"]), Progress(quiet=True), folder / "cache")
+
+
+def _interrupted_run(rank, port, folder):
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+        OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    processes.start = _by_fsdp(2)
+    first = _trainer(folder, "fsdp")
+    units = [m for m in first.wrapped.modules() if type(m).__name__ in ("FSDPClassTokenBlock", "FSDPGPT2Block")]
+    assert len(units) == 3  # each block, without being named
+    first.wrapped.train()
+    for _ in range(3):
+        first.train_step()
+    first.save()  # and no more of it: as if it were killed here
+    torch.distributed.barrier()
+    _trainer(folder, "fsdp").run()
+    torch.distributed.destroy_process_group()
+
+
+def test_accelerates_own_fsdp_trains_saves_and_resumes_like_one_process(tmp_path):
+    import torch.multiprocessing as mp
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    _trainer(tmp_path, "one").run()
+    mp.start_processes(_interrupted_run, args=(port, tmp_path), nprocs=2, start_method="spawn")
+    losses, ends = [], []
+    for name in ("one", "fsdp"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append({line["step"]: line["loss"] for line in lines})
+        ends.append(torch.load(tmp_path / name / "ckpt.pt", weights_only=True))
+    assert list(losses[0]) == [1, 2, 3, 4, 5] and list(losses[1]) == [4, 5]
+    assert [losses[1][k] for k in (4, 5)] == pytest.approx([losses[0][k] for k in (4, 5)], rel=2e-4)
+    for side in ("vision", "text"):
+        for part in ("encoder", "pre_proj"):
+            one, two = (e[side][part] for e in ends)
+            assert one.keys() == two.keys() and all(one[k].shape == two[k].shape for k in one)
+    one, two = (e["vision"]["encoder"]["blocks.0.mlp.fc1.weight"] for e in ends)
+    assert torch.allclose(one, two, atol=2e-3) and not torch.equal(two, torch.zeros_like(two))

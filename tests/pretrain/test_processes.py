@@ -85,6 +85,13 @@ def _process(rank, port, folder):
     )  # fmt: skip
     for name in RUNS:
         Trainer(parse_config(_words(folder, name)), Progress(quiet=True), folder / "cache").run()
+    there = folder / "levljepa" if rank == 0 else folder / "elsewhere"  # a node that does not share out=
+    with pytest.raises(
+        UsageError, match="ckpt.pt: the first process sees step 5, process 1 no checkpoint; all nodes must share out="
+    ):
+        Trainer(
+            parse_config([*_words(folder, "levljepa"), f"out={there}", "resume=true"]), Progress(quiet=True), folder / "cache"
+        )
     x = torch.full((2, 3), float(rank), dtype=torch.float64, requires_grad=True)
     whole = gather(x)
     assert whole[:, 0].tolist() == [0, 0, 1, 1]
@@ -138,16 +145,24 @@ def test_gathered_negatives_and_batch_norm_have_the_gradients_of_the_whole_batch
             assert torch.allclose(got[0][k], expected[k]) and torch.equal(got[0][k], got[1][k])
 
 
-def test_torchrun_begins_and_accelerate_goes_on(tmp_path):
+def test_torchrun_on_two_nodes_begins_and_accelerate_on_one_goes_on(tmp_path):
     env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     run = [*_words(tmp_path, "levljepa"), "resume=true"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_port())]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1",
+                "--master-port", str(_port())]  # fmt: skip
     # On CPUs `--cpu` asks for mpirun; `--multi_gpu` is the launcher of several processes, and device=cpu keeps them off GPUs.
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(_port())]  # fmt: skip
-    p = subprocess.run([*torchrun, "-m", "levl_eval.pretrain.cli", *run], env=env, capture_output=True, text=True, timeout=600)
-    assert p.returncode == 0, p.stderr[-2000:]
-    assert p.stdout.count("ckpt.pt: step 5") == 1  # one process speaks
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, "--node-rank", str(i), "-m", "levl_eval.pretrain.cli", *run],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [p.communicate(timeout=600) for p in nodes]
+    assert [p.returncode for p in nodes] == [0, 0], said[0][1][-2000:] + said[1][1][-2000:]
+    assert sum(out.count("ckpt.pt: step 5") for out, _ in said) == 1  # one process of all speaks
     told = json.loads((tmp_path / "levljepa" / "run.json").read_text())
     assert told["processes"] == 2 and told["precision"] == "fp32"
     script = [*accelerate, "--no_python", str(Path(sys.executable).with_name("levl-pretrain")), *run]
