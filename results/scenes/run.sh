@@ -3,8 +3,8 @@
 #
 #   results/scenes/run.sh [MODEL] [STEPS] [BATCH] [OUT]        default: nano 4000 64 runs/scenes
 #
-# Every part resumes where it was stopped. On a GPU: results/scenes/run.sh small 20000 256 (at 224 pixels). The leaderboard with its intervals is
-# copied beside this script.
+# Every part resumes where it was stopped. On a GPU: results/scenes/run.sh small 20000 256 (at 224 pixels). The leaderboard with its
+# intervals and the table over seeds are written beside this script; README.md there says how to read them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 model=${1:-nano} steps=${2:-4000} batch=${3:-64} out=${4:-runs/scenes}
@@ -21,3 +21,4 @@ for seed in 1 2 3; do
 done
 levl-eval leaderboard "$out/eval" --format csv > results/scenes/leaderboard.csv
 levl-eval leaderboard "$out/eval" > results/scenes/leaderboard.txt
+python results/scenes/summary.py > results/scenes/table.md
