@@ -82,7 +82,7 @@ class RecipeCard(_Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float = 1.0
     seed: int | None = None  # None: the run's
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 autocast where the device multiplies it in hardware
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
     checkpointing: Literal["auto", "on", "off"] = "auto"  # of the language model's activations; changes memory, no number
 
 
@@ -91,7 +91,7 @@ class VQACard(_TaskCard):
     data: DataSpec
     recipe: RecipeCard | str = "vqa-train"
     prompt: PromptSpec = PromptSpec()
-    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme"]
+    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "soft"]  # see vlm/scoring.py
     likelihood: list[
         str
     ] = []  # two answers (yes, no) whose likelihoods give average precision and calibration beside the answers
@@ -172,7 +172,8 @@ class CarvedSpec(_Strict):
 class _ReadoutCard(_TaskCard):
     """How the heads on global features read them."""
 
-    readout: Literal["pooled", "mean-patch", "pooled+mean-patch"] = "pooled"
+    # pooled: the encoder's own pooling; cls: its class token, whatever it pools by; mean-patch: the mean of its patch tokens.
+    readout: Literal["pooled", "cls", "mean-patch", "pooled+mean-patch"] = "pooled"
     layers: list[int] | None = (
         None  # blocks whose outputs stand side by side (-1 the last, each after the final norm); None: the last
     )

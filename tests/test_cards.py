@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from levl_eval import cards
+from levl_eval.card_base import plain
 from levl_eval.cards import parse_card, protocol_hash, protocol_of
 from levl_eval.errors import UsageError
 from levl_eval.overrides import override
@@ -20,6 +21,15 @@ def test_every_shipped_task_card_is_valid_and_named_like_its_file(name):
 @pytest.mark.parametrize("name", names("backbones"))
 def test_every_shipped_backbone_card_is_valid_and_named_like_its_file(name):
     assert backbone_card(name).name == name
+
+
+@pytest.mark.parametrize("name", names("tasks"))
+def test_a_written_card_is_read_back_as_the_same_protocol(name):
+    """A record is run again from it: a field set to null where the default is a number must not fall back to the number."""
+    card = task_card(name)
+    again = parse_card(plain(card), "record")
+    assert again == card and protocol_of(again) == protocol_of(card)
+    assert "null" not in yaml.safe_dump(plain(card)) or name == "retrieval"
 
 
 def test_wrong_field_is_told_with_file_field_and_near_miss(tmp_path):

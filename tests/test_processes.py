@@ -28,14 +28,15 @@ def words(world, out):
     return ["run", "--backbone", "random:nano", "--tasks", TASKS, "--data", str(world), "--out", str(out), "--batch-size", "5", *settings]  # fmt: skip
 
 
-def launch(arguments, cache):
+def launch(arguments, cache, module="levl_eval.cli", **more):
+    """Two processes of a module on gloo; ``more``: of their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    env = {**os.environ, "LEVL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "LEVL_CACHE": str(cache), "OMP_NUM_THREADS": "1", **more}
     return subprocess.Popen(
-        [*command, "-m", "levl_eval.cli", *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "-m", module, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -73,6 +73,49 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     if len(set(human)) > 1:
         human = [normalize_vqa_answer(a) for a in human]
         given = normalize_vqa_answer(given)
+    return _soft(given, human)
+
+
+def _soft(given: str, human: Sequence[str], enough: int = 3) -> float:
+    """Mean over the annotators left out in turn of min(1, matches among the others / ``enough``)."""
     equal = [a == given for a in human]
     total = sum(equal)
-    return sum(min(1.0, (total - e) / 3) for e in equal) / len(equal)
+    return sum(min(1.0, (total - e) / enough) for e in equal) / len(equal)
+
+
+def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Our rule in [0, 1] for a user's own questions with any number of reference answers, everything processed.
+
+    One: exact match. From four on VQA's leave-one-out mean; of two or three all the others must match, where VQA's rule, made for
+    ten, would never give 1. Raises ValueError without reference answers.
+    """
+    if not answers:
+        raise ValueError("soft_accuracy: no reference answers")
+    given, human = normalize_vqa_answer(prediction), [normalize_vqa_answer(a) for a in answers]
+    return float(given == human[0]) if len(human) == 1 else _soft(given, human, min(3, len(human) - 1))
+
+
+def _textvqa_answer(text: str) -> str:
+    return normalize_vqa_answer(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+
+
+def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """TextVQA's soft accuracy in [0, 1] (Singh et al. 2019, as its authors' evaluator has it): everything is processed, also where
+    all annotators agree, and commas, question marks and the space before 's are settled first.
+
+    Raises ValueError without reference answers.
+    """
+    if not answers:
+        raise ValueError("textvqa_accuracy: no reference answers")
+    return _soft(_textvqa_answer(prediction), [_textvqa_answer(a) for a in answers])
+
+
+def vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VizWiz's soft accuracy in [0, 1] (Gurari et al. 2018, as its authors' evaluator has it): the prediction is processed, the
+    annotators' answers stand as they are in the file.
+
+    Raises ValueError without reference answers.
+    """
+    if not answers:
+        raise ValueError("vizwiz_accuracy: no reference answers")
+    return _soft(normalize_vqa_answer(prediction), answers)

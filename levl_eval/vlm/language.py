@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -124,8 +126,24 @@ def _load(source: str, revision: str | None, dtype: torch.dtype, device: torch.d
     return tokenizer, model
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar of its own for weights it reads from a disk, also under --quiet and into files."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_language_model(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, hub not reached."""
+    """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, hub not reached, no end-of-text token,
+    an architecture that cannot keep an image's questions apart.
+    """
     shipped, cards = language_models(), llm_cards()
     card = cards.get(name)
     source = card.repo if card else str(shipped.get(name, Path(name).expanduser()))
@@ -137,11 +155,15 @@ def load_language_model(name: str, device: torch.device | str = "cpu", dtype: to
                 f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join(known)}"
             )
         source = name
-    with hub(f"--llm {name}"):
+    with hub(f"--llm {name}"), _without_bars():
         tokenizer, model = _load(source, card.revision if card else None, dtype, torch.device(device))
     if tokenizer.eos_token_id is None:
         raise UsageError(
             f"--llm {name}: its tokenizer has no end-of-text token, which ends an answer; set eos_token in tokenizer_config.json"
         )
     model.eval().requires_grad_(False).to(device)
-    return LanguageModel(name, model, tokenizer, hash_weights(model), bool(card and card.chat))
+    found = LanguageModel(name, model, tokenizer, hash_weights(model), bool(card and card.chat))
+    from levl_eval.vlm.packing import check_packing  # which needs this module
+
+    check_packing(found)
+    return found

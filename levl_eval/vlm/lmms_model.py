@@ -26,6 +26,7 @@ from levl_eval.cards import GENERATION, INSTRUCTION, PromptSpec
 from levl_eval.data.images import SUFFIXES, fingerprint_text, open_rgb
 from levl_eval.data.types import ImageSet, Question
 from levl_eval.errors import UsageError
+from levl_eval.processes import team, work_alone
 from levl_eval.vlm.answers import ENGINE, Journal, answer_set, bounds_for, flip_rate
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.engine import likelihood_all
@@ -188,13 +189,12 @@ class Asker:
                 question = self.question_of[task, split, number] = self._text(context)
                 groups.setdefault(image, []).append((k, question, text))
                 bar.advance()
-        out: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for seeing in (True, False):
-            names = [n for n in groups if bool(n) == seeing]
+        found: list[tuple[int, tuple[float, bool]]] = []
+        for seeing in (True, False):  # of several processes each scores its share of the pictures
+            names = team().share([n for n in groups if bool(n) == seeing])
             for name, values in self._score(names, [[(q, end) for _, q, end in groups[n]] for n in names], seeing):
-                for (k, _, _), value in zip(groups[name], values, strict=True):
-                    out[k] = value
-        return out
+                found += [(k, value) for (k, _, _), value in zip(groups[name], values, strict=True)]
+        return [value for _, value in sorted(team().gather(found))]
 
     def _score(
         self, names: list[str], pairs: list[list[tuple[str, str]]], seeing: bool
@@ -298,7 +298,6 @@ def _assemble(
     """From model arguments to an asker; the connector is reused or trained as in `levl-eval ask`."""
     from levl_eval.evaluation import default_cache, pick_device
     from levl_eval.features import FeatureStore
-    from levl_eval.processes import work_alone
     from levl_eval.progress import Progress
     from levl_eval.vlm.api import assemble, load
     from levl_eval.vlm.prompts import make_prompt
@@ -314,5 +313,7 @@ def _assemble(
     shop = Workshop(vlm.backbone, vlm.language, data, FeatureStore(cache / "features"), cache, where, progress, size)
     spec = PromptSpec(**{**vlm.spec.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
     digest = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in vlm.connector.state_dict().values())).hexdigest()
-    work_alone()  # the connector was trained together; lmms-eval itself shares out its documents
+    # Now the connector is there: trained together, or, where accelerate takes the processes of a launcher for one each (on a CPU
+    # without ACCELERATE_USE_CPU), by the first while the others waited for it. lmms-eval itself shares out its documents.
+    work_alone()
     return Asker(shop, vlm.connector, make_prompt(spec, vlm.language), digest)

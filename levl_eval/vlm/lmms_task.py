@@ -21,6 +21,7 @@ import numpy as np
 
 from levl_eval.backbones.common import hub
 from levl_eval.cards import LMMSCard, RecipeCard, near
+from levl_eval.data.hub import local_cache
 from levl_eval.data.images import fingerprint_text
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import UsageError
@@ -50,6 +51,7 @@ def local_datasets(folder: Path | None) -> Iterator[None]:
         for place in here:
             if place.is_dir():
                 more.pop("revision", None)
+                more["cache_dir"] = local_cache(place, more.get("cache_dir"))
                 return original(str(place), *args, **more)
         return original(path, *args, **more)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from levl_eval.cards import RecipeCard
+from levl_eval.cards import PromptSpec, RecipeCard
 from levl_eval.data.types import Question
 from levl_eval.errors import UsageError
 from levl_eval.features import FeatureSet
@@ -98,6 +99,17 @@ def _mask(language: LanguageModel, sees: Tensor, position: Tensor, kind: torch.d
     return additive(near)
 
 
+def _logits(language: LanguageModel, hidden: Tensor) -> Tensor:
+    """Last hidden states [n, width] -> float32 logits [n, V], with what some architectures do to them behind the output matrix."""
+    c = language.config
+    logits = language.model.get_output_embeddings()(hidden).float()
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+        logits = logits * float(getattr(c, name, None) or 1.0)
+    logits = logits / float(getattr(c, "logits_scaling", None) or 1.0)  # Granite
+    cap = getattr(c, "final_logit_softcapping", None)  # Gemma 2
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
 def packed_terms(language: LanguageModel, prompt: Prompt, visual: Tensor, items: Sequence[Item]) -> tuple[Tensor, float]:
     """Weighted sum of the cross entropies of the answer tokens of a batch, and the sum of their weights.
 
@@ -131,15 +143,12 @@ def packed_terms(language: LanguageModel, prompt: Prompt, visual: Tensor, items:
     causal = torch.ones(total, total, dtype=torch.bool, device=device).tril()
     sees = ((block[:, :, None] == block[:, None, :]) | (block == 0)[:, None, :]) & causal
     mask = _mask(language, sees, position, kind)
-    inner = language.model.get_decoder() if hasattr(language.model, "get_decoder") else language.model.base_model
-    hidden = inner(inputs_embeds=embeds, attention_mask=mask, position_ids=position, use_cache=False).last_hidden_state
+    hidden = _decoder(language)(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=position, use_cache=False
+    ).last_hidden_state
     # The token before an answer token predicts it.
     asked = weights > 0
-    logits = language.model.get_output_embeddings()(hidden[:, start - 1 : -1][asked]).float()
-    cap = getattr(language.config, "final_logit_softcapping", None)
-    if cap:
-        logits = cap * torch.tanh(logits / cap)
-    losses = F.cross_entropy(logits, ids[asked], reduction="none")
+    losses = F.cross_entropy(_logits(language, hidden[:, start - 1 : -1][asked]), ids[asked], reduction="none")
     return (losses * weights[asked]).sum(), float(weights.sum())
 
 
@@ -147,3 +156,43 @@ def packed_loss(language: LanguageModel, prompt: Prompt, visual: Tensor, items: 
     """Mean cross entropy of the answer tokens of a batch."""
     total, weight = packed_terms(language, prompt, visual, items)
     return total / weight
+
+
+def _decoder(language: LanguageModel) -> Any:
+    """The model without its output matrix."""
+    return language.model.get_decoder() if hasattr(language.model, "get_decoder") else language.model.base_model
+
+
+def _alone_and_packed(language: LanguageModel) -> tuple[float, float]:
+    """Summed losses of two short questions behind one prefix, each asked by itself, and both packed."""
+    ids = [(40 + 31 * k) % language.config.vocab_size for k in range(8)]
+    head, pairs = ids[:3], ((tuple(ids[3:5]), (ids[5],)), ((ids[6],), (ids[7],)))
+    alone = 0.0
+    for question, answer in pairs:
+        row = torch.tensor([[*head, *question, *answer]], device=language.device)
+        table = language.model(inputs_embeds=language.embed(row)).logits[0, -len(answer) - 1 : -1].float()
+        alone += float(F.cross_entropy(table, row[0, -len(answer) :], reduction="sum"))
+    nothing = torch.zeros(1, 0, language.width, dtype=language.dtype, device=language.device)
+    return alone, float(packed_terms(language, Prompt(PromptSpec(), tuple(head), ""), nothing, [Item(0, 0, pairs)])[0])
+
+
+@torch.inference_mode()
+def check_packing(language: LanguageModel) -> None:
+    """Raises UsageError for a model that cannot keep questions behind one prefix apart, or whose logits we would get wrong.
+
+    Positions by distance alone (ALiBi: MPT, BLOOM), recurrent layers, heads that are no matrix. What does not show in the
+    architecture is tried: two short questions, packed and by themselves.
+    """
+    kinds = set(getattr(language.config, "layer_types", None) or ())
+    sound = (
+        kinds <= {"full_attention", "sliding_attention"} and "position_ids" in signature(_decoder(language).forward).parameters
+    )
+    if sound:
+        alone, packed = _alone_and_packed(language)
+        sound = abs(packed - alone) <= (1e-3 if language.dtype == torch.float32 else 0.05) * max(1.0, abs(alone))
+    if not sound:
+        kind = str(getattr(language.config, "model_type", "") or type(language.model).__name__)
+        raise UsageError(
+            f"--llm {language.name}: a model of kind {kind} does not keep questions behind one image prefix apart (ALiBi positions, "
+            "recurrent layers, or a head of its own); give one with attention and position embeddings, such as Llama, Qwen, GPT-2 or Gemma"
+        )

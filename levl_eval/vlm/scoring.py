@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from levl_eval.data.types import Question
-from levl_eval.metrics.gqa import gqa_answer, gqa_belongs, gqa_correct, gqa_distribution
+from levl_eval.metrics.calibration import calibration_of_sums
+from levl_eval.metrics.gqa import gqa_belongs, gqa_correct, weighted_gqa_distribution
 from levl_eval.metrics.mme import COGNITION, PERCEPTION, mme_answer
-from levl_eval.metrics.pope import average_precision, calibration_error, is_unparsed, pope_answer, yes_probability
-from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
-from levl_eval.metrics.vqa import normalize_vqa_answer, vqa_accuracy
+from levl_eval.metrics.pope import is_unparsed, pope_answer, probability_counts, weighted_average_precision, yes_probability
+from levl_eval.metrics.statistics import Z95, bootstrap_statistic, bootstrap_weighted, mean_estimate
+from levl_eval.metrics.vqa import normalize_vqa_answer, soft_accuracy, textvqa_accuracy, vizwiz_accuracy, vqa_accuracy
 from levl_eval.records import Estimate
+
+_SOFT = {"vqav2": vqa_accuracy, "textvqa": textvqa_accuracy, "vizwiz": vizwiz_accuracy, "soft": soft_accuracy}  # by annotators
+_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)].*)?$", re.DOTALL)
+
+
+def chosen_letter(text: str) -> str:
+    """The letter of a choice an answer gives, "" where it gives none: "b", "(B) steam", "B. steam"; no word's first letter."""
+    found = _LETTER.match(text.strip())
+    return found[1].upper() if found else ""
 
 
 def score(scorer: str, question: Question, text: str) -> float:
@@ -24,10 +34,10 @@ def score(scorer: str, question: Question, text: str) -> float:
         return float(pope_answer(text) == question.answer)
     if scorer == "mme":
         return float(mme_answer(text) == question.answer)
-    if scorer == "vqav2" or len(question.answers) > 1:
-        return vqa_accuracy(text, question.answers or (question.answer,))
-    if "options" in question.meta:  # the letter of a choice
-        return float(gqa_answer(text)[:1] == gqa_answer(question.answer))
+    if scorer in _SOFT:
+        return _SOFT[scorer](text, question.answers or (question.answer,))
+    if scorer == "letter":
+        return float(chosen_letter(text) == question.answer.upper())
     return float(normalize_vqa_answer(text) == normalize_vqa_answer(question.answer))
 
 
@@ -117,22 +127,6 @@ def _pope(questions: Sequence[Question], texts: Sequence[str], images: np.ndarra
     return out
 
 
-def _resampled(value: Callable[[np.ndarray], float], images: np.ndarray, draws: int = 300) -> Estimate:
-    """A statistic of item indices with the percentile bootstrap over images, for what is no function of sums."""
-    index, k = clusters(images)
-    groups = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index, minlength=k))[:-1])
-    point = value(np.arange(len(images)))
-    if k < 2 or math.isnan(point):
-        return Estimate(value=point, n=len(images), clusters=k, method="no interval")
-    rng = np.random.default_rng(0)
-    found = np.array([value(np.concatenate([groups[g] for g in rng.integers(0, k, k)])) for _ in range(draws)])
-    low, high = np.nanquantile(found, (0.025, 0.975))
-    return Estimate(
-        value=point, stderr=float(np.nanstd(found, ddof=1)), low=float(low), high=float(high), n=len(images), clusters=k,
-        method=f"cluster bootstrap, {draws} draws",
-    )  # fmt: skip
-
-
 def _likelihood(
     questions: Sequence[Question], likelihoods: Mapping[str, Sequence[float]], images: np.ndarray
 ) -> dict[str, Estimate]:
@@ -142,12 +136,14 @@ def _likelihood(
     splits = np.array([q.meta.get("split", "") for q in questions])
 
     def ap(mask: np.ndarray) -> Estimate:
-        return _resampled(lambda i: average_precision(p[mask][i], y[mask][i]), images[mask])
+        return bootstrap_weighted(lambda w: weighted_average_precision(p[mask], y[mask], w), images[mask])
 
     everything = np.ones(len(p), bool)
     out = {
         "likelihood_ap": ap(everything),
-        "likelihood_calibration_error": _resampled(lambda i: calibration_error(p[i], y[i]), images),
+        "likelihood_calibration_error": bootstrap_statistic(
+            probability_counts(p, y.astype(float), clusters(images)[0]), calibration_of_sums, n=len(p)
+        ),
         "likelihood_accuracy": mean_estimate(((p > 0.5) == y).astype(float), images),
     }
     names = list(dict.fromkeys(splits.tolist()))
@@ -184,11 +180,25 @@ def _gqa(questions: Sequence[Question], texts: Sequence[str], scores: np.ndarray
     groups = [(q.meta.get("groups") or {}).get("global") for q in questions]
     kept = [i for i, g in enumerate(groups) if g]
     if kept:
-        distance = gqa_distribution([questions[i].answer for i in kept], [texts[i] for i in kept], [str(groups[i]) for i in kept])
-        out["distribution"] = Estimate(
-            value=distance, n=len(kept), method="chi-square distance / 100, lower is better, no interval"
+        out["distribution"] = _distribution(
+            [questions[i].answer for i in kept], [texts[i] for i in kept], [str(groups[i]) for i in kept], images[kept]
         )
     return out
+
+
+def _distribution(gold: Sequence[str], given: Sequence[str], groups: Sequence[str], images: np.ndarray) -> Estimate:
+    """GQA's distribution distance, lower is better; its interval is centred on the value.
+
+    Resampling adds noise to every count, and a distance only grows by noise: the draws' percentiles would lie above the value.
+    Their spread is the standard error all the same.
+    """
+    e = bootstrap_weighted(lambda w: weighted_gqa_distribution(gold, given, groups, w), images)
+    if e.stderr is None:
+        return e
+    half = Z95 * e.stderr
+    return e.model_copy(
+        update={"low": max(0.0, e.value - half), "high": e.value + half, "method": f"normal, standard error by {e.method}"}
+    )
 
 
 def _mme(questions: Sequence[Question], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:

@@ -64,12 +64,12 @@ def learning_rate(recipe: RecipeCard, step: int, steps: int) -> float:
 
 
 def _bf16(recipe: RecipeCard, device: torch.device) -> bool:
-    """Whether to multiply in bfloat16. "auto": on a GPU, and on a CPU that has it in hardware; elsewhere it is emulated and slower."""
-    if recipe.precision != "auto":
-        return recipe.precision == "bf16"
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cuda"
+    """Whether to multiply in bfloat16. "auto": on a GPU alone.
+
+    Some CPUs have it in hardware too, but then one protocol would give other numbers on another CPU, and two processes, which round
+    their shares of a batch apart, other answers than one.
+    """
+    return device.type == "cuda" if recipe.precision == "auto" else recipe.precision == "bf16"
 
 
 def _free_memory(device: torch.device) -> int:

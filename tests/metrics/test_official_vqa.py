@@ -10,6 +10,7 @@ from levl_eval.metrics import gqa_scores, normalize_vqa_answer, pope_scores, vqa
 from levl_eval.metrics.gqa import gqa_correct, gqa_distribution, gqa_steps
 from levl_eval.metrics.mme import mme_answer
 from levl_eval.metrics.pope import average_precision, calibration_error, yes_probability
+from levl_eval.metrics.vqa import textvqa_accuracy, vizwiz_accuracy
 
 repair()  # lmms-eval imports torchvision
 
@@ -43,6 +44,20 @@ def test_vqa_accuracy_equals_lmms_evals_where_annotators_differ():
     doc = {"question_id": 1, "answers": [{"answer": "yes", "answer_id": i} for i in range(10)]}
     assert vqa_accuracy("Yes.", ["yes"] * 10) == 0.0 and vqav2_process_results(doc, ["Yes."])["exact_match"] == 1.0
     assert vqa_accuracy("yes", ["yes"] * 10) == 1.0
+
+
+def test_textvqa_accuracy_equals_lmms_evals_and_vizwiz_takes_references_as_they_are():
+    from lmms_eval.tasks.textvqa.utils import textvqa_process_results
+
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        humans = [SAYINGS[i] for i in rng.choice(len(SAYINGS), 10) // rng.integers(1, 23)]
+        said = SAYINGS[rng.integers(len(SAYINGS))]
+        theirs = textvqa_process_results({"question_id": 1, "answers": list(humans)}, [said])["exact_match"]
+        assert textvqa_accuracy(said, humans) == pytest.approx(theirs), (said, humans)
+    assert textvqa_accuracy("Nokia.", ["nokia"] * 10) == 1.0 and vqa_accuracy("Nokia.", ["nokia"] * 10) == 0.0
+    assert vizwiz_accuracy("The Cat.", ["cat"] * 10) == 1.0 and vizwiz_accuracy("The Cat.", ["the cat"] * 10) == 0.0
+    assert vizwiz_accuracy("two", ["2"] * 2 + ["3"] * 8) == pytest.approx(0.6)
 
 
 def test_gqa_correctness_equals_lmms_evals():

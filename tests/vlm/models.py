@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from levl_eval.vlm.language import LanguageModel, load_language_model
 
 TEXTS = ["Is there a cat?", "What color is the very small dog on the left?", "How many?", "Is it a bird or a boat?", "Why"]
-KINDS = ["llama", "llama-tied", "qwen2", "qwen2-sliding", "gpt2", "gemma", "gemma2", "mistral"]
+KINDS = ["llama", "llama-tied", "qwen2", "qwen2-sliding", "gpt2", "gemma", "gemma2", "mistral", "cohere", "granite"]
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -56,6 +56,15 @@ def make(kind: str, path, context: int = 256, **tokens) -> LanguageModel:
         return _saved(t.Qwen2ForCausalLM(t.Qwen2Config(**common, **size, num_key_value_heads=4, **window)), path)
     if kind == "mistral":
         return _saved(t.MistralForCausalLM(t.MistralConfig(**common, **size, num_key_value_heads=2, sliding_window=8)), path)
+    if kind == "cohere":  # logits times a scale; parallel attention; tied
+        return _saved(t.CohereForCausalLM(t.CohereConfig(**common, **size, num_key_value_heads=2, logit_scale=0.5)), path)
+    if kind == "granite":  # four multipliers of its own
+        scales = {"embedding_multiplier": 3.0, "attention_multiplier": 0.5, "residual_multiplier": 0.7, "logits_scaling": 2.0}
+        return _saved(t.GraniteForCausalLM(t.GraniteConfig(**common, **size, num_key_value_heads=2, **scales)), path)
+    if kind == "mpt":  # ALiBi: distances count places, padding and other questions included
+        return _saved(t.MptForCausalLM(t.MptConfig(**common, d_model=32, n_layers=2, n_heads=4, max_seq_len=context)), path)
+    if kind == "mamba":
+        return _saved(t.MambaForCausalLM(t.MambaConfig(**common, hidden_size=32, num_hidden_layers=2)), path)
     if kind == "gemma":
         return _saved(t.GemmaForCausalLM(t.GemmaConfig(**common, **size, num_key_value_heads=1, head_dim=8)), path)
     config = t.Gemma2Config(**common, **size, num_key_value_heads=2, head_dim=8, sliding_window=8, query_pre_attn_scalar=8)

@@ -41,7 +41,8 @@ def test_answers_equal_generate_at_every_batch_size_and_padding_side(language):
         language.tokenizer.padding_side = side
         assert answer_batch(language, prompt, VISUAL, ASKED) == want
     small = 2 * language.row_bytes(80) * 2  # two rows at a time
-    for bounds in (Bounds(1), Bounds(3), Bounds(100), Bounds(memory=small), Bounds(memory=1)):
+    total = sum(map(len, ASKED))
+    for bounds in (*map(Bounds, range(1, total + 2)), Bounds(memory=small), Bounds(memory=1)):
         assert _everything(language, prompt, bounds) == want
     blind = [[answer_alone(language, prompt, None, q) for q in qs] for qs in ASKED]
     assert answer_batch(language, prompt, None, ASKED) == blind
@@ -106,7 +107,7 @@ def test_the_memory_bound_holds(llama):
         _ = list(answer_all(llama, prompt, lambda i: VISUAL[list(i)], [TEXTS * 20, TEXTS * 20, TEXTS], Bounds(10**6, bound)))
     finally:
         transformers.cache_utils.DynamicLayer.update = update
-    assert 0 < max(seen) <= bound
+    assert 0 < max(seen) <= bound / 2  # the other half is for the prefixes
 
 
 def test_stop_strings_and_end_tokens_end_an_answer(llama):
@@ -149,3 +150,8 @@ def test_too_many_image_tokens_are_told(llama):
     with pytest.raises(UsageError, match="exceed its context of 256") as e:
         answer_batch(llama, prompt, torch.zeros(1, 250, 32), [[TEXTS[0]]])
     assert "\n" not in str(e.value)
+    asked = [TEXTS, ["Why " * 300]]
+    with pytest.raises(
+        UsageError, match="exceed its context of 256"
+    ):  # before anything is answered, wherever the question stands
+        next(answer_all(llama, prompt, lambda i: VISUAL[list(i)], asked, Bounds(2)))

@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 
 import levl_eval.vlm
+from levl_eval.cli import main
 from levl_eval.errors import UsageError
 from levl_eval.evaluation import evaluate
 from levl_eval.metrics import gqa_scores, pope_scores, vqa_accuracy
 from levl_eval.progress import Progress
-from levl_eval.records import read_samples
+from levl_eval.records import read_records, read_samples
+from tests.test_processes import launch
 from tests.vlm.models import make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +133,9 @@ def data(world, tmp_path_factory) -> Path:
             rows.append({"question_id": str(q["question_id"]), "question": q["text"], "answer": q["label"], "image": picture,
                          "image_source": q["image"], "category": split, "id": f"{len(rows)}"})  # fmt: skip
     write_repo(owner / "POPE", {"test": rows})
-    write_repo(root / "lmms" / "here" / "TINY", {"test": [{**r, "shown": i % 3 > 0} for i, r in enumerate(rows[:9])]})
+    seen = sorted((root / "vqav2" / "val2014").glob("*.jpg"))[:5]  # an odd number, so that two processes have unlike shares
+    tiny = [{**r, "image": seen[i % 5], "shown": i % 3 > 0} for i, r in enumerate(rows[:9])]
+    write_repo(root / "lmms" / "here" / "TINY", {"test": tiny})
     more = root / "tasks"
     more.mkdir()
     for name, text in TASKS.items():
@@ -149,8 +153,11 @@ def llm(tmp_path_factory):
 def go(data, llm, tmp_path_factory):
     """Run tasks on the tiny data: (task names, further settings) -> records by task, in one run directory."""
     out, cache = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
-    kept = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("hf")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+    patch.setenv(
+        "HF_DATASETS_CACHE", str(datasets.config.HF_DATASETS_CACHE)
+    )  # lmms-eval looks there, and so does a second process
 
     def run(tasks, *settings, **more):
         words = [f"{t}.{s}" for t in tasks for s in RECIPE] + list(settings)
@@ -159,7 +166,7 @@ def go(data, llm, tmp_path_factory):
         return dict(zip(tasks, records, strict=True))
 
     yield run
-    datasets.config.HF_DATASETS_CACHE = kept
+    patch.undo()
 
 
 def test_its_own_pope_vqav2_and_gqa(go, data):
@@ -225,7 +232,7 @@ def test_tasks_of_ones_own(go, data):
     (file,) = (yes.home / "uploads" / yes.key).iterdir()
     assert [e["answer"] for e in json.loads(file.read_text())] == [s.prediction for s in rows]
     assert yes.data["version"] == "tiny_yes version 3.5" and "temperature=0.7" in yes.notes["lmms"]["greedy"]
-    assert yes.data["counts"]["questions"] == 9 and yes.data["counts"]["images"] <= 6  # three have no picture
+    assert yes.data["counts"]["questions"] == 9 and yes.data["counts"]["images"] == 5  # three have no picture
     assert "lmms_tasks" in yes.protocol and "include" not in yes.protocol
     assert 0 <= choice.metrics["acc"].value <= 1
     assert pairs.status == "failed" and re.match(r"lmms-eval task tiny_pairs: document 0 of test: has 2 pictures", pairs.reason)
@@ -290,3 +297,90 @@ def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch
             assert got[0] is not None and want.startswith(got[0].rstrip("\ufffd"))  # cut within a character of several bytes
     with pytest.raises(UsageError, match="either backbone"):
         lmms_eval.models.get_model("levl").create_from_arg_string("llm=x")
+
+
+def test_two_processes_run_its_tasks_as_one_does(go, data, llm, tmp_path, monkeypatch):
+    """Their shares of the pictures are unlike (five), and so are those of the questions without one (three)."""
+    tasks = ("tiny_yes", "tiny_choice")
+    # In float32 the sum over two shares of a batch is that over the batch up to rounding.
+    settings = [f"lmms:{t}.{s}" for t in tasks for s in (*RECIPE, "recipe.precision=fp32", f"include={data / 'tasks'}")]
+    words = ["run", "--backbone", "random:nano", "--tasks", ",".join(f"lmms:{t}" for t in tasks)]
+    words += ["--data", str(data), "--llm", llm.name, *(w for s in settings for w in ("--set", s))]
+    p = launch([*words, "--out", str(tmp_path / "two")], tmp_path / "cache")
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "other cache"))
+    assert main([*words, "--out", str(tmp_path / "one"), "--quiet"]) == 0
+    out, err = p.communicate(timeout=600)
+    assert p.returncode == 0, err[-3000:]
+    assert out.count("report.html") == 1  # one process speaks
+    one, two = ({r.task: r for r in read_records(tmp_path / n)} for n in ("one", "two"))
+    rows = {t: [list(read_samples(r[f"lmms:{t}"].home, r[f"lmms:{t}"])) for r in (one, two)] for t in tasks}
+    for t in tasks:
+        a, b = one[f"lmms:{t}"], two[f"lmms:{t}"]
+        assert a.metrics == b.metrics and a.protocol_hash == b.protocol_hash and a.data == b.data
+        assert a.data["counts"]["images"] == 5 and len(rows[t][0]) == 9
+        assert [(s.id, s.image_id, s.target, s.score, s.meta) for s in rows[t][0]] == [
+            (s.id, s.image_id, s.target, s.score, s.meta) for s in rows[t][1]
+        ]
+    told = [[s.prediction for s in part] for part in rows["tiny_yes"]]
+    assert told[0] == told[1] and len(set(told[0])) > 5
+    likely = [[float(re.findall(r"-[\d.]+", s.prediction)[0]) for s in part] for part in rows["tiny_choice"]]
+    assert likely[0] == pytest.approx(likely[1], abs=1e-3) and len(set(likely[0])) > 5
+    assert not list((tmp_path / "cache" / "answers").glob("*"))
+
+
+def test_two_processes_of_lmms_eval_run_our_model_as_one_does(go, data, llm, tmp_path, monkeypatch):
+    """It shares nine documents out as five and four, and pads; the connector is trained once for both."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from levl_eval.vlm.lmms_model import Levl
+
+    (tmp_path / "tasks").mkdir()
+    for name in ("tiny_yes", "tiny_choice"):
+        text = TASKS[name].replace("here/TINY", str(data / "lmms" / "here" / "TINY"))
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(text)
+    (tmp_path / "tasks" / "utils.py").write_text(UTILS)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        "kind: recipe\nname: small\ndata:\n- {layout: gqa, directory: gqa, split: train_balanced}\n"
+        "max_questions: 40\nsteps: 2\nimages_per_batch: 4\nprecision: fp32\n"
+    )
+    arguments = f"backbone=random:nano,llm={llm.name},recipe={recipe},data={data}"
+    words = [
+        "--model",
+        "levl",
+        "--model_args",
+        arguments,
+        "--include_path",
+        str(tmp_path / "tasks"),
+        "--tasks",
+        "tiny_yes,tiny_choice",
+    ]
+    words += ["--device", "cpu", "--log_samples"]
+    both = launch([*words, "--output_path", str(tmp_path / "two")], tmp_path / "cache", "levl_eval.lmms")
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "other cache"))
+    monkeypatch.chdir(tmp_path)  # lmms-eval writes its submissions into the current folder
+    manager = TaskManager("ERROR", include_path=str(tmp_path / "tasks"), include_defaults=False, model_name="levl")
+    model = Levl.create_from_arg_string(arguments)
+    found = simple_evaluate(model, tasks=["tiny_yes", "tiny_choice"], task_manager=manager, device="cpu", bootstrap_iters=0)
+    _, err = both.communicate(timeout=600)
+    assert both.returncode == 0, err[-3000:]
+
+    def rows(task):
+        (file,) = (tmp_path / "two").glob(f"*_samples_{task}.jsonl")
+        two = {r["doc_id"]: r["filtered_resps"] for r in map(json.loads, file.read_text().splitlines())}
+        return {r["doc_id"]: r["filtered_resps"] for r in found["samples"][task]}, two
+
+    one, two = rows("tiny_yes")
+    assert sorted(two) == list(range(9)) and list(two) != sorted(two)  # two shares, one behind the other
+    assert {k: v[0] for k, v in one.items()} == {k: v if isinstance(v, str) else v[0] for k, v in two.items()}
+    one, two = rows("tiny_choice")
+    for k in range(9):
+        likely = [[float(v) for v, _ in part[k]] for part in (one, two)]
+        assert likely[0] == pytest.approx(likely[1], abs=1e-3)
+    (file,) = (tmp_path / "two").glob("*_results.json")
+    told = json.loads(file.read_text())["results"]
+    assert told["tiny_yes"]["squared,none"] == pytest.approx(found["results"]["tiny_yes"]["squared,none"])
+    assert told["tiny_choice"]["acc,none"] == found["results"]["tiny_choice"]["acc,none"]
+    assert len(list((tmp_path / "cache" / "connectors").glob("*.safetensors"))) == 1
+    assert not list((tmp_path / "cache" / "answers").glob("*"))

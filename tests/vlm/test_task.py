@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -125,3 +126,50 @@ def test_a_run_reads_each_question_set_and_the_language_model_once(world, llm, c
     alone = go(world, llm, tmp_path / "alone", tmp_path / "cache", "pope", backbone="random:nano?seed=5")
     same = [r for r in records if r.task == "pope" and r.backbone["name"] == "other"]
     assert same[0].metrics == alone.metrics
+
+
+def test_in_bfloat16_the_flip_rate_is_recorded(world, llm, cache, tmp_path, monkeypatch):
+    """Counted on a sample of the questions, asked alone: of a batch with other answers every one is a flip."""
+    record = go(world, llm, tmp_path / "a", cache, "gqa", "llm_dtype=bf16", "floors=[]")
+    assert record.status == "done", record.reason
+    found = record.notes["flip_rate"]
+    assert found["dtype"] == record.notes["answering"]["dtype"] == "bfloat16"
+    assert found["of"] >= 48 and 0 <= found["flips"] <= found["of"]
+    original = answering.answer_alone
+    monkeypatch.setattr(answering, "answer_alone", lambda *a: original(*a) + " (alone)")
+    other = go(world, llm, tmp_path / "b", cache, "gqa", "llm_dtype=bf16", "floors=[]")
+    assert other.notes["flip_rate"]["flips"] == other.notes["flip_rate"]["of"] == found["of"] and other.metrics == record.metrics
+    plain = go(world, llm, tmp_path / "c", cache, "gqa", "floors=[]")
+    assert "flip_rate" not in plain.notes and plain.protocol_hash != record.protocol_hash
+
+
+def test_what_is_wrong_with_one_task_is_one_line_and_the_other_is_done(world, llm, cache, tmp_path):
+    """Every bad input of a question task by the run itself: the record says what and what to do; nothing of the rest is lost."""
+    data = tmp_path / "data"
+    shutil.copytree(world, data, ignore=shutil.ignore_patterns("ade20k", "classification", "imagenet9"))
+
+    def run(*settings):
+        words = [f"{t}.{s}" for t in ("gqa", "pope") for s in FAST] + [f"gqa.{s}" for s in settings]
+        records = evaluate(
+            ["random:nano"], ["gqa", "pope"], data=str(data), llm=llm.name, settings=words, out=tmp_path / "out", cache=cache,
+            progress=Progress(quiet=True),
+        )  # fmt: skip
+        assert records[1].status == "done" and records[1].metrics["accuracy"].n, records[1].reason
+        assert records[0].status == "failed" and "\n" not in records[0].reason and len(records[0].reason) < 500
+        return records[0].reason
+
+    assert "has no chat template; set `prompt.chat=false`" in run("prompt.chat=true")
+    assert "joins the end of the prompt" in run("prompt.template='{image}{question} '")
+    assert "expected one {image}" in run("prompt.template='{question}'")
+    assert "exceed its context of 512; use fewer image tokens" in run("prompt.max_new_tokens=500")
+    assert "one of its 4 blocks" in run("recipe.connector.layer=9")
+    (train,) = (data / "gqa").glob("**/train_balanced_questions.json")
+    rows = json.loads(train.read_text())
+    train.write_text(json.dumps({k: {**q, "answer": " "} for k, q in rows.items()}))
+    assert re.search(r"recipe scenes: question \S+ \(image \S+\): an answer is empty", run("floors=[]"))
+    train.write_text(json.dumps(rows))
+    gone = next((data / "gqa" / "images").glob("stestdev*.jpg"))
+    gone.write_bytes(b"no picture")
+    assert f"{gone}: cannot be decoded" in run("floors=[]")
+    gone.unlink()
+    assert re.search(rf"1 of 12 images are missing, first {re.escape(str(gone))}; put GQA's images into", run("floors=[]"))
