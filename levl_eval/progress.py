@@ -71,7 +71,9 @@ class Stage:
             self._bar.update(self._task, advance=n, rate=f"{rate:,.1f} {self.unit}/s", note=note)
         elif not self.parent.quiet and now - self.last > 20:
             self.last = now
-            left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total else ""
+            left = (
+                f", {(self.total - self.done) / rate:,.0f} s left" if self.total and self.done else ""
+            )  # unknown before the first
             of = f"/{self.total}" if self.total else ""
             self.parent.say(f"{self.description}: {self.done}{of} ({rate:,.1f} {self.unit}/s{left}) {note}".rstrip())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
@@ -122,6 +122,10 @@ class Backbone(nn.Module, abc.ABC):
     @abc.abstractmethod
     def encode(self, images: Tensor) -> Features:
         """float [B, 3, H, W], preprocessed -> Features. Called without gradient."""
+
+    # Where the last layer's class token is: "pooled" (it is what ``encode`` pools), "blocks" (``encode`` pools otherwise, but
+    # ``encode_layers`` gives it), or "" where the encoder has none.
+    class_token: Literal["pooled", "blocks", ""] = ""
 
     # Number of transformer blocks whose output ``encode_layers`` can give; 0 where it cannot.
     depth: int = 0

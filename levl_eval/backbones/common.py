@@ -61,7 +61,9 @@ def vit_blocks(model: Any, images: Tensor, layers: list[int]) -> list[tuple[Tens
         images, indices=order, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
     )
     has_class = getattr(model, "cls_token", None) is not None
-    by_index = {i: (patches, prefix[:, 0] if has_class else None) for i, (patches, prefix) in zip(order, found, strict=True)}
+    # A model without any prefix token gives the patch tokens alone, not a pair.
+    pairs = [(x, None) if isinstance(x, Tensor) else (x[0], x[1][:, 0] if has_class else None) for x in found]
+    by_index = dict(zip(order, pairs, strict=True))
     return [by_index[i] for i in layers]
 
 

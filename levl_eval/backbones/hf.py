@@ -35,6 +35,7 @@ class HFBackbone(Backbone):
         super().__init__()
         self.model, self.family, self.tokenizer = model, family, tokenizer
         self.depth = self._tower.config.num_hidden_layers
+        self.class_token = "" if family.startswith("siglip") else "pooled"
         if tokenizer is not None:
             self.readouts = EMBEDDING
 

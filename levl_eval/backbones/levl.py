@@ -23,6 +23,7 @@ class DualEncoderBackbone(Backbone):
         super().__init__()
         self.model, self.tokenizer, self.max_length, self.readout = model, tokenizer, max_length, readout
         self.readouts = LEVLJEPA if model.text.projector is not None else EMBEDDING
+        self.class_token = "pooled"
         self.depth = len(model.vision.encoder.blocks)  # type: ignore[arg-type]
 
     @property

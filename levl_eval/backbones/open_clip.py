@@ -10,7 +10,7 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, hub, unit, vit_blocks
-from levl_eval.backbones.timm import blocks_of
+from levl_eval.backbones.timm import blocks_of, class_token_of
 from levl_eval.cards import near
 from levl_eval.errors import UsageError
 
@@ -23,6 +23,8 @@ class OpenClipBackbone(Backbone):
         self.model, self.tokenizer, self.readouts = model, tokenizer, EMBEDDING
         visual = model.visual
         own = hasattr(visual, "transformer") and hasattr(visual, "forward_intermediates")
+        # Its own tower is read at the class token whatever its pooling (see encode).
+        self.class_token = class_token_of(visual.trunk) if hasattr(visual, "trunk") else "pooled"
         self.depth = blocks_of(visual.trunk) if hasattr(visual, "trunk") else len(visual.transformer.resblocks) if own else 0
 
     @property

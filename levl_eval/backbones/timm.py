@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.model = model
         self.depth = blocks_of(model)
+        self.class_token = class_token_of(model)
 
     def encode(self, images: Tensor) -> Features:
         tokens = self.model.forward_features(images)
@@ -40,7 +42,21 @@ class TimmBackbone(Backbone):
 def blocks_of(model: Any) -> int:
     """Number of a plain ViT's blocks; 0 for hierarchical and convolutional models, whose stages have grids of their own."""
     plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens") and hasattr(model, "forward_intermediates")
+    plain = (
+        plain and "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    )  # CaiT's blocks have none
     return len(model.blocks) if plain else 0
+
+
+def class_token_of(model: Any) -> Literal["pooled", "blocks", ""]:
+    """Where a timm model's class token is (Backbone.class_token): some pool by the mean or by attention although they have one."""
+    if getattr(model, "cls_token", None) is None or not getattr(model, "num_prefix_tokens", 0):
+        return ""
+    alone = getattr(model, "dist_token", None) is None  # distilled models pool both of their tokens
+    plain = isinstance(getattr(model, "fc_norm", None), torch.nn.Identity | None)
+    if getattr(model, "global_pool", None) == "token" and alone and plain:
+        return "pooled"
+    return "blocks" if blocks_of(model) else ""
 
 
 def create(model: str, pretrained: bool) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.errors import UsageError
+from levl_eval.terminal import columns, numbers, print_rows
 
 if TYPE_CHECKING:
     from levl_eval.data.types import ImageSet
@@ -97,18 +98,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(text)
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title=f"{len(images)} pictures of {images.source}", title_justify="left")
-    for name in ("backbone", "space", *COLUMNS.values()):
-        shown.add_column(name, overflow="fold", justify="left" if name in ("backbone", "space") else "right")
-    for row in table:
-        cells = [f"{row[c]:.3g}" if isinstance(row[c], float) else str(row[c]) for c in COLUMNS]
-        shown.add_row(row["backbone"], row["space"], *cells)
-    Console().print(shown)
-    print("rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates")
+    cells = [
+        [r["backbone"], r["space"], *(f"{r[c]:.3g}" if isinstance(r[c], float) else str(r[c]) for c in COLUMNS)] for r in table
+    ]
+    print(f"{len(images)} pictures of {images.source}")
+    print("\n".join(numbers(["backbone", "space", *COLUMNS.values()], cells, columns())))
+    print_rows([["rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates"]])
     for row in table:
         for warning in row["warnings"]:
-            print(f"warning: {row['backbone']}, {row['space']}: {warning}")
+            print_rows([[f"warning: {row['backbone']}, {row['space']}: {warning}"]])
     return 0

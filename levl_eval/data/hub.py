@@ -6,8 +6,12 @@ layout, and an offline machine with a filled cache (HF_HUB_OFFLINE=1) works.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,32 @@ from levl_eval.data.images import fingerprint_text
 from levl_eval.data.questions import POPE_SPLITS, Pool, _limited, gqa_question, pope_version
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 from levl_eval.errors import UsageError
+from levl_eval.io import sha256_file
+
+
+@lru_cache(64)
+def _digest(folder: Path, listed: tuple[tuple[str, int, int], ...]) -> str:
+    return hashlib.sha256("".join(f"{name}\0{sha256_file(folder / name)}\n" for name, _, _ in listed).encode()).hexdigest()
+
+
+def local_digest(folder: Path) -> str:
+    """SHA-256 of a local repository: names and bytes of its files, hidden ones left out. Read again only where they have changed."""
+    names = sorted(
+        p for p in folder.rglob("*") if p.is_file() and not any(w.startswith(".") for w in p.relative_to(folder).parts)
+    )
+    stats = [(p.relative_to(folder).as_posix(), p.stat()) for p in names]
+    return _digest(folder.resolve(), tuple((n, s.st_size, s.st_mtime_ns) for n, s in stats))
+
+
+def local_cache(folder: Path, parent: str | os.PathLike[str] | None = None) -> str:
+    """The folder where `datasets` is to keep its tables of a local repository, below ``parent`` (its own cache by default).
+
+    Left to itself it (5.2) keeps those of every local repository of one name and one list of configurations in one place, and
+    takes what lies there, whatever the files of this one hold.
+    """
+    import datasets
+
+    return str(Path(parent or datasets.config.HF_DATASETS_CACHE) / "local" / local_digest(folder)[:32])
 
 
 def _load(spec: DataSpec, name: str | None) -> Any:
@@ -28,8 +58,10 @@ def _load(spec: DataSpec, name: str | None) -> Any:
     import datasets
 
     assert spec.hub is not None
+    here = Path(spec.hub.repo).expanduser()
+    path, more = (str(here), {"cache_dir": local_cache(here)}) if here.is_dir() else (spec.hub.repo, {})
     with hub(f"--data hub: {spec.hub.repo}"):
-        return datasets.load_dataset(spec.hub.repo, name, split=spec.hub.split, revision=spec.hub.revision)
+        return datasets.load_dataset(path, name, split=spec.hub.split, revision=spec.hub.revision, **more)
 
 
 def _need(spec: DataSpec) -> None:
@@ -40,13 +72,14 @@ def _need(spec: DataSpec) -> None:
 
 
 def _images(table: Any, column: str, rows: dict[str, int], source: str) -> ImageSet:
-    """Images of a table by id. Fingerprint: the table's own, with the ids: `datasets` changes it with any content or revision."""
+    """Images of a table by id. Fingerprint: the table's own, which changes with the revision, or a local repository's; with the ids."""
 
     def opened(name: str) -> Image.Image:
         return table[rows[name]][column].convert("RGB")
 
-    ids = tuple(rows)
-    return ImageSet(ids, opened, fingerprint_text([str(table._fingerprint), *ids]), source)
+    ids, here = tuple(rows), Path(source).expanduser()
+    own = [local_digest(here)] if here.is_dir() else []
+    return ImageSet(ids, opened, fingerprint_text([str(table._fingerprint), *own, *ids]), source)
 
 
 def _finish(spec: DataSpec, questions: list[Question], images: ImageSet, limit: int | None, version: str) -> QuestionSet:

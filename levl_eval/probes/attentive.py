@@ -75,6 +75,13 @@ def _tokens(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor
 
 
 @torch.inference_mode()
+def classes_of(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    """[N] predicted classes; never more logits than a batch's."""
+    parts = [head(_tokens(array, rows[i : i + 256], device)).argmax(1).cpu().numpy() for i in range(0, len(rows), 256)]
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
 def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     """[N, C] logits of the given rows, on the CPU."""
     return torch.cat([head(_tokens(array, rows[i : i + 256], device)).cpu() for i in range(0, len(rows), 256)])
@@ -154,7 +161,7 @@ def run(context: Context) -> Outcome:
 
     def each_epoch() -> None:
         nonlocal best_right
-        right = (predict(head, test.features.patches, test.rows, device).argmax(1).numpy() == truth).astype(float)
+        right = (classes_of(head, test.features.patches, test.rows, device) == truth).astype(float)
         if right.mean() > max(best, default=-1.0):
             best_right = right
         best.append(float(right.mean()))

@@ -56,20 +56,31 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
     )
 
 
-def run(context: Context) -> Outcome:
-    """Raises UsageError/LevlError: a required variant is missing, or classes differ."""
-    card = context.card
+def variants_of(card: Any, data: str, limit: int | None) -> dict[str, ClassificationSet]:
+    """The test set of every variant that is there, by name. Raises UsageError where a required one is missing."""
     missing, sets = [], {}
     for name in [*card.variants, *card.optional_variants]:
-        spec, folder = _variant(card.data, context.data, name)
+        spec, folder = _variant(card.data, data, name)
         if folder.is_dir():
-            sets[name] = read_classification(spec, context.data, context.limit)
+            sets[name] = read_classification(spec, data, limit)
         elif name in card.variants:
             missing.append(folder)
     if missing:
         raise UsageError(
             f"{card.name}: {missing[0]} is missing; unpack the backgrounds challenge release below it, or set data.root"
         )
+    return sets
+
+
+def fingerprint_of_sets(sets: dict[str, ClassificationSet]) -> str:
+    """Of all variants together."""
+    return fingerprint_text(data_of(s)["fingerprint"] for _, s in sorted(sets.items()))
+
+
+def run(context: Context) -> Outcome:
+    """Raises UsageError/LevlError: a required variant is missing, or classes differ."""
+    card = context.card
+    sets = variants_of(card, context.data, context.limit)
     if REFERENCE not in sets:
         raise UsageError(f"{card.name}: field `variants`: {REFERENCE!r} must be among them, every drop is against it")
     train_spec, _ = _variant(card.train, context.data, REFERENCE)
@@ -112,7 +123,7 @@ def run(context: Context) -> Outcome:
     seconds["probe"] = time.monotonic() - started
     main = card.main_metric if card.main_metric in sets else REFERENCE
     data = {
-        "fingerprint": fingerprint_text(data_of(s)["fingerprint"] for _, s in sorted(sets.items())),
+        "fingerprint": fingerprint_of_sets(sets),
         "train": data_of(train)["fingerprint"],
         "counts": {"images": len(sets[main].images), "train_images": len(train.images), "classes": len(train.classes)},
         "split": card.data.split,

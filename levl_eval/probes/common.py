@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from levl_eval.backbones.base import Backbone
 from levl_eval.cards import CarvedSpec, DataSpec
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines import Context
-from levl_eval.errors import LevlError
+from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.metrics.statistics import Z95, mean_estimate
@@ -106,13 +110,41 @@ class Matrix:
 
 
 def global_features(features: FeatureSet, readout: str) -> np.ndarray:
-    """[N, D] of a read-out: the encoder's own pooling, the mean over its patch tokens, or both side by side."""
-    if readout == "pooled":
+    """[N, D] of a read-out: the encoder's own pooling, the mean over its patch tokens, or both side by side.
+
+    ``cls`` is what stands under ``pooled`` in the features that :func:`layers_of` asks for.
+    """
+    if readout in ("pooled", "cls"):
         return features.pooled
-    mean = np.empty((len(features.ids), features.patches.shape[-1]), np.float32)
-    for i in range(0, len(mean), 256):
-        mean[i : i + 256] = np.asarray(features.patches[i : i + 256], np.float32).mean(1)
-    return mean if readout == "mean-patch" else np.concatenate([np.asarray(features.pooled, np.float32), mean], 1)
+    first = features.pooled.shape[1] if readout == "pooled+mean-patch" else 0
+    out = _room(features, first + features.patches.shape[-1])
+    for i in range(0, len(out), 256):
+        out[i : i + 256, :first] = features.pooled[i : i + 256, :first]
+        out[i : i + 256, first:] = np.asarray(features.patches[i : i + 256], np.float32).mean(1)
+    return out
+
+
+def _room(features: FeatureSet, width: int) -> np.ndarray:
+    """Place for float32 [N, width]: memory up to IN_MEMORY bytes, above that a file without name beside the stored features.
+
+    Such a file is gone with its last user. Not in the usual temporary folder, which may itself be memory. Raises LevlError
+    where there is no room.
+    """
+    shape = (len(features.ids), width)
+    stored = getattr(features.pooled, "filename", None)
+    if 4 * shape[0] * shape[1] <= IN_MEMORY or stored is None:
+        return np.empty(shape, np.float32)
+    folder = Path(stored).parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as f:
+            if hasattr(os, "posix_fallocate"):  # told now, not by a crash when a page finds no room
+                os.posix_fallocate(f.fileno(), 0, 4 * shape[0] * shape[1])
+            return np.memmap(f, np.float32, "w+", shape=shape)
+    except OSError as e:
+        need = 4e-9 * shape[0] * shape[1]
+        raise LevlError(
+            f"{folder}: no room for {need:.1f} GB of mean patch tokens ({e.strerror}); free some, or set LEVL_CACHE"
+        ) from e
 
 
 @dataclass
@@ -153,18 +185,70 @@ def _same_classes(name: str, a: ClassificationSet, b: ClassificationSet, what: s
         raise LevlError(f"{name}: class folders of training and {what} differ{first}; give both the same ones")
 
 
+def layers_of(card: Any, backbone: Backbone) -> list[int] | None:
+    """Blocks to read for a card: its ``layers``, or the last one where its class token is wanted and the encoder pools otherwise.
+
+    Raises LevlError for ``readout: cls`` of an encoder without class token.
+    """
+    layers = getattr(card, "layers", None)
+    if getattr(card, "readout", None) != "cls":
+        return layers
+    if not backbone.class_token:
+        raise LevlError(f"{card.name}: field `readout`: cls: {backbone.name} has no class token; take pooled or mean-patch")
+    return [-1] if layers is None and backbone.class_token == "blocks" else layers
+
+
 def features_of(context: Context, data: ClassificationSet, cache: dict[str, int]) -> FeatureSet:
-    """Features of a set from the store at the card's layers, counted as hit or miss."""
+    """Features of a set from the store at the layers the card needs, counted as hit or miss."""
     found = context.store.get(
         context.backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress,
-        layers=getattr(context.card, "layers", None),
+        layers=layers_of(context.card, context.backbone),
     )  # fmt: skip
     cache["feature_hits" if found.hit else "feature_misses"] += 1
     return found
 
 
+def _own_validation(context: Context, notes: dict[str, Any]) -> ClassificationSet | None:
+    """The published validation set the card names; None where it is to be carved out of training.
+
+    Hub copies often lack the list: a card that names no hub source for it is carved there, and the notes say so.
+    Raises UsageError, with the way out, where the list is not among the files.
+    """
+    card, spec = context.card, context.card.validation
+    if not isinstance(spec, DataSpec):
+        return None
+    if context.data == "hub" and spec.hub is None and spec.root is None:
+        notes["validation"] = "carved out of training: the card names no hub source for the published validation set"
+        return None
+    try:
+        return read_classification(spec, context.data)
+    except UsageError as e:
+        raise UsageError(
+            f"{e} (field `validation`; to carve one out of training: --set '{card.name}.validation={{share: 0.1}}')"
+        ) from e
+
+
+def _apart(
+    context: Context, train: ClassificationSet, own: ClassificationSet, notes: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of training without the validation images it lists too (as `trainval` does), found by content. Also where in training
+    all of validation stands, or None where it is not wholly there. Raises LevlError where nothing is left to train on."""
+    listed = dict(shared_images(train.images, own.images, context.cache, context.progress))
+    inside = np.isin(np.array(train.images.ids), list(listed))
+    if inside.all():
+        raise LevlError(f"{context.card.name}: every training image is a validation image too; set `train` or `validation`")
+    held = np.flatnonzero(inside)
+    if len(held):
+        notes["validation_images_listed_in_training"] = len(held)
+    label = dict(zip(own.images.ids, own.labels, strict=True))
+    same = all(label[listed[train.images.ids[i]]] == train.labels[i] for i in held)
+    whole = same and len(held) == len(own.images) == len(set(listed.values()))
+    return np.flatnonzero(~inside), held if whole else None
+
+
 def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
-    """The card's sets with features. choices: a validation part is needed, the card's own or carved out of training.
+    """The card's sets with features. choices: a validation part is needed, the card's own or carved out of training; training
+    images that the validation set holds too are then not trained on.
     more: the engine asks for further features, and calls ``context.ready()`` itself when it has them.
 
     Raises UsageError/LevlError: missing or empty sets, classes that differ, images that cannot be decoded. Test images that
@@ -174,11 +258,24 @@ def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
     train, test = read_classification(card.train, context.data), read_classification(card.data, context.data, context.limit)
     _same_classes(card.name, train, test, "test")
     notes: dict[str, Any] = {}
-    own = read_classification(card.validation, context.data) if choices and isinstance(card.validation, DataSpec) else None
+    own = _own_validation(context, notes) if choices else None
     if own is not None:
         _same_classes(card.name, train, own, "validation")
     twice = shared_images(test.images, train.images, context.cache, context.progress)
     leaked = np.isin(np.array(test.images.ids), [t for t, _ in twice])
+    if own is not None:
+        known = {t for t, _ in twice}  # where validation is part of training, told below
+        chosen_by = [p for p in shared_images(test.images, own.images, context.cache, context.progress) if p[0] not in known]
+        leaked |= np.isin(np.array(test.images.ids), [t for t, _ in chosen_by])
+        if chosen_by:
+            notes["leakage_into_validation"] = {
+                "test_images_in_validation": len(chosen_by),
+                "first": [list(p) for p in chosen_by[:10]],
+            }
+            context.progress.say(
+                f"  {card.name}: leakage: {len(chosen_by)} of {len(test.images)} test images are validation images too "
+                f"({chosen_by[0][0]} is {chosen_by[0][1]}); see top1_unleaked"
+            )
     if twice:
         first = f"{twice[0][0]} is {twice[0][1]}"
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(test.images), "first": [list(p) for p in twice[:10]]}
@@ -196,9 +293,13 @@ def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
     rows = np.arange(len(train.labels))
     validation = None
     if own is not None:
-        validation = Part(own, features_of(context, own, cache), np.arange(len(own.labels)))
+        rows, held = _apart(context, train, own, notes)
+        if held is not None:
+            validation = Part(train, train_features, held)  # training's list has encoded them already
+        else:
+            validation = Part(own, features_of(context, own, cache), np.arange(len(own.labels)))
     elif choices:
-        rows, held = carve(train.labels, card.validation)
+        rows, held = carve(train.labels, card.validation if isinstance(card.validation, CarvedSpec) else CarvedSpec())
         if not len(held):
             raise LevlError(f"{card.name}: every class has one training image, so no validation can be taken; set `validation`")
         validation = Part(train, train_features, held)
@@ -208,6 +309,8 @@ def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
     data["counts"]["train_images"] = len(rows)
     if validation is not None:
         data["counts"]["validation_images"] = len(validation)
+    if own is not None:
+        data["validation"] = data_of(own)["fingerprint"]
     return Parts(
         Part(train, train_features, rows), validation, Part(test, test_features, np.arange(len(test.labels))), train.classes,
         data, notes, {"features": time.monotonic() - started}, cache, leaked,

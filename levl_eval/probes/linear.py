@@ -24,6 +24,12 @@ def logits_of(layer: nn.Module, matrix: Matrix, device: torch.device) -> Tensor:
     return torch.cat([layer(b.to(device)).float().cpu() for b in matrix.blocks()])
 
 
+@torch.inference_mode()
+def classes_of(layer: nn.Module, matrix: Matrix, device: torch.device) -> np.ndarray:
+    """[N] predicted classes; never more logits than a block's."""
+    return np.concatenate([layer(b.to(device)).argmax(1).cpu().numpy() for b in matrix.blocks()])
+
+
 def fit(
     x: Matrix, y: np.ndarray, classes: int, card: Any, seed: int, device: torch.device,
     watch: tuple[Matrix, np.ndarray] | None = None, progress: Progress | None = None,
@@ -60,7 +66,7 @@ def fit(
             if not math.isfinite(curve[-1]):
                 raise LevlError(f"linear probe: the loss is {curve[-1]}; lower `lr`")
             if watch is not None:
-                watched.append(float((logits_of(layer, watch[0], device).argmax(1).numpy() == watch[1]).mean()))
+                watched.append(float((classes_of(layer, watch[0], device) == watch[1]).mean()))
                 if watched[-1] > max(watched[:-1], default=-1.0):
                     best = copy.deepcopy(layer.state_dict())
             bar.advance(note=f"loss {curve[-1]:.3f}")

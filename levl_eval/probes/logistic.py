@@ -2,14 +2,14 @@
 
 For every C on its own the objective is scikit-learn's, divided by C N:  mean loss + ||W||^2 / (2 C N), intercept free.
 The problems share their data, so one matrix product gives the logits of all of them and one more all gradients. Each is
-minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there. Every fourth C is solved from zero first; all then start
-between their neighbours' solutions. Solved problems leave the stack. The first solutions are in
-single precision, the last steps in double: at large C the objective is so flat that half-solved problems answer otherwise.
+minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there, taken anew now and then: where classes are separable it shrinks by decades on the way.
+From coarse to fine: every 16th C is solved from zero; then, level by level, what halves the gaps starts on the polynomial in log C
+through the nearest four solutions. Solved problems leave the stack. The first solutions are in single precision, the last steps in
+double: at large C the objective is so flat that half-solved problems answer otherwise.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from levl_eval.errors import LevlError
-from levl_eval.probes.common import IN_MEMORY, Matrix
+from levl_eval.probes.common import BLOCK, IN_MEMORY, Matrix
 from levl_eval.progress import Progress
 
 HISTORY = 8  # pairs L-BFGS remembers
 ROUGH = 1e-5  # tolerance of the first solutions, which are in single precision
 STALL = 10  # iterations without gain after which a problem is left where float32 has brought it
-ANCHOR = 4  # every so many strengths are solved first
+REFRESH = 20  # iterations after which the preconditioner is that of the point reached
 _LOGITS = 1 << 21  # numbers of logits held at once
 _STACK = 1 << 28  # numbers of weights and history held at once; longer paths are solved in pieces
 
@@ -43,7 +43,7 @@ class PathFit:
         """Predicted class [N, P] for every strength."""
         d, k, p = self.weight.shape
         weight, bias = self.weight.reshape(d, -1).to(device), self.bias.to(device)
-        size = max(64, _LOGITS // (k * p))
+        size = min(BLOCK, max(64, _LOGITS // (k * p)))
         return np.concatenate([((b.to(device) @ weight).view(-1, k, p) + bias).argmax(1).cpu().numpy() for b in x.blocks(size)])
 
     def logits(self, x: Matrix, at: int, device: torch.device) -> Tensor:
@@ -73,7 +73,7 @@ class _Rows:
         self.vectors = vectors[:, keep].float()
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if 8 * self.n * len(self.values) <= IN_MEMORY:
-            self._kept = list(self._read(8192))
+            self._kept = list(self._read(BLOCK))
 
     def _read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         turn = self.vectors.to(self.device)
@@ -91,7 +91,7 @@ class _Rows:
             self._kept = [(z.double(), y) for z, y in self._kept]
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for z, y in self._kept if self._kept is not None else self._read(8192):
+        for z, y in self._kept if self._kept is not None else self._read(BLOCK):
             for i in range(0, len(z), size):
                 yield z[i : i + size].to(self.dtype), y[i : i + size]
 
@@ -128,6 +128,12 @@ def _dot(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     return (a[0] * b[0]).sum((0, 1)) + (a[1] * b[1]).sum(0)
 
 
+def _scales(diagonal: Tensor, ridge: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of the Hessian's diagonal for weights [r, K, P] and bias [K, P]."""
+    diagonal = diagonal.view(-1, *b.shape)
+    return 1 / (diagonal[:-1] + ridge).clamp(min=1e-12), 1 / diagonal[-1].clamp(min=1e-12)
+
+
 def _solve(
     rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note
 ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
@@ -139,10 +145,7 @@ def _solve(
     live = np.arange(len(strengths))
     ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=w.dtype, device=device)
     value, gw, gb, diagonal = _evaluate(rows, w, b, ridge, curvature=True)
-    diagonal = diagonal.view(len(w) + 1, *b.shape)
-    floor = 1e-3 * rows.values.to(w.dtype).view(-1, 1, 1) * diagonal[-1]  # a dimension may be flat here and not elsewhere
-    scale_w = 1 / (torch.maximum(diagonal[:-1], floor) + ridge).clamp(min=1e-12)
-    scale_b = 1 / diagonal[-1].clamp(min=1e-4)
+    scale_w, scale_b = _scales(diagonal, ridge, b)
     pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]] = []
     stalled = torch.zeros(len(strengths), dtype=torch.long, device=device)
     step = 0
@@ -189,9 +192,10 @@ def _solve(
             qw, qb = torch.where(bad, gw * scale_w, qw), torch.where(bad, gb * scale_b, qb)
             slope = _dot((gw, gb), (qw, qb))
         t = torch.ones_like(slope)
+        anew = step % REFRESH == REFRESH - 1
         for _ in range(25):
             nw, nb = w - t * qw, b - t * qb
-            new, ngw, ngb, _ = _evaluate(rows, nw, nb, ridge)
+            new, ngw, ngb, diagonal = _evaluate(rows, nw, nb, ridge, curvature=anew)
             enough = new <= value - 1e-4 * (t * slope).double() + slack * value.abs()
             if enough.all():
                 break
@@ -209,7 +213,25 @@ def _solve(
         pairs = pairs[-HISTORY:]
         stalled = torch.where(new < value - 0.01 * slack * value.abs(), torch.zeros_like(stalled), stalled + 1)
         w, b, gw, gb, value = nw, nb, ngw, ngb, new
+        if anew:
+            scale_w, scale_b = _scales(diagonal, ridge, b)
         step += 1
+
+
+def levels(count: int) -> list[list[int]]:
+    """Positions 0 .. count - 1 from coarse to fine: ends and every 16th, then what halves the gaps."""
+    out: list[list[int]] = []
+    seen: set[int] = set()
+    for stride in (16, 8, 4, 2, 1):
+        fresh = sorted({*range(0, count, stride), count - 1} - seen)
+        seen.update(fresh)
+        out += [fresh] if fresh else []
+    return out
+
+
+def lagrange(at: np.ndarray, x: float) -> np.ndarray:
+    """Weights of the values at the points ``at`` in the polynomial through them, read at x."""
+    return np.array([np.prod([(x - q) / (p - q) for j, q in enumerate(at) if j != i]) for i, p in enumerate(at)])
 
 
 def solve_path(
@@ -240,29 +262,32 @@ def solve_path(
         if start is not None:
             w[:] = (rows.vectors.T @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
             b[:] = (start.bias[:, 0].cpu() + rows.mean @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
-        elif p > ANCHOR:
-            anchors = np.unique([*range(0, p, ANCHOR), p - 1])
-            for i in range(0, len(anchors), per_stack):
-                at = anchors[i : i + per_stack]
-                before = anchors[max(i - 1, 0)]
-                w0, b0 = w[:, :, [before] * len(at)], b[:, [before] * len(at)]  # zero for the first piece
-                w[:, :, at], b[:, at], iterations[at], _ = _solve(
-                    rows, values[at], w0, b0, max(tolerance, ROUGH), max_iterations, note
+            w, b = w.double(), b.double()
+            rows.double()
+        known: list[int] = []
+        for level in levels(p):
+            for i in range(0, len(level), per_stack):
+                at = level[i : i + per_stack]
+                if known and start is None:
+                    for j in at:
+                        near = sorted(known, key=lambda k: abs(k - j))[:4]
+                        if not min(near) < j < max(near) or len(set(values[near])) < len(near):
+                            near = near[:1]  # a polynomial is not to be trusted beyond its points
+                        share = lagrange(np.log(values[near]), float(np.log(values[j])))
+                        w[:, :, j], b[:, j] = w[:, :, near] @ w.new_tensor(share), b[:, near] @ b.new_tensor(share)
+                elif start is None:  # from zero, most of the way in single precision
+                    w, b = w.float(), b.float()
+                    w[:, :, at], b[:, at], iterations[at], _ = _solve(
+                        rows, values[at], w[:, :, at], b[:, at], max(tolerance, ROUGH), max_iterations, note
+                    )
+                    w, b = w.double(), b.double()
+                    rows.double()
+                w[:, :, at], b[:, at], more, converged[at] = _solve(
+                    rows, values[at], w[:, :, at], b[:, at], tolerance, max_iterations, note
                 )
-            for left, right in itertools.pairwise(anchors):
-                for j in range(left + 1, right):
-                    share = (j - left) / (right - left)
-                    w[:, :, j] = torch.lerp(w[:, :, left], w[:, :, right], share)
-                    b[:, j] = torch.lerp(b[:, left], b[:, right], share)
-        w, b = w.double(), b.double()
-        rows.double()
-        for i in range(0, p, per_stack):
-            at = np.arange(i, min(i + per_stack, p))
-            w[:, :, at], b[:, at], more, converged[at] = _solve(
-                rows, values[at], w[:, :, at], b[:, at], tolerance, max_iterations, note
-            )
-            iterations[at] += more
-            bar.advance(len(at))
+                iterations[at] += more
+                known += at
+                bar.advance(len(at))
     weight = torch.tensordot(rows.vectors.double(), w.cpu(), 1)
     bias = b.cpu() - torch.tensordot(rows.mean.double(), weight, 1)
     return PathFit(values, weight.float(), bias.float(), iterations, converged)

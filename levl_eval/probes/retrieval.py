@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,11 +131,16 @@ def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -
     )  # fmt: skip
 
 
+def captions_of(card: Any, data: str, limit: int | None) -> CaptionSet:
+    """The card's captions and their images. Raises UsageError for unusable files."""
+    return _thin(read_captions(card.data, data, limit), card.captions_per_image)
+
+
 def run(context: Context) -> Outcome:
     """Raises LevlError for a backbone without text, UsageError for unusable caption files or more folds than images."""
     card, backbone = context.card, context.backbone
     chosen = main_readout(backbone, card.readout, card.name)
-    data = _thin(read_captions(card.data, context.data, context.limit), card.captions_per_image)
+    data = captions_of(card, context.data, context.limit)
     if card.folds > len(data.images):
         raise UsageError(f"{card.name}: field `folds`: {card.folds} folds of {len(data.images)} images")
     started = time.monotonic()

@@ -76,6 +76,9 @@ def test_open_clip_and_hf_layers(tmp_path):
     ):
         with torch.no_grad():
             last, two = b.encode(x), b.encode_layers(x, (1, 2))
+        assert b.class_token == ("" if b.name == "siglip" else "pooled")
+        if b.class_token:
+            assert torch.allclose(last.pooled, two.pooled[:, b.dim :], atol=1e-5)
         assert b.depth == 3 and two.grid == (2, 2) and two.patches.shape == (2, 4, 2 * b.patch_dim)
         assert torch.allclose(two.patches[..., b.patch_dim :], last.patches, atol=1e-5), b.name
         assert not torch.allclose(two.patches[..., : b.patch_dim], last.patches, atol=1e-3)
@@ -134,3 +137,42 @@ def test_views_are_the_cuts_encoded_one_by_one(tmp_path):
         make_views(64, 96, None, False)
     with pytest.raises(UsageError, match="leave gaps"):
         make_views(96, 32, 48, False)
+
+
+def tiny_vit(**options):
+    import timm
+
+    from levl_eval.backbones.base import Preprocess
+    from levl_eval.backbones.common import finish
+    from levl_eval.backbones.timm import TimmBackbone
+
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    net = timm.models.vision_transformer.VisionTransformer(**sizes, **options)
+    return finish(TimmBackbone(net), "tiny", "timm:tiny", Preprocess(32), {})
+
+
+@pytest.mark.parametrize(
+    "options, place",
+    [
+        ({}, "pooled"), ({"global_pool": "avg"}, "blocks"), ({"fc_norm": True}, "blocks"),
+        ({"global_pool": "avg", "class_token": False}, ""), ({"global_pool": "map", "class_token": False}, ""),
+    ],
+)  # fmt: skip
+def test_where_the_class_token_is_and_vits_without_prefix_tokens(options, place):
+    b, x = tiny_vit(**options), X[..., :32, :32]
+    assert b.class_token == place
+    with torch.no_grad():
+        tokens, plain, last = b.model.forward_features(x), b.encode(x), b.encode_layers(x, [-1])
+    prefix = 1 if place else 0
+    assert torch.allclose(last.patches, tokens[:, prefix:], atol=1e-5) and last.grid == plain.grid == (2, 2)
+    if place:
+        assert torch.allclose(last.pooled, tokens[:, 0], atol=1e-5)
+        assert torch.allclose(plain.pooled, tokens[:, 0], atol=1e-4) == (place == "pooled")
+    else:
+        assert torch.allclose(last.pooled, tokens.mean(1), atol=1e-5)
+
+
+def test_every_loader_says_where_its_class_token_is(checkpoints):
+    assert load_backbone(str(checkpoints["clip"])).class_token == load_backbone("random:nano").class_token == "pooled"
+    assert load_backbone("random:resnet10t").class_token == ""

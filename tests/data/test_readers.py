@@ -213,6 +213,32 @@ def test_hub_layout_from_a_local_directory(tmp_path, monkeypatch):
     assert found.images.open("COCO_2").getpixel((0, 0)) == (200, 0, 0)
 
 
+def test_a_local_repository_is_read_again_where_its_files_are_others(tmp_path, monkeypatch):
+    """`datasets` keeps the tables of all local repositories of one name and one list of configurations in one place."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    seen = []
+    for place, red in (("a", 10), ("b", 90), ("a", 200)):
+        repo = tmp_path / place / "POPE"
+        repo.mkdir(parents=True, exist_ok=True)
+        row = {
+            "id": "0",
+            "question": "Is there a dog in the image?",
+            "answer": "yes",
+            "image_source": "COCO_1",
+            "category": "random",
+        }
+        datasets.Dataset.from_list([{**row, "image": Image.new("RGB", (8, 8), (red, 0, 0))}]).to_parquet(repo / "test-0.parquet")
+        (repo / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: test, path: test-*}\n---\n"
+        )
+        found = read_questions(spec("pope", hub=HubSource(repo=str(repo), split="test")), "hub")
+        seen.append((found.images.open("COCO_1").getpixel((0, 0))[0], found.images.fingerprint))
+    assert [red for red, _ in seen] == [10, 90, 200]
+    assert len({mark for _, mark in seen}) == 3
+
+
 def test_places365_of_two_hub_copies_has_the_same_classes(monkeypatch):
     import datasets
 

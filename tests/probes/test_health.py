@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -80,6 +81,31 @@ def test_audit_intervals_hold_for_all_candidates_at_once():
     among = verdicts(own, {"a": dict(own), "b": better, "c": dict(own)})
     assert alone["beats_the_card"] and among[1]["low"] < alone["low"] and not among[0]["beats_the_card"]
     assert among[1]["difference"] == pytest.approx(1 - np.mean(list(own.values())))
+
+
+def test_audit_warns_of_a_card_whose_normalisation_loses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    for split, k, i in itertools.product(("train", "test"), (0, 1), range(8)):
+        pixels = np.random.default_rng([k, i, split == "test"]).integers(0, 200, (64, 64, 3))
+        pixels[..., 2 * k] += 50  # one class is redder, the other bluer
+        folder = tmp_path / "d" / "classification" / split / ("red", "blue")[k]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    words = ["audit", "--data", str(tmp_path / "d"), "--set", "knn.k=[3]", "--set", "knn.main_metric=top1_k3"]
+    for name, std in (("wrong", 1e12), ("right", 0.25)):  # divided by so much every picture is the same grey
+        card = tmp_path / f"{name}.yaml"
+        card.write_text(f"kind: backbone\nname: {name}\nuri: random:nano\npreprocess: {{std: [{std}, {std}, {std}]}}\n")
+        assert main([*words, "--backbone", str(card), "--out", str(tmp_path / name)]) == 0
+        told = capsys.readouterr().out
+        warned = [line for line in told.splitlines() if line.startswith("warning: ")]
+        found = json.loads((tmp_path / name / "audit.json").read_text())
+        lost = {r["candidate"] for r in found["candidates"] if r["beats_the_card"]}
+        if name == "right":
+            assert warned == [] and lost == set() and found["card_value"] == 1
+            continue
+        assert found["card_value"] == 0.5 and lost == {"clip", "imagenet", "half", "none"}  # no resize mends it
+        assert warned[0] == "warning: clip is clearly better than what the card of wrong says; correct its `preprocess`"
+        assert len(warned) == 4
 
 
 def test_audit_command(world, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import torch
 from levl_eval.backbones import load_backbone
 from levl_eval.cards import CarvedSpec
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.features import FeatureSet
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.probes import attentive, backgrounds, common, knn, linear, path
 from levl_eval.probes.common import Matrix, carve
@@ -38,6 +39,76 @@ def test_matrix_in_memory_and_in_blocks_are_the_same_numbers(monkeypatch):
     assert torch.equal(a, read.take(picked)) and kept._kept is not None and read._kept is None
     full = torch.nn.functional.normalize(torch.from_numpy(x[rows].astype(np.float32)), dim=-1)
     assert torch.allclose(torch.cat(list(read.blocks(4))), (full - full.mean(0)) / full.std(0), atol=1e-5)
+
+
+class Stored:
+    """Stands in for a memory-mapped array and notes how many rows are read at once."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.most = array, array.shape, 0
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, index):
+        found = self.array[index]
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_every_head_reads_what_does_not_fit_in_blocks(monkeypatch):
+    import levl_eval.probes.logistic as module
+
+    monkeypatch.setattr(common, "IN_MEMORY", 1000)
+    monkeypatch.setattr(module, "IN_MEMORY", 1000)
+    x, y = clouds(40_000, 4, 3, 1.0)
+    card = task_card("linear", {"epochs": "1"})
+
+    def of(name, run):
+        stored = Stored(x.astype(np.float16))
+        matrix = Matrix(stored)
+        matrix.fit_scale()
+        run(matrix)
+        assert 0 < stored.most <= 16384 and matrix._kept is None, name
+        return stored.most
+
+    most = {
+        "linear": of("linear", lambda m: linear.classes_of(linear.fit(m, y, 3, card, 0, CPU, (m, y))[0], m, CPU)),
+        "path": of("path", lambda m: solve_path([(m, y)], 3, [0.1, 1.0], CPU, max_iterations=3).predictions(m, CPU)),
+        "knn": of("knn", lambda m: knn.neighbours(Matrix(x[:5]), m, 3, CPU, QUIET)),
+    }
+    assert most == {"linear": 8192, "path": 8192, "knn": 16384}
+    tokens = Stored(np.random.default_rng(0).normal(size=(600, 3, 4)).astype(np.float16))
+    head, rows = attentive.AttentiveHead(4, 3, 2, 1.0), np.arange(600)
+    attentive.train(head, [tokens], rows, y[:600], task_card("attentive", {"epochs": "1"}), 0, CPU, QUIET, lambda: None)
+    found = attentive.classes_of(head, tokens, rows, CPU)
+    assert tokens.most == 256 and (found == attentive.predict(head, tokens, rows, CPU).argmax(1).numpy()).all()
+
+
+def test_mean_patches_that_do_not_fit_lie_in_a_file_without_name(monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("pooled", (300, 3)), ("patches", (300, 4, 2))):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype(np.float16))
+    pooled, patches = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("pooled", "patches"))
+    features = FeatureSet(pooled, patches, tuple(map(str, range(300))), (2, 2), "k", True)
+    mean = np.asarray(patches, np.float32).mean(1)
+    want = {"mean-patch": mean, "pooled+mean-patch": np.concatenate([np.asarray(pooled, np.float32), mean], 1)}
+    for readout, expected in want.items():
+        assert not isinstance(common.global_features(features, readout), np.memmap)
+        with monkeypatch.context() as m:
+            m.setattr(common, "IN_MEMORY", 1000)
+            found = common.global_features(features, readout)
+            assert isinstance(found, np.memmap) and found.dtype == np.float32 and (found == expected).all()
+            m.setattr(
+                common.os,
+                "posix_fallocate",
+                lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+                raising=False,
+            )
+            with pytest.raises(LevlError, match=r"no room for .* GB of mean patch tokens \(No space left"):
+                common.global_features(features, readout)
+        assert (common.global_features(features, readout) == expected).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["patches.npy", "pooled.npy"]
 
 
 def test_carving_is_fixed_by_class_and_leaves_single_images_in_training():
@@ -82,6 +153,36 @@ def test_the_path_in_pieces_in_blocks_and_warm_started_gives_the_same(monkeypatc
         assert torch.allclose(whole.logits(Matrix(x), i, CPU).softmax(1), pieces.logits(Matrix(x), i, CPU).softmax(1), atol=2e-3)
     with pytest.raises(LevlError, match="at least two classes"):
         solve_path([(Matrix(x), np.zeros(200, int))], 3, strengths, CPU)
+
+
+def test_separable_classes_at_large_strengths_are_solved_from_afar():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    turn, spread = rng.normal(size=(40, 40)) / 40**0.5, np.exp(-np.linspace(0, 4, 40))
+    centres = rng.normal(size=(5, 40))
+    y, t = rng.integers(0, 5, 400), rng.integers(0, 5, 2000)
+    x, z = (((centres[k] + rng.normal(size=(len(k), 40))) * spread @ turn).astype(np.float32) for k in (y, t))
+    train, test = Matrix(x), Matrix(z)
+    train.fit_scale()
+    test.scale_like(train)
+    fit = solve_path([(train, y)], 5, [1e5], CPU, tolerance=1e-9)
+    assert fit.converged.all() and fit.iterations[0] < 300
+    a, b = (m.take(np.arange(len(m))).numpy().astype(np.float64) for m in (train, test))
+    model = LogisticRegression(C=1e5, max_iter=20000, tol=1e-11).fit(a, y)
+    assert abs(model.score(b, t) - (fit.predictions(test, CPU)[:, 0] == t).mean()) <= 0.001
+
+
+def test_levels_halve_the_gaps_and_the_polynomial_is_exact():
+    from levl_eval.probes.logistic import lagrange, levels
+
+    found = levels(45)
+    assert (
+        found[0] == [0, 16, 32, 44] and found[1] == [8, 24, 40] and sorted(i for level in found for i in level) == list(range(45))
+    )
+    assert levels(1) == [[0]] and sorted(i for level in levels(7) for i in level) == list(range(7))
+    at = np.array([-2.0, 0.5, 1.0, 4.0])
+    assert lagrange(at, 3.0) @ (at**3 - 2 * at) == pytest.approx(21)
 
 
 def test_fewer_images_than_dimensions_are_fitted_in_their_span():
@@ -164,6 +265,35 @@ def test_every_head_on_the_world_reads_features_made_once(context):
         linear.run(context(task_card("linear", {"layers": "[7]"}), nano))
     with pytest.raises(UsageError, match="do not divide the token width"):
         attentive.run(context(task_card("attentive", {"heads": "7"}), nano))
+
+
+def test_the_class_token_is_read_where_the_encoder_pools_otherwise(context):
+    from tests.backbones.test_layers import tiny_vit
+
+    averaging = tiny_vit(global_pool="avg")
+    plain, cls = (knn.run(context(task_card("knn", {"readout": r}), averaging)) for r in ("pooled", "cls"))
+    assert [o.cache["feature_misses"] for o in (plain, cls)] == [2, 2]  # the token is not in what the encoder pools
+    data = common.read_classification(task_card("knn").data, context(None, None).data)
+    x = torch.stack([averaging.preprocess(data.images.open(i)) for i in data.images.ids[:3]])
+    with torch.no_grad():
+        tokens = averaging.model.forward_features(x)
+    found = {
+        r: common.global_features(common.features_of(context(task_card("knn", {"readout": r}), averaging), data, cls.cache), r)
+        for r in ("pooled", "cls")
+    }
+    assert np.allclose(found["cls"][:3], tokens[:, 0], atol=5e-3) and not np.allclose(found["cls"], found["pooled"], atol=0.1)
+    nano = load_backbone("random:nano")
+    one, two = (knn.run(context(task_card("knn", {"readout": r}), nano)) for r in ("pooled", "cls"))
+    assert two.cache["feature_misses"] == 0 and one.metrics == two.metrics  # its own pooling is the class token
+    both = common.layers_of(task_card("linear", {"readout": "cls", "layers": "[-2, -1]"}), averaging)
+    assert both == [-2, -1]
+    for none in (tiny_vit(global_pool="avg", class_token=False), load_backbone("random:resnet10t")):
+        for card, run in (
+            (task_card("linear", {"readout": "cls"}), linear),
+            (task_card("imagenet9", {"readout": "cls"}), backgrounds),
+        ):
+            with pytest.raises(LevlError, match="field `readout`: cls: .* has no class token; take pooled or mean-patch"):
+                run.run(context(card, none))
 
 
 def test_few_shot_draws_differ_and_repeat(context):

@@ -13,7 +13,7 @@ from levl_eval.data.check import check
 from levl_eval.data.classification import spread
 from levl_eval.data.readers import read_classification
 from levl_eval.errors import UsageError
-from levl_eval.registry import task_card
+from levl_eval.registry import set_card, set_names, task_card
 
 
 def picture(path, value=0, size=(12, 10)):
@@ -199,3 +199,40 @@ def test_data_check_counts_sets_and_reports_leakage(tmp_path):
     found = {(f.level, f.set): f.message for f in check(tmp_path)}
     assert found["note", "cifar10/test"].endswith("published 10,000") and "2 to 2 each" in found["note", "cifar10/train"]
     assert found["error", "cifar10"] == "leakage: 2 test images are training images too, first cat/test2.png is cat/train2.png"
+
+
+# Columns of the hub copies the cards name, beside the picture and the label.
+HUB = {
+    "aircraft": {"family": "names", "manufacturer": "names"}, "cifar10": {}, "cifar100": {"coarse_label": "names"}, "imagenet": {},
+    "pets": {"image_id": "text", "label_cat_dog": "names"}, "places365": {}, "stl10": {}, "sun397": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(set_names()) - {"scenes"}))
+def test_every_sets_hub_copy_is_read_by_every_head(name, monkeypatch, context):
+    import datasets
+
+    from levl_eval.backbones import load_backbone
+    from levl_eval.probes import common
+
+    card, asked = set_card(name), []
+    label, picture = {"cifar100": "fine_label"}.get(name, "label"), "img" if name.startswith("cifar") else "image"
+
+    def table(repo, config, split, revision):
+        asked.append((repo, split))
+        test = len(asked) % 2 == 0  # training is read first
+        made = [Image.fromarray(np.random.default_rng([i, test]).integers(0, 256, (8, 8, 3), np.uint8)) for i in range(8)]
+        names = datasets.ClassLabel(names=["a_b", "c", "d", "e"])
+        kinds = {picture: datasets.Image(), label: names}
+        rows = {picture: made, label: [0, 1, 2, 3, 0, 1, 2, 3]}
+        for column, kind in HUB[name].items():
+            kinds[column] = names if kind == "names" else datasets.Value("string")
+            rows[column] = [3] * 8 if kind == "names" else ["x"] * 8
+        return datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+
+    monkeypatch.setattr(datasets, "load_dataset", table)
+    parts = common.load_parts(context(task_card(f"linear-path@{name}"), load_backbone("random:nano"), "hub"), choices=True)
+    assert asked == [(s.hub.repo, s.hub.split) for s in (card.train, card.data)]
+    assert parts.test.labels.tolist() == [0, 1, 2, 3] * 2 and len(parts.classes) == 4
+    assert (len(parts.train), len(parts.validation)) == (4, 4)  # carved: no hub copy names a validation list
+    assert ("validation" in parts.notes) == (name == "aircraft")
