@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+
+def plain(card: BaseModel) -> dict[str, Any]:
+    """A card as JSON and YAML write it, and as it is read back the same: fields that are not set are left out.
+
+    A field set to None whose default is another value is one that is set, and stays.
+    """
+
+    def kept(node: Any, written: Any) -> Any:
+        if isinstance(node, BaseModel):
+            return {
+                name: kept(getattr(node, name), written[name])
+                for name, field in type(node).model_fields.items()
+                if getattr(node, name) is not None or field.get_default(call_default_factory=True) is not None
+            }
+        if isinstance(node, (list, tuple)):
+            return [kept(n, w) for n, w in zip(node, written, strict=True)]
+        return written
+
+    return kept(card, card.model_dump(mode="json"))
 
 
 class _Strict(BaseModel):

@@ -17,7 +17,7 @@ from levl_eval import __version__
 from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.processes import cores, place
-from levl_eval.terminal import print_rows
+from levl_eval.terminal import columns, print_rows, yaml_text
 from levl_eval.workers import end_with_parent, workers
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -123,8 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
-    import yaml
-
+    from levl_eval.card_base import plain
     from levl_eval.cards import protocol_hash
     from levl_eval.evaluation import _protocol
 
@@ -132,18 +131,13 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
     if args.json:
         print(
             json.dumps(
-                [{"task": c.name, "protocol_hash": protocol_hash(p), "protocol": p, "card": _plain(c)} for c, p in plan], indent=1
+                [{"task": c.name, "protocol_hash": protocol_hash(p), "protocol": p, "card": plain(c)} for c, p in plan], indent=1
             )
         )
         return
     for card, protocol in plan:
         print(f"# {card.name}: protocol {protocol_hash(protocol)[:12]}")
-        print(yaml.safe_dump(_plain(card), sort_keys=False))
-
-
-def _plain(card: Any) -> dict[str, Any]:
-    """A card as JSON and YAML write it, without fields that are not set."""
-    return card.model_dump(mode="json", exclude_none=True)
+        print(yaml_text(plain(card), columns()) + "\n")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -210,6 +204,8 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
         print(json.dumps(found, indent=1))
     else:
         print(f"records, samples, {board} and {page}")
+        if args.data != "scenes":
+            print(f"`levl-eval report {out}` adds the samples' pictures to the report")
     return int(failed)
 
 
@@ -261,8 +257,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    import yaml
-
+    from levl_eval.card_base import plain
     from levl_eval.cards import near
     from levl_eval.registry import backbone_card, names, task_card
 
@@ -277,11 +272,7 @@ def _show(args: argparse.Namespace) -> int:
     else:
         known = names("tasks") + names("backbones")
         raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
-    print(
-        json.dumps(_plain(card), indent=1, ensure_ascii=False)
-        if args.json
-        else yaml.safe_dump(_plain(card), sort_keys=False).rstrip()
-    )
+    print(json.dumps(plain(card), indent=1, ensure_ascii=False) if args.json else yaml_text(plain(card), columns()))
     return 0
 
 

@@ -16,7 +16,7 @@ from levl_eval.cards import BackboneCard, near, protocol_of
 from levl_eval.errors import UsageError
 from levl_eval.io import locked, sha256_file
 from levl_eval.lmms import lmms_identity
-from levl_eval.processes import keep_freed_memory
+from levl_eval.processes import cores, keep_freed_memory
 from levl_eval.progress import Progress
 from levl_eval.records import Record
 from levl_eval.registry import backbone_card, language_models, llm_cards, names, task_card
@@ -119,6 +119,19 @@ def pick_device(name: str) -> Any:
     return device
 
 
+def device_name(device: Any) -> str:
+    """What the device is, for the records: the GPU's name, or the processor's."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next(line.partition(":")[2].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def resolve_data(data: str, cache: Path, progress: Progress) -> str:
     """``scenes`` -> the generated world, made in the cache if it is not there; a directory or "hub" as they are."""
     if data == "hub":
@@ -216,7 +229,7 @@ def evaluate(
     source = resolve_data(data, cache, progress)
     store = FeatureStore(cache / "features")
     env = environment()
-    env["device"] = str(where)
+    env |= {"device": str(where), "device_name": device_name(where), "cores": cores()}
     protocols = {t: _protocol(c, llm, limit) for t, c in cards.items()}
 
     planned = {t: list(seeds) if seeds is not None else list(range(getattr(c, "seeds", 1))) for t, c in cards.items()}

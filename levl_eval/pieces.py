@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.card_base import plain
 from levl_eval.cards import BackboneCard, protocol_hash
 from levl_eval.engines import TOGETHER, Context, Kept, engine
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.io import atomic_write, locked
 from levl_eval.processes import launched, place, team, work_alone
 from levl_eval.progress import Progress
-from levl_eval.records import Record, read_record, record_key, write_record
+from levl_eval.records import Estimate, Record, read_record, record_key, write_record
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +53,11 @@ class Piece:
                 "weights_sha256": b.weights_sha256,
                 "preprocess": b.preprocess.describe(),
                 "info": {**b.info, "baseline": spec.baseline},
-                "card": spec.model_dump(mode="json", exclude_none=True),
+                "card": plain(spec),
             },
             task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
             protocol=self.protocol, protocol_hash=protocol_hash(self.protocol), data={"source": source}, seed=self.seed, limit=limit,
-            environment=env, card=card.model_dump(mode="json", exclude_none=True), call=call,
+            environment=env, card=plain(card), call=call,
         )  # fmt: skip
 
 
@@ -200,6 +201,12 @@ def _deterministic(seed: int):
         torch.random.set_rng_state(state)
 
 
+def _defined(metrics: dict[str, Estimate]) -> tuple[dict[str, Estimate], list[str]]:
+    """Metrics with a value, and the names of those without (no item they are about): JSON has no NaN, a record no empty estimate."""
+    undefined = [name for name, e in metrics.items() if not math.isfinite(e.value)]
+    return {name: e for name, e in metrics.items() if name not in undefined}, undefined
+
+
 def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
     """Run one piece of work and write its record, whatever happens.
 
@@ -215,10 +222,17 @@ def _one(context: Context, record: Record, out: Path, debug: bool) -> Record:
             raise UsageError(
                 f"task {record.task}: field `main_metric`: {record.main_metric!r} is not measured; there are {known}"
             )
+        record.metrics, undefined = _defined(outcome.metrics)
+        if record.main_metric in undefined:
+            raise LevlError(
+                f"task {record.task}: {record.main_metric} is not defined on this test set; nothing in it can be scored (all masks "
+                "void, no positive answer, every image among those of training?)"
+            )
         computed = True
-        record.metrics = outcome.metrics
         record.data.update(outcome.data)
         record.notes, record.cache = outcome.notes, outcome.cache
+        if undefined:
+            record.notes = {**record.notes, "undefined": undefined}
         record.seconds = {**outcome.seconds, "total": time.monotonic() - started}
         if team().first:
             for name, text in outcome.files.items():

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from levl_eval.terminal import print_rows
+
 # Folder below --data (as in the tasks' cards) -> where its contents come from.
 SETS = {
     "gqa": "questions and images: https://cs.stanford.edu/people/dorarad/gqa/download.html",
@@ -116,26 +118,11 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 1 where something is broken; missing data are notes."""
-    import textwrap
-
     if not args.no_self_test and not args.json:
         print("a small evaluation is run on this machine, up to a minute ...", file=sys.stderr, flush=True)
     found = findings(Path(args.data), not args.no_self_test)
     if args.json:
         print(json.dumps(found, indent=1))
     else:
-        for f in found:
-            head = f"{f['level']:5}  {f['what']:20}  "
-            print(
-                "\n".join(
-                    textwrap.wrap(
-                        f["found"],
-                        79,
-                        initial_indent=head,
-                        subsequent_indent=" " * 9,
-                        break_long_words=False,
-                        break_on_hyphens=False,
-                    )
-                )
-            )
+        print_rows([[f["level"], f["what"], f["found"]] for f in found])
     return 1 if any(f["level"] == "error" for f in found) else 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
+    from levl_eval.data.types import ImageSet
     from levl_eval.records import Record
 
 
@@ -31,32 +32,51 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     What is left out, and why, is told on stderr.
     """
     from levl_eval.cards import parse_card
-    from levl_eval.data.images import fingerprint_of
-    from levl_eval.data.readers import read_classification, read_questions, read_segmentation
     from levl_eval.errors import LevlError
     from levl_eval.evaluation import default_cache
 
-    readers: dict[str, Any] = {
-        "vqa": read_questions,
-        "segmentation": read_segmentation,
-        "mmseg": read_segmentation,
-        "linear": read_classification,
-        "zeroshot": read_classification,
-    }
-    read = readers.get(record.engine)
-    if read is None or not record.card:
+    if record.engine not in _PICTURED or not record.card:
         return None
     folder = data or (str(default_cache() / "scenes" / "seed0") if record.source == "scenes" else record.source)
     try:
         if folder != "hub" and not Path(folder).is_dir():
             raise LevlError(f"{folder} is not there; give --data DIR")
-        found = read(parse_card(record.card, record.key).data, folder, record.limit)
-        if record.data.get("fingerprint") != fingerprint_of(found):
+        images, fingerprint = _test_images(record.engine, parse_card(record.card, record.key), folder, record)
+        if record.data.get("fingerprint") != fingerprint:
             raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
     except LevlError as e:
         print(f"report: no pictures of {record.task}: {e}", file=sys.stderr)
         return None
-    return found.images.open
+    return images.open
+
+
+_PICTURED = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
+
+
+def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[ImageSet, str]:
+    """The pictures a record's samples are about, and the fingerprint of what was read with them. Raises UsageError."""
+    from levl_eval.data import readers
+    from levl_eval.data.images import fingerprint_of
+
+    if engine == "backgrounds":  # samples are of the variant of the main metric
+        from levl_eval.probes import backgrounds
+
+        sets = backgrounds.variants_of(card, folder, record.limit)
+        return sets.get(record.main_metric, sets[backgrounds.REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
+    found: Any
+    if engine == "retrieval":
+        from levl_eval.probes import retrieval
+
+        found = retrieval.captions_of(card, folder, record.limit)
+    elif engine == "depth":
+        found = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
+    elif engine == "vqa":
+        found = readers.read_questions(card.data, folder, record.limit)
+    elif engine in ("segmentation", "mmseg"):
+        found = readers.read_segmentation(card.data, folder, record.limit)
+    else:
+        found = readers.read_classification(card.data, folder, record.limit)
+    return found.images, fingerprint_of(found)
 
 
 def write(out: Path, pictures: bool = True, data: str | None = None) -> Path:

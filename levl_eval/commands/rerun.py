@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else old.home / "rerun"
     if out.resolve() == old.home.resolve():
         raise UsageError(f"--out {out}: is the record's own run; give another folder")
+    if not args.out:  # what an earlier rerun found there says nothing about this one
+        (out / "records" / f"{old.key}.json").unlink(missing_ok=True)
     new = evaluate(
         [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,

@@ -28,4 +28,4 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15)
 
     The percentile interval leans upwards, since resampling adds noise to every bin; it is not centred on the value.
     """
-    return bootstrap_statistic(calibration_counts(confidence, right, bins), calibration_of_sums, draws=400, seed=0)
+    return bootstrap_statistic(calibration_counts(confidence, right, bins), calibration_of_sums)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 _NO_MARKS = str.maketrans("", "", string.punctuation)
 
@@ -38,16 +40,26 @@ def gqa_distribution(gold: Sequence[str], given: Sequence[str], groups: Sequence
 
     Lower is better; 0 where every group's answers are predicted as often as they are true. Not a fraction.
     """
-    true: dict[str, Counter[str]] = defaultdict(Counter)
-    said: dict[str, Counter[str]] = defaultdict(Counter)
-    for g, p, group in zip(gold, given, groups, strict=True):
-        true[group][gqa_answer(g)] += 1
-        said[group][gqa_answer(p)] += 1
-    total = sum(sum(c.values()) for c in true.values())
-    distance = sum(
-        sum((said[group][a] - n) ** 2 / n for a, n in counts.items()) * sum(counts.values()) for group, counts in true.items()
-    )
-    return distance / total / 100
+    return float(weighted_gqa_distribution(gold, given, groups, np.ones((1, len(gold))))[0])
+
+
+def weighted_gqa_distribution(
+    gold: Sequence[str], given: Sequence[str], groups: Sequence[str], weights: np.ndarray
+) -> np.ndarray:
+    """[b] distances as of :func:`gqa_distribution` of questions that count ``weights`` [b, N] times each; NaN where none counts."""
+    cells: dict[tuple[str, str], int] = {}  # the true answers of each group; what else is said in it does not enter
+    true = np.array([cells.setdefault((g, gqa_answer(a)), len(cells)) for g, a in zip(groups, gold, strict=True)])
+    other = len(cells)
+    said = np.array([cells.get((g, gqa_answer(a)), other) for g, a in zip(groups, given, strict=True)])
+    names = {g: k for k, g in enumerate(dict.fromkeys(g for g, _ in cells))}
+    group = np.array([names[g] for g, _ in cells])
+    out = np.full(len(weights), np.nan)
+    for k, w in enumerate(weights):
+        n, m = np.bincount(true, w, other), np.bincount(said, w, other + 1)[:other]
+        if n.any():
+            gaps = np.where(n > 0, (m - n) ** 2 / np.maximum(n, 1), 0.0)
+            out[k] = np.bincount(group, gaps) @ np.bincount(group, n) / n.sum() / 100
+    return out
 
 
 def gqa_scores(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from levl_eval.metrics.calibration import calibration_of_sums
+
 
 def pope_answer(text: str) -> str:
     """ "yes" or "no" by the official rule: of the first sentence, "no" if it holds the word No, no or not, else "yes"."""
@@ -47,23 +49,35 @@ def pope_scores(answers: Sequence[str], labels: Sequence[str]) -> dict[str, floa
 
 def average_precision(scores: Sequence[float], labels: Sequence[bool]) -> float:
     """Area under precision over recall, stepwise, items of equal score taken together; NaN without a positive."""
+    return float(weighted_average_precision(scores, labels, np.ones((1, len(labels))))[0])
+
+
+def weighted_average_precision(scores: Sequence[float], labels: Sequence[bool], weights: np.ndarray) -> np.ndarray:
+    """[b] average precisions of items that count ``weights`` [b, N] times each; NaN where no positive counts."""
     s, y = np.asarray(scores, float), np.asarray(labels, bool)
-    if not y.any():
-        return float("nan")
     order = np.argsort(-s, kind="stable")
-    s, y = s[order], y[order]
+    s, y, w = s[order], y[order], np.asarray(weights, float)[:, order]
     ends = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # last item of each run of equal scores
-    hits = np.cumsum(y)[ends]
-    recall = hits / y.sum()
-    return float((np.diff(recall, prepend=0.0) * hits / (ends + 1)).sum())
+    seen, hits = np.cumsum(w, 1)[:, ends], np.cumsum(w * y, 1)[:, ends]
+    area = (np.diff(hits, axis=1, prepend=0.0) * hits / np.maximum(seen, 1)).sum(1)
+    return np.where(hits[:, -1] > 0, area / np.maximum(hits[:, -1], 1), np.nan)
 
 
-def calibration_error(probabilities: Sequence[float], labels: Sequence[bool], bins: int = 15) -> float:
+BINS = 15  # of the calibration error
+
+
+def calibration_error(probabilities: Sequence[float], labels: Sequence[bool], bins: int = BINS) -> float:
     """Expected calibration error of the probability of yes: mean gap to the share of yes over equally wide bins, by their counts."""
-    p, y = np.asarray(probabilities, float), np.asarray(labels, float)
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = np.bincount(index, p - y, bins)
-    return float(np.abs(gaps).sum() / len(p))
+    p = np.asarray(probabilities, float)
+    return float(calibration_of_sums(probability_counts(p, np.asarray(labels, float), np.zeros(len(p), int), bins))[0])
+
+
+def probability_counts(p: np.ndarray, y: np.ndarray, cluster: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """[K, bins + 1] sums by cluster [N] of 0 to K - 1: p - y in each bin of p, and the items (calibration.calibration_of_sums)."""
+    out = np.zeros((int(cluster.max()) + 1, bins + 1))
+    np.add.at(out, (cluster, np.minimum((p * bins).astype(int), bins - 1)), p - y)
+    out[:, bins] = np.bincount(cluster)
+    return out
 
 
 def yes_probability(yes: float, no: float) -> float:

@@ -91,7 +91,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     p, z2 = successes / n, Z95 * Z95
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not put p outside
 
 
 def _ends(values: np.ndarray, value: float, k: int) -> tuple[float, float]:
@@ -105,7 +105,8 @@ def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: 
     """Mean of ``scores`` [N] with a 95% interval.
 
     clusters: [N] labels of what is resampled together (image ids); None: every score stands alone. Independent 0/1 scores
-    get Wilson's interval, other independent ones Student's t, clustered ones the bootstrap over clusters.
+    get Wilson's interval, other independent ones Student's t, clustered ones the bootstrap over clusters (where all are right, or
+    all wrong, Wilson's over clusters).
     An empty array gives a NaN value with n = 0.
     """
     scores = np.asarray(scores, dtype=np.float64)
@@ -120,10 +121,18 @@ def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: 
             se = math.sqrt(value * (1 - value) / n)
             return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method="wilson")
         return _student(scores, "t")
+    if value in (0.0, 1.0) and (scores == value).all():
+        # No draw can differ, and an interval of no width would claim certainty. Each cluster counts as one observation.
+        low, high = wilson(value * k, k)
+        return Estimate(value=value, stderr=0.0, low=low, high=high, n=n, clusters=k, method="wilson over clusters")
+    return _clustered_mean(scores, index, k, seed, draws)
+
+
+def _clustered_mean(scores: np.ndarray, index: np.ndarray, k: int, seed: int, draws: int) -> Estimate:
     sums, sizes = np.bincount(index, scores, k), np.bincount(index, minlength=k).astype(float)
-    estimate = bootstrap_statistic(np.stack([sums, sizes], -1), _ratio, draws, seed, n)
+    estimate = bootstrap_statistic(np.stack([sums, sizes], -1), _ratio, draws, seed, len(scores))
     # The sum over clusters may differ from the plain mean in the last bit; the value is the plain mean.
-    return estimate.model_copy(update={"value": value})
+    return estimate.model_copy(update={"value": float(scores.mean())})
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
@@ -153,7 +162,7 @@ def paired_difference(
     index, k = _clusters(len(difference), clusters)
     if k == len(difference):
         return _student(difference, "paired t")
-    estimate = mean_estimate(difference, index, seed, draws)
+    estimate = _clustered_mean(difference, index, k, seed, draws)
     return estimate.model_copy(update={"method": f"paired {estimate.method}"})
 
 
@@ -183,4 +192,26 @@ def bootstrap_statistic(
     stderr = float(drawn.std(ddof=1) * math.sqrt(k / (k - 1)))  # a draw's spread is short by (k - 1) / k
     return Estimate(
         value=value, stderr=stderr, low=low, high=high, n=n or k, clusters=k, method=f"cluster bootstrap, {draws} draws"
+    )
+
+
+def bootstrap_weighted(
+    function: Callable[[np.ndarray], np.ndarray], clusters: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """A statistic that is no function of sums (average precision, ...) with its 95% bootstrap interval over clusters.
+
+    function: how often each item counts [b, N] -> values [b]; NaN where a draw leaves it undefined, such draws are passed over.
+    clusters: [N] labels of what is resampled together. Without an interval below two clusters or where the value is NaN.
+    """
+    index, k = _clusters(len(clusters), clusters)
+    value = float(function(np.ones((1, len(index))))[0])
+    if k < 2 or math.isnan(value):
+        return Estimate(value=value, n=len(index), clusters=k, method="one cluster" if k < 2 else "not defined")
+    rows = max(1, _BLOCK // (8 * len(index)))
+    drawn = np.concatenate([function(w[at : at + rows, index]) for w in _draws(k, draws, seed) for at in range(0, len(w), rows)])
+    drawn = drawn[~np.isnan(drawn)]
+    low, high = _ends(drawn, value, k)
+    stderr = float(drawn.std(ddof=1) * math.sqrt(k / (k - 1)))
+    return Estimate(
+        value=value, stderr=stderr, low=low, high=high, n=len(index), clusters=k, method=f"cluster bootstrap, {draws} draws"
     )

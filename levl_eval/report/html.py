@@ -26,7 +26,8 @@ from levl_eval.report.wide import html_tables
 HERE = Path(__file__).resolve().parent
 IMAGES = 24  # images of a task in the browser, with all their questions
 SIDE = 192  # pixels of the longer side
-MAX_BYTES = 12_000_000  # of pictures in all; the file stays under 15 MB
+MAX_FILE = 14_900_000  # bytes of the page; pictures get what its text leaves
+MAX_BYTES = 12_000_000  # of pictures in all
 MAX_DENSE = 1_500_000  # of the dense tasks' pictures, before they are written as text
 MAX_SAMPLES = 400  # of a task
 
@@ -46,10 +47,9 @@ def _chosen(images: Sequence[str]) -> list[str]:
     return sorted(set(images), key=lambda i: hashlib.sha256(i.encode()).digest())[:IMAGES]
 
 
-def _browser(results: Results, opener: Opener | None) -> list[dict[str, Any]]:
-    """What the sample browser shows, as plain JSON values. Pictures stop where the file would grow too large."""
-    out: list[dict[str, Any]] = []
-    used = 0
+def _samples(results: Results) -> list[tuple[Row, dict[str, Any]]]:
+    """What the sample browser shows of each row, as plain JSON values; without pictures yet."""
+    out = []
     for row in results.rows:
         loaded: dict[str, Samples] = {}
         for name, cell in row.cells.items():
@@ -71,18 +71,29 @@ def _browser(results: Results, opener: Opener | None) -> list[dict[str, Any]]:
             }
             for i in ids
         ]  # fmt: skip
-        pictures: dict[str, str] = {}
-        open_image = opener(row.cells[next(iter(loaded))].records[0]) if opener is not None else None
-        for name in sorted(wanted) if open_image is not None else ():
+        out.append((row, {"title": row.title, "backbones": list(loaded), "samples": samples, "pictures": {}}))
+    return out
+
+
+def _add_pictures(shown: Sequence[tuple[Row, dict[str, Any]]], opener: Opener, room: int) -> None:
+    """Give the samples their pictures, in ``room`` bytes of text: rows take turns, so that none goes without for another's sake."""
+    waiting = []
+    for row, task in shown:
+        open_image = opener(row.cells[task["backbones"][0]].records[0])
+        if open_image is not None:
+            waiting.append((open_image, sorted({s["i"] for s in task["samples"]}), task["pictures"]))
+    for turn in range(IMAGES):
+        for open_image, names, pictures in waiting:
+            if turn >= len(names):
+                continue
             try:
-                picture = _data_uri(open_image(name))  # type: ignore[misc]
+                picture = _data_uri(open_image(names[turn]))
             except (LevlError, KeyError, OSError):
                 continue
-            if used + len(picture) <= MAX_BYTES:
-                pictures[name] = picture
-                used += len(picture)
-        out.append({"title": row.title, "backbones": list(loaded), "samples": samples, "pictures": pictures})
-    return out
+            size = len(picture) + len(json.dumps(names[turn])) + 4
+            if size <= room:
+                pictures[names[turn]] = picture
+                room -= size
 
 
 def _scaled(e: Estimate, scale: float) -> Estimate:
@@ -141,6 +152,12 @@ def _learning(results: Results, colour: dict[str, int]) -> str:
     )
 
 
+_DENSE_NOTE = (
+    '<p class="soft">Errors of classes: grey is right, red wrong, black not scored. PCA: the first three components of all patch '
+    "tokens of a backbone as red, green and blue; equal colours are equal features.</p>"
+)
+
+
 def _dense(results: Results) -> str:
     """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept pictures (segmentation.pictures)."""
     parts, used = [], 0
@@ -164,17 +181,17 @@ def _dense(results: Results) -> str:
                         f'<figure><img src="{uri}" alt="{html.escape(alt)}"><figcaption>{html.escape(title or "the data")}</figcaption></figure>'
                     )
         if figures:
-            parts.append(
-                f'<h3>{html.escape(row.title)}</h3><div class="scroll" tabindex="0" style="display:flex">{"".join(figures)}</div>'
-            )
-    return f'<h2 id="dense">Dense predictions</h2>{"".join(parts)}' if parts else ""
+            parts.append(f'<h3>{html.escape(row.title)}</h3><div class="scroll dense" tabindex="0">{"".join(figures)}</div>')
+    return f'<h2 id="dense">Dense predictions</h2>{_DENSE_NOTE}{"".join(parts)}' if parts else ""
 
 
 def _breakdown(results: Results, row: Row) -> str:
     """Every metric of a row, one column a backbone."""
     names = [n for n, c in row.cells.items() if c.records]
     metrics = dict.fromkeys(m for n in names for r in row.cells[n].records for m in r.metrics)
-    head = "".join(f'<th scope="col" class="n">{html.escape(n)}</th>' for n in names)
+    head = "".join(
+        f'<th scope="col" class="n"><a href="#r-{html.escape(row.cells[n].any.key)}">{html.escape(n)}</a></th>' for n in names
+    )
     body = []
     for m in metrics:
         cells = []
@@ -197,7 +214,9 @@ def _protocols(results: Results) -> str:
             r.model_dump(by_alias=True, mode="json", exclude={"metrics", "notes"}), indent=1, sort_keys=True, ensure_ascii=False
         )
         title = f"{results.labels[r.key]} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
-        parts.append(f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>")
+        parts.append(
+            f'<details id="r-{html.escape(r.key)}"><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>'
+        )
     return "".join(parts)
 
 
@@ -214,22 +233,37 @@ _BROWSER = f"""<h2 id="browse">Samples</h2>
 def build(results: Results, opener: Opener | None = None) -> str:
     """The page. opener: gives for a record a function from image id to image, or None where its images are not at hand."""
     colour = {n: i for i, n in enumerate(results.backbones)}
-    data = json.dumps(_browser(results, opener), ensure_ascii=False).replace("<", "\\u003c")
+    shown = _samples(results)
     failed = [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
     notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *failed])
     breakdowns = "".join(_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values()))
+    charts = [_gains(results, colour), _scatter(results, colour), _dense(results)]
+    curves = _learning(results, colour)
+    links = {
+        "summary": "Summary", **{k: t for k, t, c in zip(("gain", "scatter", "dense"), ("Gain", "Dense against global", "Dense"), charts, strict=True) if c},
+        "browse": "Samples", "metrics": "All metrics", **({"curves": "Curves"} if curves else {}), "protocols": "Protocols",
+    }  # fmt: skip
+    nav = "".join(f'<a href="#{k}">{t}</a>' for k, t in links.items())
     css, script = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    return (
+    begin = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>levl-eval report</title><style>{css}</style></head><body><header><h1>Frozen encoders, one protocol</h1>"
         f'<p class="soft">{len(results.backbones)} backbones, {len(results.rows)} tasks. Written by levl-eval from the records of this run.</p>'
-        '<nav><a href="#summary">Summary</a><a href="#browse">Samples</a><a href="#metrics">All metrics</a><a href="#protocols">Protocols</a></nav></header><main>'
-        f'<h2 id="summary">Summary</h2><div class="scroll" tabindex="0">{html_tables(results)}</div><ul>{notes}</ul>'
-        f"{_gains(results, colour)}{_scatter(results, colour)}{_dense(results)}{_BROWSER}"
-        f'<h2 id="metrics">All metrics</h2>{breakdowns}{_learning(results, colour)}<h2 id="protocols">The protocol of every number</h2>{_protocols(results)}</main>'
-        f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
+        f"<nav>{nav}</nav></header><main>"
+        f'<h2 id="summary">Summary</h2><div class="scroll" tabindex="0">{html_tables(results, linked=True)}</div><p class="soft">Each number leads to its protocol.</p><ul>{notes}</ul>'
+        f"{''.join(charts)}{_BROWSER}"
+        f'<h2 id="metrics">All metrics</h2>{breakdowns}{curves}<h2 id="protocols">The protocol of every number</h2>{_protocols(results)}</main>'
     )
+    end = f"<script>{script}</script></body></html>\n"
+
+    def data() -> str:
+        text = json.dumps([task for _, task in shown], ensure_ascii=False).replace("<", "\\u003c")
+        return f'<script type="application/json" id="data">{text}</script>'
+
+    if opener is not None:
+        _add_pictures(shown, opener, min(MAX_BYTES, MAX_FILE - sum(len(t.encode()) for t in (begin, data(), end))))
+    return begin + data() + end
 
 
 def write_report(out: Path, results: Results, opener: Opener | None = None) -> Path:

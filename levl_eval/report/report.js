@@ -65,6 +65,17 @@
   $("before").addEventListener("click", () => { page -= 1; show(); });
   $("after").addEventListener("click", () => { page += 1; show(); });
   show();
+  // A number's link leads to a folded protocol, which opens; also where the link is followed again after it was closed.
+  const reveal = () => {
+    const at = $(decodeURIComponent(location.hash.slice(1)));
+    if (!at || at.tagName !== "DETAILS") return;
+    at.open = true;
+    at.querySelector("summary").focus();
+    at.scrollIntoView();
+  };
+  window.addEventListener("hashchange", reveal);
+  document.addEventListener("click", (e) => { if (e.target.closest('a[href^="#r-"]')) setTimeout(reveal); });
+  reveal();
   // On paper nothing can be opened: metrics and curves are, and closed again after; of the protocols only those a reader opened.
   const folded = () => document.querySelectorAll("main > details:not([open])");
   let opened = [];

@@ -48,7 +48,7 @@ def bars(rows: Sequence[tuple[str, Sequence[tuple[str, int, Estimate]]]], label:
     y += 14
     for t in ticks:
         parts.insert(0, f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="10" y2="{y}"/>')
-        parts.append(f'<text x="{x(t):.1f}" y="{y + 16}" text-anchor="middle">{t:+g}</text>')
+        parts.append(f'<text x="{x(t):.1f}" y="{y + 16}" text-anchor="middle">{t:{"+" if t else ""}g}</text>')
     return f'<svg role="img" aria-label="{_escape(label)}" viewBox="0 0 780 {y + 26}" width="780">{"".join(parts)}</svg>'
 
 

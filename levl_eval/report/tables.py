@@ -13,6 +13,7 @@ from levl_eval.io import atomic_write
 from levl_eval.records import Record, read_records
 from levl_eval.report.results import Results, Row
 from levl_eval.report.units import factor, interval, lower_note, text
+from levl_eval.terminal import lines_of
 
 # Column -> meaning; the order is the file's order. No times, paths or versions: equal runs give equal bytes.
 COLUMNS: dict[str, str] = {
@@ -177,13 +178,18 @@ def show(results: Results, stream: IO[str] | None = None) -> None:
     stream = stream or sys.stdout
     terminal = stream.isatty()
     width = max(60, shutil.get_terminal_size((80, 24)).columns) if terminal else 10_000
-    print("percent, 95% intervals over images; gain: paired, over the random-initialised backbone", file=stream)
+
+    def say(sentence: str) -> None:
+        for line in lines_of([[sentence]], width if terminal else None):
+            print(line, file=stream)
+
+    say("percent, 95% intervals over images; gain: paired, over the random-initialised backbone")
     for line, best in lines(results, width):
         print(f"\x1b[1m{line}\x1b[0m" if best and terminal else line, file=stream)
     if lower := lower_note(row.metric for row in results.rows):
-        print(lower.strip(), file=stream)
+        say(lower.strip())
     for note in floor_notes(results.records):
-        print(note, file=stream)
+        say(note)
     for r in results.records:
         if r.status != "done":
-            print(f"failed: {r.backbone['name']} on {r.task}: {r.reason}", file=stream)
+            say(f"failed: {r.backbone['name']} on {r.task}: {r.reason}")

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from levl_eval.records import Estimate
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import floor_notes
 from levl_eval.report.units import factor, interval, lower_note, text
@@ -23,10 +22,11 @@ GAIN_CAPTION = "Gain over the random-initialised backbone in points, paired over
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a wide table: text for people and whether it is bold."""
+    """A cell of a wide table: text for people, whether it is bold, and the key of the (first) record it is from."""
 
     text: str
     bold: bool = False
+    record: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,21 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     if cell is None:
         return Entry("")
     if not cell.records:
-        return Entry("failed")
+        return Entry("failed", False, cell.any.key)
     s = results.summary(row, name)
     shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.metric)
     if s.seed_sd is not None:
         shown += f", seed sd {text(s.seed_sd, row.metric)} ({s.seeds})"
-    return Entry(shown, name == best)
+    return Entry(shown, name == best, cell.any.key)
 
 
-def _gain(e: Estimate | None, metric: str) -> Entry:
-    return Entry("" if e is None else interval(e.value, e.low, e.high, metric, signed=True))
+def _gain(results: Results, row: Row, name: str) -> Entry:
+    e = results.gain(row, name)
+    return (
+        Entry("")
+        if e is None
+        else Entry(interval(e.value, e.low, e.high, row.metric, signed=True), False, row.cells[name].any.key)
+    )
 
 
 def tables(results: Results) -> list[Wide]:
@@ -64,7 +69,7 @@ def tables(results: Results) -> list[Wide]:
         for best in [results.best(row)]
     ]
     out = [Wide(CAPTION + lower, ["task", "metric", *names], values)]
-    gains = [(row.title, row.metric, [_gain(results.gain(row, n), row.metric) for n in names]) for row in results.rows]
+    gains = [(row.title, row.metric, [_gain(results, row, n) for n in names]) for row in results.rows]
     gains = [g for g in gains if any(e.text for e in g[2])]
     keep = [i for i in range(len(names)) if any(g[2][i].text for g in gains)]
     if gains:
@@ -125,14 +130,19 @@ def latex(results: Results) -> str:
     return "\n\n".join(out) + "\n"
 
 
-def html_tables(results: Results) -> str:
-    """The tables alone, to stand in a page."""
+def html_tables(results: Results, linked: bool = False) -> str:
+    """The tables alone, to stand in a page. linked: every number leads to the element ``r-KEY`` of its record."""
+
+    def shown(e: Entry) -> str:
+        text = _in_lines(e.text)
+        return f'<a href="#r-{html.escape(e.record)}">{text}</a>' if linked and e.record else text
+
     parts = []
     for table in tables(results):
         head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html.escape(h)}</th>' for k, h in enumerate(table.heads))
         body = "".join(
             f'<tr><th scope="row">{html.escape(t)}</th><td>{html.escape(m)}</td>'
-            + "".join(f'<td class="n{" best" if e.bold else ""}">{_in_lines(e.text)}</td>' for e in entries)
+            + "".join(f'<td class="n{" best" if e.bold else ""}">{shown(e)}</td>' for e in entries)
             + "</tr>"
             for t, m, entries in table.rows
         )

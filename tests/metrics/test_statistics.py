@@ -9,8 +9,17 @@ import pytest
 from scipy import stats
 
 from levl_eval.metrics.permutation import EXACT_UP_TO, binomial_two_sided, holm, sign_flip_test, swap_test
+from levl_eval.metrics.pope import average_precision, weighted_average_precision
 from levl_eval.metrics.segmentation import statistics_from_counts
-from levl_eval.metrics.statistics import _draws, bootstrap_statistic, mean_estimate, paired_difference, student_quantile, wilson
+from levl_eval.metrics.statistics import (
+    _draws,
+    bootstrap_statistic,
+    bootstrap_weighted,
+    mean_estimate,
+    paired_difference,
+    student_quantile,
+    wilson,
+)
 
 
 def covered(estimate, truth):
@@ -40,6 +49,15 @@ def test_clustered_means_are_covered_also_with_few_images(images, least):
     assert plain < hits - 30  # questions taken as independent: far too narrow
 
 
+def test_all_right_is_no_certainty():
+    e = mean_estimate(np.ones(60), np.repeat(np.arange(10), 6))
+    assert e.value == e.high == 1 and e.low == pytest.approx(wilson(10, 10)[0]) and e.n == 60 and e.clusters == 10
+    assert mean_estimate(np.zeros(60), np.repeat(np.arange(10), 6)).high == pytest.approx(1 - e.low)
+    assert mean_estimate(np.full(60, 0.5), np.repeat(np.arange(10), 6)).stderr == 0
+    same = paired_difference(np.ones(60), np.ones(60), np.repeat(np.arange(10), 6))  # a difference has two sides
+    assert (same.low, same.value, same.high) == (0, 0, 0)
+
+
 def _images(rng, k, classes=8):
     """[K, C, 3] counts of images with three of the classes each, rarer ones recognised worse; frequencies fall by half."""
     p = 2.0 ** -(np.arange(classes) / 2)
@@ -63,6 +81,30 @@ def test_mean_iou_is_covered():
     truth = float(_miou(_images(rng, 40_000).sum(0)[None])[0])
     hits = sum(covered(bootstrap_statistic(_images(rng, 50), _miou, draws=400, seed=r), truth) for r in range(200))
     assert 0.90 <= hits / 200 <= 1.0
+
+
+def test_average_precision_is_covered_and_a_weight_is_a_repetition():
+    def drawn(rng, k):
+        level = np.repeat(rng.normal(0, 0.7, k), 6)
+        y = rng.random(6 * k) < 0.5
+        return np.round(y + level + rng.normal(0, 1, 6 * k), 1), y, np.repeat(np.arange(k), 6)
+
+    rng = np.random.default_rng(11)
+    truth = average_precision(*drawn(rng, 40_000)[:2])
+    hits = 0
+    for r in range(200):
+        s, y, c = drawn(rng, 40)
+        hits += covered(bootstrap_weighted(lambda w, s=s, y=y: weighted_average_precision(s, y, w), c, draws=400, seed=r), truth)
+    assert 0.90 <= hits / 200 <= 0.99
+    w = rng.integers(0, 4, (3, len(s)))
+    again = [average_precision(np.repeat(s, k), np.repeat(y, k)) for k in w]
+    assert weighted_average_precision(s, y, w) == pytest.approx(again)
+    undefined = bootstrap_weighted(lambda w: weighted_average_precision([0.5, 0.1], [False, False], w), np.arange(2))
+    assert (
+        np.isnan(undefined.value)
+        and undefined.low is None
+        and np.isnan(weighted_average_precision([1.0], [True], np.zeros((1, 1))))
+    )
 
 
 def test_paired_difference_is_covered_and_so_is_its_test():

@@ -15,7 +15,10 @@ from levl_eval.cli import main
 from levl_eval.commands.report import images_of
 from levl_eval.data.readers import read_classification
 from levl_eval.errors import LevlError
+from levl_eval.evaluation import evaluate
 from levl_eval.probes import common
+from levl_eval.progress import Progress
+from levl_eval.records import read_samples
 from levl_eval.registry import task_card
 from levl_eval.report import html as page
 from levl_eval.report.html import build
@@ -52,14 +55,19 @@ def test_it_is_one_file_that_loads_nothing(results):
     assert gqa["backbones"] == ["fair", "fair-twin", "good", "random"] and all(len(s["p"]) == 4 for s in gqa["samples"])
     assert gqa["samples"][0]["q"].startswith("What <b> is &") and "<b> is" not in text  # markup of a question stays text
     assert gqa["pictures"] and "img3" not in gqa["pictures"]
-    assert "no text encoder" in text and text.count("<details>") > len(results.records)
+    assert "no text encoder" in text and text.count("<details") > len(results.records)
 
 
 def test_pictures_are_bounded(results, monkeypatch):
-    monkeypatch.setattr(page, "MAX_BYTES", 5000)
+    monkeypatch.setattr(page, "MAX_BYTES", 9000)
     text = build(results, opener)
-    assert sum(len(p) for t in data_of(text) for p in t["pictures"].values()) <= 5000
+    assert sum(len(p) for t in data_of(text) for p in t["pictures"].values()) <= 9000
     assert not any(t["pictures"] for t in data_of(build(results)))
+    assert all(t["pictures"] for t in data_of(text) if t["samples"])  # each task has some, before any has all
+    monkeypatch.setattr(page, "MAX_BYTES", 10**9)
+    whole = len(build(results, opener).encode())
+    monkeypatch.setattr(page, "MAX_FILE", whole - 20_000)  # text and pictures together
+    assert whole - 30_000 < len(build(results, opener).encode()) <= whole - 20_000
 
 
 def test_charts_of_nothing_are_nothing():
@@ -70,6 +78,46 @@ def test_the_command_writes_it(run_dir, capsys):
     assert main(["report", str(run_dir), "--no-pictures"]) == 0
     assert "report.html: written" in capsys.readouterr().out
     assert (run_dir / "report.html").stat().st_size < 15_000_000
+
+
+def test_samples_of_every_engine_have_their_pictures(world, tmp_path, monkeypatch):
+    """Also of the engines whose test set is no plain folder of classes; each is read again by the reader that was measured with."""
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    for kind in ("classification", "imagenet9"):
+        shutil.copytree(world / kind, data / kind)
+    photos = sorted((data / "classification" / "test").rglob("*.jpg"))[:4]
+    (data / "captions.csv").write_text("image,caption\n" + "".join(f"{p.relative_to(data)},a {p.parent.name}\n" for p in photos))
+    for folder in ("a", "b"):
+        (data / folder / "depth").mkdir(parents=True)
+        for k in range(3):
+            Image.new("RGB", (64, 64), (60 * k, 0, 0)).save(data / folder / f"{k}.png")
+            np.save(data / folder / "depth" / f"{k}.npy", np.full((64, 64), 2.0 + k, np.float32))
+    settings = [
+        "imagenet9.epochs=1", "retrieval.data.annotations=captions.csv", f"retrieval.data.images={data}",
+        *(f"depth.{part}.{field}={data / folder / sub}" for part, folder in (("train", "a"), ("data", "b")) for field, sub in (("images", ""), ("annotations", "depth"))),
+        "depth.head=ridge", "depth.size=64",
+    ]  # fmt: skip
+    records = evaluate(
+        ["clip-nano"], ["knn", "imagenet9", "retrieval", "depth"], data=str(data), seeds=[0], settings=settings,
+        limit=6, out=tmp_path / "out", device="cpu", progress=Progress(quiet=True),
+    )  # fmt: skip
+    assert [(r.task, r.reason) for r in records if r.status != "done"] == []
+    for r in records:
+        find = images_of(r, str(data))
+        assert find is not None, r.task
+        for s in read_samples(tmp_path / "out", r):
+            assert find(s.image_id).size[0] >= 64, (r.task, s.image_id)
+
+
+def test_every_number_leads_to_its_protocol(results):
+    text = build(results)
+    targets = re.findall(r'<details id="([^"]+)"', text)
+    assert sorted(targets) == sorted(f"r-{r.key}" for r in results.records) and len(set(targets)) == len(targets)
+    linked = re.findall(r'<a href="#(r-[^"]+)">([^<]+)', text)
+    assert {key for key, _ in linked} <= set(targets)
+    cells = re.findall(r'<td class="n[^"]*">(.*?)</td>', text.split('id="gain"')[0].split("<h2 id=gain>")[0])
+    assert cells and all(c.startswith("<a href") or c == "" for c in cells)
 
 
 def test_pictures_of_other_data_are_not_shown(tmp_path, capsys):
@@ -101,6 +149,8 @@ seen.differ = set("filter", "differ");
 seen.mixed = [...document.querySelectorAll("#samples li")].every((li) => li.querySelector(".right") && li.querySelector(".wrong"));
 seen.none = set("search", "no such words");
 set("search", ""); set("filter", "all");
+const link = document.querySelector('td a[href^="#r-"]'), there = $(link.hash.slice(1));
+link.click(); dispatchEvent(new Event("hashchange")); seen.protocol = there.open && document.activeElement.parentElement === there; there.open = false;
 $("after").focus(); seen.focus = document.activeElement.id; $("after").click();
 seen.second = $("count").textContent;
 seen.images = document.querySelectorAll("#samples img").length;
@@ -132,5 +182,6 @@ def test_in_a_real_browser(results, tmp_path):
     assert seen["all"].startswith(f"{len(gqa['samples'])} of") and seen["differ"].startswith(f"{len(differ)} of")
     assert seen["mixed"] and seen["none"].startswith("0 of") and seen["focus"] == "after" and "page 2 of" in seen["second"]
     assert seen["images"] > 0 and seen["wide"]  # 420 px wide: only tables scroll, not the page
+    assert seen["protocol"]
     folded = path.read_text().split('id="protocols"')[0].count("<details>")
     assert 0 < seen["opened"] == folded and seen["closed"] == 0  # on paper metrics and curves are open, protocols are not

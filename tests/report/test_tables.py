@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -15,7 +16,7 @@ from levl_eval.cli import main
 from levl_eval.records import read_records
 from levl_eval.report.published import folder
 from levl_eval.report.results import Results
-from levl_eval.report.tables import COLUMNS, lines, rows, to_csv, write_leaderboard
+from levl_eval.report.tables import COLUMNS, lines, rows, show, to_csv, write_leaderboard
 from levl_eval.report.wide import WIDE_COLUMNS, html_page, latex, markdown, tables, wide_csv
 from tests.report.conftest import fill
 
@@ -144,7 +145,7 @@ def test_a_done_record_goes_before_a_failed_one(run_dir, tmp_path):
         assert Results.read(order).rows[0].cells["good"].records
 
 
-def test_the_terminal_table_is_plain_in_a_pipe_and_fits_80_columns(results, run_dir, capsys):
+def test_the_terminal_table_is_plain_in_a_pipe_and_fits_80_columns(results, run_dir, capsys, monkeypatch):
     table = [line for line, _ in lines(results, 80)]
     assert max(map(len, table)) <= 80
     assert next(b for line, b in lines(results, 80) if "good" in line) is True
@@ -155,6 +156,11 @@ def test_the_terminal_table_is_plain_in_a_pipe_and_fits_80_columns(results, run_
         and "failed: random on zeroshot: no text encoder" in out
         and "gqa: text-only floor 33.0 [30.0, 36.0]" in out
     )
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "80")
+    show(results, terminal)
+    assert max(len(re.sub(r"\x1b\[\d+m", "", line)) for line in terminal.getvalue().splitlines()) <= 80
     long = Results([r.model_copy(update={"backbone": {**r.backbone, "name": "x" * 90}}) for r in results.records[:1]])
     assert all(len(line) <= 80 for line, _ in lines(long, 80))
 
