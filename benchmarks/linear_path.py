@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 
-def clouds(rows: int, dim: int, classes: int):
+def clouds(rows: int, dim: int, classes: int, scale: float):
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def clouds(rows: int, dim: int, classes: int):
     out = []
     for n in (rows, 4000):
         y = rng.integers(0, classes, n)
-        out += [(((0.6 * centres[y] + 1.5 * rng.normal(size=(n, dim))) * spread) @ turn).astype(np.float32), y]
+        out += [(((scale * centres[y] + 1.5 * rng.normal(size=(n, dim))) * spread) @ turn).astype(np.float32), y]
     return out
 
 
@@ -36,6 +36,9 @@ def main() -> None:
     parser.add_argument("--features", type=Path)
     for name, default in (("rows", 4000), ("dim", 192), ("classes", 10), ("values", 45)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--apart", type=float, default=0.15, help="how far the clouds lie apart; from 0.6 on they can be separated"
+    )
     parser.add_argument("--tolerance", type=float, default=1e-7, help="scikit-learn's tol (its default is 1e-4)")
     parser.add_argument("--own-tolerance", type=float, default=1e-7, help="the path's, the card's is 1e-7")
     parser.add_argument("--warm", action="store_true", help="scikit-learn's warm_start along the path")
@@ -58,7 +61,7 @@ def main() -> None:
         rows = np.random.default_rng(0).permutation(len(x))[: o.rows]
         x, y = x[rows], y[rows]
     else:
-        x, y, tx, ty = clouds(o.rows, o.dim, o.classes)
+        x, y, tx, ty = clouds(o.rows, o.dim, o.classes, o.apart)
     train, test = Matrix(x), Matrix(tx)
     train.fit_scale()
     test.scale_like(train)

@@ -64,13 +64,13 @@ class _Rows:
         gram = torch.zeros(dim, dim, dtype=torch.float64)
         self.mean = torch.as_tensor(mean).float()
         for m, _ in parts:
-            for b in m.blocks():
-                centred = (b - self.mean).to(device)
-                gram += (centred.T @ centred).double().cpu()
+            for b in m.blocks():  # in double: large C makes use of directions with a millionth of the variance
+                centred = (b - self.mean).to(device).double()
+                gram += (centred.T @ centred).cpu()
         values, vectors = torch.linalg.eigh(gram / self.n)
-        keep = values > values[-1].clamp(min=1e-30) * 1e-7  # beyond float32's reach, or outside the rows' span
+        keep = values > values[-1].clamp(min=1e-30) * 1e-10  # beyond float32's reach, or outside the rows' span
         self.values = values[keep].float().to(device)
-        self.vectors = vectors[:, keep].float()
+        self.vectors = vectors[:, keep]
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if 8 * self.n * len(self.values) <= IN_MEMORY:
             self._kept = list(self._read(BLOCK))
@@ -81,7 +81,7 @@ class _Rows:
             start = 0
             for b in m.blocks(size):
                 target = torch.from_numpy(y[start : start + len(b)]).to(self.device)
-                yield (b - self.mean).to(self.device) @ turn, target
+                yield ((b - self.mean).to(self.device).double() @ turn).float(), target
                 start += len(b)
 
     def double(self) -> None:
@@ -260,7 +260,7 @@ def solve_path(
             bar.advance(0, note=f"{left} of the stack left, iteration {step}")
 
         if start is not None:
-            w[:] = (rows.vectors.T @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
+            w[:] = (rows.vectors.T @ start.weight[:, :, 0].cpu().double()).to(device).unsqueeze(-1)
             b[:] = (start.bias[:, 0].cpu() + rows.mean @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
             w, b = w.double(), b.double()
             rows.double()
@@ -288,6 +288,6 @@ def solve_path(
                 iterations[at] += more
                 known += at
                 bar.advance(len(at))
-    weight = torch.tensordot(rows.vectors.double(), w.cpu(), 1)
+    weight = torch.tensordot(rows.vectors, w.cpu(), 1)
     bias = b.cpu() - torch.tensordot(rows.mean.double(), weight, 1)
     return PathFit(values, weight.float(), bias.float(), iterations, converged)

@@ -173,6 +173,21 @@ def test_separable_classes_at_large_strengths_are_solved_from_afar():
     assert abs(model.score(b, t) - (fit.predictions(test, CPU)[:, 0] == t).mean()) <= 0.001
 
 
+def test_a_path_uses_directions_of_small_variance():
+    """Two columns differ by what tells the classes apart, with less than a thousand-millionth of their variance."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    noise, signal = rng.normal(size=400), y - 0.5 + rng.normal(size=400)
+    x = np.stack([noise, noise + 3e-5 * signal], 1).astype(np.float32)
+    fit = solve_path([(Matrix(x), y)], 2, [1e12], CPU, tolerance=1e-9)
+    apart = np.stack([noise, signal], 1)  # without a penalty to speak of, a change of coordinates changes no answer
+    theirs = LogisticRegression(C=1e12, tol=1e-9).fit(apart, y).predict(apart)
+    assert (theirs == y).mean() > 0.65
+    assert (fit.predictions(Matrix(x), CPU)[:, 0] == theirs).mean() > 0.98
+
+
 def test_levels_halve_the_gaps_and_the_polynomial_is_exact():
     from levl_eval.probes.logistic import lagrange, levels
 
