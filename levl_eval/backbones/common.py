@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Preprocess, Readout
-from levl_eval.errors import UsageError
+from levl_eval.errors import LevlError, UsageError
 
 B = TypeVar("B", bound=Backbone)
 
@@ -44,8 +44,13 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[
             raise UsageError(f"{uri}: weight {key} holds NaN or infinity; the file is broken or its training diverged")
     backbone.name, backbone.uri, backbone.preprocess, backbone.info = name, uri, preprocess, info
     backbone.weights_sha256 = hash_weights(backbone)
-    with torch.inference_mode():
-        probe = backbone.encode(torch.zeros(1, 3, preprocess.size, preprocess.size))
+    try:
+        with torch.inference_mode():
+            probe = backbone.encode(torch.zeros(1, 3, preprocess.size, preprocess.size))
+    except UsageError:
+        raise
+    except LevlError as e:  # the loader does not know the name the user gave
+        raise UsageError(f"{uri}: {e}") from None
     backbone.dim, backbone.patch_dim, backbone.grid = probe.pooled.shape[-1], probe.patches.shape[-1], probe.grid
     if probe.grid[0] * probe.grid[1] != probe.patches.shape[1]:
         raise UsageError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import finish, hub, vit_blocks
 from levl_eval.cards import near
-from levl_eval.errors import UsageError
+from levl_eval.errors import LevlError, UsageError
 
 
 class TimmBackbone(Backbone):
@@ -25,18 +25,40 @@ class TimmBackbone(Backbone):
 
     def encode(self, images: Tensor) -> Features:
         tokens = self.model.forward_features(images)
+        if not isinstance(tokens, Tensor):
+            raise LevlError("this timm model gives no one set of tokens (several scales or branches); take another")
         if tokens.ndim == 4:  # a convolutional or hierarchical model's map
             if tokens.shape[1] != self.model.num_features:
                 tokens = tokens.permute(0, 3, 1, 2)
             pooled = self.model.forward_head(tokens, pre_logits=True)
             return Features(pooled.flatten(1), tokens.flatten(2).transpose(1, 2), (tokens.shape[2], tokens.shape[3]))
-        prefix = self.model.num_prefix_tokens
         pooled = self.model.forward_head(tokens, pre_logits=True)
-        patch = self.model.patch_embed.patch_size
-        return Features(pooled, tokens[:, prefix:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
+        prefix, grid = layout_of(self.model, tokens.shape[1], (images.shape[-2], images.shape[-1]))
+        return Features(pooled, tokens[:, prefix:], grid)
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
         return vit_blocks(self.model, images, layers)
+
+
+def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    """How many of ``count`` tokens stand before the patches, and the patches' grid, for a picture of height and width ``size``.
+
+    From the model's own description where it has one; else from the count: the patches are as many as squares of one size fill the
+    picture. Raises LevlError where neither fits.
+    """
+    own = getattr(model, "num_prefix_tokens", None)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    patch = (patch, patch) if isinstance(patch, int) else patch
+    told = [own] if own is not None else [0, 1]  # without a description: none, or a class token
+    for prefix in told:
+        if patch and (size[0] // patch[0]) * (size[1] // patch[1]) == count - prefix:
+            return prefix, (size[0] // patch[0], size[1] // patch[1])
+    for prefix in told:
+        side = (size[0] * size[1] / max(1, count - prefix)) ** 0.5
+        grid = (round(size[0] / side), round(size[1] / side))
+        if grid[0] * grid[1] == count - prefix:
+            return prefix, grid
+    raise LevlError(f"this timm model's {count} tokens of a picture of {size[0]} x {size[1]} do not form a grid; take another model")
 
 
 def blocks_of(model: Any) -> int:

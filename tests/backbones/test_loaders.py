@@ -77,6 +77,22 @@ def test_timm_tokens_without_prefix_and_other_sizes():
     assert r.encode(torch.randn(1, 3, 256, 256)).patches.shape[1] == 256
 
 
+@pytest.mark.parametrize("model", ["xcit_nano_12_p16_224", "mixer_s32_224", "levit_128s", "coat_lite_tiny", "tnt_s_patch16_224"])
+def test_timm_families_that_do_not_describe_their_tokens(model):
+    """A class token or none, a patch size that is a number or not given: the patches are timm's own map of the last stage."""
+    b = load_backbone(f"random:{model}")
+    x = torch.randn(1, 3, 224, 224)
+    f = b.encode(x)
+    own = b.model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[-1]
+    assert f.grid == tuple(own.shape[-2:]) and f.grid[0] > 1
+    torch.testing.assert_close(f.patches, own.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_a_timm_model_without_one_grid_is_one_line():
+    with pytest.raises(UsageError, match="random:crossvit_9_240: this timm model gives no one set of tokens"):
+        load_backbone("random:crossvit_9_240")
+
+
 def _processor(kind, path, size, **more):
     path.mkdir(parents=True, exist_ok=True)
     (path / "preprocessor_config.json").write_text(
