@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,16 +233,32 @@ class LinearPathCard(_ProbeCard):
     max_iterations: int = 1000
     refit: bool = True  # the chosen C once more on training and validation together
     ece_bins: int = 15
-    shots: list[int] = []  # few-shot: so many training images a class; empty: all
+    shots: list[Annotated[int, Field(ge=1)]] = []  # few-shot: so many training images a class; empty: all
     draws: int = Field(5, ge=1)  # of the few images; accuracies are means over them
     shot_validation: int = Field(4, ge=1)  # few-shot: at most so many validation images a class, and never more than shots
+
+    @model_validator(mode="after")
+    def _main_is_measured(self) -> LinearPathCard:
+        """Where other numbers of shots are set than the main metric's, the last of them is the main one."""
+        measured = [f"top1_{n}shot" for n in self.shots]
+        if measured and re.fullmatch(r"top1_\d+shot", self.main_metric) and self.main_metric not in measured:
+            self.main_metric = measured[-1]
+        return self
 
 
 class KNNCard(_ProbeCard):
     engine: Literal["knn"] = "knn"
-    k: list[int] = [10, 20, 100, 200]  # DINO's
+    k: list[Annotated[int, Field(ge=1)]] = Field([10, 20, 100, 200], min_length=1)  # DINO's
     temperature: float = 0.07
     standardize: bool = False  # DINO compares the features as they are, by cosine
+
+    @model_validator(mode="after")
+    def _main_is_measured(self) -> KNNCard:
+        """Where other k are set than the main metric's, the last of them is the main one."""
+        measured = [f"top1_k{k}" for k in self.k]
+        if measured and re.fullmatch(r"top1_k\d+", self.main_metric) and self.main_metric not in measured:
+            self.main_metric = measured[-1]
+        return self
 
 
 class AttentiveCard(_ProbeCard):

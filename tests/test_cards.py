@@ -85,6 +85,15 @@ def test_protocol_ignores_places_and_prose_but_nothing_that_moves_a_number():
     assert digest({}, {"llm": "other"}) != base
 
 
+def test_other_shots_and_neighbours_have_a_main_metric_among_them():
+    assert task_card("few-shot", {"shots": "[1, 2]"}).main_metric == "top1_2shot"
+    assert task_card("few-shot").main_metric == task_card("few-shot", {"shots": "[16]"}).main_metric == "top1_16shot"
+    assert task_card("knn", {"k": "[5]"}).main_metric == "top1_k5" and task_card("knn").main_metric == "top1_k20"
+    for task, field, value in (("knn", "k", "[]"), ("knn", "k", "[0]"), ("few-shot", "shots", "[-1]")):
+        with pytest.raises(UsageError, match=rf"{task}.*`{field}"):
+            task_card(task, {field: value})
+
+
 def test_default_recipe_yields_to_the_users_choice():
     assert task_card("gqa").recipe.name == "vqa-train"
     assert task_card("gqa", default_recipe="scenes").recipe.name == "scenes"

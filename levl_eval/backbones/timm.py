@@ -58,7 +58,9 @@ def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple
         grid = (round(size[0] / side), round(size[1] / side))
         if grid[0] * grid[1] == count - prefix:
             return prefix, grid
-    raise LevlError(f"this timm model's {count} tokens of a picture of {size[0]} x {size[1]} do not form a grid; take another model")
+    raise LevlError(
+        f"this timm model's {count} tokens of a picture of {size[0]} x {size[1]} do not form a grid; take another model"
+    )
 
 
 def blocks_of(model: Any) -> int:
