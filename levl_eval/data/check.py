@@ -27,6 +27,7 @@ SETS: dict[str, tuple[int, int]] = {
     "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
 }  # fmt: skip
+VALIDATION = {"aircraft": (3_333,)}
 ADE20K = {"training": 20_210, "validation": 2_000}
 NYUV2 = {"train": 795, "test": 654}
 
@@ -123,26 +124,30 @@ def _folders(room: str, split: str, data: str) -> list[Finding]:
 
 
 def _set(name: str, data: str) -> Iterable[Finding]:
-    """Both splits of a set of tasks/sets: counts against the release, classes, images that stand in both."""
+    """The splits of a set of tasks/sets: counts against the release, classes, images that stand in both."""
     card = set_card(name)
     found = []
-    for k, spec in enumerate((card.train, card.data)):
+    own = [card.validation] if isinstance(card.validation, DataSpec) else []  # a published list beside training and test
+    for k, spec in enumerate((card.train, card.data, *own)):
         assert spec is not None
         got = read_classification(spec, data)
         found.append(got)
         counts = np.bincount(got.labels, minlength=len(got.classes))
         text = f"{len(got.images):,} images, {len(got.classes)} classes, {counts.min()} to {counts.max()} each"
-        if name in SETS:
-            same = len(got.images) == SETS[name][k]
+        published = (*SETS.get(name, ()), *VALIDATION.get(name, ()))
+        if k < len(published):
+            same = len(got.images) == published[k]
             yield Finding(
-                "ok" if same else "note", f"{name}/{spec.split}", text + ("" if same else f"; published {SETS[name][k]:,}")
+                "ok" if same else "note", f"{name}/{spec.split}", text + ("" if same else f"; published {published[k]:,}")
             )
-    if found[0].classes != found[1].classes:
-        yield Finding("error", name, "training and test have different classes")
-    twice = shared_images(found[1].images, found[0].images)
-    if twice:
-        first = f"{twice[0][0]} is {twice[0][1]}"
-        yield Finding("error", name, f"leakage: {len(twice)} test images are training images too, first {first}")
+    for other, which in zip(found[1:], ("test", "validation"), strict=False):
+        if found[0].classes != other.classes:
+            yield Finding("error", name, f"training and {which} have different classes")
+    for other, which in zip((found[0], *found[2:]), ("training", "validation"), strict=False):
+        twice = shared_images(found[1].images, other.images)
+        if twice:
+            first = f"{twice[0][0]} is {twice[0][1]}"
+            yield Finding("error", name, f"leakage: {len(twice)} test images are {which} images too, first {first}")
 
 
 def check(directory: Path) -> list[Finding]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.cli import main
+from levl_eval.data.check import check
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.probes import backgrounds, common, linear, path
 from levl_eval.registry import task_card
@@ -64,6 +65,19 @@ def test_aircrafts_own_validation_list_chooses_and_is_not_trained_on(context, pl
     assert out.data["counts"]["train_images"] == 18 and "validation_images" not in out.data["counts"]  # nothing is chosen
     best = linear.run(context(task_card("aircraft", {"epochs": "1", "keep": "best"}), nano, planes))
     assert best.data["counts"]["train_images"] == 12 and best.data["counts"]["validation_images"] == 6
+
+
+def test_data_check_reads_the_validation_list_too(planes):
+    def findings():
+        return {(f.set, f.level): f.message for f in check(planes)}
+
+    assert findings()["aircraft/val", "note"] == "6 images, 3 classes, 2 to 2 each; published 3,333"
+    root = next(planes.glob("aircraft/*/data"))
+    listing, test = root / "images_variant_val.txt", (root / "images_variant_test.txt").read_text()
+    listing.write_text(listing.read_text() + test.splitlines()[0] + "\n")
+    assert findings()["aircraft", "error"].startswith("leakage: 1 test images are validation images too, first 0000018")
+    listing.unlink()
+    assert "images_variant_val.txt" in findings()["aircraft", "error"]
 
 
 def test_a_validation_list_that_is_missing_leaks_or_is_all_of_training(context, planes):
