@@ -49,6 +49,25 @@ def test_gqa_equals_the_published_definitions_with_the_choices_file(world, tmp_p
         read_questions(spec.model_copy(update={"choices": str(tmp_path / "none.json")}), str(tmp_path))
 
 
+@pytest.mark.parametrize("place", ["questions", "eval"])
+def test_gqa_finds_the_official_choices_of_the_validation_questions_by_itself(world, tmp_path, place):
+    (file,) = (world / "gqa").glob("**/testdev_balanced_questions.json")
+    official = json.loads(file.read_text())
+    root = tmp_path / "gqa"
+    (root / "questions").mkdir(parents=True)
+    (root / "questions" / "val_balanced_questions.json").write_text(json.dumps(official))
+    (images,) = (d for d in (world / "gqa").rglob("images") if d.is_dir())
+    (root / "images").symlink_to(images)
+    spec = task_card("gqa", {"data.split": "val_balanced"}).data
+    assert "with choices" not in read_questions(spec, str(tmp_path)).version
+    (root / place).mkdir(exist_ok=True)
+    (root / place / "val_choices.json").write_text(json.dumps({i: {"valid": ["red"], "plausible": []} for i in official}))
+    data = read_questions(spec, str(tmp_path))
+    assert "with choices" in data.version
+    found = estimates("gqa", data.questions, dict.fromkeys(official, "red"))
+    assert found["validity"].value == 1 and found["plausibility"].value == 0
+
+
 def test_vqav2_by_answer_type_and_question_type(world):
     data = read_questions(DataSpec(layout="vqav2", directory="vqav2", split="val2014"), str(world))
     rng = np.random.default_rng(0)
