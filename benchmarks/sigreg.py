@@ -78,6 +78,17 @@ def measure(which: str, batch: int, dim: int, slices: int, knots: int, threads: 
     return json.loads(Path(f"{folder}/{which}.json").read_text())
 
 
+def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and the ends of Student's 95% interval; both NaN for one value."""
+    from levl_eval.metrics.statistics import student_quantile
+
+    n, mean = len(values), sum(values) / len(values)
+    if n < 2:
+        return mean, math.nan, math.nan
+    half = student_quantile(n - 1) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return mean, mean - half, mean + half
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
@@ -90,7 +101,9 @@ def main() -> None:
         ("rounds", 4),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--table", action="store_true", help="also time the streamed form at half and double of each size")
+    parser.add_argument(
+        "--table", action="store_true", help="also the cost at half and double of each size, each in turn with the base"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     o = parser.parse_args()
     import torch
@@ -103,12 +116,11 @@ def main() -> None:
         ]
         figures = {w: {k: min(t[w][k] for t in turns) for k in ("seconds", "extra_mb")} for w in ("plain", "streamed")}
         ratios = [t["plain"]["seconds"] / t["streamed"]["seconds"] for t in turns]
-        mean = sum(ratios) / len(ratios)
-        spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / max(1, len(ratios) - 1) / len(ratios))
+        mean, low, high = mean_and_interval(ratios)
         one, two = (torch.load(f"{folder}/{w}.pt", weights_only=True) for w in ("plain", "streamed"))
         out = {
             "batch": o.batch, "dim": o.dim, "slices": o.slices, "knots": o.knots, "threads": o.threads, **figures,
-            "times_faster": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "ratios": ratios,
+            "times_faster": mean, "interval": [low, high], "ratios": ratios,
             "memory_share": figures["streamed"]["extra_mb"] / figures["plain"]["extra_mb"],
             "loss_difference": float((one["loss"] - two["loss"]).abs() / one["loss"].abs()),
             "gradient_difference": float((one["gradient"] - two["gradient"]).norm() / one["gradient"].norm()),
@@ -120,13 +132,15 @@ def main() -> None:
         print(f"relative difference: loss {out['loss_difference']:.1e}, gradient {out['gradient_difference']:.1e}")
         if o.table:
             out["table"] = []
-            print("batch   dim slices knots  seconds")
-            for at in (None, 0, 1, 2, 3):
-                for factor in (1,) if at is None else (0.5, 2):
-                    b, d, s, k = (round(x * factor) if i == at else x for i, x in enumerate((o.batch, o.dim, o.slices, o.knots)))
-                    got = measure("streamed", b, d, s, k, o.threads, o.repeats, folder)
-                    out["table"].append({"batch": b, "dim": d, "slices": s, "knots": k, **got})
-                    print(f"{b:5d} {d:5d} {s:6d} {k:5d} {got['seconds']:8.3f}")
+            print("batch   dim slices knots  time, as a multiple of the base's (95% interval over rounds)")
+            for at, factor in ((i, f) for i in range(4) for f in (0.5, 2)):
+                changed = [round(x * factor) if i == at else x for i, x in enumerate(size[:4])]
+                times = [[measure("streamed", *s, o.threads, o.repeats, folder)["seconds"] for s in (changed, size[:4])]
+                         for _ in range(o.rounds)]  # fmt: skip
+                middle, low, high = mean_and_interval([ours / base for ours, base in times])
+                out["table"].append({**dict(zip(("batch", "dim", "slices", "knots"), changed, strict=True)),
+                                     "multiple": middle, "interval": [low, high]})  # fmt: skip
+                print("{:5d} {:5d} {:6d} {:5d}".format(*changed), f"{middle:6.2f} [{low:.2f}, {high:.2f}]", flush=True)
     if o.json:
         o.json.write_text(json.dumps(out, indent=1) + "\n")
 
