@@ -223,6 +223,12 @@ class ZeroShotCard(_TaskCard):
     ece_bins: int = 15
 
 
+def _one_of(main: str, pattern: str, numbers: list[int]) -> str:
+    """The main metric, or the last one measured where it is for a number (of shots, of neighbours) that is not among those set."""
+    measured = [pattern.format(n) for n in numbers]
+    return measured[-1] if measured and re.fullmatch(pattern.format(r"\d+"), main) and main not in measured else main
+
+
 class LinearPathCard(_ProbeCard):
     """Logistic regression, C * sum of losses + ||W||^2 / 2 (scikit-learn's scale), over a path of C chosen on validation."""
 
@@ -239,10 +245,7 @@ class LinearPathCard(_ProbeCard):
 
     @model_validator(mode="after")
     def _main_is_measured(self) -> LinearPathCard:
-        """Where other numbers of shots are set than the main metric's, the last of them is the main one."""
-        measured = [f"top1_{n}shot" for n in self.shots]
-        if measured and re.fullmatch(r"top1_\d+shot", self.main_metric) and self.main_metric not in measured:
-            self.main_metric = measured[-1]
+        self.main_metric = _one_of(self.main_metric, "top1_{}shot", self.shots)
         return self
 
 
@@ -254,10 +257,7 @@ class KNNCard(_ProbeCard):
 
     @model_validator(mode="after")
     def _main_is_measured(self) -> KNNCard:
-        """Where other k are set than the main metric's, the last of them is the main one."""
-        measured = [f"top1_k{k}" for k in self.k]
-        if measured and re.fullmatch(r"top1_k\d+", self.main_metric) and self.main_metric not in measured:
-            self.main_metric = measured[-1]
+        self.main_metric = _one_of(self.main_metric, "top1_k{}", self.k)
         return self
 
 
