@@ -180,7 +180,7 @@ def test_its_own_pope_vqav2_and_gqa(go, data):
     assert pope.main_metric == "pope_accuracy" and pope.data["version"] == "pope version 0.0"
     assert pope.protocol["lmms_eval"] and pope.data["counts"]["questions"] == 24 and pope.data["counts"]["images"] < 24
     score = pope.metrics["pope_accuracy"]
-    assert score.method.startswith("cluster") and score.clusters == pope.data["counts"]["images"]
+    assert "cluster" in score.method and score.clusters == pope.data["counts"]["images"]
     assert score.low <= score.value <= score.high and score.value == np.mean([s.score for s in rows["lmms:pope"]])
     ours = pope_scores([s.prediction for s in rows["lmms:pope"]], [s.target for s in rows["lmms:pope"]])
     # It wants the bare word, and counts the questions in its yes ratio; so it is never above the official parsing.
