@@ -65,10 +65,9 @@ def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple
 
 def blocks_of(model: Any) -> int:
     """Number of a plain ViT's blocks; 0 for hierarchical and convolutional models, whose stages have grids of their own."""
-    plain = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens") and hasattr(model, "forward_intermediates")
-    plain = (
-        plain and "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
-    )  # CaiT's blocks have none
+    if not all(hasattr(model, name) for name in ("blocks", "num_prefix_tokens", "forward_intermediates")):
+        return 0
+    plain = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters  # CaiT's blocks have none
     return len(model.blocks) if plain else 0
 
 

@@ -2,10 +2,11 @@
 
 For every C on its own the objective is scikit-learn's, divided by C N:  mean loss + ||W||^2 / (2 C N), intercept free.
 The problems share their data, so one matrix product gives the logits of all of them and one more all gradients. Each is
-minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there, taken anew now and then: where classes are separable it shrinks by decades on the way.
-From coarse to fine: every 16th C is solved from zero; then, level by level, what halves the gaps starts on the polynomial in log C
-through the nearest four solutions. Solved problems leave the stack. The first solutions are in single precision, the last steps in
-double: at large C the objective is so flat that half-solved problems answer otherwise.
+minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there, taken anew
+now and then: where classes are separable it shrinks by decades on the way. From coarse to fine: every 16th C is solved from zero;
+then, level by level, what halves the gaps starts on the polynomial in log C through the nearest four solutions. Solved problems leave
+the stack. The first solutions are in single precision, the last steps in double: at large C the objective is so flat that half-solved
+problems answer otherwise.
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ class _Rows:
         gram = torch.zeros(dim, dim, dtype=torch.float64)
         self.mean = torch.as_tensor(mean).float()
         for m, _ in parts:
-            for b in m.blocks():  # in double: large C makes use of directions with a millionth of the variance
+            for b in m.blocks():  # in double: float32 has no word on directions of small variance, which large C uses
                 centred = (b - self.mean).to(device).double()
                 gram += (centred.T @ centred).cpu()
         values, vectors = torch.linalg.eigh(gram / self.n)
-        keep = values > values[-1].clamp(min=1e-30) * 1e-10  # beyond float32's reach, or outside the rows' span
+        keep = values > values[-1].clamp(min=1e-30) * 1e-10  # outside the rows' span, or beyond what float32 rows hold
         self.values = values[keep].float().to(device)
         self.vectors = vectors[:, keep]
         self._kept: list[tuple[Tensor, Tensor]] | None = None
