@@ -1,8 +1,18 @@
-"""Frozen image encoders: the contract (`base`) and one short loader a family."""
+"""Frozen image encoders: the contract (`base`), where a URI leads (`locate`), and one short loader a library. Lazy: no torch here."""
 
-from levl_eval._compat import repair
+from __future__ import annotations
 
-repair()
-from levl_eval.backbones.loader import load_backbone  # noqa: E402  (the repair comes before torchvision is imported)
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from levl_eval.backbones.loader import load_backbone
 
 __all__ = ["load_backbone"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_backbone":
+        from levl_eval.backbones.loader import load_backbone
+
+        return load_backbone
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

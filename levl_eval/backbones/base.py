@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from levl_eval._compat import repair
+from levl_eval.backbones.code import tokenizer_digest
 from levl_eval.errors import LevlError
+
+repair()  # every loader imports this module before its library, and with it torchvision
 
 
 class Features(NamedTuple):
@@ -106,8 +110,9 @@ class Readout(NamedTuple):
 class Backbone(nn.Module, abc.ABC):
     """A frozen image encoder, where it has one with its text encoder. Always in eval mode, parameters without gradient.
 
-    Attributes set by every loader: ``name``, ``uri``, ``weights_sha256`` (of the parameters' bytes, not of a path),
-    ``preprocess``, ``dim`` (D of pooled), ``patch_dim`` (D' of patches), ``grid`` at the default size, ``info`` (free text for records).
+    Attributes set by every loader: ``name``, ``uri``, ``weights_sha256`` (of the parameters' bytes, not of a path), ``code``
+    (what computes the features, backbones.code), ``preprocess``, ``dim`` (D of pooled), ``patch_dim`` (D' of patches), ``grid`` at
+    the default size, ``info`` (free text for records).
     """
 
     name: str
@@ -118,6 +123,19 @@ class Backbone(nn.Module, abc.ABC):
     patch_dim: int
     grid: tuple[int, int]
     info: dict[str, Any]
+    code: Mapping[str, str] = {}
+
+    def encoder_parts(self) -> dict[str, Any]:
+        """What moves features besides preprocessing, as identity parts: weights and code."""
+        return {"weights": self.weights_sha256, "code": dict(self.code)}
+
+    def text_parts(self) -> dict[str, Any]:
+        """What moves text embeddings besides :meth:`encoder_parts`: tokenizer, maximal length, read-out. {} without text."""
+        if not self.has_text:
+            return {}
+        tokenizer = getattr(self, "tokenizer", None)
+        limits = {k: v for k in ("max_length", "readout") if isinstance(v := getattr(self, k, None), (int, str))}
+        return {"tokenizer": tokenizer_digest(tokenizer), **limits}
 
     @abc.abstractmethod
     def encode(self, images: Tensor) -> Features:
@@ -174,14 +192,3 @@ class Backbone(nn.Module, abc.ABC):
     def encode_text(self, texts: list[str]) -> Tensor:
         """Texts -> [B, E]: the text side of the first read-out."""
         return self.text_embeddings(texts)[self.readouts[0].text]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who was measured, as written into records."""
-
-    name: str
-    uri: str
-    weights_sha256: str
-    preprocess: dict[str, Any]
-    info: dict[str, Any] = field(default_factory=dict)

@@ -7,32 +7,18 @@ from importlib import import_module
 from pathlib import Path
 
 from levl_eval.backbones.base import Backbone, Preprocess
+from levl_eval.backbones.code import code_of
+from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
 from levl_eval.errors import UsageError
 from levl_eval.io import sha256_file
-from levl_eval.registry import ASSETS, URI_SCHEMES, backbone_card
+from levl_eval.registry import backbone_card
 
 # scheme -> module:function(rest of the URI, name, URI)
 _LOADERS = {
     "levl": "levl:load", "official": "official:load", "timm": "timm:load", "random": "timm:load_random",
     "open_clip": "open_clip:load", "hf": "hf:load", "py": "py:load",
 }  # fmt: skip
-
-
-def _path_scheme(path: Path) -> str:
-    """Which loader a bare path goes to."""
-    if path.is_dir():
-        if (path / "ckpt.pt").exists():
-            return "levl"
-        is_published = (path / "vision_encoder.safetensors").exists() or any(path.glob("*_vision_step*.pt"))
-        if is_published:
-            return "official"
-        if (path / "config.json").exists():
-            return "hf"
-        raise UsageError(f"{path}: holds neither ckpt.pt nor one of the published layouts nor a transformers model")
-    if path.suffix == ".pt" and "_vision_step" in path.name:
-        return "official"
-    return "levl"
 
 
 def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
@@ -42,15 +28,8 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
     unreadable, unsafe or not finite, with the file and the remedy.
     """
     card = card or backbone_card(uri)
-    where = card.uri.replace("@assets", str(ASSETS))
-    scheme, colon, rest = where.partition(":")
-    if not colon or scheme not in URI_SCHEMES:
-        path = Path(where).expanduser()
-        scheme, rest = _path_scheme(path), where
-        if scheme == "levl" and path.is_dir():
-            rest = str(path / "ckpt.pt")
-        if scheme == "official" and path.is_file():
-            rest = str(path.parent)
+    found = locate(card)
+    scheme, rest = found.scheme, found.rest
     if card.sha256 is not None:
         file = Path(rest)
         if not file.is_file():
@@ -61,6 +40,7 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
             )
     module, _, function = _LOADERS[scheme].partition(":")
     backbone = getattr(import_module(f"levl_eval.backbones.{module}"), function)(rest, card.name, card.uri)
+    backbone.code = {**backbone.code, **code_of(scheme, rest)}
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}
         backbone.preprocess = replace(backbone.preprocess, **changes)

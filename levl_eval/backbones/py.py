@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 
 from levl_eval.backbones.base import Backbone
+from levl_eval.backbones.code import constants_of
 from levl_eval.backbones.common import finish
 from levl_eval.errors import UsageError
+
+# Set by us, or part of the identity already.
+_OURS = frozenset({"name", "uri", "preprocess", "info", "code", "weights_sha256", "dim", "patch_dim", "grid", "readouts"})
 
 
 def load(spec: str, name: str, uri: str) -> Backbone:
@@ -22,4 +26,6 @@ def load(spec: str, name: str, uri: str) -> Backbone:
         raise UsageError(
             f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone with `preprocess`"
         )
-    return finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))
+    backbone = finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))
+    backbone.code = {"constants": constants_of(backbone, _OURS)}  # the loader adds the source
+    return backbone

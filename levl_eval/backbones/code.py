@@ -1,0 +1,160 @@
+"""What computes a backbone's features, as part of its identity: libraries, our loader, and a user's own Python by content.
+
+No heavy imports: a finished run asks for this without building a model.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sysconfig
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any
+
+from levl_eval.errors import UsageError
+from levl_eval.io import sha256_file
+from levl_eval.records.identity import digest
+
+# Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
+LOADER_VERSIONS = {"levl": 1, "official": 1, "timm": 1, "random": 1, "open_clip": 1, "hf": 1, "py": 1}
+# Scheme -> distributions whose code computes the features.
+LIBRARIES = {
+    "levl": ("timm", "transformers"), "official": ("timm", "transformers"), "timm": ("timm",), "random": ("timm",),
+    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (),
+}  # fmt: skip
+
+
+def code_of(scheme: str, rest: str) -> dict[str, str]:
+    """Name -> version or hash of all code behind a URI's features. Raises UsageError for a `py:` factory that cannot be found."""
+    out = {"loader": f"{scheme}/{LOADER_VERSIONS[scheme]}"}
+    for package in LIBRARIES[scheme]:
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue  # its loader says what is missing
+    if scheme == "random":
+        out["torch"] = version("torch")  # its generator draws the weights
+    if scheme == "py":
+        module, _, factory = rest.partition(":")
+        sources = user_sources(module)
+        out |= {"factory": factory, "source": digest({name: sha256_file(path) for name, path in sources.items()})}
+    return out
+
+
+def user_sources(module: str) -> dict[str, Path]:
+    """Module name -> source file: the module, and whatever it imports (inside functions too) from the user's own folders.
+
+    Installed libraries and Python's own are left out, other than the top package of ``module`` itself. Raises UsageError where
+    ``module`` is not found.
+    """
+    if _find(module) is None:
+        raise UsageError(f"py:{module}: no such module; is it installed, or its folder on PYTHONPATH?")
+    found: dict[str, Path] = {}
+    own, todo = module.partition(".")[0], [module]
+    while todo:
+        name = todo.pop()
+        parts = name.split(".")
+        for depth in range(1, len(parts) + 1):  # packages run their __init__ first
+            part = ".".join(parts[:depth])
+            if part in found:
+                continue
+            path = _find(part)
+            if path is None or not (part.partition(".")[0] == own or _is_users(path)):
+                continue
+            found[part] = path
+            todo += _imports(part, path)
+    return found
+
+
+def _find(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return None
+    origin = spec.origin if spec is not None else None
+    return Path(origin).resolve() if origin and Path(origin).is_file() else None
+
+
+def _is_users(path: Path) -> bool:
+    paths = sysconfig.get_paths()
+    libraries = [Path(paths[k]).resolve() for k in ("stdlib", "platstdlib", "purelib", "platlib")]
+    libraries.append(Path(__file__).resolve().parents[1])
+    return not any(folder in path.parents for folder in libraries)
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """Absolute names of what a source file imports anywhere in it; ``from a import b`` gives a and a.b, of which b may be a module."""
+    if path.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return  # importing it says what is wrong
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
+            except ImportError:
+                continue
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def constants_of(model: Any, skipped: frozenset[str]) -> str:
+    """SHA-256 over the plain attributes of a torch module and those inside it that are in no state dict: numbers, texts, arrays.
+
+    A factory may read a threshold or a mean image from a file of its own; these move features as weights do.
+    """
+    out: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if not key.startswith("_") and key != "training" and not (name == "" and key in skipped):
+                plain = _plain(value)
+                if plain is not None:
+                    out[f"{name}.{key}"] = plain
+    return digest(out)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON, arrays by the hash of their bytes; None for what is neither (functions, objects)."""
+    if isinstance(value, (bool, int, str)):
+        return [type(value).__name__, str(value)]
+    if isinstance(value, float):
+        return ["float", value.hex()]
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy() if hasattr(value, "numpy") else None
+    if hasattr(value, "tobytes") and hasattr(value, "shape"):
+        return ["array", str(value.shape), str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
+    if depth < 4 and isinstance(value, (list, tuple)):
+        return [_plain(v, depth + 1) for v in value]
+    if depth < 4 and isinstance(value, dict):
+        return {str(k): _plain(v, depth + 1) for k, v in value.items()}
+    return None
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of what a tokenizer does: of tokenizers, transformers or open_clip. "" for none."""
+    if tokenizer is None:
+        return ""
+    parts: dict[str, Any] = {"class": type(tokenizer).__name__}
+    inner = getattr(tokenizer, "tokenizer", None)  # open_clip's wrapper of a transformers tokenizer
+    for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), inner, getattr(inner, "backend_tokenizer", None)):
+        if hasattr(candidate, "to_str"):
+            parts["rules"] = hashlib.sha256(candidate.to_str().encode("utf-8", "surrogatepass")).hexdigest()
+            break
+    else:
+        table = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else getattr(tokenizer, "encoder", {})
+        parts["vocabulary"] = digest({str(k): int(v) for k, v in dict(table).items()})
+        parts["merges"] = digest(sorted((*map(str, k), int(v)) for k, v in dict(getattr(tokenizer, "bpe_ranks", {})).items()))
+    for key in ("context_length", "model_max_length", "padding_side", "clean_fn", "reduction_fn", "strip_sep_token", "language"):
+        value = getattr(tokenizer, key, None)
+        if value is not None:
+            parts[key] = getattr(value, "__name__", None) or str(value)
+    return digest(parts)

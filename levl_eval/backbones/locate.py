@@ -1,0 +1,65 @@
+"""Where a backbone's card leads: which loader, and which files on this disk it reads. No heavy imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from levl_eval.cards import BackboneCard
+from levl_eval.errors import UsageError
+from levl_eval.registry import ASSETS, URI_SCHEMES
+
+_PUBLISHED = ("vision_encoder.safetensors", "text_encoder.safetensors", "config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Location:
+    """scheme: the loader's name. rest: what it is given. files: all it reads, or None where that is not known before loading.
+
+    An empty tuple means that nothing is read: weights are drawn from a seed.
+    """
+
+    scheme: str
+    rest: str
+    files: tuple[Path, ...] | None
+
+
+def locate(card: BackboneCard) -> Location:
+    """Raises UsageError for a folder that holds none of the known forms."""
+    where = card.uri.replace("@assets", str(ASSETS))
+    scheme, colon, rest = where.partition(":")
+    if not colon or scheme not in URI_SCHEMES:
+        path = Path(where).expanduser()
+        scheme, rest = _path_scheme(path), where
+        if scheme == "levl" and path.is_dir():
+            rest = str(path / "ckpt.pt")
+        if scheme == "official" and path.is_file():
+            rest = str(path.parent)
+    return Location(scheme, rest, _files(scheme, rest))
+
+
+def _path_scheme(path: Path) -> str:
+    """Which loader a bare path goes to."""
+    if path.is_dir():
+        if (path / "ckpt.pt").exists():
+            return "levl"
+        is_published = (path / "vision_encoder.safetensors").exists() or any(path.glob("*_vision_step*.pt"))
+        if is_published:
+            return "official"
+        if (path / "config.json").exists():
+            return "hf"
+        raise UsageError(f"{path}: holds neither ckpt.pt nor one of the published layouts nor a transformers model")
+    if path.suffix == ".pt" and "_vision_step" in path.name:
+        return "official"
+    return "levl"
+
+
+def _files(scheme: str, rest: str) -> tuple[Path, ...] | None:
+    if scheme == "random":
+        return ()
+    path = Path(rest.removeprefix("local-dir:")).expanduser()
+    if scheme == "levl":
+        return (path,) if path.is_file() else None
+    if scheme in ("official", "hf", "timm", "open_clip") and path.is_dir():
+        return tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
+    return None  # the hub's, or a user's own Python: known once it is loaded

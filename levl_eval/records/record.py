@@ -1,0 +1,180 @@
+"""Records: the result of one job (backbone, task, seed), with everything needed to judge, compare and repeat it.
+
+A record is one JSON file, written atomically; it is the truth from which every table is derived. Samples lie beside it as
+JSON lines. Both are documented here, field by field; how schemas follow one another stands in records/schema.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from levl_eval.errors import UsageError
+from levl_eval.io import atomic_path, atomic_write
+from levl_eval.records.identity import JobIdentity, digest
+from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, write_lines
+from levl_eval.records.schema import SCHEMA, checksum_of, migrate
+
+
+class Estimate(BaseModel):
+    """A number with its uncertainty. Fractions in [0, 1] unless the metric's name says otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+    value: float
+    stderr: float | None = None  # standard error of the sampling of test images; None where it cannot be estimated
+    low: float | None = None  # 95% interval
+    high: float | None = None
+    n: int = 0  # samples the value is a mean over
+    clusters: int = 0  # independent units resampled (images)
+    method: str = ""  # how the interval was made: "cluster bootstrap", "wilson", ...
+
+
+class Record(BaseModel):
+    """One result. ``status`` is "done" or "failed"; a failed record says why in ``reason`` and has no metrics."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    backbone: dict[str, Any]  # name, uri, weights_sha256, code, preprocess, text, info, card
+    task: str
+    engine: str
+    engine_version: int = 0  # 0: a record of schema 1, which did not say
+    main_metric: str
+    chance: float | None = None  # of the main metric, from the card
+    protocol: dict[str, Any]  # everything besides backbone, data and seed that can move a number (identity.shown_protocol)
+    protocol_hash: str
+    card_protocol: dict[str, Any] = Field(default_factory=dict)  # the card's part of it
+    resolved: dict[str, Any] = Field(default_factory=dict)  # what the card left open, as it came out
+    precision: dict[str, str] = Field(default_factory=dict)
+    language_model: dict[str, Any] | None = None
+    device: str = ""  # kind: cpu, cuda, mps
+    data: dict[str, Any]  # fingerprint (test), train, validation, order, counts, version, split, source, published, sampled
+    seed: int
+    limit: int | None = None
+    identity_hash: str = ""  # records.identity; "" in records of schema 1, which are shown but never reused
+    metrics: dict[str, Estimate] = Field(default_factory=dict)
+    notes: dict[str, Any] = Field(default_factory=dict)  # engine-specific facts (connector hash, training loss, ...)
+    environment: dict[str, Any] = Field(default_factory=dict)  # versions, git revision, device, command line
+    seconds: dict[str, float] = Field(default_factory=dict)  # by stage; times are never part of a comparison
+    cache: dict[str, int] = Field(default_factory=dict)  # feature and connector hits and misses
+    status: str = "done"
+    reason: str = ""
+    card: dict[str, Any] = Field(default_factory=dict)  # the resolved task card, so that the record can be run again from itself
+    call: dict[str, Any] = Field(default_factory=dict)  # how it was run: llm, batch_size, device, folder paths are relative to
+    samples: SamplesFile | None = None  # rows and SHA-256 of its samples
+    checksum: str = ""  # SHA-256 of the record's canonical JSON without this field
+    _home: Path | None = PrivateAttr(default=None)  # the run directory it was read from or written to
+    _stem: str = PrivateAttr(default="")  # of the file it was read from
+
+    @property
+    def source(self) -> str:
+        """Where its data lay: "scenes", "hub", or a directory as seen from the folder the run was started in."""
+        named = str(self.data.get("source", "scenes"))
+        return named if named in ("scenes", "hub") else str(Path(str(self.call.get("folder", "")), Path(named).expanduser()))
+
+    @property
+    def home(self) -> Path:
+        """The run directory that holds the record and its samples. Raises UsageError for a record that was never written."""
+        if self._home is None:
+            raise UsageError(f"record {self.key}: was not read from a run directory, so its samples are not known")
+        return self._home
+
+    @property
+    def key(self) -> str:
+        """File stem: task, backbone and the identity's hash."""
+        if self._stem:
+            return self._stem
+        if self.identity_hash:
+            return record_key(self.task, self.backbone["name"], self.identity_hash)
+        weights = str(self.backbone["weights_sha256"])
+        return f"{_safe(self.task)}--{_safe(self.backbone['name'])}--{weights[:8]}-{self.protocol_hash[:12]}-s{self.seed}"
+
+    @property
+    def train(self) -> tuple[str, ...]:
+        """Content fingerprints of the sets a head or connector was trained on; empty where nothing was."""
+        found = self.data.get("train") or ()
+        return (found,) if isinstance(found, str) else tuple(map(str, found))
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        """What two records must share to be compared, by name: the protocol, and the data of training, validation and test."""
+        data = {
+            "test": str(self.data.get("fingerprint", "")),
+            "train": list(self.train),
+            "validation": str(self.data.get("validation", "")),
+        }
+        return {"protocol": self.protocol, "data": data}
+
+    @property
+    def comparison_hash(self) -> str:
+        """Equal exactly where two records may be compared (and are of one task)."""
+        return digest(finite({**self.comparison, "protocol": self.protocol_hash}))
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in text)[:80]
+
+
+def record_key(task: str, backbone: str, identity_hash: str) -> str:
+    """The stem of a record's files. Its hash alone decides; task and backbone are there for people who list the folder."""
+    return f"{_safe(task)}--{_safe(backbone)}--{identity_hash[:20]}"
+
+
+def fill_identity(record: Record, identity: JobIdentity, failed: bool = False) -> None:
+    """Write the parts of an identity into a record's fields, in place (the inverse of identity.identity_of)."""
+    record.task, record.engine, record.engine_version = identity.task, identity.engine, identity.engine_version
+    record.card_protocol, record.protocol = dict(identity.protocol), identity.shown_protocol()
+    record.protocol_hash = digest(record.protocol)
+    record.resolved, record.precision = dict(identity.resolved), dict(identity.precision)
+    record.language_model = dict(identity.language_model) if identity.language_model is not None else None
+    record.device, record.seed, record.limit = identity.device, identity.seed, identity.limit
+    data = identity.data
+    record.data |= {
+        "fingerprint": data.test,
+        "train": list(data.train),
+        "validation": data.validation,
+        "order": dict(data.order or {}),
+    }
+    record.identity_hash = identity.hash_without_data if failed else identity.hash
+
+
+def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> Path:
+    """Write ``out/samples/KEY.jsonl`` and then ``out/records/KEY.json``; the record exists only once its samples do."""
+    record._home = out
+    if record.status == "done":
+        with atomic_path(out / "samples" / f"{record.key}.jsonl") as temporary, open(temporary, "wb") as f:
+            record.samples = write_lines(f, samples)
+    path = out / "records" / f"{record.key}.json"
+    record._stem = path.stem
+    content = finite(record.model_dump(by_alias=True, mode="json"))
+    record.checksum = content["checksum"] = checksum_of(content)
+    atomic_write(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Raises UsageError naming the file and the field where it is no record, is damaged, or of a schema not known here."""
+    try:
+        content = json.loads(path.read_bytes())
+        record = Record.model_validate(migrate(content, path))
+    except UsageError:
+        raise
+    except (OSError, ValueError, RecursionError) as e:
+        first = str(e).splitlines()[0]
+        raise UsageError(f"{path}: not a levl-eval record ({first}); delete it and run again") from e
+    record._home = path.resolve().parent.parent if path.parent.name == "records" else path.parent
+    record._stem = path.stem
+    return record
+
+
+def read_records(out: Path) -> list[Record]:
+    """All records of a run directory, in order of file name."""
+    return [read_record(p) for p in sorted((out / "records").glob("*.json"))]
+
+
+def read_samples(out: Path, record: Record) -> Iterator[Sample]:
+    """The samples of a record, streamed. Raises UsageError where they are missing, damaged or not those the record was written with."""
+    yield from read_lines(out / "samples" / f"{record.key}.jsonl", record.samples)
