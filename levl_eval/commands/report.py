@@ -33,7 +33,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     """
     from levl_eval.cards import parse_card
     from levl_eval.errors import LevlError
-    from levl_eval.evaluation import default_cache
+    from levl_eval.runner.environment import default_cache
 
     if record.engine not in _PICTURED or not record.card:
         return None
@@ -65,9 +65,7 @@ def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[I
         return sets.get(record.main_metric, sets[backgrounds.REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
     found: Any
     if engine == "retrieval":
-        from levl_eval.probes import retrieval
-
-        found = retrieval.captions_of(card, folder, record.limit)
+        found = readers.read_captions(card.data, folder, record.limit)
     elif engine == "depth":
         found = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
     elif engine == "vqa":

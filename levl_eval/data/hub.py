@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from levl_eval.backbones.common import hub
 from levl_eval.cards import DataSpec
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.classification import spread
@@ -25,6 +24,7 @@ from levl_eval.data.images import fingerprint_text
 from levl_eval.data.questions import POPE_SPLITS, Pool, _limited, gqa_question, pope_version
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 from levl_eval.errors import UsageError
+from levl_eval.hub import hub
 from levl_eval.io import sha256_file
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,16 +130,12 @@ def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -
     )  # fmt: skip
 
 
-def captions_of(card: Any, data: str, limit: int | None) -> CaptionSet:
-    """The card's captions and their images. Raises UsageError for unusable files."""
-    return _thin(read_captions(card.data, data, limit), card.captions_per_image)
-
-
 def run(context: Context) -> Outcome:
     """Raises LevlError for a backbone without text, UsageError for unusable caption files or more folds than images."""
     card, backbone = context.card, context.backbone
     chosen = main_readout(backbone, card.readout, card.name)
-    data = captions_of(card, context.data, context.limit)
+    whole = read_captions(card.data, context.data, context.limit)
+    data = _thin(whole, card.captions_per_image)
     if card.folds > len(data.images):
         raise UsageError(f"{card.name}: field `folds`: {card.folds} folds of {len(data.images)} images")
     started = time.monotonic()
@@ -175,6 +170,6 @@ def run(context: Context) -> Outcome:
                 for j, c in enumerate(data.captions)
             ]
     counts = {"images": len(data.images), "captions": len(data.captions)}
-    about = {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}
+    about = {"fingerprint": fingerprint_of(whole), "counts": counts, "split": data.split}
     notes = {"main_readout": chosen, "readouts": [r.name for r in backbone.readouts]}
     return Outcome(metrics | others, samples, about, notes, {"total": time.monotonic() - started}, cache)
