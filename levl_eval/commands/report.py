@@ -65,7 +65,9 @@ def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[I
         return sets.get(record.main_metric, sets[backgrounds.REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
     found: Any
     if engine == "retrieval":
-        found = readers.read_captions(card.data, folder, record.limit)
+        from levl_eval.probes import retrieval
+
+        found = retrieval.captions_of(card, folder, record.limit)
     elif engine == "depth":
         found = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
     elif engine == "vqa":

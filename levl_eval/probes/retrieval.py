@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from levl_eval.data.images import fingerprint_of, fingerprint_text
+from levl_eval.data.captions import first_captions
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_captions
 from levl_eval.data.types import CaptionSet
 from levl_eval.engines import Context, Outcome
@@ -89,21 +90,6 @@ def ranks(
     return Ranks(image.cpu().numpy(), text.cpu().numpy())
 
 
-def _thin(data: CaptionSet, count: int | None) -> CaptionSet:
-    """At most the first ``count`` captions of each image."""
-    if count is None:
-        return data
-    seen = np.zeros(len(data.images), int)
-    kept = []
-    for j, k in enumerate(data.owner):
-        if seen[k] < count:
-            kept.append(j)
-        seen[k] += 1
-    captions = tuple(data.captions[j] for j in kept)
-    digest = fingerprint_text([data.fingerprint, str(count)])
-    return CaptionSet(data.name, data.split, data.images, captions, data.owner[kept], digest)
-
-
 def recalls(images: Tensor, texts: Tensor, owner: np.ndarray, ks: list[int], folds: int, device: torch.device):
     """Hits [len(ks), images] and [len(ks), captions], each fold of consecutive images on its own."""
     n = len(images)
@@ -130,12 +116,16 @@ def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -
     )  # fmt: skip
 
 
+def captions_of(card: Any, data: str, limit: int | None) -> CaptionSet:
+    """The card's captions and their images. Raises UsageError for unusable files."""
+    return first_captions(read_captions(card.data, data, limit), card.captions_per_image)
+
+
 def run(context: Context) -> Outcome:
     """Raises LevlError for a backbone without text, UsageError for unusable caption files or more folds than images."""
     card, backbone = context.card, context.backbone
     chosen = main_readout(backbone, card.readout, card.name)
-    whole = read_captions(card.data, context.data, context.limit)
-    data = _thin(whole, card.captions_per_image)
+    data = captions_of(card, context.data, context.limit)
     if card.folds > len(data.images):
         raise UsageError(f"{card.name}: field `folds`: {card.folds} folds of {len(data.images)} images")
     started = time.monotonic()
@@ -170,6 +160,6 @@ def run(context: Context) -> Outcome:
                 for j, c in enumerate(data.captions)
             ]
     counts = {"images": len(data.images), "captions": len(data.captions)}
-    about = {"fingerprint": fingerprint_of(whole), "counts": counts, "split": data.split}
+    about = {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}
     notes = {"main_readout": chosen, "readouts": [r.name for r in backbone.readouts]}
     return Outcome(metrics | others, samples, about, notes, {"total": time.monotonic() - started}, cache)

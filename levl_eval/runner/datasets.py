@@ -98,7 +98,7 @@ def data_facts(card: Any, data: str, limit: int | None, known: FingerprintCache)
 
 def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, Any]:
     out: dict[str, Any] = {"published": next((s.published for s in tests if s.published), None)}
-    sampled = [s.source for s in all_sets if s.sampled]
+    sampled = [f"{s.source}: {s.counts.get('hashed_whole', 0)} of {s.counts['images']} images" for s in all_sets if s.sampled]
     if sampled:
         out["sampled"] = sampled  # too large to be hashed whole: sizes and a sample of contents
     return out
@@ -106,10 +106,10 @@ def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, A
 
 def _lmms_data(card: Any, data: str) -> dict[str, str]:
     """What an lmms-eval task reads, as far as it is known before lmms-eval has loaded it: its local repositories by content."""
-    from levl_eval.data.fingerprints import folder_digest
+    from levl_eval.data.hub import local_digest
 
     folder = Path(card.datasets).expanduser() if card.datasets else None
     if folder is None and data != "hub":
         folder = Path(data) / "lmms"
-    here = folder_digest(folder) if folder is not None and folder.is_dir() else ""
+    here = local_digest(folder) if folder is not None and folder.is_dir() else ""
     return {"task": card.task, "repositories": here}
