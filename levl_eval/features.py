@@ -30,12 +30,13 @@ import torch
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.views import Views
 from levl_eval.data.types import ImageSet
+from levl_eval.engines import FEATURES
 from levl_eval.errors import LevlError
 from levl_eval.extraction import ARRAYS, Extraction
 from levl_eval.io import atomic_write, locked, sha256_file
 from levl_eval.progress import Progress
 
-FORMAT = 2  # 2: pictures that are not square are resized and cropped as torchvision does
+FORMAT = FEATURES
 PARTS = "parts"  # entries in the making
 
 

@@ -15,12 +15,15 @@ from PIL import Image
 
 from levl_eval import engines
 from levl_eval.cli import main
+from levl_eval.data.images import fingerprint_of
+from levl_eval.data.readers import read_classification
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.io import atomic_path
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress
 from levl_eval.records import Sample
+from levl_eval.records.schema import checksum_of
 from levl_eval.report.tables import COLUMNS, write_leaderboard
 from levl_eval.runner.evaluate import evaluate
 from levl_eval.runner.plan import split_overrides
@@ -35,7 +38,9 @@ def brightness(ctx: Context) -> Outcome:
         raise LevlError("the moon is full; wait")
     if ctx.card.epochs == 14:
         raise ZeroDivisionError("a bug")
-    files = sorted(Path(ctx.data, ctx.card.data.directory).glob("*.png"))
+    found = read_classification(ctx.card.data, ctx.data, ctx.limit)
+    files = sorted(Path(found.images.source, i) for i in found.images.ids)
+    about = {"fingerprint": fingerprint_of(found), "counts": {"images": len(files)}}
     scores = [float(np.asarray(Image.open(f)).mean() / 255 > ctx.card.lr) for f in files]
     samples = [Sample(id=f.name, image_id=f.name, score=s) for f, s in zip(files, scores, strict=True)]
     nothing = mean_estimate(np.zeros(0))
@@ -43,8 +48,8 @@ def brightness(ctx: Context) -> Outcome:
         metrics = (
             {"top1": nothing} if ctx.card.epochs == 16 else {"top1": mean_estimate(np.array(scores)), "top1_unleaked": nothing}
         )
-        return Outcome(metrics, samples, {"fingerprint": "fixed", "counts": {"images": len(files)}})
-    return Outcome({"top1": mean_estimate(np.array(scores))}, samples, {"fingerprint": "fixed", "counts": {"images": len(files)}})
+        return Outcome(metrics, samples, about)
+    return Outcome({"top1": mean_estimate(np.array(scores))}, samples, about)
 
 
 @pytest.fixture
@@ -52,12 +57,23 @@ def world(tmp_path, monkeypatch):
     CALLS.clear()
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(engines.ENGINES, "linear", f"{__name__}:brightness")
-    folder = tmp_path / "data" / "classification"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        Image.fromarray(np.full((4, 4, 3), rng.integers(0, 255), np.uint8)).save(folder / f"{i}.png")
+    draw(tmp_path / "data" / "classification", 12)
     return tmp_path
+
+
+def draw(folder, count, seed=0):
+    """Class folders train and test of two classes with ``count`` images in all of test."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for i in range(count):
+            place = folder / split / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4, 3), rng.integers(0, 255), np.uint8)).save(place / f"{i}.png")
+
+
+def write(path, value):
+    """A record's JSON with a checksum that fits, as another version of the program might have written it."""
+    path.write_text(json.dumps({**value, "checksum": checksum_of(value)}))
 
 
 def go(world, tasks=("linear",), backbones=("random:nano",), **options):
@@ -94,10 +110,9 @@ def test_other_data_or_protocol_is_not_mistaken_for_done(world):
     go(world)
     go(world, settings=["linear.lr=0.9"])
     assert len(CALLS) == 2
-    other = world / "other" / "classification"
-    other.mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(other / "a.png")
-    assert go(world, data=str(world / "other"))[0].metrics["top1"].n == 1
+    draw(world / "other" / "classification", 2, seed=1)
+    assert go(world, data=str(world / "other"))[0].metrics["top1"].n == 2
+    assert len(list((world / "out" / "records").iterdir())) == 3  # and nothing was overwritten
 
 
 def test_a_metric_without_a_value_is_named_and_the_record_stays_readable(world, capsys):
@@ -113,7 +128,12 @@ def test_a_metric_without_a_value_is_named_and_the_record_stays_readable(world, 
 @pytest.mark.parametrize("epochs, reason", [(13, "the moon is full; wait"), (14, "ZeroDivisionError: a bug")])
 def test_a_failing_task_is_recorded_and_the_rest_goes_on(world, epochs, reason):
     records = go(
-        world, tasks=("linear", "classify"), settings=[f"linear.epochs={epochs}", "classify.data.directory=classification"]
+        world,
+        tasks=("linear", "classify"),
+        settings=[
+            f"linear.epochs={epochs}",
+            *(f"classify.{k}.root={world}/data/classification/{v}" for k, v in (("train", "train"), ("data", "test"))),
+        ],
     )
     assert [r.status for r in records] == ["failed", "done"]
     assert records[0].reason == reason and not records[0].metrics
@@ -133,7 +153,7 @@ def test_bad_input_is_told_before_anything_runs(world):
         ({"backbones": ("random:nano", "random:nano")}, "two of them are named"),
         ({"tasks": ()}, "--tasks"),
         ({"backbones": ()}, "--backbone"),
-        ({"out": world / "data" / "classification" / "0.png"}, "cannot be written"),
+        ({"out": world / "data" / "classification" / "test" / "a" / "0.png"}, "cannot be written"),
     ]:
         with pytest.raises(UsageError, match=words) as e:
             go(world, **options)
@@ -196,14 +216,16 @@ def test_a_record_is_run_again_from_itself(world, capsys):
         main(["rerun", str(path), "--quiet"]) == 0 and len(CALLS) == 3 and capsys.readouterr().out
     )  # the earlier rerun is not taken for this one
     (again,) = (world / "out" / "rerun" / "records").iterdir()
-    assert again.name == path.name  # same weights, protocol and seed
+    assert again.name == path.name  # the same identity
     value = json.loads(path.read_text())
     value["metrics"]["top1"]["value"] = 0.123
     path.write_text(json.dumps(value))
+    assert main(["rerun", str(path), "--quiet"]) == 2 and "checksum" in capsys.readouterr().err  # an edited record is none
+    write(path, value)
     assert main(["rerun", str(path), "--quiet", "--json", "--out", str(world / "third")]) == 1
     assert json.loads(capsys.readouterr().out)["changes"][0].startswith("top1 0.123000 then")
     value["card"] = {}
-    path.write_text(json.dumps(value))
+    write(path, value)
     for words in (["rerun", str(path)], ["rerun", str(world / "nothing.json")]):
         assert main(words) == 2
         assert capsys.readouterr().err.count("\n") == 1
@@ -287,16 +309,16 @@ def test_two_runs_at_once_in_one_directory_share_the_work(world, monkeypatch):
     """Each piece is computed once, by either; both runs end with all records."""
     import threading
 
-    import levl_eval.backbones
+    import levl_eval.backbones.loader
 
     # Random weights come from the process's generator, which threads share: both runs get the ones loaded before.
-    load = levl_eval.backbones.load_backbone
+    load = levl_eval.backbones.loader.load_backbone
     kept = {name: load(name) for name in ("random:nano", "random:nano?seed=1")}
 
     def loaded(uri, card=None):
         return kept[uri]
 
-    monkeypatch.setattr(levl_eval.backbones, "load_backbone", loaded)
+    monkeypatch.setattr(levl_eval.backbones.loader, "load_backbone", loaded)
     options = {"tasks": ("linear",), "backbones": ("random:nano", "random:nano?seed=1"), "seeds": (0, 1, 2)}
     ends: dict[int, list] = {}
     runs = [threading.Thread(target=lambda i=i: ends.update({i: go(world, **options)})) for i in range(2)]

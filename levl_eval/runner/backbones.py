@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from levl_eval.backbones.locate import locate
 from levl_eval.card_base import plain
 from levl_eval.cards import BackboneCard
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.errors import UsageError
+from levl_eval.errors import LevlError, UsageError
 from levl_eval.io import atomic_write
 from levl_eval.records.identity import cache_key, digest
 
@@ -72,7 +73,8 @@ class BackboneHandle:
         )
         if path is not None:
             content = asdict(facts)
-            atomic_write(path, json.dumps({**content, "checksum": digest(content)}))
+            with suppress(LevlError):  # a full disk: loaded again the next time
+                atomic_write(path, json.dumps({**content, "checksum": digest(content)}))
         return facts
 
     def _check_file(self, files: tuple[Path, ...]) -> None:

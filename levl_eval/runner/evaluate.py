@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import BackboneCard
+from levl_eval.data.fingerprint_cache import using
 from levl_eval.progress import Progress
 from levl_eval.records import Record
 from levl_eval.runner.plan import RunConfig, make_plan
@@ -35,7 +36,8 @@ def evaluate(
     progress = progress or Progress()
     plan = make_plan(config, progress)
     call = {"llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd())}
-    records = Runner(plan, progress, call).work()
+    with using(plan.fingerprints):  # readers hash files through it
+        records = Runner(plan, progress, call).work()
     for backbone in plan.backbones:
         backbone.to("cpu")
     return records

@@ -230,7 +230,7 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
                 raise PermissionError(13, "Permission denied")
         except OSError as e:
             raise UsageError(f"{needed}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
-    known = FingerprintCache(folder / "fingerprints", rehash=config.rehash)
+    known = FingerprintCache(folder / "fingerprints", rehash=config.rehash, say=progress.say)
     handles = [BackboneHandle(c, folder, known) for c in specs]
     for handle in handles:
         _ = handle.facts

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from levl_eval.data.types import Question
+from levl_eval.engines import ANSWERS
 from levl_eval.errors import LevlError
 from levl_eval.processes import team
 from levl_eval.progress import Progress
@@ -19,7 +20,7 @@ from levl_eval.vlm.engine import Bounds, answer_all, answer_alone
 from levl_eval.vlm.language import LanguageModel
 from levl_eval.vlm.prompts import Prompt
 
-ENGINE = 2  # changes when the same inputs could give other answers; part of a journal's name
+ENGINE = ANSWERS  # part of a journal's name
 
 
 @dataclass
