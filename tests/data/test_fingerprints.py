@@ -67,7 +67,13 @@ def test_every_part_of_a_gqa_question_counts(tmp_path, change):
 def test_what_moves_no_number_does_not_count(tmp_path):
     rows = small.gqa_rows()
     before = gqa(small.gqa_files(tmp_path / "a", rows))
-    rows[5] = {**rows[5], "isBalanced": False, "fullAnswer": "No, it is not.", "groups": {"global": None}, "entailed": ["elsewhere"]}
+    rows[5] = {
+        **rows[5],
+        "isBalanced": False,
+        "fullAnswer": "No, it is not.",
+        "groups": {"global": None},
+        "entailed": ["elsewhere"],
+    }
     assert gqa(small.gqa_files(tmp_path / "b", rows)) == before
 
 
@@ -99,7 +105,12 @@ def test_masks_from_files_and_hub(tmp_path):
     assert fingerprint_of(hub) == ours
     first = hub.images.ids[0]
     assert (hub.mask(first) == read_segmentation(small.ade_spec(), str(files)).mask("v0.jpg")).all()
-    for more in ({"reduce_zero_label": False}, {"ignore_index": 254}, {"classes": ["tree", "sky", "road"]}, {"classes": ["sky", "tree", "way"]}):
+    for more in (
+        {"reduce_zero_label": False},
+        {"ignore_index": 254},
+        {"classes": ["tree", "sky", "road"]},
+        {"classes": ["sky", "tree", "way"]},
+    ):
         assert fingerprint_of(read_segmentation(small.ade_spec(**more), str(files))) != ours, more
     mask = next((files / "ade20k").rglob("v2.png"))
     pixels = np.array(Image.open(mask))

@@ -42,7 +42,10 @@ def test_as_many_other_questions_are_not_pope(tmp_path):
     """3 x 3,000 questions of the same form."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     for split in ("random", "popular", "adversarial"):
-        rows = [{"question_id": i, "image": "a.png", "text": f"Is there a thing {i} in the image?", "label": "yes"} for i in range(3000)]
+        rows = [
+            {"question_id": i, "image": "a.png", "text": f"Is there a thing {i} in the image?", "label": "yes"}
+            for i in range(3000)
+        ]
         (tmp_path / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)))
     made = read_questions(DataSpec(layout="pope", questions=str(tmp_path), images=str(tmp_path)), "")
     assert "official" not in made.version and "own files" in made.version and published_set(made) is None
@@ -65,7 +68,9 @@ def test_gqas_testdev(shared, tmp_path):
     assert published_set(found("gqa", questions)) is None
 
 
-@pytest.mark.parametrize("n, classes, split, expected", [(10_000, 10, "test", "(by counts)"), (10_000, 11, "test", None), (9_999, 10, "test", None)])
+@pytest.mark.parametrize(
+    "n, classes, split, expected", [(10_000, 10, "test", "(by counts)"), (10_000, 11, "test", None), (9_999, 10, "test", None)]
+)
 def test_by_counts_says_so(n, classes, split, expected):
     images = ImageSet(tuple(map(str, range(n))), NONE.open, "0")
     made = ClassificationSet("x", split, images, np.zeros(n, np.int64), tuple(map(str, range(classes))), "")
