@@ -153,7 +153,7 @@ def test_it_does_not_matter_from_where_a_relative_folder_is_named(tmp_path, cach
     assert len(read) == 2
     spec = DataSpec(layout="vqa", questions="q.jsonl", images="i")  # relative to here where it is there, else below --data
     for folder, answer in (("one", "x"), ("two", "y"), ("data", "z")):
-        small.write(tmp_path / folder / "q.jsonl", '{"image": "a.png", "question": "?", "answer": "%s"}' % answer)
+        small.write(tmp_path / folder / "q.jsonl", '{"image": "a.png", "question": "?", "answer": "' + answer + '"}')
         small.write(tmp_path / folder / "i" / "a.png", small.image_bytes(0))
     (tmp_path / "three").mkdir()
     prints = set()
