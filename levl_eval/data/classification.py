@@ -181,6 +181,9 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
         return found
     categories = listed.parent / "categories_places365.txt"
     pairs = [line.rsplit(None, 1) for line in lines_of(categories, "it lies beside the lists in the published archive")]
+    odd = next((i for i, r in enumerate(pairs, 1) if len(r) != 2 or not r[1].isdigit()), None)
+    if odd:
+        raise UsageError(f"{categories}: line {odd}: expected `/LETTER/CATEGORY NUMBER`; take the file of the published archive")
     classes = [name.strip("/").split("/", 1)[-1] for name, _ in sorted(pairs, key=lambda r: int(r[1]))]
     folders = (
         ("data_256_standard", "data_256", "data_large_standard", "data_large")

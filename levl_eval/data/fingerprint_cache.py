@@ -29,7 +29,7 @@ from levl_eval.io import locked
 FILE = "fingerprints.sqlite"
 FORMAT = 1  # of the tables
 SAMPLE_ABOVE = 2_000_000  # images of a set; a larger one is hashed in part
-SAMPLE_SHARE = 16  # of which one in so many, chosen by size, is read whole
+SAMPLE_SHARE = 16  # of which one in so many, chosen by size and ends, is read whole
 END = 4096  # bytes at each end of a file that are always looked at
 _BATCH = 1024
 _SCHEMA = f"""
@@ -74,9 +74,9 @@ def ends_of(path: str | os.PathLike[str]) -> tuple[os.stat_result, bytes]:
         os.close(handle)
 
 
-def in_part(size: int) -> bool:
-    """Whether a sampled set leaves a file of ``size`` bytes at its ends: chosen by size, so by no name, path or order."""
-    return hashlib.sha256(str(size).encode()).digest()[0] % SAMPLE_SHARE != 0
+def in_part(size: int, ends: bytes) -> bool:
+    """Whether a sampled set leaves a file at its size and ends: chosen by these, so by no name, path or order."""
+    return hashlib.sha256(b"%d\0" % size + ends).digest()[0] % SAMPLE_SHARE != 0
 
 
 def sampled_hash(size: int, ends: bytes) -> str:
@@ -86,9 +86,9 @@ def sampled_hash(size: int, ends: bytes) -> str:
 
 def bytes_hash(data: bytes, sampled: bool = False) -> tuple[str, bool]:
     """Content hash of encoded bytes as that of a file, and whether they were hashed whole."""
-    if sampled and in_part(len(data)):
-        tail = data[max(END, len(data) - END) :] if len(data) > END else b""
-        return sampled_hash(len(data), data[:END] + tail), False
+    ends = data[:END] + data[max(END, len(data) - END) :]
+    if sampled and in_part(len(data), ends):
+        return sampled_hash(len(data), ends), False
     return hashlib.sha256(data).hexdigest(), True
 
 
@@ -148,7 +148,7 @@ class FingerprintCache:
             if self.touched is not None:
                 self.touched[names[k]] = stat_mark(s)
                 self.unsettled |= not settled(s)
-            if sampled and in_part(s.st_size):
+            if sampled and in_part(s.st_size, ends):
                 out[k] = sampled_hash(s.st_size, ends), False
                 continue
             row = known.get(_key(names[k]))

@@ -206,7 +206,8 @@ def pope_questions(root: Path, split: str = "") -> list[Question]:
         raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {_POPE_FILES}")
     questions = []
     for kind, file in files.items():
-        for number, q in enumerate(read_json(file), 1):
+        rows = read_json(file)
+        for number, q in enumerate(rows if isinstance(rows, list) else [rows], 1):  # a file of one line is one value
             try:
                 label = str(q["label"]).strip().lower()
                 if label not in ("yes", "no"):

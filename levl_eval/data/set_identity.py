@@ -66,7 +66,7 @@ def of_set(
     options: ``scale`` of depth maps; ``captions_per_image``. Raises UsageError/LevlError as the reader does.
     """
     scope = scope_of(spec, data)
-    key = _key(kind, spec, data, limit, options)
+    key = _key(kind, spec, data, limit, {**options, "sample above": cache.sample_above})
     if scope is not None:
         row = cache.read("sets", [key]).get(key)
         if row is not None:

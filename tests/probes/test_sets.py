@@ -77,6 +77,9 @@ def test_places365_lists_and_class_folders(tmp_path):
     (tmp_path / "places365_val.txt").write_text("Places365_val_00000001.jpg 365\n")
     with pytest.raises(UsageError, match="line 1: label '365' is none of the 2 classes"):
         read("places365", tmp_path, "val")
+    (tmp_path / "categories_places365.txt").write_text("/a/airfield 0\n/a/apartment_building/outdoor\n")
+    with pytest.raises(UsageError, match=r"categories_places365\.txt: line 2: expected"):
+        read("places365", tmp_path, "val")
     easy = tmp_path / "easy" / "places365_standard" / "val"
     for c in ("airfield", "alley"):
         picture(easy / c / "1.jpg")
