@@ -18,6 +18,7 @@ from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard,
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.processes import cores, place
 from levl_eval.terminal import columns, print_rows, yaml_text
+from levl_eval.text import json_text, printable
 from levl_eval.workers import end_with_parent, workers
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -136,7 +137,7 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
         )
         return
     for card, protocol in plan:
-        print(f"# {card.name}: protocol {protocol_hash(protocol)[:12]}")
+        print(f"# {printable(card.name)}: protocol {protocol_hash(protocol)[:12]}")
         print(yaml_text(plain(card), columns()) + "\n")
 
 
@@ -272,7 +273,7 @@ def _show(args: argparse.Namespace) -> int:
     else:
         known = names("tasks") + names("backbones")
         raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
-    print(json.dumps(plain(card), indent=1, ensure_ascii=False) if args.json else yaml_text(plain(card), columns()))
+    print(json_text(plain(card)) if args.json else yaml_text(plain(card), columns()))
     return 0
 
 
@@ -323,7 +324,11 @@ def _cache(args: argparse.Namespace) -> int:
         return 0
     if args.what == "verify":
         broken = store.verify()
-        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, f"{len(broken)} broken"]))
+        print(
+            json.dumps({"broken": broken}, indent=1)
+            if args.json
+            else "\n".join([*map(printable, broken), f"{len(broken)} broken"])
+        )
         return 1 if broken else 0
     removed = store.clear()
     print(json.dumps({"removed": removed}) if args.json else f"{removed} entries removed")
@@ -337,7 +342,7 @@ def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     except LevlError as e:
         if debug:
             raise
-        print(f"{program}: {e}", file=sys.stderr)
+        print(f"{program}: {printable(str(e))}", file=sys.stderr)
         return 2 if isinstance(e, UsageError) else 1
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; run the same command again to go on from here", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.errors import UsageError
+from levl_eval.text import printable
 
 
 def add(commands: Any) -> None:
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([{"question": q, "answer": a} for q, a in zip(args.questions, texts, strict=True)], indent=1))
     else:
-        print("\n".join(texts))
+        print("\n".join(map(printable, texts)))
     if args.save:
         vlm.save(args.save)
     return 0

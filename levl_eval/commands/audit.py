@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.text import printable
 
 NORMALISATIONS: dict[str, dict[str, Any]] = {
     "clip": {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
@@ -131,7 +132,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
         return 0
-    print(f"{card.name} on {args.task}, {metric}, {len(scores[0])} images; the card's preprocessing: {100 * value:.2f}")
+    print(
+        printable(f"{card.name} on {args.task}, {metric}, {len(scores[0])} images; the card's preprocessing: {100 * value:.2f}")
+    )
     width = max(len(row["candidate"]) for row in rows)
     for row in rows:
         interval = f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
@@ -139,7 +142,6 @@ def run(args: argparse.Namespace) -> int:
     print("differences to the card's, paired by image, 95% intervals for all candidates together")
     for row in rows:
         if row["beats_the_card"]:
-            print(
-                f"warning: {row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
-            )
+            told = f"{row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
+            print(printable(f"warning: {told}"))
     return 0

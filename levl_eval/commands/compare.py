@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.errors import UsageError
+from levl_eval.text import json_text, printable
 
 if TYPE_CHECKING:
     from levl_eval.records import Record
@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
         sides = [{t: s[t] for t in wanted if t in s} for s in sides]
     found = compare_all(sides, allow_mismatch=args.allow_mismatch, most=args.differ)
     if args.json:
-        print(json.dumps([c.as_dict() for c in found], indent=1, ensure_ascii=False))
+        print(json_text([c.as_dict() for c in found]))
     else:
-        print("\n".join(line for c in found for line in describe(c)))
+        print("\n".join(printable(line) for c in found for line in describe(c)))
     return 0
 
 

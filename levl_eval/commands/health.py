@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from levl_eval.errors import UsageError
 from levl_eval.terminal import columns, numbers, print_rows
+from levl_eval.text import printable
 
 if TYPE_CHECKING:
     from levl_eval.data.types import ImageSet
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     cells = [
         [r["backbone"], r["space"], *(f"{r[c]:.3g}" if isinstance(r[c], float) else str(r[c]) for c in COLUMNS)] for r in table
     ]
-    print(f"{len(images)} pictures of {images.source}")
+    print(printable(f"{len(images)} pictures of {images.source}"))
     print("\n".join(numbers(["backbone", "space", *COLUMNS.values()], cells, columns())))
     print_rows([["rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates"]])
     for row in table:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.errors import UsageError
+from levl_eval.text import printable
 
 NAMES = ("LeVLJEPA", "InfoNCE", "SigLIP")
 PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNCE"}  # whom the project page shows
@@ -63,7 +64,7 @@ def _paper(args: argparse.Namespace, named: dict[str, str]) -> int:
         for c in checks:
             p = c.published
             ends = f" [{c.low:.1f}, {c.high:.1f}]" if c.low is not None and c.high is not None else ""
-            print(f"{p.task}, {p.metric}{' (gain)' if p.kind == 'gain' else ''}, {c.backbone} as {p.backbone}")
+            print(printable(f"{p.task}, {p.metric}{' (gain)' if p.kind == 'gain' else ''}, {c.backbone} as {p.backbone}"))
             print(f"  measured {c.measured:.2f}{ends}, published {p.value:g} ({p.grade})")
             verdict = "within" if c.within else "OUTSIDE"
             print(f"  difference {c.difference:+.2f}, {verdict} the tolerance of {p.tolerance:g}")
@@ -108,7 +109,7 @@ def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
         print(json.dumps([{**asdict(d), "within": d.largest <= args.tolerance} for d in found], indent=1))
     else:
         for d in found:
-            print(f"{d.backbone} as {d.model}: {d.pictures} pictures, {len(reference.classes)} prompts")
+            print(printable(f"{d.backbone} as {d.model}: {d.pictures} pictures, {len(reference.classes)} prompts"))
             print(f"  largest difference {d.largest:.6f} (picture {d.image}, {d.prompt!r}), mean {d.mean:.6f}")
             print(f"  right class first: {d.accuracy:.1%} here, {d.published_accuracy:.1%} published")
             print(f"  {'within' if d.largest <= args.tolerance else 'OUTSIDE'} the tolerance of {args.tolerance:g}")
