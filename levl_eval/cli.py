@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from levl_eval import __version__
+from levl_eval import __version__, trust
+from levl_eval.card_fields import Between
 from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.options import BATCH, LIMIT, SEED, Number, seed_list
 from levl_eval.processes import cores, place
 from levl_eval.terminal import columns, print_rows, yaml_text
 from levl_eval.text import json_text, printable
@@ -36,13 +38,6 @@ def _comma(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _comma(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2") from None
-
-
 def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument(
         "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
@@ -51,15 +46,15 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
         "--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)"
     )
     p.add_argument(
-        "--seeds", type=_seeds, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
+        "--seeds", type=seed_list, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
     )
-    p.add_argument("--limit", type=int, metavar="N", help="at most N test images a task")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images a task")
     p.add_argument(
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
     p.add_argument(
         "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
     )
@@ -79,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--tasks", type=_comma, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
     )
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
+    run.add_argument("--trust", action="store_true", help=trust.HELP)
     _run_options(run, "runs/latest")
     run.set_defaults(call=_run)
 
@@ -102,9 +98,14 @@ def build_parser() -> argparse.ArgumentParser:
     make = data.add_parser("make", help="write the generated world in the published layouts")
     make.add_argument("what", choices=["scenes"])
     make.add_argument("--out", required=True, metavar="DIR")
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--size", type=int, default=96, help="side in pixels, 64 to 512")
-    make.add_argument("--scale", type=float, default=1.0, help="multiplies the number of images of every set")
+    make.add_argument("--seed", type=SEED, default=0)
+    make.add_argument("--size", type=Number(Between(64, 512)), default=96, help="side in pixels, 64 to 512")
+    make.add_argument(
+        "--scale",
+        type=Number(Between(0, 1_000, above=True), real=True),
+        default=1.0,
+        help="multiplies the number of images of every set",
+    )
     make.add_argument("--json", action="store_true")
     make.set_defaults(call=_data_make)
     check = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
@@ -145,7 +146,7 @@ def _run(args: argparse.Namespace) -> int:
     from levl_eval.evaluation import resolve_tasks
     from levl_eval.registry import backbone_card
 
-    cards = resolve_tasks(args.tasks, args.settings, args.data)
+    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust)
     for name in args.backbone:
         backbone_card(name)
     if args.dry_run:
@@ -190,6 +191,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             batch_size=args.batch_size,
             progress=Progress(quiet=args.quiet),
             debug=args.debug,
+            trust=getattr(args, "trust", False),  # the demo has cards of its own
         )
     failed = any(r.status != "done" for r in records)
     if place()[0] > 0:
@@ -281,10 +283,6 @@ def _data_make(args: argparse.Namespace) -> int:
     from levl_eval.progress import Progress
     from levl_eval.scenes.export import make_scenes
 
-    if not 64 <= args.size <= 512:
-        raise UsageError(f"--size {args.size}: from 64 to 512")
-    if args.scale <= 0:
-        raise UsageError(f"--scale {args.scale}: more than 0")
     make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
     if args.json:
         print(json.dumps({"out": args.out, **json.loads((Path(args.out) / "scenes.json").read_text())}, indent=1))

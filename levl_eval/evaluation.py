@@ -16,10 +16,12 @@ from levl_eval.cards import BackboneCard, near, protocol_of
 from levl_eval.errors import UsageError
 from levl_eval.io import locked, sha256_file
 from levl_eval.lmms import lmms_identity
+from levl_eval.options import check_options
 from levl_eval.processes import cores, keep_freed_memory
 from levl_eval.progress import Progress
 from levl_eval.records import Record
 from levl_eval.registry import backbone_card, language_models, llm_cards, names, task_card
+from levl_eval.trust import check_card
 
 PACKAGES = (
     "levl-eval",
@@ -150,8 +152,11 @@ def resolve_data(data: str, cache: Path, progress: Progress) -> str:
     return str(Path(data).expanduser())
 
 
-def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> dict[str, Any]:
-    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong."""
+def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False) -> dict[str, Any]:
+    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong.
+
+    trust: cards may name Python that runs here (levl_eval.trust); without it only what ``settings`` name may.
+    """
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
     words = [t for t in tasks if isinstance(t, str)]
@@ -160,9 +165,12 @@ def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> d
     out: dict[str, Any] = {}
     for t in tasks:
         if isinstance(t, str):
-            out[t] = task_card(t, overrides[t], default_recipe=recipe)
+            out[t] = task_card(t, overrides[t], default_recipe=recipe, trust=trust)
         else:  # resolved already, as a record holds it
             out[t.name] = t
+            t._trusted = t._trusted or trust
+    for name, card in out.items():
+        check_card(card, name)
     return out
 
 
@@ -190,12 +198,13 @@ def evaluate(
     batch_size: int = 64,
     progress: Progress | None = None,
     debug: bool = False,
+    trust: bool = False,
 ) -> list[Record]:
     """Evaluate every backbone on every task with every seed and return the records, in that order.
 
     backbones: card names, checkpoint paths or URIs. tasks: card names, card files or resolved cards. data: a directory, "hub" or "scenes".
     seeds: of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without).
-    settings: ``task.field=value`` overrides. Records and samples are written to ``out`` as soon as each is done; those already
+    trust: cards may name Python that runs here (levl_eval.trust). settings: ``task.field=value`` overrides. Records and samples are written to ``out`` as soon as each is done; those already
     there are read, not computed. A failing piece gives a record with status "failed" and the run goes on.
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.
@@ -206,15 +215,14 @@ def evaluate(
 
     progress = progress or Progress()
     out, cache = Path(out), Path(cache) if cache else default_cache()
-    cards = resolve_tasks(tasks, settings, data)
+    check_options(limit, batch_size, seeds)
+    cards = resolve_tasks(tasks, settings, data, trust)
     who = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in backbones]
     if not who:
         raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
     repeated = sorted({c.name for c in who if sum(c.name == d.name for d in who) > 1})
     if repeated:
         raise UsageError(f"--backbone: two of them are named {repeated[0]!r}; give each a card with its own `name:`")
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit {limit}: at least 1 image")
     where = pick_device(device)
     if where.type == "cpu":
         keep_freed_memory()

@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
         if self.depth > MAX_DEPTH:
             raise _TooMuch(f"line {line}: more than {MAX_DEPTH} lists or mappings inside one another")
         self.depth += 1
-        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: Any = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
         self.depth -= 1
         if id(node) not in self.sizes:  # an alias of what is not whole yet holds itself
             if not isinstance(node, yaml.ScalarNode) and node.end_mark is None:

@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.options import BATCH, LIMIT
 from levl_eval.text import printable
 
 NORMALISATIONS: dict[str, dict[str, Any]] = {
@@ -34,11 +35,11 @@ def add(commands: Any) -> None:
         "--task", default="knn", metavar="T", help="whose main metric decides, for example zeroshot@imagenet (default: knn)"
     )
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes")
-    p.add_argument("--limit", type=int, metavar="N", help="at most N test images")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images")
     p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings")
     p.add_argument("--out", default="runs/audit", metavar="DIR", help="records and audit.json (default: runs/audit)")
     p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
     p.add_argument("--json", action="store_true")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)

@@ -7,7 +7,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.card_fields import Between
 from levl_eval.errors import UsageError
+from levl_eval.options import Number
 from levl_eval.text import json_text, printable
 
 if TYPE_CHECKING:
@@ -30,7 +32,13 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--tasks", metavar="T[,T...]", help="only these (default: all that the sides share)")
     p.add_argument("--allow-mismatch", action="store_true", help="compare although protocols or data differ, and mark it")
-    p.add_argument("--differ", type=int, default=3, metavar="N", help="samples to show on which they differ most (default: 3)")
+    p.add_argument(
+        "--differ",
+        type=Number(Between(0, 100_000)),
+        default=3,
+        metavar="N",
+        help="samples to show on which they differ most (default: 3)",
+    )
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 

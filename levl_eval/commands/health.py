@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.errors import UsageError
+from levl_eval.options import BATCH, LIMIT
 from levl_eval.terminal import columns, numbers, print_rows
 from levl_eval.text import printable
 
@@ -30,9 +31,9 @@ def add(commands: Any) -> None:
     p.add_argument("--images", metavar="DIR", help="a folder of pictures, searched through its subfolders")
     p.add_argument("--on", default="scenes", metavar="SET", help="a set of tasks/sets instead (default: scenes)")
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the sets lie")
-    p.add_argument("--limit", type=int, default=2000, metavar="N", help="at most N pictures (default: 2000)")
+    p.add_argument("--limit", type=LIMIT, default=2000, metavar="N", help="at most N pictures (default: 2000)")
     p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
     p.add_argument("--json", action="store_true")
     p.add_argument("--out", metavar="FILE", help="also write the figures there, as JSON")
     p.set_defaults(call=run)

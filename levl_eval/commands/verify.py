@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from levl_eval.card_fields import Between
 from levl_eval.errors import UsageError
+from levl_eval.options import BATCH, Number
 from levl_eval.text import printable
 
 NAMES = ("LeVLJEPA", "InfoNCE", "SigLIP")
@@ -30,9 +32,14 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--data", metavar="DIR", help="Imagenette, or its validation split (project-page)")
     p.add_argument("--reference", metavar="FILE", help="the page's static/embedding-demo/data.json (project-page)")
-    p.add_argument("--tolerance", type=float, default=0.002, help="largest difference of a cosine (project-page; default: 0.002)")
+    p.add_argument(
+        "--tolerance",
+        type=Number(Between(0, 2), real=True),
+        default=0.002,
+        help="largest difference of a cosine (project-page; default: 0.002)",
+    )
     p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=int, default=32, metavar="N")
+    p.add_argument("--batch-size", type=BATCH, default=32, metavar="N")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)

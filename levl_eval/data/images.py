@@ -12,16 +12,16 @@ from PIL import Image, UnidentifiedImageError
 
 from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import sha256_file
+from levl_eval.io import regular, sha256_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FULL_HASH = 50_000  # images; above, a set is fingerprinted by name and size, which costs no reading
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """An image file as RGB. Raises LevlError naming the file where it is missing or cannot be decoded."""
+    """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None
@@ -38,7 +38,7 @@ def fingerprint_files(paths: Iterable[tuple[str, Path]], count: int, known: dict
     for name, path in paths:
         digest.update(name.encode() + b"\0")
         if count <= FULL_HASH:
-            own = hashlib.sha256(path.read_bytes())
+            own = hashlib.sha256(Path(regular(path)).read_bytes())
             digest.update(own.digest())
             if known is not None:
                 known[name] = own.hexdigest()
