@@ -46,7 +46,7 @@ class Between:
 
     def __str__(self) -> str:
         low, high = (f"{e:,}" if isinstance(e, int) else f"{e:g}" for e in (self.low, self.high))
-        return f"above {low}, at most {high}" if self.above else f"from {low} to {high}"
+        return f"{'above' if self.above else 'at least'} {low}, at most {high}"
 
     def holds(self, value: float) -> bool:
         inside = self.low < value if self.above else self.low <= value
@@ -80,7 +80,7 @@ Block = Annotated[int, Between(-1_000, 1_000)]  # a block's number, negative fro
 Bins = Annotated[int, Between(1, 10_000)]
 Neighbours = Annotated[int, Between(1, 1_000_000)]
 Share = Annotated[float, Between(0, 1)]
-Rate = Annotated[float, Between(0, 1_000_000)]  # learning rates, decays and penalties
+Rate = Annotated[float, Between(0, 1e30)]  # learning rates and decays; far too large a one is told by the loss it gives
 Scale = Annotated[float, Between(0, 1_000_000, above=True)]  # temperatures, weights, metres
 Beta = Annotated[float, Between(0, 0.999_999_999)]
 Layers = Annotated[list[Block], Field(min_length=1, max_length=1_000)]

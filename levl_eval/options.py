@@ -57,7 +57,7 @@ def check_options(limit: Any = None, batch_size: Any = 64, seeds: Sequence[Any] 
     wanted += [("--batch-size", batch_size, _BATCH), *(("--seeds", s, _SEED) for s in seeds or ())]
     for name, value, between in wanted:
         if isinstance(value, bool) or not isinstance(value, int) or not between.holds(value):
-            raise UsageError(f"{name} {value!r}: expected a whole number {between}")
+            raise UsageError(f"{name} {value!r}: {between}, a whole number")
     if seeds is not None and not 1 <= len(seeds) <= _MANY_SEEDS:
         raise UsageError(f"--seeds: expected 1 to {_MANY_SEEDS:,} of them, found {len(seeds)}")
 
@@ -67,5 +67,5 @@ def check_workers(count: int) -> None:
     most = WORKERS_PER_CORE * cores()
     if not 1 <= count <= most:
         raise UsageError(
-            f"--workers {count}: from 1 to {most} here, {WORKERS_PER_CORE} for each of the {cores()} cores of this process"
+            f"--workers {count}: at least 1, at most {most} here ({WORKERS_PER_CORE} for each of the {cores()} cores of this process)"
         )

@@ -220,9 +220,6 @@ def test_a_full_card_is_read_back_the_same(full):
     assert again == card and protocol_of(again) == protocol_of(card)
 
 
-NUMBERS = [0, -1, -5, 1e9, 10**18, float("nan"), float("inf"), float("-inf"), True, 1e300]
-
-
 def test_no_number_of_any_card_is_without_bounds():
     """NaN and infinity nowhere, and no number field takes every size."""
     for full in FULL:
@@ -237,7 +234,7 @@ def test_no_number_of_any_card_is_without_bounds():
             for part in path:
                 node = node[part]
             many = isinstance(node, (list, tuple))
-            for number in (float("nan"), float("inf"), 10**30, -(10**30), True):
+            for number in (float("nan"), float("inf"), 10**31, -(10**31), True):
                 new: Any = [number, *node[1:]] if many else number
                 with pytest.raises(UsageError, match=r"^test: field `"):
                     parse_card(changed(written, path, new), "test")
@@ -246,24 +243,24 @@ def test_no_number_of_any_card_is_without_bounds():
 @pytest.mark.parametrize(
     ("task", "field", "value", "message"),
     [
-        ("linear", "epochs", "1000000000.0", r"field `epochs`: expected a number from 1 to 100,000, found 1000000000"),
-        ("linear", "epochs", "0", r"from 1 to 100,000, found 0"),
-        ("linear", "batch_size", "-5", r"`batch_size`: expected a number from 1 to 1,000,000, found -5"),
-        ("linear", "lr", ".nan", r"`lr`: .*finite.*found nan|`lr`: expected a number from 0 to 1,000,000, found nan"),
-        ("linear", "ece_bins", "0", r"`ece_bins`: expected a number from 1 to 10,000"),
-        ("linear", "chance", "1.5", r"`chance`: expected a number from 0 to 1, found 1\.5"),
-        ("linear", "seeds", "100000", r"`seeds`: expected a number from 1 to 1,000"),
-        ("linear", "validation.seed", "-1", r"`validation.*seed`: expected a number from 0 to 4,294,967,295"),
-        ("knn", "k", "[-3]", r"`k.0`: expected a number from 1 to"),
-        ("retrieval", "folds", "-1", r"`folds`: expected a number from 1 to 1,000"),
-        ("gqa", "recipe.steps", "1000000000000", r"`recipe.steps`: expected a number from 1 to 100,000,000"),
+        ("linear", "epochs", "1000000000.0", r"field `epochs`: expected a number at least 1, at most 100,000, found 1000000000"),
+        ("linear", "epochs", "0", r"at least 1, at most 100,000, found 0"),
+        ("linear", "batch_size", "-5", r"`batch_size`: expected a number at least 1, at most 1,000,000, found -5"),
+        ("linear", "lr", ".nan", r"`lr`: .*finite.*found nan"),
+        ("linear", "ece_bins", "0", r"`ece_bins`: expected a number at least 1, at most 10,000"),
+        ("linear", "chance", "1.5", r"`chance`: expected a number at least 0, at most 1, found 1\.5"),
+        ("linear", "seeds", "100000", r"`seeds`: expected a number at least 1, at most 1,000"),
+        ("linear", "validation.seed", "-1", r"`validation.*seed`: expected a number at least 0, at most 4,294,967,295"),
+        ("knn", "k", "[-3]", r"`k.0`: expected a number at least 1, at most"),
+        ("retrieval", "folds", "-1", r"`folds`: expected a number at least 1, at most 1,000"),
+        ("gqa", "recipe.steps", "1000000000000", r"`recipe.steps`: expected a number at least 1, at most 100,000,000"),
         ("gqa", "recipe.data.0.weight", "-1", r"`recipe.data.0.weight`: expected a number above 0, at most 1,000,000"),
-        ("gqa", "prompt.max_new_tokens", "1000000", r"`prompt.max_new_tokens`: expected a number from 1 to 8,192"),
-        ("ade20k", "size", "1000000", r"`size`: expected a number from 1 to 16,384, found 1000000"),
-        ("ade20k", "size", "true", r"`size`: expected a number from 1 to 16,384, found True"),
-        ("nyuv2", "bins", "100000000", r"`bins`: expected a number from 2 to 10,000"),
-        ("attentive", "views", "-1", r"`views`: expected a number from 0 to 1,000"),
-        ("ade20k-mmseg", "betas", "[0.9, 1.0]", r"`betas.1`: expected a number from 0 to 1"),
+        ("gqa", "prompt.max_new_tokens", "1000000", r"`prompt.max_new_tokens`: expected a number at least 1, at most 8,192"),
+        ("ade20k", "size", "1000000", r"`size`: expected a number at least 1, at most 16,384, found 1000000"),
+        ("ade20k", "size", "true", r"`size`: expected a number at least 1, at most 16,384, found True"),
+        ("nyuv2", "bins", "100000000", r"`bins`: expected a number at least 2, at most 10,000"),
+        ("attentive", "views", "-1", r"`views`: expected a number at least 0, at most 1,000"),
+        ("ade20k-mmseg", "betas", "[0.9, 1.0]", r"`betas.1`: expected a number at least 0, at most 1"),
     ],
 )  # fmt: skip
 def test_a_number_out_of_range_is_told_with_field_and_range(task, field, value, message):
