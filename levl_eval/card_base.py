@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from levl_eval.card_fields import Between, Name, Share, mark_of, not_protocol, protocol
 
 
 def plain(card: BaseModel) -> dict[str, Any]:
@@ -28,18 +30,31 @@ def plain(card: BaseModel) -> dict[str, Any]:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """No unknown fields, no NaN, and no field that does not say whether it is protocol (TypeError where a class has one)."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if mark_of(field) is None:
+                raise TypeError(f"{cls.__name__}.{name}: declare it by card_fields.protocol or card_fields.not_protocol")
+
+
+_PLACE = "where the data lie; they count by their content, which is their fingerprint"
+_PROSE = "words for people"
 
 
 class HubSource(_Strict):
     """Where ``--data hub`` finds the set: repository and configurations, read through ``datasets``."""
 
-    repo: str
-    questions: str | None = None  # configuration with questions or with everything
-    images: str | None = None  # configuration with images, where they are apart
-    split: str | None = None
-    revision: str | None = None
-    label: str | None = None  # column of the class, where it is not label, labels or fine_label
+    repo: str = not_protocol(_PLACE)
+    questions: str | None = not_protocol(_PLACE, None)  # configuration with questions or with everything
+    images: str | None = not_protocol(_PLACE, None)  # configuration with images, where they are apart
+    split: str | None = not_protocol(_PLACE, None)
+    revision: str | None = not_protocol(_PLACE, None)
+    label: str | None = not_protocol(_PLACE, None)  # column of the class, where it is not label, labels or fine_label
 
 
 class DataSpec(_Strict):
@@ -50,25 +65,29 @@ class DataSpec(_Strict):
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
-    ]  # fmt: skip
-    directory: str = ""  # folder below --data DIR
-    root: str | None = None  # replaces DIR/directory
-    split: str = ""
-    questions: str | None = None  # question file(s), where not at the published place
-    annotations: str | None = None  # annotation file (VQAv2) or mask folder (segmentation)
-    images: str | None = None  # image folder, where not at the published place
-    classes: str | list[str] | None = None  # class names, or a text file with one a line
-    ignore_index: int = 255
-    reduce_zero_label: bool = False  # mask value 0 is void and v stands for class v - 1 (ADE20K)
-    level: str | None = None  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
-    hub: HubSource | None = None
-    choices: str | None = None  # GQA's file of valid and plausible answers, where not at the published place
+    ] = protocol()  # fmt: skip
+    directory: str = not_protocol(_PLACE, "")  # folder below --data DIR
+    root: str | None = not_protocol(_PLACE, None)  # replaces DIR/directory
+    split: str = protocol("")
+    questions: str | None = not_protocol(_PLACE, None)  # question file(s), where not at the published place
+    annotations: str | None = not_protocol(_PLACE, None)  # annotation file (VQAv2) or mask folder (segmentation)
+    images: str | None = not_protocol(_PLACE, None)  # image folder, where not at the published place
+    classes: str | list[str] | None = protocol(None)  # class names, or a text file with one a line
+    ignore_index: Annotated[int, Between(-65_535, 65_535)] = protocol(255)
+    reduce_zero_label: bool = protocol(False)  # mask value 0 is void and v stands for class v - 1 (ADE20K)
+    level: str | None = protocol(None)  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
+    hub: HubSource | None = not_protocol(_PLACE, None)
+    choices: str | None = not_protocol(
+        _PLACE, None
+    )  # GQA's file of valid and plausible answers, where not at the published place
 
 
 class _TaskCard(_Strict):
-    kind: Literal["task"] = "task"
-    name: str
-    description: str = ""
-    main_metric: str
-    chance: float | None = None
-    source: str = ""  # paper and data set the protocol follows
+    kind: Literal["task"] = protocol("task")
+    name: Name = protocol()
+    description: str = not_protocol(_PROSE, "")
+    main_metric: str = protocol()
+    chance: Share | None = not_protocol("a line beside the metrics, which do not use it", None)
+    source: str = not_protocol(_PROSE, "")  # paper and data set the protocol follows
+    # Whether what the card names may run Python here: the user named it on the command line, or said --trust. Never written.
+    _trusted: bool = PrivateAttr(False)

@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from levl_eval import __version__
+from levl_eval import __version__, trust
+from levl_eval.card_fields import Between
 from levl_eval.commands import ask, audit, check, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.options import BATCH, LIMIT, SEED, Number, seed_list
 from levl_eval.processes import cores, place
 from levl_eval.terminal import columns, print_rows, yaml_text
+from levl_eval.text import json_text, printable
 from levl_eval.workers import end_with_parent, workers
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
@@ -35,13 +38,6 @@ def _comma(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _comma(text)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2") from None
-
-
 def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument(
         "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
@@ -50,15 +46,15 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
         "--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)"
     )
     p.add_argument(
-        "--seeds", type=_seeds, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
+        "--seeds", type=seed_list, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
     )
-    p.add_argument("--limit", type=int, metavar="N", help="at most N test images a task")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images a task")
     p.add_argument(
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
     p.add_argument(
         "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
     )
@@ -79,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--tasks", type=_comma, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
     )
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
+    run.add_argument("--trust", action="store_true", help=trust.HELP)
     _run_options(run, "runs/latest")
     run.set_defaults(call=_run)
 
@@ -102,9 +99,14 @@ def build_parser() -> argparse.ArgumentParser:
     make = data.add_parser("make", help="write the generated world in the published layouts")
     make.add_argument("what", choices=["scenes"])
     make.add_argument("--out", required=True, metavar="DIR")
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--size", type=int, default=96, help="side in pixels, 64 to 512")
-    make.add_argument("--scale", type=float, default=1.0, help="multiplies the number of images of every set")
+    make.add_argument("--seed", type=SEED, default=0)
+    make.add_argument("--size", type=Number(Between(64, 512)), default=96, help="side in pixels, 64 to 512")
+    make.add_argument(
+        "--scale",
+        type=Number(Between(0, 1_000, above=True), real=True),
+        default=1.0,
+        help="multiplies the number of images of every set",
+    )
     make.add_argument("--json", action="store_true")
     make.set_defaults(call=_data_make)
     check_data = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
@@ -150,7 +152,7 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
         )
         return
     for card, protocol in plan:
-        print(f"# {card.name}: protocol {digest(protocol)[:12]}")
+        print(f"# {printable(card.name)}: protocol {digest(protocol)[:12]}")
         print(yaml_text(plain(card), columns()) + "\n")
 
 
@@ -158,7 +160,7 @@ def _run(args: argparse.Namespace) -> int:
     from levl_eval.registry import backbone_card
     from levl_eval.runner.plan import resolve_tasks
 
-    cards = resolve_tasks(args.tasks, args.settings, args.data)
+    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust)
     for name in args.backbone:
         backbone_card(name)
     if args.dry_run:
@@ -206,6 +208,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             progress=Progress(quiet=args.quiet),
             rehash=args.rehash,
             debug=args.debug,
+            trust=getattr(args, "trust", False),  # the demo has cards of its own
         )
     failed = any(r.status != "done" for r in records)
     if place()[0] > 0:
@@ -291,7 +294,7 @@ def _show(args: argparse.Namespace) -> int:
     else:
         known = names("tasks") + names("backbones")
         raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
-    print(json.dumps(plain(card), indent=1, ensure_ascii=False) if args.json else yaml_text(plain(card), columns()))
+    print(json_text(plain(card)) if args.json else yaml_text(plain(card), columns()))
     return 0
 
 
@@ -299,10 +302,6 @@ def _data_make(args: argparse.Namespace) -> int:
     from levl_eval.progress import Progress
     from levl_eval.scenes.export import make_scenes
 
-    if not 64 <= args.size <= 512:
-        raise UsageError(f"--size {args.size}: from 64 to 512")
-    if args.scale <= 0:
-        raise UsageError(f"--scale {args.scale}: more than 0")
     make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
     if args.json:
         print(json.dumps({"out": args.out, **json.loads((Path(args.out) / "scenes.json").read_text())}, indent=1))
@@ -342,7 +341,11 @@ def _cache(args: argparse.Namespace) -> int:
         return 0
     if args.what == "verify":
         broken = store.verify()
-        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, f"{len(broken)} broken"]))
+        print(
+            json.dumps({"broken": broken}, indent=1)
+            if args.json
+            else "\n".join([*map(printable, broken), f"{len(broken)} broken"])
+        )
         return 1 if broken else 0
     removed = store.clear()
     print(json.dumps({"removed": removed}) if args.json else f"{removed} entries removed")
@@ -356,7 +359,7 @@ def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     except LevlError as e:
         if debug:
             raise
-        print(f"{program}: {e}", file=sys.stderr)
+        print(f"{program}: {printable(str(e))}", file=sys.stderr)
         return 2 if isinstance(e, UsageError) else 1
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; run the same command again to go on from here", file=sys.stderr)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,8 +92,26 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+_KINDS = {
+    stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """``path`` itself. Raises LevlError where it is there and no regular file: a pipe would be waited for, a device never ends."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # missing: told by whoever opens it
+        return path
+    if not stat.S_ISREG(mode):
+        raise LevlError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a regular file; take it out or replace it")
+    return path
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Hexadecimal SHA-256 of a file's bytes. Raises LevlError for what is no regular file."""
+    regular(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
 

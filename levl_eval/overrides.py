@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from levl_eval.errors import UsageError
+from levl_eval.safe_yaml import parse_yaml
+from levl_eval.text import printable
 
 
 def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
@@ -22,10 +22,7 @@ def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
         if node.get(part) is None:
             node[part] = {}
         node = node[part]
-    try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise UsageError(f"--set {where}.{field}: {text!r} is not valid YAML; quote it") from e
+    parsed = parse_yaml(text, f"--set {where}.{field}={printable(text[:60])}")
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = parsed
     elif isinstance(node, dict):

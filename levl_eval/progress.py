@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
+from levl_eval.text import printable
+
 T = TypeVar("T")
 
 
@@ -32,14 +34,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 class Stage:
     """One running bar; see Progress.stage."""
 
     def __init__(self, parent: Progress, description: str, total: int | None, unit: str) -> None:
-        self.parent, self.description, self.total, self.unit = parent, description, total, unit
+        self.parent, self.description, self.total, self.unit = parent, printable(description), total, unit
         self.done, self.started, self.last = 0, time.monotonic(), time.monotonic()
         self._bar: Any = None
 
@@ -50,12 +52,12 @@ class Stage:
             from rich.progress import Progress as Rich
 
             self._bar = Rich(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[rate]}", markup=False),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=Console(stderr=True),
                 transient=True,
             )
@@ -68,7 +70,7 @@ class Stage:
         now = time.monotonic()
         rate = self.done / max(1e-9, now - self.started)
         if self._bar is not None:
-            self._bar.update(self._task, advance=n, rate=f"{rate:,.1f} {self.unit}/s", note=note)
+            self._bar.update(self._task, advance=n, rate=f"{rate:,.1f} {self.unit}/s", note=printable(note))
         elif not self.parent.quiet and now - self.last > 20:
             self.last = now
             left = (

@@ -26,6 +26,7 @@ from levl_eval.cards import (
 from levl_eval.errors import UsageError
 from levl_eval.lmms import PREFIX, lmms_value
 from levl_eval.overrides import override
+from levl_eval.trust import FIELDS, check_fields
 
 PACKAGE = Path(__file__).resolve().parent
 ASSETS = PACKAGE / "assets"
@@ -136,10 +137,11 @@ def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
     value["set"] = found.name
 
 
-def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None) -> Any:
+def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None, trust: bool = False) -> Any:
     """The resolved card of a task: recipe embedded, ``--set`` values applied, validated.
 
     default_recipe: takes the place of the card's recipe unless the user set one (``--data scenes`` does this).
+    trust: the card may name Python that runs here (trust.FIELDS); what ``overrides`` name may anyway.
     Raises UsageError naming file and field, or the near misses of an unknown name.
     """
     head, at, chosen = name.partition("@")
@@ -175,10 +177,18 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
     card = parse_card(value, where)
     if getattr(card, "kind", "") != "task":
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
-    if card.engine == "mmseg" and card.config and card.config_text is None:
+    check_fields(card, where, set(overrides), trust)
+    card._trusted = trust or bool(set(FIELDS) & set(overrides))
+    if card.engine == "mmseg" and card.config and (card.config_text is None or "config" in overrides):
         from levl_eval.segmentation.mmseg_config import read_config  # mmengine, only where a config is given
 
         card.config_text = read_config(card.config)
+    return card
+
+
+def _named(name: str, uri: str, baseline: bool = False) -> BackboneCard:
+    card = parse_card({"kind": "backbone", "name": name, "uri": uri, "baseline": baseline}, f"backbone {uri[:60]!r}")
+    assert isinstance(card, BackboneCard)
     return card
 
 
@@ -199,10 +209,10 @@ def backbone_card(name: str) -> BackboneCard:
     if colon and scheme in URI_SCHEMES:
         if not rest:
             raise UsageError(f"backbone {name!r}: nothing after `{scheme}:`")
-        return BackboneCard(name=name, uri=name, baseline=scheme == "random")
+        return _named(name, name, baseline=scheme == "random")
     path = Path(name).expanduser()
     if path.exists():
-        return BackboneCard(name=path.stem if path.stem != "ckpt" else path.resolve().parent.name, uri=name)
+        return _named(path.stem if path.stem != "ckpt" else path.resolve().parent.name, name)
     known = [*paths, *(s + ":" for s in URI_SCHEMES)]
     if path.suffix in (".pt", ".pth", ".safetensors", ".ckpt") or len(path.parts) > 1:
         raise UsageError(

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from levl_eval.text import printable
+
 INDENT = 4
 
 
@@ -42,8 +44,8 @@ def columns() -> int | None:
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
-    """To stdout, wrapped where that is a terminal."""
-    for line in lines_of(rows, columns()):
+    """To stdout, wrapped where that is a terminal. What would act on it (escapes, newlines) is shown as text."""
+    for line in lines_of([[printable(cell) for cell in row] for row in rows], columns()):
         print(line)
 
 
@@ -62,7 +64,8 @@ def yaml_text(value: Any, width: int | None) -> str:
 
 
 def numbers(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """A table of numbers behind two columns of names. Where it is wider than ``width`` the first name stands in a line of its own."""
+    """A table of numbers behind two columns of names, escaped as in print_rows. Where it is wider than ``width`` the first name stands in a line of its own."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     sizes = [max(len(r[k]) for r in [heads, *rows]) for k in range(len(heads))]
 
     def line(cells: Sequence[str], first: int) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from levl_eval.errors import UsageError
+from levl_eval.options import check_workers
 from levl_eval.processes import cores, place
 
 PARENT = "LEVL_PARENT"  # in a worker's environment: the process that ends with it
@@ -31,10 +32,9 @@ def workers(count: int, words: Sequence[str]) -> Iterator[None]:
     """Run the body as the first of ``count`` processes; the others run the command ``words`` and say nothing.
 
     They end with this process, however it ends. To be entered before torch is imported, which reads its number of threads once.
-    Raises UsageError: fewer than 1, or a launcher has started processes already.
+    Raises UsageError: fewer than 1, more than options.WORKERS_PER_CORE allow, or a launcher has started processes already.
     """
-    if count < 1:
-        raise UsageError(f"--workers {count}: at least 1")
+    check_workers(count)
     if count == 1:
         yield
         return

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.errors import UsageError
+from levl_eval.options import SEED
+from levl_eval.text import printable
 
 
 def add(commands: Any) -> None:
@@ -23,8 +25,9 @@ def add(commands: Any) -> None:
     p.add_argument("--model", metavar="DIR", help="a model saved with levl_eval.vlm, instead of --backbone and --llm")
     p.add_argument("--recipe", metavar="R", help="recipe card (default: scenes for the generated world, else vqa-train)")
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the recipe's data lie")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=SEED, default=0)
     p.add_argument("--save", metavar="DIR", help="save the model there (levl_eval.vlm.load reads it)")
+    p.add_argument("--trust", action="store_true", help="run the `py:` backbone that the saved model names")
     p.add_argument("--device", default="auto")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--json", action="store_true")
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model:
         from levl_eval.vlm.api import load
 
-        vlm = load(args.model, device=str(pick_device(args.device)))
+        vlm = load(args.model, device=str(pick_device(args.device)), trust=args.trust)
     else:
         from levl_eval.progress import Progress
         from levl_eval.runner.environment import default_cache
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([{"question": q, "answer": a} for q, a in zip(args.questions, texts, strict=True)], indent=1))
     else:
-        print("\n".join(texts))
+        print("\n".join(map(printable, texts)))
     if args.save:
         vlm.save(args.save)
     return 0

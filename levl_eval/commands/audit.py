@@ -12,6 +12,8 @@ from statistics import NormalDist
 from typing import Any
 
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.options import BATCH, LIMIT
+from levl_eval.text import printable
 
 NORMALISATIONS: dict[str, dict[str, Any]] = {
     "clip": {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
@@ -33,11 +35,11 @@ def add(commands: Any) -> None:
         "--task", default="knn", metavar="T", help="whose main metric decides, for example zeroshot@imagenet (default: knn)"
     )
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes")
-    p.add_argument("--limit", type=int, metavar="N", help="at most N test images")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images")
     p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings")
     p.add_argument("--out", default="runs/audit", metavar="DIR", help="records and audit.json (default: runs/audit)")
     p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
     p.add_argument("--json", action="store_true")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)
@@ -131,7 +133,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=1))
         return 0
-    print(f"{card.name} on {args.task}, {metric}, {len(scores[0])} images; the card's preprocessing: {100 * value:.2f}")
+    print(
+        printable(f"{card.name} on {args.task}, {metric}, {len(scores[0])} images; the card's preprocessing: {100 * value:.2f}")
+    )
     width = max(len(row["candidate"]) for row in rows)
     for row in rows:
         interval = f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
@@ -139,7 +143,6 @@ def run(args: argparse.Namespace) -> int:
     print("differences to the card's, paired by image, 95% intervals for all candidates together")
     for row in rows:
         if row["beats_the_card"]:
-            print(
-                f"warning: {row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
-            )
+            told = f"{row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
+            print(printable(f"warning: {told}"))
     return 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.card_fields import Between
 from levl_eval.errors import UsageError
+from levl_eval.options import Number
+from levl_eval.text import json_text, printable
 
 if TYPE_CHECKING:
     from levl_eval.records import Record
@@ -30,7 +32,13 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--tasks", metavar="T[,T...]", help="only these (default: all that the sides share)")
     p.add_argument("--allow-mismatch", action="store_true", help="compare although protocols or data differ, and mark it")
-    p.add_argument("--differ", type=int, default=3, metavar="N", help="samples to show on which they differ most (default: 3)")
+    p.add_argument(
+        "--differ",
+        type=Number(Between(0, 100_000)),
+        default=3,
+        metavar="N",
+        help="samples to show on which they differ most (default: 3)",
+    )
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 
@@ -90,9 +98,9 @@ def run(args: argparse.Namespace) -> int:
         sides = [{t: s[t] for t in wanted if t in s} for s in sides]
     found = compare_all(sides, allow_mismatch=args.allow_mismatch, most=args.differ)
     if args.json:
-        print(json.dumps([c.as_dict() for c in found], indent=1, ensure_ascii=False))
+        print(json_text([c.as_dict() for c in found]))
     else:
-        print("\n".join(line for c in found for line in describe(c)))
+        print("\n".join(printable(line) for c in found for line in describe(c)))
     return 0
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.errors import UsageError
+from levl_eval.options import BATCH, LIMIT
 from levl_eval.terminal import columns, numbers, print_rows
+from levl_eval.text import printable
 
 if TYPE_CHECKING:
     from levl_eval.data.types import ImageSet
@@ -29,9 +31,9 @@ def add(commands: Any) -> None:
     p.add_argument("--images", metavar="DIR", help="a folder of pictures, searched through its subfolders")
     p.add_argument("--on", default="scenes", metavar="SET", help="a set of tasks/sets instead (default: scenes)")
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the sets lie")
-    p.add_argument("--limit", type=int, default=2000, metavar="N", help="at most N pictures (default: 2000)")
+    p.add_argument("--limit", type=LIMIT, default=2000, metavar="N", help="at most N pictures (default: 2000)")
     p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=int, default=64, metavar="N")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
     p.add_argument("--json", action="store_true")
     p.add_argument("--out", metavar="FILE", help="also write the figures there, as JSON")
     p.set_defaults(call=run)
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     cells = [
         [r["backbone"], r["space"], *(f"{r[c]:.3g}" if isinstance(r[c], float) else str(r[c]) for c in COLUMNS)] for r in table
     ]
-    print(f"{len(images)} pictures of {images.source}")
+    print(printable(f"{len(images)} pictures of {images.source}"))
     print("\n".join(numbers(["backbone", "space", *COLUMNS.values()], cells, columns())))
     print_rows([["rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates"]])
     for row in table:

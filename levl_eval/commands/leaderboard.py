@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from levl_eval.errors import UsageError
+from levl_eval.text import json_text, printable
 
 FORMATS = ("table", "csv", "md", "tex", "html", "json")
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from levl_eval.report import tables, wide
     from levl_eval.report.results import Results
 
-    results = Results.read(args.dirs, say=lambda text: print(text, file=sys.stderr))
+    results = Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr))
     kind = "json" if args.json else args.format
     if (args.wide or args.published) and kind != "csv":
         raise UsageError("leaderboard: --wide and --published go with --format csv")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             "md": wide.markdown,
             "tex": wide.latex,
             "html": wide.html_page,
-            "json": lambda r: json.dumps(wide.as_json(r), indent=1, ensure_ascii=False) + "\n",
+            "json": lambda r: json_text(wide.as_json(r)) + "\n",
         }[kind](results)
     if args.out is None:
         sys.stdout.write(text)

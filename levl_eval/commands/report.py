@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.text import printable
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -45,7 +47,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
         if record.data.get("fingerprint") != fingerprint:
             raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
     except LevlError as e:
-        print(f"report: no pictures of {record.task}: {e}", file=sys.stderr)
+        print(printable(f"report: no pictures of {record.task}: {e}"), file=sys.stderr)
         return None
     return images.open
 

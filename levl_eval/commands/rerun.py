@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.errors import UsageError
+from levl_eval.text import printable
+from levl_eval.trust import HELP, check_backbone, check_card
 
 if TYPE_CHECKING:
     from levl_eval.records import Record
@@ -23,6 +25,7 @@ def add(commands: Any) -> None:
     p.add_argument("--cache", metavar="DIR", help="an empty folder here recomputes features and connectors too")
     p.add_argument("--data", metavar="DIR|hub|scenes", help="where the data lie now, if not where the record says")
     p.add_argument("--backbone", metavar="URI", help="where the weights lie now, if not where the record says")
+    p.add_argument("--trust", action="store_true", help=HELP)
     p.add_argument("--device", default="auto")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--json", action="store_true")
@@ -51,17 +54,23 @@ def changes(old: Record, new: Record) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: the same numbers, 1: others, or the run failed."""
-    from levl_eval.cards import BackboneCard, parse_card
+    from levl_eval.cards import parse_card
     from levl_eval.progress import Progress
     from levl_eval.records import read_record
     from levl_eval.runner.evaluate import evaluate
 
     path = Path(args.record)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: no regular file; give a record's file")
     old = read_record(path)
     if not old.card:
         raise UsageError(f"{path}: was written before records held their card; run the task again by `levl-eval run`")
-    card = parse_card(old.card, str(path))
-    backbone = BackboneCard.model_validate(old.backbone["card"])
+    card, backbone = parse_card(old.card, str(path)), parse_card({**old.backbone["card"], "kind": "backbone"}, str(path))
+    if card.kind != "task":
+        raise UsageError(f"{path}: field `card`: a task card was expected, found {card.kind}")
+    card._trusted = args.trust
+    check_card(card, str(path))
+    check_backbone(backbone.uri, str(path), args.trust or args.backbone is not None)
     if args.backbone:
         backbone = backbone.model_copy(update={"uri": args.backbone, "sha256": None})
     out = Path(args.out) if args.out else old.home / "rerun"
@@ -72,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
     new = evaluate(
         [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,
-        batch_size=int(old.call.get("batch_size", 64)), progress=Progress(quiet=args.quiet), debug=args.debug,
+        batch_size=old.call.get("batch_size", 64), progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
     )[0]  # fmt: skip
     found = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
     if args.json:
         print(json.dumps({"record": str(path), "again": str(out / "records" / f"{new.key}.json"), "changes": found}, indent=1))
     else:
-        print(f"{old.backbone['name']} on {old.task}: " + ("the same numbers" if not found else "; ".join(found)))
+        print(printable(f"{old.backbone['name']} on {old.task}: " + ("the same numbers" if not found else "; ".join(found))))
     return 1 if found else 0

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from levl_eval.card_fields import Between
+from levl_eval.options import Number
+
 
 def add(commands: Any) -> None:
     """Add the subparser to ``levl-eval``'s."""
@@ -16,8 +19,14 @@ def add(commands: Any) -> None:
     p.add_argument("--backbone", type=_comma, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
     p.add_argument("--task", default="ade20k", help="a segmentation or depth task's card (default: ade20k)")
     p.add_argument("--images", type=_comma, metavar="ID[,ID...]", help="test images (default: --count of them, evenly spread)")
-    p.add_argument("--count", type=int, default=6, metavar="N", help="how many images (default: 6)")
-    p.add_argument("--side", type=int, default=128, metavar="PX", help="side of each picture in the sheet (default: 128)")
+    p.add_argument("--count", type=Number(Between(1, 1_000)), default=6, metavar="N", help="how many images (default: 6)")
+    p.add_argument(
+        "--side",
+        type=Number(Between(16, 4_096)),
+        default=128,
+        metavar="PX",
+        help="side of each picture in the sheet (default: 128)",
+    )
     _run_options(p, "runs/dense")
     p.set_defaults(call=show_dense)
 

@@ -8,7 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from levl_eval.card_fields import Between
 from levl_eval.errors import UsageError
+from levl_eval.options import BATCH, Number
+from levl_eval.text import printable
 
 NAMES = ("LeVLJEPA", "InfoNCE", "SigLIP")
 PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNCE"}  # whom the project page shows
@@ -29,9 +32,14 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--data", metavar="DIR", help="Imagenette, or its validation split (project-page)")
     p.add_argument("--reference", metavar="FILE", help="the page's static/embedding-demo/data.json (project-page)")
-    p.add_argument("--tolerance", type=float, default=0.002, help="largest difference of a cosine (project-page; default: 0.002)")
+    p.add_argument(
+        "--tolerance",
+        type=Number(Between(0, 2), real=True),
+        default=0.002,
+        help="largest difference of a cosine (project-page; default: 0.002)",
+    )
     p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=int, default=32, metavar="N")
+    p.add_argument("--batch-size", type=BATCH, default=32, metavar="N")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
@@ -63,7 +71,7 @@ def _paper(args: argparse.Namespace, named: dict[str, str]) -> int:
         for c in checks:
             p = c.published
             ends = f" [{c.low:.1f}, {c.high:.1f}]" if c.low is not None and c.high is not None else ""
-            print(f"{p.task}, {p.metric}{' (gain)' if p.kind == 'gain' else ''}, {c.backbone} as {p.backbone}")
+            print(printable(f"{p.task}, {p.metric}{' (gain)' if p.kind == 'gain' else ''}, {c.backbone} as {p.backbone}"))
             print(f"  measured {c.measured:.2f}{ends}, published {p.value:g} ({p.grade})")
             verdict = "within" if c.within else "OUTSIDE"
             print(f"  difference {c.difference:+.2f}, {verdict} the tolerance of {p.tolerance:g}")
@@ -108,7 +116,7 @@ def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
         print(json.dumps([{**asdict(d), "within": d.largest <= args.tolerance} for d in found], indent=1))
     else:
         for d in found:
-            print(f"{d.backbone} as {d.model}: {d.pictures} pictures, {len(reference.classes)} prompts")
+            print(printable(f"{d.backbone} as {d.model}: {d.pictures} pictures, {len(reference.classes)} prompts"))
             print(f"  largest difference {d.largest:.6f} (picture {d.image}, {d.prompt!r}), mean {d.mean:.6f}")
             print(f"  right class first: {d.accuracy:.1%} here, {d.published_accuracy:.1%} published")
             print(f"  {'within' if d.largest <= args.tolerance else 'OUTSIDE'} the tolerance of {args.tolerance:g}")

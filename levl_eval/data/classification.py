@@ -15,6 +15,7 @@ from levl_eval.data.images import SUFFIXES, fingerprint_text, image_set, root_of
 from levl_eval.data.places import IMAGENET_FILES, TOPS
 from levl_eval.data.types import ClassificationSet
 from levl_eval.errors import UsageError
+from levl_eval.io import regular
 
 Entry = tuple[str, Path, int]  # id, file, class
 
@@ -53,7 +54,7 @@ def finish(
 def lines_of(path: Path, where: str) -> list[str]:
     """Lines of a text file that are not blank, without the white space around them. Raises UsageError: missing or not text."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in Path(regular(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as e:
         raise UsageError(f"{path}: cannot be read ({e.strerror}); {where}") from e
     except UnicodeDecodeError as e:

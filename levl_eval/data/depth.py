@@ -21,6 +21,7 @@ from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.types import DepthSet, ImageSet
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.io import regular
 
 _GET = (
     "get nyu_depth_v2_labeled.mat and splits.mat from the NYU Depth V2 page, or the colour and depth pictures, and put them there"
@@ -32,9 +33,9 @@ def load_depth(path: Path, scale: float) -> np.ndarray:
     """A depth file as float32 metres [H, W]; 0 and what is not finite: unknown. Raises LevlError naming the file."""
     try:
         if path.suffix == ".npy":
-            raw = np.load(path, allow_pickle=False)
+            raw = np.load(regular(path), allow_pickle=False)
         else:
-            with Image.open(path) as image:
+            with Image.open(regular(path)) as image:
                 if image.mode not in (*_INTEGER, "F"):
                     raise LevlError(
                         f"{path}: a {image.mode} picture; expected one depth a pixel (16-bit PNG, float TIFF or .npy)"

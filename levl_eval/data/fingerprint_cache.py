@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from levl_eval.errors import LevlError
-from levl_eval.io import locked
+from levl_eval.io import locked, regular
 
 FILE = "fingerprints.sqlite"
 FORMAT = 1  # of the tables
@@ -61,7 +61,7 @@ def settled(s: os.stat_result, now_ns: int | None = None) -> bool:
 
 def ends_of(path: str | os.PathLike[str]) -> tuple[os.stat_result, bytes]:
     """A file's status, and its first and last 4 KiB."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    handle = os.open(regular(path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         s = os.fstat(handle)
         head = os.read(handle, END)
@@ -177,7 +177,7 @@ class FingerprintCache:
         try:
             before, ends = ends_of(name)
             digest = hashlib.sha256()
-            with open(name, "rb", buffering=0) as f:
+            with open(regular(name), "rb", buffering=0) as f:
                 while chunk := f.read(1 << 20):
                     digest.update(chunk)
                 after = os.fstat(f.fileno())

@@ -13,12 +13,13 @@ from levl_eval.data.fingerprints import fingerprint_of as fingerprint_of  # the 
 from levl_eval.data.places import SUFFIXES as SUFFIXES
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.io import regular
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """An image file as RGB. Raises LevlError naming the file where it is missing or cannot be decoded."""
+    """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None

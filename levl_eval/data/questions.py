@@ -14,6 +14,7 @@ from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
 from levl_eval.data.types import Question, QuestionSet
 from levl_eval.errors import UsageError
+from levl_eval.io import regular
 from levl_eval.metrics.gqa import gqa_steps
 
 POPE_SPLITS = ("random", "popular", "adversarial")
@@ -23,7 +24,7 @@ _COCO = "COCO's val2014 images: cocodataset.org, or --set {task}.data.images=DIR
 def read_json(path: Path) -> Any:
     """A JSON file, a JSON array, or one JSON value a line (POPE, JSON lines)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(regular(path)).read_text(encoding="utf-8")
     except OSError as e:
         raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
     try:

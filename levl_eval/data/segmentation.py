@@ -16,6 +16,7 @@ from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents,
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.types import SegmentationSet
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.io import regular
 
 _ADE = "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it there"
 
@@ -26,7 +27,7 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
     table: for sparse ids, class of each id (``ignore`` for unlisted ones). Raises LevlError naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             if image.mode not in ("L", "P", "I", "I;16", "I;16B", "I;16L", "1"):
                 raise LevlError(
                     f"{path}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels"
@@ -67,7 +68,7 @@ def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero
     A grey ramp is no choice of colours: writers put it where a picture has none.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             flat = image.getpalette() if image.mode == "P" else None
     except (UnidentifiedImageError, OSError, SyntaxError):
         return None

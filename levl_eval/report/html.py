@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import floor_notes
 from levl_eval.report.units import factor, interval, lower_note
 from levl_eval.report.wide import html_tables
+from levl_eval.text import html_text, json_text
 
 HERE = Path(__file__).resolve().parent
 IMAGES = 24  # images of a task in the browser, with all their questions
@@ -107,7 +107,7 @@ def _gains(results: Results, colour: dict[str, int]) -> str:
         found = [(n, colour[n], _scaled(g, factor(row.metric))) for n in row.cells if (g := results.gain(row, n)) is not None]
         if found:
             rows.append((f"{row.title}, {row.metric}", found))
-    lower = html.escape(lower_note(row.metric for row in results.rows))
+    lower = html_text(lower_note(row.metric for row in results.rows))
     chart = svg.bars(rows, "gain over the random-initialised backbone in points, with 95% intervals")
     return (
         f"<h2 id=gain>Gain over a random-initialised encoder</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.{lower}</figcaption></figure>"
@@ -144,7 +144,7 @@ def _learning(results: Results, colour: dict[str, int]) -> str:
             what = key.replace("_", " ")
             chart = svg.curves(lines, f"{what} of {row.title}")
             if chart:
-                parts.append(f"<h3>{html.escape(f'{row.title}: {what}')}</h3><figure>{chart}</figure>")
+                parts.append(f"<h3>{html_text(f'{row.title}: {what}')}</h3><figure>{chart}</figure>")
     return (
         f"<h2 id=curves>Learning curves</h2><details><summary>Loss of heads and connectors over training</summary>{''.join(parts)}</details>"
         if parts
@@ -178,10 +178,10 @@ def _dense(results: Results) -> str:
                         else "images and their true labels"
                     )
                     figures.append(
-                        f'<figure><img src="{uri}" alt="{html.escape(alt)}"><figcaption>{html.escape(title or "the data")}</figcaption></figure>'
+                        f'<figure><img src="{uri}" alt="{html_text(alt)}"><figcaption>{html_text(title or "the data")}</figcaption></figure>'
                     )
         if figures:
-            parts.append(f'<h3>{html.escape(row.title)}</h3><div class="scroll dense" tabindex="0">{"".join(figures)}</div>')
+            parts.append(f'<h3>{html_text(row.title)}</h3><div class="scroll dense" tabindex="0">{"".join(figures)}</div>')
     return f'<h2 id="dense">Dense predictions</h2>{_DENSE_NOTE}{"".join(parts)}' if parts else ""
 
 
@@ -190,7 +190,7 @@ def _breakdown(results: Results, row: Row) -> str:
     names = [n for n, c in row.cells.items() if c.records]
     metrics = dict.fromkeys(m for n in names for r in row.cells[n].records for m in r.metrics)
     head = "".join(
-        f'<th scope="col" class="n"><a href="#r-{html.escape(row.cells[n].any.key)}">{html.escape(n)}</a></th>' for n in names
+        f'<th scope="col" class="n"><a href="#r-{html_text(row.cells[n].any.key)}">{html_text(n)}</a></th>' for n in names
     )
     body = []
     for m in metrics:
@@ -201,9 +201,9 @@ def _breakdown(results: Results, row: Row) -> str:
                 cells.append(f'<td class="n">{interval(e.value, e.low, e.high, m)}</td>')
             except KeyError:
                 cells.append("<td></td>")
-        body.append(f'<tr><th scope="row">{html.escape(m)}</th>{"".join(cells)}</tr>')
+        body.append(f'<tr><th scope="row">{html_text(m)}</th>{"".join(cells)}</tr>')
     table = f'<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">metric</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-    return f"<details><summary>{html.escape(row.title)}: {len(metrics)} metrics</summary>{table}</details>"
+    return f"<details><summary>{html_text(row.title)}: {len(metrics)} metrics</summary>{table}</details>"
 
 
 def _protocols(results: Results) -> str:
@@ -213,10 +213,9 @@ def _protocols(results: Results) -> str:
         text = json.dumps(
             r.model_dump(by_alias=True, mode="json", exclude={"metrics", "notes"}), indent=1, sort_keys=True, ensure_ascii=False
         )
+        shown = html_text(text, "\n")
         title = f"{results.labels[r.key]} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
-        parts.append(
-            f'<details id="r-{html.escape(r.key)}"><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>'
-        )
+        parts.append(f'<details id="r-{html_text(r.key)}"><summary>{html_text(title)}</summary><pre>{shown}</pre></details>')
     return "".join(parts)
 
 
@@ -235,7 +234,7 @@ def build(results: Results, opener: Opener | None = None) -> str:
     colour = {n: i for i, n in enumerate(results.backbones)}
     shown = _samples(results)
     failed = [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
-    notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *failed])
+    notes = "".join(f"<li>{html_text(n)}</li>" for n in [*floor_notes(results.records), *failed])
     breakdowns = "".join(_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values()))
     charts = [_gains(results, colour), _scatter(results, colour), _dense(results)]
     curves = _learning(results, colour)
@@ -258,7 +257,7 @@ def build(results: Results, opener: Opener | None = None) -> str:
     end = f"<script>{script}</script></body></html>\n"
 
     def data() -> str:
-        text = json.dumps([task for _, task in shown], ensure_ascii=False).replace("<", "\\u003c")
+        text = json_text([task for _, task in shown], None).replace("<", "\\u003c")
         return f'<script type="application/json" id="data">{text}</script>'
 
     if opener is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from levl_eval.records import Estimate
+from levl_eval.text import html_text
 
 
 def _escape(text: str) -> str:
-    return html.escape(text)
+    return html_text(text)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -14,6 +14,7 @@ from levl_eval.records import Record, read_records
 from levl_eval.report.results import Results, Row
 from levl_eval.report.units import factor, interval, lower_note, text
 from levl_eval.terminal import lines_of
+from levl_eval.text import csv_cell, printable
 
 # Column -> meaning; the order is the file's order. No times, paths or versions: equal runs give equal bytes.
 COLUMNS: dict[str, str] = {
@@ -109,7 +110,7 @@ def to_csv(table: Sequence[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(COLUMNS), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows({column: csv_cell(value) for column, value in row.items()} for row in table)
     return buffer.getvalue()
 
 
@@ -146,7 +147,7 @@ def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
     table: list[tuple[Row, str, tuple[str, str, str]]] = []
     for row in results.rows:
         for name, cell in row.cells.items():
-            table.append((row, name, _cell_text(results, row, name) if cell.records else ("failed", "", "")))
+            table.append((row, printable(name), _cell_text(results, row, name) if cell.records else ("failed", "", "")))
     has_seeds, has_gain = any(t[2][1] for t in table), any(t[2][2] for t in table)
     heads = ["value", *(["seed sd"] if has_seeds else []), *(["gain"] if has_gain else [])]
 
@@ -154,7 +155,7 @@ def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
         return [t[0], *([t[1]] if has_seeds else []), *([t[2]] if has_gain else [])]
 
     columns = [max(len(h), *(len(wanted(t)[i]) for *_, t in table)) for i, h in enumerate(heads)] if table else []
-    titles = {row.key: f"{row.title}, {row.metric}" for row in results.rows}
+    titles = {row.key: printable(f"{row.title}, {row.metric}") for row in results.rows}
     longest = max([len(name) + 2 for _, name, _ in table] + [len(t) for t in titles.values()] + [8])
     first = max(12, min(longest, width - sum(c + 2 for c in columns)))
 
@@ -166,7 +167,7 @@ def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
     for row in results.rows:
         out.append(("", False))
         out.append((line(titles[row.key], heads if not out[1:] else [""] * len(heads)), False))
-        best = results.best(row)
+        best = printable(results.best(row) or "")
         out += [(line("  " + name, wanted(t)), name == best) for r, name, t in table if r is row]
     return out[1:]
 
@@ -180,7 +181,7 @@ def show(results: Results, stream: IO[str] | None = None) -> None:
     width = max(60, shutil.get_terminal_size((80, 24)).columns) if terminal else 10_000
 
     def say(sentence: str) -> None:
-        for line in lines_of([[sentence]], width if terminal else None):
+        for line in lines_of([[printable(sentence)]], width if terminal else None):
             print(line, file=stream)
 
     say("percent, 95% intervals over images; gain: paired, over the random-initialised backbone")

@@ -6,7 +6,6 @@ Bold is the backbone that is best beyond error: its paired 95% interval to every
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import floor_notes
 from levl_eval.report.units import factor, interval, lower_note, text
+from levl_eval.text import csv_cell, html_text, latex_text, markdown_text, printable
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
 GAIN_CAPTION = "Gain over the random-initialised backbone in points, paired over images, with 95% intervals."
@@ -88,44 +88,39 @@ def markdown(results: Results) -> str:
     parts = []
     for table in tables(results):
         rows = [
-            "| " + " | ".join([t, m, *(f"**{e.text}**" if e.bold else e.text for e in entries)]) + " |"
+            "| "
+            + " | ".join([markdown_text(t), markdown_text(m), *(f"**{e.text}**" if e.bold else e.text for e in entries)])
+            + " |"
             for t, m, entries in table.rows
         ]
-        head = "| " + " | ".join(table.heads) + " |"
+        head = "| " + " | ".join(map(markdown_text, table.heads)) + " |"
         rule = "|" + "|".join(["---", "---", *["---:"] * (len(table.heads) - 2)]) + "|"
-        parts.append("\n".join([table.caption, "", head, rule, *rows]))
+        parts.append("\n".join([markdown_text(table.caption), "", head, rule, *rows]))
     notes = [*floor_notes(results.records), *_failures(results)]
-    return "\n\n".join(parts + (["\n".join(f"- {n}" for n in notes)] if notes else [])) + "\n"
+    return "\n\n".join(parts + (["\n".join(f"- {markdown_text(n)}" for n in notes)] if notes else [])) + "\n"
 
 
 def _failures(results: Results) -> list[str]:
     return [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
 
 
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: "\\" + c for c in "&%$#_{}"}}
-
-
-def tex_escape(value: str) -> str:
-    return "".join(_TEX.get(c, c) for c in value)
-
-
 def _tex_entry(e: Entry) -> str:
     shown, bracket, rest = e.text.partition(" [")
     if not bracket:
-        return tex_escape(shown)
+        return latex_text(shown)
     # Numbers stand in math mode, so that a minus is no hyphen.
     value = rf"$\mathbf{{{shown}}}$" if e.bold else f"${shown}$"
     low_high, _, more = rest.partition("]")
-    return rf"{value} {{\scriptsize $[{low_high}]${tex_escape(more)}}}"
+    return rf"{value} {{\scriptsize $[{low_high}]${latex_text(more)}}}"
 
 
 def latex(results: Results) -> str:
     """`tabular` with booktabs rules; `\\usepackage{booktabs}` is all it needs."""
     out = []
     for table in tables(results):
-        lines = [rf"% {table.caption}", rf"\begin{{tabular}}{{ll{'r' * (len(table.heads) - 2)}}}", r"\toprule"]
-        lines += [" & ".join(map(tex_escape, table.heads)) + r" \\", r"\midrule"]
-        lines += [" & ".join([tex_escape(t), tex_escape(m), *map(_tex_entry, entries)]) + r" \\" for t, m, entries in table.rows]
+        lines = [rf"% {printable(table.caption)}", rf"\begin{{tabular}}{{ll{'r' * (len(table.heads) - 2)}}}", r"\toprule"]
+        lines += [" & ".join(map(latex_text, table.heads)) + r" \\", r"\midrule"]
+        lines += [" & ".join([latex_text(t), latex_text(m), *map(_tex_entry, entries)]) + r" \\" for t, m, entries in table.rows]
         out.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(out) + "\n"
 
@@ -135,31 +130,31 @@ def html_tables(results: Results, linked: bool = False) -> str:
 
     def shown(e: Entry) -> str:
         text = _in_lines(e.text)
-        return f'<a href="#r-{html.escape(e.record)}">{text}</a>' if linked and e.record else text
+        return f'<a href="#r-{html_text(e.record)}">{text}</a>' if linked and e.record else text
 
     parts = []
     for table in tables(results):
-        head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html.escape(h)}</th>' for k, h in enumerate(table.heads))
+        head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html_text(h)}</th>' for k, h in enumerate(table.heads))
         body = "".join(
-            f'<tr><th scope="row">{html.escape(t)}</th><td>{html.escape(m)}</td>'
+            f'<tr><th scope="row">{html_text(t)}</th><td>{html_text(m)}</td>'
             + "".join(f'<td class="n{" best" if e.bold else ""}">{shown(e)}</td>' for e in entries)
             + "</tr>"
             for t, m, entries in table.rows
         )
         parts.append(
-            f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<table><caption>{html_text(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
     return "\n".join(parts)
 
 
 def _in_lines(text: str) -> str:
     """A cell's text as markup; the spread over seeds on a line of its own, so that columns stay narrow."""
-    return "<br/>".join(html.escape(part) for part in text.replace(", seed sd", "\nseed sd").split("\n"))
+    return "<br/>".join(html_text(part) for part in text.replace(", seed sd", "\nseed sd").split("\n"))
 
 
 def html_page(results: Results) -> str:
     """A small page of its own; `report.html` is the large one."""
-    notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *_failures(results)])
+    notes = "".join(f"<li>{html_text(n)}</li>" for n in [*floor_notes(results.records), *_failures(results)])
     style = (
         ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;margin:1.5rem 0}"
         "caption{text-align:left;padding:.3rem 0}th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #8884}"
@@ -209,10 +204,10 @@ def wide_csv(results: Results) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     heads = ["task", "metric", "protocol_hash", "data_fingerprint"]
     heads += [f"{n}.{c}" for n in results.backbones for c in WIDE_COLUMNS]
-    writer.writerow(heads)
+    writer.writerow(map(csv_cell, heads))
     for line in table:
         cells = [line[h] for h in heads]
-        writer.writerow(["" if c is None else f"{c:.4f}" if isinstance(c, float) else c for c in cells])
+        writer.writerow(["" if c is None else f"{c:.4f}" if isinstance(c, float) else csv_cell(c) for c in cells])
     return buffer.getvalue()
 
 

@@ -28,6 +28,7 @@ def evaluate(
       out, cache  folders: records and samples are written to ``out`` as soon as each is done; a record of equal identity that
                   is there already is read, not computed
       device, batch_size, rehash (distrust remembered fingerprints of files), debug
+      trust       cards may name Python that runs here (levl_eval.trust)
     A failing job gives a record with status "failed" and the run goes on.
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.

@@ -20,6 +20,7 @@ from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.engines import TOGETHER, versions_of
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.lmms import lmms_identity
+from levl_eval.options import check_options
 from levl_eval.progress import Progress
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
@@ -28,6 +29,7 @@ from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts, data_facts
 from levl_eval.runner.environment import default_cache, device_kind
 from levl_eval.runner.language import language_model_parts
+from levl_eval.trust import check_card
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class RunConfig:
     device: str = "auto"
     batch_size: int = 64
     rehash: bool = False
+    trust: bool = False
     debug: bool = False
 
     @property
@@ -134,8 +137,11 @@ def resolve_data(data: str, cache_folder: Path, progress: Progress) -> str:
     return str(Path(data).expanduser())
 
 
-def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> dict[str, Any]:
-    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong."""
+def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False) -> dict[str, Any]:
+    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong.
+
+    trust: cards may name Python that runs here (levl_eval.trust); without it only what ``settings`` name may.
+    """
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
     words = [t for t in tasks if isinstance(t, str)]
@@ -144,9 +150,12 @@ def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> d
     out: dict[str, Any] = {}
     for t in tasks:
         if isinstance(t, str):
-            out[t] = task_card(t, overrides[t], default_recipe=recipe)
+            out[t] = task_card(t, overrides[t], default_recipe=recipe, trust=trust)
         else:  # resolved already, as a record holds it
             out[t.name] = t
+            t._trusted = t._trusted or trust
+    for name, card in out.items():
+        check_card(card, name)
     return out
 
 
@@ -212,15 +221,14 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones. Data that cannot be read fail their jobs alone.
     """
-    cards = resolve_tasks(config.tasks, config.settings, config.data)
+    check_options(config.limit, config.batch_size, config.seeds)
+    cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust)
     specs = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in config.backbones]
     if not specs:
         raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
     repeated = sorted({c.name for c in specs if sum(c.name == d.name for d in specs) > 1})
     if repeated:
         raise UsageError(f"--backbone: two of them are named {repeated[0]!r}; give each a card with its own `name:`")
-    if config.limit is not None and config.limit < 1:
-        raise UsageError(f"--limit {config.limit}: at least 1 image")
     device, folder = device_kind(config.device), config.cache_folder
     out = Path(config.out)
     for needed in (out / "records", out / "samples", folder):

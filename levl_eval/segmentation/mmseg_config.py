@@ -17,6 +17,7 @@ from levl_eval._compat import repair_mmseg
 from levl_eval.backbones.base import Backbone
 from levl_eval.dense_cards import MMSegCard
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.segmentation.mmseg_trust import check_config
 
 _USED = {"model", "train_dataloader", "val_dataloader", "test_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"}
 _USED |= {"custom_imports", "default_scope", "crop_size", "norm_cfg", "data_preprocessor", "train_pipeline", "test_pipeline"}
@@ -161,13 +162,23 @@ def _head(card: MMSegCard, width: int, index: int) -> dict[str, Any]:
     return {**common, "type": "FCNHead", "channels": width, "num_convs": 0, "kernel_size": 1, "concat_input": False}
 
 
-def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
-    where = card.config or f"{card.name}: field `config_text`"
+def config_value(card: MMSegCard) -> dict[str, Any]:
+    """The values of a card's ``config_text``, which is read and never run. Raises UsageError where it is no dict of plain values."""
     try:
         value = ast.literal_eval(card.config_text or "")
-        assert isinstance(value, dict)
-    except (ValueError, SyntaxError, AssertionError) as e:
-        raise UsageError(f"{where}: not the text of a config; set `config` to the file again") from e
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as e:
+        value = e
+    if not isinstance(value, dict):
+        where = card.config or f"{card.name}: field `config_text`"
+        raise UsageError(f"{where}: not the text of a config; set `config` to the file again")
+    return value
+
+
+def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
+    where = card.config or f"{card.name}: field `config_text`"
+    value = config_value(card)
+    if not card._trusted:
+        check_config(value, where)
 
     def part(name: str, kind: type) -> Any:
         found = value.get(name)

@@ -24,6 +24,7 @@ from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError
 from levl_eval.features import check_size
 from levl_eval.segmentation.mmseg_config import Plan, plan_of
+from levl_eval.segmentation.mmseg_trust import no_imports_by_name
 from levl_eval.segmentation.pictures import keep_predictions, spread
 from levl_eval.segmentation.task import outcome_of
 
@@ -81,7 +82,7 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
     judge = mmseg_parts.Pictures(test, plan.test_pipeline, seed)
     wrapper, amp = _on_device(plan.optim_wrapper, device)
     started = time.monotonic()
-    with _quiet(), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
+    with _quiet(), no_imports_by_name(card._trusted), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
         stage.done = first
         shown = [test.images.ids[i] for i in spread(len(test.images), 6)]
         metric = mmseg_parts.PerImage(ignore_index=mmseg_parts.VOID, iou_metrics=["mIoU"])
@@ -100,7 +101,7 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
         runner.train()
     seconds = {"head": time.monotonic() - started}
     started = time.monotonic()
-    with _quiet():
+    with _quiet(), no_imports_by_name(card._trusted):
         official = runner.test()
     seconds["scores"] = time.monotonic() - started
     keep_predictions(work, card, test, {name: metric.kept[name] for name in shown})

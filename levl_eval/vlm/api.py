@@ -16,6 +16,7 @@ from levl_eval.features import FeatureStore
 from levl_eval.io import atomic_write
 from levl_eval.progress import Progress
 from levl_eval.registry import backbone_card, recipe_card
+from levl_eval.trust import check_backbone
 from levl_eval.vlm import connector as connectors
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.engine import answer_batch
@@ -72,8 +73,10 @@ class VLM:
         return folder
 
 
-def load(folder: str | Path, backbone: str | None = None, llm: str | None = None, device: str = "cpu") -> VLM:
-    """A saved VLM. backbone, llm: where the same ones lie now, if elsewhere.
+def load(
+    folder: str | Path, backbone: str | None = None, llm: str | None = None, device: str = "cpu", trust: bool = False
+) -> VLM:
+    """A saved VLM. backbone, llm: where the same ones lie now, if elsewhere. trust: its `py:` backbone may run.
 
     Raises UsageError: not a VLM folder; an encoder or language model other than the connector was trained for.
     """
@@ -81,9 +84,10 @@ def load(folder: str | Path, backbone: str | None = None, llm: str | None = None
     try:
         card = json.loads((folder / "vlm.json").read_text(encoding="utf-8"))
         spec, prompt = ConnectorSpec(**card["connector"]), PromptSpec(**card["prompt"])
-        uri, name = backbone or card["backbone"], llm or card["llm"]
+        uri, name = backbone or str(card["backbone"]), llm or str(card["llm"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{folder}: no saved model ({type(e).__name__}: vlm.json); give the folder of VLM.save") from e
+    check_backbone(uri, str(folder / "vlm.json"), trust or backbone is not None)
     eye = load_backbone(uri)
     check_layer(eye, spec)
     language = load_language_model(name, device)
