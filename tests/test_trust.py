@@ -242,7 +242,8 @@ def test_a_pipe_among_class_folders_ends_a_run_in_one_line(tmp_path, capsys):
             folder.mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / "0.png")
     os.mkfifo(tmp_path / "classification" / "test" / "a" / "x.png")
-    where = [w for p in ("train", "data") for w in ("--set", f"classify.{p}.root={tmp_path / 'classification'}")]
+    sides = (("train", "train"), ("data", "test"))
+    where = [w for field, side in sides for w in ("--set", f"classify.{field}.root={tmp_path / 'classification' / side}")]
     words = ["run", "--backbone", "random:nano", "--tasks", "classify", "--data", str(tmp_path), "--out", str(tmp_path / "o")]
     assert main([*words, "--device", "cpu", "--quiet", "--seeds", "0", *where]) in (1, 2)
     shown = capsys.readouterr()
