@@ -86,7 +86,7 @@ def scope_of(spec: DataSpec, data: str) -> Scope | None:
         folders += [os.path.dirname(t) for t in trees]
     if not spec.root:
         trees += [absolute(Path(data) / top) for top in TOPS.get(spec.layout, ())]
-        trees += [absolute(Path(data) / name) for name in _SHARED.get(spec.layout, ())]
+    trees += [absolute(Path(data) / name) for name in _SHARED.get(spec.layout, ())]
     if spec.layout == "imagenet":
         tops = [Path(t) for t in trees] + [Path(trees[0]) / t for t in TOPS["imagenet"]]
         files += [str(f / n) for t in tops for f in list(t.parents)[:3] for n in IMAGENET_FILES]
