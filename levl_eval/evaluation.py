@@ -14,7 +14,7 @@ from typing import Any
 
 from levl_eval.cards import BackboneCard, near, protocol_of
 from levl_eval.errors import UsageError
-from levl_eval.io import locked, sha256_file
+from levl_eval.io import sha256_file
 from levl_eval.lmms import lmms_identity
 from levl_eval.processes import cores, keep_freed_memory
 from levl_eval.progress import Progress
@@ -137,12 +137,9 @@ def resolve_data(data: str, cache: Path, progress: Progress) -> str:
     if data == "hub":
         return data
     if data == "scenes":
-        from levl_eval.scenes.export import make_scenes
+        from levl_eval.scenes.export import cached_world
 
-        folder = cache / "scenes" / "seed0"
-        with locked(cache / "scenes" / ".lock"):
-            make_scenes(folder, progress=progress)
-        return str(folder)
+        return str(cached_world(cache, progress))
     if not Path(data).expanduser().is_dir():
         raise UsageError(
             f"--data {data}: no such directory; give one that holds gqa/, pope/, ade20k/, ..., or `hub`, or `scenes`"

@@ -204,7 +204,9 @@ def _train_or_take(
     first: Connector | None,
 ) -> tuple[Connector, dict[str, Any], bool]:
     dim, grid = token_width(features[0], recipe.connector), features[0].grid
-    kept = recall(lambda: connectors.recover(path, recipe.connector, dim, language.width, grid), progress) if team().first else None
+    kept = (
+        recall(lambda: connectors.recover(path, recipe.connector, dim, language.width, grid), progress) if team().first else None
+    )
     if team().agree(kept is not None):
         kept = kept or connectors.recover(path, recipe.connector, dim, language.width, grid)
         mark_used(path)
