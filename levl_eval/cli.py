@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
+from levl_eval.commands import ask, audit, cache, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.processes import cores, place
 from levl_eval.terminal import columns, print_rows, yaml_text
@@ -111,13 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true")
     check.set_defaults(call=_data_check)
 
-    cache = commands.add_parser("cache", help="the feature store")
-    cache.add_argument("what", choices=["ls", "verify", "clear"])
-    cache.add_argument("--json", action="store_true")
-    cache.set_defaults(call=_cache)
-
     # One command a module; importing them imports nothing heavy.
-    for module in (ask, audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
+    for module in (cache, ask, audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
         module.add(commands)
     return parser
 
@@ -284,11 +279,11 @@ def _data_make(args: argparse.Namespace) -> int:
         raise UsageError(f"--size {args.size}: from 64 to 512")
     if args.scale <= 0:
         raise UsageError(f"--scale {args.scale}: more than 0")
-    make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
+    done = make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
     if args.json:
         print(json.dumps({"out": args.out, **json.loads((Path(args.out) / "scenes.json").read_text())}, indent=1))
         return 0
-    print(f"{args.out}: written; check it with `levl-eval data check {args.out}`")
+    print(f"{args.out}: {'there already, whole' if done == 'there' else done}; check it with `levl-eval data check {args.out}`")
     return 0
 
 
@@ -308,26 +303,6 @@ def _data_check(args: argparse.Namespace) -> int:
             f"{directory}: holds no data set that is known here (gqa/, pope/, ade20k/, classification/, cifar10/, ...)"
         )
     return 1 if any(f.level == "error" for f in findings) else 0
-
-
-def _cache(args: argparse.Namespace) -> int:
-    from levl_eval.evaluation import default_cache
-    from levl_eval.features import FeatureStore
-
-    store = FeatureStore(default_cache() / "features")
-    if args.what == "ls":
-        if args.json:
-            print(json.dumps(store.table(), indent=1))
-            return 0
-        print_rows(store.ls())
-        return 0
-    if args.what == "verify":
-        broken = store.verify()
-        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, f"{len(broken)} broken"]))
-        return 1 if broken else 0
-    removed = store.clear()
-    print(json.dumps({"removed": removed}) if args.json else f"{removed} entries removed")
-    return 0
 
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
