@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from levl_eval import __version__, trust
 from levl_eval.card_fields import Between
-from levl_eval.commands import ask, audit, check, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
+from levl_eval.commands import ask, audit, cache, check, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.options import BATCH, LIMIT, SEED, Number, seed_list
 from levl_eval.processes import cores, place
@@ -114,13 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
     check_data.add_argument("--json", action="store_true")
     check_data.set_defaults(call=_data_check)
 
-    cache = commands.add_parser("cache", help="the feature store")
-    cache.add_argument("what", choices=["ls", "verify", "clear"])
-    cache.add_argument("--json", action="store_true")
-    cache.set_defaults(call=_cache)
-
     # One command a module; importing them imports nothing heavy.
-    for module in (ask, audit, check, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
+    for module in (ask, audit, cache, check, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
         module.add(commands)
     return parser
 
@@ -302,11 +297,11 @@ def _data_make(args: argparse.Namespace) -> int:
     from levl_eval.progress import Progress
     from levl_eval.scenes.export import make_scenes
 
-    make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
+    done = make_scenes(Path(args.out), seed=args.seed, size=args.size, scale=args.scale, progress=Progress())
     if args.json:
         print(json.dumps({"out": args.out, **json.loads((Path(args.out) / "scenes.json").read_text())}, indent=1))
         return 0
-    print(f"{args.out}: written; check it with `levl-eval data check {args.out}`")
+    print(f"{args.out}: {'there already, whole' if done == 'there' else done}; check it with `levl-eval data check {args.out}`")
     return 0
 
 
@@ -326,30 +321,6 @@ def _data_check(args: argparse.Namespace) -> int:
             f"{directory}: holds no data set that is known here (gqa/, pope/, ade20k/, classification/, cifar10/, ...)"
         )
     return 1 if any(f.level == "error" for f in findings) else 0
-
-
-def _cache(args: argparse.Namespace) -> int:
-    from levl_eval.features import FeatureStore
-    from levl_eval.runner.environment import default_cache
-
-    store = FeatureStore(default_cache() / "features")
-    if args.what == "ls":
-        if args.json:
-            print(json.dumps(store.table(), indent=1))
-            return 0
-        print_rows(store.ls())
-        return 0
-    if args.what == "verify":
-        broken = store.verify()
-        print(
-            json.dumps({"broken": broken}, indent=1)
-            if args.json
-            else "\n".join([*map(printable, broken), f"{len(broken)} broken"])
-        )
-        return 1 if broken else 0
-    removed = store.clear()
-    print(json.dumps({"removed": removed}) if args.json else f"{removed} entries removed")
-    return 0
 
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:

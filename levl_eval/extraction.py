@@ -2,10 +2,11 @@
 
 Below the store's folder, PARTS/KEY holds while an entry is being made
   plan.json            rows a chunk: whole batches, so that a chunk's numbers do not depend on who makes it or when
-  float16/000012.npz   chunk 12 (pooled, patches, grid), complete or not there; read back under its checksum
+  float16/000012.npz   chunk 12 (pooled, patches, grid, its rows), complete or not there; read back under its checksum
   float32              marker: half precision cannot hold the values; chunks lie in single/ from then on
   locks/12             held by the process that is at chunk 12; a killed process frees it
   entry/               pooled.npy and patches.npy, to which chunks are appended in order and then removed
+  sums/000012          checksums of the rows of chunk 12 in them: whoever resumes the joining looks at what is there already
 One process writes each file. Every process that wants the entry takes chunks nobody is at; one of them joins them.
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +38,7 @@ from levl_eval.progress import Progress
 
 ARRAYS = ("pooled", "patches")
 MANY, BYTES = 16, 1 << 28  # batches and bytes a chunk holds at most
+_BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, NotImplementedError, zipfile.BadZipFile)
 FEW = 64  # chunks a small set is cut into, so that processes have something to share
 
 
@@ -102,10 +105,10 @@ class Extraction:
         here = [c for c in range(self.chunks) if self._file(c).exists()]
         try:
             last = self._read(self.chunks - 1)  # kept to the end: it tells shapes and grid
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except _BROKEN:
             self._file(self.chunks - 1).unlink(missing_ok=True)
             return None
-        begun = min(self._appended(out, last), here[0])
+        begun = self._sound(out, last, min(self._appended(out, last), here[0]))
         n = len(self.images)
         with ExitStack() as files:
             files.enter_context(told_when_full(out))
@@ -114,27 +117,50 @@ class Extraction:
                 header = _header((n, *last[a].shape[1:]), last[a].dtype)
                 size = len(header) + self._slice(begun)[0] * _row_bytes(last[a]) if begun else 0
                 handles[a] = files.enter_context(open(out / f"{a}.npy", "r+b" if begun else "wb"))
-                handles[a].truncate(size)
-                handles[a].seek(size)
-                if not begun:
-                    handles[a].write(header)
+                handles[a].write(header)
+                if begun:
+                    handles[a].truncate(size)
+                    handles[a].seek(size)
             for c in range(begun, self.chunks):
                 start, stop = self._slice(c)
                 try:
                     found = last if c == self.chunks - 1 else self._read(c)
-                except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                except _BROKEN:
                     self._file(c).unlink(missing_ok=True)
                     return None
                 if len(found["pooled"]) != stop - start or any(found[a].shape[1:] != last[a].shape[1:] for a in ARRAYS):
                     self._file(c).unlink(missing_ok=True)
                     return None
+                sums = {}
                 for a, handle in handles.items():
-                    handle.write(np.ascontiguousarray(found[a]).reshape(-1).view(np.uint8).data)
+                    rows = np.ascontiguousarray(found[a]).reshape(-1).view(np.uint8).data
+                    sums[a] = zlib.crc32(rows)
+                    handle.write(rows)
                     handle.flush()
                     os.fsync(handle.fileno())
+                atomic_write(self._sum(c), json.dumps(sums))
                 if c < self.chunks - 1:
                     self._file(c).unlink(missing_ok=True)
         return out, (int(last["grid"][0]), int(last["grid"][1]))
+
+    def _sum(self, chunk: int) -> Path:
+        return self.folder / "sums" / f"{chunk:06d}"
+
+    def _sound(self, out: Path, last: dict[str, np.ndarray], appended: int) -> int:
+        """How many of the chunks that an interrupted joining has appended are as they were written."""
+        for c in range(appended):
+            start, stop = self._slice(c)
+            try:
+                sums = json.loads(self._sum(c).read_text())
+                for a in ARRAYS:
+                    each, head = _row_bytes(last[a]), len(_header((len(self.images), *last[a].shape[1:]), last[a].dtype))
+                    with open(out / f"{a}.npy", "rb") as f:
+                        f.seek(head + start * each)
+                        if zlib.crc32(f.read((stop - start) * each)) != sums[a]:
+                            return c
+            except _BROKEN:
+                return c
+        return appended
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -164,6 +190,7 @@ class Extraction:
             try:
                 return max(1, int(json.loads(path.read_text())["rows"]))
             except (OSError, ValueError, KeyError, TypeError):
+                shutil.rmtree(self.folder / "entry", ignore_errors=True)  # what is there is of no known plan
                 rows = chunk_rows(len(self.images), self.batch_size, self.bytes_each)
                 atomic_write(path, json.dumps({"rows": rows, "images": len(self.images), "backbone": self.name}))
                 return rows
@@ -176,7 +203,7 @@ class Extraction:
             try:
                 if chunk < self._appended(self.folder / "entry", self._read(self.chunks - 1)):
                     return True
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except _BROKEN:
                 pass
         return self.done()
 
@@ -192,8 +219,10 @@ class Extraction:
         return self.chunks if min(rows) >= len(self.images) else min(rows) // self.rows
 
     def _read(self, chunk: int) -> dict[str, np.ndarray]:
-        """A chunk's arrays; the archive's checksums are verified."""
-        with np.load(self._file(chunk)) as stored:
+        """A chunk's arrays; the archive's checksums are verified. Raises one of _BROKEN."""
+        with np.load(self._file(chunk), allow_pickle=False) as stored:
+            if tuple(stored["rows"].tolist()) != self._slice(chunk):
+                raise ValueError("a chunk of another plan")
             return {k: stored[k] for k in (*ARRAYS, "grid")}
 
     def _batches(self, chunks: Iterator[int] | Sequence[int]) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -282,7 +311,8 @@ class Extraction:
         """A chunk into its file; then others may see that it is there."""
         arrays = {a: np.concatenate([getattr(p, a) for p in parts]) for a in ARRAYS}
         with atomic_path(self._file(chunk, dtype)) as temporary, open(temporary, "wb") as f:
-            np.savez(f, pooled=arrays["pooled"], patches=arrays["patches"], grid=np.array(parts[0].grid))
+            grid, rows = np.array(parts[0].grid), np.array(self._slice(chunk))
+            np.savez(f, pooled=arrays["pooled"], patches=arrays["patches"], grid=grid, rows=rows)
         if lock is not None:
             lock.close()
 

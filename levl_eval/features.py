@@ -2,20 +2,21 @@
 
 While an entry is made its chunks lie in DIR/parts/KEY (extraction.py): a killed process goes on from them, several share them.
 
-An entry's key is the SHA-256 of the canonical JSON of
-  weights      sha256 of the backbone's parameters and buffers (not of a path: a retrained file is another entry)
+An entry's key (records.identity.cache_key) is made of
+  encoder      weights, code and modules of the backbone (Backbone.encoder_parts; not its path: a retrained file is another entry)
   preprocess   Preprocess.describe(): size, resize, crop, interpolation, mean, std
   layer        which layer's tokens: "last" (after the final norm), or the list of blocks whose outputs are concatenated
-  views        only where several views of each image are kept: their boxes and flips (backbones.views)
+  views        where several views of each image are kept: their boxes and flips (backbones.views)
   dtype        what is stored
-  images       fingerprint of the image set (contents and order)
-  format       version of this layout, and of how Preprocess is carried out
-and its folder DIR/KEY[:2]/KEY holds pooled.npy [N, D], patches.npy [N, n, D'] and meta.json with their SHA-256.
+  device       its kind: cpu, cuda, mps
+  images       fingerprint of the image set, and digest of its ids in the order of the rows
+  version      of this layout, and of how Preprocess is carried out (FORMAT)
+and its folder DIR/KEY[:2]/KEY holds pooled.npy [N, D], patches.npy [N, n, D'] and meta.json with their SHA-256 and its own.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import shutil
@@ -29,12 +30,14 @@ import torch
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.views import Views
+from levl_eval.checked import mark_used
 from levl_eval.data.types import ImageSet
 from levl_eval.engines import FEATURES
 from levl_eval.errors import LevlError
 from levl_eval.extraction import ARRAYS, Extraction
 from levl_eval.io import atomic_write, locked, sha256_file
 from levl_eval.progress import Progress
+from levl_eval.records.identity import cache_key, digest
 
 FORMAT = FEATURES
 PARTS = "parts"  # entries in the making
@@ -111,16 +114,15 @@ class FeatureStore:
         preprocess: Preprocess,
         layers: Sequence[int] | None = None,
         views: Views | None = None,
+        device: torch.device | str = "cpu",
     ) -> str:
         """The content key; see the module's text."""
-        layer = "last" if layers is None else backbone.layer_indices(layers)
-        parts: dict[str, Any] = {
-            "weights": backbone.weights_sha256, "preprocess": preprocess.describe(), "layer": layer, "dtype": "float16",
-            "images": images.fingerprint, "format": FORMAT,
-        }  # fmt: skip
-        if views is not None:
-            parts["views"] = [list(v) for v in views.boxes]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return cache_key(
+            "features", FORMAT, encoder=backbone.encoder_parts(), preprocess=preprocess.describe(),
+            layer="last" if layers is None else backbone.layer_indices(layers),
+            views=None if views is None else [list(v) for v in views.boxes], dtype="float16", device=torch.device(device).type,
+            images={"fingerprint": images.fingerprint, "order": digest(list(images.ids))},
+        )  # fmt: skip
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key
@@ -147,9 +149,9 @@ class FeatureStore:
         """
         progress = progress or Progress(quiet=True)
         preprocess = preprocess or backbone.preprocess
-        key = self.key(backbone, images, preprocess, layers, views)
+        key = self.key(backbone, images, preprocess, layers, views, device)
         with locked(self.folder / "locks" / key):
-            if self._whole(key, progress):
+            if self._whole(key, images, progress):
                 return self._open(key, hit=True)
         check_size(backbone, views.side if views else preprocess.size, torch.device(device))
         encoder = _Encoder(backbone, None if layers is None else tuple(layers), views)
@@ -158,43 +160,54 @@ class FeatureStore:
         while True:
             parts.fill()
             with locked(self.folder / "locks" / key):
-                if self._whole(key, progress):
+                if self._whole(key, images, progress):
                     parts.remove()  # what a late process has left behind
                     return self._open(key, hit=False)
                 if self._finish(key, encoder, images, preprocess, parts):
                     return self._open(key, hit=False)
             progress.say(f"features {key[:12]}: a stored part is damaged; computed again")
 
-    def _whole(self, key: str, progress: Progress) -> bool:
+    def _whole(self, key: str, images: ImageSet, progress: Progress) -> bool:
         """Whether an entry is there and undamaged; a damaged one is removed."""
         if not self._path(key).exists():
             return False
-        wrong = self._damage(key)
+        wrong = self.damage(key, images.ids)
         if wrong:
             progress.say(f"features {key[:12]}: {wrong}; computed again")
+            self._verified.discard(key)
+            if self._path(key).is_file():
+                self._path(key).unlink()
             shutil.rmtree(self._path(key), ignore_errors=True)
         return not wrong
 
     def _meta(self, key: str) -> dict[str, Any]:
-        return json.loads((self._path(key) / "meta.json").read_text())
+        return json.loads((self._path(key) / "meta.json").read_text(encoding="utf-8"))
 
     def _open(self, key: str, hit: bool) -> FeatureSet:
         meta = self._meta(key)
-        arrays = {a: np.load(self._path(key) / f"{a}.npy", mmap_mode="r") for a in ARRAYS}
+        pooled, patches = (np.load(self._path(key) / f"{a}.npy", mmap_mode="r") for a in ARRAYS)
         self._verified.add(key)
-        return FeatureSet(**arrays, ids=tuple(meta["ids"]), grid=(meta["grid"][0], meta["grid"][1]), key=key, hit=hit)
+        mark_used(self._path(key) / "meta.json")
+        return FeatureSet(pooled, patches, ids=tuple(meta["ids"]), grid=(meta["grid"][0], meta["grid"][1]), key=key, hit=hit)
 
-    def _damage(self, key: str) -> str:
-        """What is wrong with an entry, or ''. Contents are hashed once a process."""
-        if key in self._verified:
-            return ""
+    def damage(self, key: str, ids: Sequence[str] | None = None) -> str:
+        """What is wrong with an entry, or ''. Arrays are hashed once a process. ids: of the images it must be of, in order."""
+        folder = self._path(key)
         try:
             meta = self._meta(key)
+            checksum = meta.pop("checksum")
+            if checksum != digest(meta):
+                return "meta.json is damaged (checksum)"
+            if meta["key"] != key or (ids is not None and meta["ids"] != list(ids)):
+                return "meta.json is another entry's"
             for a in ARRAYS:
-                if sha256_file(self._path(key) / f"{a}.npy") != meta["sha256"][a]:
+                found = np.load(folder / f"{a}.npy", mmap_mode="r")
+                if len(found) != len(meta["ids"]):
+                    return f"{a}.npy has {len(found)} rows for {len(meta['ids'])} images"
+                if key not in self._verified and sha256_file(folder / f"{a}.npy") != meta["sha256"][a]:
                     return f"{a}.npy is damaged (checksum)"
-        except (OSError, ValueError, KeyError) as e:
-            return f"incomplete ({type(e).__name__})"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as e:
+            return f"incomplete or damaged ({type(e).__name__})"
         return ""
 
     def _extraction(
@@ -233,56 +246,41 @@ class FeatureStore:
         work, grid = joined
         backbone, target = encoder.backbone, self._path(key)
         meta = {
-            "format": FORMAT, "backbone": backbone.name, "weights": backbone.weights_sha256, "preprocess": preprocess.describe(),
+            "key": key, "format": FORMAT, "backbone": backbone.name, "encoder": backbone.encoder_parts(), "preprocess": preprocess.describe(),
             "images": images.fingerprint, "source": images.source, "ids": list(images.ids), "grid": list(grid),
             "sha256": {a: sha256_file(work / f"{a}.npy") for a in ARRAYS},
         }  # fmt: skip
-        atomic_write(work / "meta.json", json.dumps(meta))
+        atomic_write(work / "meta.json", json.dumps({**meta, "checksum": digest(meta)}))
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work, target)
         parts.remove()
         return True
 
     def entries(self) -> Iterator[Path]:
+        """Folders of the entries that are there, in order of their keys; not those in the making."""
         yield from sorted(p.parent for p in self.folder.glob("??/*/meta.json") if not p.parent.name.startswith("."))
 
+    def verify(self) -> list[str]:
+        """One line for each damaged entry."""
+        self._verified.clear()
+        return [f"{p.name[:12]}: {wrong}" for p in self.entries() if (wrong := self.damage(p.name))]
+
     def table(self) -> list[dict[str, Any]]:
-        """Key, backbone, images, bytes and source of every entry; of one in the making, how many images of it are there."""
+        """Key, backbone, images, bytes and source of every entry; of one in the making, how many images it will have."""
         out = []
         for path in self.entries():
-            meta = json.loads((path / "meta.json").read_text())
-            size = sum(f.stat().st_size for f in path.iterdir())
-            out.append(
-                {
-                    "key": path.name,
-                    "backbone": meta["backbone"],
-                    "images": len(meta["ids"]),
-                    "bytes": size,
-                    "source": meta["source"],
-                    "whole": True,
-                }
-            )
+            meta = _told(path / "meta.json")
+            ids = meta.get("ids")
+            out.append(_row(path, meta, len(ids) if isinstance(ids, list) else 0, whole=True))
         for plan in sorted(self.folder.glob(f"{PARTS}/*/plan.json")):
-            try:
-                told = json.loads(plan.read_text())
-                size = sum(f.stat().st_size for f in plan.parent.rglob("*.np[yz]"))
-                out.append(
-                    {
-                        "key": plan.parent.name,
-                        "backbone": told["backbone"],
-                        "images": told["images"],
-                        "bytes": size,
-                        "source": "",
-                        "whole": False,
-                    }
-                )
-            except (OSError, ValueError, KeyError):
-                continue  # finished or removed this moment
+            told = _told(plan)
+            images = told.get("images")
+            out.append(_row(plan.parent, told, images if isinstance(images, int) else 0, whole=False))
         return out
 
     def ls(self) -> list[list[str]]:
         """A row an entry: key, backbone, images, megabytes, source (or that it is unfinished)."""
-        unfinished = "unfinished; the run that makes it goes on from here"
+        unfinished = "unfinished; the run that makes it resumes from here"
         return [
             [
                 r["key"][:12],
@@ -294,11 +292,6 @@ class FeatureStore:
             for r in self.table()
         ]
 
-    def verify(self) -> list[str]:
-        """One line for each damaged entry."""
-        self._verified.clear()
-        return [f"{p.name[:12]}: {wrong}" for p in self.entries() if (wrong := self._damage(p.name))]
-
     def clear(self) -> int:
         """Remove every entry, those in the making too; returns how many."""
         found = [*self.entries(), *(p.parent for p in sorted(self.folder.glob(f"{PARTS}/*/plan.json")))]
@@ -306,3 +299,23 @@ class FeatureStore:
             shutil.rmtree(path, ignore_errors=True)
         self._verified.clear()
         return len(found)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """A JSON file's fields; none where it is damaged or gone."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _row(path: Path, told: dict[str, Any], images: int, whole: bool) -> dict[str, Any]:
+    size = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(OSError):  # removed this moment
+            size += file.stat().st_size
+    return {
+        "key": path.name, "backbone": str(told.get("backbone", "")), "images": images, "bytes": size,
+        "source": str(told.get("source", "")) if whole else "", "whole": whole,
+    }  # fmt: skip

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from levl_eval._compat import repair
-from levl_eval.backbones.code import tokenizer_digest
+from levl_eval.backbones.code import structure_of, tokenizer_digest
 from levl_eval.errors import LevlError
 
 repair()  # every loader imports this module before its library, and with it torchvision
@@ -126,8 +126,10 @@ class Backbone(nn.Module, abc.ABC):
     code: Mapping[str, str] = {}
 
     def encoder_parts(self) -> dict[str, Any]:
-        """What moves features besides preprocessing, as identity parts: weights and code."""
-        return {"weights": self.weights_sha256, "code": dict(self.code)}
+        """What moves features besides preprocessing, as identity parts: weights, code, and what is built of the code."""
+        if "_structure" not in self.__dict__:
+            self.__dict__["_structure"] = structure_of(self)  # once: some modules note what they have last seen
+        return {"weights": self.weights_sha256, "code": dict(self.code), "modules": self.__dict__["_structure"]}
 
     def text_parts(self) -> dict[str, Any]:
         """What moves text embeddings besides :meth:`encoder_parts`: tokenizer, maximal length, read-out. {} without text."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -120,6 +121,28 @@ def constants_of(model: Any, skipped: frozenset[str]) -> str:
                 if plain is not None:
                     out[f"{name}.{key}"] = plain
     return digest(out)
+
+
+def structure_of(model: Any) -> str:
+    """SHA-256 over the classes of a torch module and of those inside it, what they print of themselves, and their plain settings.
+
+    Two encoders may share every weight and differ in an activation, a norm's epsilon or a number of heads: CLIP's with and without
+    QuickGELU. Texts are left out, other than the name of a pooling: they may be paths.
+    """
+    h = hashlib.sha256()
+    for name, module in model.named_modules():
+        shown = module.extra_repr()
+        plain = {
+            key: _plain(value) for key, value in vars(module).items()
+            if not key.startswith("_") and key != "training" and "cached" not in key
+            and (isinstance(value, (bool, int, float)) or (isinstance(value, str) and key in _SETTINGS))
+        }  # fmt: skip
+        h.update(f"{name}:{type(module).__name__}({_ADDRESS.sub('', shown)}){digest(plain)};".encode())
+    return h.hexdigest()
+
+
+_SETTINGS = frozenset({"global_pool", "pool_type", "pool", "pooling", "family", "act", "hidden_act"})
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

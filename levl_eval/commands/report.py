@@ -36,10 +36,11 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     from levl_eval.cards import parse_card
     from levl_eval.errors import LevlError
     from levl_eval.runner.environment import default_cache
+    from levl_eval.scenes.export import world_folder
 
     if record.engine not in _PICTURED or not record.card:
         return None
-    folder = data or (str(default_cache() / "scenes" / "seed0") if record.source == "scenes" else record.source)
+    folder = data or (str(world_folder(default_cache())) if record.source == "scenes" else record.source)
     try:
         if folder != "hub" and not Path(folder).is_dir():
             raise LevlError(f"{folder} is not there; give --data DIR")

@@ -1,20 +1,38 @@
-"""Text embeddings, made once: kept in the cache by the backbone's weights and the texts. Prompts and class names."""
+"""Text embeddings, made once: kept in the cache by what the backbone's text side is, and the texts. Prompts and class names."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from levl_eval.backbones.base import Backbone
+from levl_eval.checked import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.data.classification import lines_of
 from levl_eval.errors import UsageError
-from levl_eval.io import atomic_path
 from levl_eval.progress import Progress
+from levl_eval.records.identity import cache_key
 
 BATCH = 256  # texts encoded at once
+TEXTS = 1  # version of how they are encoded
+
+
+def texts_key(backbone: Backbone, distinct: list[str]) -> str:
+    """Under what the embeddings of some texts are kept: equal weights may be read with another tokenizer, length or read-out."""
+    device = next((p.device.type for p in backbone.parameters()), "cpu")
+    parts = {"encoder": backbone.encoder_parts(), "text": backbone.text_parts(), "device": device}
+    return cache_key("texts", TEXTS, **parts, texts=distinct)
+
+
+def _kept(path: Path, count: int) -> dict[str, Tensor]:
+    """Kept embeddings by name. Raises FileNotFoundError, Damaged."""
+    out = read_arrays(path, path.stem)
+    if not out or any(v.ndim != 2 or len(v) != count or v.dtype != np.float32 for v in out.values()):
+        raise Damaged(f"{path}: does not hold embeddings of {count} texts")
+    mark_used(path)
+    return {k: torch.from_numpy(v) for k, v in out.items()}
 
 
 @torch.inference_mode()
@@ -24,14 +42,10 @@ def text_embeddings(backbone, texts: list[str], cache: Path | None = None, progr
     distinct = list(dict.fromkeys(texts))
     at = {t: i for i, t in enumerate(distinct)}
     rows = torch.tensor([at[t] for t in texts], dtype=torch.long)
-    key = hashlib.sha256("\0".join([backbone.weights_sha256, str(type(backbone).__name__), *distinct]).encode()).hexdigest()
-    path = cache / "texts" / f"{key}.npz" if cache else None
-    if path is not None and path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return {k: torch.from_numpy(stored[k])[rows] for k in stored.files}
-        except (OSError, ValueError):
-            path.unlink(missing_ok=True)  # damaged: made again
+    path = cache / "texts" / f"{texts_key(backbone, distinct)}.npz" if cache else None
+    kept = recall(lambda: _kept(path, len(distinct)), progress) if path is not None else None
+    if kept is not None:
+        return {k: v[rows] for k, v in kept.items()}
     parts: list[dict[str, Tensor]] = []
     with progress.stage(f"texts of {backbone.name}", len(distinct), "text") as bar:
         for i in range(0, len(distinct), BATCH):
@@ -40,8 +54,7 @@ def text_embeddings(backbone, texts: list[str], cache: Path | None = None, progr
             bar.advance(len(chunk))
     out = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     if path is not None:
-        with atomic_path(path) as temporary, open(temporary, "wb") as f:
-            np.savez(f, **{k: v.numpy() for k, v in out.items()})
+        write_arrays(path, path.stem, {k: v.numpy() for k, v in out.items()})
     return {k: v[rows] for k, v in out.items()}
 
 

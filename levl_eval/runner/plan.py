@@ -123,13 +123,9 @@ def resolve_data(data: str, cache_folder: Path, progress: Progress) -> str:
     if data == "hub":
         return data
     if data == "scenes":
-        from levl_eval.io import locked
-        from levl_eval.scenes.export import make_scenes
+        from levl_eval.scenes.export import cached_world
 
-        folder = cache_folder / "scenes" / "seed0"
-        with locked(cache_folder / "scenes" / ".lock"):
-            make_scenes(folder, progress=progress)
-        return str(folder)
+        return str(cached_world(cache_folder, progress))
     if not Path(data).expanduser().is_dir():
         raise UsageError(
             f"--data {data}: no such directory; give one that holds gqa/, pope/, ade20k/, ..., or `hub`, or `scenes`"

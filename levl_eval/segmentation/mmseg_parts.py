@@ -33,15 +33,15 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
 from mmseg.registry import LOOPS, MODELS, TRANSFORMS  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
+from levl_eval.checked import Damaged, read_state, write_state  # noqa: E402
 from levl_eval.data.types import SegmentationSet  # noqa: E402
 from levl_eval.errors import LevlError  # noqa: E402
-from levl_eval.io import atomic_path  # noqa: E402
 from levl_eval.progress import Stage  # noqa: E402
 from levl_eval.segmentation.mmseg_backbone import LevlBackbone  # noqa: E402, F401 (imported for its registration)
 from levl_eval.segmentation.task import full_mask  # noqa: E402
 
 VOID = 255  # mmseg's label of pixels that do not count
-FORMAT = 1
+FORMAT = 2
 
 
 def register(imports: dict[str, Any] | None = None) -> None:
@@ -209,23 +209,20 @@ class Keeper(Hook):
         done = runner.iter + 1
         if done % self.every == 0 or done == runner.max_iters:
             state = {
-                "format": FORMAT, "identity": self.identity, "step": done, "losses": self.losses, "seen": self.seen,
+                "format": FORMAT, "step": done, "losses": self.losses, "seen": self.seen,
                 "head": runner.model.state_dict(), "optim": runner.optim_wrapper.state_dict(),
                 "schedulers": [s.state_dict() for s in runner.param_schedulers], "rng": torch.get_rng_state(),
             }  # fmt: skip
-            with atomic_path(self.file) as temporary:
-                torch.save(state, temporary)
+            write_state(self.file, self.identity, state)
 
 
 def kept(file: Path, identity: str) -> dict[str, Any] | None:
     """What a Keeper of the same training left, or None: nothing, a damaged file, or another training's."""
-    if not file.exists():
-        return None
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        return state if state["format"] == FORMAT and state["identity"] == identity else None
-    except Exception:  # a damaged file has many ways to fail; the training starts anew
+        state = read_state(file, identity)
+    except (FileNotFoundError, Damaged):
         return None
+    return state if state.get("format") == FORMAT else None
 
 
 class HeadRunner(Runner):

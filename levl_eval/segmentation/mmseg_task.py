@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from levl_eval.cards import MMSegCard, protocol_of
-from levl_eval.data.images import fingerprint_text
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError
 from levl_eval.features import check_size
+from levl_eval.records.identity import cache_key, digest
 from levl_eval.segmentation.mmseg_config import Plan, plan_of
 from levl_eval.segmentation.mmseg_trust import no_imports_by_name
 from levl_eval.segmentation.pictures import keep_predictions, spread
@@ -54,13 +54,25 @@ def run(context: Context) -> Outcome:
     return _train_and_score(context, plan, train, test, context.work)
 
 
-def _identity(context: Context, train: SegmentationSet) -> str:
-    """What a kept training must share to go on: backbone, protocol, data and seed."""
-    parts = [
-        context.backbone.weights_sha256, json.dumps(protocol_of(context.card), sort_keys=True), train.fingerprint,
-        train.images.fingerprint, str(context.seed),
-    ]  # fmt: skip
-    return fingerprint_text(parts)
+HEAD = 1  # version of the training: raised when equal inputs would give another head
+
+
+def head_key(context: Context, train: SegmentationSet, amp: str = "") -> str:
+    """What a kept training must share to be resumed. amp: where mixed precision was asked for, what became of it."""
+    backbone = context.backbone
+    return cache_key(
+        "mmseg head", HEAD, encoder=backbone.encoder_parts(), preprocess=backbone.preprocess.describe(),
+        protocol=protocol_of(context.card), seed=context.seed, device=context.device.type, mixed_precision=amp,
+        train={"masks": train.fingerprint, "images": train.images.fingerprint, "order": digest(list(train.images.ids))},
+        classes=list(train.classes), ignore=train.ignore_index, libraries={p: _version(p) for p in ("mmsegmentation", "mmengine")},
+    )  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test: SegmentationSet, work: Path) -> Outcome:
@@ -68,7 +80,8 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
 
     mmseg_parts.register(plan.imports)
     device, card, seed = context.device, context.card, context.seed
-    file, identity = work / "head.pt", _identity(context, train)
+    wrapper, amp = _on_device(plan.optim_wrapper, device)
+    file, identity = work / "head.pt", head_key(context, train, amp)
     state = mmseg_parts.kept(file, identity)
     if state is None and file.exists():
         context.progress.say(f"  {file}: of another training, or damaged; training starts anew")
@@ -80,7 +93,6 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
     learn = mmseg_parts.Pictures(train, plan.train_pipeline, seed)
     places = mmseg_parts.Places(len(learn), first * plan.batch_size, plan.steps * plan.batch_size, seed)
     judge = mmseg_parts.Pictures(test, plan.test_pipeline, seed)
-    wrapper, amp = _on_device(plan.optim_wrapper, device)
     started = time.monotonic()
     with _quiet(), no_imports_by_name(card._trusted), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
         stage.done = first

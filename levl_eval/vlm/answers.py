@@ -16,6 +16,7 @@ from levl_eval.engines import ANSWERS
 from levl_eval.errors import LevlError
 from levl_eval.processes import team
 from levl_eval.progress import Progress
+from levl_eval.records.identity import digest
 from levl_eval.vlm.engine import Bounds, answer_all, answer_alone
 from levl_eval.vlm.language import LanguageModel
 from levl_eval.vlm.prompts import Prompt
@@ -34,33 +35,33 @@ class Answers:
 
 
 class Journal:
-    """Answers as they come, one image a line, appended; a line torn by a crash is forgotten. One file a process."""
+    """Answers as they come, appended, one file a process. A line is [checksum, entries] of one image, an entry [question id, text,
+    likelihoods]; the checksum is over the journal's key too. A line torn by a crash is forgotten, any other broken one is said.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_suffix(f".{team().rank}.jsonl")
         self.stem = path
+        self.broken = 0  # lines left out by the last ``read``
 
     def read(self) -> list[list[Any]]:
-        """Entries [question id, text, likelihoods] of all processes so far."""
-        out = []
+        """Entries of all processes so far."""
+        out, self.broken = [], 0
         for file in sorted(self.stem.parent.glob(f"{self.stem.stem}.*.jsonl")):
-            whole = file.read_bytes()
-            end = whole.rfind(b"\n") + 1
-            if end < len(whole) and file == self.path:
+            entries, end, broken = read_journal(file)
+            self.broken += broken
+            if end is not None and file == self.path:
                 with open(file, "r+b") as f:
                     f.truncate(end)
-            for line in whole[:end].splitlines():
-                try:
-                    out += json.loads(line)
-                except ValueError:
-                    continue
+            out += entries
         return out
 
     def append(self, entries: list[list[Any]]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as f:  # one write: whole lines, whoever is killed
-                f.write(json.dumps(entries, ensure_ascii=False).encode() + b"\n")
+                line = [_line_sum(self.stem.stem, entries), entries]
+                f.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         except OSError as e:
             raise LevlError(
                 f"{self.path}: answers cannot be kept ({e.strerror}); free the disk and run the same command again"
@@ -70,6 +71,40 @@ class Journal:
         if team().first:
             for file in self.stem.parent.glob(f"{self.stem.stem}.*.jsonl"):
                 file.unlink(missing_ok=True)
+
+
+def _line_sum(key: str, entries: Any) -> str:
+    return digest([key, entries])[:16]
+
+
+def read_journal(file: Path) -> tuple[list[list[Any]], int | None, int]:
+    """(entries, where a torn last line begins or None, how many other lines are broken or of another journal) of one file."""
+    try:
+        whole = file.read_bytes()
+    except OSError:
+        return [], None, 1
+    key, end = file.name.split(".")[0], whole.rfind(b"\n") + 1
+    out: list[list[Any]] = []
+    broken = 0
+    for line in whole[:end].splitlines():
+        try:
+            checksum, entries = json.loads(line.decode("utf-8", "surrogatepass"))
+            for question, text, values in entries:
+                if not (isinstance(question, str) and isinstance(text, str) and isinstance(values, list)):
+                    raise ValueError("an entry of another form")
+            if checksum != _line_sum(key, entries):
+                raise ValueError("checksum")
+        except (ValueError, TypeError, RecursionError):
+            broken += 1
+            continue
+        out += entries
+    return out, end if end < len(whole) else None, broken
+
+
+def damage(file: Path) -> str:
+    """What is wrong with a journal, or ''; a torn last line is what a killed process leaves."""
+    broken = read_journal(file)[2]
+    return f"{file}: {broken} damaged lines" if broken else ""
 
 
 def bounds_for(device: torch.device) -> Bounds:
@@ -104,10 +139,12 @@ def answer_set(
     out = Answers()
     wanted = {q.question_id for q in questions}
     for qid, text, values in journal.read() if journal else ():
-        if qid in wanted:
+        if qid in wanted and len(values) == len(choices):
             out.texts[qid] = text
             if choices:
                 out.likelihoods[qid] = values
+    if journal and journal.broken:
+        progress.say(f"{journal.path}: {journal.broken} damaged lines; these questions are asked again")
     crew.wait()
     out.resumed = len(out.texts)
     groups = by_image([q for q in questions if q.question_id not in out.texts])

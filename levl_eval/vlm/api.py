@@ -15,6 +15,7 @@ from levl_eval.errors import UsageError
 from levl_eval.features import FeatureStore
 from levl_eval.io import atomic_write
 from levl_eval.progress import Progress
+from levl_eval.records.identity import digest
 from levl_eval.registry import backbone_card, recipe_card
 from levl_eval.trust import check_backbone
 from levl_eval.vlm import connector as connectors
@@ -60,7 +61,7 @@ class VLM:
         """Write vlm.json and connector.safetensors; encoder and language model are named by their hashes, not copied."""
         folder = Path(folder)
         spec = self.connector.spec
-        meta = {"weights": self.backbone.weights_sha256, "llm": self.language.sha256}
+        meta = made_for(self.backbone, self.language)
         connectors.save(folder / "connector.safetensors", self.connector, meta)
         card = {
             "backbone": self.uri,
@@ -71,6 +72,16 @@ class VLM:
         }
         atomic_write(folder / "vlm.json", json.dumps(card, indent=1) + "\n")
         return folder
+
+
+def made_for(backbone: Backbone, language: LanguageModel) -> dict[str, str]:
+    """What a saved connector may be used with, by content. A library's release does not enter: a saved model outlives it."""
+    parts = language.parts()
+    code = {k: v for k, v in backbone.code.items() if k in ("source", "constants", "factory")}
+    return {
+        "weights": backbone.weights_sha256, "llm": language.sha256, "preprocess": digest(backbone.preprocess.describe()),
+        "code": digest(code), "tokenizer": digest([parts[k] for k in ("tokenizer", "template", "settings")]),
+    }  # fmt: skip
 
 
 def load(
@@ -91,7 +102,8 @@ def load(
     eye = load_backbone(uri)
     check_layer(eye, spec)
     language = load_language_model(name, device)
-    expect = {"weights": eye.weights_sha256, "llm": language.sha256}
+    told = card.get("sha256") if isinstance(card.get("sha256"), dict) else {}
+    expect = {k: v for k, v in made_for(eye, language).items() if k in ("weights", "llm") or k in told}  # earlier files told less
     file = folder / "connector.safetensors"
     net, _ = connectors.load(file, spec, width_of(eye, spec), language.width, expect, eye.grid)
     return VLM(eye.to(device), net.to(device), language, prompt, uri, name)

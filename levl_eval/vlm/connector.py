@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from levl_eval.cards import ConnectorSpec
+from levl_eval.checked import Damaged, tree_digest
 from levl_eval.errors import UsageError
 from levl_eval.io import atomic_path
 
@@ -135,13 +136,56 @@ def fit_standardization(connector: Connector, read: Callable[[int, int], Any], c
 
 
 def save(path: Path, connector: Connector, meta: dict[str, Any]) -> None:
-    """One safetensors file; ``meta`` (what it was trained for) as JSON in its header."""
+    """One safetensors file; ``meta`` (what it was trained for) as JSON in its header, with a checksum of it and the weights."""
+    state = {k: v.detach().cpu().contiguous() for k, v in connector.state_dict().items()}
+    text = json.dumps(meta, sort_keys=True)
     with atomic_path(path) as temporary:
-        save_file(
-            {k: v.contiguous() for k, v in connector.state_dict().items()},
-            temporary,
-            metadata={"levl": json.dumps(meta, sort_keys=True)},
-        )
+        save_file(state, temporary, metadata={"levl": text, "checksum": tree_digest({"meta": text, "state": state})})
+
+
+def _read(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and meta of a file; ``bare``: also of one that was saved before files had a checksum. Raises FileNotFoundError, Damaged."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            told = f.metadata() or {}
+            meta = json.loads(told.get("levl", "{}"))
+            state = {k: f.get_tensor(k) for k in f.keys()}
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as e:
+        raise Damaged(f"{path}: no readable connector ({type(e).__name__})") from e
+    checksum = told.get("checksum")
+    tied = (bare and checksum is None) or tree_digest({"meta": told.get("levl", ""), "state": state}) == checksum
+    if not isinstance(meta, dict) or not tied:
+        raise Damaged(f"{path}: no readable connector (damaged: checksum)")
+    return state, meta
+
+
+def recover(
+    path: Path, spec: ConnectorSpec, patch_dim: int, width: int, grid: tuple[int, int] | None
+) -> tuple[Connector, dict[str, Any]]:
+    """A trained connector that is kept under its key, and its notes. Raises FileNotFoundError, Damaged."""
+    state, meta = _read(path)
+    notes = meta.get("notes")
+    if not isinstance(notes, dict) or notes.get("connector") != path.stem:
+        raise Damaged(f"{path}: was made from something else than its name says")
+    connector = Connector(spec, patch_dim, width, 1.0, grid)
+    try:
+        connector.load_state_dict(state)
+    except RuntimeError as e:
+        raise Damaged(f"{path}: its shapes are another connector's") from e
+    return connector.eval(), notes
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a kept connector, or ''."""
+    try:
+        _, meta = _read(path)
+        notes = meta.get("notes")
+        wrong = not isinstance(notes, dict) or notes.get("connector") != path.stem
+        return f"{path}: was made from something else than its name says" if wrong else ""
+    except (FileNotFoundError, Damaged) as e:
+        return str(e)
 
 
 def load(
@@ -152,13 +196,15 @@ def load(
     expect: dict[str, Any] | None = None,
     grid: tuple[int, int] | None = None,
 ) -> tuple[Connector, dict[str, Any]]:
-    """The connector of a file and its meta. Raises UsageError: unreadable, or made for another encoder, model or recipe (``expect``)."""
+    """The connector of a file and its meta.
+
+    Raises UsageError: unreadable or damaged, or made for another encoder, model or recipe (``expect``).
+    """
     try:
-        with safe_open(path, framework="pt") as f:
-            meta = json.loads((f.metadata() or {}).get("levl", "{}"))
-            state = {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError, ValueError) as e:
-        raise UsageError(f"{path}: no readable connector ({type(e).__name__}); delete it, it will be trained again") from e
+        state, meta = _read(path, bare=True)
+    except (Damaged, FileNotFoundError) as e:
+        why = str(e) if isinstance(e, Damaged) else f"{path}: no readable connector (there is none)"
+        raise UsageError(f"{why}; delete it, it will be trained again") from e
     for key, value in (expect or {}).items():
         if meta.get(key) != value:
             raise UsageError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from torch import nn
 from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import hash_weights
 from levl_eval.cards import RecipeCard, VQACard
+from levl_eval.checked import Damaged, mark_used, read_json, recall, write_json
 from levl_eval.data.types import QuestionSet
-from levl_eval.io import atomic_write
 from levl_eval.metrics.statistics import paired_difference
 from levl_eval.processes import team
 from levl_eval.records import Estimate
+from levl_eval.records.identity import cache_key, digest
 from levl_eval.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.vlm.prompts import Prompt
 from levl_eval.vlm.recipe import Trained, Workshop, obtain, prompt_identity
 from levl_eval.vlm.scoring import estimates, score, weights
 from levl_eval.vlm.tokens import look, read_tokens
-from levl_eval.vlm.training import connector_key
 
 VisualOf = Callable[[Sequence[str]], torch.Tensor]
 
@@ -91,20 +91,34 @@ def exchange(names: Sequence[str], seed: int) -> dict[str, str]:
 
 def text_only(shop: Workshop, card: VQACard, prompt: Prompt, data: QuestionSet) -> Answers:
     """The language model alone: the same questions without any image. The same for every backbone, so kept."""
-    parts = {
-        "llm": shop.language.sha256, "dtype": str(shop.language.dtype), "prompt": prompt_identity(card.prompt, shop.language),
-        "stop": card.prompt.stop, "new": card.prompt.max_new_tokens, "data": data.fingerprint, "n": len(data.questions), "engine": ENGINE,
-    }  # fmt: skip
-    path = shop.cache / "floors" / f"{connector_key(parts)}.json"
-    if team().agree(path.exists()):
-        try:
-            return Answers(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            pass
+    path = shop.cache / "floors" / f"{floor_key(shop, card, data)}.json"
+    wanted = {q.question_id for q in data.questions}
+    kept = team().agree(recall(lambda: _kept(path, wanted), shop.progress) if team().first else None)
+    if kept is not None:
+        return Answers(kept)
     found = answer_set(shop.language, prompt, None, data.questions, shop.progress, "text-only floor")
     if team().first:
-        atomic_write(path, json.dumps(found.texts, ensure_ascii=False))
+        write_json(path, path.stem, found.texts)
     return found
+
+
+def floor_key(shop: Workshop, card: VQACard, data: QuestionSet) -> str:
+    """Under what the answers without an image are kept: what is asked, of which model, how. No image and no encoder enters."""
+    return cache_key(
+        "floor", ENGINE, language_model=shop.language.parts(), dtype=str(shop.language.dtype), device=shop.device.type,
+        prompt=prompt_identity(card.prompt, shop.language), stop=list(card.prompt.stop), new=card.prompt.max_new_tokens,
+        questions=digest([[q.question_id, q.question] for q in data.questions]),
+        groups=digest([q.image_id for q in data.questions]),  # what is decoded together
+    )  # fmt: skip
+
+
+def _kept(path: Path, wanted: set[str]) -> dict[str, str]:
+    """Kept answers by question id. Raises FileNotFoundError, Damaged."""
+    texts = read_json(path, path.stem)
+    if not isinstance(texts, dict) or texts.keys() != wanted or not all(isinstance(t, str) for t in texts.values()):
+        raise Damaged(f"{path}: does not hold an answer to each of {len(wanted)} questions")
+    mark_used(path)
+    return texts
 
 
 def measure(

@@ -5,18 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from levl_eval.backbones.code import tokenizer_digest
 from levl_eval.backbones.common import hash_weights
 from levl_eval.cards import near
 from levl_eval.errors import UsageError
 from levl_eval.hub import hub
+from levl_eval.records.identity import digest
 from levl_eval.registry import language_models, llm_cards
 
 
@@ -32,6 +35,7 @@ class LanguageModel:
     tokenizer: Any
     sha256: str
     chat: bool = False
+    _parts: dict[str, Any] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Answers, and the questions of a run's tasks and backbones, repeat: most of a set's time to be tokenised.
@@ -80,6 +84,21 @@ class LanguageModel:
         more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return frozenset({self.eos, *(more if isinstance(more, (list, tuple)) else [] if more is None else [more])})
 
+    def parts(self) -> dict[str, Any]:
+        """What of it can move an answer or a gradient, as identity parts: weights, settings, tokenizer, template, what ends an answer.
+
+        Not its name or path, nor the device; precision and kind of device are parts of their own where it is used.
+        """
+        if self._parts is None:  # what takes a moment, once
+            settings = digest(_settings(self.model.config.to_dict()))
+            self._parts = {"weights": self.sha256, "settings": settings, "tokenizer": tokenizer_digest(self.tokenizer)}
+        template = getattr(self.tokenizer, "chat_template", None)
+        return {
+            **self._parts, "special": [self.bos, self.eos], "ends": sorted(self.ends), "chat": self.chat,
+            "template": digest(template if template is None or isinstance(template, (str, dict, list)) else str(template)),
+            "spaces": str(getattr(self.tokenizer, "clean_up_tokenization_spaces", None)), "transformers": version("transformers"),
+        }  # fmt: skip
+
     def ids(self, text: str) -> list[int]:
         """Tokens of a piece of text, without special tokens added."""
         return list(self._encoded(text)) if text else []
@@ -100,6 +119,21 @@ class LanguageModel:
         size = int(getattr(c, "head_dim", 0) or self.width // heads)
         layers = int(getattr(c, "num_hidden_layers", 0) or getattr(c, "n_layer", 1))
         return 2 * layers * kept * size * positions * self.dtype.itemsize + 4 * c.vocab_size
+
+
+_NO_SETTINGS = frozenset({"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"})
+
+
+def _settings(config: Any) -> Any:
+    """A configuration's fields as plain JSON values, without where it lies and what is a part of its own."""
+    if isinstance(config, dict):
+        kept = {str(k): _settings(v) for k, v in config.items() if k not in _NO_SETTINGS and not str(k).startswith("_attn")}
+        return {k: v for k, v in kept.items() if v is not None}
+    if isinstance(config, (list, tuple)):
+        return [_settings(v) for v in config]
+    if isinstance(config, float):
+        return config.hex()
+    return config if config is None or isinstance(config, (bool, int, str)) else str(config)
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -23,17 +23,18 @@ from torch import Tensor
 
 from levl_eval._compat import repair_lmms
 from levl_eval.cards import GENERATION, INSTRUCTION, PromptSpec
+from levl_eval.checked import tree_digest
 from levl_eval.data.images import SUFFIXES, fingerprint_text, open_rgb
 from levl_eval.data.types import ImageSet, Question
 from levl_eval.errors import UsageError
 from levl_eval.processes import team, work_alone
+from levl_eval.records.identity import cache_key, digest
 from levl_eval.vlm.answers import ENGINE, Journal, answer_set, bounds_for, flip_rate
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.engine import likelihood_all
 from levl_eval.vlm.prompts import Prompt
-from levl_eval.vlm.recipe import Workshop
+from levl_eval.vlm.recipe import Workshop, vlm_parts
 from levl_eval.vlm.tokens import read_tokens
-from levl_eval.vlm.training import connector_key
 
 _GREEDY = {"do_sample": (False, None), "num_beams": (1, None), "temperature": (0, 0.0, None)}
 
@@ -162,9 +163,10 @@ class Asker:
     def _answer(self, prompt: Prompt, seeing: bool, questions: list[Question]) -> dict[str, str]:
         shop = self.shop
         visual_of = self._visual() if seeing else None
-        listed = fingerprint_text(f"{q.question_id}\0{q.image_id}\0{q.question}" for q in questions)
-        parts = {"connector": self.connector_name, "llm": shop.language.sha256, "weights": shop.backbone.weights_sha256}
-        key = connector_key({**parts, "prompt": prompt.spec.model_dump(), "asked": listed, "engine": ENGINE})
+        key = cache_key(
+            "lmms answers", ENGINE, **vlm_parts(shop), connector=self.connector_name, prompt=prompt.spec.model_dump(mode="json"),
+            asked=digest([[q.question_id, q.image_id, q.question] for q in questions]), seeing=seeing,
+        )  # fmt: skip
         journal = Journal(shop.cache / "answers" / f"{key}.jsonl")
         self.journals.append(journal)
         try:
@@ -312,8 +314,8 @@ def _assemble(
     size = int(str(batch_size)) if str(batch_size).isdigit() and int(str(batch_size)) > 1 else 64  # lmms-eval's default is 1
     shop = Workshop(vlm.backbone, vlm.language, data, FeatureStore(cache / "features"), cache, where, progress, size)
     spec = PromptSpec(**{**vlm.spec.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
-    digest = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in vlm.connector.state_dict().values())).hexdigest()
+    name = tree_digest(vlm.connector.state_dict())
     # Now the connector is there: trained together, or, where accelerate takes the processes of a launcher for one each (on a CPU
     # without ACCELERATE_USE_CPU), by the first while the others waited for it. lmms-eval itself shares out its documents.
     work_alone()
-    return Asker(shop, vlm.connector, make_prompt(spec, vlm.language), digest)
+    return Asker(shop, vlm.connector, make_prompt(spec, vlm.language), name)

@@ -16,12 +16,13 @@ from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.engines import Kept
 from levl_eval.features import FORMAT, FeatureSet, FeatureStore
 from levl_eval.progress import Progress
+from levl_eval.records.identity import digest
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
 from levl_eval.vlm.packing import Item, make_items
 from levl_eval.vlm.prompts import make_prompt
 from levl_eval.vlm.tokens import check_layer, layers_of
-from levl_eval.vlm.training import connector_key, train
+from levl_eval.vlm.training import connector_key, multiplies_in_bf16, train
 
 
 @dataclass
@@ -73,6 +74,23 @@ def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, Any]
     return {"chat": True, "user": spec.user, "system": spec.system} if chat else {"template": spec.template}
 
 
+def vlm_parts(shop: Workshop) -> dict[str, Any]:
+    """What every connector, and every answer through one, depends on besides data and prompt."""
+    return {
+        "encoder": shop.backbone.encoder_parts(), "preprocess": shop.backbone.preprocess.describe(), "features": FORMAT,
+        "language_model": shop.language.parts(), "dtype": str(shop.language.dtype), "device": shop.device.type,
+    }  # fmt: skip
+
+
+def questions_parts(found: QuestionSet) -> dict[str, Any]:
+    """A question set by content and in its order: questions and their answers, and the images' ids in the order of their features."""
+    known = found.__dict__.get("_order")
+    if known is None:
+        asked = [[q.question_id, q.image_id, q.question, q.answer, list(q.answers)] for q in found.questions]
+        known = found.__dict__["_order"] = digest([asked, list(found.images.ids)])  # once: a set may hold millions
+    return {"questions": found.fingerprint, "images": found.images.fingerprint, "order": known}
+
+
 def obtain(
     shop: Workshop, recipe: RecipeCard, spec: PromptSpec, seed: int, lap: Callable[[str], None] = lambda stage: None
 ) -> Trained:
@@ -91,9 +109,9 @@ def obtain(
     features = [shop.features(s.images, recipe.connector) for s in sets]
     lap("features")
     meta = {
-        "weights": backbone.weights_sha256, "preprocess": backbone.preprocess.describe(), "features": FORMAT, "llm": shop.language.sha256,
-        "dtype": str(shop.language.dtype), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, shop.language), "seed": seed,
-        "data": [[s.fingerprint, s.images.fingerprint] for s in sets], "first": first.key if first else None,
+        **vlm_parts(shop), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, shop.language), "seed": seed,
+        "precision": "bf16" if multiplies_in_bf16(recipe, shop.device) else "fp32",
+        "data": [questions_parts(s) for s in sets], "first": first.key if first else None,
     }  # fmt: skip
 
     def items() -> list[Item]:

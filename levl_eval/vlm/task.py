@@ -16,13 +16,13 @@ from levl_eval.engines import Context, Outcome
 from levl_eval.errors import UsageError
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Estimate, Sample
+from levl_eval.records.identity import cache_key
 from levl_eval.vlm import floors
 from levl_eval.vlm.answers import ENGINE, Answers, Journal, answer_set, flip_rate
 from levl_eval.vlm.language import load_language_model, pick_dtype
 from levl_eval.vlm.prompts import make_prompt
-from levl_eval.vlm.recipe import Workshop, obtain, questions
+from levl_eval.vlm.recipe import Trained, Workshop, obtain, questions, questions_parts, vlm_parts
 from levl_eval.vlm.scoring import estimates, score
-from levl_eval.vlm.training import connector_key
 
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
@@ -62,6 +62,14 @@ def has_answers(data: QuestionSet) -> bool:
     return any(q.answer for q in data.questions)
 
 
+def answers_key(shop: Workshop, card: VQACard, trained: Trained, test: QuestionSet) -> str:
+    """Under what answers are kept while a test set is asked."""
+    return cache_key(
+        "answers", ENGINE, **vlm_parts(shop), connector=trained.key, prompt=card.prompt.model_dump(mode="json"),
+        test=questions_parts(test), choices=list(card.likelihood),
+    )  # fmt: skip
+
+
 def upload_file(data: QuestionSet, answers: Answers) -> dict[str, str]:
     """The VQA server's format: a list of {question_id, answer}, in the file name it expects."""
     rows = [{"question_id": int(q.question_id), "answer": answers.texts[q.question_id]} for q in data.questions]
@@ -96,13 +104,7 @@ def run(context: Context) -> Outcome:
     visual_of = floors.visual_reader(shop, trained, test)
     lap("features")
 
-    key = connector_key(
-        {
-            "connector": trained.key, "prompt": card.prompt.model_dump(), "test": [test.fingerprint, test.images.fingerprint],
-            "choices": card.likelihood, "engine": ENGINE,
-        }
-    )  # fmt: skip
-    journal = Journal(context.cache / "answers" / f"{key}.jsonl")
+    journal = Journal(context.cache / "answers" / f"{answers_key(shop, card, trained, test)}.jsonl")
     answers = answer_set(
         shop.language, prompt, visual_of, test.questions, context.progress, f"answering {card.name}", journal, card.likelihood
     )

@@ -7,8 +7,7 @@ answer tokens, so that the result is that of one process up to rounding. An inte
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import copy
 import math
 import os
 import time
@@ -20,11 +19,13 @@ import numpy as np
 import torch
 
 from levl_eval.cards import RecipeCard
+from levl_eval.checked import mark_used, read_state, recall, write_state
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
-from levl_eval.io import atomic_path, locked
+from levl_eval.io import locked
 from levl_eval.processes import team
 from levl_eval.progress import Progress
+from levl_eval.records.identity import cache_key
 from levl_eval.vlm import connector as connectors
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.language import LanguageModel
@@ -33,11 +34,12 @@ from levl_eval.vlm.prompts import Prompt
 from levl_eval.vlm.tokens import read_tokens, token_width
 
 SAVE_EVERY = 30.0  # seconds between kept states
+TRAINING = 1  # version of the training: raised when equal inputs would give another connector
 
 
 def connector_key(meta: dict[str, Any]) -> str:
-    """Content key of a trained connector: everything that made it."""
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    """Content key of a trained connector: everything that made it (recipe.connector_parts)."""
+    return cache_key("connector", TRAINING, **meta)
 
 
 def _batches(items: Sequence[Item], size: int, epoch: int, seed: int) -> list[list[int]]:
@@ -63,7 +65,7 @@ def learning_rate(recipe: RecipeCard, step: int, steps: int) -> float:
     return recipe.lr * rate
 
 
-def _bf16(recipe: RecipeCard, device: torch.device) -> bool:
+def multiplies_in_bf16(recipe: RecipeCard, device: torch.device) -> bool:
     """Whether to multiply in bfloat16. "auto": on a GPU alone.
 
     Some CPUs have it in hardware too, but then one protocol would give other numbers on another CPU, and two processes, which round
@@ -119,16 +121,23 @@ def checkpointed(model: Any, on: bool) -> Iterator[None]:
             m.training = False
 
 
-def _load_state(path: Path, net: Connector, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, list[float]]:
-    """Step and losses of an interrupted training; a broken state is no loss: the training begins again."""
-    if not path.exists():
+def _load_state(
+    path: Path, key: str, net: Connector, optimizer: torch.optim.Optimizer, device: torch.device, progress: Progress
+) -> tuple[int, list[float]]:
+    """Step and losses of an interrupted training; a broken state is said, and the training begins again, from its own beginning."""
+    state = recall(lambda: read_state(path, key, device), progress)
+    if state is None:
         return 0, []
+    before = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
     try:
-        state = torch.load(path, weights_only=True, map_location=device)
+        step, losses = int(state["step"]), [float(x) for x in state["losses"]]
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-        return state["step"], state["losses"]
-    except Exception:
+        return step, losses
+    except (RuntimeError, ValueError, KeyError, TypeError) as e:  # whole, but of another form
+        progress.say(f"{path}: cannot be resumed from ({type(e).__name__}); computed again")
+        net.load_state_dict(before[0])
+        optimizer.load_state_dict(before[1])
         return 0, []
 
 
@@ -195,12 +204,13 @@ def _train_or_take(
     first: Connector | None,
 ) -> tuple[Connector, dict[str, Any], bool]:
     dim, grid = token_width(features[0], recipe.connector), features[0].grid
-    if team().agree(path.exists()):
-        try:
-            found, stored = connectors.load(path, recipe.connector, dim, language.width, None, grid)
-            return found.to(device), stored["notes"], True
-        except UsageError as e:
-            progress.say(f"{e}")
+    kept = (
+        recall(lambda: connectors.recover(path, recipe.connector, dim, language.width, grid), progress) if team().first else None
+    )
+    if team().agree(kept is not None):
+        kept = kept or connectors.recover(path, recipe.connector, dim, language.width, grid)
+        mark_used(path)
+        return kept[0].to(device), kept[1], True
     items = items() if callable(items) else items
     if not items:
         raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
@@ -240,8 +250,8 @@ def _loop(
     steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
     state_path = path.with_suffix(".state.pt")
     crew.wait()
-    step, losses = _load_state(state_path, net, optimizer, device)
-    bf16 = _bf16(recipe, device)
+    step, losses = _load_state(state_path, path.stem, net, optimizer, device, progress)
+    bf16 = multiplies_in_bf16(recipe, device)
     positions = (
         len(prompt.head) + net.count(read_tokens(features[0], [0], recipe.connector).shape[1]) + max(i.length for i in items)
     )
@@ -276,8 +286,7 @@ def _loop(
             if crew.first and time.monotonic() - saved > SAVE_EVERY:
                 saved = time.monotonic()
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
-                with atomic_path(state_path) as temporary:
-                    torch.save(state, temporary)
+                write_state(state_path, path.stem, state)
     curve = [round(float(np.mean(part)), 5) for part in np.array_split(np.array(losses), min(50, len(losses)))]
     return {"connector_steps": steps, "connector_loss": curve, "connector_questions": sum(len(i.questions) for i in items)}
 
