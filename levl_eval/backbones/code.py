@@ -134,7 +134,7 @@ def structure_of(model: Any) -> str:
         shown = module.extra_repr()
         plain = {
             key: _plain(value) for key, value in vars(module).items()
-            if not key.startswith("_") and key != "training" and "cached" not in key
+            if not key.startswith("_") and key not in ("training", "max_length") and "cached" not in key  # length: of texts
             and (isinstance(value, (bool, int, float)) or (isinstance(value, str) and key in _SETTINGS))
         }  # fmt: skip
         h.update(f"{name}:{type(module).__name__}({_ADDRESS.sub('', shown)}){digest(plain)};".encode())

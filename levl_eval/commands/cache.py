@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 
 def size_of(text: str) -> int:
-    """Bytes of "200GB", "50 GiB", "1e9"-free plain numbers. Raises ArgumentTypeError."""
+    """Bytes of "200GB", "50 GiB" or a plain number. Raises ArgumentTypeError."""
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]I?)?B?", text.strip().upper())
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200GB, 50GiB or 1000000")
@@ -70,13 +70,11 @@ def _ls(entries: Sequence[Any], as_json: bool, cache: Any) -> int:
     told = {r["key"]: r for r in FeatureStore(cache / "features").table()} if any(e.kind == "features" for e in entries) else {}
     if as_json:
         more = [told.get(e.key, {}) if e.kind == "features" else {} for e in entries]
-        rows = [
-            {**e.row(), **{k: m[k] for k in ("backbone", "images", "source") if k in m}}
-            for e, m in zip(entries, more, strict=True)
-        ]
-        print(json.dumps(rows, indent=1))
+        wanted = ("backbone", "images", "source")
+        table = [{**e.row(), **{k: m[k] for k in wanted if k in m}} for e, m in zip(entries, more, strict=True)]
+        print(json.dumps(table, indent=1))
         return 0
-    rows = []
+    rows: list[list[str]] = []
     for e in entries:
         about = told.get(e.key, {}) if e.kind == "features" else {}
         what = f"{about['backbone']}, {about['images']:,} images of {about['source']}" if about.get("whole") else ""
