@@ -57,16 +57,16 @@ def read_directory(folder: Path) -> Found:
     return Found(tuple(records), tuple(damaged))
 
 
-def read_directories(names: Sequence[str | Path]) -> Found:
-    """The records of several run directories. Raises UsageError for one without any, and where all of one are damaged."""
+def read_directories(names: Sequence[str | Path], empty: bool = False) -> Found:
+    """The records of several run directories. Raises UsageError, unless ``empty``, for one without any or with damaged ones only."""
     records: list[Record] = []
     damaged: list[str] = []
     for name in names:
         here = read_directory(Path(name))
-        if not here.records and here.damaged:
+        if not here.records and here.damaged and not empty:
             more = f" (and {len(here.damaged) - 1} more)" if len(here.damaged) > 1 else ""
             raise UsageError(f"{here.damaged[0]}{more}")
-        if not here.records:
+        if not here.records and not empty:
             raise UsageError(f"{name}: no records below {Path(name) / 'records'}; give the --out of a run")
         records += here.records
         damaged += here.damaged

@@ -123,7 +123,7 @@ class Results:
 
         Raises UsageError for a directory without whole records.
         """
-        found = read_directories(directories)
+        found = read_directories(directories, empty=bool(also))
         return cls([*also, *found.records], say, reference=reference, damaged=found.damaged)
 
     @staticmethod
