@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,6 +64,7 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument(
         "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
     )
+    p.add_argument("--rehash", action="store_true", help="distrust remembered hashes of unchanged files: read all data again")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.add_argument("--json", action="store_true", help="what was found as JSON instead of tables")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -118,32 +120,45 @@ def build_parser() -> argparse.ArgumentParser:
     cache.set_defaults(call=_cache)
 
     # One command a module; importing them imports nothing heavy.
-    for module in (ask, audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
+    for module in (ask, audit, check, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
         module.add(commands)
     return parser
 
 
 def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
     from levl_eval.card_base import plain
-    from levl_eval.cards import protocol_hash
-    from levl_eval.evaluation import _protocol
+    from levl_eval.cards import protocol_of
+    from levl_eval.data.fingerprint_cache import FingerprintCache
+    from levl_eval.engines import TOGETHER, versions_of
+    from levl_eval.records.identity import digest, shown_protocol
+    from levl_eval.runner.environment import default_cache, device_kind
+    from levl_eval.runner.language import language_model_parts
+    from levl_eval.runner.plan import precision_of, resolved_of
 
-    plan = [(card, _protocol(card, args.llm, args.limit)) for card in cards.values()]
+    device = device_kind(args.device)
+    known = FingerprintCache(default_cache() / "fingerprints")
+    asked = any(c.engine in TOGETHER for c in cards.values())
+    language = language_model_parts(args.llm, known.sha256) if asked else None
+    plan = []
+    for card in cards.values():
+        own = language if card.engine in TOGETHER else None
+        protocol = shown_protocol(
+            protocol_of(card), versions_of(card.engine), resolved_of(card, None), precision_of(card, device), own, args.limit
+        )
+        plan.append((card, protocol))
     if args.json:
         print(
-            json.dumps(
-                [{"task": c.name, "protocol_hash": protocol_hash(p), "protocol": p, "card": plain(c)} for c, p in plan], indent=1
-            )
+            json.dumps([{"task": c.name, "protocol_hash": digest(p), "protocol": p, "card": plain(c)} for c, p in plan], indent=1)
         )
         return
     for card, protocol in plan:
-        print(f"# {card.name}: protocol {protocol_hash(protocol)[:12]}")
+        print(f"# {card.name}: protocol {digest(protocol)[:12]}")
         print(yaml_text(plain(card), columns()) + "\n")
 
 
 def _run(args: argparse.Namespace) -> int:
-    from levl_eval.evaluation import resolve_tasks
     from levl_eval.registry import backbone_card
+    from levl_eval.runner.plan import resolve_tasks
 
     cards = resolve_tasks(args.tasks, args.settings, args.data)
     for name in args.backbone:
@@ -156,8 +171,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """``_evaluate`` by ``--workers`` processes, or ``count``."""
-    from levl_eval.evaluation import default_cache, resolve_data
     from levl_eval.progress import Progress
+    from levl_eval.runner.environment import default_cache
+    from levl_eval.runner.plan import resolve_data
 
     end_with_parent()
     count = count if args.workers is None else args.workers
@@ -169,10 +185,11 @@ def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.
 
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
-    from levl_eval.evaluation import evaluate
     from levl_eval.progress import Progress
+    from levl_eval.report.current import show_and_write
     from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
+    from levl_eval.runner.evaluate import evaluate
 
     out = Path(args.out)
     if args.reference is not None:  # before hours of work, not after
@@ -191,18 +208,25 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             device=args.device,
             batch_size=args.batch_size,
             progress=Progress(quiet=args.quiet),
+            rehash=args.rehash,
             debug=args.debug,
         )
     failed = any(r.status != "done" for r in records)
     if place()[0] > 0:
         return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
-    # What terminal and files show is one: the run's records among all that the directory holds.
-    results = Results.read([out], lambda line: print(line, file=sys.stderr), reference=args.reference, also=records)
-    if not args.json:
-        show(results, of=records)  # before anything that a full disk might refuse
-    board = write_leaderboard(out, results)
-    # Reading large sets again for pictures is left to `levl-eval report`.
-    page = report.write(out, pictures=args.data == "scenes", results=results)
+
+    @cache
+    def results() -> Results:  # what terminal and files show is one: the run's records among all that the directory holds
+        return Results.read([out], lambda line: print(line, file=sys.stderr), reference=args.reference, also=records)
+
+    board, page = show_and_write(
+        out,
+        records,
+        {"json": args.json, "data": args.data, "reference": args.reference},
+        lambda stream: None if args.json else show(results(), stream, of=records),
+        # reading large sets again for their images is left to `levl-eval report`
+        lambda: [write_leaderboard(out, results()), report.write(out, pictures=args.data == "scenes", results=results())],
+    )
     if args.json:
         found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
         print(json.dumps(found, indent=1))
@@ -329,8 +353,8 @@ def _data_check(args: argparse.Namespace) -> int:
 
 
 def _cache(args: argparse.Namespace) -> int:
-    from levl_eval.evaluation import default_cache
     from levl_eval.features import FeatureStore
+    from levl_eval.runner.environment import default_cache
 
     store = FeatureStore(default_cache() / "features")
     if args.what == "ls":

@@ -34,6 +34,18 @@ ENGINES: dict[str, str] = {
     "depth": "levl_eval.depth.task:run",
 }
 
+# Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.
+VERSIONS: dict[str, int] = {name: 1 for name in ENGINES}
+FEATURES = 2  # how images become stored features. 2: images that are not square are resized and cropped as torchvision does
+ANSWERS = 2  # how a language model answers a set of questions
+
+
+def versions_of(name: str) -> dict[str, int]:
+    """The versions behind an engine's numbers, by what they are of."""
+    answers = {"answers": ANSWERS} if name in TOGETHER else {}
+    return {"engine": VERSIONS[name], "features": FEATURES, **answers}
+
+
 TOGETHER = frozenset({"vqa", "lmms"})  # engines that several processes of a launcher run together, step by step (processes.Team)
 
 

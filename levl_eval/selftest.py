@@ -91,8 +91,8 @@ def self_test() -> str:
     Everything lies in a temporary folder that is removed. Returns what was done; raises LevlError where a task fails, a number is
     not finite or the second time gives another one.
     """
-    from levl_eval.evaluation import evaluate
     from levl_eval.progress import Progress
+    from levl_eval.runner.evaluate import evaluate
     from levl_eval.scenes.export import make_scenes
 
     started, quiet = time.monotonic(), Progress(quiet=True)

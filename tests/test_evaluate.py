@@ -17,12 +17,13 @@ from levl_eval import engines
 from levl_eval.cli import main
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluation import evaluate, split_overrides
 from levl_eval.io import atomic_path
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.progress import Progress
 from levl_eval.records import Sample
 from levl_eval.report.tables import COLUMNS, write_leaderboard
+from levl_eval.runner.evaluate import evaluate
+from levl_eval.runner.plan import split_overrides
 
 CALLS: list[str] = []
 
@@ -276,7 +277,7 @@ def test_the_self_test_runs_and_leaves_nothing_behind(tmp_path, monkeypatch):
             SimpleNamespace(task=t, status="done", reason="", metrics={"m": SimpleNamespace(value=next(drawn))}) for t in tasks
         ]
 
-    monkeypatch.setattr("levl_eval.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("levl_eval.runner.evaluate.evaluate", evaluate)
     monkeypatch.setattr(export, "make_scenes", lambda *a, **k: None)
     with pytest.raises(LevlError, match="linear: m is 0.500000 the first time and 0.250000 the second"):
         selftest.self_test()

@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from levl_eval.data.images import open_rgb
-    from levl_eval.evaluation import pick_device
+    from levl_eval.runner.environment import pick_device
 
     if bool(args.model) == bool(args.backbone):
         raise UsageError("levl-eval ask: give either --backbone (with --llm) or --model")
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
         vlm = load(args.model, device=str(pick_device(args.device)))
     else:
-        from levl_eval.evaluation import default_cache
         from levl_eval.progress import Progress
+        from levl_eval.runner.environment import default_cache
         from levl_eval.vlm.api import assemble
 
         where, progress = pick_device(args.device), Progress(quiet=args.quiet)

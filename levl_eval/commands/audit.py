@@ -91,11 +91,11 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
 def run(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.cards import PreprocessOverride
-    from levl_eval.evaluation import evaluate
     from levl_eval.io import atomic_write
     from levl_eval.progress import Progress
     from levl_eval.records import read_samples
     from levl_eval.registry import backbone_card
+    from levl_eval.runner.evaluate import evaluate
 
     card = backbone_card(args.backbone)
     own = load_backbone(card.uri, card=card).preprocess

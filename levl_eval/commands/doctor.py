@@ -57,8 +57,8 @@ def _size(folder: Path) -> int:
 def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
     """One mapping a finding: level (ok | note | error), what, found. test: run the self-test too."""
     from levl_eval import _compat, selftest
-    from levl_eval.evaluation import default_cache, environment
     from levl_eval.processes import cores
+    from levl_eval.runner.environment import default_cache, environment
 
     out: list[dict[str, str]] = []
 

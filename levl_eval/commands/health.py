@@ -41,9 +41,9 @@ def pictures(args: argparse.Namespace, cache: Path) -> ImageSet:
     """The pictures to look at. Raises UsageError for none."""
     from levl_eval.data.images import SUFFIXES, image_set
     from levl_eval.data.readers import read_classification
-    from levl_eval.evaluation import resolve_data
     from levl_eval.progress import Progress
     from levl_eval.registry import task_card
+    from levl_eval.runner.plan import resolve_data
 
     if args.limit < 2:
         raise UsageError(f"--limit {args.limit}: at least 2 pictures")
@@ -64,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
 
     from levl_eval.backbones import load_backbone
     from levl_eval.data.leakage import content_hashes
-    from levl_eval.evaluation import default_cache, pick_device
     from levl_eval.features import FeatureStore
     from levl_eval.io import atomic_write
     from levl_eval.probes.common import global_features
@@ -72,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from levl_eval.probes.texts import image_embeddings
     from levl_eval.progress import Progress
     from levl_eval.registry import backbone_card
+    from levl_eval.runner.environment import default_cache, pick_device
 
     cache, device, progress = default_cache(), pick_device(args.device), Progress(quiet=args.json)
     cards = [backbone_card(b.strip()) for b in args.backbone.split(",") if b.strip()]

@@ -35,7 +35,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     """
     from levl_eval.cards import parse_card
     from levl_eval.errors import LevlError
-    from levl_eval.evaluation import default_cache
+    from levl_eval.runner.environment import default_cache
 
     if record.engine not in _PICTURED or not record.card:
         return None

@@ -52,9 +52,9 @@ def changes(old: Record, new: Record) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: the same numbers, 1: others, or the run failed."""
     from levl_eval.cards import BackboneCard, parse_card
-    from levl_eval.evaluation import evaluate
     from levl_eval.progress import Progress
     from levl_eval.records import read_record
+    from levl_eval.runner.evaluate import evaluate
 
     path = Path(args.record)
     old = read_record(path)

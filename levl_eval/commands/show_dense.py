@@ -27,11 +27,12 @@ def show_dense(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.engines import Context
     from levl_eval.errors import UsageError
-    from levl_eval.evaluation import default_cache, pick_device, resolve_data, resolve_tasks
     from levl_eval.features import FeatureStore
     from levl_eval.io import atomic_write
     from levl_eval.progress import Progress
     from levl_eval.registry import backbone_card
+    from levl_eval.runner.environment import default_cache, pick_device
+    from levl_eval.runner.plan import resolve_data, resolve_tasks
 
     if args.count < 1 or args.side < 16:
         raise UsageError(f"--count {args.count} --side {args.side}: at least 1 image of 16 pixels")

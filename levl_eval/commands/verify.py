@@ -98,10 +98,10 @@ def _described(c: Check) -> list[str]:
 
 def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
     from levl_eval.backbones import load_backbone
-    from levl_eval.evaluation import pick_device
     from levl_eval.probes.project_page import MODELS, PICTURES, choose, cosines, difference, read_reference
     from levl_eval.progress import Progress
     from levl_eval.registry import backbone_card
+    from levl_eval.runner.environment import pick_device
 
     if not args.data or not args.reference or args.dirs:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.classification import _folders, lines_of, place, spread
-from levl_eval.data.images import fingerprint_text
+from levl_eval.data.fingerprints import pixel_hash
+from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.types import ClassificationSet, ImageSet
 from levl_eval.errors import UsageError
 
@@ -32,12 +32,12 @@ def array_set(
     rows = spread(labels, limit)
     at = {f"{i:06d}": i for i in rows}
 
-    def content(i: str) -> str:
-        return hashlib.sha256(np.ascontiguousarray(pixels[at[i]]).tobytes()).hexdigest()
-
     ids = tuple(at)
-    digest = fingerprint_text([f"{i}:{content(i)}" for i in ids])
-    images = ImageSet(ids, lambda i: Image.fromarray(np.ascontiguousarray(pixels[at[i]])), digest, str(source), content)
+    known = {i: pixel_hash(pixels[at[i]]) for i in ids}
+    images = ImageSet(
+        ids, lambda i: Image.fromarray(np.ascontiguousarray(pixels[at[i]])), fingerprint_contents(known), str(source),
+        known.__getitem__,
+    )  # fmt: skip
     kept = labels[rows].astype(np.int64)
     return ClassificationSet(name, spec.split, images, kept, tuple(classes), fingerprint_text([*classes, *map(str, kept)]))
 
@@ -84,8 +84,7 @@ def _binary(path: Path, head: int) -> tuple[np.ndarray, np.ndarray]:
 def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """CIFAR-10 or CIFAR-100: cifar-10-batches-{bin,py}, cifar-100-{binary,python}, or class folders."""
     hundred = spec.layout == "cifar100"
-    tops = ("cifar-100-binary", "cifar-100-python") if hundred else ("cifar-10-batches-bin", "cifar-10-batches-py")
-    root = place(spec, data, *tops)
+    root = place(spec, data)
     if spec.split not in ("train", "test"):
         raise UsageError(f"{spec.layout}: field `split`: expected train or test, found {spec.split!r}")
     level = spec.level or "fine"
@@ -115,7 +114,7 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
 
 def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """stl10_binary/{train,test}_{X,y}.bin (pictures column by column, labels from 1), or class folders."""
-    root = place(spec, data, "stl10_binary")
+    root = place(spec, data)
     pictures, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
     if not pictures.is_file():
         found = _folders(spec, root, limit)

@@ -31,6 +31,21 @@ def _finish(
     return CaptionSet(name, spec.split, images, tuple(c for c, _ in captions), owner, digest)
 
 
+def first_captions(found: CaptionSet, count: int | None) -> CaptionSet:
+    """The set with at most the first ``count`` captions of each image; None: all."""
+    if count is None:
+        return found
+    seen = np.zeros(len(found.images), int)
+    kept = []
+    for j, k in enumerate(found.owner):
+        if seen[k] < count:
+            kept.append(j)
+        seen[k] += 1
+    captions = tuple(found.captions[j] for j in kept)
+    digest = fingerprint_text([found.fingerprint, str(count)])
+    return CaptionSet(found.name, found.split, found.images, captions, found.owner[kept], digest)
+
+
 def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
     """ROOT/dataset_*.json with fields images[filename, filepath, split, sentences[raw]]; images by `images`, or below ROOT.
 

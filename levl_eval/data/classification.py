@@ -12,6 +12,7 @@ import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.images import SUFFIXES, fingerprint_text, image_set, root_of, under
+from levl_eval.data.places import IMAGENET_FILES, TOPS
 from levl_eval.data.types import ClassificationSet
 from levl_eval.errors import UsageError
 
@@ -59,9 +60,9 @@ def lines_of(path: Path, where: str) -> list[str]:
         raise UsageError(f"{path}: not UTF-8 text; {where}") from e
 
 
-def place(spec: DataSpec, data: str, *tops: str) -> Path:
+def place(spec: DataSpec, data: str) -> Path:
     """The folder of a set: its root, the published top folder in it, or that folder directly below --data DIR."""
-    root = root_of(spec.root, spec.directory, data)
+    root, tops = root_of(spec.root, spec.directory, data), TOPS[spec.layout]
     for candidate in (*(root / t for t in tops), *(() if spec.root else (Path(data) / t for t in tops)), root):
         if candidate.is_dir():
             return candidate
@@ -138,7 +139,7 @@ def _beside(root: Path, *names: str) -> Path | None:
 
 def _kaggle_val(spec: DataSpec, root: Path, limit: int | None, said: dict[str, str]) -> ClassificationSet | None:
     """Kaggle's flat validation folder with LOC_val_solution.csv (`ImageId,WNID x y x y ...`)."""
-    listed = _beside(root, "LOC_val_solution.csv")
+    listed = _beside(root, IMAGENET_FILES[2])
     if spec.split != "val" or listed is None:
         return None
     rows = [line.replace(",", " ").split()[:2] for line in lines_of(listed, "")[1:]]
@@ -153,8 +154,8 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
 
     Names for prompts come from LOC_synset_mapping.txt or synset_words.txt, where one lies beside them.
     """
-    root = place(spec, data, "ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012")
-    listed = _beside(root, "LOC_synset_mapping.txt", "synset_words.txt")
+    root = place(spec, data)
+    listed = _beside(root, *IMAGENET_FILES[:2])
     said = dict(line.split(None, 1) for line in lines_of(listed, "") if " " in line) if listed else {}
     found = _folders(spec, root, limit) or _kaggle_val(spec, root, limit, said)
     if found is None:
@@ -167,7 +168,7 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
 
 def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """places365_{train_standard,val}.txt with categories_places365.txt over their image folders, or class folders (easyformat)."""
-    root = place(spec, data, "places365_standard", "places365standard_easyformat/places365_standard")
+    root = place(spec, data)
     lists = {"train": ("places365_train_standard.txt", "places365_train_challenge.txt"), "val": ("places365_val.txt",)}
     listed = next((p for n in lists.get(spec.split, ()) for p in (root / n, root / "filelist" / n) if p.is_file()), None)
     if listed is None:
@@ -198,7 +199,7 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
 
 def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """data/images_{variant,family,manufacturer}_{train,val,trainval,test}.txt over data/images."""
-    root = place(spec, data, "fgvc-aircraft-2013b/data", "data")
+    root = place(spec, data)
     level = spec.level or "variant"
     many = {"variant": "variants", "family": "families", "manufacturer": "manufacturers"}
     if level not in many:
@@ -216,7 +217,7 @@ def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> Classi
 
 def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """annotations/{trainval,test}.txt (`IMAGE CLASS-ID SPECIES BREED-ID`) over images/; classes from the file names."""
-    root = place(spec, data, "oxford-iiit-pet")
+    root = place(spec, data)
     path = root / "annotations" / f"{spec.split}.txt"
     found = None if path.is_file() else _folders(spec, root, limit)
     if found is not None:
@@ -239,7 +240,7 @@ def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> Classifica
 
 def read_sun397(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """ClassName.txt and Partitions/{Training,Testing}_NN.txt (lines /a/abbey/sun_x.jpg) over the images."""
-    root = place(spec, data, "SUN397")
+    root = place(spec, data)
     path = next((p / f"{spec.split}.txt" for p in (root / "Partitions", root) if (p / f"{spec.split}.txt").is_file()), None)
     if path is None:
         short = spec.model_copy(update={"split": "train" if spec.split.startswith("Training") else "test"})

@@ -10,7 +10,6 @@ depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
-from levl_eval.data.images import SUFFIXES, fingerprint_files, fingerprint_text, image_set, root_of, under
+from levl_eval.data.fingerprints import pixel_hash
+from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.types import DepthSet, ImageSet
 from levl_eval.errors import LevlError, UsageError
 
@@ -89,9 +89,12 @@ def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, sca
     lost = [m for m in of_map.values() if not m.is_file()]
     if lost:
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
-    digest = fingerprint_text([fingerprint_files(of_map.items(), len(of_map)), str(scale)])
+    contents, _ = file_contents(of_map)
+    digest = fingerprint_text([fingerprint_contents(contents), str(scale)])
     images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs")
-    return DepthSet(spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest)
+    return DepthSet(
+        spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest, contents.__getitem__, float(scale)
+    )
 
 
 def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, Path]]:
@@ -145,7 +148,7 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
             raise LevlError(f"{whole}: {array} of image {name} cannot be read ({type(e).__name__}); download it again") from e
 
     def content(array: str, name: str) -> str:
-        return hashlib.sha256(np.ascontiguousarray(read(array, name)).tobytes()).hexdigest()
+        return pixel_hash(read(array, name))
 
     def opened(name: str) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(read("images", name)))
@@ -154,8 +157,9 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     images = ImageSet(
         tuple(rows), opened, fingerprint_text(f"{k}:{v}" for k, v in of_image.items()), str(whole), of_image.__getitem__
     )
-    digest = fingerprint_text(content("depths", name) for name in rows)
-    return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest)
+    of_map = {name: content("depths", name) for name in rows}
+    digest = fingerprint_text(of_map.values())
+    return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest, of_map.__getitem__)
 
 
 READERS = {"nyuv2": read_nyuv2, "depth": read_folders}

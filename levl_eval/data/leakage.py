@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from levl_eval.data.images import FULL_HASH
+from levl_eval.data.fingerprints import image_content
 from levl_eval.data.types import ImageSet
 from levl_eval.io import atomic_path
 from levl_eval.progress import Progress
@@ -16,22 +15,18 @@ from levl_eval.progress import Progress
 def content_hashes(images: ImageSet, cache: Path | None = None, progress: Progress | None = None) -> np.ndarray:
     """A 32-byte hash of each image's bytes, in order, as an array [N] of dtype S64 (hexadecimal).
 
-    Sets without stored bytes (hub tables) are hashed by their decoded pixels. What had to be read is kept in
-    ``cache``/content under the set's fingerprint. Raises LevlError for an image that cannot be read.
+    Sets without stored bytes are hashed by their decoded pixels. What had to be read is kept in ``cache``/content under the set's
+    fingerprint. In a set hashed in part (``ImageSet.whole``), only images read whole can be found again in one hashed whole. Raises
+    LevlError for an image that cannot be read.
     """
-    known = images.content is not None and len(images) <= FULL_HASH  # the fingerprint has read them all
+    known = images.content is not None  # the reader has hashed them all
     path = cache / "content" / f"{images.fingerprint}.npy" if cache and not known else None
     if path is not None and path.exists():
         return np.load(path)
     progress = progress or Progress(quiet=True)
 
-    def one(name: str) -> str:
-        if images.content is not None:
-            return images.content(name)
-        picture = images.open(name)
-        return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-
-    out = np.array([one(i) for i in (images.ids if known else progress.track(images.ids, "image hashes", unit="image"))], "S64")
+    names = images.ids if known else progress.track(images.ids, "image hashes", unit="image")
+    out = np.array([image_content(images, i) for i in names], "S64")
     if path is not None:
         with atomic_path(path) as temporary, open(temporary, "wb") as f:
             np.save(f, out)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import DataSpec
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
 from levl_eval.data.types import Question, QuestionSet
 from levl_eval.errors import UsageError
@@ -94,11 +96,7 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     )
     images = under(data, spec.images) or root / "images"
     choices = _gqa_choices(spec, data, root, file, split)
-    pool, questions = Pool(), []
-    for qid, q in stream(file):
-        if not isinstance(qid, str):
-            raise UsageError(f"{file}: expected GQA's mapping of question ids, found a list")
-        questions.append(gqa_question(qid, q, pool, str(file), choices))
+    questions = gqa_file(file, choices)
     return _finish(
         "gqa",
         split,
@@ -109,6 +107,16 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         limit,
         f"{len(questions)} questions" + (", with choices" if choices else ""),
     )
+
+
+def gqa_file(file: Path, choices: dict[str, Any] | None = None) -> list[Question]:
+    """Questions of one of GQA's question files. Raises UsageError naming the file and what is wrong."""
+    pool, questions = Pool(), []
+    for qid, q in stream(file):
+        if not isinstance(qid, str):
+            raise UsageError(f"{file}: expected GQA's mapping of question ids, found a list")
+        questions.append(gqa_question(qid, q, pool, str(file), choices))
+    return questions
 
 
 def gqa_question(qid: str, q: Any, pool: Pool, source: str, choices: dict[str, Any] | None = None) -> Question:
@@ -178,35 +186,41 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     )
 
 
-def pope_version(counts: dict[str, int]) -> str:
-    """Which release the POPE files are: the official 3 x 3,000, or the older one whose random split has 2,910."""
-    if counts == dict.fromkeys(POPE_SPLITS, 3000):
+def pope_version(questions: Sequence[Question]) -> str:
+    """Which release POPE's questions are: recognised by what they ask, never by how many they are alone."""
+    counts = Counter(str(q.meta.get("split", "")) for q in questions)
+    if published_pope(questions) == POPE_WHOLE:
         return "official, 3 x 3,000"
-    if counts.get("random") == 2910:
-        return "older release, 2,910 random questions (as LLaVA's)"
-    return "own files, " + ", ".join(f"{k} {v}" for k, v in counts.items())
+    own = "own files, " + ", ".join(f"{k} {n}" for k, n in counts.items())
+    return f"{own} (as many random ones as the older release has)" if counts.get("random") == 2910 else own
+
+
+_POPE_FILES = "get the files from github.com/AoiDragon/POPE (output/coco) and COCO's val2014 images from cocodataset.org"
+
+
+def pope_questions(root: Path, split: str = "") -> list[Question]:
+    """Questions of coco_pope_{random,popular,adversarial}.json in ``root``, or of one of them. Raises UsageError."""
+    files = {s: root / f"coco_pope_{s}.json" for s in POPE_SPLITS if not split or s == split}
+    missing = [str(f) for f in files.values() if not f.exists()]
+    if missing:
+        raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {_POPE_FILES}")
+    questions = []
+    for kind, file in files.items():
+        for number, q in enumerate(read_json(file), 1):
+            try:
+                label = str(q["label"]).strip().lower()
+                if label not in ("yes", "no"):
+                    raise UsageError(f"{file}: line {number}: field `label`: expected yes or no, found {q['label']!r}")
+                questions.append(Question(f"{kind}/{q['question_id']}", q["image"], q["text"], label, (), {"split": kind}))
+            except (KeyError, TypeError) as e:
+                raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
+    return questions
 
 
 def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """POPE: coco_pope_{random,popular,adversarial}.json, one JSON object a line; COCO val2014 images. All splits present are read."""
     root = under(data, spec.questions) or root_of(spec.root, spec.directory, data)
-    where = "get the files from github.com/AoiDragon/POPE (output/coco) and COCO's val2014 images from cocodataset.org"
-    files = {s: root / f"coco_pope_{s}.json" for s in POPE_SPLITS if not spec.split or s == spec.split}
-    missing = [str(f) for f in files.values() if not f.exists()]
-    if missing:
-        raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {where}")
-    questions, counts = [], {}
-    for split, file in files.items():
-        rows = read_json(file)
-        counts[split] = len(rows)
-        for number, q in enumerate(rows, 1):
-            try:
-                label = str(q["label"]).strip().lower()
-                if label not in ("yes", "no"):
-                    raise UsageError(f"{file}: line {number}: field `label`: expected yes or no, found {q['label']!r}")
-                questions.append(Question(f"{split}/{q['question_id']}", q["image"], q["text"], label, (), {"split": split}))
-            except (KeyError, TypeError) as e:
-                raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
+    questions = pope_questions(root, spec.split)
     candidates = [
         root / "val2014",
         root / "images",
@@ -223,9 +237,9 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         questions,
         lambda i: folder / i,
         root,
-        f"put them into {folder}, or set `data.images`; {where}",
+        f"put them into {folder}, or set `data.images`; {_POPE_FILES}",
         limit,
-        pope_version(counts),
+        pope_version(questions),
     )
 
 

@@ -190,6 +190,8 @@ def metric_of(name: str, engine: str = "", notes: Mapping[str, Any] | None = Non
         return replace(_PLAIN["original"], name=name) if engine == "backgrounds" and found.better == "unknown" else found
     own = name.rpartition("/")[2].partition(",")[0]  # "TASK/metric,filter"
     told = (notes or {}).get("lmms") or {}
-    higher = {v[own] for v in (told.get("higher_is_better") or {}).values() if isinstance(v, dict) and isinstance(v.get(own), bool)}
+    higher = {
+        v[own] for v in (told.get("higher_is_better") or {}).values() if isinstance(v, dict) and isinstance(v.get(own), bool)
+    }
     better: Direction = "unknown" if len(higher) != 1 else "higher" if higher == {True} else "lower"
     return replace(_LMMS.get(own) or unknown(own), name=name, better=better)

@@ -181,14 +181,21 @@ def _student(x: np.ndarray, method: str, bounds: Bounds = ANY) -> Estimate:
     se, quantile = float(x.std(ddof=1) / math.sqrt(n)), student_quantile(n - 1)
     if bounds == FRACTION and 0.0 <= value <= 1.0:
         low, high = fraction_interval(value, se, n, quantile)
-        return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method=f"wilson with the items' variance, {method}")
+        return Estimate(
+            value=value, stderr=se, low=low, high=high, n=n, clusters=n, method=f"wilson with the items' variance, {method}"
+        )
     half = quantile * se
     found = Estimate(value=value, stderr=se, low=value - half, high=value + half, n=n, clusters=n, method=method)
     return within(found, bounds)
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = DRAWS, bounds: Bounds = DIFFERENCE
+    a: np.ndarray,
+    b: np.ndarray,
+    clusters: np.ndarray | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    bounds: Bounds = DIFFERENCE,
 ) -> Estimate:
     """Mean of a - b over the same items [N] with a 95% interval, resampled by cluster; see :func:`mean_estimate`.
 

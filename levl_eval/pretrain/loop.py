@@ -20,7 +20,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluation import default_cache
 from levl_eval.io import atomic_write
 from levl_eval.pretrain import checkpoints, diagnostics, processes, tokenizer
 from levl_eval.pretrain.augment import crop
@@ -33,6 +32,7 @@ from levl_eval.pretrain.parallel import sync_batch_norm, world
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 from levl_eval.pretrain.sigreg import SIGReg
 from levl_eval.progress import Progress
+from levl_eval.runner.environment import default_cache
 
 # What a resumed run may have otherwise; steps may not change, the schedule depends on them.
 _FREE = {

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from levl_eval.cards import DataSpec
-from levl_eval.data.images import fingerprint_text, root_of
+from levl_eval.data.backgrounds import REFERENCE, variant_specs
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
@@ -23,9 +22,7 @@ from levl_eval.metrics.catalogue import DIFFERENCE
 from levl_eval.metrics.statistics import Z95, mean_estimate, paired_difference, within
 from levl_eval.probes.common import Matrix, data_of, features_of, global_features, samples_of
 from levl_eval.probes.linear import fit, logits_of
-from levl_eval.records import Estimate
-
-REFERENCE = "original"
+from levl_eval.records import Estimate, digest
 
 
 def foreground(name: str) -> str:
@@ -35,13 +32,6 @@ def foreground(name: str) -> str:
     if stem.startswith("fg_"):
         stem = stem[3:].split("_bg_")[0]
     return str(path.parent / stem)
-
-
-def _variant(spec: DataSpec, data: str, name: str) -> tuple[DataSpec, Path]:
-    """The set of a variant: ROOT/NAME, or ROOT/bg_challenge/NAME as the release unpacks."""
-    root = root_of(spec.root, spec.directory, data)
-    base = root / "bg_challenge" if (root / "bg_challenge").is_dir() and not (root / name).is_dir() else root
-    return spec.model_copy(update={"root": str(base / name)}), base / name / spec.split
 
 
 def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> Estimate:
@@ -60,23 +50,14 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
 
 def variants_of(card: Any, data: str, limit: int | None) -> dict[str, ClassificationSet]:
     """The test set of every variant that is there, by name. Raises UsageError where a required one is missing."""
-    missing, sets = [], {}
-    for name in [*card.variants, *card.optional_variants]:
-        spec, folder = _variant(card.data, data, name)
-        if folder.is_dir():
-            sets[name] = read_classification(spec, data, limit)
-        elif name in card.variants:
-            missing.append(folder)
-    if missing:
-        raise UsageError(
-            f"{card.name}: {missing[0]} is missing; unpack the backgrounds challenge release below it, or set data.root"
-        )
-    return sets
+    return {name: read_classification(spec, data, limit) for name, spec in variant_specs(card, data)[0].items()}
 
 
 def fingerprint_of_sets(sets: dict[str, ClassificationSet]) -> str:
-    """Of all variants together."""
-    return fingerprint_text(data_of(s)["fingerprint"] for _, s in sorted(sets.items()))
+    """Of all variants together, as the identity of the job has it (runner.datasets)."""
+    if len(sets) == 1:
+        return str(data_of(next(iter(sets.values())))["fingerprint"])
+    return digest({f"test/{name}": data_of(s)["fingerprint"] for name, s in sets.items()})
 
 
 def run(context: Context) -> Outcome:
@@ -85,8 +66,7 @@ def run(context: Context) -> Outcome:
     sets = variants_of(card, context.data, context.limit)
     if REFERENCE not in sets:
         raise UsageError(f"{card.name}: field `variants`: {REFERENCE!r} must be among them, every drop is against it")
-    train_spec, _ = _variant(card.train, context.data, REFERENCE)
-    train = read_classification(train_spec, context.data)
+    train = read_classification(variant_specs(card, context.data)[1], context.data)
     for name, found in sets.items():
         if found.classes != train.classes:
             only = sorted(set(train.classes) ^ set(found.classes))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from levl_eval.data.images import fingerprint_of, fingerprint_text
+from levl_eval.data.captions import first_captions
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_captions
 from levl_eval.data.types import CaptionSet
 from levl_eval.engines import Context, Outcome
@@ -90,21 +90,6 @@ def ranks(
     return Ranks(image.cpu().numpy(), text.cpu().numpy())
 
 
-def _thin(data: CaptionSet, count: int | None) -> CaptionSet:
-    """At most the first ``count`` captions of each image."""
-    if count is None:
-        return data
-    seen = np.zeros(len(data.images), int)
-    kept = []
-    for j, k in enumerate(data.owner):
-        if seen[k] < count:
-            kept.append(j)
-        seen[k] += 1
-    captions = tuple(data.captions[j] for j in kept)
-    digest = fingerprint_text([data.fingerprint, str(count)])
-    return CaptionSet(data.name, data.split, data.images, captions, data.owner[kept], digest)
-
-
 def recalls(images: Tensor, texts: Tensor, owner: np.ndarray, ks: list[int], folds: int, device: torch.device):
     """Hits [len(ks), images] and [len(ks), captions], each fold of consecutive images on its own."""
     n = len(images)
@@ -133,7 +118,7 @@ def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -
 
 def captions_of(card: Any, data: str, limit: int | None) -> CaptionSet:
     """The card's captions and their images. Raises UsageError for unusable files."""
-    return _thin(read_captions(card.data, data, limit), card.captions_per_image)
+    return first_captions(read_captions(card.data, data, limit), card.captions_per_image)
 
 
 def run(context: Context) -> Outcome:

@@ -41,7 +41,7 @@ class Record(BaseModel):
     backbone: dict[str, Any]  # name, uri, weights_sha256, code, preprocess, text, info, card
     task: str
     engine: str
-    engine_version: int = 0  # 0: a record of schema 1, which did not say
+    versions: dict[str, int] = Field(default_factory=dict)  # of the engine and what it is built on; {} in records of schema 1
     main_metric: str
     chance: float | None = None  # of the main metric, from the card
     protocol: dict[str, Any]  # everything besides backbone, data and seed that can move a number (identity.shown_protocol)
@@ -125,7 +125,7 @@ def record_key(task: str, backbone: str, identity_hash: str) -> str:
 
 def fill_identity(record: Record, identity: JobIdentity, failed: bool = False) -> None:
     """Write the parts of an identity into a record's fields, in place (the inverse of identity.identity_of)."""
-    record.task, record.engine, record.engine_version = identity.task, identity.engine, identity.engine_version
+    record.task, record.engine, record.versions = identity.task, identity.engine, dict(identity.versions)
     record.card_protocol, record.protocol = dict(identity.protocol), identity.shown_protocol()
     record.protocol_hash = digest(record.protocol)
     record.resolved, record.precision = dict(identity.resolved), dict(identity.precision)

@@ -134,7 +134,9 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
     first, other = a[0][0], b[0][0]
     for mine, by_seed in ((a, left), (b, right)):
         if len(by_seed) < len(mine):
-            raise UsageError(f"{first.task}: {mine[0][0].backbone['name']} has several records of one seed; give one record a seed")
+            raise UsageError(
+                f"{first.task}: {mine[0][0].backbone['name']} has several records of one seed; give one record a seed"
+            )
     seeds = sorted(left.keys() & right.keys())
     if not seeds:  # a head of one seed on each side, but not the same one
         if len(a) > 1 or len(b) > 1:

@@ -56,7 +56,10 @@ def data_words(records: Sequence[Record]) -> str:
     counts = _many([test_images(r) for r in done])
     asked = _many([(r.data.get("counts") or {}).get("questions") for r in done])
     if counts:
-        parts.append(f"{' or '.join(f'{c:,}' for c in counts)} test images" + (f", {' or '.join(f'{int(a):,}' for a in asked)} questions" if asked else ""))
+        parts.append(
+            f"{' or '.join(f'{c:,}' for c in counts)} test images"
+            + (f", {' or '.join(f'{int(a):,}' for a in asked)} questions" if asked else "")
+        )
     limits = _many([r.limit for r in done])
     parts.append(f"limit {', '.join(map(str, limits))}" if limits else "no limit")
     if any(r.data.get("sampled") for r in done):
@@ -109,7 +112,13 @@ def marks(rows: Sequence[Record]) -> list[str]:
     differing.sort(key=lambda k: (k != "limit", not k.startswith("data.")))
 
     def shown(value: Any) -> str:
-        return "+".join(short(v) for v in value) if isinstance(value, list) and value else "none" if value in (None, "", []) else short(value)
+        return (
+            "+".join(short(v) for v in value)
+            if isinstance(value, list) and value
+            else "none"
+            if value in (None, "", [])
+            else short(value)
+        )
 
     out = []
     for record, f in zip(rows, fields, strict=True):

@@ -36,7 +36,9 @@ def is_twin(record: Record, baseline: Record) -> bool:
     shapes = [_info(r).get("architecture") for r in (record, baseline)]
     if all(shapes):
         return shapes[0] == shapes[1]
-    models = [str(_info(r).get("model", "")).partition(".")[0] if _info(r).get("library") == "timm" else "" for r in (record, baseline)]
+    models = [
+        str(_info(r).get("model", "")).partition(".")[0] if _info(r).get("library") == "timm" else "" for r in (record, baseline)
+    ]
     return bool(models[0]) and models[0] == models[1]
 
 
@@ -66,5 +68,7 @@ def resolve_reference(named: str, columns: Sequence[str], names: Mapping[str, st
     if len(same) > 1:
         raise UsageError(f"--reference {named}: {len(same)} columns are of that name; give one of {', '.join(map(repr, same))}")
     if not same:
-        raise UsageError(f"--reference {named}: no such backbone among the results{near(named, list(columns))}; there are {', '.join(columns)}")
+        raise UsageError(
+            f"--reference {named}: no such backbone among the results{near(named, list(columns))}; there are {', '.join(columns)}"
+        )
     return same[0]

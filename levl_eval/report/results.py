@@ -264,8 +264,13 @@ class Results:
         for row in self.rows:
             for name in row.cells:
                 self.gain(row, name)
-        strange = {(r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"}
-        told = [f"{t}: metric {m} is not in the catalogue: shown as it is, and which end is better is not known" for t, m in sorted(strange)]
+        strange = {
+            (r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"
+        }
+        told = [
+            f"{t}: metric {m} is not in the catalogue: shown as it is, and which end is better is not known"
+            for t, m in sorted(strange)
+        ]
         return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *told]
 
     def summary(self, row: Row, backbone: str, metric: str | None = None) -> Summary:

@@ -94,7 +94,10 @@ def _gain_columns(results: Results, row: Row, name: str, r: Record) -> dict[str,
 def rows(results: Results) -> list[dict[str, Any]]:
     """One row a metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
     gains = {
-        id(r): _gain_columns(results, row, name, r) for row in results.rows for name, cell in row.cells.items() for r in cell.records
+        id(r): _gain_columns(results, row, name, r)
+        for row in results.rows
+        for name, cell in row.cells.items()
+        for r in cell.records
     }
     out = []
     for r in results.records:
@@ -246,7 +249,9 @@ def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] |
         for line in lines_of([[sentence]], width if terminal else None):
             print(line, file=stream)
 
-    say("percent where no unit is named, 95% intervals over images; gain: paired over images, over the backbone named below each task")
+    say(
+        "percent where no unit is named, 95% intervals over images; gain: paired over images, over the backbone named below each task"
+    )
     for line, best in lines(results, width, of):
         print(f"\x1b[1m{line}\x1b[0m" if best and terminal else line, file=stream)
     chosen = _chosen(results, of)

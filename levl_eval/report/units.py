@@ -28,7 +28,9 @@ def lower_note(metrics: Iterable[str | Metric]) -> str:
     lower = sorted({m.name for m in entries if m.better == "lower"})
     open_ones = sorted({m.name for m in entries if not m.ranked})
     out = f" Lower is better for {', '.join(lower)}, and a gain below zero then is an improvement." if lower else ""
-    return out + (f" Whether more is better is not known of {', '.join(open_ones)}: shown as measured, none is best." if open_ones else "")
+    return out + (
+        f" Whether more is better is not known of {', '.join(open_ones)}: shown as measured, none is best." if open_ones else ""
+    )
 
 
 def text(value: float | None, metric: str | Metric, signed: bool = False) -> str:

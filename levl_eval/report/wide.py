@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from levl_eval.report.results import Results, Row
 from levl_eval.report.provenance import data_values
+from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import all_notes
 from levl_eval.report.units import interval, lower_note, text
 
@@ -65,7 +65,10 @@ def references(results: Results) -> list[str]:
     """The backbones that gains of the tables are over."""
     return list(
         dict.fromkeys(
-            ref for row in results.rows for n in row.cells if results.gain(row, n) is not None and (ref := results.reference(row, n))
+            ref
+            for row in results.rows
+            for n in row.cells
+            if results.gain(row, n) is not None and (ref := results.reference(row, n))
         )
     )
 
@@ -176,7 +179,19 @@ def html_page(results: Results) -> str:
 
 
 WIDE_COLUMNS = ("value", "low", "high", "gain", "gain_low", "gain_high", "reference", "seed_sd", "seeds", "best")
-_ABOUT = ("task", "metric", "protocol_hash", "data_fingerprint", "mark", "source", "published", "images", "limit", "date", "comparison_hash")
+_ABOUT = (
+    "task",
+    "metric",
+    "protocol_hash",
+    "data_fingerprint",
+    "mark",
+    "source",
+    "published",
+    "images",
+    "limit",
+    "date",
+    "comparison_hash",
+)
 
 
 def _about(row: Row) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def assemble(
 
     recipe: None takes `scenes` for the generated world, else `vqa-train`. Raises UsageError for what is not known or not there.
     """
-    from levl_eval.evaluation import resolve_data
+    from levl_eval.runner.plan import resolve_data
 
     card = recipe_card(recipe or ("scenes" if data == "scenes" else "vqa-train"))
     who = backbone_card(backbone)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from levl_eval.backbones.common import hash_weights, hub
+from levl_eval.backbones.common import hash_weights
 from levl_eval.cards import near
 from levl_eval.errors import UsageError
+from levl_eval.hub import hub
 from levl_eval.registry import language_models, llm_cards
 
 

@@ -296,9 +296,9 @@ def _assemble(
     changes: dict[str, Any],
 ) -> Asker:
     """From model arguments to an asker; the connector is reused or trained as in `levl-eval ask`."""
-    from levl_eval.evaluation import default_cache, pick_device
     from levl_eval.features import FeatureStore
     from levl_eval.progress import Progress
+    from levl_eval.runner.environment import default_cache, pick_device
     from levl_eval.vlm.api import assemble, load
     from levl_eval.vlm.prompts import make_prompt
 

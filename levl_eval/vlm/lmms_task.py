@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from levl_eval.backbones.common import hub
 from levl_eval.cards import LMMSCard, RecipeCard, near
 from levl_eval.data.hub import local_cache
-from levl_eval.data.images import fingerprint_text
+from levl_eval.data.images import fingerprint_of, fingerprint_text
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import UsageError
+from levl_eval.hub import hub
 from levl_eval.metrics.catalogue import FRACTION, metric_of
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Estimate, Sample
@@ -286,7 +286,7 @@ def run(context: Context) -> Outcome:
     listed = sorted(f"{task}/{number}: {known.get((task, number), '')} {text}" for (task, number), text in asked.items())
     versions = {name: _version(task, found["versions"].get(name)) for name, task in tasks.items()}
     data = {
-        "fingerprint": fingerprint_text(listed), "split": "", "train": [s.fingerprint for s in trained.sets],
+        "fingerprint": fingerprint_text(listed), "split": "", "train": [fingerprint_of(s) for s in trained.sets],
         "version": ", ".join(f"{k} version {v}" for k, v in versions.items()),
         "counts": {
             "questions": len(asked), "images": len(set(known.values()) - {""}),

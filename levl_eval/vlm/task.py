@@ -133,6 +133,6 @@ def run(context: Context) -> Outcome:
         "counts": {
             "questions": len(test.questions), "images": len(test.images), "train_questions": sum(len(s.questions) for s in trained.sets)
         },
-        "version": test.version, "split": test.split, "train": [s.fingerprint for s in trained.sets],
+        "version": test.version, "split": test.split, "train": [fingerprint_of(s) for s in trained.sets],
     }  # fmt: skip
     return Outcome(metrics, samples(card, test, answers), data, notes, seconds, shop.counts, files)

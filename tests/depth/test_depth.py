@@ -18,10 +18,10 @@ from levl_eval.depth.head import DepthHead, depth_loss, grid_depth, train_head
 from levl_eval.depth.pictures import paint_depth, paint_error
 from levl_eval.depth.task import scored
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluation import evaluate
 from levl_eval.metrics.depth import depth_metrics, depth_sums
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
+from levl_eval.runner.evaluate import evaluate
 
 CPU, QUIET = torch.device("cpu"), Progress(quiet=True)
 SPEC = {"layout": "depth"}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.cards import DataSpec
+from levl_eval.data.captions import first_captions
 from levl_eval.data.readers import read_captions
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.metrics.retrieval import recall_at
@@ -72,7 +73,7 @@ def test_karpathys_split(tmp_path):
     found = read_captions(DataSpec(layout="karpathy", directory="coco", split="test"), str(tmp_path))
     assert len(found.images) == 6 and len(found.captions) == 36 and found.owner[7] == 1
     assert found.images.open(found.images.ids[2]).getpixel((0, 0))[0] == pytest.approx(60, abs=4)
-    thin = retrieval._thin(found, 5)
+    thin = first_captions(found, 5)
     assert len(thin.captions) == 30 and thin.captions[5] == "picture 1 number 0"
     with pytest.raises(UsageError, match=r"field `split`: 'dev'.*test, train"):
         read_captions(DataSpec(layout="karpathy", directory="coco", split="dev"), str(tmp_path))

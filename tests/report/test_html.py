@@ -15,7 +15,6 @@ from levl_eval.cli import main
 from levl_eval.commands.report import images_of
 from levl_eval.data.readers import read_classification
 from levl_eval.errors import LevlError
-from levl_eval.evaluation import evaluate
 from levl_eval.probes import common
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
@@ -24,6 +23,7 @@ from levl_eval.report import html as page
 from levl_eval.report.html import build
 from levl_eval.report.results import Results
 from levl_eval.report.svg import bars, curves, scatter
+from levl_eval.runner.evaluate import evaluate
 from tests.report.conftest import record
 
 

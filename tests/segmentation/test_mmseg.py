@@ -17,11 +17,11 @@ from PIL import Image
 from levl_eval.backbones import load_backbone
 from levl_eval.engines import Context
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluation import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
 from levl_eval.registry import task_card
+from levl_eval.runner.evaluate import evaluate
 
 QUIET = Progress(quiet=True)
 

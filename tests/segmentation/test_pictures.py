@@ -15,12 +15,12 @@ from levl_eval.cli import main
 from levl_eval.data.segmentation import file_palette
 from levl_eval.engines import Context
 from levl_eval.errors import UsageError
-from levl_eval.evaluation import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
 from levl_eval.registry import task_card
 from levl_eval.report.html import build
 from levl_eval.report.results import Results
+from levl_eval.runner.evaluate import evaluate
 from levl_eval.segmentation.palettes import paint, palette, voc_colours
 from levl_eval.segmentation.pictures import error_map, pca_rgb, show_dense, spread
 

@@ -13,9 +13,9 @@ from levl_eval.cards import ConnectorSpec, PromptSpec
 from levl_eval.cli import main
 from levl_eval.data.types import ImageSet
 from levl_eval.errors import UsageError
-from levl_eval.evaluation import evaluate
 from levl_eval.features import FeatureStore
 from levl_eval.progress import Progress
+from levl_eval.runner.evaluate import evaluate
 from levl_eval.vlm.connector import Connector
 from levl_eval.vlm.tokens import check_layer, layers_of, look, read_tokens, width_of
 from tests.vlm.models import TEXTS, make

@@ -15,10 +15,10 @@ from PIL import Image
 import levl_eval.vlm
 from levl_eval.cli import main
 from levl_eval.errors import UsageError
-from levl_eval.evaluation import evaluate
 from levl_eval.metrics import gqa_scores, pope_scores, vqa_accuracy
 from levl_eval.progress import Progress
 from levl_eval.records import read_records, read_samples
+from levl_eval.runner.evaluate import evaluate
 from tests.test_processes import launch
 from tests.vlm.models import make
 

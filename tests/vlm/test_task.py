@@ -9,9 +9,9 @@ import shutil
 import pytest
 
 from levl_eval.cards import BackboneCard
-from levl_eval.evaluation import evaluate
 from levl_eval.progress import Progress
 from levl_eval.records import read_samples
+from levl_eval.runner.evaluate import evaluate
 from levl_eval.vlm import answers as answering
 from levl_eval.vlm import recipe as recipes
 from levl_eval.vlm import task as tasks
