@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
+from levl_eval.commands import ask, audit, check, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.processes import cores, place
 from levl_eval.terminal import columns, print_rows, yaml_text
@@ -109,10 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--scale", type=float, default=1.0, help="multiplies the number of images of every set")
     make.add_argument("--json", action="store_true")
     make.set_defaults(call=_data_make)
-    check = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
-    check.add_argument("dir", metavar="DIR")
-    check.add_argument("--json", action="store_true")
-    check.set_defaults(call=_data_check)
+    check_data = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
+    check_data.add_argument("dir", metavar="DIR")
+    check_data.add_argument("--json", action="store_true")
+    check_data.set_defaults(call=_data_check)
 
     cache = commands.add_parser("cache", help="the feature store")
     cache.add_argument("what", choices=["ls", "verify", "clear"])

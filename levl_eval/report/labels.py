@@ -35,7 +35,7 @@ def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], Any])
         cells: dict[Any, set[str]] = defaultdict(set)
         for r in records:
             seed = r.seed if part in _OF_A_SEED else None
-            cells[cell_of(r), seed, *(_value(r, p) for p in chosen)].add(_value(r, part))
+            cells[(cell_of(r), seed, *(_value(r, p) for p in chosen))].add(_value(r, part))
         if any(len(values) > 1 for values in cells.values()):
             chosen.append(part)
     return chosen

@@ -109,7 +109,7 @@ def marks(rows: Sequence[Record]) -> list[str]:
     fields = [comparison_fields(r) for r in rows]
     keys = dict.fromkeys(k for f in fields for k in f)
     differing = [k for k in keys if len({canonical(finite(f.get(k))) for f in fields}) > 1]
-    differing.sort(key=lambda k: (k != "limit", not k.startswith("data.")))
+    differing.sort(key=lambda k: (k != "limit", not k.startswith("data."), k))
 
     def shown(value: Any) -> str:
         return (
