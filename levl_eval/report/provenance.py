@@ -77,7 +77,7 @@ def data_values(records: Sequence[Record]) -> dict[str, Any]:
         return found[0] if len(found) == 1 else found or None
 
     return {
-        "source": one([source_word(r) for r in records]), "published": one([published_set(r) for r in records]),
+        "source": one([source_word(r) for r in records]), "published_set": one([published_set(r) for r in records]),
         "images": one([test_images(r) for r in records]), "limit": one([r.limit for r in records]),
         "date": one([date_of(r) for r in records]), "split": one([r.data.get("split") for r in records]),
     }  # fmt: skip

@@ -50,7 +50,7 @@ COLUMNS: dict[str, str] = {
     "data_fingerprint": "content hash of the test set",
     "weights_sha256": "content hash of the backbone",
     "source": "where the data lay: scenes (synthetic), hub, or the directory as it was given",
-    "published": "the published set that the test data were recognised as; empty: none",
+    "published_set": "the published set that the test data were recognised as; empty: none",
     "split": "of the test set",
     "images": "number of test images",
     "train_fingerprint": "content hashes of the training sets, separated by blanks; empty where nothing is trained",
@@ -78,7 +78,7 @@ def _about(results: Results, r: Record) -> dict[str, Any]:
         "interpolation": pre.get("interpolation", ""), "mean": " ".join(str(v) for v in pre.get("mean", ())),
         "std": " ".join(str(v) for v in pre.get("std", ())), "protocol_hash": r.protocol_hash,
         "data_fingerprint": r.data.get("fingerprint", ""), "weights_sha256": r.backbone["weights_sha256"],
-        "source": source_word(r), "published": published_set(r), "split": r.data.get("split") or "", "images": test_images(r),
+        "source": source_word(r), "published_set": published_set(r), "split": r.data.get("split") or "", "images": test_images(r),
         "train_fingerprint": " ".join(r.train), "validation_fingerprint": r.data.get("validation") or "",
         "device": r.device, "identity_hash": r.identity_hash, "comparison_hash": r.comparison_hash, "date": date_of(r),
     }  # fmt: skip

@@ -186,7 +186,7 @@ _ABOUT = (
     "data_fingerprint",
     "mark",
     "source",
-    "published",
+    "published_set",
     "images",
     "limit",
     "date",

@@ -44,23 +44,50 @@ def test_all_metrics_of_question_tasks_are_declared(scorer):
 
 def test_all_other_engines_metrics_are_declared():
     names = [*DEPTH, *(f"pixels/{m}" for m in DEPTH), *DENSE]
-    names += ["top1", "top5", "mean_per_class", "calibration_error", "top1_unleaked", "top1_best_epoch", "top1_k20", "top1_16shot"]
+    names += [
+        "top1",
+        "top5",
+        "mean_per_class",
+        "calibration_error",
+        "top1_unleaked",
+        "top1_best_epoch",
+        "top1_k20",
+        "top1_16shot",
+    ]
     names += [f"{m}/{r}" for m in ("top1", "mean_recall", "text_to_image_r10") for r in ("embedding", "predicted-image-to-text")]
-    names += ["floor_text_only", "gain_over_shuffled_images", "drop_mixed_rand", "background_gap", "answered", *(p.metric for p in load_published())]
+    names += [
+        "floor_text_only",
+        "gain_over_shuffled_images",
+        "drop_mixed_rand",
+        "background_gap",
+        "answered",
+        *(p.metric for p in load_published()),
+    ]
     assert [n for n in names if metric(n).better == "unknown"] == []
     assert metric_of("my_variant", "backgrounds").unit == "percent" and metric_of("my_variant", "linear").better == "unknown"
 
 
 def test_directions_ranges_and_chance_are_data():
     lower = {m.name for m in METRICS if m.better == "lower"}
-    assert {"rmse", "silog", "pixels/absrel", "calibration_error", "drop_{name}", "background_gap", "distribution", "unparsed"} <= lower
+    assert {
+        "rmse",
+        "silog",
+        "pixels/absrel",
+        "calibration_error",
+        "drop_{name}",
+        "background_gap",
+        "distribution",
+        "unparsed",
+    } <= lower
     assert not {"top1", "mean_iou", "delta1", "accuracy", "effective_rank"} & lower
     assert metric("distribution").bounds == (0.0, math.inf) and metric("drop_mixed_rand").bounds == (-1.0, 1.0)
     assert metric("top1").chance_among(50) == 0.02 and metric("top5/average").chance_among(3) == 1.0
     assert metric("top1").chance_among(None) is None and metric("mean_iou").chance_among(10) is None
 
 
-@pytest.mark.parametrize("name", ["rmse_like", "nll", "brier_score", "calibrated", "dropout", "rank", "some_error", "mme_anything"])
+@pytest.mark.parametrize(
+    "name", ["rmse_like", "nll", "brier_score", "calibrated", "dropout", "rank", "some_error", "mme_anything"]
+)
 def test_a_name_that_only_looks_like_another_is_unknown(name):
     """Once these were lower-is-better, or raw, by their beginning or end."""
     m = metric(name)

@@ -27,7 +27,13 @@ def job(
 ) -> Record:  # fmt: skip
     """A finished record of schema 2, as a run writes it, with drawn scores."""
     weights = weights or name.encode().hex().ljust(64, "0")
-    backbone = {"name": name, "weights": weights, "code": code or {"timm": "1"}, "preprocess": {**PRE, **(preprocess or {})}, "text": {}}
+    backbone = {
+        "name": name,
+        "weights": weights,
+        "code": code or {"timm": "1"},
+        "preprocess": {**PRE, **(preprocess or {})},
+        "text": {},
+    }
     identity = JobIdentity(
         backbone, task, task, {"engine": 1}, protocol or {"epochs": 10}, DataIdentity(test, (train,) if train else (), validation, {"test": ["o"]}), seed, device,
         {"score_size": 64}, {"encoder": precision}, None, limit,
@@ -139,7 +145,9 @@ def test_with_two_baselines_each_format_names_one_and_the_same_reference(tmp_pat
     gain = float(per["m"][1])
     for kind in ("table", "md", "tex", "html", "json", "wide"):
         assert "b-random" in found[kind] and f"{gain:.1f}" in found[kind] or kind in ("json", "wide"), kind
-    assert "gain over b-random" in found["table"] and "Gain over b-random" in found["md"] and "Gain over b-random" in found["html"]
+    assert (
+        "gain over b-random" in found["table"] and "Gain over b-random" in found["md"] and "Gain over b-random" in found["html"]
+    )
     assert json.loads(found["json"])[0]["cells"]["m"]["reference"] == "b-random"
     assert "random-initialised" not in "".join(found.values())
     order = list(reversed(read_records(tmp_path)))
@@ -150,7 +158,11 @@ def test_with_two_baselines_each_format_names_one_and_the_same_reference(tmp_pat
 
 def test_a_backbones_own_twin_is_its_reference(tmp_path):
     big = {"dim": 768, "patch_dim": 768, "grid": [14, 14], "depth": 12}
-    job(tmp_path, "nano"), job(tmp_path, "large", info={"architecture": big}), job(tmp_path, "other", info={"architecture": {**big, "dim": 5}})
+    (
+        job(tmp_path, "nano"),
+        job(tmp_path, "large", info={"architecture": big}),
+        job(tmp_path, "other", info={"architecture": {**big, "dim": 5}}),
+    )
     job(tmp_path, "random-a", info={**RANDOM, "architecture": big}), job(tmp_path, "random-b", info=RANDOM)
     results = Results.read([tmp_path])
     (row,) = results.rows
@@ -196,8 +208,14 @@ def test_every_format_says_what_data_it_is_from(tmp_path, capsys):
     rows = {r["task"]: r for r in csv.DictReader(io.StringIO(found["csv"]))}
     assert [rows[t]["source"] for t in ("linear", "knn", "pets")] == ["scenes", "hub", "my/data"]
     one = rows["linear"]
-    assert (one["images"], one["limit"], one["train_fingerprint"], one["date"], one["published"]) == ("60", "60", "aaaa", "2026-11-30", "")
-    assert len(one["identity_hash"]) == len(one["comparison_hash"]) == 64 and rows["knn"]["published"].startswith("imagenet")
+    assert (one["images"], one["limit"], one["train_fingerprint"], one["date"], one["published_set"]) == (
+        "60",
+        "60",
+        "aaaa",
+        "2026-11-30",
+        "",
+    )
+    assert len(one["identity_hash"]) == len(one["comparison_hash"]) == 64 and rows["knn"]["published_set"].startswith("imagenet")
     wide = {r["task"]: r for r in csv.DictReader(io.StringIO(found["wide"]))}
     assert (wide["linear"]["source"], wide["linear"]["images"], wide["linear"]["limit"]) == ("scenes", "60", "60")
     assert main(["report", str(tmp_path), "--no-pictures"]) == 0
@@ -222,7 +240,9 @@ def test_a_metric_nobody_knows_is_shown_raw_and_none_is_best(tmp_path, capsys):
     assert "a is above b by" in verdict and "which end of oddness is better is not known" in verdict
 
 
-@pytest.mark.parametrize("metric, best", [("rmse", "low"), ("calibration_error", "low"), ("top1", "high"), ("drop_mixed_rand", "low")])
+@pytest.mark.parametrize(
+    "metric, best", [("rmse", "low"), ("calibration_error", "low"), ("top1", "high"), ("drop_mixed_rand", "low")]
+)
 def test_the_better_end_is_the_catalogues(tmp_path, metric, best):
     """Kills: lower is better ignored."""
     job(tmp_path, "high", skill=0.95, metric=metric), job(tmp_path, "low", skill=0.1, metric=metric)
@@ -255,7 +275,9 @@ def test_what_an_older_record_says_beyond_the_range_is_cut(tmp_path, capsys):
 
 def test_a_failed_record_goes_where_a_finished_one_of_the_same_work_is(tmp_path):
     r = job(tmp_path, "m")
-    failed = Record.model_validate({**r.model_dump(by_alias=True), "status": "failed", "reason": "disk full", "metrics": {}, "identity_hash": "f" * 64})
+    failed = Record.model_validate(
+        {**r.model_dump(by_alias=True), "status": "failed", "reason": "disk full", "metrics": {}, "identity_hash": "f" * 64}
+    )
     failed.data["fingerprint"] = ""
     write_record(tmp_path, failed)
     assert len(Results.read([tmp_path]).records) == 1
@@ -266,4 +288,6 @@ def test_schema_1_is_shown_beside_in_a_row_of_its_own(tmp_path):
 
     fill(tmp_path, ("old",), ("linear",), seeds=(0,))
     job(tmp_path, "new")
-    assert [sorted(r.cells) for r in Results.read([tmp_path]).rows] == [["old"], ["new"]] or len(Results.read([tmp_path]).rows) == 2
+    assert [sorted(r.cells) for r in Results.read([tmp_path]).rows] == [["old"], ["new"]] or len(
+        Results.read([tmp_path]).rows
+    ) == 2
