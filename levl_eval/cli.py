@@ -7,6 +7,7 @@ line; 130 interrupted, what was finished is kept.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ def _run_options(p: argparse.ArgumentParser, out: str) -> None:
     p.add_argument(
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )
+    p.add_argument("--reference", metavar="NAME", help="backbone that gains are over (default: each one's own random twin)")
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
@@ -187,6 +189,8 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
     from levl_eval.runner.evaluate import evaluate
 
     out = Path(args.out)
+    if args.reference is not None:  # before hours of work, not after
+        _check_reference(args.reference, [b for group, _ in work for b in group], out)
     records: list[Any] = []
     for backbones, tasks in work:
         records += evaluate(
@@ -208,13 +212,18 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
     failed = any(r.status != "done" for r in records)
     if place()[0] > 0:
         return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
+
+    @functools.cache
+    def results() -> Results:  # what terminal and files show is one: the run's records among all that the directory holds
+        return Results.read([out], lambda line: print(printable(line), file=sys.stderr), reference=args.reference, also=records)
+
     board, page = show_and_write(
         out,
         records,
-        {"json": args.json, "data": args.data},
-        lambda stream: None if args.json else show(Results(records), stream),
+        {"json": args.json, "data": args.data, "reference": args.reference},
+        lambda stream: None if args.json else show(results(), stream, of=records),
         # reading large sets again for their images is left to `levl-eval report`
-        lambda: [write_leaderboard(out), report.write(out, pictures=args.data == "scenes")],
+        lambda: [write_leaderboard(out, results()), report.write(out, pictures=args.data == "scenes", results=results())],
     )
     if args.json:
         found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
@@ -224,6 +233,20 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
         if args.data != "scenes":
             print(f"`levl-eval report {out}` adds the samples' pictures to the report")
     return int(failed)
+
+
+def _check_reference(name: str, backbones: Sequence[str], out: Path) -> None:
+    """Raises UsageError where ``--reference`` is neither run nor already among the records of ``out``."""
+    from levl_eval.registry import backbone_card
+    from levl_eval.report.reading import read_directory
+    from levl_eval.report.reference import resolve_reference
+    from levl_eval.report.results import Results
+
+    there = Results(read_directory(out).records)
+    columns = {there.label(r): r.backbone["name"] for r in there.records}
+    names = {backbone_card(b).name for b in backbones}
+    if name not in names:
+        resolve_reference(name, [*columns, *(n for n in names if n not in columns)], columns | {n: n for n in names})
 
 
 def _brief(record: Any) -> dict[str, Any]:

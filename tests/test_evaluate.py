@@ -369,7 +369,10 @@ def test_json_of_every_command_is_json_alone(world, capsys):
     assert failed["status"] == "failed" and failed["reason"] == "the moon is full; wait" and "value" not in failed
     assert read("show", "linear", "--json")["engine"] == "linear" and read("show", "random-nano", "--json")["baseline"] is True
     assert read("report", out, "--json", "--no-pictures")["bytes"] > 1000
-    assert {r["kind"] for r in read("cache", "ls", "--json")} == {"backbones", "fingerprints"}  # the engine here stores no features
+    assert {r["kind"] for r in read("cache", "ls", "--json")} == {
+        "backbones",
+        "fingerprints",
+    }  # the engine here stores no features
     assert read("cache", "verify", "--json")["broken"] == []
     assert read("cache", "clear", "--json")["removed"] == 2 and read("cache", "ls", "--json") == []
     made = read("data", "make", "scenes", "--out", str(world / "made"), "--size", "64", "--scale", "0.001", "--json")

@@ -56,6 +56,9 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[
         raise UsageError(
             f"{uri}: {probe.patches.shape[1]} patch tokens do not form its grid {probe.grid}; this loader does not fit the model"
         )
+    # What a record says of its architecture: a gain's reference is the random twin of the same one (report/reference.py).
+    shape = {"dim": backbone.dim, "patch_dim": backbone.patch_dim, "grid": list(backbone.grid), "depth": backbone.depth}
+    backbone.info = {**backbone.info, "architecture": shape}
     return backbone
 
 

@@ -84,7 +84,7 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
         out.append(
             {
                 "candidate": name, "value": float(base.mean() + found.value), "difference": found.value,
-                "low": found.value - half, "high": found.value + half, "beats_the_card": found.value - half > 0,
+                "low": max(found.value - half, -1.0), "high": min(found.value + half, 1.0), "beats_the_card": found.value - half > 0,
             }
         )  # fmt: skip
     return out

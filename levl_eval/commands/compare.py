@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ def add(commands: Any) -> None:
 def side(word: str, folder: str) -> dict[str, list[Record]]:
     """Records of a side by task. Raises UsageError where the word names nothing, or several."""
     from levl_eval.cards import near
-    from levl_eval.records import read_record, read_records
+    from levl_eval.records import read_record
+    from levl_eval.report.reading import read_directory
 
     path = Path(word)
     if path.suffix == ".json":
@@ -59,7 +61,10 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
         directory, name = folder, word
     if not Path(directory).is_dir():
         raise UsageError(f"compare: {word!r} is no file or directory, and there is no {directory} to look it up in; use --in DIR")
-    records = [r for r in read_records(Path(directory)) if r.status == "done"]
+    found = read_directory(Path(directory))
+    for line in found.damaged:
+        print(f"compare: left out: {line}", file=sys.stderr)
+    records = [r for r in found.records if r.status == "done"]
     names = list(dict.fromkeys(r.backbone["name"] for r in records))
     if not names:
         raise UsageError(f"{directory}: no finished records; give the --out of a run")
@@ -70,18 +75,27 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
     if name not in names:
         raise UsageError(f"{directory}: holds no backbone {name!r}{near(name, names)}; there are {', '.join(names)}")
     mine = [r for r in records if r.backbone["name"] == name]
-    hashes = {r.backbone["weights_sha256"] for r in mine}
-    if len(hashes) > 1:
-        raise UsageError(
-            f"{directory}: holds {len(hashes)} backbones named {name!r} with different weights; give the records' files"
-        )
+    if len({r.backbone["weights_sha256"] for r in mine}) > 1:
+        raise UsageError(f"{directory}: there are encoders of the name {name!r} with different weights; give the records' files")
     out: dict[str, list[Record]] = {}
     for r in mine:
         out.setdefault(r.task, []).append(r)
-    for task, found in out.items():
-        if len({(r.protocol_hash, r.data.get("fingerprint")) for r in found}) > 1:
-            raise UsageError(f"{directory}: {name} has several protocols of {task}; give the records' files")
+    for task, of_task in out.items():
+        _one_side(f"{directory}: {name} on {task}", of_task)
     return out
+
+
+def _one_side(where: str, records: list[Record]) -> None:
+    """Raises UsageError where records are not the seeds of one encoder under one protocol on the same data."""
+    from levl_eval.report.compare import mismatches
+    from levl_eval.report.labels import differing_parts
+
+    differing = next((m for r in records[1:] if (m := mismatches(records[0], r))), [])
+    if differing:
+        raise UsageError(f"{where}: there are several protocols or data ({'; '.join(differing)}); give the records' files")
+    parts = differing_parts(records, lambda r: None)
+    if parts:
+        raise UsageError(f"{where}: there are encoders of that name with different {', '.join(parts)}; give the records' files")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,11 +134,11 @@ def describe(c: Comparison) -> list[str]:
         out += _wrap("MARKED: measured differently: " + "; ".join(c.mismatch))
     width = max(len(c.a), len(c.b))
     for name, value, wins in ((c.a, c.values[0], c.wins[0]), (c.b, c.values[1], c.wins[1])):
-        out.append(f"  {name.ljust(width)}  {text(value, c.metric)}   better on {wins:,} items")
+        out.append(f"  {name.ljust(width)}  {text(value, c.kind)}   better on {wins:,} items")
     p = f"p {c.p:.2g} ({c.p_method})" + (f", Holm {c.p_holm:.2g}" if c.family > 1 else "")
-    out += _wrap(f"difference {interval(d.value, d.low, d.high, c.metric, signed=True)}, {p}")
+    out += _wrap(f"difference {interval(d.value, d.low, d.high, c.kind, signed=True)}, {p}")
     if c.seed_sd is not None:
-        out += _wrap(f"spread of the difference between {len(c.seeds)} seeds: {text(c.seed_sd, c.metric)} (standard deviation)")
+        out += _wrap(f"spread of the difference between {len(c.seeds)} seeds: {text(c.seed_sd, c.kind)} (standard deviation)")
     if c.left_out or c.only_one_side:
         out += _wrap(f"left out: {c.left_out} items that failed on a side, {c.only_one_side} that only one side has")
     out += _wrap(c.verdict)

@@ -16,6 +16,7 @@ FORMATS = ("table", "csv", "md", "tex", "html", "json")
 def add(commands: Any) -> None:
     p = commands.add_parser("leaderboard", help="tables from run directories")
     p.add_argument("dirs", nargs="+", metavar="DIR")
+    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
     p.add_argument("--format", choices=FORMATS, default="table")
     p.add_argument("--wide", action="store_true", help="csv: tasks by backbones, instead of one metric a row")
     p.add_argument("--published", action="store_true", help="csv: also the paper's numbers, as rows marked published")
@@ -25,10 +26,11 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Exit code 0: all is in the table; 1: something is damaged and left out, as stderr and the table's notes say."""
     from levl_eval.report import tables, wide
     from levl_eval.report.results import Results
 
-    results = Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr))
+    results = Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr), reference=args.reference)
     kind = "json" if args.json else args.format
     if (args.wide or args.published) and kind != "csv":
         raise UsageError("leaderboard: --wide and --published go with --format csv")
@@ -39,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     elif kind == "table":
         if args.out is None:
             tables.show(results)
-            return 0
-        text = "\n".join(line for line, _ in tables.lines(results)) + "\n"
+            return int(bool(results.damaged))
+        text = "\n".join([*(line for line, _ in tables.lines(results)), *tables.all_notes(results)]) + "\n"
     else:
         text = {
             "md": wide.markdown,
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         from levl_eval.io import atomic_write
 
         atomic_write(Path(args.out), text)
-    return 0
+    return int(bool(results.damaged))
 
 
 def _published(wanted: bool) -> list[dict[str, Any]]:

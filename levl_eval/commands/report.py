@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from levl_eval.data.types import ImageSet
     from levl_eval.records import Record
+    from levl_eval.report.results import Results
 
 
 def add(commands: Any) -> None:
     p = commands.add_parser("report", help="write report.html of a run directory")
     p.add_argument("dir", metavar="DIR")
     p.add_argument("--data", metavar="DIR", help="where the data sets lie now, if not where the records say")
+    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
     p.add_argument("--no-pictures", action="store_true", help="do not read the data sets again for their images")
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
@@ -82,15 +84,23 @@ def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[I
     return found.images, fingerprint_of(found)
 
 
-def write(out: Path, pictures: bool = True, data: str | None = None) -> Path:
-    """Write ``out/report.html`` from the records there. data: where the data sets lie, if not where the records say."""
+def write(out: Path, pictures: bool = True, data: str | None = None, results: Results | None = None) -> Path:
+    """Write ``out/report.html`` from the records there. data: where the data sets lie, if not where the records say.
+
+    results: what is in ``out``, where it has been read already.
+    """
     from levl_eval.report.html import write_report
     from levl_eval.report.results import Results
 
-    return write_report(out, Results.read([out]), (lambda record: images_of(record, data)) if pictures else None)
+    return write_report(out, results or Results.read([out]), (lambda record: images_of(record, data)) if pictures else None)
 
 
 def run(args: argparse.Namespace) -> int:
-    path = write(Path(args.dir), not args.no_pictures, args.data)
+    """Exit code 0: all is in the report; 1: something is damaged and left out, as stderr and the report say."""
+    from levl_eval.report.results import Results
+
+    out = Path(args.dir)
+    results = Results.read([out], say=lambda text: print(text, file=sys.stderr), reference=args.reference)
+    path = write(out, not args.no_pictures, args.data, results)
     print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if args.json else f"{path}: written")
-    return 0
+    return int(bool(results.damaged))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from levl_eval.card_fields import Between
 from levl_eval.errors import UsageError
 from levl_eval.options import BATCH, Number
 from levl_eval.text import printable
+
+if TYPE_CHECKING:
+    from levl_eval.report.published import Check, Published
 
 NAMES = ("LeVLJEPA", "InfoNCE", "SigLIP")
 PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNCE"}  # whom the project page shows
@@ -46,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0: all within tolerance, 1: some are not."""
+    """Exit code 0: all that can be compared is within tolerance, 1: some is not, 2: nothing can be compared."""
     named = {}
     for word in args.named:
         left, eq, right = word.rpartition("=")  # a URI may hold the sign itself
@@ -57,25 +62,46 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _paper(args: argparse.Namespace, named: dict[str, str]) -> int:
+    """Raises UsageError where nothing can be compared; what is missing for each number has been printed then."""
     from levl_eval.report.published import against_paper
     from levl_eval.report.results import Results
 
     if not args.dirs:
         raise UsageError("verify --against paper: give the run directories whose results are to be compared")
-    checks = against_paper(Results.read(args.dirs), named)
-    if not checks:
+    checks, refused = against_paper(Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr)), named)
+    if not checks and not refused:
         raise UsageError("verify: no measured result has a published number; name the backbones with --as BACKBONE=LeVLJEPA")
     if args.json:
-        print(json.dumps([{**asdict(c), "difference": c.difference, "within": c.within} for c in checks], indent=1))
+        compared = [{**asdict(c), "comparable": True, "difference": c.difference, "within": c.within} for c in checks]
+        print(json.dumps(compared + [{**asdict(r), "comparable": False} for r in refused], indent=1))
     else:
         for c in checks:
-            p = c.published
-            ends = f" [{c.low:.1f}, {c.high:.1f}]" if c.low is not None and c.high is not None else ""
-            print(printable(f"{p.task}, {p.metric}{' (gain)' if p.kind == 'gain' else ''}, {c.backbone} as {p.backbone}"))
-            print(f"  measured {c.measured:.2f}{ends}, published {p.value:g} ({p.grade})")
-            verdict = "within" if c.within else "OUTSIDE"
-            print(f"  difference {c.difference:+.2f}, {verdict} the tolerance of {p.tolerance:g}")
+            print("\n".join(map(printable, _described(c))))
+        for r in refused:
+            text = f"not comparable: {_of(r.published)}, {r.backbone} as {r.published.backbone}: {'; '.join(r.missing)}"
+            print("\n".join(textwrap.wrap(printable(text), 80, subsequent_indent="  ")))
+    if not checks:
+        r = refused[0]
+        raise UsageError(
+            f"verify: not comparable: none of {len(refused)} results was measured as the paper's were (first: {r.published.task}, "
+            f"{r.backbone}: {'; '.join(r.missing)})"
+        )
     return 0 if all(c.within for c in checks) else 1
+
+
+def _of(p: Published) -> str:
+    return f"{p.task}, {p.metric}{' (gain)' if p.kind == 'gain' else ''}"
+
+
+def _described(c: Check) -> list[str]:
+    p = c.published
+    ends = f" [{c.low:.1f}, {c.high:.1f}]" if c.low is not None and c.high is not None else ""
+    verdict = "within" if c.within else "OUTSIDE"
+    return [
+        f"{_of(p)}, {c.backbone} as {p.backbone}",
+        f"  measured {c.measured:.2f}{ends}, published {p.value:g} ({p.grade})",
+        f"  difference {c.difference:+.2f}, {verdict} the tolerance of {p.tolerance:g}",
+    ]
 
 
 def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:

@@ -19,6 +19,7 @@ from levl_eval.depth.head import DepthHead, grid_depth, train_head, valid
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError
 from levl_eval.features import FeatureSet
+from levl_eval.metrics import catalogue
 from levl_eval.metrics.depth import METRICS, depth_metrics, depth_sums
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
 from levl_eval.records import Sample
@@ -135,7 +136,7 @@ def run(context: Context) -> Outcome:
         keep_pictures(context.work, fitted, test)
     sums = np.stack(kept)
     by_image = depth_metrics(sums)
-    metrics = {m: mean_estimate(by_image[m]) for m in METRICS}
+    metrics = {m: mean_estimate(by_image[m], bounds=catalogue.metric(m).bounds) for m in METRICS}
     # Over all pixels together, as some papers average; their intervals are over images too.
     metrics |= {f"pixels/{m}": bootstrap_statistic(sums, partial(_one, m)) for m in METRICS}
     main = card.main_metric if card.main_metric in by_image else "rmse"

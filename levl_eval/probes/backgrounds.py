@@ -18,7 +18,8 @@ from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
-from levl_eval.metrics.statistics import Z95, mean_estimate, paired_difference
+from levl_eval.metrics.catalogue import DIFFERENCE
+from levl_eval.metrics.statistics import Z95, mean_estimate, paired_difference, within
 from levl_eval.probes.common import Matrix, data_of, features_of, global_features, samples_of
 from levl_eval.probes.linear import fit, logits_of
 from levl_eval.records import Estimate, digest
@@ -41,9 +42,10 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
     value = float(a.mean() - b.mean())
     se = math.sqrt(a.var() / len(a) + b.var() / len(b))
     n = min(len(a), len(b))
-    return Estimate(
+    found = Estimate(
         value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=n, method="two samples, not paired"
     )
+    return within(found, DIFFERENCE)
 
 
 def variants_of(card: Any, data: str, limit: int | None) -> dict[str, ClassificationSet]:

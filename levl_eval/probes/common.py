@@ -25,7 +25,7 @@ from levl_eval.engines import Context
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
 from levl_eval.metrics.calibration import calibration_error
-from levl_eval.metrics.statistics import Z95, mean_estimate
+from levl_eval.metrics.statistics import fraction_interval, mean_estimate, wilson
 from levl_eval.records import Estimate, Sample
 
 IN_MEMORY = 1 << 30  # bytes of float32 features kept in memory; larger sets are read from the store batch by batch
@@ -353,9 +353,10 @@ def mean_per_class(right: np.ndarray, labels: np.ndarray) -> Estimate:
     by_class = [right[labels == c] for c in np.unique(labels)]
     variance = sum(r.var() / len(r) for r in by_class) / len(by_class) ** 2
     value, se = float(np.mean([r.mean() for r in by_class])), float(np.sqrt(variance))
-    low, high = max(0.0, value - Z95 * se), min(1.0, value + Z95 * se)
     n = len(labels)
-    return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method="stratified normal")
+    # Where every class is all right or all wrong (one image each), the classes show no error of their own: that of n images is taken.
+    low, high = fraction_interval(value, se, n) if se else wilson(value * n, n)
+    return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method="stratified wilson")
 
 
 def all_scores(logits: Tensor, parts: Parts, bins: int | None) -> tuple[dict[str, Estimate], np.ndarray]:

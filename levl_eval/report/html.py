@@ -17,10 +17,10 @@ from levl_eval.io import atomic_write
 from levl_eval.records import Estimate, Record
 from levl_eval.report import svg
 from levl_eval.report.paired import Samples
-from levl_eval.report.results import Results, Row
-from levl_eval.report.tables import floor_notes
-from levl_eval.report.units import factor, interval, lower_note
-from levl_eval.report.wide import html_tables
+from levl_eval.report.results import Results, Row, entry_of
+from levl_eval.report.tables import data_notes, failures, floor_notes
+from levl_eval.report.units import interval, lower_note
+from levl_eval.report.wide import html_tables, references
 from levl_eval.text import html_text, json_text
 
 HERE = Path(__file__).resolve().parent
@@ -104,13 +104,15 @@ def _scaled(e: Estimate, scale: float) -> Estimate:
 def _gains(results: Results, colour: dict[str, int]) -> str:
     rows = []
     for row in results.rows:
-        found = [(n, colour[n], _scaled(g, factor(row.metric))) for n in row.cells if (g := results.gain(row, n)) is not None]
+        found = [(n, colour[n], _scaled(g, row.kind.factor)) for n in row.cells if (g := results.gain(row, n)) is not None]
         if found:
-            rows.append((f"{row.title}, {row.metric}", found))
-    lower = html_text(lower_note(row.metric for row in results.rows))
-    chart = svg.bars(rows, "gain over the random-initialised backbone in points, with 95% intervals")
+            rows.append((f"{row.title}, {row.metric} ({results.gains_over(row)})", found))
+    lower = html_text(lower_note(row.kind for row in results.rows))
+    over = references(results)
+    what = over[0] if len(over) == 1 else "the backbone named with each task"
+    chart = svg.bars(rows, f"gain over {what} in points, with 95% intervals")
     return (
-        f"<h2 id=gain>Gain over a random-initialised encoder</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.{lower}</figcaption></figure>"
+        f"<h2 id=gain>Gain over {html_text(what)}</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.{lower}</figcaption></figure>"
         if chart
         else ""
     )
@@ -198,7 +200,7 @@ def _breakdown(results: Results, row: Row) -> str:
         for n in names:
             try:
                 e = results.summary(row, n, m).estimate
-                cells.append(f'<td class="n">{interval(e.value, e.low, e.high, m)}</td>')
+                cells.append(f'<td class="n">{interval(e.value, e.low, e.high, entry_of(row.any, m))}</td>')
             except KeyError:
                 cells.append("<td></td>")
         body.append(f'<tr><th scope="row">{html_text(m)}</th>{"".join(cells)}</tr>')
@@ -214,7 +216,7 @@ def _protocols(results: Results) -> str:
             r.model_dump(by_alias=True, mode="json", exclude={"metrics", "notes"}), indent=1, sort_keys=True, ensure_ascii=False
         )
         shown = html_text(text, "\n")
-        title = f"{results.labels[r.key]} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
+        title = f"{results.label(r)} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
         parts.append(f'<details id="r-{html_text(r.key)}"><summary>{html_text(title)}</summary><pre>{shown}</pre></details>')
     return "".join(parts)
 
@@ -233,8 +235,9 @@ def build(results: Results, opener: Opener | None = None) -> str:
     """The page. opener: gives for a record a function from image id to image, or None where its images are not at hand."""
     colour = {n: i for i, n in enumerate(results.backbones)}
     shown = _samples(results)
-    failed = [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
-    notes = "".join(f"<li>{html_text(n)}</li>" for n in [*floor_notes(results.records), *failed])
+    listed = [*floor_notes(results.records), *failures(results), *results.notes()]
+    notes = "".join(f"<li>{html_text(n)}</li>" for n in listed)
+    data_of_rows = "".join(f"<li>{html_text(n)}</li>" for n in data_notes(results))
     breakdowns = "".join(_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values()))
     charts = [_gains(results, colour), _scatter(results, colour), _dense(results)]
     curves = _learning(results, colour)
@@ -249,6 +252,7 @@ def build(results: Results, opener: Opener | None = None) -> str:
         '<link rel="icon" href="data:,">'
         f"<title>levl-eval report</title><style>{css}</style></head><body><header><h1>Frozen encoders, one protocol</h1>"
         f'<p class="soft">{len(results.backbones)} backbones, {len(results.rows)} tasks. Written by levl-eval from the records of this run.</p>'
+        f'<details open class="soft"><summary>What data the numbers are from</summary><ul>{data_of_rows}</ul></details>'
         f"<nav>{nav}</nav></header><main>"
         f'<h2 id="summary">Summary</h2><div class="scroll" tabindex="0">{html_tables(results, linked=True)}</div><p class="soft">Each number leads to its protocol.</p><ul>{notes}</ul>'
         f"{''.join(charts)}{_BROWSER}"

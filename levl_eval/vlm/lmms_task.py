@@ -25,6 +25,7 @@ from levl_eval.data.images import fingerprint_of, fingerprint_text
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import UsageError
 from levl_eval.hub import hub
+from levl_eval.metrics.catalogue import FRACTION, metric_of
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Estimate, Sample
 from levl_eval.vlm.prompts import make_prompt
@@ -191,7 +192,8 @@ class _Scores:
             return Estimate(value=value, n=len(items), method="lmms-eval's aggregation, no interval")
         numbers = _numbers(items)
         if numbers is not None and np.isclose(numbers.mean(), value, rtol=1e-9, atol=1e-12):
-            return mean_estimate(numbers, self.images[chosen])
+            bounds = FRACTION if np.isin(numbers, (0.0, 1.0)).all() else metric_of(metric, "lmms").bounds
+            return mean_estimate(numbers, self.images[chosen], bounds=bounds)
         aggregate = self.task.aggregation().get(metric)
         if aggregate is None:
             return Estimate(value=value, n=len(items), method="lmms-eval's aggregation, no interval")

@@ -14,7 +14,7 @@ from levl_eval.metrics.permutation import sign_flip_test
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample, read_records, write_record
 from levl_eval.report.compare import compare, compare_all, differing_fields
-from tests.report.conftest import fill, record
+from tests.report.conftest import fill, record, tie_samples
 
 
 def of(run_dir, name, task):
@@ -79,7 +79,7 @@ def test_other_protocol_or_data_is_refused_with_the_fields(run_dir, tmp_path):
         data={"fingerprint": "ffff"},
     )  # fmt: skip
     a, b = of(run_dir, "good", "gqa")[0], read_records(other)[0]
-    with pytest.raises(ProtocolMismatch, match=r"prompt.max_new_tokens 8 against 4; data fingerprint .* against ffff") as e:
+    with pytest.raises(ProtocolMismatch, match=r"prompt.max_new_tokens 8 against 4; data.test differs: .* against ffff") as e:
         compare(a, b)
     assert "\n" not in str(e.value) and "--allow-mismatch" in str(e.value)
     c = compare(a, b, allow_mismatch=True)
@@ -131,6 +131,10 @@ def test_failed_records_and_samples_that_do_not_give_the_metric_are_told(run_dir
     fill(tmp_path, ("good", "fair"), ("gqa",))
     path = next((tmp_path / "samples").glob("*good*"))
     path.write_text(path.read_text().replace('"score": 1.0', '"score": 0.0', 5))
+    a, b = read_records(tmp_path)
+    with pytest.raises(UsageError, match="not the samples its record was written with"):
+        compare(a, b)
+    tie_samples(tmp_path, path.stem)
     a, b = read_records(tmp_path)
     with pytest.raises(UsageError, match="from the samples is .* the record says"):
         compare(a, b)
