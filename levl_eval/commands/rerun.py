@@ -35,13 +35,7 @@ def add(commands: Any) -> None:
 
 def changes(old: Record, new: Record) -> list[str]:
     """What is not the same, one line each; empty where everything is."""
-    out = []
-    if old.backbone["weights_sha256"] != new.backbone["weights_sha256"]:
-        out.append(f"weights {old.backbone['weights_sha256'][:12]} then, {new.backbone['weights_sha256'][:12]} now")
-    if old.protocol_hash != new.protocol_hash:
-        out.append(f"protocol {old.protocol_hash[:12]} then, {new.protocol_hash[:12]} now")
-    if old.data.get("fingerprint") != new.data.get("fingerprint"):
-        out.append(f"data {str(old.data.get('fingerprint'))[:12]} then, {str(new.data.get('fingerprint'))[:12]} now")
+    out = _identity_changes(old, new)
     for name in sorted(old.metrics.keys() | new.metrics.keys()):
         if name not in old.metrics or name not in new.metrics:
             out.append(f"{name} only {'then' if name in old.metrics else 'now'}")
@@ -50,6 +44,21 @@ def changes(old: Record, new: Record) -> list[str]:
             if not math.isclose(a, b, rel_tol=0, abs_tol=TOLERANCE):
                 out.append(f"{name} {a:.6f} then, {b:.6f} now")
     return out
+
+
+def _identity_changes(old: Record, new: Record) -> list[str]:
+    """Where the two identities differ. A record of schema 1 held less of its own: weights, protocol and test data."""
+    from levl_eval.records import identity_of
+    from levl_eval.report.compare import differing_fields
+
+    if old.identity_hash and new.identity_hash:
+        return [f"{line} (then, now)" for line in differing_fields(identity_of(old).parts(), identity_of(new).parts())]
+    found = {
+        "weights": (old.backbone["weights_sha256"], new.backbone["weights_sha256"]),
+        "protocol": (old.protocol_hash, new.protocol_hash),
+        "data": (str(old.data.get("fingerprint")), str(new.data.get("fingerprint"))),
+    }
+    return [f"{name} {then[:12]} then, {now[:12]} now" for name, (then, now) in found.items() if then != now]
 
 
 def run(args: argparse.Namespace) -> int:
