@@ -144,7 +144,7 @@ def test_with_two_baselines_each_format_names_one_and_the_same_reference(tmp_pat
     assert per["m"][0] == "b-random" and per["a-random"] == per["b-random"] == ("", "")
     gain = float(per["m"][1])
     for kind in ("table", "md", "tex", "html", "json", "wide"):
-        assert "b-random" in found[kind] and f"{gain:.1f}" in found[kind] or kind in ("json", "wide"), kind
+        assert ("b-random" in found[kind] and f"{gain:.1f}" in found[kind]) or kind in ("json", "wide"), kind
     assert (
         "gain over b-random" in found["table"] and "Gain over b-random" in found["md"] and "Gain over b-random" in found["html"]
     )
