@@ -103,9 +103,8 @@ _HEALTH = (
     _raw("uniformity", "", "log mean potential of pairs on the sphere", "lower", (-math.inf, 0.0)),
     _raw("alignment", "", "mean squared distance of two views", "lower", (0.0, 4.0)),
     *(_raw(f"variance_{k}", "", "of the dimensions' variances", "none") for k in ("mean", "min", "median", "max")),
-    *(Metric(k, "", better, POSITIVE, None, 0, "a count") for k, better in (
-        ("images", "none"), ("dimensions", "none"), ("dead_dimensions", "lower"), ("duplicates", "lower"), ("near_duplicates", "lower"),
-    )),
+    *(Metric(k, "", "none", POSITIVE, None, 0, "a count") for k in ("images", "dimensions")),
+    *(Metric(k, "", "lower", POSITIVE, None, 0, "a count") for k in ("dead_dimensions", "duplicates", "near_duplicates")),
 )  # fmt: skip
 
 METRICS: tuple[Metric, ...] = (
