@@ -229,9 +229,9 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
         found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
         print(json.dumps(found, indent=1))
     else:
-        print(f"records, samples, {board} and {page}")
+        print(printable(f"records, samples, {board} and {page}"))
         if args.data != "scenes":
-            print(f"`levl-eval report {out}` adds the samples' pictures to the report")
+            print(f"`levl-eval report {printable(str(out))}` adds the samples' pictures to the report")
     return int(failed)
 
 
@@ -324,7 +324,8 @@ def _data_make(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"out": args.out, **json.loads((Path(args.out) / "scenes.json").read_text())}, indent=1))
         return 0
-    print(f"{args.out}: {'there already, whole' if done == 'there' else done}; check it with `levl-eval data check {args.out}`")
+    state = "there already, whole" if done == "there" else done
+    print(printable(f"{args.out}: {state}; check it with `levl-eval data check {args.out}`"))
     return 0
 
 

@@ -35,7 +35,10 @@ ENGINES: dict[str, str] = {
 }
 
 # Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.
-VERSIONS: dict[str, int] = {**dict.fromkeys(ENGINES, 1), "attentive": 2}  # attentive 2: crops are drawn by image content, not by id
+VERSIONS: dict[str, int] = {
+    **dict.fromkeys(ENGINES, 1),
+    "attentive": 2,
+}  # attentive 2: crops are drawn by image content, not by id
 FEATURES = 2  # how images become stored features. 2: images that are not square are resized and cropped as torchvision does
 ANSWERS = 2  # how a language model answers a set of questions
 

@@ -177,6 +177,11 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
     card = parse_card(value, where)
     if getattr(card, "kind", "") != "task":
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
+    if isinstance(getattr(card, "class_names", None), str) and card.class_names != "openai":
+        from levl_eval.data.classification import lines_of  # numpy, only where a file is given
+
+        # By its content: the names move numbers, where they lie does not.
+        card.class_names = lines_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
     check_fields(card, where, set(overrides), trust)
     card._trusted = trust or bool(set(FIELDS) & set(overrides))
     if card.engine == "mmseg" and card.config and (card.config_text is None or "config" in overrides):

@@ -284,3 +284,16 @@ def test_sizes_of_a_backbone_card_are_bounded(tmp_path):
 def test_invalid_values_stay_invalid_when_built_in_python():
     with pytest.raises(ValidationError):
         cards.ConnectorSpec(queries=0)
+
+
+def test_class_names_of_a_file_count_by_their_content(tmp_path):
+    from levl_eval.registry import task_card
+
+    def digest(name, text):
+        (tmp_path / name).write_text(text)
+        return protocol_hash(protocol_of(task_card("zeroshot", {"class_names": str(tmp_path / name)})))
+
+    first = digest("a.txt", "cat\ndog\n")
+    assert digest("b.txt", "cat\ndog\n") == first != digest("a.txt", "dog\ncat\n")
+    with pytest.raises(UsageError, match="class_names"):
+        task_card("zeroshot", {"class_names": str(tmp_path / "none.txt")})

@@ -236,14 +236,14 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path, kind):
 def test_a_pipe_among_class_folders_ends_a_run_in_one_line(tmp_path, capsys):
     from PIL import Image
 
-    for side in ("train", "test"):
+    for side in ("train", "val"):
         for name in ("a", "b"):
             folder = tmp_path / "classification" / side / name
             folder.mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(folder / "0.png")
-    os.mkfifo(tmp_path / "classification" / "test" / "a" / "x.png")
-    sides = (("train", "train"), ("data", "test"))
-    where = [w for field, side in sides for w in ("--set", f"classify.{field}.root={tmp_path / 'classification' / side}")]
+    os.mkfifo(tmp_path / "classification" / "val" / "a" / "x.png")
+    sides = {"train": "train", "data": "val"}
+    where = [w for p, f in sides.items() for w in ("--set", f"classify.{p}.root={tmp_path / 'classification' / f}")]
     words = ["run", "--backbone", "random:nano", "--tasks", "classify", "--data", str(tmp_path), "--out", str(tmp_path / "o")]
     assert main([*words, "--device", "cpu", "--quiet", "--seeds", "0", *where]) in (1, 2)
     shown = capsys.readouterr()

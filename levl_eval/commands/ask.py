@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([{"question": q, "answer": a} for q, a in zip(args.questions, texts, strict=True)], indent=1))
     else:
-        print("\n".join(map(printable, texts)))
+        shown = map(printable, texts) if sys.stdout.isatty() else texts  # a program gets the answers as they are
+        print("\n".join(shown))
     if args.save:
         vlm.save(args.save)
     return 0
