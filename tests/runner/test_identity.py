@@ -350,3 +350,28 @@ def test_segmentation_is_scored_at_a_stated_size(handle):
     assert small != large and small["score_size"] == 64  # so two backbones of these sizes never share a column unasked
     fixed = task_card("segmentation", {"train.root": "x", "data.root": "y", "score_size": "128"})
     assert resolved_of(fixed, {"size": 64}) == resolved_of(fixed, {"size": 224}) == {"score_size": 128}
+
+
+def test_a_record_without_its_floors_is_not_whole(world, tmp_path, monkeypatch):
+    from levl_eval import engines
+    from levl_eval.data.images import fingerprint_of
+    from levl_eval.data.readers import read_questions
+    from levl_eval.metrics.statistics import mean_estimate
+
+    calls = []
+
+    def answered(context):
+        calls.append(context.card.name)
+        found = read_questions(context.card.data, context.data, context.limit)
+        metrics = {"accuracy": mean_estimate(np.ones(4)), "floor_text_only": mean_estimate(np.zeros(4))}
+        kept = metrics if len(calls) > 1 else {"accuracy": metrics["accuracy"]}
+        return engines.Outcome(kept, [], {"fingerprint": fingerprint_of(found), "counts": {}})
+
+    monkeypatch.setattr(f"{__name__}.answered", answered, raising=False)
+    monkeypatch.setitem(engines.ENGINES, "vqa", f"{__name__}:answered")
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    options = {"data": str(world), "seeds": (0,), "out": tmp_path / "out", "device": "cpu", "progress": QUIET}
+    settings = ["pope.recipe.max_questions=10"]
+    for expected in (1, 2, 2):
+        (record,) = evaluate(["random:nano"], ["pope"], settings=settings, **options)
+        assert record.status == "done" and len(calls) == expected
