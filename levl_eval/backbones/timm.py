@@ -135,7 +135,9 @@ def preprocess_of(net: Any, uri: str = "") -> Preprocess:
     if c["input_size"][-2] != size or c["input_size"][0] != 3:
         raise UsageError(f"{uri}: its inputs are {' x '.join(map(str, c['input_size']))}; this suite's are squares of 3 channels")
     if mode not in ("center", "squash"):
-        raise UsageError(f"{uri}: timm prepares its images by {mode!r}, which this suite does not; use py: with your own preprocess")
+        raise UsageError(
+            f"{uri}: timm prepares its images by {mode!r}, which this suite does not; use py: with your own preprocess"
+        )
     target = int(size / c["crop_pct"])
     how = ("squash" if target == size else "squash-crop") if mode == "squash" else "shortest"
     return Preprocess(

@@ -42,7 +42,9 @@ def as_map(model: Any, tokens: Tensor) -> Tensor:
     last = getattr(model, "output_fmt", "") == "NHWC" or (tokens.shape[1] != width and tokens.shape[-1] == width)
     out = tokens.permute(0, 3, 1, 2) if last else tokens
     if out.shape[1] != width:
-        raise LevlError(f"this timm model's map of shape {tuple(tokens.shape[1:])} has not its {width} channels; take another model")
+        raise LevlError(
+            f"this timm model's map of shape {tuple(tokens.shape[1:])} has not its {width} channels; take another model"
+        )
     return out
 
 
@@ -109,4 +111,6 @@ def pooling_of(model: Any) -> str:
         pool = getattr(module, "pool_type", None) or "the head's own pool"
     names = {"token": "CLS", "avg": "mean of the patch tokens", "max": "maximum of the patch tokens"}
     words = names.get(pool, "mean of the patch tokens, the model pools nothing itself" if pool == "" else str(pool))
-    return words + (", then the final norm" if late else " after the final norm" if _is_norm(getattr(model, "norm", None)) else "")
+    return words + (
+        ", then the final norm" if late else " after the final norm" if _is_norm(getattr(model, "norm", None)) else ""
+    )
