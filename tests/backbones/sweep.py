@@ -16,6 +16,7 @@ import contextlib
 import gc
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -32,7 +33,6 @@ from levl_eval.errors import LevlError, UsageError
 
 TOLERANCE = 1e-5  # of the largest value, in float32
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"
-SMALL = 1.5e9  # parameters; larger ones are built with fewer blocks
 
 
 # ---- building: no time is spent on initial values that are replaced anyway --------------------------------------------------
@@ -71,14 +71,15 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 @contextlib.contextmanager
 def shallow(depth: int = 2) -> Iterator[None]:
-    """timm's plain ViTs and open_clip's own towers with ``depth`` blocks, for models beyond ``SMALL`` parameters."""
+    """open_clip's models with ``depth`` blocks in every tower (ResNets and Swins: a block a stage): how a model is read has no depth."""
     import open_clip.factory
     import timm
 
     create = timm.create_model
 
     def fewer(name: str, **options: Any) -> Any:
-        sizes = {"depths": (1, 1, depth, 1)} if "convnext" in name else {"depth": depth}
+        staged = name.startswith(("convnext", "swin"))
+        sizes = {} if name.startswith("fastvit") else {"depths": (1, 1, depth, 1)} if staged else {"depth": depth}
         return create(name, **options, **sizes)
 
     configs = json.loads(json.dumps(open_clip.factory._MODEL_CONFIGS))
@@ -86,6 +87,8 @@ def shallow(depth: int = 2) -> Iterator[None]:
         for tower in (config["vision_cfg"], config["text_cfg"], config.get("multimodal_cfg", {})):
             if isinstance(tower.get("layers"), int):
                 tower["layers"] = depth
+            elif isinstance(tower.get("layers"), list):
+                tower["layers"] = [1] * len(tower["layers"])
     with mock.patch.object(timm, "create_model", fewer), mock.patch.object(open_clip.factory, "_MODEL_CONFIGS", configs):
         yield
 
@@ -142,7 +145,7 @@ def compare(backbone: Backbone, images: Tensor, pooled: Tensor | None, own: Tens
 
 def images_for(backbone: Backbone) -> Tensor:
     side = backbone.preprocess.size
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 @torch.inference_mode()
@@ -152,7 +155,6 @@ def check_timm(name: str) -> dict[str, Any]:
 
     with without_init(), mock.patch("levl_eval.backbones.common.hash_weights", lambda module: "-"), _finite():
         backbone = load_backbone(f"random:{name}")
-    randomise(backbone)
     images = images_for(backbone)
     pooled, own = timm_reference(backbone.model, images)
     return {"differences": compare(backbone, images, pooled, own), "pooled": backbone.info["pooled"]}
@@ -201,7 +203,9 @@ def hub_texts(name: str) -> Iterator[list[str]]:
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
         if text.get("hf_tokenizer_name"):
-            stand_in = StandInTokenizer(text.get("context_length", 77), min(text.get("vocab_size", 1000), 1000), text.get("eos_id"))
+            stand_in = StandInTokenizer(
+                text.get("context_length", 77), min(text.get("vocab_size", 1000), 1000), text.get("eos_id")
+            )
             stack.enter_context(mock.patch.object(open_clip, "get_tokenizer", lambda *a, **k: stand_in))
             notes.append("stand-in tokenizer")
         source = text.get("hf_model_name")
@@ -249,19 +253,17 @@ def open_clip_reference(net: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def check_open_clip(name: str, shrink: bool = False) -> dict[str, Any]:
-    """One configuration of open_clip, loaded by `random:open_clip:NAME`."""
+def check_open_clip(name: str, full: bool = False) -> dict[str, Any]:
+    """One configuration of open_clip, loaded by `random:open_clip:NAME`; with two blocks a tower unless ``full``."""
     from levl_eval.backbones import load_backbone
 
     with contextlib.ExitStack() as stack:
         for context in (without_init(), mock.patch("levl_eval.backbones.common.hash_weights", lambda module: "-"), _finite()):
             stack.enter_context(context)
         notes = stack.enter_context(hub_texts(name))
-        if shrink:
+        if not full:
             stack.enter_context(shallow())
-            notes.append("2 blocks")
         backbone = load_backbone(f"random:open_clip:{name}")
-    randomise(backbone)
     net, images = backbone.model, images_for(backbone)
     pooled, own = open_clip_reference(net, images)
     differences = compare(backbone, images, pooled, own)
@@ -270,51 +272,98 @@ def check_open_clip(name: str, shrink: bool = False) -> dict[str, Any]:
     differences["image"] = apart(backbone.image_embeddings(found.pooled)["embedding"], net.encode_image(images, normalize=True))
     tokens = backbone.tokenizer(texts)
     differences["text"] = apart(backbone.encode_text(texts), net.encode_text(tokens, normalize=True))
-    if apart(net.encode_image(images, normalize=True)[:1], net.encode_image(images, normalize=True)[1:]) < 1e-3:
-        notes.append("two images gave one embedding")
     return {"differences": differences, "pooled": backbone.info["pooled"], "note": "; ".join(notes)}
 
 
 # ---- what is tried --------------------------------------------------------------------------------------------------------
 
 
-def timm_structure(name: str) -> tuple[tuple[Any, ...], int] | None:
-    """(what a loader can be wrong about, parameters) of a timm model; None for one timm itself cannot build here."""
+_SIZES = (
+    "zepto", "atto", "femto", "pico", "nano", "xxs", "xxt", "xs", "xt", "test", "tiny", "ti", "t", "mini", "small", "s", "little", "medium",
+    "m", "betwixt", "base", "b", "large", "l", "xlarge", "xl", "xxlarge", "huge", "h", "giant", "giantopt", "g", "gigantic", "enormous",
+)  # fmt: skip
+
+
+def timm_families() -> dict[str, str]:
+    """Smallest member of every family of timm: name -> module and family.
+
+    A family is a module's models whose names differ in numbers and words of size alone (vit_*_patch*_siglip_gap_*); the smallest is
+    told by those words, then by the numbers: nothing of 1,300 models has to be built to find it.
+    """
     import timm
 
-    with without_init(), torch.device("meta"):
-        try:
-            model = timm.create_model(name, num_classes=0)
-        except Exception:
-            return None
-    module = timm.get_arch_entrypoint(name) if hasattr(timm, "get_arch_entrypoint") else timm.model_entrypoint(name)
-    norm = late_norm(model)
-    key = (
-        module.__module__.rpartition(".")[2], type(model).__name__, type(getattr(model, "head", None)).__name__, type(norm).__name__,
-        getattr(model, "num_prefix_tokens", None), str(getattr(model, "global_pool", ""))[:12] if isinstance(getattr(model, "global_pool", ""), str) else "",
-        getattr(model, "attn_pool", None) is not None, getattr(model, "output_fmt", None),
-    )  # fmt: skip
-    return key, sum(p.numel() for p in model.parameters())
+    smallest: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {}
+    for module in timm.list_modules():
+        for name in timm.list_models(module=module):
+            words = name.split("_")
+            size = next((_SIZES.index(w) for w in words if w in _SIZES), len(_SIZES) // 2)
+            stem = re.sub(r"\d+", "", "_".join(w for w in words if w not in _SIZES)).strip("_")
+            rank = (size, [int(n) for n in re.findall(r"\d+", name)], len(name))
+            if (module, stem) not in smallest or rank < smallest[module, stem][0]:
+                smallest[module, stem] = (rank, name)
+    return {name: " ".join(key) for key, (_, name) in sorted(smallest.items())}
 
 
-def timm_families() -> dict[str, list[str]]:
-    """Smallest member of every module of timm and, within it, of every structure: name -> what it stands for."""
-    import timm
-
-    smallest: dict[Any, tuple[int, str]] = {}
-    for name in timm.list_models():
-        found = timm_structure(name)
-        key, size = found if found is not None else (("unbuilt", name), 0)
-        if key not in smallest or size < smallest[key][0]:
-            smallest[key] = (size, name)
-    return {name: [str(k) for k in key] for key, (_, name) in sorted(smallest.items(), key=str)}
-
-
-def open_clip_size(name: str) -> int:
-    """Parameters of a configuration of open_clip, counted without memory."""
+def cases(library: str) -> dict[str, str]:
+    """Name -> family of every case of ``library`` ("timm" or "open_clip")."""
+    if library == "timm":
+        return timm_families()
     import open_clip
 
-    with without_init(), hub_texts(name), torch.device("meta"), contextlib.suppress(Exception):
-        net = open_clip.create_model(name, pretrained_text=False)
-        return sum(p.numel() for p in net.parameters())
-    return 0
+    return {name: "" for name in open_clip.list_models()}
+
+
+def run(library: str, name: str, full: bool = False) -> dict[str, Any]:
+    """One case's row: ``verdict`` equal, refused (with the loader's line) or wrong (with what differs or was raised)."""
+    row: dict[str, Any] = {"library": library, "name": name}
+    start = time.perf_counter()
+    try:
+        found = check_timm(name) if library == "timm" else check_open_clip(name, full)
+        off = {k: v for k, v in found["differences"].items() if not v <= TOLERANCE}
+        row |= {"verdict": "wrong" if off else "equal", "off": off, "largest": max(found["differences"].values()), **found}
+    except (UsageError, LevlError) as e:
+        row |= {"verdict": "refused", "note": str(e).partition(": ")[2] or str(e)}
+    except Exception as e:
+        row |= {"verdict": "wrong", "note": f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"}
+    gc.collect()
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def sweep(library: str, part: str, out: Path, full: bool = False) -> list[dict[str, Any]]:
+    """Every ``n``-th case, a row each in OUT/LIBRARY.jsonl; cases that stand there already are not run again."""
+    index, count = (int(x) for x in part.split("/"))
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{library}.jsonl"
+    done = {json.loads(line)["name"] for line in file.read_text().splitlines()} if file.exists() else set()
+    rows = []
+    for i, (name, family) in enumerate(cases(library).items()):
+        if i % count != index - 1 or name in done:
+            continue
+        row = run(library, name, full) | {"family": family}
+        rows.append(row)
+        with file.open("a") as f:
+            f.write(json.dumps(row) + "\n")
+        print(f"{row['verdict']:8} {row['seconds']:6.1f} s  {name}  {row.get('note', '')}{row.get('off') or ''}", flush=True)
+    return rows
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", choices=("timm", "open_clip", "table"))
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--full", action="store_true", help="open_clip with all its blocks")
+    args = parser.parse_args(words)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    if args.what == "table":
+        from tests.backbones.sweep_table import write
+
+        write(args.out, DOCS)
+        return 0
+    rows = sweep(args.what, args.part, args.out, args.full)
+    return 1 if any(r["verdict"] == "wrong" for r in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
