@@ -14,12 +14,17 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, unit
-from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, pooling_of
+from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
 from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.errors import LevlError, UsageError
 
 _PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-_UNUSED = ("pooler.", "position_ids", "mask_token", "decoder.")  # weights no feature comes from; vit's dense pooler among them
+_UNUSED = (
+    "pooler.dense",
+    "position_ids",
+    "mask_token",
+    "decoder.",
+)  # weights no feature comes from; vit's dense pooler among them
 
 
 def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -96,7 +101,9 @@ class HFBackbone(Backbone):
 
     def encode(self, images: Tensor) -> Features:
         out = self._tower(**self._inputs(images))
-        tokens = out.last_hidden_state if self.rules.normed else final_norm(self.family, self._tower)(out.last_hidden_state)
+        tokens = out.last_hidden_state
+        if not is_normed(self.family, self._tower):
+            tokens = final_norm(self.family, self._tower)(tokens)
         patches = tokens[:, self.rules.prefix(self._tower.config) :]
         if self.rules.pooled == "cls":
             pooled = tokens[:, 0]
@@ -194,6 +201,11 @@ def _class_of(config: Any) -> Any:
     return AutoModel if type(config) in AutoModel._model_mapping else getattr(transformers, name)
 
 
+def _options(family: str) -> dict[str, Any]:
+    """data2vec's only final norm stands in a pooler that transformers builds on demand."""
+    return {"add_pooling_layer": True} if family == "data2vec-vision" else {}
+
+
 def _complete(loading: Mapping[str, Any], uri: str) -> None:
     """Raises UsageError where weights were not in the checkpoint and would have stayed random."""
     missing = sorted(k for k in loading.get("missing_keys", ()) if not any(part in k for part in _UNUSED))
@@ -222,7 +234,9 @@ def load(repo: str, name: str, uri: str) -> Backbone:
     """Raises UsageError: not one of the families, incomplete directory or weights, hub not reached."""
     with hub_or_cache(uri):
         config, family = _config(repo, uri)
-        model, loading = _class_of(config).from_pretrained(repo, dtype=torch.float32, output_loading_info=True)
+        model, loading = _class_of(config).from_pretrained(
+            repo, dtype=torch.float32, output_loading_info=True, **_options(family)
+        )
         _complete(loading, uri)
     return _finish(model, family, repo, name, uri, {})
 
@@ -232,5 +246,5 @@ def load_random(repo: str, name: str, uri: str, seed: int) -> Backbone:
     with hub_or_cache(uri):
         config, family = _config(repo, uri)
         kind = _class_of(config)
-        model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+        model = (kind.from_config if hasattr(kind, "from_config") else kind)(config, **_options(family))
     return _finish(model.float(), family, repo, name, uri, {"random_seed": seed})

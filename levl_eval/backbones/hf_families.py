@@ -90,6 +90,11 @@ def pooling_of(family: str, tower: Any) -> str:
     return FAMILIES[family].words
 
 
+def is_normed(family: str, tower: Any) -> bool:
+    """Whether ``last_hidden_state`` has passed the final norm."""
+    return FAMILIES[family].normed or (family in ("beit", "data2vec-vision") and not tower.config.use_mean_pooling)
+
+
 def final_norm(family: str, tower: Any) -> Callable[[Tensor], Tensor]:
     """The last norm the model itself applies; the identity where it has none."""
     path = FAMILIES[family].norm

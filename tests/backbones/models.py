@@ -39,7 +39,7 @@ def processor(folder: Path, kind: str = "CLIPImageProcessor", size: Any = None, 
     """A preprocessor_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {
-        "image_processor_type": kind, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 3, "do_resize": True,
+        "image_processor_type": kind, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 3, "do_resize": True, "do_center_crop": False,
         "size": {"height": 32, "width": 32} if size is None else size, **more,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(values))
@@ -58,7 +58,14 @@ def tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
 
 
-_VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "intermediate_size": 48}
+_VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "intermediate_size": 48,
+}
 _TEXT = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 60,
     "max_position_embeddings": 8,
@@ -101,13 +108,13 @@ def save(name: str, folder: Path, seed: int = 0) -> Any:
     """The model of MODELS[name], random everywhere, saved with processor and tokenizer as a repository has them."""
     import transformers
 
-    from levl_eval.backbones.hf import _class_of
+    from levl_eval.backbones.hf import _class_of, _options
 
     kind, options = MODELS[name]
     config = getattr(transformers, kind)(**options)
     torch.manual_seed(seed)
     maker = _class_of(config)
-    model = (maker.from_config(config) if hasattr(maker, "from_config") else maker(config)).eval()
+    model = (maker.from_config if hasattr(maker, "from_config") else maker)(config, **_options(config.model_type)).eval()
     randomise(model, seed)
     model.save_pretrained(folder)
     processor(folder, size={"height": 64, "width": 64} if name == "dinov3_convnext" else None)

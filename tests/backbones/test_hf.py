@@ -14,14 +14,28 @@ from tests.backbones.models import MODELS, hub_folder, processor, save, tokenize
 from tests.backbones.sweep import TOLERANCE, apart
 
 MEAN = ("siglip_vision_without_head", "ijepa")
-PREFIX = {"siglip": 0, "aimv2": 0, "ijepa": 0, "deit": 2, "dinov2_with_registers": 4, "dinov3_vit": 5, "tipsv2": 2, "radio": 5, "pixio": 2}
+PREFIX = {
+    "siglip": 0,
+    "aimv2": 0,
+    "ijepa": 0,
+    "deit": 2,
+    "dinov2_with_registers": 4,
+    "dinov3_vit": 5,
+    "tipsv2": 2,
+    "radio": 5,
+    "pixio": 2,
+}
 
 
 def reference(name: str, model, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(pooled, patches) by transformers' own outputs, as each model's page documents them."""
     tower = getattr(model, "vision_model", model)
     own = (64 if name == "dinov3_convnext" else 32) == x.shape[-1]
-    more = {} if own or name.startswith(("dinov", "beit", "data2vec", "tipsv2", "radio", "pixio", "aimv2")) else {"interpolate_pos_encoding": True}
+    more = (
+        {}
+        if own or name.startswith(("dinov", "beit", "data2vec", "tipsv2", "radio", "pixio", "aimv2"))
+        else {"interpolate_pos_encoding": True}
+    )
     if name == "vit_mae":
         tower.config.mask_ratio = 0.0
         more["noise"] = torch.arange((x.shape[-1] // 8) ** 2).float()[None].repeat(len(x), 1)
