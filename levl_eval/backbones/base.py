@@ -35,7 +35,8 @@ class Features(NamedTuple):
 class Preprocess:
     """Image preprocessing as data, so that it can travel in cards, cache keys and records.
 
-    resize: "squash" (to size x size), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``).
+    resize: "squash" (to size x size), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``), "squash-crop" (to
+    ``resize_to`` x ``resize_to``, then the crop: some of timm's evaluation transforms).
     mean, std: per channel, for inputs in [0, 1].
     """
 
@@ -66,7 +67,8 @@ class Preprocess:
         if self.resize == "squash":
             return image.resize((self.size, self.size), method)
         target, short = self.resize_to or self.size, min(image.size)
-        image = image.resize([target if side == short else int(target * side / short) for side in image.size], method)
+        free = self.resize != "squash-crop"  # the longer side follows the shorter
+        image = image.resize([int(target * side / short) if free and side != short else target for side in image.size], method)
         left, top = (_corner(side, self.size) for side in image.size)
         wide, high = image.size
         if wide >= self.size and high >= self.size:
