@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,11 @@ from levl_eval.errors import LevlError, UsageError
 from levl_eval.evaluation import default_cache
 from levl_eval.io import atomic_write
 from levl_eval.pretrain import checkpoints, diagnostics, processes, tokenizer
-from levl_eval.pretrain.augment import crop
+from levl_eval.pretrain.augment import crop, erase
 from levl_eval.pretrain.config import PretrainConfig
 from levl_eval.pretrain.diagnostics import Probe
 from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
+from levl_eval.pretrain.interrupts import lines_until, stop_between_steps
 from levl_eval.pretrain.model import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.parallel import sync_batch_norm, world
@@ -40,42 +39,6 @@ _FREE = {
     "device", "max_loss_growth", "max_broken",
 }  # fmt: skip
 _MEMORY = 0.95  # of the running loss, over updates
-
-
-def _lines(path: Path, until: int) -> list[str]:
-    """The lines of a metrics file up to a step; what a kill left half-written is dropped."""
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= until:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return kept
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM, so that a run ends between two steps and its last checkpoint is exact.
-
-    A second signal interrupts at once. Outside the main thread signals cannot be caught, and nothing is changed.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 
 class Trainer:
@@ -205,7 +168,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()), "started_at_step": self.step,
         }  # fmt: skip
         if isinstance(self.feed, PoolFeed):
-            told |= {"pictures": len(self.pool), "broken": list(self.pool.broken)}
+            told |= {"pictures": len(self.pool), "broken": list(self.pool.broken), "pool_sha256": self.pool.sha256}
         atomic_write(self.out / "run.json", json.dumps(told, indent=1) + "\n")
 
     def save(self) -> None:
@@ -225,8 +188,11 @@ class Trainer:
         x = torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, non_blocking=True).movedim(-1, -3).float().div_(255)
         x = (x - self.mean) / self.std
         c = self.config
-        if generator is not None and c.augmentation == "crop" and c.objective != "levljepa_plus":
-            x = crop(x, generator, world())
+        if generator is not None and c.objective != "levljepa_plus":
+            if c.augmentation == "crop":
+                x = crop(x, generator, world())
+            elif c.augmentation == "standard" and c.random_erasing_prob:
+                x = erase(x, c.random_erasing_prob, generator, world())
         return x.contiguous(memory_format=torch.channels_last) if c.channels_last and x.ndim == 4 else x
 
     def _regulariser(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -278,7 +244,7 @@ class Trainer:
                 loss, parts = self._forward(self.step * c.accumulate + i)
                 self.accelerator.backward(loss / c.accumulate)
             total += loss.detach() / c.accumulate
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), c.clip)
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), math.inf if c.clip is None else c.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         # Checked before the update: after it a checkpoint could be written with NaN in it.
         value, size = processes.agreed(*torch.stack([total.float(), norm.float()]).tolist())
@@ -372,11 +338,11 @@ class Trainer:
         started, first = time.monotonic(), self.step
         metrics = self.out / "metrics.jsonl"
         if self.first and metrics.exists():  # lines behind the checkpoint belong to steps that are made again
-            atomic_write(metrics, "".join(f"{line}\n" for line in _lines(metrics, self.step)))
+            atomic_write(metrics, "".join(f"{line}\n" for line in lines_until(metrics, self.step)))
         skipped, since = self.feed.skipped, time.monotonic()
         self.feed.waited = 0.0
         with (
-            _stop_between_steps() as signals,
+            stop_between_steps() as signals,
             self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar,
             open(metrics, "a", encoding="utf-8") if self.first else nullcontext() as log,
         ):

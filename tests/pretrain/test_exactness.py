@@ -177,7 +177,7 @@ def test_readouts_of_both_published_codes():
     plain = [tok.encode(x).ids for x in ("two dogs run", "a cat")]
     for i, ids in enumerate(plain):
         assert eot[i].tolist() == [*ids, 0] + [0] * (eot.shape[1] - len(ids) - 1) and last[i] == len(ids)
-        assert pad[i].tolist() == ids[:8] + [0] * (8 - len(ids)) and end[i] == 7
+        assert pad[i].tolist() == ids[:8] + [0] * (8 - len(ids)) and end[i] == len(ids) - 1
     long = " ".join(["dogs"] * 30)
     cut, at = tokenizer.encode(tok, [long], 8)
     assert cut.shape == (1, 8) and cut[0, 7] == 0 and at[0] == 7
