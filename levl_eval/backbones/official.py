@@ -117,7 +117,13 @@ def build(vision: dict[str, Any], text: dict[str, Any], description: Description
     language.load_state_dict({k: x for k, x in t.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))})
     towers = [Tower(e, _head(s["pre_proj"]), _projector(s["projector"])) for e, s in ((image, vision), (language, text))]
     objective = "levljepa" if towers[0].projector is not None else "baseline"
+    logit = description.logit()
+    if logit and objective == "baseline":
+        objective = "siglip" if "bias" in logit else "clip"
     model = DualEncoder(towers[0], towers[1], objective, readout=description.readout())
+    for k, value in logit.items():
+        if hasattr(model, f"logit_{k}"):
+            getattr(model, f"logit_{k}").data.fill_(value)
     return model, side, description.max_length(positions)
 
 

@@ -107,6 +107,13 @@ class Description:
             raise UsageError(f"{self.path}: field `text_encoder.{name}` is {value!r}; expected 1 to {limit}")
         return value
 
+    def logit(self) -> dict[str, float]:
+        """The contrastive baselines' learned scale (its logarithm) and bias, for which the published form has no place."""
+        values = self.values.get("logit") or {}
+        if not isinstance(values, dict) or not all(k in ("scale", "bias") and isinstance(v, float) for k, v in values.items()):
+            raise UsageError(f"{self.path}: field `logit` is {values!r}; expected numbers named scale and bias")
+        return values
+
     def preprocess(self, side: int) -> Preprocess:
         """As it says, else the model cards': shortest side to 256/224 of the size, centre crop, ImageNet statistics (PAPER 3.2)."""
         if "preprocess" in self.values:
@@ -130,7 +137,7 @@ def described(state: dict[str, Any]) -> dict[str, Any]:
         "projector_width": c.predictor_width, "projector_depth": c.predictor_depth,
         "projector_hidden_dims": predictor_dims(c) if predicts else None,
         "training": {"dataset": c.data, "total_steps": state["step"], "batch_size": c.batch_size, "objective": c.objective},
-        "preprocess": state["preprocess"],
+        "logit": {k: float(v) for k, v in state["logit"].items()}, "preprocess": state["preprocess"],
     }  # fmt: skip
 
 

@@ -215,7 +215,9 @@ def test_random_crops_are_taken_of_the_original_image(tmp_path):
 def test_the_run_records_what_pool_it_saw(tmp_path, source):
     from levl_eval.pretrain.loop import Trainer
 
-    config = _config(source, f"out={tmp_path / 'out'}", "steps=1", "precision=fp32", "threads=1", "vision.depth=1", "text.depth=1")
+    config = _config(
+        source, f"out={tmp_path / 'out'}", "steps=1", "precision=fp32", "threads=1", "vision.depth=1", "text.depth=1"
+    )
     trainer = Trainer(config, Progress(quiet=True), tmp_path / "cache")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["pool_sha256"] == trainer.pool.sha256 and len(run["pool_sha256"]) == 64
