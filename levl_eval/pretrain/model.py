@@ -53,7 +53,7 @@ def pre_projection(width: int, hidden: Sequence[int], dim: int, dropout: float =
     Dropout, where there is any, stands within the activation, so that layers keep the published indices 0,1 / 3,4 / ... / 3 depth.
     """
     layers: list[nn.Module] = []
-    for before, size in zip([width, *hidden[:-1]], hidden, strict=True):
+    for before, size in zip([width, *hidden], hidden, strict=False):
         activation: nn.Module = nn.Sequential(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
         layers += [nn.Linear(before, size), nn.BatchNorm1d(size), activation]
     return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else width, dim))
@@ -64,7 +64,7 @@ def predictor(dim: int, hidden: Sequence[int], dropout: float, last_dropout: boo
     (indices 0,1 / 4,5 / ... / 4 depth). last_dropout: whether the one behind the last Linear is there.
     """
     layers: list[nn.Module] = []
-    for before, size in zip([dim, *hidden[:-1]], hidden, strict=True):
+    for before, size in zip([dim, *hidden], hidden, strict=False):
         layers += [nn.Linear(before, size), nn.BatchNorm1d(size), nn.GELU(), nn.Dropout(dropout)]
     layers.append(nn.Linear(hidden[-1] if hidden else dim, dim))
     return nn.Sequential(*layers, nn.Dropout(dropout)) if last_dropout else nn.Sequential(*layers)
