@@ -280,7 +280,9 @@ class AttentiveCard(_ProbeCard):
     view_scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, as in the published script
     view_ratio: tuple[float, float] = (0.75, 1.3333)  # width to height of the crop, drawn evenly in its logarithm
     view_flip: float = Field(0.5, ge=0, le=1)  # how often a view is mirrored
+    view_interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of the crop to the input's size, torchvision's default
     view_seed: int = 0
+    drop_last: bool = True  # leave out an epoch's incomplete last batch, as the published script's loader
     report_best: bool = True  # also the best epoch on the test images, as the published script does
     ece_bins: int = 15
 
