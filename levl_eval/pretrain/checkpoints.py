@@ -117,7 +117,9 @@ def _completed(state: dict[str, Any]) -> dict[str, Any]:
     config = state["config"]
     if isinstance(config, dict):
         start = 0.01 if config.get("schedule") == "wsd" else None
-        state["config"] = {**BEFORE, "warmup_start_factor": start, **config}
+        before = {**BEFORE, "warmup_start_factor": start}
+        state["before"] = [k for k in before if k not in config]
+        state["config"] = {**before, **config}
     return state
 
 

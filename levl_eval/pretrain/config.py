@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -183,7 +184,14 @@ class PretrainConfig(BaseModel):
     )
     probe_template: str = _f("a photo of a {}.", "the probe's prompt")
     trackers: tuple[str, ...] = _f((), "tensorboard, wandb")
-    resume: bool = _f(False, "go on where the last run with the same values was stopped")
+    resume: bool = _f(
+        True, "resume where the last run with the same values was stopped; false: start anew, into an empty folder only"
+    )
+    extend_to: int | None = _f(
+        None,
+        "train a run on to this update, beyond steps; its schedule stays that of steps, behind which the rate is final_lr of the peak",
+        ge=1,
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -211,6 +219,9 @@ class PretrainConfig(BaseModel):
                 raise ValueError(f"{side}.heads is {tower.heads}, which does not divide {side}.width {tower.width}")
         if self.schedule == "wsd" and self.warmup + wsd_steps(self) > self.steps:
             raise ValueError(f"warmup {self.warmup} and the decay's {wsd_steps(self)} updates are more than steps {self.steps}")
+        if self.extend_to is not None and (self.extend_to <= self.steps or self.final_lr == 0):
+            why = "final_lr is 0, so that nothing would be learned" if self.extend_to > self.steps else f"steps is {self.steps}"
+            raise ValueError(f"extend_to is {self.extend_to}, but {why}; expected a later update than steps, with a rate above 0")
         self._blur_fits()
         for name in ("crop_scale", "crop_ratio", "global_scale", "local_scale"):
             low, high = getattr(self, name)
@@ -305,3 +316,30 @@ def parse_config(words: list[str]) -> PretrainConfig:
         where = ".".join(str(p) for p in first["loc"])
         known = near(where, list(PretrainConfig.model_fields)) if first["type"] == "extra_forbidden" else ""
         raise UsageError(f"field `{where}`: {first['msg'].lower()}, found {first.get('input')!r}{known}") from e
+
+
+def explained(words: list[str]) -> str:
+    """Every field as a YAML file that can be given back: value with these words, and its type or choices and meaning behind it."""
+    lines = []
+    for name, value in parse_config(words).model_dump(mode="json").items():
+        field = PretrainConfig.model_fields[name]
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
+        lines.append(f"{name}: {text}  # {_type_of(field.annotation)}: {field.description}\n")
+    return "".join(lines)
+
+
+def _type_of(annotation: Any) -> str:
+    """A field's type in words: choices separated by |, `or none` where it may be left out."""
+    parts = get_args(annotation)
+    if annotation is type(None):
+        return "none"
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, parts))
+    if get_origin(annotation) is Annotated:
+        return _type_of(parts[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type_of(p) for p in parts)
+    if get_origin(annotation) is tuple:
+        some = [_type_of(p) for p in parts if p is not Ellipsis]
+        return f"list of {some[0]}" if Ellipsis in parts else f"[{', '.join(some)}]"
+    return {"TowerConfig": "mapping", "str": "text", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)

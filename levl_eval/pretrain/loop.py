@@ -29,15 +29,11 @@ from levl_eval.pretrain.interrupts import lines_until, stop_between_steps
 from levl_eval.pretrain.model import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.parallel import sync_batch_norm, world
+from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 from levl_eval.pretrain.sigreg import SIGReg
 from levl_eval.progress import Progress
 
-# What a resumed run may have otherwise; steps may not change, the schedule depends on them.
-_FREE = {
-    "resume", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_pictures", "probe", "probe_template", "trackers", "threads",
-    "device", "max_loss_growth", "max_broken",
-}  # fmt: skip
 _MEMORY = 0.95  # of the running loss, over updates
 
 
@@ -52,8 +48,10 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.ckpt = self.out / "ckpt.pt"
-        if self.ckpt.exists() and not config.resume:
-            raise UsageError(f"{self.ckpt}: a checkpoint is there already; add resume=true to go on, or choose another out=")
+        if not config.resume and self.out.is_dir() and any(self.out.iterdir()):
+            raise UsageError(
+                f"{self.out}: is not empty, and resume=false starts anew; choose another out=, or leave resume=false away to resume"
+            )
         state = checkpoints.read(self.ckpt) if self.ckpt.exists() else None
         self.accelerator, self.device = processes.start(config)
         seen = processes.collected(None if state is None else state["step"])
@@ -65,7 +63,7 @@ class Trainer:
             )
         self.config = config = self._with_precision(config, state)
         if state is not None:
-            self._must_match(state)
+            self.config = config = as_it_began(state, config, self.ckpt)
         self.first = world()[0] == 0
         self.progress = progress or Progress(quiet=not self.first)
         if self.first:
@@ -81,6 +79,8 @@ class Trainer:
         self.step, self.first_loss, self.running_loss = 0, math.nan, math.nan
         if state is not None:
             self._restore(state)
+            done = " (finished; extend_to=STEPS trains on)" if self.step >= self.end else ""
+            self.progress.say(f"{self.ckpt}: resuming at step {self.step} of {self.end}{done}")
         self.feed.start(self.tokenizer, self.step * config.accumulate, self._feed_state(state))
         self._record_run()
         self.mean = torch.tensor(config.mean, device=self.device).view(3, 1, 1)
@@ -97,18 +97,10 @@ class Trainer:
             told = processes.from_first("bf16" if processes.has_bfloat16(self.device) else "fp32")
         return config.model_copy(update={"precision": told})
 
-    def _must_match(self, state: dict[str, Any]) -> None:
-        """A run goes on only as it began: where it stands and how it logs may change."""
-        if "optimizer" not in state:
-            raise UsageError(
-                f"{self.ckpt}: has weights but no optimizer (imported or released); it cannot be resumed, choose another out="
-            )
-        old, new = state["config"], self.config.model_dump(mode="json")
-        other = [k for k in new if k not in _FREE and k in old and old[k] != new[k]]
-        if other:
-            raise UsageError(
-                f"{self.ckpt}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; resume with the same values"
-            )
+    @property
+    def end(self) -> int:
+        """The last update."""
+        return self.config.extend_to or self.config.steps
 
     def _tokenizer(self, state: dict[str, Any] | None) -> Tokenizer:
         c = self.config
@@ -343,14 +335,14 @@ class Trainer:
         self.feed.waited = 0.0
         with (
             stop_between_steps() as signals,
-            self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar,
+            self.progress.stage(f"{c.objective} {c.model}", max(0, self.end - first), "step") as bar,
             open(metrics, "a", encoding="utf-8") if self.first else nullcontext() as log,
         ):
-            while self.step < c.steps:
+            while self.step < self.end:
                 loss, parts = self.train_step()
                 rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
                 bar.advance(note=f"loss {loss:.3f} {rate:,.0f} pictures/s")
-                last = self.step == c.steps
+                last = self.step == self.end
                 if self.feed.skipped > skipped:
                     if not skipped:
                         self.progress.say(f"skipped a sample that cannot be read: {self.feed.broken[0]}")
