@@ -160,7 +160,10 @@ class AttentiveCard(_ProbeCard):
         (0.75, 1.3333)
     )
     view_flip: Share = protocol(0.5)  # how often a view is mirrored
+    # Of the crop to the input's size; bilinear is torchvision's default.
+    view_interpolation: Literal["bilinear", "bicubic"] = protocol("bilinear")
     view_seed: Seed = protocol(0)
+    drop_last: bool = protocol(True)  # leave out an epoch's incomplete last batch, as the published script's loader
     report_best: bool = protocol(True)  # also the best epoch on the test images, as the published script does
     ece_bins: Bins = protocol(15)
 

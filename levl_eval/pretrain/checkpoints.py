@@ -22,17 +22,18 @@ from levl_eval.errors import UsageError
 from levl_eval.io import atomic_path, atomic_write
 from levl_eval.pretrain.config import PretrainConfig
 from levl_eval.pretrain.model import DualEncoder, build_model
+from levl_eval.pretrain.presets import BEFORE
 
 FORMAT = "levl-pretrain/1"
 PARTS = ("encoder", "pre_proj", "projector")
 
 
 def preprocess_of(config: PretrainConfig) -> dict[str, Any]:
-    """How training saw its pictures: squashed to the image size, or shortest side and centre crop; bicubic."""
+    """How training saw its images without augmentation: squashed to the image size, or shortest side and centre crop."""
     return {
         "size": config.image_size,
         "resize": "squash" if config.resize == "squash" else "shortest",
-        "interpolation": "bicubic",
+        "interpolation": config.interpolation,
         "mean": list(config.mean),
         "std": list(config.std),
     }
@@ -108,6 +109,17 @@ def read(path: Path) -> dict[str, Any]:
     missing = [k for k in ("config", "step", "vision", "text", "logit", "tokenizer", "preprocess") if k not in state]
     if missing:
         raise UsageError(f"{path}: field `{missing[0]}` is missing; make the checkpoint again")
+    return _completed(state)
+
+
+def _completed(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's dictionary whose configuration also says what runs of earlier versions did without a field for it."""
+    config = state["config"]
+    if isinstance(config, dict):
+        start = 0.01 if config.get("schedule") == "wsd" else None
+        before = {**BEFORE, "warmup_start_factor": start}
+        state["before"] = [k for k in before if k not in config]
+        state["config"] = {**before, **config}
     return state
 
 
@@ -168,7 +180,7 @@ def read_release(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"
         ) from e
-    return state
+    return _completed(state)
 
 
 def read_any(path: Path) -> dict[str, Any]:
@@ -200,12 +212,31 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
     return model.eval(), {k: state[k] for k in ("config", "tokenizer", "preprocess", "step")}
 
 
+def _same_model(out: Path, content: dict[str, Any], tokenizer: str) -> None:
+    """Raises UsageError where a directory already describes another model, whose weights would be read by this one's description."""
+    path, words = out / "config.json", out / "tokenizer.json"
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+
+    def but_steps(c: dict[str, Any]) -> dict[str, Any]:
+        return {**c, "training": {**c.get("training", {}), "total_steps": 0}}
+
+    now = json.loads(json.dumps(content))
+    other_words = words.exists() and words.read_text(encoding="utf-8", errors="replace") != tokenizer
+    if other_words or not isinstance(there, dict) or but_steps(there) != but_steps(now):
+        raise UsageError(f"{path}: describes another model; choose another --out")
+
+
 def export(source: Path, form: str, out: Path) -> list[Path]:
     """Write a ckpt.pt or release file in another form; returns the files of weights and config.json.
 
     "release": one file in half precision; "official": the .pt pair; "safetensors": the published directory. Both directories get
-    config.json, since the number of attention heads cannot be read off weights, and tokenizer.json.
+    tokenizer.json and config.json with what weights do not tell (published.py), and the text tower's 1,024 positions.
     """
+    from levl_eval.pretrain.published import described, with_positions
+
     state = read_any(source)
     if form == "release":
         if out.is_dir():
@@ -216,8 +247,11 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
         raise UsageError(f"--to {form}: expected official, safetensors or release")
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; the form {form} is a directory")
+    content = described(state)
+    _same_model(out, content, state["tokenizer"])
+    state["text"]["encoder"] = with_positions(state["text"]["encoder"])
     if form == "official":
-        paths = [out / f"{source.parent.name}_{side}_step{state['step']}.pt" for side in ("vision", "text")]
+        paths = [out / f"{source.resolve().parent.name}_{side}_step{state['step']}.pt" for side in ("vision", "text")]
         for side, path in zip(("vision", "text"), paths, strict=True):
             save(path, state[side])
     else:
@@ -227,17 +261,6 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
             paths.append(out / f"{side}_encoder.safetensors")
             with atomic_path(paths[-1]) as temporary:
                 save_file(tensors, temporary)
-    c = state["config"]
-    published = {
-        "model_type": "levljepa", "model_size": c["model"],
-        "vision_encoder": {"architecture": "vit", "hidden_size": c["vision"]["width"], "num_layers": c["vision"]["depth"],
-                           "num_heads": c["vision"]["heads"], "patch_size": c["vision"]["patch"], "image_size": c["image_size"]},
-        "text_encoder": {"architecture": "gpt2", "hidden_size": c["text"]["width"], "num_layers": c["text"]["depth"], "num_heads": c["text"]["heads"],
-                         "vocab_size": len(state["text"]["encoder"]["wte.weight"])},
-        "embed_dim": c["embed_dim"], "projector_width": c["predictor_width"], "projector_depth": c["predictor_depth"],
-        "training": {"dataset": c["data"], "total_steps": state["step"], "batch_size": c["batch_size"], "objective": c["objective"]},
-        "preprocess": state["preprocess"],
-    }  # fmt: skip
-    atomic_write(out / "config.json", json.dumps(published, indent=1) + "\n")
+    atomic_write(out / "config.json", json.dumps(content, indent=1) + "\n")
     atomic_write(out / "tokenizer.json", state["tokenizer"])
     return [*paths, out / "config.json"]

@@ -17,14 +17,15 @@ Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
   data=scenes | csv:FILE or tsv:FILE (header image,caption) | wds:GLOB (tars of image + txt or json; {0000..0099} expands)
        | hf:NAME[:SPLIT] (hub name, or directory of save_to_disk; streaming=true)
   out=DIR  steps=N  batch_size=N (pictures an update, over all processes)  seed=N
-  resume=true goes on where the last run with the same values was stopped.
+  preset=levljepa-may|levljepa-july|clip-openclip|siglip      a whole published configuration; what is given besides it wins
+  The same command again resumes where it was stopped; extend_to=STEPS trains a finished run on; resume=false insists on an empty folder.
 
 Several processes, on one machine or many:
   torchrun --nproc-per-node 8 --no-python levl-pretrain config.yaml key=value ...
   accelerate launch --no_python levl-pretrain config.yaml key=value ...      (its own configuration chooses DDP or FSDP)
   (both launchers take a Python file by default, hence the flag; -m levl_eval.pretrain.cli in its place does the same)
 
-Every field (with its default at this model size): levl-pretrain fields [model=nano]
+Every field with its value, choices, meaning and source, as a config.yaml: levl-pretrain fields [model=tiny] [preset=...] > config.yaml
 """
 
 
@@ -85,10 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(HELP, end="")
             return 0
         if words[0] == "fields":
-            from levl_eval.pretrain.config import parse_config
+            from levl_eval.pretrain.config import explained
 
-            for k, v in parse_config(words[1:]).model_dump(mode="json").items():
-                print(f"{k}={v}")
+            print(explained(words[1:]), end="")
             return 0
         commands = {"export": _export, "import": _import}
         return commands[words[0]](words[1:]) if words[0] in commands else _train(words)

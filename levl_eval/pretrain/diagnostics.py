@@ -57,7 +57,7 @@ class Probe:
     At most ``limit`` pictures of each split, evenly over classes. Raises UsageError where the folders are not there.
     """
 
-    def __init__(self, folder: Path, size: int, resize: str, limit: int = 1000) -> None:
+    def __init__(self, folder: Path, size: int, resize: str, interpolation: str = "bicubic", limit: int = 1000) -> None:
         import numpy as np
         from PIL import Image
 
@@ -77,7 +77,7 @@ class Probe:
                 files = sorted(f for f in (folder / split / name).glob("*") if f.is_file())
                 for f in files[: max(1, limit // len(classes))]:
                     with Image.open(f) as image:
-                        pictures.append(resized(image, size, resize))
+                        pictures.append(resized(image, size, resize, interpolation))
                     labels.append(i)
             self.pixels[split] = torch.from_numpy(np.stack(pictures))
             self.labels[split] = torch.tensor(labels)
@@ -94,7 +94,7 @@ class Probe:
             few = {part: 12 for part in COUNTS} | {"classification/train": 960, "classification/test": 480}
             make_scenes(folder, size=max(64, config.image_size), counts=few, progress=progress)
             folder = folder / "classification"
-        return cls(folder, config.image_size, config.resize)
+        return cls(folder, config.image_size, config.resize, config.interpolation)
 
     def accuracy(self, encode: Callable[[Tensor], Tensor], batch: int = 128) -> float:
         """encode: uint8 [B, S, S, 3] -> class token [B, D]."""

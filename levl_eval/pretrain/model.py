@@ -46,21 +46,28 @@ def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> n
     return GPT2Model(config)
 
 
-def pre_projection(width: int, hidden: int, dim: int, dropout: float = 0.0) -> nn.Sequential:
-    """Linear, BatchNorm, GELU, Linear: before it the final LayerNorm would suppress the variance that SIGReg needs (PAPER 1.3).
+def pre_projection(width: int, hidden: Sequence[int], dim: int, dropout: float = 0.0) -> nn.Sequential:
+    """Linear, BatchNorm, GELU for each of the hidden widths, and a Linear (PAPER 1.3): without it the encoder's final LayerNorm would
+    suppress the variance that SIGReg needs.
 
-    Dropout, where there is any, stands within the activation, so that the last Linear keeps the published index 3.
+    Dropout, where there is any, stands within the activation, so that layers keep the published indices 0,1 / 3,4 / ... / 3 depth.
     """
-    activation: nn.Module = nn.Sequential(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
-    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), activation, nn.Linear(hidden, dim))
-
-
-def predictor(dim: int, hidden: int, depth: int, dropout: float) -> nn.Sequential:
-    """An MLP with ``depth`` hidden layers of Linear, BatchNorm, GELU, Dropout and a last Linear (indices 0,1 / 4,5 / ... / 4 depth)."""
     layers: list[nn.Module] = []
-    for i in range(depth):
-        layers += [nn.Linear(dim if i == 0 else hidden, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(hidden, dim))
+    for before, size in zip([width, *hidden], hidden, strict=False):
+        activation: nn.Module = nn.Sequential(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
+        layers += [nn.Linear(before, size), nn.BatchNorm1d(size), activation]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else width, dim))
+
+
+def predictor(dim: int, hidden: Sequence[int], dropout: float, last_dropout: bool = True) -> nn.Sequential:
+    """torchvision's MLP as published: Linear, BatchNorm, GELU, Dropout for each of the hidden widths, Linear, Dropout
+    (indices 0,1 / 4,5 / ... / 4 depth). last_dropout: whether the one behind the last Linear is there.
+    """
+    layers: list[nn.Module] = []
+    for before, size in zip([dim, *hidden], hidden, strict=False):
+        layers += [nn.Linear(before, size), nn.BatchNorm1d(size), nn.GELU(), nn.Dropout(dropout)]
+    layers.append(nn.Linear(hidden[-1] if hidden else dim, dim))
+    return nn.Sequential(*layers, nn.Dropout(dropout)) if last_dropout else nn.Sequential(*layers)
 
 
 class Tower(nn.Module):
@@ -78,10 +85,12 @@ class DualEncoder(nn.Module):
     _no_split_modules = ("ClassTokenBlock", "GPT2Block")
 
     def __init__(
-        self, vision: Tower, text: Tower, objective: str, scale: float | None = None, bias: float = -10.0, buckets: int = 1
-    ) -> None:
+        self, vision: Tower, text: Tower, objective: str, scale: float | None = None, bias: float = -10.0, buckets: int = 1,
+        readout: str = "eot",
+    ) -> None:  # fmt: skip
+        """readout: "eot"; "pad77"; or "pad77-all", the same without an attention mask (config.pad77_attends)."""
         super().__init__()
-        self.vision, self.text, self.objective, self.buckets = vision, text, objective, buckets
+        self.vision, self.text, self.objective, self.buckets, self.readout = vision, text, objective, buckets, readout
         if objective in ("clip", "siglip"):  # OpenCLIP's initialisation; SigLIP's: t' = log 10, b = -10
             first = scale or (1 / 0.07 if objective == "clip" else 10.0)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(first)))
@@ -98,15 +107,22 @@ class DualEncoder(nn.Module):
         return self.vision.pre_proj(pooled).unflatten(0, (-1, crops[0].shape[1]))
 
     def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Token ids [B, L] and the index of each row's read-out token [B] -> z_t [B, d].
+        """Token ids [B, L] and the index of each row's last token before padding [B] -> z_t [B, d] (PAPER 1.5).
 
-        The tower is causal and is read at that token, so what stands behind it, and how far rows are padded, cannot change the
+        eot: the tower is causal and is read at that token, so what stands behind it, and how far rows are padded, cannot change the
         result; no attention mask is needed, and rows of similar length are run together without the padding of the longest.
+        pad77: read at the last position, L - 1, which attends to the tokens up to that index and to no padding, not even itself; where it
+        stands does change the result, so rows must be padded to the maximal length.
         """
         return self.text.pre_proj(self._text_states(ids, last))
 
     def _text_states(self, ids: Tensor, last: Tensor) -> Tensor:
         rows = torch.arange(len(ids), device=ids.device)
+        if self.readout != "eot":
+            mask = None
+            if self.readout == "pad77":
+                mask = (torch.arange(ids.shape[1], device=ids.device) <= last[:, None]).long()
+            return text_states(self.text.encoder, ids, mask)[:, -1]
         if not self.training or self.buckets < 2 or len(ids) < 4 * self.buckets:
             return text_states(self.text.encoder, ids)[rows, last]
         order = last.argsort(stable=True)
@@ -151,27 +167,27 @@ def plain_attention(model: DualEncoder) -> None:
     model.text.encoder.set_attn_implementation("eager")  # type: ignore[operator]
 
 
-def text_states(encoder: nn.Module, ids: Tensor) -> Tensor:
-    """Last hidden states [B, L, width] of a GPT-2."""
-    return encoder(input_ids=ids, use_cache=False).last_hidden_state
+def text_states(encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Last hidden states [B, L, width] of a GPT-2 at positions 0 to L - 1; mask [B, L]: 1 where a token may be attended to."""
+    return encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
 
 def build_model(config: Any, vocab: int) -> DualEncoder:
     """The model of a configuration (config.PretrainConfig, or its dictionary) for a tokenizer of ``vocab`` tokens."""
-    from levl_eval.pretrain.config import PretrainConfig
+    from levl_eval.pretrain.config import PretrainConfig, head_dims, predictor_dims, readout_of
 
     c = config if isinstance(config, PretrainConfig) else PretrainConfig.model_validate(config)
     v, t = c.vision, c.text
     predicts = c.objective in ("levljepa", "levljepa_plus") and c.prediction == "predictor"
 
     def head() -> nn.Module | None:
-        return predictor(c.embed_dim, c.predictor_width, c.predictor_depth, c.dropout) if predicts else None
+        return predictor(c.embed_dim, predictor_dims(c), c.dropout, c.last_dropout) if predicts else None
 
     def tower(encoder: nn.Module, width: int) -> Tower:
-        return Tower(encoder, pre_projection(width, c.head_width, c.embed_dim, c.head_dropout), head())
+        return Tower(encoder, pre_projection(width, head_dims(c), c.embed_dim, c.head_dropout), head())
 
     return DualEncoder(
         tower(vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size), v.width),
-        tower(text_tower(t.width, t.depth, t.heads, vocab, c.positions or c.max_length), t.width),
-        c.objective, c.logit_scale_init, c.logit_bias_init, c.text_buckets if c.text_readout == "eot" else 1,
+        tower(text_tower(t.width, t.depth, t.heads, vocab, max(c.positions or 0, c.max_length)), t.width),
+        c.objective, c.logit_scale_init, c.logit_bias_init, c.text_buckets, readout_of(c),
     )  # fmt: skip

@@ -56,17 +56,17 @@ def eot_id(tokenizer: Tokenizer) -> int:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], length: int, readout: str = "eot") -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> (ids int64 [B, L], index of the token that is read out [B]) (PAPER 1.5).
+    """Texts -> (ids int64 [B, L], index of the last token before padding [B]) (PAPER 1.5).
 
-    eot: cut to ``length - 1`` tokens, an end-of-text token behind each, padded with it to the batch's longest. pad77: cut to
+    eot: cut to ``length - 1`` tokens, an end-of-text token behind each, padded with it to the batch's longest, and read at it. pad77: cut to
     ``length``, none appended, padded with end-of-text to ``length`` and read at the last position, as the first published code.
     """
     eot = eot_id(tokenizer)
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-    if readout == "pad77":
+    if readout.startswith("pad77"):
         rows = [e.ids[:length] for e in encoded]
         ids = np.full((len(rows), length), eot, np.int64)
-        last = np.full(len(rows), length - 1)
+        last = np.array([len(r) - 1 for r in rows])
     else:
         rows = [[*e.ids[: length - 1], eot] for e in encoded]
         ids = np.full((len(rows), max(len(r) for r in rows)), eot, np.int64)

@@ -27,8 +27,9 @@ from levl_eval.progress import Progress
 class AttentiveHead(nn.Module):
     """[B, n, D] tokens -> [B, C] logits: x = q + proj(attention(q, norm(tokens))), x + mlp(norm(x)), linear.
 
-    Weights are drawn from a normal of deviation 0.02, truncated at two; the projections that end a residual branch are
-    divided by sqrt(2), as in I-JEPA's one-block pooler. The query is not normalised and the keys carry no bias, which a softmax ignores.
+    The pooler's weights are drawn from a normal of deviation 0.02, cut at -2 and 2 themselves, not at two deviations (timm's
+    trunc_normal_ as July's script calls it); the projections that end a residual branch are divided by sqrt(2), as in I-JEPA's
+    one-block pooler; the classifier keeps torch's default. The query is not normalised and the keys carry no bias, which a softmax ignores.
     """
 
     def __init__(self, dim: int, classes: int, heads: int, mlp_ratio: float) -> None:
@@ -40,13 +41,13 @@ class AttentiveHead(nn.Module):
         self.v, self.proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-        self.linear = nn.Linear(dim, classes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.query, std=0.02, a=-0.04, b=0.04)
+        nn.init.trunc_normal_(self.query, std=0.02, a=-2.0, b=2.0)
+        self.linear = nn.Linear(dim, classes)
         with torch.no_grad():
             for end in (self.proj, self.mlp[2]):
                 end.weight.div_(math.sqrt(2))
@@ -93,18 +94,20 @@ def train(
 ) -> list[float]:  # fmt: skip
     """Fit the head on stored patch tokens by AdamW with a cosine by step; ``each_epoch()`` is called after every epoch.
 
-    arrays: versions of the training images' tokens [N, n, D], which the epochs take in turn.
+    arrays: versions of the training images' tokens [N, n, D], which the epochs take in turn. An incomplete last batch is left out with
+    the card's ``drop_last``, unless it is the only one.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, weight_decay=card.weight_decay)
-    per_epoch = math.ceil(len(rows) / card.batch_size)
+    batch = card.batch_size
+    per_epoch = max(1, len(rows) // batch) if card.drop_last else math.ceil(len(rows) / batch)
     total, step, curve = card.epochs * per_epoch, 0, []
     with progress.stage("attentive probe", total, "step") as bar:
         for epoch in range(card.epochs):
             losses, array = [], arrays[epoch % len(arrays)]
             order = torch.randperm(len(rows), generator=generator).numpy()
-            for i in range(0, len(order), card.batch_size):
-                at = order[i : i + card.batch_size]
+            for k in range(per_epoch):
+                at = order[k * batch : (k + 1) * batch]
                 share = 0.5 * (1 + math.cos(math.pi * step / total))
                 for group in optimizer.param_groups:
                     group["lr"] = card.lr * (card.final_lr + (1 - card.final_lr) * share)
@@ -128,7 +131,7 @@ def _training_tokens(context: Context, parts: Parts) -> list[np.ndarray]:
     card, own = context.card, context.backbone.preprocess
     if not card.views:
         return [parts.train.features.patches]
-    squash = dataclasses.replace(own, resize="squash", resize_to=None)  # the crop becomes the whole picture, as it is
+    squash = dataclasses.replace(own, resize="squash", resize_to=None, interpolation=card.view_interpolation)
     found = []
     for v in range(card.views):
         images = cropped(parts.train.data.images, v, card.view_scale, card.view_ratio, card.view_flip, card.view_seed)

@@ -286,11 +286,13 @@ def test_wrong_words_are_one_line_and_exit_2(words, expected, capsys, tmp_path, 
 
 def test_an_existing_run_is_not_overwritten_nor_resumed_with_other_values(checkpoints, capsys):
     out = checkpoints["clip"].parent
-    assert main([f"out={out}", "objective=clip"]) == 2
-    assert "resume=true" in capsys.readouterr().err
-    words = _words(out, "objective=clip", "steps=3", "resume=true")
+    before = checkpoints["clip"].read_bytes()
+    assert main([*_words(out, "objective=clip", "steps=3"), "resume=false"]) == 2
+    assert "is not empty, and resume=false starts anew" in capsys.readouterr().err
+    words = [w for w in _words(out, "objective=clip", "steps=3") if not w.startswith("threads")]
     assert main([*words, "lr=0.5"]) == 2
     assert "field `lr`" in capsys.readouterr().err
+    assert checkpoints["clip"].read_bytes() == before
 
 
 def test_help_needs_no_torch():
