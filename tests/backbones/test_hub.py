@@ -329,7 +329,8 @@ def test_pixels_of_timm_that_squash_and_crop():
     from levl_eval.backbones.timm import preprocess_of
 
     class Net(torch.nn.Module):
-        pretrained_cfg = {"input_size": (3, 32, 32), "crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bicubic",
+        pretrained_cfg = {  # noqa: RUF012
+            "input_size": (3, 32, 32), "crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bicubic",
                           "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # fmt: skip
         default_cfg = pretrained_cfg
 
