@@ -31,15 +31,15 @@ def main() -> None:
     import torch
 
     from levl_eval.backbones import load_backbone
-    from levl_eval.engines import Context, engine
-    from levl_eval.features import FeatureStore
+    from levl_eval.cards.registry import task_card
+    from levl_eval.core.progress import Progress
+    from levl_eval.engines.contract import Context, engine
+    from levl_eval.engines.segmentation import mmseg_parts
+    from levl_eval.features.store import FeatureStore
     from levl_eval.metrics.segmentation import statistics_from_counts
     from levl_eval.metrics.statistics import bootstrap_statistic
-    from levl_eval.progress import Progress
-    from levl_eval.registry import task_card
     from levl_eval.report.paired import class_counts
     from levl_eval.scenes.export import COUNTS, make_scenes
-    from levl_eval.segmentation import mmseg_parts
 
     mmseg_parts.register()  # imports are not timed
     torch.set_num_threads(o.threads)

@@ -80,14 +80,14 @@ def head(name: str, o: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from levl_eval.probes.attentive import AttentiveHead, classes_of, train
-    from levl_eval.probes.common import Matrix
-    from levl_eval.probes.knn import neighbours
-    from levl_eval.probes.linear import classes_of as linear_classes
-    from levl_eval.probes.linear import fit
-    from levl_eval.probes.logistic import solve_path
-    from levl_eval.progress import Progress
-    from levl_eval.registry import task_card
+    from levl_eval.cards.registry import task_card
+    from levl_eval.core.progress import Progress
+    from levl_eval.engines.probes.attentive import AttentiveHead, classes_of, train
+    from levl_eval.engines.probes.common import Matrix
+    from levl_eval.engines.probes.knn import neighbours
+    from levl_eval.engines.probes.linear import classes_of as linear_classes
+    from levl_eval.engines.probes.linear import fit
+    from levl_eval.engines.probes.logistic import solve_path
 
     device, progress = torch.device("cpu"), Progress()
     array, labels = np.load(folder / ("t.npy" if name == "attentive" else "x.npy"), mmap_mode="r"), np.load(folder / "y.npy")

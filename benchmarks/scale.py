@@ -105,8 +105,8 @@ def language_model(folder: Path) -> None:
     """A Llama of two small layers with random weights and the embedded language model's tokenizer."""
     import torch
 
-    from levl_eval.registry import language_models
-    from levl_eval.vlm import language as _  # noqa: F401  before transformers: it repairs a torchvision that does not load
+    from levl_eval.cards.registry import language_models
+    from levl_eval.engines.vlm import language as _  # noqa: F401  before transformers: it repairs a torchvision that does not load
 
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # isort: skip
 

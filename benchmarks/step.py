@@ -69,8 +69,8 @@ def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, direc
     """What loop.Trainer.train_step does in one process."""
     import torch
 
+    from levl_eval.models.sigreg import SIGReg
     from levl_eval.pretrain.objectives import loss_of
-    from levl_eval.pretrain.sigreg import SIGReg
 
     sigreg = SIGReg(config.sigreg_slices)
     queue = iter(directions)
@@ -86,9 +86,9 @@ def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, direc
 
 def waiting(words: list[str], steps: int, folder: str) -> float:
     """Share of a real run's time spent waiting for data, as its metrics tell it."""
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.core.progress import Progress
+    from levl_eval.models.config import parse_config
     from levl_eval.pretrain.loop import Trainer
-    from levl_eval.progress import Progress
 
     config = parse_config(
         [*words, f"out={folder}/run", f"steps={steps}", f"log_every={steps}", "diagnose_every=1000000", "diagnose_pictures=8"]
@@ -101,12 +101,12 @@ def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -
     """Makes the model and a batch, then one step a request: (seconds, loss). First answers the mean number of tokens of a text."""
     import torch
 
-    from levl_eval.pretrain import tokenizer
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.core.distributed import keep_freed_memory
+    from levl_eval.models import tokenizer
+    from levl_eval.models.config import parse_config
+    from levl_eval.models.towers import build_model, plain_attention
     from levl_eval.pretrain.data import _scene_chunk
-    from levl_eval.pretrain.model import build_model, plain_attention
     from levl_eval.pretrain.schedule import optimizer_of
-    from levl_eval.processes import keep_freed_memory
 
     torch.set_num_threads(o.threads)
     config = parse_config(words)

@@ -16,9 +16,9 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
-from levl_eval.io import sha256_file
-from levl_eval.records.identity import digest
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import sha256_file
+from levl_eval.core.hashing import digest
 
 # Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
 LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 2, "random": 2, "open_clip": 2, "hf": 2, "py": 1}

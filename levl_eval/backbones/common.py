@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Preprocess, Readout
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.hub import hub as hub
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hub import hub as hub
 
 B = TypeVar("B", bound=Backbone)
 

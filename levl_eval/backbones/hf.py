@@ -16,7 +16,7 @@ from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, unit
 from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
 from levl_eval.backbones.offline import hub_or_cache
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
 
 _PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _UNUSED = (

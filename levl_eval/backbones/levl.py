@@ -11,10 +11,10 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads, vit_blocks
-from levl_eval.pretrain.checkpoints import load_model
-from levl_eval.pretrain.model import DualEncoder
-from levl_eval.pretrain.published import preprocess_from
-from levl_eval.pretrain.tokenizer import encode
+from levl_eval.models.checkpoints import load_model
+from levl_eval.models.published import preprocess_from
+from levl_eval.models.tokenizer import encode
+from levl_eval.models.towers import DualEncoder
 
 
 class DualEncoderBackbone(Backbone):

@@ -10,9 +10,9 @@ from levl_eval.backbones.base import Backbone, Preprocess
 from levl_eval.backbones.code import code_of
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
-from levl_eval.errors import UsageError
-from levl_eval.io import sha256_file
-from levl_eval.registry import backbone_card
+from levl_eval.cards.registry import backbone_card
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import sha256_file
 
 # scheme -> module:function(rest of the URI, name, URI)
 _LOADERS = {

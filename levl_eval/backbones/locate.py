@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.cards import BackboneCard
-from levl_eval.errors import UsageError
-from levl_eval.registry import ASSETS, URI_SCHEMES
+from levl_eval.cards.registry import ASSETS, URI_SCHEMES
+from levl_eval.core.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import finish, hub
 from levl_eval.backbones.levl import DualEncoderBackbone
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.model import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
-from levl_eval.pretrain.published import Description, cut_positions
+from levl_eval.core.errors import UsageError
+from levl_eval.models.published import Description, cut_positions
+from levl_eval.models.towers import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
 
 _FILES = ("vision_encoder.safetensors", "text_encoder.safetensors")
 
@@ -149,7 +149,7 @@ def load(source: str, name: str, uri: str) -> Backbone:
         except Exception as e:  # tokenizers raises bare Exceptions
             raise UsageError(f"{folder / 'tokenizer.json'}: not a tokenizer file of the tokenizers library; copy it again") from e
     elif vocab == 50257:
-        from levl_eval.pretrain.tokenizer import load_gpt2
+        from levl_eval.models.tokenizer import load_gpt2
 
         try:
             tokenizer = load_gpt2("gpt2")

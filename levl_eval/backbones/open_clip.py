@@ -17,8 +17,8 @@ from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
 from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.backbones.open_clip_towers import Tower, tower_of
-from levl_eval.cards import near
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import near
 
 
 class OpenClipBackbone(Backbone):

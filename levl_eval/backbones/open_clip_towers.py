@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from levl_eval.backbones.base import Features
 from levl_eval.backbones.timm import timm_blocks, timm_features
 from levl_eval.backbones.timm_layout import blocks_of, class_token_of, pooling_of
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 
 
 class Tower:

@@ -25,8 +25,8 @@ from levl_eval.backbones.timm_layout import (
     layout_of,
     pooling_of,
 )
-from levl_eval.cards import near
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import near
 
 
 class TimmBackbone(Backbone):
@@ -186,8 +186,8 @@ def load_random(spec: str, name: str, uri: str) -> Backbone:
 
 
 def _nano(seed: int) -> tuple[Any, Preprocess]:
-    from levl_eval.pretrain.config import parse_config
-    from levl_eval.pretrain.model import vision_tower
+    from levl_eval.models.config import parse_config
+    from levl_eval.models.towers import vision_tower
 
     config = parse_config([])
     v = config.vision

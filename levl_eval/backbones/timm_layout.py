@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from levl_eval.errors import LevlError
+from levl_eval.core.errors import LevlError
 
 
 def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:

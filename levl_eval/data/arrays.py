@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.cards import DataSpec
-from levl_eval.data.classification import _folders, lines_of, place, spread
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import lines_of
+from levl_eval.data.classification import class_folders, place
+from levl_eval.data.entries import spread
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.types import ClassificationSet, ImageSet
-from levl_eval.errors import UsageError
 
 
 def array_set(
@@ -104,7 +106,7 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
         labels = np.concatenate([np.asarray(b[key], np.int64) for b in batches])
         pixels = np.concatenate([_planes(np.asarray(b["data"], np.uint8), 32) for b in batches])
         return array_set(spec, spec.layout, pixels, labels, classes, limit, root)
-    found = _folders(spec, root, limit)
+    found = class_folders(spec, root, limit)
     if found is None:
         raise UsageError(
             f"{root}: holds neither {stems[0]}.bin nor {stems[0]} nor class folders {spec.split}/CLASS; unpack it there"
@@ -117,7 +119,7 @@ def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> Classific
     root = place(spec, data)
     pictures, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
     if not pictures.is_file():
-        found = _folders(spec, root, limit)
+        found = class_folders(spec, root, limit)
         if found is None:
             raise UsageError(
                 f"{root}: holds neither {pictures.name} nor class folders {spec.split}/CLASS; unpack stl10_binary there"

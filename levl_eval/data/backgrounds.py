@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data.images import root_of
-from levl_eval.errors import UsageError
 
 REFERENCE = "original"  # the variant that heads are trained on, and that every drop is against
 

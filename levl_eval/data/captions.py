@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.questions import read_json
 from levl_eval.data.types import CaptionSet
-from levl_eval.errors import UsageError
 
 
 def _finish(

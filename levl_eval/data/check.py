@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.cards.registry import set_card, set_names, task_card
+from levl_eval.core.errors import LevlError
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.published import ADE20K, NYUV2, RELEASES, SETS
 from levl_eval.data.readers import read_classification, read_depth, read_questions, read_segmentation
-from levl_eval.errors import LevlError
-from levl_eval.registry import set_card, set_names, task_card
 
 VALIDATION = {"aircraft": (3_333,)}
 

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.types import DepthSet, ImageSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import regular
 
 _GET = (
     "get nyu_depth_v2_labeled.mat and splits.mat from the NYU Depth V2 page, or the colour and depth pictures, and put them there"

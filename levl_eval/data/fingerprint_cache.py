@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 
-from levl_eval.errors import LevlError
-from levl_eval.io import locked, regular
+from levl_eval.core.errors import LevlError
+from levl_eval.core.files import locked, regular
 
 FILE = "fingerprints.sqlite"
 FORMAT = 1  # of the tables

@@ -17,17 +17,17 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hub import hub
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
-from levl_eval.data.classification import spread
+from levl_eval.data.entries import spread
 from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
-from levl_eval.data.questions import Pool, _limited, gqa_question, pope_version
+from levl_eval.data.questions import Pool, gqa_question, limited, pope_version
 from levl_eval.data.segmentation import class_list, label_map, to_classes
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
-from levl_eval.errors import UsageError
-from levl_eval.hub import hub
 
 
 def local_digest(folder: Path) -> str:
@@ -91,7 +91,7 @@ def _finish(
 ) -> QuestionSet:
     """Questions over the images of ``table`` that they are about; rows: image id -> row."""
     assert spec.hub is not None
-    questions = _limited(questions, limit)
+    questions = limited(questions, limit)
     wanted = {q.image_id for q in questions}
     missing = wanted - set(rows)
     if missing:

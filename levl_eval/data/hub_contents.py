@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from levl_eval.core.errors import LevlError
 from levl_eval.data.fingerprint_cache import FingerprintCache, active, bytes_hash, ends_of, settled, stat_mark
 from levl_eval.data.fingerprints import pixel_hash
-from levl_eval.errors import LevlError
 
 _ROWS = 256  # read at once
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.fingerprints import fingerprint_of as fingerprint_of  # the one entry for engines and report
 from levl_eval.data.places import SUFFIXES as SUFFIXES
 from levl_eval.data.types import ImageSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import regular
 
 
 def open_rgb(path: Path) -> Image.Image:

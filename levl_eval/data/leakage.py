@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.checked import Damaged, mark_used, read_arrays, recall, write_arrays
+from levl_eval.core.hashing import digest
+from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
+from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprints import image_content
 from levl_eval.data.types import ImageSet
-from levl_eval.progress import Progress
-from levl_eval.records.identity import cache_key, digest
+from levl_eval.records.identity import cache_key
 
 CONTENT = 1  # version of the hashes below
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from levl_eval.card_base import DataSpec
+    from levl_eval.cards.base import DataSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 # The folder in which a set's published archive unpacks itself: below its root, or directly below --data DIR.

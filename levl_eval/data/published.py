@@ -2,16 +2,14 @@
 
 The digests below are ``fingerprints.questions_digest`` of the official question files:
 
-    python -m levl_eval.data.published pope DIR      DIR with coco_pope_{random,popular,adversarial}.json, github.com/AoiDragon/POPE
+    python -m levl_eval.tools.published_sets pope DIR      DIR with coco_pope_{random,popular,adversarial}.json, github.com/AoiDragon/POPE
                                                      (output/coco) at 08d957b
-    python -m levl_eval.data.published gqa FILE      testdev_balanced_questions.json of GQA 1.2 (questions1.2.zip)
+    python -m levl_eval.tools.published_sets gqa FILE      testdev_balanced_questions.json of GQA 1.2 (questions1.2.zip)
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from levl_eval.data.fingerprints import AnySet, questions_digest
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, Question, QuestionSet, SegmentationSet
@@ -88,22 +86,3 @@ def _by_counts_of_questions(found: QuestionSet) -> str | None:
                 name = {"gqa": "GQA", "vqav2": "VQAv2"}[layout]
                 return f"{name} {split}, {questions:,} questions (by counts)"
     return None
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the digests of official question files, as they stand above."""
-    from levl_eval.data.questions import gqa_file, pope_questions
-
-    what, place = (sys.argv[1:] if argv is None else argv)[:2]
-    if what == "pope":
-        questions = pope_questions(Path(place))
-        for split in dict.fromkeys(str(q.meta["split"]) for q in questions):
-            print(split, questions_digest([q for q in questions if q.meta["split"] == split]))
-        print("all", questions_digest(questions))
-    else:
-        print("testdev_balanced", questions_digest(gqa_file(Path(place))))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

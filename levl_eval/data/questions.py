@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
 from levl_eval.data.types import Question, QuestionSet
-from levl_eval.errors import UsageError
-from levl_eval.io import regular
 from levl_eval.metrics.gqa import gqa_steps
 
 POPE_SPLITS = ("random", "popular", "adversarial")
@@ -41,14 +41,14 @@ def read_json(path: Path) -> Any:
     return out
 
 
-def _first(folder: Path, patterns: list[str], what: str, where: str) -> Path:
+def first_of(folder: Path, patterns: list[str], what: str, where: str) -> Path:
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
             return path
     raise UsageError(f"{folder}: {what} is missing (expected {folder / patterns[0]}); {where}")
 
 
-def _limited(questions: list[Question], limit: int | None) -> list[Question]:
+def limited(questions: list[Question], limit: int | None) -> list[Question]:
     """Questions about the first ``limit`` distinct images."""
     if limit is None:
         return questions
@@ -70,7 +70,7 @@ class Pool:
         return [self(v) for v in value] if isinstance(value, list) else value
 
 
-def _finish(
+def finish_questions(
     name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str
 ) -> QuestionSet:
     if not questions:
@@ -78,7 +78,7 @@ def _finish(
     repeated = [k for k, n in Counter(q.question_id for q in questions).items() if n > 1]
     if repeated:
         raise UsageError(f"{source}: question id {repeated[0]!r} occurs twice ({len(repeated)} such); make ids unique")
-    questions = _limited(questions, limit)
+    questions = limited(questions, limit)
     images = image_set((q.image_id for q in questions), locate, str(source), where)
     digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
     return QuestionSet(name, split, questions, images, digest, version)
@@ -89,7 +89,7 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     root = root_of(spec.root, spec.directory, data)
     where = "get questions and images from cs.stanford.edu/people/dorarad/gqa (questions1.2.zip, images.zip)"
     split = spec.split or "testdev_balanced"
-    file = under(data, spec.questions) or _first(
+    file = under(data, spec.questions) or first_of(
         root,
         [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"],
         f"the question file of {split}",
@@ -98,7 +98,7 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     images = under(data, spec.images) or root / "images"
     choices = _gqa_choices(spec, data, root, file, split)
     questions = gqa_file(file, choices)
-    return _finish(
+    return finish_questions(
         "gqa",
         split,
         questions,
@@ -154,12 +154,12 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     root = root_of(spec.root, spec.directory, data)
     split = {"val": "val2014", "train": "train2014", "": "val2014"}.get(spec.split, spec.split)
     where = "get questions, annotations and COCO images from visualqa.org/download.html"
-    file = under(data, spec.questions) or _first(
+    file = under(data, spec.questions) or first_of(
         root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where
     )
     pool, answers = Pool(), {}
     if not split.startswith("test"):
-        notes = under(data, spec.annotations) or _first(
+        notes = under(data, spec.annotations) or first_of(
             root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where
         )
         for _, a in stream(notes, "annotations"):
@@ -175,7 +175,7 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         answer, given, meta = answers.get(q["question_id"], ("", (), {}))
         name = pool(f"COCO_{prefix}_{q['image_id']:012d}.jpg")
         questions.append(Question(str(q["question_id"]), name, pool(q["question"]), answer, given, meta))
-    return _finish(
+    return finish_questions(
         "vqav2",
         split,
         questions,
@@ -233,7 +233,7 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     folder = under(data, spec.images) or next(
         (c for c in candidates if questions and (c / questions[0].image_id).exists()), candidates[0]
     )
-    return _finish(
+    return finish_questions(
         "pope",
         spec.split or "all",
         questions,
@@ -269,7 +269,7 @@ def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
             raise UsageError(f"{file}: entry {number}: neither `answer` nor `answers` holds a word")
         qid = str(q.get("question_id", number))
         questions.append(Question(qid, q["image"], q["question"], answer, answers, {k: q[k] for k in ("type",) if k in q}))
-    return _finish(
+    return finish_questions(
         "vqa",
         spec.split,
         questions,

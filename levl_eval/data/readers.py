@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data import arrays, benchmarks, captions, classification, depth, questions
 from levl_eval.data.imagefolder import read_imagefolder
 from levl_eval.data.places import on_hub
 from levl_eval.data.segmentation import read_segmentation as _segmentation
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
-from levl_eval.errors import UsageError
 
 _QUESTIONS = {
     "gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": questions.read_pope, "vqa": questions.read_vqa,

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, image_set, root_of, under
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.types import SegmentationSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import regular
 
 _ADE = "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it there"
 

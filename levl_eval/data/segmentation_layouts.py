@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
 from levl_eval.data.images import root_of, under
-from levl_eval.errors import UsageError
 
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",

@@ -28,7 +28,7 @@ from levl_eval.data.fingerprint_cache import FingerprintCache, ends_of, settled,
 from levl_eval.data.places import SUFFIXES, Scope, absolute, on_hub, places_of, scope_of
 
 if TYPE_CHECKING:
-    from levl_eval.card_base import DataSpec
+    from levl_eval.cards.base import DataSpec
 
 READER_VERSION = 1  # of what is remembered here
 Kind = Literal["questions", "segmentation", "classification", "captions", "depth"]

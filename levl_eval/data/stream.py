@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
-from levl_eval.io import regular
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import regular
 
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"

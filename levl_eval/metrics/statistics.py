@@ -21,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 
 from levl_eval.metrics.catalogue import ANY, DIFFERENCE, FRACTION, Bounds
-from levl_eval.records import Estimate
+from levl_eval.metrics.estimate import Estimate
 
 Z95 = 1.959963984540054
 DRAWS = 2000

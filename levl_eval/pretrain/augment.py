@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from levl_eval._compat import repair
-from levl_eval.pretrain.config import Pair, PretrainConfig, local_size
+from levl_eval.core.third_party import repair
+from levl_eval.models.config import Pair, PretrainConfig, local_size
 
 repair()
 

@@ -30,7 +30,7 @@ Every field with its value, choices, meaning and source, as a config.yaml: levl-
 
 
 def _train(words: list[str]) -> int:
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.models.config import parse_config
 
     config = parse_config(words)
     from levl_eval.pretrain.loop import Trainer
@@ -45,14 +45,14 @@ def _train(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    from levl_eval.cli import Parser
+    from levl_eval.core.command import Parser
 
     parser = Parser(prog="levl-pretrain export")
     parser.add_argument("ckpt")
     parser.add_argument("--to", required=True, choices=["release", "official", "safetensors"])
     parser.add_argument("--out", required=True)
     args = parser.parse_args(words)
-    from levl_eval.pretrain.checkpoints import export
+    from levl_eval.models.checkpoints import export
 
     for path in export(Path(args.ckpt), args.to, Path(args.out)):
         print(path)
@@ -60,7 +60,7 @@ def _export(words: list[str]) -> int:
 
 
 def _import(words: list[str]) -> int:
-    from levl_eval.cli import Parser
+    from levl_eval.core.command import Parser
 
     parser = Parser(prog="levl-pretrain import")
     parser.add_argument("source")
@@ -75,7 +75,7 @@ def _import(words: list[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``levl-pretrain``; returns the exit code."""
-    from levl_eval.cli import guard
+    from levl_eval.core.command import guard
 
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(HELP, end="")
             return 0
         if words[0] == "fields":
-            from levl_eval.pretrain.config import explained
+            from levl_eval.models.config import explained
 
             print(explained(words[1:]), end="")
             return 0

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import PIL
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import told_when_full
-from levl_eval.pretrain.config import PretrainConfig, crops_originals
+from levl_eval.core.distributed import cores
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import told_when_full
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import PretrainConfig, crops_originals
 from levl_eval.pretrain.sealed import key_of, marks_of, sealed
-from levl_eval.processes import cores
-from levl_eval.progress import Progress
 
 _CHUNK = 500
 VERSION = 2  # of what a pool holds; raise it when the same inputs give other contents

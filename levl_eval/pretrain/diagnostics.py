@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.config import PretrainConfig
-from levl_eval.progress import Progress
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import PretrainConfig
 
 
 def effective_rank(z: Tensor) -> float:

@@ -16,13 +16,13 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.pretrain import tokenizer as words
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models import tokenizer as words
+from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain.augment import augmented, resized
-from levl_eval.pretrain.config import PretrainConfig, augments
 from levl_eval.pretrain.data import Pool, open_pool
 from levl_eval.pretrain.streams import Decoded, Source, open_source, opened, stack
-from levl_eval.progress import Progress
 
 _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
 

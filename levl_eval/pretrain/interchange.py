@@ -9,12 +9,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain import checkpoints
-from levl_eval.pretrain.config import SIZES, PretrainConfig
-from levl_eval.pretrain.model import DualEncoder
-from levl_eval.pretrain.published import Description
-from levl_eval.pretrain.tokenizer import eot_id, load_gpt2
+from levl_eval.core.errors import UsageError
+from levl_eval.models import checkpoints
+from levl_eval.models.config import SIZES, PretrainConfig
+from levl_eval.models.published import Description
+from levl_eval.models.tokenizer import eot_id, load_gpt2
+from levl_eval.models.towers import DualEncoder
 
 
 def _tokenizer(folder: Path, name: str | None, vocab: int) -> Tokenizer:

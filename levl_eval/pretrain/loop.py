@@ -17,22 +17,23 @@ import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import atomic_write
-from levl_eval.pretrain import checkpoints, diagnostics, processes, tokenizer
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import atomic_write
+from levl_eval.core.paths import default_cache
+from levl_eval.core.progress import Progress
+from levl_eval.models import checkpoints, tokenizer
+from levl_eval.models.config import PretrainConfig
+from levl_eval.models.sigreg import SIGReg
+from levl_eval.models.towers import DualEncoder, build_model, plain_attention
+from levl_eval.pretrain import diagnostics, processes
 from levl_eval.pretrain.augment import crop, erase
-from levl_eval.pretrain.config import PretrainConfig
 from levl_eval.pretrain.diagnostics import Probe
 from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
 from levl_eval.pretrain.interrupts import lines_until, stop_between_steps
-from levl_eval.pretrain.model import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.parallel import sync_batch_norm, world
 from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
-from levl_eval.pretrain.sigreg import SIGReg
-from levl_eval.progress import Progress
-from levl_eval.runner.environment import default_cache
 
 _MEMORY = 0.95  # of the running loss, over updates
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.core.errors import UsageError
+from levl_eval.models.config import PretrainConfig
 
 # What a resumed run may have otherwise; steps may not change, the schedule depends on them; extend_to is for that.
 _FREE = {

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from levl_eval.pretrain.config import PretrainConfig, wsd_steps
+from levl_eval.models.config import PretrainConfig, wsd_steps
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:

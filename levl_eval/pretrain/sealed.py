@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from levl_eval.io import atomic_write, locked
-from levl_eval.processes import cores
-from levl_eval.progress import Progress
+from levl_eval.core.distributed import cores
+from levl_eval.core.files import atomic_write, locked
+from levl_eval.core.progress import Progress
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 26

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
-from levl_eval.pretrain.config import PretrainConfig, augments
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

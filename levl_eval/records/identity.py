@@ -20,28 +20,17 @@ Parts
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hashing import digest
 
 if TYPE_CHECKING:
     from levl_eval.records.record import Record
 
 IDENTITY_VERSION = 1  # of the parts and of how they are hashed
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and without spaces: equal values, equal text. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of plain values, in hexadecimal."""
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def cache_key(kind: str, version: int, **parts: Any) -> str:

@@ -13,24 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from levl_eval.errors import UsageError
-from levl_eval.io import atomic_path, atomic_write
-from levl_eval.records.identity import JobIdentity, digest
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.hashing import digest
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records.identity import JobIdentity
 from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, write_lines
 from levl_eval.records.schema import SCHEMA, checksum_of, migrate
-
-
-class Estimate(BaseModel):
-    """A number with its uncertainty. Fractions in [0, 1] unless the metric's name says otherwise."""
-
-    model_config = ConfigDict(extra="forbid")
-    value: float
-    stderr: float | None = None  # standard error of the sampling of test images; None where it cannot be estimated
-    low: float | None = None  # 95% interval
-    high: float | None = None
-    n: int = 0  # samples the value is a mean over
-    clusters: int = 0  # independent units resampled (images)
-    method: str = ""  # how the interval was made: "cluster bootstrap", "wilson", ...
 
 
 class Record(BaseModel):

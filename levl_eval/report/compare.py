@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import ProtocolMismatch, UsageError
+from levl_eval.core.errors import ProtocolMismatch, UsageError
 from levl_eval.metrics.catalogue import Metric
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.permutation import holm
 from levl_eval.metrics.statistics import DRAWS
-from levl_eval.records import Estimate, Record, read_record
+from levl_eval.records import Record, read_record
 from levl_eval.report.labels import short
 from levl_eval.report.paired import Samples, load_samples, pair
 from levl_eval.report.results import Results, entry_of

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval import __version__
-from levl_eval.io import atomic_write
+from levl_eval.core.files import atomic_write
+from levl_eval.core.hashing import digest
 from levl_eval.records import Record
-from levl_eval.records.identity import digest
 
 FILE = ".tables.json"
 

@@ -12,16 +12,17 @@ from typing import Any
 
 from PIL import Image
 
-from levl_eval.errors import LevlError
-from levl_eval.io import atomic_write
-from levl_eval.records import Estimate, Record
+from levl_eval.core.errors import LevlError
+from levl_eval.core.files import atomic_write
+from levl_eval.core.text import html_text, json_text
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records import Record
 from levl_eval.report import svg
 from levl_eval.report.paired import Samples
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.tables import data_notes, failures, floor_notes
 from levl_eval.report.units import interval, lower_note
 from levl_eval.report.wide import html_tables, references
-from levl_eval.text import html_text, json_text
 
 HERE = Path(__file__).resolve().parent
 IMAGES = 24  # images of a task in the browser, with all their questions

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from levl_eval.records import Record, digest
+from levl_eval.core.hashing import digest
+from levl_eval.records import Record
 from levl_eval.records.samples import finite
 
 # Part of an identity that no row shares -> how a record tells it. Weights always tell columns apart; the others where two records

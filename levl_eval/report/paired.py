@@ -13,12 +13,13 @@ from functools import cached_property
 
 import numpy as np
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 from levl_eval.metrics.catalogue import DIFFERENCE, Bounds, metric_of
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.permutation import PValue, sign_flip_test, swap_test
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import DRAWS, bootstrap_statistic, paired_difference
-from levl_eval.records import Estimate, Record, Sample, read_samples
+from levl_eval.records import Record, Sample, read_samples
 
 Samples = dict[str, Sample]  # by id
 

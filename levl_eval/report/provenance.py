@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from levl_eval.core.hashing import canonical
 from levl_eval.records import Record
-from levl_eval.records.identity import canonical
 from levl_eval.records.samples import finite
 from levl_eval.report.labels import short
 

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from levl_eval.cards.registry import card_folder
+from levl_eval.core.errors import UsageError
 from levl_eval.data.published import POPE_WHOLE
-from levl_eval.errors import UsageError
 from levl_eval.metrics.catalogue import metric
 from levl_eval.records import Record
-from levl_eval.registry import card_folder
 from levl_eval.report.provenance import published_set
 from levl_eval.report.reference import is_baseline
 from levl_eval.report.results import Results, Row

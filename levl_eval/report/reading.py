@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 from levl_eval.records import Record, read_record
 
 _BLOCK = 1 << 20

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.errors import LevlError
+from levl_eval.core.errors import LevlError
 from levl_eval.metrics.catalogue import Metric, metric_of
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate, within
-from levl_eval.records import Estimate, Record
+from levl_eval.records import Record
 from levl_eval.report.labels import label_columns
 from levl_eval.report.paired import Paired, Samples, load_samples, mean_iou_of, pair
 from levl_eval.report.provenance import data_words, marks

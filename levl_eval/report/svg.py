@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from levl_eval.records import Estimate
-from levl_eval.text import html_text
+from levl_eval.core.text import html_text
+from levl_eval.metrics.estimate import Estimate
 
 
 def _escape(text: str) -> str:

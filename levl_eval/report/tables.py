@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from levl_eval.io import atomic_write
+from levl_eval.core.files import atomic_write
+from levl_eval.core.terminal import lines_of
+from levl_eval.core.text import csv_cell, printable
 from levl_eval.metrics.catalogue import Metric
 from levl_eval.metrics.statistics import within
 from levl_eval.records import Record
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.units import interval, lower_note, text
-from levl_eval.terminal import lines_of
-from levl_eval.text import csv_cell, printable
 
 # Column -> meaning; the order is the file's order. No times, full paths or versions: equal runs of a day give equal bytes.
 COLUMNS: dict[str, str] = {

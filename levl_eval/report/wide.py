@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from levl_eval.core.text import csv_cell, html_text, latex_text, markdown_text, printable
 from levl_eval.report.provenance import data_values
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import all_notes
 from levl_eval.report.units import interval, lower_note, text
-from levl_eval.text import csv_cell, html_text, latex_text, markdown_text, printable
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
 GAIN_CAPTION = "Gain over {over} in points, paired over images, with 95% intervals."

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from levl_eval.backbones.code import code_of
 from levl_eval.backbones.locate import locate
-from levl_eval.card_base import plain
 from levl_eval.cards import BackboneCard
+from levl_eval.cards.base import plain
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import atomic_write
+from levl_eval.core.hashing import digest
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import atomic_write
-from levl_eval.records.identity import cache_key, digest
+from levl_eval.records.identity import cache_key
 
 if TYPE_CHECKING:
     from levl_eval.backbones.base import Backbone

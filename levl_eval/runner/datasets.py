@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levl_eval.cards import DataSpec, RecipeCard
+from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.set_identity import Kind, of_set
-from levl_eval.records.identity import DataIdentity, digest
+from levl_eval.records.identity import DataIdentity
 
 if TYPE_CHECKING:
     from levl_eval.data.fingerprint_cache import FingerprintCache

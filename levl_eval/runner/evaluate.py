@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import BackboneCard
+from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import using
-from levl_eval.progress import Progress
 from levl_eval.records import Record
 from levl_eval.runner.plan import RunConfig, make_plan
 from levl_eval.runner.runner import Runner
@@ -28,7 +28,7 @@ def evaluate(
       out, cache  folders: records and samples are written to ``out`` as soon as each is done; a record of equal identity that
                   is there already is read, not computed
       device, batch_size, rehash (distrust remembered fingerprints of files), debug
-      trust       cards may name Python that runs here (levl_eval.trust)
+      trust       cards may name Python that runs here (levl_eval.cards.trust)
     A failing job gives a record with status "failed" and the run goes on.
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.

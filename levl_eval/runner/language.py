@@ -7,10 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import near
-from levl_eval.errors import UsageError
-from levl_eval.records.identity import digest
-from levl_eval.registry import language_models, llm_cards
+from levl_eval.cards.registry import language_models, llm_cards
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hashing import digest
+from levl_eval.core.text import near
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 _IGNORED = ("README.md", "LICENSE", "LICENSE.txt", ".gitattributes")
@@ -52,7 +52,7 @@ def _folder(name: str) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    from levl_eval.hub import hub
+    from levl_eval.core.hub import hub
 
     with hub(f"--llm {name}"):
         return Path(snapshot_download(source, revision=card.revision if card else None, allow_patterns=_HUB_FILES))

@@ -6,7 +6,6 @@ that all is there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,22 +13,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from levl_eval.card_base import plain
-from levl_eval.cards import BackboneCard, near, protocol_of
+from levl_eval.cards import BackboneCard, protocol_of
+from levl_eval.cards.base import plain
+from levl_eval.cards.lmms import lmms_identity
+from levl_eval.cards.registry import backbone_card, names, task_card
+from levl_eval.cards.trust import check_card
+from levl_eval.core.device import device_kind
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.paths import default_cache
+from levl_eval.core.progress import Progress
+from levl_eval.core.text import near
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.engines import TOGETHER, versions_of
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.lmms import lmms_identity
-from levl_eval.options import check_options
-from levl_eval.progress import Progress
+from levl_eval.data.sources import resolve_data
+from levl_eval.engines.contract import TOGETHER, versions_of
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
-from levl_eval.registry import backbone_card, names, task_card
 from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts, data_facts
-from levl_eval.runner.environment import default_cache, device_kind
 from levl_eval.runner.language import language_model_parts
-from levl_eval.trust import check_card
+from levl_eval.runner.options import check_options
 
 
 @dataclass(frozen=True)
@@ -118,25 +120,10 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
     return out
 
 
-def resolve_data(data: str, cache_folder: Path, progress: Progress) -> str:
-    """``scenes`` -> the generated world, made in the cache if it is not there; a directory or "hub" as they are."""
-    if data == "hub":
-        return data
-    if data == "scenes":
-        from levl_eval.scenes.export import cached_world
-
-        return str(cached_world(cache_folder, progress))
-    if not Path(data).expanduser().is_dir():
-        raise UsageError(
-            f"--data {data}: no such directory; give one that holds gqa/, pope/, ade20k/, ..., or `hub`, or `scenes`"
-        )
-    return str(Path(data).expanduser())
-
-
 def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False) -> dict[str, Any]:
     """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong.
 
-    trust: cards may name Python that runs here (levl_eval.trust); without it only what ``settings`` name may.
+    trust: cards may name Python that runs here (levl_eval.cards.trust); without it only what ``settings`` name may.
     """
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
@@ -167,11 +154,8 @@ def resolved_of(card: Any, preprocess: dict[str, Any] | None) -> dict[str, Any]:
             out["crop"] = card.crop or preprocess["size"]
     if card.engine == "lmms":
         out |= lmms_identity(card.include)
-    if card.engine == "zeroshot":
-        if isinstance(card.class_names, str) and card.class_names != "openai":
-            out["class_names"] = _file_digest(card.class_names, "class_names")
-        if "openai" in (card.class_names, card.templates):
-            out |= _versions("open_clip_torch")
+    if card.engine == "zeroshot" and "openai" in (card.class_names, card.templates):
+        out |= _versions("open_clip_torch")
     return out
 
 
@@ -185,13 +169,6 @@ def _versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
-
-
-def _file_digest(path: str, name: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror}); field `{name}`") from e
 
 
 def precision_of(card: Any, device: str) -> dict[str, str]:

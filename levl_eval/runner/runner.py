@@ -15,19 +15,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from levl_eval.engines import TOGETHER, Context, Kept, Outcome, engine
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import atomic_write, locked
-from levl_eval.processes import launched, place, team, work_alone
-from levl_eval.records import Estimate, Record, fill_identity, identity_of, read_record, write_record
+from levl_eval.core.distributed import launched, place, team, work_alone
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import atomic_write, locked
+from levl_eval.engines.contract import TOGETHER, Context, Kept, Outcome, engine
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records import Record, fill_identity, identity_of, read_record, write_record
 from levl_eval.records.check import damage_of_samples
 from levl_eval.runner.plan import Job, Plan
 
 if TYPE_CHECKING:
     import torch
 
-    from levl_eval.features import FeatureStore
-    from levl_eval.progress import Progress
+    from levl_eval.core.progress import Progress
+    from levl_eval.features.store import FeatureStore
 
 
 @dataclass
@@ -48,8 +49,8 @@ class Runner:
     @cached_property
     def device(self) -> torch.device:
         """Where jobs are computed."""
-        from levl_eval.processes import keep_freed_memory
-        from levl_eval.runner.environment import pick_device
+        from levl_eval.core.device import pick_device
+        from levl_eval.core.distributed import keep_freed_memory
 
         found: torch.device = pick_device(self.plan.config.device)
         if found.type == "cpu":
@@ -58,15 +59,16 @@ class Runner:
 
     @cached_property
     def store(self) -> FeatureStore:
-        from levl_eval.features import FeatureStore
+        from levl_eval.features.store import FeatureStore
 
         return FeatureStore(self.plan.config.cache_folder / "features")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions and machine, for the records of what is computed."""
-        from levl_eval.processes import cores
-        from levl_eval.runner.environment import device_name, environment
+        from levl_eval.core.device import device_name
+        from levl_eval.core.distributed import cores
+        from levl_eval.runner.environment import environment
 
         return environment() | {"device": str(self.device), "device_name": device_name(self.device), "cores": cores()}
 

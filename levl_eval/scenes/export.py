@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from levl_eval.io import atomic_write, locked, told_when_full
-from levl_eval.processes import cores
-from levl_eval.progress import Progress
+from levl_eval.core.distributed import cores
+from levl_eval.core.files import atomic_write, locked, told_when_full
+from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
 from levl_eval.scenes import VERSION, manifest
 from levl_eval.scenes.pope import STRATEGIES, pope_questions

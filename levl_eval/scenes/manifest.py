@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from levl_eval.checked import mark_used
-from levl_eval.errors import UsageError
-from levl_eval.io import atomic_write, sha256_file
-from levl_eval.records.identity import digest
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import atomic_write, sha256_file
+from levl_eval.core.hashing import digest
+from levl_eval.core.kept import mark_used
 
 MANIFEST, FILES, WRITING, LOCK = "scenes.json", "scenes-files.json", ".writing", ".lock"
 ROOMS = ("gqa", "vqav2", "pope", "ade20k", "classification", "imagenet9")  # all that is written lies in these

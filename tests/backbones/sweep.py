@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
 
 TOLERANCE = 1e-5  # of the largest value, in float32
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "encoders.md"

@@ -10,8 +10,8 @@ import torch
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.code import LIBRARIES, LOADER_VERSIONS, code_of, constants_of, tokenizer_digest, user_sources
-from levl_eval.errors import UsageError
-from levl_eval.registry import URI_SCHEMES
+from levl_eval.cards.registry import URI_SCHEMES
+from levl_eval.core.errors import UsageError
 
 MODEL = """
     import torch

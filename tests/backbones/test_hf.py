@@ -9,7 +9,7 @@ import torch
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.hf_families import canonical
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from tests.backbones.models import MODELS, hub_folder, processor, save, tokenizer, use_cache
 from tests.backbones.sweep import TOLERANCE, apart
 

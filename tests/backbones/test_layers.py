@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from levl_eval.backbones import load_backbone
-from levl_eval.backbones.views import Box, make_views
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.types import ImageSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.features import FeatureStore
+from levl_eval.features.store import FeatureStore
+from levl_eval.features.views import Box, make_views
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -12,8 +12,8 @@ from PIL import Image
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.cards import BackboneCard
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.checkpoints import export, load_model
+from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import export, load_model
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -8,8 +8,8 @@ import random
 import numpy as np
 from PIL import Image
 
-from levl_eval.data.augmented import box, cropped
 from levl_eval.data.types import ImageSet
+from levl_eval.features.augmented import box, cropped
 
 GRADIENT = np.linspace(0, 255, 60 * 40 * 3).reshape(40, 60, 3).astype(np.uint8)
 IMAGES = ImageSet(("a", "b"), lambda name: Image.fromarray(GRADIENT), "f0")

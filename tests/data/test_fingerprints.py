@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
+from levl_eval.core.errors import LevlError
 from levl_eval.data.fingerprint_cache import FingerprintCache, using
 from levl_eval.data.fingerprints import content_of, fingerprint_of
 from levl_eval.data.readers import read_captions, read_classification, read_depth, read_questions, read_segmentation
-from levl_eval.errors import LevlError
 from tests.data import small_sets as small
 
 

@@ -8,9 +8,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from levl_eval.cards.registry import task_card
 from levl_eval.data.readers import read_questions
 from levl_eval.metrics.vqa import vqa_accuracy
-from levl_eval.registry import task_card
 
 
 def picture(red: int) -> Image.Image:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.check import check
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
-from levl_eval.errors import LevlError, UsageError
 
 
 def spec(layout: str, **more) -> DataSpec:

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
+from levl_eval.core.errors import LevlError
 from levl_eval.data import readers, set_identity
 from levl_eval.data.fingerprint_cache import FingerprintCache, using
 from levl_eval.data.places import scope_of
 from levl_eval.data.set_identity import of_set
-from levl_eval.errors import LevlError
 from tests.data import small_sets as small
 
 OLD = 0.08  # s; what has changed within 0.05 s is not remembered
@@ -236,7 +236,7 @@ def test_nothing_heavy_is_imported_to_know_it(tmp_path, cache, read):
     root = small.gqa_files(tmp_path / "data")
     known(cache, read, "questions", small.gqa_spec(), root)
     code = (
-        "import sys; from levl_eval.card_base import DataSpec; from levl_eval.data.fingerprint_cache import FingerprintCache\n"
+        "import sys; from levl_eval.cards.base import DataSpec; from levl_eval.data.fingerprint_cache import FingerprintCache\n"
         "from levl_eval.data.set_identity import of_set\n"
         "print(of_set(FingerprintCache(sys.argv[1]), 'questions', DataSpec.model_validate_json(sys.argv[2]), sys.argv[3]).fingerprint)\n"
         "print([m for m in ('torch', 'datasets', 'PIL', 'numpy') if m in sys.modules])"

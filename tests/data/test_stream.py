@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data import stream as streaming
 from levl_eval.data.readers import read_questions
 from levl_eval.data.stream import stream, stream_rows
-from levl_eval.errors import UsageError
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1 << 20])

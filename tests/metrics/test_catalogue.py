@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from levl_eval.data.types import Question
+from levl_eval.engines.segmentation.task import METRICS as DENSE
+from levl_eval.engines.vlm.scoring import estimates
 from levl_eval.metrics.catalogue import METRICS, metric, metric_of
 from levl_eval.metrics.depth import METRICS as DEPTH
 from levl_eval.report.published import load_published
 from levl_eval.report.units import lower_note, text
-from levl_eval.segmentation.task import METRICS as DENSE
-from levl_eval.vlm.scoring import estimates
 
 
 def questions(scorer):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from levl_eval.data.types import Question
+from levl_eval.engines.probes.backgrounds import _drop
+from levl_eval.engines.probes.common import mean_per_class
+from levl_eval.engines.vlm.scoring import estimates, weights
 from levl_eval.metrics.catalogue import ANY, DIFFERENCE, POSITIVE
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import fraction_interval, mean_estimate, paired_difference, wilson, within
-from levl_eval.probes.backgrounds import _drop
-from levl_eval.probes.common import mean_per_class
-from levl_eval.records import Estimate, Sample
+from levl_eval.records import Sample
 from levl_eval.report.paired import split_weights
-from levl_eval.vlm.scoring import estimates, weights
 
 
 def inside(e: Estimate, low: float, high: float) -> bool:

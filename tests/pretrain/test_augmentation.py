@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.models.config import parse_config
 from levl_eval.pretrain import augment
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.data import _csv_rows
 from levl_eval.pretrain.streams import read_tar
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain import SIGReg, objectives, tokenizer
-from levl_eval.pretrain.config import SIZES, parse_config
-from levl_eval.pretrain.model import build_model
+from levl_eval.core.errors import UsageError
+from levl_eval.models import tokenizer
+from levl_eval.models.config import SIZES, parse_config
+from levl_eval.models.towers import build_model
+from levl_eval.pretrain import SIGReg, objectives
 from levl_eval.pretrain.parallel import pairwise_sigmoid
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 
@@ -237,7 +238,7 @@ def test_weight_decay_is_over_every_parameter_as_published():
 def test_the_predictor_is_torchvisions_mlp_to_the_last_dropout():
     from torchvision.ops import MLP
 
-    from levl_eval.pretrain.model import predictor
+    from levl_eval.models.towers import predictor
 
     for hidden in ([16] * 4, [10, 20], []):
         ours = predictor(12, hidden, 0.1)

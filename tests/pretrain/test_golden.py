@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import build_model
 from levl_eval.pretrain import SIGReg
-from levl_eval.pretrain.config import parse_config
-from levl_eval.pretrain.model import build_model
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 
@@ -56,7 +56,7 @@ def _model(plain, config, case):
 
 
 def _texts(readout):
-    from levl_eval.pretrain import tokenizer
+    from levl_eval.models import tokenizer
 
     class Words:
         """Tokens as they stand, through the package's own encoding."""

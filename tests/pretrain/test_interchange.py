@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.checkpoints import export, load_model, read, read_any
+from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import export, load_model, read, read_any
 from levl_eval.pretrain.cli import main
 from levl_eval.pretrain.interchange import import_published
 

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import load_model, read, save
+from levl_eval.models.config import SIZES, parse_config
+from levl_eval.models.towers import build_model, plain_attention
 from levl_eval.pretrain import SIGReg, diagnostics
 from levl_eval.pretrain.augment import crop
-from levl_eval.pretrain.checkpoints import load_model, read, save
-from levl_eval.pretrain.config import SIZES, parse_config
 from levl_eval.pretrain.data import _csv_rows
 from levl_eval.pretrain.loop import Trainer
-from levl_eval.pretrain.model import build_model, plain_attention
-from levl_eval.progress import Progress
 
 SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1",
          "vocab_size=400", "precision=fp32", "log_every=1", "threads=1"]  # fmt: skip

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import parse_config
+from levl_eval.models.tokenizer import train
 from levl_eval.pretrain import data
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.data import open_pool
 from levl_eval.pretrain.feed import PoolFeed
-from levl_eval.pretrain.tokenizer import train
-from levl_eval.progress import Progress
 
 
 def _bmps(folder, first=0, count=16):
@@ -150,8 +150,8 @@ def test_a_pool_being_written_has_no_manifest_and_what_a_kill_left_is_gone(tmp_p
     code = f"""
 import os
 from levl_eval.pretrain import data, sealed
-from levl_eval.pretrain.config import parse_config
-from levl_eval.progress import Progress
+from levl_eval.models.config import parse_config
+from levl_eval.core.progress import Progress
 from pathlib import Path
 whole = data._Plan.build
 def killed(self, folder, *more):

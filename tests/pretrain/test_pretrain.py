@@ -17,16 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import export, load_model, read, save
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import text_tower
 from levl_eval.pretrain import SIGReg, objectives
-from levl_eval.pretrain.checkpoints import export, load_model, read, save
 from levl_eval.pretrain.cli import main
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.diagnostics import effective_rank
 from levl_eval.pretrain.loop import Trainer
-from levl_eval.pretrain.model import text_tower
 from levl_eval.pretrain.schedule import learning_rate
-from levl_eval.progress import Progress
 
 
 def plain_sigreg(z, a, knots=17, t_max=3.0):
@@ -301,7 +301,7 @@ def test_help_needs_no_torch():
 
 
 def test_gpt2_tokenizer_from_files(shared):
-    from levl_eval.pretrain.tokenizer import encode, load_gpt2
+    from levl_eval.models.tokenizer import encode, load_gpt2
 
     tok = load_gpt2(str(shared / "gpt2_bpe"))
     ids, last = encode(tok, ["hello world", "a"], 77)

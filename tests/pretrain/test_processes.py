@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import parse_config
 from levl_eval.pretrain import objectives, processes
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.parallel import SyncBatchNorm1d, gather, sync_batch_norm
-from levl_eval.progress import Progress
 
 RUNS = {
     "levljepa": ["sigreg_scope=global"],

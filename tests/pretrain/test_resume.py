@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.checkpoints import read, save
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import read, save
+from levl_eval.models.config import PretrainConfig, parse_config
 from levl_eval.pretrain.cli import main
-from levl_eval.pretrain.config import PretrainConfig, parse_config
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.schedule import learning_rate
-from levl_eval.progress import Progress
 
 SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1", "vocab_size=400",
          "precision=fp32", "log_every=1", "threads=1", "warmup=2"]  # fmt: skip

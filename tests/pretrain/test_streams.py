@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.pretrain.checkpoints import load_model, read
-from levl_eval.pretrain.config import parse_config
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import load_model, read
+from levl_eval.models.config import parse_config
 from levl_eval.pretrain.feed import StreamFeed, open_feed
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.streams import Decoded, Raw, expand, open_source, read_tar, shuffled
-from levl_eval.progress import Progress
 
 
 def _jpeg(i: int, size=(40, 30)) -> bytes:
@@ -199,7 +199,7 @@ def test_hub_data_map_style_and_streaming(folder, tmp_path, streaming):
 
 
 def _tok():
-    from levl_eval.pretrain.tokenizer import train
+    from levl_eval.models.tokenizer import train
 
     return train([f"number {i} again" for i in range(30)], 300)
 

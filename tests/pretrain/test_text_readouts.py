@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from levl_eval.pretrain import tokenizer
-from levl_eval.pretrain.config import parse_config
-from levl_eval.pretrain.model import build_model, plain_attention
+from levl_eval.models import tokenizer
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import build_model, plain_attention
 
 WORDS = "a red cat sits on the mat and two dogs run over green fields while it rains in town".split()
 
@@ -117,7 +117,7 @@ def test_gradients_of_pad77_go_through_the_real_tokens_alone(tok):
 
 def test_attending_to_padding_is_a_named_alternative(tok):
     """What levl-pretrain did before: its earlier checkpoints are read as they were trained."""
-    from levl_eval.pretrain.checkpoints import _completed
+    from levl_eval.models.checkpoints import _completed
 
     _, masked = _model(tok, "text_readout=pad77")
     config, unmasked = _model(tok, "text_readout=pad77", "pad77_attends=all")

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from levl_eval.backbones import load_backbone
-from levl_eval.errors import UsageError
-from levl_eval.pretrain import checkpoints, tokenizer
-from levl_eval.pretrain.checkpoints import export, load_model, read, save
-from levl_eval.pretrain.config import parse_config
+from levl_eval.core.errors import UsageError
+from levl_eval.models import checkpoints, tokenizer
+from levl_eval.models.checkpoints import export, load_model, read, save
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import build_model
 from levl_eval.pretrain.interchange import import_published
-from levl_eval.pretrain.model import build_model
 
 SMALL = ["vision.depth=1", "text.depth=1", "vision.width=48", "vision.heads=2", "text.width=32", "text.heads=2", "embed_dim=12", "head_width=20",
          "predictor_width=16", "predictor_depth=2", "image_size=32", "sigreg_slices=16"]  # fmt: skip
@@ -93,7 +93,7 @@ def test_a_default_export_loads_in_the_authors_own_loader(tmp_path, shared):
     import timm
     from torchvision.ops import MLP
 
-    from levl_eval._compat import repair
+    from levl_eval.core.third_party import repair
 
     repair()
     from transformers import GPT2Config, GPT2Model

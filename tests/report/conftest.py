@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
-from levl_eval.records import Estimate, Record, Sample, write_record
+from levl_eval.records import Record, Sample, write_record
 from levl_eval.records.schema import checksum_of
 
 SKILL = {"good": 0.75, "fair": 0.6, "fair-twin": 0.6, "random": 0.4}

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from levl_eval.cards.registry import task_card
 from levl_eval.cli import main
-from levl_eval.commands.report import images_of
+from levl_eval.cli.report import images_of
+from levl_eval.core.errors import LevlError
+from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_classification
-from levl_eval.errors import LevlError
-from levl_eval.probes import common
-from levl_eval.progress import Progress
+from levl_eval.engines.probes import common
 from levl_eval.records import read_samples
-from levl_eval.registry import task_card
 from levl_eval.report import html as page
 from levl_eval.report.html import build
 from levl_eval.report.results import Results

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from levl_eval.cli import main
-from levl_eval.pretrain.checkpoints import export, load_model
-from levl_eval.pretrain.tokenizer import encode
+from levl_eval.models.checkpoints import export, load_model
+from levl_eval.models.tokenizer import encode
 
 CLASSES = {"n03": "a photo of a church", "n01": "a photo of a fish", "n02": "a photo of an English dog"}  # not in order of name
 SEED, EACH = 7, 4

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from levl_eval.cli import main
-from levl_eval.commands.verify import NAMES
+from levl_eval.cli.verify import NAMES
 from levl_eval.data.published import POPE_WHOLE
 from levl_eval.report.published import against_paper, as_rows, load_published, who
 from levl_eval.report.results import Results

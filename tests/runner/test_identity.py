@@ -16,15 +16,15 @@ from PIL import Image
 
 from levl_eval import UsageError, evaluate
 from levl_eval.cards import BackboneCard, PreprocessOverride
+from levl_eval.cards.registry import backbone_card, names, task_card
 from levl_eval.cli import main
+from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.engines import TOGETHER, versions_of
-from levl_eval.progress import Progress
+from levl_eval.engines.contract import TOGETHER, versions_of
 from levl_eval.records import JobIdentity, identity_of, read_record, read_records, write_record
 from levl_eval.records.check import check_run
 from levl_eval.records.identity import DataIdentity
 from levl_eval.records.schema import checksum_of
-from levl_eval.registry import backbone_card, names, task_card
 from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts
 from levl_eval.runner.plan import Job, precision_of, resolved_of
@@ -353,9 +353,9 @@ def test_segmentation_is_scored_at_a_stated_size(handle):
 
 
 def test_a_record_without_its_floors_is_not_whole(world, tmp_path, monkeypatch):
-    from levl_eval import engines
     from levl_eval.data.images import fingerprint_of
     from levl_eval.data.readers import read_questions
+    from levl_eval.engines import contract as engines
     from levl_eval.metrics.statistics import mean_estimate
 
     calls = []
@@ -375,3 +375,42 @@ def test_a_record_without_its_floors_is_not_whole(world, tmp_path, monkeypatch):
     for expected in (1, 2, 2):
         (record,) = evaluate(["random:nano"], ["pope"], settings=settings, **options)
         assert record.status == "done" and len(calls) == expected
+
+
+def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, monkeypatch):
+    """The others are in steps that wait for it; no record says that the job failed, so that the next run does it."""
+    from types import SimpleNamespace
+
+    from levl_eval.core.errors import LevlError
+    from levl_eval.runner import runner
+
+    class Other:
+        size, first = 2, True
+
+        def all_failed(self):
+            return alike
+
+    def fail(context):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(runner, "team", Other)
+    monkeypatch.setattr(runner, "engine", lambda name: fail)
+    card = task_card("linear")
+    from levl_eval.cards import protocol_of
+
+    identity = JobIdentity(
+        backbone=handle.parts(), task="linear", engine="linear", versions={}, protocol=protocol_of(card), data=DataIdentity("d"),
+        seed=0, device="cpu", resolved={}, precision={},
+    )  # fmt: skip
+    config = SimpleNamespace(
+        out=tmp_path / "out", data="scenes", debug=False, device="cpu", cache_folder=tmp_path, limit=None, llm="", batch_size=1
+    )
+    plan = SimpleNamespace(
+        config=config, jobs=[Job(handle, card, 0, identity, DataFacts(DataIdentity("d")))], backbones=[handle], data=""
+    )
+    alike = False
+    with pytest.raises(LevlError, match=r"failed alone \(out of memory\); the run ends, what is done is kept"):
+        runner.Runner(plan, QUIET, {})._compute(0)
+    assert not list((tmp_path / "out").rglob("*.json"))
+    alike = True
+    assert runner.Runner(plan, QUIET, {})._compute(0).status == "failed" and list((tmp_path / "out").rglob("*.json"))

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from levl_eval import caches, cli
-from levl_eval.errors import UsageError
-from levl_eval.progress import Progress
+from levl_eval import cli
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.runner import caches
 from levl_eval.scenes import manifest
 from levl_eval.scenes.export import cached_world, make_scenes, world_folder
 
