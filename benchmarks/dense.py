@@ -2,9 +2,9 @@
 
     python benchmarks/dense.py [--backbone random:vit_tiny_patch16_224] [--train 64] [--test 24] [--epochs 30] [--json FILE]
 
-Scenes at 224 px, the same pictures without augmentation, the same head (batch norm, one linear layer), optimiser, rate and batch in
+Scenes at 224 px, the same images without augmentation, the same head (batch norm, one linear layer), optimiser, rate and batch in
 both; masks are scored at 224. Both run in this process, one after another, features and scoring included; CPU seconds of the whole
-process are compared, so that other work on the machine does not count. Then a second head on the same backbone and pictures: its
+process are compared, so that other work on the machine does not count. Then a second head on the same backbone and images: its
 record's cache shows that it runs no encoder. The mmseg engine learns at pixel, the cached head at token resolution.
 
 Measured at the default size (random weights, one thread, one run): 40.8 times faster, a second head 183 times; mIoU

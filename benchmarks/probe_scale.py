@@ -1,4 +1,4 @@
-"""ImageNet's size without its pictures: the heads on generated features of 1,281,167 x 768, in float16 from a memory map.
+"""ImageNet's size without its images: the heads on generated features of 1,281,167 x 768, in float16 from a memory map.
 Reports the memory each needs beside the file.
 
     python benchmarks/probe_scale.py [--heads linear,knn,linear-path,attentive] [--rows 1281167] [--dim 768] [--classes 1000]

@@ -1,4 +1,4 @@
-"""A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of pictures a second.
+"""A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of images a second.
 
     python benchmarks/step.py [--model nano|tiny] [--batch 64] [--slices 4096] [--repeats 5] [--precision fp32|bf16]
                               [--compile] [--json FILE]
@@ -91,7 +91,7 @@ def waiting(words: list[str], steps: int, folder: str) -> float:
     from levl_eval.pretrain.loop import Trainer
 
     config = parse_config(
-        [*words, f"out={folder}/run", f"steps={steps}", f"log_every={steps}", "diagnose_every=1000000", "diagnose_pictures=8"]
+        [*words, f"out={folder}/run", f"steps={steps}", f"log_every={steps}", "diagnose_every=1000000", "diagnose_images=8"]
     )
     Trainer(config, Progress(quiet=True), Path(folder) / "cache").run()
     return json.loads(Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()[-1])["waiting"]
@@ -176,7 +176,7 @@ def main() -> None:
         "precision": o.precision, "ratio": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "loss_difference": difference,
         "first_loss_difference": abs(losses["plain"][0] - losses["ours"][0]) / abs(losses["plain"][0]), "waiting": share,
     }  # fmt: skip
-    print(f"{o.model}, {o.precision}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the pictures a second (95% interval "
+    print(f"{o.model}, {o.precision}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the images a second (95% interval "
           f"{out['interval'][0]:.2f} to {out['interval'][1]:.2f}, {o.repeats} pairs of steps)")  # fmt: skip
     print(f"losses: relative difference {out['first_loss_difference']:.1e} at the first step, at most {difference:.1e}")
     if share is not None:

@@ -169,7 +169,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     parts: dict[str, Any] = {"class": type(tokenizer).__name__}
     inner = getattr(tokenizer, "tokenizer", None)  # open_clip's wrapper of a transformers tokenizer
     for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), inner, getattr(inner, "backend_tokenizer", None)):
-        if hasattr(candidate, "to_str"):
+        if candidate is not None and hasattr(candidate, "to_str"):
             parts["rules"] = hashlib.sha256(candidate.to_str().encode("utf-8", "surrogatepass")).hexdigest()
             break
     else:

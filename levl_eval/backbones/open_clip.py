@@ -18,7 +18,7 @@ from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
 from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.backbones.open_clip_towers import Tower, tower_of
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 
 
 class OpenClipBackbone(Backbone):
@@ -82,12 +82,12 @@ def parse(spec: str, uri: str, random: bool = False) -> Spec:
     if not random and not (slash and pretrained):
         raise UsageError(f"{uri}: expected open_clip:MODEL/PRETRAINED, for example open_clip:ViT-B-16/openai")
     if model not in open_clip.list_models():
-        raise UsageError(f"{uri}: open_clip knows no model {model!r}{near(model, open_clip.list_models())}")
+        raise UsageError(f"{uri}: open_clip knows no model {model!r}{did_you_mean(model, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     path = Path(pretrained).expanduser()
     if pretrained and not open_clip.get_pretrained_cfg(model, pretrained) and not (path.is_file() and not random):
         raise UsageError(
-            f"{uri}: {pretrained!r} is neither a file nor weights that open_clip knows for {model}{near(pretrained, tags)}; "
+            f"{uri}: {pretrained!r} is neither a file nor weights that open_clip knows for {model}{did_you_mean(pretrained, tags)}; "
             f"it has {', '.join(tags) or 'none'}"
         )
     return Spec(model, str(path) if path.is_file() else pretrained, side)

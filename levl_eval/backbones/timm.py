@@ -26,7 +26,7 @@ from levl_eval.backbones.timm_layout import (
     pooling_of,
 )
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 
 
 class TimmBackbone(Backbone):
@@ -98,14 +98,14 @@ def _known(name: str, uri: str) -> str:
         return f"local-dir:{folder}"
     bare, _, tag = name.partition(".")
     if not timm.is_model(bare):
-        raise UsageError(f"{uri}: timm knows no model {bare!r}{near(bare, timm.list_models())}")
+        raise UsageError(f"{uri}: timm knows no model {bare!r}{did_you_mean(bare, timm.list_models())}")
     if tag:
         try:
             timm.models.get_pretrained_cfg(name, allow_unregistered=False)
         except RuntimeError:
             tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{bare}.*")]
             raise UsageError(
-                f"{uri}: timm knows no weights {tag!r} of {bare}{near(tag, tags)}; it has {', '.join(tags) or 'none'}"
+                f"{uri}: timm knows no weights {tag!r} of {bare}{did_you_mean(tag, tags)}; it has {', '.join(tags) or 'none'}"
             ) from None
     return name
 

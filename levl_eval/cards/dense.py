@@ -36,7 +36,7 @@ class SegmentationCard(TaskFields):
     data: DataSpec = protocol()
     size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
     resize: Literal["shortest", "squash"] = protocol("shortest")  # then centre crop; masks follow with nearest neighbour
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the pictures
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
     window: Side | None = protocol(None)  # side of the sliding windows over the input in pixels; None: the whole input at once
     stride: Side | None = protocol(None)  # between windows; None: the window, without overlap
@@ -74,7 +74,7 @@ class SegmentationCard(TaskFields):
 
 
 class MMSegCard(TaskFields):
-    """A head trained by mmengine's Runner on augmented pictures, the frozen encoder run in each step; scored at full resolution."""
+    """A head trained by mmengine's Runner on augmented images, the frozen encoder run in each step; scored at full resolution."""
 
     engine: Literal["mmseg"] = protocol("mmseg")
     train: DataSpec = protocol()
@@ -89,14 +89,14 @@ class MMSegCard(TaskFields):
     # The loss is the mean over labelled pixels; False, mmseg's default: over all, void ones as 0.
     avg_non_ignore: bool = protocol(False)
     crop: Side | None = protocol(None)  # side of training crops and of sliding windows in pixels; None: the backbone's own size
-    # Pictures are resized, aspect kept, until their short side has so many pixels; None: the crop.
+    # Images are resized, aspect kept, until their short side has so many pixels; None: the crop.
     short: Side | None = protocol(None)
     long: Annotated[float, Between(1, 1_000)] = protocol(4.0)  # but the long side at most so many times `short`
     # Training: both times a random factor of this range.
     ratio: tuple[Annotated[float, Between(0, 100, above=True)], Annotated[float, Between(0, 100, above=True)]] = protocol(
         (0.5, 2.0)
     )
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bilinear")  # of the pictures, by OpenCV
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bilinear")  # of the images, by OpenCV
     # Training: a crop is drawn again (ten times) where one class fills more of it.
     cat_max_ratio: Annotated[float, Between(0, 1, above=True)] = protocol(0.75)
     flip: Share = protocol(0.5)  # training: probability of a mirror image
@@ -125,10 +125,10 @@ class DepthCard(TaskFields):
     engine: Literal["depth"] = protocol("depth")
     train: DataSpec = protocol()
     data: DataSpec = protocol()
-    # What an integer depth picture counts in a metre; floats are metres.
+    # What an integer depth image counts in a metre; floats are metres.
     depth_scale: Annotated[float, Between(0, 1e9, above=True)] = protocol(1000.0)
     size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
-    # Of the pictures, squashed to a square.
+    # Of the images, squashed to a square.
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
     # Metres; pixels outside (min, max] count neither in training nor in scoring, and predictions are clipped to this range.

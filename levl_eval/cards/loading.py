@@ -42,7 +42,7 @@ from levl_eval.cards.vlm import (
 )
 from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import read_yaml
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 
 __all__ = [
     "GENERATION", "INSTRUCTION", "AttentiveCard", "BackboneCard", "BackgroundsCard", "CarvedSpec", "ConnectorSpec", "DataSpec",
@@ -126,7 +126,7 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
     expected = expected[0].lower() + expected[1:]
     if first["type"] == "extra_forbidden":
         known = list(model.model_fields) if model and len(loc) == 1 else []
-        expected = "no such field" + near(loc[-1], known)
+        expected = "no such field" + did_you_mean(loc[-1], known)
     elif "input" in first and not isinstance(first["input"], dict):
         expected += f", found {reprlib.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -17,7 +17,7 @@ from levl_eval.cards.lmms import PREFIX, lmms_value
 from levl_eval.cards.overrides import override
 from levl_eval.cards.trust import FIELDS, check_fields
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = PACKAGE / "assets"
@@ -62,7 +62,7 @@ def _task_file(name: str) -> Path:
     paths = _paths("tasks")
     if name not in paths:
         raise UsageError(
-            f"unknown task {name!r}{near(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path, or lmms:NAME"
+            f"unknown task {name!r}{did_you_mean(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path, or lmms:NAME"
         )
     return paths[name]
 
@@ -74,7 +74,7 @@ def _recipe(name: str) -> dict[str, Any]:
         known = {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "recipes").glob("*.yaml"))}
         if name not in known:
             raise UsageError(
-                f"unknown recipe {name!r}{near(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+                f"unknown recipe {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
             )
         path = known[name]
     value = read_yaml(path)
@@ -101,7 +101,7 @@ def set_card(name: str) -> SetCard:
         known = set_names()
         if name not in known:
             raise UsageError(
-                f"unknown set {name!r}{near(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+                f"unknown set {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
             )
         path = known[name]
     card = load_card(path)
@@ -216,9 +216,9 @@ def backbone_card(name: str) -> BackboneCard:
         )
     if colon:
         raise UsageError(
-            f"backbone {name!r}: unknown scheme `{scheme}:`{near(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}"
+            f"backbone {name!r}: unknown scheme `{scheme}:`{did_you_mean(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}"
         )
-    raise UsageError(f"unknown backbone {name!r}{near(name, known)}; `levl-eval list backbones` shows all")
+    raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, known)}; `levl-eval list backbones` shows all")
 
 
 def language_models() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`levl-eval ask --backbone B --llm L IMAGE "question"`: what a frozen language model answers about one picture."""
+"""`levl-eval ask --backbone B --llm L IMAGE "question"`: what a frozen language model answers about one image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from levl_eval.runner.options import SEED
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "ask",
-        help="ask a frozen language model about a picture",
+        help="ask a frozen language model about a image",
         description="The connector is that of the recipe: reused where a run has trained it, trained first where not.",
     )
     p.add_argument("image", metavar="IMAGE")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from levl_eval.cards.fields import Between
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import json_text, printable
+from levl_eval.core.text import did_you_mean, json_text, printable
 from levl_eval.runner.options import Number
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def add(commands: Any) -> None:
 
 def side(word: str, folder: str) -> dict[str, list[Record]]:
     """Records of a side by task. Raises UsageError where the word names nothing, or several."""
-    from levl_eval.core.text import near
     from levl_eval.records import read_record
     from levl_eval.report.reading import read_directory
 
@@ -73,7 +72,7 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
             raise UsageError(f"{directory}: holds {len(names)} backbones ({', '.join(names)}); name one: {directory}:{names[0]}")
         name = names[0]
     if name not in names:
-        raise UsageError(f"{directory}: holds no backbone {name!r}{near(name, names)}; there are {', '.join(names)}")
+        raise UsageError(f"{directory}: holds no backbone {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
     mine = [r for r in records if r.backbone["name"] == name]
     if len({r.backbone["weights_sha256"] for r in mine}) > 1:
         raise UsageError(f"{directory}: there are encoders of the name {name!r} with different weights; give the records' files")

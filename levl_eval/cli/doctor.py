@@ -38,7 +38,7 @@ SETS = {
     "stl10": "stl10_binary.tar.gz: https://cs.stanford.edu/~acoates/stl10",
     "coco": "dataset_coco.json (Karpathy): https://cs.stanford.edu/people/karpathy/deepimagesent, and COCO val2014 images",
     "flickr30k": "dataset_flickr30k.json (Karpathy): https://cs.stanford.edu/people/karpathy/deepimagesent; images on request",
-    "classification": "your own pictures: train/CLASS/IMAGE and test/CLASS/IMAGE",
+    "classification": "your own images: train/CLASS/IMAGE and test/CLASS/IMAGE",
 }
 
 

@@ -25,13 +25,13 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "health",
         help="embedding health of backbones, without labels",
-        description="Reads any folder of pictures (--images) or the test images of a set (--on, default the generated world's).",
+        description="Reads any folder of images (--images) or the test images of a set (--on, default the generated world's).",
     )
     p.add_argument("--backbone", required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
-    p.add_argument("--images", metavar="DIR", help="a folder of pictures, searched through its subfolders")
+    p.add_argument("--images", metavar="DIR", help="a folder of images, searched through its subfolders")
     p.add_argument("--on", default="scenes", metavar="SET", help="a set of tasks/sets instead (default: scenes)")
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the sets lie")
-    p.add_argument("--limit", type=LIMIT, default=2000, metavar="N", help="at most N pictures (default: 2000)")
+    p.add_argument("--limit", type=LIMIT, default=2000, metavar="N", help="at most N images (default: 2000)")
     p.add_argument("--device", default="auto")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
     p.add_argument("--json", action="store_true")
@@ -39,8 +39,8 @@ def add(commands: Any) -> None:
     p.set_defaults(call=run)
 
 
-def pictures(args: argparse.Namespace, cache: Path) -> ImageSet:
-    """The pictures to look at. Raises UsageError for none."""
+def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
+    """The images to look at. Raises UsageError for none."""
     from levl_eval.cards.registry import task_card
     from levl_eval.core.progress import Progress
     from levl_eval.data.images import SUFFIXES, image_set
@@ -48,7 +48,7 @@ def pictures(args: argparse.Namespace, cache: Path) -> ImageSet:
     from levl_eval.data.sources import resolve_data
 
     if args.limit < 2:
-        raise UsageError(f"--limit {args.limit}: at least 2 pictures")
+        raise UsageError(f"--limit {args.limit}: at least 2 images")
     if args.images is None:
         card = task_card(f"knn@{args.on}")
         return read_classification(card.data, resolve_data(args.data, cache, Progress(quiet=args.json)), args.limit).images
@@ -57,7 +57,7 @@ def pictures(args: argparse.Namespace, cache: Path) -> ImageSet:
         raise UsageError(f"--images {args.images}: no such folder")
     found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if len(found) < 2:
-        raise UsageError(f"--images {args.images}: holds {len(found)} pictures; at least 2 are needed")
+        raise UsageError(f"--images {args.images}: holds {len(found)} images; at least 2 are needed")
     return image_set(found[: args.limit], lambda i: root / i, str(root), "")
 
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     cache, device, progress = default_cache(), pick_device(args.device), Progress(quiet=args.json)
     cards = [backbone_card(b.strip()) for b in args.backbone.split(",") if b.strip()]
-    images = pictures(args, cache)
+    images = image_set_read(args, cache)
     content = content_hashes(images, cache, progress)
     store = FeatureStore(cache / "features")
     table: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     cells = [
         [r["backbone"], r["space"], *(f"{r[c]:.3g}" if isinstance(r[c], float) else str(r[c]) for c in COLUMNS)] for r in table
     ]
-    print(printable(f"{len(images)} pictures of {images.source}"))
+    print(printable(f"{len(images)} images of {images.source}"))
     print("\n".join(numbers(["backbone", "space", *COLUMNS.values()], cells, columns())))
     print_rows([["rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates"]])
     for row in table:

@@ -1,4 +1,4 @@
-"""`levl-eval report DIR`: the self-contained `report.html` of a run, with the pictures its questions are about."""
+"""`levl-eval report DIR`: the self-contained `report.html` of a run, with the images its questions are about."""
 
 from __future__ import annotations
 
@@ -24,15 +24,21 @@ def add(commands: Any) -> None:
     p.add_argument("dir", metavar="DIR")
     p.add_argument("--data", metavar="DIR", help="where the data sets lie now, if not where the records say")
     p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
-    p.add_argument("--no-pictures", action="store_true", help="do not read the data sets again for their images")
+    p.add_argument(
+        "--no-images",
+        "--no-pictures",
+        dest="no_images",
+        action="store_true",
+        help="do not read the data sets again for their images",
+    )
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 
 
 def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.Image] | None:
-    """From image id to image, through the reader the record's task used; None where that task's pictures cannot be shown.
+    """From image id to image, through the reader the record's task used; None where that task's images cannot be shown.
 
-    They are shown only where the set found has the fingerprint the record holds: names alone may be those of other pictures.
+    They are shown only where the set found has the fingerprint the record holds: names alone may be those of other images.
     What is left out, and why, is told on stderr.
     """
     from levl_eval.cards import parse_card
@@ -40,7 +46,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     from levl_eval.core.paths import default_cache
     from levl_eval.scenes.export import world_folder
 
-    if record.engine not in _PICTURED or not record.card:
+    if record.engine not in _WITH_IMAGES or not record.card:
         return None
     folder = data or (str(world_folder(default_cache())) if record.source == "scenes" else record.source)
     try:
@@ -50,16 +56,16 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
         if record.data.get("fingerprint") != fingerprint:
             raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
     except LevlError as e:
-        print(printable(f"report: no pictures of {record.task}: {e}"), file=sys.stderr)
+        print(printable(f"report: no images of {record.task}: {e}"), file=sys.stderr)
         return None
     return images.open
 
 
-_PICTURED = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
+_WITH_IMAGES = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
 
 
 def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[ImageSet, str]:
-    """The pictures a record's samples are about, and the fingerprint of what was read with them. Raises UsageError."""
+    """The images a record's samples are about, and the fingerprint of what was read with them. Raises UsageError."""
     from levl_eval.data import readers
     from levl_eval.data.images import fingerprint_of
 
@@ -84,7 +90,7 @@ def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[I
     return found.images, fingerprint_of(found)
 
 
-def write(out: Path, pictures: bool = True, data: str | None = None, results: Results | None = None) -> Path:
+def write(out: Path, images: bool = True, data: str | None = None, results: Results | None = None) -> Path:
     """Write ``out/report.html`` from the records there. data: where the data sets lie, if not where the records say.
 
     results: what is in ``out``, where it has been read already.
@@ -92,7 +98,7 @@ def write(out: Path, pictures: bool = True, data: str | None = None, results: Re
     from levl_eval.report.html import write_report
     from levl_eval.report.results import Results
 
-    return write_report(out, results or Results.read([out]), (lambda record: images_of(record, data)) if pictures else None)
+    return write_report(out, results or Results.read([out]), (lambda record: images_of(record, data)) if images else None)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,6 +107,6 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.dir)
     results = Results.read([out], say=lambda text: print(text, file=sys.stderr), reference=args.reference)
-    path = write(out, not args.no_pictures, args.data, results)
+    path = write(out, not args.no_images, args.data, results)
     print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if args.json else f"{path}: written")
     return int(bool(results.damaged))

@@ -142,7 +142,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
         {"json": args.json, "data": args.data, "reference": args.reference},
         lambda stream: None if args.json else show(results(), stream, of=records),
         # reading large sets again for their images is left to `levl-eval report`
-        lambda: [write_leaderboard(out, results()), write_report_of_run(out, pictures=args.data == "scenes", results=results())],
+        lambda: [write_leaderboard(out, results()), write_report_of_run(out, images=args.data == "scenes", results=results())],
     )
     if args.json:
         found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
@@ -150,7 +150,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
     else:
         print(printable(f"records, samples, {board} and {page}"))
         if args.data != "scenes":
-            print(f"`levl-eval report {printable(str(out))}` adds the samples' pictures to the report")
+            print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")
     return int(failed)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import columns, print_rows, yaml_text
-from levl_eval.core.text import json_text
+from levl_eval.core.text import did_you_mean, json_text
 
 
 def add(commands: Any) -> None:
@@ -58,7 +58,6 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from levl_eval.cards.base import plain
     from levl_eval.cards.registry import backbone_card, names, task_card
-    from levl_eval.core.text import near
 
     if (
         args.name.startswith("lmms:")
@@ -70,6 +69,6 @@ def _show(args: argparse.Namespace) -> int:
         card = backbone_card(args.name)
     else:
         known = names("tasks") + names("backbones")
-        raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
+        raise UsageError(f"no card named {args.name!r}{did_you_mean(args.name, known)}; there are {', '.join(known)}")
     print(json_text(plain(card)) if args.json else yaml_text(plain(card), columns()))
     return 0

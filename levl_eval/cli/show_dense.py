@@ -1,4 +1,4 @@
-"""`levl-eval show-dense`: pictures of a segmentation or depth task, all backbones side by side."""
+"""`levl-eval show-dense`: images of a segmentation or depth task, all backbones side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from levl_eval.runner.options import Number
 
 def add(commands: Any) -> None:
     """Add the subparser to ``levl-eval``'s."""
-    p = commands.add_parser("show-dense", help="pictures: prediction beside truth, errors, PCA of patch tokens")
+    p = commands.add_parser("show-dense", help="images: prediction beside truth, errors, PCA of patch tokens")
     p.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
     p.add_argument("--task", default="ade20k", help="a segmentation or depth task's card (default: ade20k)")
     p.add_argument(
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         type=Number(Between(16, 4_096)),
         default=128,
         metavar="PX",
-        help="side of each picture in the sheet (default: 128)",
+        help="side of each image in the sheet (default: 128)",
     )
     run_options(p, "runs/dense")
     p.set_defaults(call=show_dense)
@@ -65,11 +65,11 @@ def show_dense(args: argparse.Namespace) -> int:
         for c in cards
     ]  # fmt: skip
     if card.engine == "depth":
-        from levl_eval.engines.depth.pictures import show_depth
+        from levl_eval.engines.depth.images import show_depth
 
         content = show_depth(contexts, args.images, args.count, args.side)
     else:
-        from levl_eval.engines.segmentation.pictures import show_dense as show_segmentation
+        from levl_eval.engines.segmentation.images import show_dense as show_segmentation
 
         content = show_segmentation(contexts, args.images, args.count, args.side)
     path = Path(args.out) / f"{card.name}.png"

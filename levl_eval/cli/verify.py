@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         "verify",
         help="measured results beside published numbers, or the authors' cosines computed again",
         description="--against paper DIR...: results of run directories beside the paper's tables. --against project-page: cosines of "
-        "Imagenette pictures and prompts by the published weights beside those on the project page.",
+        "Imagenette images and prompts by the published weights beside those on the project page.",
     )
     p.add_argument("dirs", nargs="*", metavar="DIR", help="run directories (paper)")
     p.add_argument("--against", choices=["paper", "project-page"], required=True)
@@ -109,7 +109,7 @@ def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.device import pick_device
     from levl_eval.core.progress import Progress
-    from levl_eval.engines.probes.project_page import MODELS, PICTURES, choose, cosines, difference, read_reference
+    from levl_eval.engines.probes.project_page import IMAGES, MODELS, choose, cosines, difference, read_reference
 
     if not args.data or not args.reference or args.dirs:
         raise UsageError(
@@ -119,18 +119,14 @@ def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
     if wrong:
         raise UsageError(f"--as: the project page shows {' and '.join(MODELS)}, not {wrong[0]}")
     if args.batch_size < 1 or not args.tolerance >= 0:
-        raise UsageError(
-            f"--batch-size {args.batch_size} --tolerance {args.tolerance}: at least 1 picture, no negative tolerance"
-        )
+        raise UsageError(f"--batch-size {args.batch_size} --tolerance {args.tolerance}: at least 1 image, no negative tolerance")
     reference = read_reference(Path(args.reference).expanduser())
     data = Path(args.data).expanduser()
     files = choose(data, reference)
     progress, device = Progress(args.quiet), pick_device(args.device)
     there = sum(len(list(files[0].parents[1].joinpath(name).glob("*.JPEG"))) for name, _ in reference.classes)
-    if there != PICTURES:
-        progress.say(
-            f"{data}: {there} pictures, Imagenette's validation split holds {PICTURES}; others are drawn than the page's"
-        )
+    if there != IMAGES:
+        progress.say(f"{data}: {there} images, Imagenette's validation split holds {IMAGES}; others are drawn than the page's")
     found = []
     for name, model in (named or PAGE).items():
         card = backbone_card(name)
@@ -142,8 +138,8 @@ def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
         print(json.dumps([{**asdict(d), "within": d.largest <= args.tolerance} for d in found], indent=1))
     else:
         for d in found:
-            print(printable(f"{d.backbone} as {d.model}: {d.pictures} pictures, {len(reference.classes)} prompts"))
-            print(f"  largest difference {d.largest:.6f} (picture {d.image}, {d.prompt!r}), mean {d.mean:.6f}")
+            print(printable(f"{d.backbone} as {d.model}: {d.images} images, {len(reference.classes)} prompts"))
+            print(f"  largest difference {d.largest:.6f} (image {d.image}, {d.prompt!r}), mean {d.mean:.6f}")
             print(f"  right class first: {d.accuracy:.1%} here, {d.published_accuracy:.1%} published")
             print(f"  {'within' if d.largest <= args.tolerance else 'OUTSIDE'} the tolerance of {args.tolerance:g}")
     return 0 if all(d.largest <= args.tolerance for d in found) else 1

@@ -15,7 +15,7 @@ from levl_eval.core.errors import LevlError, UsageError
 
 
 @contextlib.contextmanager
-def told_when_full(path: str | os.PathLike[str]) -> Iterator[None]:
+def disk_full_as_error(path: str | os.PathLike[str]) -> Iterator[None]:
     """A full disk (or a file beyond what the user may write) while ``path`` is written, as a LevlError of one line."""
     try:
         yield
@@ -46,7 +46,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(fd)
     temporary = Path(name)
     try:
-        with told_when_full(target):
+        with disk_full_as_error(target):
             yield temporary
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())

@@ -81,7 +81,7 @@ def json_text(value: Any, indent: int | None = 1) -> str:
     return "".join(escaped(c) if c != "\n" and unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
-def near(word: str, known: list[str] | tuple[str, ...]) -> str:
+def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     """' (did you mean ...?)' with the near misses of ``word``, or '' where there are none."""
     hits = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(hits)}?)" if hits else ""

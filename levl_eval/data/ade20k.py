@@ -7,7 +7,7 @@ CLASSES: tuple[str, ...] = (
     "wall", "building, edifice", "sky", "floor, flooring", "tree", "ceiling", "road, route", "bed", "windowpane, window",
     "grass", "cabinet", "sidewalk, pavement", "person, individual, someone, somebody, mortal, soul", "earth, ground",
     "door, double door", "table", "mountain, mount", "plant, flora, plant life", "curtain, drape, drapery, mantle, pall",
-    "chair", "car, auto, automobile, machine, motorcar", "water", "painting, picture", "sofa, couch, lounge", "shelf", "house",
+    "chair", "car, auto, automobile, machine, motorcar", "water", "painting, image", "sofa, couch, lounge", "shelf", "house",
     "sea", "mirror", "rug, carpet, carpeting", "field", "armchair", "seat", "fence, fencing", "desk", "rock, stone",
     "wardrobe, closet, press", "lamp", "bathtub, bathing tub, bath, tub", "railing, rail", "cushion", "base, pedestal, stand",
     "box", "column, pillar", "signboard, sign", "chest of drawers, chest, bureau, dresser", "counter", "sand", "sink",

@@ -1,4 +1,4 @@
-"""Classification sets published as arrays of small pictures: CIFAR-10, CIFAR-100 (binary and Python versions) and STL-10."""
+"""Classification sets published as arrays of small images: CIFAR-10, CIFAR-100 (binary and Python versions) and STL-10."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Plain(pickle.Unpickler):
             import _codecs
 
             return _codecs.encode
-        raise UsageError(f"holds {module}.{name}, which is no picture data")
+        raise UsageError(f"holds {module}.{name}, which is no image data")
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
@@ -115,20 +115,20 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
 
 
 def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
-    """stl10_binary/{train,test}_{X,y}.bin (pictures column by column, labels from 1), or class folders."""
+    """stl10_binary/{train,test}_{X,y}.bin (images column by column, labels from 1), or class folders."""
     root = place(spec, data)
-    pictures, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
-    if not pictures.is_file():
+    images, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
+    if not images.is_file():
         found = class_folders(spec, root, limit)
         if found is None:
             raise UsageError(
-                f"{root}: holds neither {pictures.name} nor class folders {spec.split}/CLASS; unpack stl10_binary there"
+                f"{root}: holds neither {images.name} nor class folders {spec.split}/CLASS; unpack stl10_binary there"
             )
         return found
-    size = pictures.stat().st_size
+    size = images.stat().st_size
     if size == 0 or size % (3 * 96 * 96):
-        raise UsageError(f"{pictures}: {size} bytes are not a whole number of 96 x 96 pictures; download it again")
-    pixels = np.memmap(pictures, np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
+        raise UsageError(f"{images}: {size} bytes are not a whole number of 96 x 96 images; download it again")
+    pixels = np.memmap(images, np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
     if not marks.is_file():
         raise UsageError(f"{marks}: no such file; it is part of the archive")
     labels = np.fromfile(marks, np.uint8).astype(np.int64) - 1

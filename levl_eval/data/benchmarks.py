@@ -82,7 +82,7 @@ def scienceqa_question(qid: str, image_id: str, q: dict[str, Any]) -> Question:
 
 
 def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """ScienceQA, the questions with a picture: problems.json, pid_splits.json, images/SPLIT/ID/image.png."""
+    """ScienceQA, the questions with a image: problems.json, pid_splits.json, images/SPLIT/ID/image.png."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "test"
     where = "get problems, splits and images from scienceqa.github.io"
     file = under(data, spec.questions) or first_of(
@@ -108,20 +108,18 @@ def mme_question(qid: str, image_id: str, text: str, answer: str, category: str)
 
 
 def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """MME: one folder a category; for each picture a text file of its stem with two lines "question<TAB>Yes|No".
+    """MME: one folder a category; for each image a text file of its stem with two lines "question<TAB>Yes|No".
 
-    Pictures and texts lie side by side, or in images/ and questions_answers_YN/.
+    Images and texts lie side by side, or in images/ and questions_answers_YN/.
     """
     root = root_of(spec.root, spec.directory, data)
     where = "get MME_Benchmark_release_version from its authors (github.com/BradyFU/Awesome-Multimodal-Large-Language-Models)"
     questions, places = [], {}
     for category in sorted(p for p in root.glob("*") if p.is_dir()):
         texts = category / "questions_answers_YN"
-        pictures = category / "images" if texts.is_dir() else category
+        images = category / "images" if texts.is_dir() else category
         for file in sorted((texts if texts.is_dir() else category).glob("*.txt")):
-            image = next(
-                (p for p in (pictures / f"{file.stem}{s}" for s in SUFFIXES) if p.exists()), pictures / f"{file.stem}.jpg"
-            )
+            image = next((p for p in (images / f"{file.stem}{s}" for s in SUFFIXES) if p.exists()), images / f"{file.stem}.jpg")
             name = f"{category.name}/{image.name}"
             places[name] = image
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
@@ -138,7 +136,7 @@ def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """LLaVA's training files: an array (or JSON lines) of {id, image, conversations: [{from: human, value}, {from: gpt, value}, ...]}.
 
-    Every turn is a question of its own (turns of one picture do not see each other here). Entries without a picture are left out.
+    Every turn is a question of its own (turns of one image do not see each other here). Entries without a image are left out.
     """
     file = under(data, spec.questions)
     if file is None:

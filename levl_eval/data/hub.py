@@ -130,9 +130,9 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             if isinstance(q.get("entailed"), str):  # the hub keeps the lists as text
                 q = {**q, "entailed": [w.strip(" '\"[]") for w in q["entailed"].split(",") if w.strip(" '\"[]")]}
             out.append(gqa_question(str(q["id"]), q, pool, spec.hub.repo))
-        pictures = _load(spec, spec.hub.images)
-        rows = {str(name): i for i, name in enumerate(pictures["id"])}
-        return _finish(spec, out, pictures, rows, limit, f"{len(out)} questions")
+        images = _load(spec, spec.hub.images)
+        rows = {str(name): i for i, name in enumerate(images["id"])}
+        return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     if spec.layout == "vqav2":
         for i, q in enumerate(text):
             answers = tuple(a["answer"] for a in q["answers"] or ())
@@ -212,13 +212,13 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     table = _load(spec, spec.hub.questions)
     named = (spec.hub.label,) if spec.hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
     label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
-    picture = next((c for c in ("image", "img") if c in table.column_names), None)
-    if label is None or picture is None:
+    image = next((c for c in ("image", "img") if c in table.column_names), None)
+    if label is None or image is None:
         lacking = "class-label" if label is None else "image"
         raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
     labels = np.array(table[label], np.int64)
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
-    images = _images(table, picture, rows, spec)
+    images = _images(table, image, rows, spec)
     kept = labels[list(rows.values())]
     classes, said = tuple(table.features[label].names), ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones

@@ -65,7 +65,7 @@ def to_classes(mask: np.ndarray, path: str, table: np.ndarray | None, classes: i
 def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero: bool) -> tuple[int, ...] | None:
     """The classes' colours in a palette PNG, flat; None for other files, or where the palette does not reach all classes.
 
-    A grey ramp is no choice of colours: writers put it where a picture has none.
+    A grey ramp is no choice of colours: writers put it where a image has none.
     """
     try:
         with Image.open(regular(path)) as image:
@@ -149,7 +149,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         for field in ("images", "annotations"):
             if getattr(spec, field) is None:
                 raise UsageError(
-                    f"task segmentation: field `{field}` is not set; give the folder of the {'pictures' if field == 'images' else 'masks'}"
+                    f"task segmentation: field `{field}` is not set; give the folder of the {'images' if field == 'images' else 'masks'}"
                 )
         images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
         classes, table = class_list(spec, data, None)

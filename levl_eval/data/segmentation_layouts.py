@@ -76,11 +76,11 @@ def coco_stuff(spec: DataSpec, data: str) -> Layout:
     relabelled = {k.removesuffix("_labelTrainIds"): p for k, p in files.items() if k.endswith("_labelTrainIds")}
     raw = {k: p for k, p in files.items() if "_label" not in k}
     of_mask = raw or relabelled
-    pictures = {p.stem: p for p in sorted(images.glob("*.jpg"))}
-    orphans = sorted(set(of_mask) - set(pictures))
+    image_files = {p.stem: p for p in sorted(images.glob("*.jpg"))}
+    orphans = sorted(set(of_mask) - set(image_files))
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
-    pairs = _complete([(p.name, p, of_mask[k]) for k, p in pictures.items() if k in of_mask], masks)
+    pairs = _complete([(p.name, p, of_mask[k]) for k, p in image_files.items() if k in of_mask], masks)
     fine = fine_classes()
     if spec.layout == "coco-stuff":
         names = tuple(fine.values())

@@ -53,11 +53,11 @@ def versions_of(name: str) -> dict[str, int]:
 TOGETHER = frozenset({"vqa", "lmms"})  # engines that several processes of a launcher run together, step by step (processes.Team)
 
 
-class Helped(Exception):
+class StopAfterFeatures(Exception):
     """A process that came to help with a piece's features has done so (Context.ready)."""
 
 
-class Kept:
+class RunCache:
     """What pieces of a run need alike, read once: question sets, and the language model they are put to."""
 
     def __init__(self) -> None:
@@ -92,12 +92,12 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     helping: bool = False  # another process has this piece; we only take part in the making of its features
     work: Path | None = None  # this piece's own folder below --out, for what lets a killed training go on
-    kept: Kept = field(default_factory=Kept)  # what this run's pieces share
+    kept: RunCache = field(default_factory=RunCache)  # what this run's pieces share
 
     def ready(self) -> None:
         """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""
         if self.helping:
-            raise Helped
+            raise StopAfterFeatures
 
 
 @dataclass

@@ -18,7 +18,7 @@ _TRIES = 10
 def box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: random.Random
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random crop: area a share within ``scale`` of the picture, width to height within ``ratio``.
+    """(left, top, right, bottom) of a random crop: area a share within ``scale`` of the image, width to height within ``ratio``.
 
     Area evenly, ratio evenly in its logarithm, place evenly, as torchvision documents RandomResizedCrop; where ten tries do not fit,
     the largest centred crop whose ratio is allowed.

@@ -32,7 +32,7 @@ import torch
 from levl_eval.backbones.base import Features, Preprocess
 from levl_eval.core.distributed import cores, place
 from levl_eval.core.errors import LevlError
-from levl_eval.core.files import atomic_path, atomic_write, locked, told_when_full
+from levl_eval.core.files import atomic_path, atomic_write, disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet
 
@@ -111,7 +111,7 @@ class Extraction:
         begun = self._sound(out, last, min(self._appended(out, last), here[0]))
         n = len(self.images)
         with ExitStack() as files:
-            files.enter_context(told_when_full(out))
+            files.enter_context(disk_full_as_error(out))
             handles: dict[str, Any] = {}
             for a in ARRAYS:
                 header = _header((n, *last[a].shape[1:]), last[a].dtype)

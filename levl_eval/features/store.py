@@ -80,7 +80,7 @@ class _Encoder:
 
 
 def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
-    """Raises LevlError in one line where the encoder cannot take pictures of ``size`` pixels, or would ignore part of them."""
+    """Raises LevlError in one line where the encoder cannot take images of ``size`` pixels, or would ignore part of them."""
     own, grid = backbone.preprocess.size, backbone.grid
     if size == own:
         return
@@ -94,7 +94,7 @@ def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
         fitting = found.grid[0] * found.grid[1] == found.patches.shape[1]
     except (RuntimeError, AssertionError, ValueError) as e:
         why = " ".join(str(e).split())[:120]
-        raise LevlError(f"{backbone.name}: does not take {size} px pictures ({why}); its own size is {own}") from e
+        raise LevlError(f"{backbone.name}: does not take {size} px images ({why}); its own size is {own}") from e
     if not fitting:
         raise LevlError(
             f"{backbone.name}: {found.patches.shape[1]} patch tokens do not form the grid {found.grid} at {size} px; its own size is {own}"
@@ -143,7 +143,7 @@ class FeatureStore:
         """Features of ``images``, from the store or computed and stored. A damaged entry is noticed and computed again.
 
         layers: blocks to concatenate (Backbone.encode_layers); None: the last, as ``encode`` gives it. views: crops and flips of
-        the preprocessed picture, each encoded by itself: pooled [N, V, D], patches [N, V, n, D'].
+        the preprocessed image, each encoded by itself: pooled [N, V, D], patches [N, V, n, D'].
 
         Raises LevlError for an image that cannot be decoded, for features that are not finite, for layers the backbone does not
         have and for a size it does not take.

@@ -1,4 +1,4 @@
-"""Several fixed views of one preprocessed picture: sliding windows and mirror images, as data for keys and protocols."""
+"""Several fixed views of one preprocessed image: sliding windows and mirror images, as data for keys and protocols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from levl_eval.core.errors import UsageError
 
 
 class Box(NamedTuple):
-    """A square cut of a picture in pixels, mirrored left to right where ``flip`` is 1."""
+    """A square cut of a image in pixels, mirrored left to right where ``flip`` is 1."""
 
     top: int
     left: int
@@ -22,7 +22,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Views:
-    """Equal squares cut out of pictures of ``size`` x ``size`` pixels."""
+    """Equal squares cut out of images of ``size`` x ``size`` pixels."""
 
     size: int
     boxes: tuple[Box, ...]
@@ -33,7 +33,7 @@ class Views:
         return self.boxes[0].side
 
     def cut(self, images: Tensor) -> Tensor:
-        """[B, ..., size, size] -> [B, V, ..., side, side]; for pictures [B, 3, S, S] and label maps [B, S, S] alike."""
+        """[B, ..., size, size] -> [B, V, ..., side, side]; for images [B, 3, S, S] and label maps [B, S, S] alike."""
         cuts = []
         for box in self.boxes:
             part = images[..., box.top : box.top + box.side, box.left : box.left + box.side]
@@ -42,15 +42,15 @@ class Views:
 
 
 def make_views(size: int, window: int | None, stride: int | None, flip: bool) -> Views | None:
-    """Windows of ``window`` pixels every ``stride`` pixels over a ``size`` x ``size`` picture, each also mirrored with ``flip``.
+    """Windows of ``window`` pixels every ``stride`` pixels over a ``size`` x ``size`` image, each also mirrored with ``flip``.
 
     The last window of a row or column is moved back so that it ends at the border. None where there is one unmirrored view.
-    Raises UsageError for a window beyond the picture or a stride that would leave gaps.
+    Raises UsageError for a window beyond the image or a stride that would leave gaps.
     """
     side = window or size
     step = stride or side
     if side > size:
-        raise UsageError(f"field `window`: {side} is beyond the picture's {size} pixels; raise `size` or lower `window`")
+        raise UsageError(f"field `window`: {side} is beyond the image's {size} pixels; raise `size` or lower `window`")
     if not 0 < step <= side:
         raise UsageError(f"field `stride`: {step} is not within 1..{side}, the window; it would leave gaps")
     starts = sorted({min(s, size - side) for s in range(0, size - side + step, step)})

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from levl_eval.cards import read_yaml
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 from levl_eval.models.presets import PRESETS, SIZES
 
 Size = Literal["nano", "tiny", "small", "base"]
@@ -178,7 +178,7 @@ class PretrainConfig(BaseModel):
     save_every: int = _f(200, "updates between checkpoints", ge=1)
     keep: int = _f(1, "checkpoints kept: the last as ckpt.pt, those before it as ckpt-STEP.pt", ge=1)
     diagnose_every: int = _f(200, "updates between diagnoses", ge=1)
-    diagnose_pictures: int = _f(512, "fixed pairs of the data, embedded in evaluation mode for ranks and cosines", ge=8)
+    diagnose_images: int = _f(512, "fixed pairs of the data, embedded in evaluation mode for ranks and cosines", ge=8)
     probe: str | None = _f(
         None,
         "class folders with train/ and test/, or scenes: at every diagnosis kNN accuracy of the class token, and zero-shot accuracy on test/",
@@ -290,12 +290,16 @@ def parse_config(words: list[str]) -> PretrainConfig:
         key, eq, text = word.partition("=")
         if not eq:
             if not word.endswith((".yaml", ".yml")):
-                raise UsageError(f"{word!r}: expected key=value or a .yaml file{near(word, list(PretrainConfig.model_fields))}")
+                raise UsageError(
+                    f"{word!r}: expected key=value or a .yaml file{did_you_mean(word, list(PretrainConfig.model_fields))}"
+                )
             values.update(read_yaml(Path(word)))
             continue
         field = key.split(".")[0]
         if field not in PretrainConfig.model_fields:
-            raise UsageError(f"{key}: no such field{near(field, list(PretrainConfig.model_fields))}; see `levl-pretrain --help`")
+            raise UsageError(
+                f"{key}: no such field{did_you_mean(field, list(PretrainConfig.model_fields))}; see `levl-pretrain --help`"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as e:
@@ -304,7 +308,7 @@ def parse_config(words: list[str]) -> PretrainConfig:
             inner = key.split(".", 1)[1]
             if field not in ("vision", "text") or inner not in TowerConfig.model_fields:
                 parts = [f"{part}.{k}" for part in ("vision", "text") for k in TowerConfig.model_fields]
-                raise UsageError(f"{key}: no such field{near(key, parts)}; see `levl-pretrain --help`")
+                raise UsageError(f"{key}: no such field{did_you_mean(key, parts)}; see `levl-pretrain --help`")
             # Partial: completed by the size when all words are read, so that their order does not matter.
             node = values.get(field)
             values[field] = {**(node if isinstance(node, dict) else {}), inner: value}
@@ -315,7 +319,7 @@ def parse_config(words: list[str]) -> PretrainConfig:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
-        known = near(where, list(PretrainConfig.model_fields)) if first["type"] == "extra_forbidden" else ""
+        known = did_you_mean(where, list(PretrainConfig.model_fields)) if first["type"] == "extra_forbidden" else ""
         raise UsageError(f"field `{where}`: {first['msg'].lower()}, found {first.get('input')!r}{known}") from e
 
 

@@ -40,7 +40,7 @@ class Preprocess:
         """Resize and crop only; ``nearest`` for label maps, which must follow exactly the image's geometry.
 
         "shortest" is to the pixel what the published protocols use, torchvision's Resize and CenterCrop: the longer side is
-        truncated, the crop's corner rounded (halves to even), and a crop larger than the picture has black, or ``fill``, around it.
+        truncated, the crop's corner rounded (halves to even), and a crop larger than the image has black, or ``fill``, around it.
         """
         method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":

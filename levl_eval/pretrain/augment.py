@@ -1,6 +1,6 @@
 """Augmentations of pretraining. Randomness comes from the generator given, never from the global one.
 
-``crop`` is batched tensor arithmetic, cheap enough for the smallest models; the others go picture by picture through
+``crop`` is batched tensor arithmetic, cheap enough for the smallest models; the others go image by image through
 torchvision's kernels, in the reading workers.
 """
 
@@ -22,7 +22,7 @@ repair()
 
 
 def crop(x: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
-    """Random crop of 80 to 100% of the area, resized back, a different one for every picture: [B, 3, S, S] -> the same shape.
+    """Random crop of 80 to 100% of the area, resized back, a different one for every image: [B, 3, S, S] -> the same shape.
 
     part: (k, n) where x is the k-th of n equal parts of a batch; all parts together are cropped as the whole batch would be.
     """

@@ -24,7 +24,7 @@ import PIL
 
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import told_when_full
+from levl_eval.core.files import disk_full_as_error
 from levl_eval.core.progress import Progress
 from levl_eval.models.config import PretrainConfig, crops_originals
 from levl_eval.pretrain.sealed import key_of, marks_of, sealed
@@ -206,7 +206,7 @@ class _Plan:
         ends: list[int] = []
         originals = self.work is _original_chunk
         target = folder / ("images.bin" if originals else "pixels.npy")
-        with told_when_full(target):
+        with disk_full_as_error(target):
             shape = (self.total, self.size, self.size, 3)
             pool = None if originals else np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
             with (

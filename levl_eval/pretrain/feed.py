@@ -29,7 +29,7 @@ _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
 
 @dataclass
 class Batch:
-    """One process's share of one forward pass: uint8 pictures [B, S, S, 3] (or two arrays of crops), token ids [B, L], read-outs [B]."""
+    """One process's share of one forward pass: uint8 images [B, S, S, 3] (or two arrays of crops), token ids [B, L], read-outs [B]."""
 
     pixels: Any
     ids: np.ndarray
@@ -52,7 +52,7 @@ class Feed:
 
     @property
     def rows(self) -> int:
-        """Pictures a forward pass in this process."""
+        """Images a forward pass in this process."""
         return self.config.batch_size // self.config.accumulate // self.part[1]
 
     def captions(self) -> Iterator[str]:
@@ -199,17 +199,17 @@ class StreamFeed(Feed):
             yield from raw.captions
 
     def sample(self, n: int) -> tuple[np.ndarray, list[str]]:
-        pictures: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         captions: list[str] = []
         for tried, raw in enumerate(self.source.epoch(0, 0, 1)):
-            if len(pictures) == n or tried == 4 * n:
+            if len(images) == n or tried == 4 * n:
                 break
             image = opened(raw)
             if image is not None:
-                pictures.append(resized(image, self.config.image_size, self.config.resize, self.config.interpolation))
+                images.append(resized(image, self.config.image_size, self.config.resize, self.config.interpolation))
                 captions.append(raw.captions[0])
         side = self.config.image_size
-        return np.array(pictures, np.uint8).reshape(len(pictures), side, side, 3), captions
+        return np.array(images, np.uint8).reshape(len(images), side, side, 3), captions
 
     def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
         self.close()
@@ -267,7 +267,7 @@ def open_feed(config: PretrainConfig, part: tuple[int, int], cache: Path, progre
     if config.batch_size % share or config.batch_size // share < 2:
         raise UsageError(
             f"field `batch_size`: {config.batch_size} over {part[1]} processes and accumulate={config.accumulate}; "
-            f"choose a multiple of {share} with at least 2 pictures each"
+            f"choose a multiple of {share} with at least 2 images each"
         )
     if config.data.startswith(("wds:", "hf:")):
         return StreamFeed(config, part)

@@ -131,7 +131,7 @@ class Trainer:
 
     @property
     def pool(self) -> Any:
-        """The decoded pictures of scenes, csv and tsv data."""
+        """The decoded images of scenes, csv and tsv data."""
         assert isinstance(self.feed, PoolFeed)
         return self.feed.pool
 
@@ -161,7 +161,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()), "started_at_step": self.step,
         }  # fmt: skip
         if isinstance(self.feed, PoolFeed):
-            told |= {"pictures": len(self.pool), "broken": list(self.pool.broken), "pool_sha256": self.pool.sha256}
+            told |= {"images": len(self.pool), "broken": list(self.pool.broken), "pool_sha256": self.pool.sha256}
         atomic_write(self.out / "run.json", json.dumps(told, indent=1) + "\n")
 
     def save(self) -> None:
@@ -276,7 +276,7 @@ class Trainer:
         """Diagnostics on fixed pairs in evaluation mode, and the probe's accuracy where there is one; every process takes part."""
         c = self.config
         if not hasattr(self, "_fixed"):
-            raw, captions = self.feed.sample(c.diagnose_pictures)
+            raw, captions = self.feed.sample(c.diagnose_images)
             self._fixed = raw, self.feed.tokens(self.tokenizer, captions)
         raw, (ids, last) = self._fixed
         self.wrapped.eval()
@@ -342,7 +342,7 @@ class Trainer:
             while self.step < self.end:
                 loss, parts = self.train_step()
                 rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
-                bar.advance(note=f"loss {loss:.3f} {rate:,.0f} pictures/s")
+                bar.advance(note=f"loss {loss:.3f} {rate:,.0f} images/s")
                 last = self.step == self.end
                 if self.feed.skipped > skipped:
                     if not skipped:
@@ -350,7 +350,7 @@ class Trainer:
                     skipped = self.feed.skipped
                 if self.step % c.log_every == 0 or self.step % c.diagnose_every == 0 or last:
                     line: dict[str, Any] = {"step": self.step, "loss": loss, **self._means(parts)}
-                    line |= {"lr": learning_rate(c, self.step - 1), "pictures_per_second": round(rate, 1)}
+                    line |= {"lr": learning_rate(c, self.step - 1), "images_per_second": round(rate, 1)}
                     line["waiting"] = round(self.feed.waited / max(1e-9, time.monotonic() - since), 4)
                     if any(broken := processes.collected(self.feed.skipped)):
                         line["skipped"] = sum(broken)

@@ -243,7 +243,7 @@ def open_source(config: PretrainConfig) -> Source:
 
 
 def opened(raw: Raw) -> Image.Image | None:
-    """The decoded picture of a sample, or None where picture or caption is missing or broken."""
+    """The decoded image of a sample, or None where image or caption is missing or broken."""
     if raw.image is None or not raw.captions:
         return None
     try:
@@ -307,11 +307,11 @@ class Decoded:
         return augment.resized(image, c.image_size, c.resize, c.interpolation), caption
 
 
-def stack(pictures: list[Any]) -> Any:
-    """Pictures [S, S, 3] -> [B, S, S, 3]; pairs of crops -> ([V, B, S, S, 3], [v, B, s, s, 3])."""
-    if isinstance(pictures[0], tuple):
-        return tuple(np.stack([p[k] for p in pictures], axis=1) for k in (0, 1))
-    return np.stack(pictures)
+def stack(images: list[Any]) -> Any:
+    """Images [S, S, 3] -> [B, S, S, 3]; pairs of crops -> ([V, B, S, S, 3], [v, B, s, s, 3])."""
+    if isinstance(images[0], tuple):
+        return tuple(np.stack([p[k] for p in images], axis=1) for k in (0, 1))
+    return np.stack(images)
 
 
 def _stack(held: list[tuple[Any, str]]) -> dict[str, Any]:

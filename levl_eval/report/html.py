@@ -27,9 +27,9 @@ from levl_eval.report.wide import html_tables, references
 HERE = Path(__file__).resolve().parent
 IMAGES = 24  # images of a task in the browser, with all their questions
 SIDE = 192  # pixels of the longer side
-MAX_FILE = 14_900_000  # bytes of the page; pictures get what its text leaves
-MAX_BYTES = 12_000_000  # of pictures in all
-MAX_DENSE = 1_500_000  # of the dense tasks' pictures, before they are written as text
+MAX_FILE = 14_900_000  # bytes of the page; images get what its text leaves
+MAX_BYTES = 12_000_000  # of images in all
+MAX_DENSE = 1_500_000  # of the dense tasks' images, before they are written as text
 MAX_SAMPLES = 400  # of a task
 
 Opener = Callable[[Record], Callable[[str], Image.Image] | None]
@@ -49,7 +49,7 @@ def _chosen(images: Sequence[str]) -> list[str]:
 
 
 def _samples(results: Results) -> list[tuple[Row, dict[str, Any]]]:
-    """What the sample browser shows of each row, as plain JSON values; without pictures yet."""
+    """What the sample browser shows of each row, as plain JSON values; without images yet."""
     out = []
     for row in results.rows:
         loaded: dict[str, Samples] = {}
@@ -72,28 +72,28 @@ def _samples(results: Results) -> list[tuple[Row, dict[str, Any]]]:
             }
             for i in ids
         ]  # fmt: skip
-        out.append((row, {"title": row.title, "backbones": list(loaded), "samples": samples, "pictures": {}}))
+        out.append((row, {"title": row.title, "backbones": list(loaded), "samples": samples, "images": {}}))
     return out
 
 
-def _add_pictures(shown: Sequence[tuple[Row, dict[str, Any]]], opener: Opener, room: int) -> None:
-    """Give the samples their pictures, in ``room`` bytes of text: rows take turns, so that none goes without for another's sake."""
+def _add_images(shown: Sequence[tuple[Row, dict[str, Any]]], opener: Opener, room: int) -> None:
+    """Give the samples their images, in ``room`` bytes of text: rows take turns, so that none goes without for another's sake."""
     waiting = []
     for row, task in shown:
         open_image = opener(row.cells[task["backbones"][0]].records[0])
         if open_image is not None:
-            waiting.append((open_image, sorted({s["i"] for s in task["samples"]}), task["pictures"]))
+            waiting.append((open_image, sorted({s["i"] for s in task["samples"]}), task["images"]))
     for turn in range(IMAGES):
-        for open_image, names, pictures in waiting:
+        for open_image, names, images in waiting:
             if turn >= len(names):
                 continue
             try:
-                picture = _data_uri(open_image(names[turn]))
+                image = _data_uri(open_image(names[turn]))
             except (LevlError, KeyError, OSError):
                 continue
-            size = len(picture) + len(json.dumps(names[turn])) + 4
+            size = len(image) + len(json.dumps(names[turn])) + 4
             if size <= room:
-                pictures[names[turn]] = picture
+                images[names[turn]] = image
                 room -= size
 
 
@@ -162,7 +162,7 @@ _DENSE_NOTE = (
 
 
 def _dense(results: Results) -> str:
-    """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept pictures (segmentation.pictures)."""
+    """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept images (segmentation.images)."""
     parts, used = [], 0
     for row in results.rows:
         figures: list[str] = []
@@ -266,7 +266,7 @@ def build(results: Results, opener: Opener | None = None) -> str:
         return f'<script type="application/json" id="data">{text}</script>'
 
     if opener is not None:
-        _add_pictures(shown, opener, min(MAX_BYTES, MAX_FILE - sum(len(t.encode()) for t in (begin, data(), end))))
+        _add_images(shown, opener, min(MAX_BYTES, MAX_FILE - sum(len(t.encode()) for t in (begin, data(), end))))
     return begin + data() + end
 
 

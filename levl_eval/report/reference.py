@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 from levl_eval.records import Record
 
 
@@ -69,6 +69,6 @@ def resolve_reference(named: str, columns: Sequence[str], names: Mapping[str, st
         raise UsageError(f"--reference {named}: {len(same)} columns are of that name; give one of {', '.join(map(repr, same))}")
     if not same:
         raise UsageError(
-            f"--reference {named}: no such backbone among the results{near(named, list(columns))}; there are {', '.join(columns)}"
+            f"--reference {named}: no such backbone among the results{did_you_mean(named, list(columns))}; there are {', '.join(columns)}"
         )
     return same[0]

@@ -10,7 +10,7 @@ from typing import Any
 from levl_eval.cards.registry import language_models, llm_cards
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 _IGNORED = ("README.md", "LICENSE", "LICENSE.txt", ".gitattributes")
@@ -45,7 +45,7 @@ def _folder(name: str) -> Path:
     here = shipped.get(name) or Path(source).expanduser()
     if here.is_dir():
         return here
-    hint = near(name, [*shipped, *cards])
+    hint = did_you_mean(name, [*shipped, *cards])
     if card is None and "/" not in name:
         raise UsageError(
             f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join([*shipped, *cards])}"

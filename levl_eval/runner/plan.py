@@ -22,7 +22,7 @@ from levl_eval.core.device import device_kind
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.paths import default_cache
 from levl_eval.core.progress import Progress
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.sources import resolve_data
 from levl_eval.engines.contract import TOGETHER, versions_of
@@ -115,7 +115,7 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
         if not eq or not dot or not name:
             raise UsageError(f"--set {setting!r}: expected task.field=value, for example pope.prompt.max_new_tokens=4")
         if task not in by_stem:
-            raise UsageError(f"--set {setting!r}: {task!r} is not among --tasks{near(task, list(by_stem))}")
+            raise UsageError(f"--set {setting!r}: {task!r} is not among --tasks{did_you_mean(task, list(by_stem))}")
         out[by_stem[task]][name] = value
     return out
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from levl_eval.core.distributed import launched, place, team, work_alone
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
-from levl_eval.engines.contract import TOGETHER, Context, Kept, Outcome, engine
+from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, engine
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, fill_identity, identity_of, read_record, write_record
 from levl_eval.records.check import damage_of_samples
@@ -40,7 +40,7 @@ class Runner:
     call: dict[str, Any]  # how it was run, as records hold it
     records: dict[int, Record] = field(init=False, default_factory=dict)
     began: float = field(init=False, default=math.inf)
-    kept: Kept = field(init=False, default_factory=Kept)
+    kept: RunCache = field(init=False, default_factory=RunCache)
 
     def __post_init__(self) -> None:
         self.out = Path(self.plan.config.out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from levl_eval.core.errors import LevlError
 
-# A few drawn pictures of each kind; heads and connector are trained for moments, so the numbers mean nothing.
+# A few drawn images of each kind; heads and connector are trained for moments, so the numbers mean nothing.
 _COUNTS = {
     "gqa/train": 16, "gqa/testdev": 8, "ade20k/training": 16, "ade20k/validation": 8, "classification/train": 48,
     "classification/test": 24,
@@ -86,7 +86,7 @@ def device_trouble() -> list[str]:
 
 
 def self_test() -> str:
-    """Draw pictures, encode them, train a connector and two heads, score; the heads once more from nothing.
+    """Draw images, encode them, train a connector and two heads, score; the heads once more from nothing.
 
     Everything lies in a temporary folder that is removed. Returns what was done; raises LevlError where a task fails, a number is
     not finite or the second time gives another one.
@@ -118,4 +118,4 @@ def self_test() -> str:
             if not math.isfinite(value) or value != again:
                 raise LevlError(f"{task}: {name} is {value:.6f} the first time and {again:.6f} the second")
     seconds = time.monotonic() - started
-    return f"{', '.join(first)} on drawn pictures; {', '.join(second)} twice, with the same numbers; {seconds:.0f} s on the CPU"
+    return f"{', '.join(first)} on drawn images; {', '.join(second)} twice, with the same numbers; {seconds:.0f} s on the CPU"

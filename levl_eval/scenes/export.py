@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.distributed import cores
-from levl_eval.core.files import atomic_write, locked, told_when_full
+from levl_eval.core.files import atomic_write, disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
 from levl_eval.scenes import VERSION, manifest
@@ -120,7 +120,7 @@ def _write_chunk(args: tuple[str, int, int, int, int, str]) -> list[tuple[str, i
         for name, content in _files(part, index, seed, size):
             path = Path(out) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with told_when_full(path):
+            with disk_full_as_error(path):
                 path.write_bytes(content)  # the manifest, written last, says that everything is there
             written.append(_listed(name, content))
     return written

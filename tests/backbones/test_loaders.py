@@ -334,6 +334,6 @@ def test_shortest_side_and_crop_are_torchvisions_to_the_pixel(method, size, resi
         assert np.array_equal(ours.geometry(image), theirs(image)), (width, height)
         mask = Image.fromarray(rng.integers(1, 200, (height, width)).astype(np.int32))
         assert np.array_equal(ours.geometry(mask, nearest=True), labels(mask)), (width, height)
-        if size > (resize_to or size):  # what lies around the picture has no label
+        if size > (resize_to or size):  # what lies around the image has no label
             void = np.asarray(ours.geometry(mask, nearest=True, fill=255))
             assert np.array_equal(void == 255, np.asarray(labels(mask)) == 0), (width, height)

@@ -17,23 +17,23 @@ from levl_eval.pretrain.data import _csv_rows
 from levl_eval.pretrain.streams import read_tar
 
 
-def _picture(seed=0, size=(90, 60)):
+def _image(seed=0, size=(90, 60)):
     return np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
 
 
 def _standard(*words, image=None, seed=0):
     config = parse_config(["model=base", "image_size=32", *words])
-    return augment.standard(_picture() if image is None else image, config, np.random.default_rng(seed))
+    return augment.standard(_image() if image is None else image, config, np.random.default_rng(seed))
 
 
 def test_no_augmentation_is_torchvisions_bilinear_resize():
     from torchvision.transforms.v2 import functional as T
 
-    picture = _picture()
+    image = _image()
     c = parse_config(["model=base", "augmentation=none"])
     assert (c.interpolation, c.resize) == ("bilinear", "squash") and parse_config([]).interpolation == "bicubic"
-    theirs = T.resize(torch.from_numpy(picture).permute(2, 0, 1).float() / 255, [32, 32], antialias=True)
-    ours = augment.resized(Image.fromarray(picture), 32, c.resize, c.interpolation)
+    theirs = T.resize(torch.from_numpy(image).permute(2, 0, 1).float() / 255, [32, 32], antialias=True)
+    ours = augment.resized(Image.fromarray(image), 32, c.resize, c.interpolation)
     assert np.abs(ours / 255 - theirs.permute(1, 2, 0).numpy()).max() < 1.01 / 255  # uint8 between
 
 
@@ -41,7 +41,7 @@ QUIET = ["crop_scale=[1, 1]", "crop_ratio=[1, 1]", "flip_prob=0", "color_jitter_
 
 
 def test_each_knob_of_the_standard_augmentation():
-    square = _picture(size=(64, 64))
+    square = _image(size=(64, 64))
     plain = _standard(*QUIET, image=square)
     assert np.array_equal(plain, _standard(*QUIET, image=square, seed=9))
     assert np.array_equal(_standard(*QUIET, "flip_prob=1", image=square), _standard(*QUIET, image=square[:, ::-1]))
@@ -83,7 +83,7 @@ def test_local_crops_are_blurred_by_a_kernel_of_23(monkeypatch):
     for words in (["model=base"], ["model=nano", "image_size=224", "vision.patch=16"]):
         config = parse_config([*words, "objective=levljepa_plus"])
         for seed in range(6):
-            augment.augmented(_picture(size=(120, 100)), config, np.random.default_rng(seed))
+            augment.augmented(_image(size=(120, 100)), config, np.random.default_rng(seed))
         found = set(kernels)
         kernels.clear()
         assert found == ({(224, 23), (96, 23)} if words[0] == "model=base" else {(224, 23), (96, 9)})

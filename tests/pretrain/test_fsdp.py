@@ -111,7 +111,7 @@ def test_two_shards_train_save_and_go_on_like_one_process(tmp_path):
 
 
 WORDS = ["batch_size=16", "scenes_pool=48", "captions_per_image=2", "sigreg_slices=64", "vision.depth=2", "text.depth=1", "vocab_size=400",
-         "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_pictures=16", "threads=1", "device=cpu", "warmup=2", "steps=5",
+         "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_images=16", "threads=1", "device=cpu", "warmup=2", "steps=5",
          "resume=true"]  # fmt: skip
 
 

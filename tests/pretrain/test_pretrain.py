@@ -247,7 +247,7 @@ def test_csv_data_skips_broken_images_and_stops_when_there_are_many(tmp_path, ca
     lines = ["image,caption"]
     for i in range(40):
         Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "images" / f"{i}.png")
-        lines += [f'{i}.png,"a picture, number {i}"', f"{i}.png,another"]
+        lines += [f'{i}.png,"a image, number {i}"', f"{i}.png,another"]
     (tmp_path / "images" / "3.png").write_bytes(b"no image")
     file = tmp_path / "captions.csv"
     file.write_text("\n".join(lines) + "\n")

@@ -71,7 +71,7 @@ def test_it_is_left_out_and_told_in_every_format(run, capsys, damage, told):
         assert "rnd" not in json.dumps([r["backbone"] for r in _rows(text)] if kind == "csv" else []) and "+0.0" not in text
         if kind in ("table", "md"):
             assert told in " ".join(text.split())
-    assert main(["report", str(out), "--no-pictures"]) == 1
+    assert main(["report", str(out), "--no-images"]) == 1
     assert "left out: " in (out / "report.html").read_text() and capsys.readouterr().err.count("\n") == 1
     results = Results.read([out])
     assert results.backbones == ["m"] and results.gain(results.rows[0], "m") is None and told in results.damaged[0]

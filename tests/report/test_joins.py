@@ -179,7 +179,7 @@ def test_a_named_reference_is_used_or_refused(tmp_path, capsys):
     found = tables_of(tmp_path, capsys, "--reference", "other")
     assert references_in(found)["m"][0] == references_in(found)["rnd"][0] == "other" and references_in(found)["other"] == ("", "")
     assert "gain over other" in found["table"] and "Gain over other" in found["tex"]
-    assert main(["report", str(tmp_path), "--no-pictures", "--reference", "other"]) == 0
+    assert main(["report", str(tmp_path), "--no-images", "--reference", "other"]) == 0
     assert "gain over other in points" in (tmp_path / "report.html").read_text()
     capsys.readouterr()
     assert main(["leaderboard", str(tmp_path), "--reference", "othr"]) == 2
@@ -218,7 +218,7 @@ def test_every_format_says_what_data_it_is_from(tmp_path, capsys):
     assert len(one["identity_hash"]) == len(one["comparison_hash"]) == 64 and rows["knn"]["published_set"].startswith("imagenet")
     wide = {r["task"]: r for r in csv.DictReader(io.StringIO(found["wide"]))}
     assert (wide["linear"]["source"], wide["linear"]["images"], wide["linear"]["limit"]) == ("scenes", "60", "60")
-    assert main(["report", str(tmp_path), "--no-pictures"]) == 0
+    assert main(["report", str(tmp_path), "--no-images"]) == 0
     head = (tmp_path / "report.html").read_text().split("</header>")[0]
     assert "synthetic scenes; 60 test images; limit 60; 2026-11-30" in head
 

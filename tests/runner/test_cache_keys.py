@@ -26,7 +26,7 @@ from levl_eval.engines.probes.texts import text_embeddings, texts_key
 from levl_eval.engines.segmentation.mmseg_task import head_key
 from levl_eval.engines.vlm import recipe as recipes
 from levl_eval.engines.vlm.floors import floor_key
-from levl_eval.engines.vlm.recipe import Workshop, obtain
+from levl_eval.engines.vlm.recipe import VQAResources, get_or_train_connector
 from levl_eval.engines.vlm.task import answers_key
 from levl_eval.features.store import FeatureStore
 from levl_eval.features.views import make_views
@@ -62,14 +62,14 @@ class Inputs:
 def keys(x: Inputs, tmp_path, monkeypatch) -> dict[str, str]:
     """Kind -> key, by the functions that the caches themselves use."""
     monkeypatch.setattr(recipes, "train", lambda *a, **k: (None, {}, True))
-    monkeypatch.setattr(Workshop, "features", lambda self, images, spec: None)
+    monkeypatch.setattr(VQAResources, "features", lambda self, images, spec: None)
     device = torch.device(x.device)
     asked = QuestionSet("s", "test", x.questions, x.images, "q" + str(len(x.questions)))
     monkeypatch.setattr(recipes, "questions", lambda *a: replace(asked))
-    shop = Workshop(
+    resources = VQAResources(
         x.backbone, x.language, "d", FeatureStore(tmp_path), tmp_path, device, QUIET, x.batch_size, kept=SimpleNamespace()
     )  # type: ignore[arg-type]
-    trained = obtain(shop, x.card.recipe, x.card.prompt, x.seed)
+    trained = get_or_train_connector(resources, x.card.recipe, x.card.prompt, x.seed)
     masks = SegmentationSet("s", "train", x.images, lambda n: np.zeros(1), ("a", "b"), 255, "m")
     context = SimpleNamespace(backbone=x.backbone, card=x.head, seed=x.seed, device=device)
     return {
@@ -77,8 +77,8 @@ def keys(x: Inputs, tmp_path, monkeypatch) -> dict[str, str]:
         "texts": texts_key(x.backbone, list(x.texts)),
         "content": content_key(x.images),
         "connectors": trained.key,
-        "answers": answers_key(shop, x.card, trained, asked),
-        "floors": floor_key(shop, x.card, asked),
+        "answers": answers_key(resources, x.card, trained, asked),
+        "floors": floor_key(resources, x.card, asked),
         "heads": head_key(context, masks),  # type: ignore[arg-type]
         "scenes": export.world_folder(tmp_path, *x.world).name,
     }

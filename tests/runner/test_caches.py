@@ -208,11 +208,11 @@ def test_floors(how, tmp_path, monkeypatch):
     monkeypatch.setattr(floors, "floor_key", lambda *a: KEY)
     monkeypatch.setattr(floors, "answer_set", lambda *a: asked.append(1) or SimpleNamespace(texts={"1": "yes", "2": "no"}))
     heard = Heard()
-    shop = SimpleNamespace(cache=tmp_path, language=None, progress=heard)
+    resources = SimpleNamespace(cache=tmp_path, language=None, progress=heard)
     data = SimpleNamespace(questions=[SimpleNamespace(question_id="1"), SimpleNamespace(question_id="2")])
 
     def ask():
-        return floors.text_only(shop, None, None, data).texts  # type: ignore[arg-type]
+        return floors.text_only(resources, None, None, data).texts  # type: ignore[arg-type]
 
     first, path = ask(), tmp_path / "floors" / f"{KEY}.json"
     if how == "ids":

@@ -290,7 +290,7 @@ def test_the_self_test_runs_and_leaves_nothing_behind(tmp_path, monkeypatch):
     from levl_eval.scenes import export
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert selftest.self_test().startswith("gqa, ade20k, linear on drawn pictures; ade20k, linear twice, with the same numbers")
+    assert selftest.self_test().startswith("gqa, ade20k, linear on drawn images; ade20k, linear twice, with the same numbers")
     assert not list(tmp_path.glob("levl-eval-doctor-*"))  # torch may leave folders of its own there
     drawn = iter([0.5, 0.5, 0.5, 0.5, 0.25])  # the last task gives another number the second time
 
@@ -368,7 +368,7 @@ def test_json_of_every_command_is_json_alone(world, capsys):
     failed = read(*base, "--set", "linear.epochs=13", code=1)["records"][0]
     assert failed["status"] == "failed" and failed["reason"] == "the moon is full; wait" and "value" not in failed
     assert read("show", "linear", "--json")["engine"] == "linear" and read("show", "random-nano", "--json")["baseline"] is True
-    assert read("report", out, "--json", "--no-pictures")["bytes"] > 1000
+    assert read("report", out, "--json", "--no-images")["bytes"] > 1000
     assert {r["kind"] for r in read("cache", "ls", "--json")} == {
         "backbones",
         "fingerprints",

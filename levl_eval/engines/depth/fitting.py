@@ -26,7 +26,7 @@ CROPS = {
 
 
 def task_preprocess(card: DepthCard, own: Preprocess) -> Preprocess:
-    """The backbone's normalisation; the whole picture squashed to a square, so that every pixel has a prediction."""
+    """The backbone's normalisation; the whole image squashed to a square, so that every pixel has a prediction."""
     return replace(own, size=card.size or own.size, resize="squash", resize_to=None, interpolation=card.interpolation)
 
 
@@ -52,7 +52,7 @@ def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
 
 @dataclass
 class Fitted:
-    """A trained head with what it predicts the test pictures from."""
+    """A trained head with what it predicts the test images from."""
 
     head: DepthHead
     features: FeatureSet
@@ -61,7 +61,7 @@ class Fitted:
 
     @torch.inference_mode()
     def predict(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        """Metres [H, W] of the picture in ``row`` of the features, clipped to the card's caps."""
+        """Metres [H, W] of the image in ``row`` of the features, clipped to the card's caps."""
         tokens = torch.from_numpy(np.asarray(self.features.patches[row : row + 1]).astype(np.float32)).to(self.device)
         metres = self.head(tokens)[:, None]
         how = {"align_corners": False} if self.card.upsample == "bilinear" else {}

@@ -13,7 +13,7 @@ from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_depth
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.depth.fitting import fit, full_depth, scored
-from levl_eval.engines.depth.pictures import keep_pictures
+from levl_eval.engines.depth.images import keep_images
 from levl_eval.metrics import catalogue
 from levl_eval.metrics.depth import METRICS, depth_metrics, depth_sums
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
@@ -49,7 +49,7 @@ def run(context: Context) -> Outcome:
         )
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
-        keep_pictures(context.work, fitted, test)
+        keep_images(context.work, fitted, test)
     sums = np.stack(kept)
     by_image = depth_metrics(sums)
     metrics = {m: mean_estimate(by_image[m], bounds=catalogue.metric(m).bounds) for m in METRICS}

@@ -33,7 +33,7 @@ from levl_eval.engines.vlm.answers import ENGINE, Journal, answer_set, bounds_fo
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.engine import likelihood_all
 from levl_eval.engines.vlm.prompts import Prompt
-from levl_eval.engines.vlm.recipe import Workshop, vlm_parts
+from levl_eval.engines.vlm.recipe import VQAResources, vlm_parts
 from levl_eval.engines.vlm.tokens import read_tokens
 from levl_eval.records.identity import cache_key
 
@@ -41,15 +41,15 @@ _GREEDY = {"do_sample": (False, None), "num_beams": (1, None), "temperature": (0
 
 
 @dataclass
-class Pictures:
-    """The pictures requests come with, known by their pixels; opened when they are needed, never all held."""
+class Images:
+    """The images requests come with, known by their pixels; opened when they are needed, never all held."""
 
     places: dict[str, Callable[[], Image.Image]] = field(default_factory=dict)
 
     def add(self, opened: Callable[[], Image.Image]) -> str:
-        """The picture's id: equal for equal pixels, wherever they come from."""
-        picture = opened()
-        name = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+        """The image's id: equal for equal pixels, wherever they come from."""
+        image = opened()
+        name = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         self.places.setdefault(name, opened)
         return name
 
@@ -58,19 +58,19 @@ class Pictures:
         return ImageSet(names, lambda n: self.places[n](), fingerprint_text(["pixels", *names]), "lmms-eval", lambda n: n)
 
 
-def _picture(found: Any, where: str) -> Image.Image | None:
-    """The one picture of a document; None for a text-only one. Raises UsageError: several pictures, sound, video."""
+def _image(found: Any, where: str) -> Image.Image | None:
+    """The one image of a document; None for a text-only one. Raises UsageError: several images, sound, video."""
     visuals = list(found) if isinstance(found, (list, tuple)) else [] if found is None else [found]
     if not visuals:
         return None
     if len(visuals) > 1:
-        raise UsageError(f"{where}: has {len(visuals)} pictures; a connector is trained for one picture a question")
+        raise UsageError(f"{where}: has {len(visuals)} images; a connector is trained for one image a question")
     (one,) = visuals
     if isinstance(one, Image.Image):
         return one.convert("RGB")
     if isinstance(one, (str, Path)) and Path(one).suffix.lower() in SUFFIXES:
         return open_rgb(Path(one))
-    raise UsageError(f"{where}: shows {str(one)[:60]!r} ({type(one).__name__}); only pictures can be answered about")
+    raise UsageError(f"{where}: shows {str(one)[:60]!r} ({type(one).__name__}); only images can be answered about")
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Asker:
     and stop strings hold (cards.LMMSCard). Notes gather what a record should tell.
     """
 
-    shop: Workshop
+    resources: VQAResources
     connector: Connector
     prompt: Prompt
     connector_name: str = ""
@@ -92,21 +92,21 @@ class Asker:
     question_of: dict[tuple[str, str, int], str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     journals: list[Journal] = field(default_factory=list)
-    _pictures: Pictures = field(default_factory=Pictures)
+    _images: Images = field(default_factory=Images)
 
     def _document(self, look: Callable[[Any], Any], task: str, split: str, number: int) -> str:
-        """Id of the picture of a document, "" where it has none."""
+        """Id of the image of a document, "" where it has none."""
         at = (task, split, number)
         if at not in self.image_of:
             where = f"lmms-eval task {task}: document {number} of {split}"
 
             def opened() -> Image.Image:
-                picture = _picture(look(self.docs(task, split)[number]), where)
-                assert picture is not None
-                return picture
+                image = _image(look(self.docs(task, split)[number]), where)
+                assert image is not None
+                return image
 
-            first = _picture(look(self.docs(task, split)[number]), where)
-            self.image_of[at] = "" if first is None else self._pictures.add(_once(first, opened))
+            first = _image(look(self.docs(task, split)[number]), where)
+            self.image_of[at] = "" if first is None else self._images.add(_once(first, opened))
         return self.image_of[at]
 
     def _text(self, context: str) -> str:
@@ -129,23 +129,23 @@ class Asker:
         return replace(self.prompt, spec=spec.model_copy(update={"stop": stop, "max_new_tokens": new}))
 
     def _visual(self) -> Callable[[Sequence[str]], Tensor]:
-        """Picture ids -> visual tokens, from stored features of all pictures so far."""
-        features = self.shop.features(self._pictures.images(), self.connector.spec)
+        """Image ids -> visual tokens, from stored features of all images so far."""
+        features = self.resources.features(self._images.images(), self.connector.spec)
         row, net = features.row, self.connector
 
         def visual_of(names: Sequence[str]) -> Tensor:
             raw = read_tokens(features, [row[n] for n in names], net.spec)
             with torch.inference_mode():
-                return net(torch.from_numpy(raw).to(self.shop.device))
+                return net(torch.from_numpy(raw).to(self.resources.device))
 
         return visual_of
 
     def generate(self, requests: Sequence[Any]) -> list[str]:
         """One answer a request, in their order."""
         names: list[str] = []
-        asked: dict[str, dict[str, Question]] = {}  # by answer length and stop strings, and whether there is a picture
+        asked: dict[str, dict[str, Question]] = {}  # by answer length and stop strings, and whether there is a image
         prompts: dict[str, Prompt] = {}
-        with self.shop.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
+        with self.resources.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
             for r in requests:
                 context, wanted, look, number, task, split = r.args
                 prompt, image = self._prompt(wanted or {}), self._document(look, task, split, number)
@@ -162,29 +162,31 @@ class Asker:
         return [answers[n] for n in names]
 
     def _answer(self, prompt: Prompt, seeing: bool, questions: list[Question]) -> dict[str, str]:
-        shop = self.shop
+        resources = self.resources
         visual_of = self._visual() if seeing else None
         key = cache_key(
-            "lmms answers", ENGINE, **vlm_parts(shop), connector=self.connector_name, prompt=prompt.spec.model_dump(mode="json"),
+            "lmms answers", ENGINE, **vlm_parts(resources), connector=self.connector_name, prompt=prompt.spec.model_dump(mode="json"),
             asked=digest([[q.question_id, q.image_id, q.question] for q in questions]), seeing=seeing,
         )  # fmt: skip
-        journal = Journal(shop.cache / "answers" / f"{key}.jsonl")
+        journal = Journal(resources.cache / "answers" / f"{key}.jsonl")
         self.journals.append(journal)
         try:
-            found = answer_set(shop.language, prompt, visual_of, questions, shop.progress, "answering lmms-eval", journal)
+            found = answer_set(
+                resources.language, prompt, visual_of, questions, resources.progress, "answering lmms-eval", journal
+            )
         except UsageError as e:
             if "exceed its context" in str(e) and self.generation == "task":
                 raise UsageError(f"{e}; or take the answer length of the prompt: generation=card") from e
             raise
         self.notes["resumed"] = self.notes.get("resumed", 0) + found.resumed
-        if shop.language.dtype != torch.float32 and visual_of is not None:
-            self.notes["flip_rate"] = flip_rate(shop.language, prompt, visual_of, questions, found)
+        if resources.language.dtype != torch.float32 and visual_of is not None:
+            self.notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, questions, found)
         return found.texts
 
     def likelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(log-likelihood of the continuation, whether greedy decoding would give it) for each request, in their order."""
         groups: dict[str, list[tuple[int, str, str]]] = {}
-        with self.shop.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
+        with self.resources.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
             for k, r in enumerate(requests):
                 context, end, look, number, task, split = r.args
                 image = self._document(look, task, split, number)
@@ -193,7 +195,7 @@ class Asker:
                 groups.setdefault(image, []).append((k, question, text))
                 bar.advance()
         found: list[tuple[int, tuple[float, bool]]] = []
-        for seeing in (True, False):  # of several processes each scores its share of the pictures
+        for seeing in (True, False):  # of several processes each scores its share of the images
             names = team().share([n for n in groups if bool(n) == seeing])
             for name, values in self._score(names, [[(q, end) for _, q, end in groups[n]] for n in names], seeing):
                 found += [(k, value) for (k, _, _), value in zip(groups[name], values, strict=True)]
@@ -203,7 +205,7 @@ class Asker:
         self, names: list[str], pairs: list[list[tuple[str, str]]], seeing: bool
     ) -> Iterator[tuple[str, list[tuple[float, bool]]]]:
         """Name by name what its (question, continuation) pairs get."""
-        language, progress = self.shop.language, self.shop.progress
+        language, progress = self.resources.language, self.resources.progress
         visual_of = self._visual() if seeing and names else None
         source = None if visual_of is None else lambda rows: visual_of([names[i] for i in rows])
         with progress.stage("likelihoods for lmms-eval", sum(map(len, pairs)), "continuation") as bar:
@@ -219,7 +221,7 @@ class Asker:
 
 
 def _once(first: Image.Image, then: Callable[[], Image.Image]) -> Callable[[], Image.Image]:
-    """A picture that was opened just now, and afterwards only the way to open it again."""
+    """A image that was opened just now, and afterwards only the way to open it again."""
     held = [first]
     return lambda: held.pop() if held else then()
 
@@ -270,7 +272,7 @@ class Levl(lmms):
             asker.drop, asker.generation = ([drop] if drop else []), generation
         self.asker = asker
         asker.docs = lambda task, split: self.task_dict[task][split]
-        self.device = asker.shop.device  # lmms-eval counts its documents on it
+        self.device = asker.resources.device  # lmms-eval counts its documents on it
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         out = self.asker.generate(requests)
@@ -314,10 +316,10 @@ def _assemble(
     else:
         vlm = assemble(backbone, llm, recipe or None, data, seed, where, cache, progress)
     size = int(str(batch_size)) if str(batch_size).isdigit() and int(str(batch_size)) > 1 else 64  # lmms-eval's default is 1
-    shop = Workshop(vlm.backbone, vlm.language, data, FeatureStore(cache / "features"), cache, where, progress, size)
+    resources = VQAResources(vlm.backbone, vlm.language, data, FeatureStore(cache / "features"), cache, where, progress, size)
     spec = PromptSpec(**{**vlm.spec.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
     name = tree_digest(vlm.connector.state_dict())
     # Now the connector is there: trained together, or, where accelerate takes the processes of a launcher for one each (on a CPU
     # without ACCELERATE_USE_CPU), by the first while the others waited for it. lmms-eval itself shares out its documents.
     work_alone()
-    return Asker(shop, vlm.connector, make_prompt(spec, vlm.language), name)
+    return Asker(resources, vlm.connector, make_prompt(spec, vlm.language), name)

@@ -22,13 +22,13 @@ import numpy as np
 from levl_eval.cards import LMMSCard, RecipeCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hub import hub
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 from levl_eval.data.hub import local_cache
 from levl_eval.data.images import fingerprint_of, fingerprint_text
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.vlm.prompts import make_prompt
-from levl_eval.engines.vlm.recipe import obtain
-from levl_eval.engines.vlm.task import workshop
+from levl_eval.engines.vlm.recipe import get_or_train_connector
+from levl_eval.engines.vlm.task import vqa_resources
 from levl_eval.metrics.catalogue import FRACTION, metric_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
@@ -223,7 +223,7 @@ def _evaluate(card: LMMSCard, context: Context, model: Any, output: Path) -> tup
     manager = _manager(card.include)
     if card.task not in manager.all_tasks:
         raise UsageError(
-            f"task {card.name}: the installed lmms-eval has no task {card.task!r}{near(card.task, manager.all_tasks)}"
+            f"task {card.name}: the installed lmms-eval has no task {card.task!r}{did_you_mean(card.task, manager.all_tasks)}"
         )
     folder = Path(card.datasets).expanduser() if card.datasets else None
     if folder is None and context.data != "hub":
@@ -240,7 +240,7 @@ def _evaluate(card: LMMSCard, context: Context, model: Any, output: Path) -> tup
 def run(context: Context) -> Outcome:
     """Train or reuse the connector, let lmms-eval ask and score.
 
-    Raises UsageError/LevlError: unknown task, data set that is neither local nor in the hub's cache, more than one picture a
+    Raises UsageError/LevlError: unknown task, data set that is neither local nor in the hub's cache, more than one image a
     question, prefixes beyond the context.
     """
     from levl_eval.engines.lmms.model import Asker, Levl
@@ -255,10 +255,10 @@ def run(context: Context) -> Outcome:
         seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
         started = time.monotonic()
 
-    shop = workshop(context, card.llm_dtype)
-    trained = obtain(shop, card.recipe, card.prompt, context.seed, lap)
-    prompt = make_prompt(card.prompt, shop.language)
-    asker = Asker(shop, trained.connector, prompt, trained.key, card.drop, card.generation)
+    resources = vqa_resources(context, card.llm_dtype)
+    trained = get_or_train_connector(resources, card.recipe, card.prompt, context.seed, lap)
+    prompt = make_prompt(card.prompt, resources.language)
+    asker = Asker(resources, trained.connector, prompt, trained.key, card.drop, card.generation)
     model = Levl(asker=asker)
     model.accelerator = None  # one process, and nothing of lmms-eval's to free
     with tempfile.TemporaryDirectory() as output:
@@ -298,7 +298,7 @@ def run(context: Context) -> Outcome:
     higher = {k: v for k, v in found["higher_is_better"].items() if k in scores}
     notes = {**trained.notes, "lmms": {"versions": versions, "higher_is_better": higher, **asker.notes}}
     asker.forget()
-    return Outcome(metrics, samples(), data, notes, seconds, shop.counts, files)
+    return Outcome(metrics, samples(), data, notes, seconds, resources.counts, files)
 
 
 def _groups(found: dict[str, Any], scores: dict[str, _Scores]) -> dict[str, Estimate]:

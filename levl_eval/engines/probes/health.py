@@ -1,12 +1,12 @@
-"""Health of embeddings without labels: do the features use their dimensions, and do different pictures get different ones?
+"""Health of embeddings without labels: do the features use their dimensions, and do different images get different ones?
 
 effective_rank      exp of the entropy of the singular values of the centred features (PAPER 1.6); at most the number of dimensions
 epps_pulley         SIGReg's statistic against a standard Gaussian, after centring and one common scale: small is isotropic.
                     epps_pulley_gaussian is what Gaussian noise of the same shape gets
 uniformity          log of the mean of exp(-2 ||x - y||^2) over pairs on the sphere (Wang and Isola, ICML 2020); lower is better
-alignment           mean ||x - x'||^2 on the sphere between a picture and its mirrored, cut view; lower is better
+alignment           mean ||x - x'||^2 on the sphere between a image and its mirrored, cut view; lower is better
 variance_*          of the dimensions; dead_dimensions: below a millionth of the mean
-duplicates          pictures of other content whose features are exactly those of an earlier picture; near_duplicates: cosine >= 0.9999
+duplicates          images of other content whose features are exactly those of an earlier image; near_duplicates: cosine >= 0.9999
 """
 
 from __future__ import annotations
@@ -62,31 +62,31 @@ def alignment(x: Tensor, y: Tensor) -> float:
 
 
 def duplicates(x: Tensor, content: np.ndarray | None = None) -> tuple[int, int]:
-    """How many rows equal an earlier row exactly, and how many come near one; pictures of equal ``content`` [N] do not count."""
+    """How many rows equal an earlier row exactly, and how many come near one; images of equal ``content`` [N] do not count."""
     same = content if content is not None else np.arange(len(x))
     _, number = np.unique(same, return_inverse=True)
     code = torch.from_numpy(number.reshape(-1))
     z = F.normalize(x.float(), dim=-1)
-    exact = near = 0
+    exact = nearly_equal = 0
     for i in range(0, len(z), BLOCK):
         rows = torch.arange(i, min(i + BLOCK, len(z)))
         other = (torch.arange(len(z)).unsqueeze(0) < rows.unsqueeze(1)) & (code.unsqueeze(0) != code[rows].unsqueeze(1))
         close = (z[rows] @ z.T >= NEAR) & other
-        near += int(close.any(1).sum())
+        nearly_equal += int(close.any(1).sum())
         for r in torch.nonzero(close.any(1)).flatten().tolist():
             exact += bool((x[close[r]] == x[rows[r]]).all(1).any())
-    return exact, near
+    return exact, nearly_equal
 
 
 def view(image: Image.Image) -> Image.Image:
-    """The second view of a picture: mirrored, with a fifth cut off two sides."""
+    """The second view of a image: mirrored, with a fifth cut off two sides."""
     width, height = image.size
     cut = image.crop((0, 0, max(1, round(0.8 * width)), max(1, round(0.8 * height))))
     return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def second_views(images: ImageSet) -> ImageSet:
-    """The same set with every picture replaced by its second view."""
+    """The same set with every image replaced by its second view."""
     return ImageSet(images.ids, lambda i: view(images.open(i)), fingerprint_text([images.fingerprint, "view 1"]), images.source)
 
 
@@ -95,13 +95,13 @@ def health(x: Tensor, y: Tensor | None, content: np.ndarray | None = None) -> di
     variance = x.double().var(0)
     mean = float(variance.mean())
     statistic, gaussian = epps_pulley(x)
-    exact, near = duplicates(x, content)
+    exact, nearly_equal = duplicates(x, content)
     out: dict[str, Any] = {
         "images": len(x), "dimensions": x.shape[1], "effective_rank": effective_rank(x), "epps_pulley": statistic,
         "epps_pulley_gaussian": gaussian, "uniformity": uniformity(x), "alignment": None if y is None else alignment(x, y),
         "variance_mean": mean, "variance_min": float(variance.min()), "variance_median": float(variance.median()),
         "variance_max": float(variance.max()), "dead_dimensions": int((variance <= 1e-6 * max(mean, 1e-30)).sum()),
-        "duplicates": exact, "near_duplicates": near,
+        "duplicates": exact, "near_duplicates": nearly_equal,
     }  # fmt: skip
     limit = min(x.shape[1], len(x) - 1)
     warnings = []
@@ -110,8 +110,8 @@ def health(x: Tensor, y: Tensor | None, content: np.ndarray | None = None) -> di
     if out["dead_dimensions"] > 0.1 * x.shape[1]:
         warnings.append(f"{out['dead_dimensions']} of {x.shape[1]} dimensions never change")
     if exact:
-        warnings.append(f"{exact} different pictures have exactly the features of another one")
-    if near > 0.01 * len(x):
-        warnings.append(f"{near} pictures have nearly the features of another one (cosine from {NEAR})")
+        warnings.append(f"{exact} different images have exactly the features of another one")
+    if nearly_equal > 0.01 * len(x):
+        warnings.append(f"{nearly_equal} images have nearly the features of another one (cosine from {NEAR})")
     out["warnings"] = warnings
     return out

@@ -1,7 +1,7 @@
-"""The authors' own cosines recomputed: 500 Imagenette pictures by 10 prompts, as their project page shows them (PAPER 1.10).
+"""The authors' own cosines recomputed: 500 Imagenette images by 10 prompts, as their project page shows them (PAPER 1.10).
 
 The reference is the page's `data.json`: {"meta": {"seed"}, "classes": [{"id", "prompt"}], "images": [{"id", "classId", "scores":
-{"levl": [10], "clip": [10]}}]}. Everything else is fixed as the page's script has it: which pictures are drawn, shortest side to 224
+{"levl": [10], "clip": [10]}}]}. Everything else is fixed as the page's script has it: which images are drawn, shortest side to 224
 (bicubic), centre crop, ImageNet's mean and std, one prompt a class, and the read-out the model's authors report (text predicted into
 image space for LeVLJEPA, the shared space for InfoNCE).
 """
@@ -23,14 +23,14 @@ from levl_eval.core.progress import Progress
 from levl_eval.data.images import open_rgb
 
 MODELS = {"LeVLJEPA": "levl", "InfoNCE": "clip"}  # the paper's name -> the reference's
-PICTURES = 3925  # in Imagenette's validation split
+IMAGES = 3925  # in Imagenette's validation split
 SIDE = 224
 PREPROCESS = Preprocess(SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class Reference:
-    """classes: folder name and prompt of each; owner [N]: each picture's class; scores by model [N, C]."""
+    """classes: folder name and prompt of each; owner [N]: each image's class; scores by model [N, C]."""
 
     seed: int
     classes: tuple[tuple[str, str], ...]
@@ -45,12 +45,12 @@ class Difference:
 
     model: str  # the paper's name
     backbone: str
-    pictures: int
+    images: int
     largest: float
     mean: float
     image: str  # where it is largest
     prompt: str
-    accuracy: float  # share of pictures whose class's prompt scores highest, here
+    accuracy: float  # share of images whose class's prompt scores highest, here
     published_accuracy: float
 
 
@@ -73,13 +73,13 @@ def read_reference(path: Path) -> Reference:
     wrong = [m for m, s in scores.items() if s.shape != (len(images), len(classes))]
     if wrong or (np.diff(owner) < 0).any():
         raise UsageError(
-            f"{path}: field `images`: {len(classes)} scores a model and pictures in the order of `classes` are expected"
+            f"{path}: field `images`: {len(classes)} scores a model and images in the order of `classes` are expected"
         )
     return Reference(seed, classes, tuple(str(i["id"]) for i in images), owner, scores)
 
 
 def choose(folder: Path, reference: Reference) -> list[Path]:
-    """The pictures the page shows, in its order: one generator draws from each class's sorted files.
+    """The images the page shows, in its order: one generator draws from each class's sorted files.
 
     Raises UsageError where a class folder is missing or holds too few.
     """
@@ -109,7 +109,7 @@ def cosines(
     way = backbone.readouts[0]
     texts = backbone.text_embeddings(list(prompts))[way.text]
     out = []
-    with progress.stage(f"pictures through {backbone.name}", len(files), "image") as bar:
+    with progress.stage(f"images through {backbone.name}", len(files), "image") as bar:
         for i in range(0, len(files), batch_size):
             part = torch.stack([PREPROCESS(open_rgb(f)) for f in files[i : i + batch_size]])
             seen = backbone.image_embeddings(backbone.encode(part.to(device)).pooled)[way.image]

@@ -9,7 +9,7 @@ import numpy as np
 
 from levl_eval.cards import ZeroShotCard
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 from levl_eval.data.readers import read_classification
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.probes.common import data_of, features_of, samples_of, scores
@@ -30,7 +30,7 @@ def main_readout(backbone, chosen: str | None, task: str) -> str:
     known = [r.name for r in backbone.readouts]
     if chosen is not None and chosen not in known:
         raise UsageError(
-            f"{task}: field `readout`: {backbone.name} has no {chosen!r}{near(chosen, known)}; it has {', '.join(known)}"
+            f"{task}: field `readout`: {backbone.name} has no {chosen!r}{did_you_mean(chosen, known)}; it has {', '.join(known)}"
         )
     return chosen or known[0]
 

@@ -67,10 +67,10 @@ class NeighbourHead(Head):
         tokens = F.normalize(x.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
         votes = []
         for part in tokens.split(1024):  # bounds the [tokens, M] similarities
-            near = (part @ self.memory.T).topk(self.k, dim=1)
-            weight = ((near.values - near.values[:, :1]) / self.temperature).exp()
+            did_you_mean = (part @ self.memory.T).topk(self.k, dim=1)
+            weight = ((did_you_mean.values - did_you_mean.values[:, :1]) / self.temperature).exp()
             table = torch.zeros(len(part), self.classes, device=x.device)
-            votes.append(table.scatter_add_(1, self.labels[near.indices], weight / weight.sum(1, keepdim=True)))
+            votes.append(table.scatter_add_(1, self.labels[did_you_mean.indices], weight / weight.sum(1, keepdim=True)))
         return torch.cat(votes).view(len(x), *self.grid, self.classes).permute(0, 3, 1, 2)
 
 

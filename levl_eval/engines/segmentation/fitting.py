@@ -47,10 +47,10 @@ def mask_at(data: SegmentationSet, name: str, geometry: Preprocess, side: int | 
     Raises LevlError where the mask's size is not its image's.
     """
     mask = full_mask(data, name)
-    picture = geometry.geometry(Image.fromarray(mask.astype(np.int32)), nearest=True, fill=data.ignore_index)
+    image = geometry.geometry(Image.fromarray(mask.astype(np.int32)), nearest=True, fill=data.ignore_index)
     if side is not None and side != geometry.size:
-        picture = picture.resize((side, side), Image.Resampling.NEAREST)
-    return np.asarray(picture).astype(np.int64)
+        image = image.resize((side, side), Image.Resampling.NEAREST)
+    return np.asarray(image).astype(np.int64)
 
 
 def grid_labels(mask: np.ndarray, grid: tuple[int, int], rule: str = "nearest", ignore: int = 255) -> np.ndarray:
@@ -131,7 +131,7 @@ def dense_logits(
 
 @dataclass
 class Fitted:
-    """A trained head with everything needed to predict a picture of the test set."""
+    """A trained head with everything needed to predict a image of the test set."""
 
     head: nn.Module
     features: FeatureSet
@@ -142,7 +142,7 @@ class Fitted:
 
     @torch.inference_mode()
     def predict(self, row: int, size: tuple[int, int]) -> Tensor:
-        """Labels [H, W] on the device of the picture in ``row`` of the features."""
+        """Labels [H, W] on the device of the image in ``row`` of the features."""
         tokens = np.asarray(self.features.patches[row : row + 1])
         logits = dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
         return upsample(logits, size, self.card.upsample).argmax(1)[0]

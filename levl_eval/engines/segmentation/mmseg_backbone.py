@@ -27,7 +27,7 @@ class LevlBackbone(BaseModule):
     """Patch tokens of a levl-eval backbone as feature maps, without gradient and always in eval mode.
 
     uri: card name, path or URI. layers: blocks to give, one map each, -1 the last; None: one map of the encoder's own output.
-    normalized: pictures arrive standardised by the backbone's own mean and std (what the data preprocessor must then hold,
+    normalized: images arrive standardised by the backbone's own mean and std (what the data preprocessor must then hold,
     times 255); False: they arrive as RGB in 0..255 and are standardised here. ``out_channels`` is the width of each map.
 
     The encoder is no submodule: mmengine's checkpoints hold the head alone, and optimisers never see its weights.

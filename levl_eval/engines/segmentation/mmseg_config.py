@@ -153,7 +153,7 @@ def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
     if "max_iters" not in loop:
         raise UsageError(f"{where}: field `train_cfg`: expected an IterBasedTrainLoop with max_iters; count steps, not epochs")
     if not isinstance(test, dict):
-        raise UsageError(f"{where}: field `test_dataloader` is missing; its pipeline resizes the test pictures")
+        raise UsageError(f"{where}: field `test_dataloader` is missing; its pipeline resizes the test images")
     for gone in ("pretrained", "init_cfg"):
         model.pop(gone, None)
     own = model.get("backbone") or {}
@@ -207,7 +207,7 @@ def _plain_norm(node: Any) -> Any:
 
 
 def _pipeline(loader: dict[str, Any], where: str, name: str) -> list[dict[str, Any]]:
-    """The transforms of a data loader; our data set opens the pictures, LevlLabels gives the masks where they were loaded."""
+    """The transforms of a data loader; our data set opens the images, LevlLabels gives the masks where they were loaded."""
     node: Any = loader.get("dataset")
     while isinstance(node, dict) and "pipeline" not in node:
         node = node.get("dataset")

@@ -1,6 +1,6 @@
 """What mmengine's Runner is given: our data set, labels, linear head and metric, and a training loop that goes on after a kill.
 
-Importing this module registers them with mmseg. A picture's augmentation depends on the seed and on its place in the training
+Importing this module registers them with mmseg. A image's augmentation depends on the seed and on its place in the training
 alone, so that a training that went on gives the same head as one that was never stopped (on a CPU bit for bit).
 """
 
@@ -64,7 +64,7 @@ def by_itself() -> Iterator[None]:
 
 @TRANSFORMS.register_module()
 class LevlLabels:
-    """Puts a picture's labels (uint8 [H, W], 255 void) where mmseg's LoadAnnotations would."""
+    """Puts a image's labels (uint8 [H, W], 255 void) where mmseg's LoadAnnotations would."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         results["gt_seg_map"] = results.pop("levl_mask")
@@ -84,8 +84,8 @@ class LevlLinearHead(BaseDecodeHead):
         return self.cls_seg(self.norm(self._transform_inputs(inputs)))
 
 
-class Pictures(Dataset):
-    """A segmentation set behind an mmseg pipeline. Indexed by (place in the training, picture); BGR pictures, as mmseg expects."""
+class TaskImages(Dataset):
+    """A segmentation set behind an mmseg pipeline. Indexed by (place in the training, image); BGR images, as mmseg expects."""
 
     def __init__(self, data: SegmentationSet, pipeline: Sequence[dict[str, Any]], seed: int) -> None:
         self.data, self.seed = data, seed
@@ -116,10 +116,10 @@ class Pictures(Dataset):
 
 
 class Places(Sampler[tuple[int, int]]):
-    """(place, picture) from place ``start`` to ``end``: one permutation of the pictures after another."""
+    """(place, image) from place ``start`` to ``end``: one permutation of the images after another."""
 
-    def __init__(self, pictures: int, start: int, end: int, seed: int) -> None:
-        self.pictures, self.start, self.end, self.seed = pictures, start, end, seed
+    def __init__(self, images: int, start: int, end: int, seed: int) -> None:
+        self.images, self.start, self.end, self.seed = images, start, end, seed
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -127,17 +127,17 @@ class Places(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, of = np.zeros(0, np.int64), -1
         for place in range(self.start, self.end):
-            epoch, k = divmod(place, self.pictures)
+            epoch, k = divmod(place, self.images)
             if epoch != of:
-                order, of = np.random.default_rng([self.seed, epoch]).permutation(self.pictures), epoch
+                order, of = np.random.default_rng([self.seed, epoch]).permutation(self.images), epoch
             yield place, int(order[k])
 
 
-def loader(pictures: Pictures, sampler: Any, batch_size: int, device: torch.device) -> DataLoader:
+def loader(images: TaskImages, sampler: Any, batch_size: int, device: torch.device) -> DataLoader:
     """Batches in the sampler's order; decoded by processes beside a GPU, in place on a CPU that has the encoder to run."""
     workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
     return DataLoader(
-        pictures,
+        images,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
@@ -147,10 +147,10 @@ def loader(pictures: Pictures, sampler: Any, batch_size: int, device: torch.devi
 
 
 class PerImage(IoUMetric):
-    """mmseg's IoUMetric that also keeps its areas by picture: ``ids`` and ``areas`` (intersection, union, prediction, target)."""
+    """mmseg's IoUMetric that also keeps its areas by image: ``ids`` and ``areas`` (intersection, union, prediction, target)."""
 
     default_prefix = ""
-    wanted: frozenset[str] = frozenset()  # pictures whose predictions are kept too
+    wanted: frozenset[str] = frozenset()  # images whose predictions are kept too
     ids: list[str]
     areas: list[tuple[Tensor, Tensor, Tensor, Tensor]]
     kept: dict[str, np.ndarray]
@@ -168,7 +168,7 @@ class PerImage(IoUMetric):
         return super().compute_metrics(results)
 
     def counts(self) -> np.ndarray:
-        """int64 [N, C, 3] pixels of (intersection, target, prediction) by picture and class."""
+        """int64 [N, C, 3] pixels of (intersection, target, prediction) by image and class."""
         return np.stack([torch.stack([i, t, p], -1).cpu().numpy() for i, _, p, t in self.areas]).round().astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""The mmseg engine: a head trained by mmengine's Runner on augmented pictures, the frozen encoder in every step."""
+"""The mmseg engine: a head trained by mmengine's Runner on augmented images, the frozen encoder in every step."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from levl_eval.core.hashing import digest
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.segmentation.images import keep_predictions, spread
 from levl_eval.engines.segmentation.mmseg_config import Plan, plan_of
-from levl_eval.engines.segmentation.pictures import keep_predictions, spread
 from levl_eval.engines.segmentation.task import outcome_of
 from levl_eval.features.store import check_size
 from levl_eval.records.identity import cache_key
@@ -91,9 +91,9 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
         context.progress.say(f"  goes on from step {first} of {plan.steps}")
     losses: list[float] = [] if state is None else list(state["losses"])
     seen = torch.zeros(mmseg_parts.VOID + 1, dtype=torch.bool) if state is None else state["seen"]
-    learn = mmseg_parts.Pictures(train, plan.train_pipeline, seed)
+    learn = mmseg_parts.TaskImages(train, plan.train_pipeline, seed)
     places = mmseg_parts.Places(len(learn), first * plan.batch_size, plan.steps * plan.batch_size, seed)
-    judge = mmseg_parts.Pictures(test, plan.test_pipeline, seed)
+    judge = mmseg_parts.TaskImages(test, plan.test_pipeline, seed)
     started = time.monotonic()
     with _quiet(), no_imports_by_name(card._trusted), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
         stage.done = first

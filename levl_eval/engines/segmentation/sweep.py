@@ -57,20 +57,20 @@ def sweep_head(
 ) -> tuple[LinearHead, list[float], dict[str, Any]]:  # fmt: skip
     """Train all pairs together on part of [N, n, D] tokens and [N, h, w] labels, choose by mIoU on the rest at token resolution.
 
-    views: rows of one picture, which stand together; a picture is held out as a whole. All candidates start from the same weights
+    views: rows of one image, which stand together; a image is held out as a whole. All candidates start from the same weights
     and see the same batches. Returns the chosen head, its loss by epoch and what each candidate scored. Raises LevlError where
     nothing is labelled, too few images are there to hold one out, or every candidate diverged.
     """
     check_labels(labels, ignore)
     pairs = sweep_pairs(card)
     generator = torch.Generator().manual_seed(seed)
-    pictures = len(patches) // views
-    held = max(1, round(card.sweep_holdout * pictures))
-    if held >= pictures:
+    images = len(patches) // views
+    held = max(1, round(card.sweep_holdout * images))
+    if held >= images:
         raise LevlError(
-            f"{card.name}: field `sweep_holdout`: {held} of {pictures} training images leave none to train on; lower it"
+            f"{card.name}: field `sweep_holdout`: {held} of {images} training images leave none to train on; lower it"
         )
-    shuffled = torch.randperm(pictures, generator=generator)
+    shuffled = torch.randperm(images, generator=generator)
     rows = [(part[:, None] * views + torch.arange(views)).flatten() for part in (shuffled[held:], shuffled[:held])]
     mean, std = (t.to(device) for t in statistics_for(card, patches))
     torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.segmentation.fitting import prepare, train_and_open, truth_of
-from levl_eval.engines.segmentation.pictures import keep_pictures
+from levl_eval.engines.segmentation.images import keep_images
 from levl_eval.engines.segmentation.sweep import class_counts
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import bootstrap_statistic
@@ -38,7 +38,7 @@ def run(context: Context) -> Outcome:
         counts[k] = class_counts(predicted[keep], truth[keep], classes).cpu().numpy()
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
-        keep_pictures(context.work, fitted, test)
+        keep_images(context.work, fitted, test)
     known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
     return outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)

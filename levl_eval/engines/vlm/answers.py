@@ -135,7 +135,7 @@ def answer_set(
 
     Those in the journal are not asked again. With several processes each answers its share of the images.
     """
-    crew = team()
+    group = team()
     out = Answers()
     wanted = {q.question_id for q in questions}
     for qid, text, values in journal.read() if journal else ():
@@ -145,10 +145,10 @@ def answer_set(
                 out.likelihoods[qid] = values
     if journal and journal.broken:
         progress.say(f"{journal.path}: {journal.broken} damaged lines; these questions are asked again")
-    crew.wait()
+    group.wait()
     out.resumed = len(out.texts)
     groups = by_image([q for q in questions if q.question_id not in out.texts])
-    names = crew.share(list(groups))
+    names = group.share(list(groups))
     asked = [[q.question for q in groups[i]] for i in names]
 
     def visual(indices: Sequence[int]) -> torch.Tensor:
@@ -167,7 +167,7 @@ def answer_set(
                 journal.append(entries)
             fresh += entries
             bar.advance(len(entries))
-    for qid, text, values in crew.gather(fresh):
+    for qid, text, values in group.gather(fresh):
         out.texts[qid] = text
         if choices:
             out.likelihoods[qid] = values

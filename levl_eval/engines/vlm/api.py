@@ -22,7 +22,7 @@ from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.engine import answer_batch
 from levl_eval.engines.vlm.language import LanguageModel, load_language_model, pick_dtype
 from levl_eval.engines.vlm.prompts import make_prompt
-from levl_eval.engines.vlm.recipe import Workshop, obtain
+from levl_eval.engines.vlm.recipe import VQAResources, get_or_train_connector
 from levl_eval.engines.vlm.tokens import check_layer, look, width_of
 from levl_eval.features.store import FeatureStore
 
@@ -42,20 +42,20 @@ class VLM:
 
     @torch.inference_mode()
     def look(self, image: Image.Image) -> torch.Tensor:
-        """Visual tokens [1, M, width] of a picture."""
-        picture = self.backbone.preprocess(image)[None].to(self.language.device)
-        return self.connector(look(self.backbone, picture, self.connector.spec))
+        """Visual tokens [1, M, width] of a image."""
+        preprocessed = self.backbone.preprocess(image)[None].to(self.language.device)
+        return self.connector(look(self.backbone, preprocessed, self.connector.spec))
 
     def answer(self, image: Image.Image | str | Path, question: str) -> str:
-        """The greedy answer to one question about a picture or its file."""
+        """The greedy answer to one question about a image or its file."""
         return self.answers(image, [question])[0]
 
     def answers(self, image: Image.Image | str | Path, questions: list[str]) -> list[str]:
-        """Answers to several questions about one picture, which is looked at once. Raises LevlError for an unreadable file."""
+        """Answers to several questions about one image, which is looked at once. Raises LevlError for an unreadable file."""
         from levl_eval.data.images import open_rgb
 
-        picture = image if isinstance(image, Image.Image) else open_rgb(Path(image))
-        return answer_batch(self.language, self.prompt, self.look(picture.convert("RGB")), [questions])[0]
+        preprocessed = image if isinstance(image, Image.Image) else open_rgb(Path(image))
+        return answer_batch(self.language, self.prompt, self.look(preprocessed.convert("RGB")), [questions])[0]
 
     def save(self, folder: str | Path) -> Path:
         """Write vlm.json and connector.safetensors; encoder and language model are named by their hashes, not copied."""
@@ -99,14 +99,16 @@ def load(
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{folder}: no saved model ({type(e).__name__}: vlm.json); give the folder of VLM.save") from e
     check_backbone(uri, str(folder / "vlm.json"), trust or backbone is not None)
-    eye = load_backbone(uri)
-    check_layer(eye, spec)
+    encoder = load_backbone(uri)
+    check_layer(encoder, spec)
     language = load_language_model(name, device)
     told = card.get("sha256") if isinstance(card.get("sha256"), dict) else {}
-    expect = {k: v for k, v in made_for(eye, language).items() if k in ("weights", "llm") or k in told}  # earlier files told less
+    expect = {
+        k: v for k, v in made_for(encoder, language).items() if k in ("weights", "llm") or k in told
+    }  # earlier files told less
     file = folder / "connector.safetensors"
-    net, _ = connectors.load(file, spec, width_of(eye, spec), language.width, expect, eye.grid)
-    return VLM(eye.to(device), net.to(device), language, prompt, uri, name)
+    net, _ = connectors.load(file, spec, width_of(encoder, spec), language.width, expect, encoder.grid)
+    return VLM(encoder.to(device), net.to(device), language, prompt, uri, name)
 
 
 def assemble(
@@ -120,8 +122,10 @@ def assemble(
 
     card = recipe_card(recipe or ("scenes" if data == "scenes" else "vqa-train"))
     who = backbone_card(backbone)
-    eye = load_backbone(who.uri, card=who).to(device)
+    encoder = load_backbone(who.uri, card=who).to(device)
     language = load_language_model(llm, device, pick_dtype("auto", device))
-    shop = Workshop(eye, language, resolve_data(data, cache, progress), FeatureStore(cache / "features"), cache, device, progress)
+    resources = VQAResources(
+        encoder, language, resolve_data(data, cache, progress), FeatureStore(cache / "features"), cache, device, progress
+    )
     prompt = card.prompt or PromptSpec()
-    return VLM(eye, obtain(shop, card, prompt, seed).connector, language, prompt, who.uri, llm)
+    return VLM(encoder, get_or_train_connector(resources, card, prompt, seed).connector, language, prompt, who.uri, llm)

@@ -20,7 +20,7 @@ from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_jso
 from levl_eval.data.types import QuestionSet
 from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.engines.vlm.prompts import Prompt
-from levl_eval.engines.vlm.recipe import Trained, Workshop, obtain, prompt_identity
+from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, prompt_identity
 from levl_eval.engines.vlm.scoring import estimates, score, weights
 from levl_eval.engines.vlm.tokens import look, read_tokens
 from levl_eval.metrics.estimate import Estimate
@@ -60,27 +60,27 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
     return twin
 
 
-def visual_reader(shop: Workshop, trained: Trained, data: QuestionSet, other: dict[str, str] | None = None) -> VisualOf:
+def visual_reader(resources: VQAResources, trained: Trained, data: QuestionSet, other: dict[str, str] | None = None) -> VisualOf:
     """Image ids -> visual tokens, from stored features; ``other``: the image to show in each one's place."""
     net = trained.connector
-    features = shop.features(data.images, net.spec)
+    features = resources.features(data.images, net.spec)
     row = features.row
 
     def visual_of(names: Sequence[str]) -> torch.Tensor:
         raw = read_tokens(features, [row[other[n] if other else n] for n in names], net.spec)
         with torch.inference_mode():
-            return net(torch.from_numpy(raw).to(shop.device))
+            return net(torch.from_numpy(raw).to(resources.device))
 
     return visual_of
 
 
-def _blank(shop: Workshop, trained: Trained) -> VisualOf:
-    """One mid-grey picture, whatever is asked for."""
-    eye, net = shop.backbone, trained.connector
-    size = eye.preprocess.size
-    picture = eye.preprocess(Image.new("RGB", (size, size), (127, 127, 127)))[None].to(shop.device)
+def _blank(resources: VQAResources, trained: Trained) -> VisualOf:
+    """One mid-grey image, whatever is asked for."""
+    backbone, net = resources.backbone, trained.connector
+    size = backbone.preprocess.size
+    image = backbone.preprocess(Image.new("RGB", (size, size), (127, 127, 127)))[None].to(resources.device)
     with torch.inference_mode():
-        visual = net(look(eye, picture, net.spec))
+        visual = net(look(backbone, image, net.spec))
     return lambda names: visual.expand(len(names), -1, -1)
 
 
@@ -90,24 +90,24 @@ def exchange(names: Sequence[str], seed: int) -> dict[str, str]:
     return {names[a]: names[b] for a, b in zip(order, np.roll(order, -1), strict=True)}
 
 
-def text_only(shop: Workshop, card: VQACard, prompt: Prompt, data: QuestionSet) -> Answers:
+def text_only(resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet) -> Answers:
     """The language model alone: the same questions without any image. The same for every backbone, so kept."""
-    path = shop.cache / "floors" / f"{floor_key(shop, card, data)}.json"
+    path = resources.cache / "floors" / f"{floor_key(resources, card, data)}.json"
     wanted = {q.question_id for q in data.questions}
-    kept = team().agree(recall(lambda: _kept(path, wanted), shop.progress) if team().first else None)
+    kept = team().agree(recall(lambda: _kept(path, wanted), resources.progress) if team().first else None)
     if kept is not None:
         return Answers(kept)
-    found = answer_set(shop.language, prompt, None, data.questions, shop.progress, "text-only floor")
+    found = answer_set(resources.language, prompt, None, data.questions, resources.progress, "text-only floor")
     if team().first:
         write_json(path, path.stem, found.texts)
     return found
 
 
-def floor_key(shop: Workshop, card: VQACard, data: QuestionSet) -> str:
+def floor_key(resources: VQAResources, card: VQACard, data: QuestionSet) -> str:
     """Under what the answers without an image are kept: what is asked, of which model, how. No image and no encoder enters."""
     return cache_key(
-        "floor", ENGINE, language_model=shop.language.parts(), dtype=str(shop.language.dtype), device=shop.device.type,
-        prompt=prompt_identity(card.prompt, shop.language), stop=list(card.prompt.stop), new=card.prompt.max_new_tokens,
+        "floor", ENGINE, language_model=resources.language.parts(), dtype=str(resources.language.dtype), device=resources.device.type,
+        prompt=prompt_identity(card.prompt, resources.language), stop=list(card.prompt.stop), new=card.prompt.max_new_tokens,
         questions=digest([[q.question_id, q.question] for q in data.questions]),
         groups=digest([q.image_id for q in data.questions]),  # what is decoded together
     )  # fmt: skip
@@ -123,7 +123,7 @@ def _kept(path: Path, wanted: set[str]) -> dict[str, str]:
 
 
 def measure(
-    shop: Workshop, card: VQACard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
+    resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
 ) -> dict[str, Estimate]:
     """For each floor of the card its accuracy (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME)."""
     assert isinstance(card.recipe, RecipeCard)
@@ -133,16 +133,16 @@ def measure(
     mine = np.array([score(card.scorer, q, answers.texts[q.question_id]) for q in data.questions])
     for floor in card.floors:
         if floor == "text-only":
-            found = text_only(shop, card, prompt, data)
+            found = text_only(resources, card, prompt, data)
         else:
             if floor == "blank-image":
-                visual_of = _blank(shop, trained)
+                visual_of = _blank(resources, trained)
             elif floor == "shuffled-images":
-                visual_of = visual_reader(shop, trained, data, exchange(data.images.ids, seed))
+                visual_of = visual_reader(resources, trained, data, exchange(data.images.ids, seed))
             else:
-                twin = Workshop(**{**vars(shop), "backbone": random_twin(shop.backbone)})
-                visual_of = visual_reader(twin, obtain(twin, card.recipe, card.prompt, seed), data)
-            found = answer_set(shop.language, prompt, visual_of, data.questions, shop.progress, f"floor: {floor}")
+                twin = VQAResources(**{**vars(resources), "backbone": random_twin(resources.backbone)})
+                visual_of = visual_reader(twin, get_or_train_connector(twin, card.recipe, card.prompt, seed), data)
+            found = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
         theirs = np.array([score(card.scorer, q, found.texts[q.question_id]) for q in data.questions])
         name = floor.replace("-", "_")
         out[f"floor_{name}"] = estimates(card.scorer, data.questions, found.texts)["accuracy"]

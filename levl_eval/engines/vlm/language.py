@@ -20,7 +20,7 @@ from levl_eval.cards.registry import language_models, llm_cards
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.hub import hub
-from levl_eval.core.text import near
+from levl_eval.core.text import did_you_mean
 
 
 @dataclass
@@ -184,7 +184,7 @@ def load_language_model(name: str, device: torch.device | str = "cpu", dtype: to
     source = card.repo if card else str(shipped.get(name, Path(name).expanduser()))
     if name not in shipped and card is None and not Path(source).is_dir():
         known = [*shipped, *cards]
-        hint = near(name, known)
+        hint = did_you_mean(name, known)
         if "/" not in name and hint:
             raise UsageError(
                 f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join(known)}"

@@ -95,10 +95,10 @@ def _mask(language: LanguageModel, sees: Tensor, position: Tensor, kind: torch.d
 
     if language.window is None:
         return additive(sees)
-    near = sees & (position[:, :, None] - position[:, None, :] < language.window)
+    did_you_mean = sees & (position[:, :, None] - position[:, None, :] < language.window)
     if getattr(language.config, "layer_types", None):
-        return {"full_attention": additive(sees), "sliding_attention": additive(near)}
-    return additive(near)
+        return {"full_attention": additive(sees), "sliding_attention": additive(did_you_mean)}
+    return additive(did_you_mean)
 
 
 def _logits(language: LanguageModel, hidden: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
-from levl_eval.engines.contract import Kept
+from levl_eval.engines.contract import RunCache
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
 from levl_eval.engines.vlm.packing import Item, make_items
@@ -26,7 +26,7 @@ from levl_eval.features.store import FORMAT, FeatureSet, FeatureStore
 
 
 @dataclass
-class Workshop:
+class VQAResources:
     """Everything a connector is made with: who sees, who answers, and where features and connectors are kept."""
 
     backbone: Backbone
@@ -37,7 +37,7 @@ class Workshop:
     device: torch.device
     progress: Progress
     batch_size: int = 64
-    kept: Kept = field(default_factory=Kept)
+    kept: RunCache = field(default_factory=RunCache)
     counts: dict[str, int] = field(
         default_factory=lambda: {"feature_hits": 0, "feature_misses": 0, "connector_hits": 0, "connector_misses": 0}
     )
@@ -51,7 +51,7 @@ class Workshop:
         return found
 
 
-def questions(kept: Kept, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
+def questions(kept: RunCache, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
     """A question set, read once in a run: its tasks share what they train on, its backbones all of it."""
     name = spec.model_dump_json()
     return kept.get(f"questions {name} {limit}", data, lambda: read_questions(spec, data, limit))
@@ -74,11 +74,11 @@ def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, Any]
     return {"chat": True, "user": spec.user, "system": spec.system} if chat else {"template": spec.template}
 
 
-def vlm_parts(shop: Workshop) -> dict[str, Any]:
+def vlm_parts(resources: VQAResources) -> dict[str, Any]:
     """What every connector, and every answer through one, depends on besides data and prompt."""
     return {
-        "encoder": shop.backbone.encoder_parts(), "preprocess": shop.backbone.preprocess.describe(), "features": FORMAT,
-        "language_model": shop.language.parts(), "dtype": str(shop.language.dtype), "device": shop.device.type,
+        "encoder": resources.backbone.encoder_parts(), "preprocess": resources.backbone.preprocess.describe(), "features": FORMAT,
+        "language_model": resources.language.parts(), "dtype": str(resources.language.dtype), "device": resources.device.type,
     }  # fmt: skip
 
 
@@ -91,8 +91,8 @@ def questions_parts(found: QuestionSet) -> dict[str, Any]:
     return {"questions": found.fingerprint, "images": found.images.fingerprint, "order": known}
 
 
-def obtain(
-    shop: Workshop, recipe: RecipeCard, spec: PromptSpec, seed: int, lap: Callable[[str], None] = lambda stage: None
+def get_or_train_connector(
+    resources: VQAResources, recipe: RecipeCard, spec: PromptSpec, seed: int, lap: Callable[[str], None] = lambda stage: None
 ) -> Trained:
     """The connector of a recipe, trained or reused. ``spec``: the task's prompt, where the recipe has none of its own.
 
@@ -100,28 +100,40 @@ def obtain(
     """
     seed = seed if recipe.seed is None else recipe.seed
     spec = recipe.prompt or spec
-    first = obtain(shop, recipe.first, spec, seed, lap) if recipe.first is not None else None
-    sets = [questions(shop.kept, s, shop.data) for s in recipe.data]
-    prompt = make_prompt(spec, shop.language)
-    backbone = shop.backbone
+    first = get_or_train_connector(resources, recipe.first, spec, seed, lap) if recipe.first is not None else None
+    sets = [questions(resources.kept, s, resources.data) for s in recipe.data]
+    prompt = make_prompt(spec, resources.language)
+    backbone = resources.backbone
     check_layer(backbone, recipe.connector)
     lap("read")
-    features = [shop.features(s.images, recipe.connector) for s in sets]
+    features = [resources.features(s.images, recipe.connector) for s in sets]
     lap("features")
     meta = {
-        **vlm_parts(shop), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, shop.language), "seed": seed,
-        "precision": "bf16" if multiplies_in_bf16(recipe, shop.device) else "fp32",
+        **vlm_parts(resources), "recipe": protocol_of(recipe), "prompt": prompt_identity(spec, resources.language), "seed": seed,
+        "precision": "bf16" if multiplies_in_bf16(recipe, resources.device) else "fp32",
         "data": [questions_parts(s) for s in sets], "first": first.key if first else None,
     }  # fmt: skip
 
     def items() -> list[Item]:
-        return make_items([(s.questions, f) for s, f in zip(sets, features, strict=True)], shop.language, prompt, recipe, seed)
+        return make_items(
+            [(s.questions, f) for s, f in zip(sets, features, strict=True)], resources.language, prompt, recipe, seed
+        )
 
     start = first.connector if first else None
     connector, notes, hit = train(
-        shop.language, prompt, recipe, features, items, meta, shop.cache, shop.device, seed, shop.progress, start
+        resources.language,
+        prompt,
+        recipe,
+        features,
+        items,
+        meta,
+        resources.cache,
+        resources.device,
+        seed,
+        resources.progress,
+        start,
     )
-    shop.counts["connector_hits" if hit else "connector_misses"] += 1
+    resources.counts["connector_hits" if hit else "connector_misses"] += 1
     lap("connector")
     if first is not None:
         notes = {**notes, "connector_first": first.key}

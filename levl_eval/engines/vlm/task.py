@@ -18,7 +18,7 @@ from levl_eval.engines.vlm import floors
 from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, flip_rate
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
 from levl_eval.engines.vlm.prompts import make_prompt
-from levl_eval.engines.vlm.recipe import Trained, Workshop, obtain, questions, questions_parts, vlm_parts
+from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
 from levl_eval.engines.vlm.scoring import estimates, score
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
@@ -28,11 +28,11 @@ from levl_eval.records.identity import cache_key
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
-def workshop(context: Context, llm_dtype: str) -> Workshop:
+def vqa_resources(context: Context, llm_dtype: str) -> VQAResources:
     """What a connector is made with, from what the run gives."""
     dtype = pick_dtype(llm_dtype, context.device)
     language = context.kept.get("language", (context.llm, dtype), lambda: load_language_model(context.llm, context.device, dtype))
-    return Workshop(
+    return VQAResources(
         context.backbone,
         language,
         context.data,
@@ -63,10 +63,10 @@ def has_answers(data: QuestionSet) -> bool:
     return any(q.answer for q in data.questions)
 
 
-def answers_key(shop: Workshop, card: VQACard, trained: Trained, test: QuestionSet) -> str:
+def answers_key(resources: VQAResources, card: VQACard, trained: Trained, test: QuestionSet) -> str:
     """Under what answers are kept while a test set is asked."""
     return cache_key(
-        "answers", ENGINE, **vlm_parts(shop), connector=trained.key, prompt=card.prompt.model_dump(mode="json"),
+        "answers", ENGINE, **vlm_parts(resources), connector=trained.key, prompt=card.prompt.model_dump(mode="json"),
         test=questions_parts(test), choices=list(card.likelihood),
     )  # fmt: skip
 
@@ -98,32 +98,39 @@ def run(context: Context) -> Outcome:
         raise UsageError(
             f"{test.images.source}: split {test.split} has no public answers; choose one that has, or task vqav2-testdev for an upload file"
         )
-    shop = workshop(context, card.llm_dtype)
-    prompt = make_prompt(card.prompt, shop.language)
+    resources = vqa_resources(context, card.llm_dtype)
+    prompt = make_prompt(card.prompt, resources.language)
     lap("read")
-    trained = obtain(shop, card.recipe, card.prompt, context.seed, lap)
-    visual_of = floors.visual_reader(shop, trained, test)
+    trained = get_or_train_connector(resources, card.recipe, card.prompt, context.seed, lap)
+    visual_of = floors.visual_reader(resources, trained, test)
     lap("features")
 
-    journal = Journal(context.cache / "answers" / f"{answers_key(shop, card, trained, test)}.jsonl")
+    journal = Journal(context.cache / "answers" / f"{answers_key(resources, card, trained, test)}.jsonl")
     answers = answer_set(
-        shop.language, prompt, visual_of, test.questions, context.progress, f"answering {card.name}", journal, card.likelihood
+        resources.language,
+        prompt,
+        visual_of,
+        test.questions,
+        context.progress,
+        f"answering {card.name}",
+        journal,
+        card.likelihood,
     )
     notes = dict(trained.notes)
     notes["answering"] = {
         "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
-        "dtype": str(shop.language.dtype).removeprefix("torch."), "attention": getattr(shop.language.model.config, "_attn_implementation", ""),
-        "chat": shop.language.chat if card.prompt.chat is None else card.prompt.chat,
+        "dtype": str(resources.language.dtype).removeprefix("torch."), "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
+        "chat": resources.language.chat if card.prompt.chat is None else card.prompt.chat,
     }  # fmt: skip
     if notes["answering"]["dtype"] != "float32":
-        notes["flip_rate"] = flip_rate(shop.language, prompt, visual_of, test.questions, answers)
+        notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, test.questions, answers)
     lap("answers")
     images = np.array([q.image_id for q in test.questions])
     metrics: dict[str, Estimate] = {}
     files: dict[str, str] = {}
     if public:
         metrics = estimates(card.scorer, test.questions, answers.texts, answers.likelihoods)
-        metrics |= floors.measure(shop, card, prompt, test, trained, answers, context.seed)
+        metrics |= floors.measure(resources, card, prompt, test, trained, answers, context.seed)
     else:
         files = upload_file(test, answers)
     if card.main_metric == "answered":
@@ -138,4 +145,4 @@ def run(context: Context) -> Outcome:
         },
         "version": test.version, "split": test.split, "train": [fingerprint_of(s) for s in trained.sets],
     }  # fmt: skip
-    return Outcome(metrics, samples(card, test, answers), data, notes, seconds, shop.counts, files)
+    return Outcome(metrics, samples(card, test, answers), data, notes, seconds, resources.counts, files)

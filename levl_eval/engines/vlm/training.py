@@ -244,18 +244,18 @@ def _loop(
     progress: Progress,
 ) -> dict[str, Any]:
     """The steps themselves; ``net`` is changed in place. Returns what is worth noting."""
-    crew = team()
+    group = team()
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     per_epoch = len(_batches(items, recipe.images_per_batch, 0, seed))
     steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
     state_path = path.with_suffix(".state.pt")
-    crew.wait()
+    group.wait()
     step, losses = _load_state(state_path, path.stem, net, optimizer, device, progress)
     bf16 = multiplies_in_bf16(recipe, device)
     positions = (
         len(prompt.head) + net.count(read_tokens(features[0], [0], recipe.connector).shape[1]) + max(i.length for i in items)
     )
-    rows = math.ceil(recipe.images_per_batch / crew.size)
+    rows = math.ceil(recipe.images_per_batch / group.size)
     again = recipe.checkpointing == "on" or (
         recipe.checkpointing == "auto" and checkpointing_pays(language, rows, positions, _free_memory(device))
     )
@@ -283,7 +283,7 @@ def _loop(
             losses.append(value)
             step += 1
             bar.advance(note=f"loss {np.mean(losses[-50:]):.3f}")
-            if crew.first and time.monotonic() - saved > SAVE_EVERY:
+            if group.first and time.monotonic() - saved > SAVE_EVERY:
                 saved = time.monotonic()
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
                 write_state(state_path, path.stem, state)
@@ -302,10 +302,10 @@ def _step(
     bf16: bool,
 ) -> float:
     """Gradients of one batch, over all processes; returns its mean loss."""
-    crew = team()
-    mine = crew.share(batch)
+    group = team()
+    mine = group.share(batch)
     weight = torch.tensor([float(sum(i.weight * len(a) for i in mine for _, a in i.questions))], device=device)
-    crew.add([weight])
+    group.add([weight])
     loss = torch.zeros(1, device=device)
     if mine:
         raw = np.concatenate([read_tokens(features[i.source], [i.row], recipe.connector) for i in mine])
@@ -313,9 +313,9 @@ def _step(
             total, _ = packed_terms(language, prompt, net(torch.from_numpy(raw).to(device)), mine)
         (total / weight[0]).backward()
         loss += (total / weight[0]).detach()
-    if crew.size > 1:
+    if group.size > 1:
         for p in net.parameters():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        crew.add([loss, *(p.grad for p in net.parameters() if p.grad is not None)])
+        group.add([loss, *(p.grad for p in net.parameters() if p.grad is not None)])
     return float(loss)

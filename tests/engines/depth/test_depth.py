@@ -18,7 +18,7 @@ from levl_eval.data.check import check
 from levl_eval.data.readers import read_depth
 from levl_eval.engines.depth.fitting import scored
 from levl_eval.engines.depth.head import DepthHead, depth_loss, grid_depth, train_head
-from levl_eval.engines.depth.pictures import paint_depth, paint_error
+from levl_eval.engines.depth.images import paint_depth, paint_error
 from levl_eval.metrics.depth import depth_metrics, depth_sums
 from levl_eval.records import read_samples
 from levl_eval.runner.evaluate import evaluate
@@ -109,8 +109,8 @@ def test_bins_and_losses_by_hand():
 def test_colours_of_depth():
     metres = np.array([[1.0, 3.0, 10.0, np.nan]])
     keep = np.isfinite(metres)
-    near, middle, far, unknown = paint_depth(metres, 1.0, 10.0, keep)[0].astype(int)
-    assert near.sum() > middle.sum() > far.sum() and unknown.tolist() == [128] * 3
+    did_you_mean, middle, far, unknown = paint_depth(metres, 1.0, 10.0, keep)[0].astype(int)
+    assert did_you_mean.sum() > middle.sum() > far.sum() and unknown.tolist() == [128] * 3
     error = paint_error(np.array([[1.0, 3.3, 30.0, 1.0]]), metres, keep)[0].tolist()
     assert error[0] == [255] * 3 and error[2] == [200, 30, 30] and error[1][1] == round(255 - 0.2 * 225) and error[3] == [128] * 3
 
@@ -127,7 +127,7 @@ def test_show_dense_draws_depth(tmp_path, monkeypatch, capsys):
 
 
 def rooms(folder, n: int, seed: int) -> None:
-    """Pictures whose brightness is their depth, beside 16-bit depths in millimetres; of different sizes."""
+    """Images whose brightness is their depth, beside 16-bit depths in millimetres; of different sizes."""
     rng = np.random.default_rng(seed)
     for k in range(n):
         size = (48, 64) if k % 2 else (60, 40)
@@ -140,7 +140,7 @@ def rooms(folder, n: int, seed: int) -> None:
         Image.fromarray((depth * 1000).astype(np.uint16)).save(place / f"sync_depth_{k:05d}.png")
 
 
-def test_nyuv2_pictures_from_files_to_record(tmp_path):
+def test_nyuv2_images_from_files_to_record(tmp_path):
     rooms(tmp_path / "nyuv2/sync", 24, 0)
     rooms(tmp_path / "nyuv2/official_splits/test", 8, 1)
     records = evaluate(
@@ -218,7 +218,7 @@ def test_lists_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("content,message", [
-    (lambda f: Image.new("RGB", (4, 3)).save(f, "PNG"), "a RGB picture; expected one depth a pixel"),
+    (lambda f: Image.new("RGB", (4, 3)).save(f, "PNG"), "a RGB image; expected one depth a pixel"),
     (lambda f: f.write(b"nonsense"), "depth cannot be read"),
     (lambda f: Image.fromarray(np.zeros((2, 2), np.uint16)).save(f, "PNG"), "image is 4x3, its depth map 2x2"),
     (lambda f: Image.fromarray(np.zeros((3, 4), np.uint16)).save(f, "PNG"), "no training pixel is within the caps"),

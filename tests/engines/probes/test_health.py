@@ -34,10 +34,10 @@ def test_isotropy_tells_gaussian_from_stretched_whatever_the_scale():
     assert even < 2 * reference and stretched > 3 * reference
 
 
-def test_duplicates_count_other_pictures_only():
+def test_duplicates_count_other_images_only():
     x = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 1e-4], [0, 1]])
     assert h.duplicates(x) == (2, 3)
-    assert h.duplicates(x, np.array(["a", "a", "b", "c", "d"])) == (1, 2)  # rows 0 and 1 are one picture
+    assert h.duplicates(x, np.array(["a", "a", "b", "c", "d"])) == (1, 2)  # rows 0 and 1 are one image
 
 
 def test_health_warns_of_collapse():
@@ -92,7 +92,7 @@ def test_audit_warns_of_a_card_whose_normalisation_loses(tmp_path, monkeypatch, 
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     words = ["audit", "--data", str(tmp_path / "d"), "--set", "knn.k=[3]", "--set", "knn.main_metric=top1_k3"]
-    for name, std in (("wrong", 1e12), ("right", 0.25)):  # divided by so much every picture is the same grey
+    for name, std in (("wrong", 1e12), ("right", 0.25)):  # divided by so much every image is the same grey
         card = tmp_path / f"{name}.yaml"
         card.write_text(f"kind: backbone\nname: {name}\nuri: random:nano\npreprocess: {{std: [{std}, {std}, {std}]}}\n")
         assert main([*words, "--backbone", str(card), "--out", str(tmp_path / name)]) == 0

@@ -63,7 +63,7 @@ def _karpathy(root, test=6):
         split = "test" if i < test else "train"
         (root / "val2014").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 12), (i * 30, 0, 9)).save(root / "val2014" / f"{i}.jpg")
-        sentences = [{"raw": f"picture {i} number {k}"} for k in range(6)]
+        sentences = [{"raw": f"image {i} number {k}"} for k in range(6)]
         images.append({"filepath": "val2014", "filename": f"{i}.jpg", "split": split, "sentences": sentences})
     (root / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
 
@@ -74,7 +74,7 @@ def test_karpathys_split(tmp_path):
     assert len(found.images) == 6 and len(found.captions) == 36 and found.owner[7] == 1
     assert found.images.open(found.images.ids[2]).getpixel((0, 0))[0] == pytest.approx(60, abs=4)
     thin = first_captions(found, 5)
-    assert len(thin.captions) == 30 and thin.captions[5] == "picture 1 number 0"
+    assert len(thin.captions) == 30 and thin.captions[5] == "image 1 number 0"
     with pytest.raises(UsageError, match=r"field `split`: 'dev'.*test, train"):
         read_captions(DataSpec(layout="karpathy", directory="coco", split="dev"), str(tmp_path))
     with pytest.raises(UsageError, match="Karpathy's split file"):

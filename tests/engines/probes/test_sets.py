@@ -16,7 +16,7 @@ from levl_eval.data.entries import spread
 from levl_eval.data.readers import read_classification
 
 
-def picture(path, value=0, size=(12, 10)):
+def image(path, value=0, size=(12, 10)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, 255 - value, 7)).save(path)
 
@@ -28,7 +28,7 @@ def read(layout, root, split="", **more):
 def test_aircraft_levels_and_official_splits(tmp_path):
     root = tmp_path / "fgvc-aircraft-2013b" / "data"
     for n in ("0056978", "1025794", "2034567"):
-        picture(root / "images" / f"{n}.jpg")
+        image(root / "images" / f"{n}.jpg")
     (root / "variants.txt").write_text("707-320\nA300B4\nAn-12\n")
     (root / "images_variant_test.txt").write_text("1025794 A300B4\n0056978 707-320\n2034567 An-12\n")
     (root / "images_family_test.txt").write_text("1025794 Airbus A300\n0056978 Boeing 707\n2034567 An-12\n")
@@ -45,7 +45,7 @@ def test_aircraft_levels_and_official_splits(tmp_path):
 
 def test_pets(tmp_path):
     for n in ("Abyssinian_100", "american_bulldog_3"):
-        picture(tmp_path / "images" / f"{n}.jpg")
+        image(tmp_path / "images" / f"{n}.jpg")
     listing = tmp_path / "annotations" / "test.txt"
     listing.parent.mkdir()
     listing.write_text("#Image CLASS-ID SPECIES BREED ID\namerican_bulldog_3 2 2 1\nAbyssinian_100 1 1 1\n")
@@ -58,7 +58,7 @@ def test_pets(tmp_path):
 
 def test_sun397_partition(tmp_path):
     for f in ("a/abbey/sun_a.jpg", "b/bakery/shop/sun_b.jpg"):
-        picture(tmp_path / "SUN397" / f)
+        image(tmp_path / "SUN397" / f)
     part = tmp_path / "SUN397" / "Partitions"
     part.mkdir()
     (part / "ClassName.txt").write_text("/a/abbey\n/b/bakery/shop\n")
@@ -69,7 +69,7 @@ def test_sun397_partition(tmp_path):
 
 def test_places365_lists_and_class_folders(tmp_path):
     for f in ("val_256/Places365_val_00000001.jpg", "val_256/Places365_val_00000002.jpg"):
-        picture(tmp_path / f)
+        image(tmp_path / f)
     (tmp_path / "categories_places365.txt").write_text("/a/airfield 0\n/a/apartment_building/outdoor 1\n")
     (tmp_path / "places365_val.txt").write_text("Places365_val_00000001.jpg 1\nPlaces365_val_00000002.jpg 0\n")
     found = read("places365", tmp_path, "val")
@@ -82,13 +82,13 @@ def test_places365_lists_and_class_folders(tmp_path):
         read("places365", tmp_path, "val")
     easy = tmp_path / "easy" / "places365_standard" / "val"
     for c in ("airfield", "alley"):
-        picture(easy / c / "1.jpg")
+        image(easy / c / "1.jpg")
     assert read("places365", tmp_path / "easy", "val").classes == ("airfield", "alley")
 
 
 def test_imagenet_folders_with_said_names(tmp_path):
     for c in ("n01440764", "n01443537"):
-        picture(tmp_path / "val" / c / "x.JPEG")
+        image(tmp_path / "val" / c / "x.JPEG")
     (tmp_path / "LOC_synset_mapping.txt").write_text("n01443537 goldfish, Carassius auratus\nn01440764 tench, Tinca tinca\n")
     found = read("imagenet", tmp_path, "val")
     assert found.classes == ("n01440764", "n01443537") and found.names == ("tench, Tinca tinca", "goldfish, Carassius auratus")
@@ -96,7 +96,7 @@ def test_imagenet_folders_with_said_names(tmp_path):
         read("imagenet", tmp_path, "train")
     flat = tmp_path / "kaggle"
     for i in (1, 2):
-        picture(flat / "ILSVRC" / "Data" / "CLS-LOC" / "val" / f"v{i}.JPEG")
+        image(flat / "ILSVRC" / "Data" / "CLS-LOC" / "val" / f"v{i}.JPEG")
     (flat / "LOC_synset_mapping.txt").write_text("n01 tench\nn02 goldfish\nn03 shark\n")
     (flat / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nv2,n01 85 1 499 272\nv1,n03 1 2 3 4\n")
     found = read("imagenet", flat, "val")
@@ -123,7 +123,7 @@ def test_cifar_binary_and_python_versions_agree(tmp_path):
     assert one.classes == two.classes == ("airplane", "automobile", "bird", "cat") and one.labels.tolist() == [3, 0, 1, 2]
     assert (np.asarray(one.images.open("000002")) == pixels[2]).all() and one.images.fingerprint == two.images.fingerprint
     (python / "test_batch").write_bytes(pickle.dumps({b"data": np.zeros(0), b"labels": pytest.approx}, protocol=2))
-    with pytest.raises(UsageError, match="which is no picture data"):  # refused, never run
+    with pytest.raises(UsageError, match="which is no image data"):  # refused, never run
         read("cifar10", tmp_path / "p", "test")
     (binary / "test_batch.bin").write_bytes(b"123")
     with pytest.raises(UsageError, match="3 bytes are not a whole number"):
@@ -159,7 +159,7 @@ def test_stl10_columns_and_a_label_file_of_the_wrong_length(tmp_path):
 
 def test_label_files(tmp_path):
     for i, f in enumerate(("a.png", "b.png", "sub/c.png")):
-        picture(tmp_path / "images" / f, i)
+        image(tmp_path / "images" / f, i)
     marks = tmp_path / "labels.txt"
     fields = {"images": str(tmp_path / "images"), "annotations": str(marks)}
     marks.write_text("1\n0\n1\n")
@@ -198,13 +198,13 @@ def test_data_check_counts_sets_and_reports_leakage(tmp_path):
     for split, values in (("train", (1, 2)), ("test", (3, 2))):
         for c in ("cat", "dog"):
             for v in values:
-                picture(tmp_path / "cifar10" / split / c / f"{split}{v}.png", v + 50 * (c == "dog"))
+                image(tmp_path / "cifar10" / split / c / f"{split}{v}.png", v + 50 * (c == "dog"))
     found = {(f.level, f.set): f.message for f in check(tmp_path)}
     assert found["note", "cifar10/test"].endswith("published 10,000") and "2 to 2 each" in found["note", "cifar10/train"]
     assert found["error", "cifar10"] == "leakage: 2 test images are training images too, first cat/test2.png is cat/train2.png"
 
 
-# Columns of the hub copies the cards name, beside the picture and the label.
+# Columns of the hub copies the cards name, beside the image and the label.
 HUB = {
     "aircraft": {"family": "names", "manufacturer": "names"}, "cifar10": {}, "cifar100": {"coarse_label": "names"}, "imagenet": {},
     "pets": {"image_id": "text", "label_cat_dog": "names"}, "places365": {}, "stl10": {}, "sun397": {},
@@ -219,15 +219,15 @@ def test_every_sets_hub_copy_is_read_by_every_head(name, monkeypatch, context):
     from levl_eval.engines.probes import common
 
     card, asked = set_card(name), []
-    label, picture = {"cifar100": "fine_label"}.get(name, "label"), "img" if name.startswith("cifar") else "image"
+    label, image = {"cifar100": "fine_label"}.get(name, "label"), "img" if name.startswith("cifar") else "image"
 
     def table(repo, config, split, revision):
         asked.append((repo, split))
         test = len(asked) % 2 == 0  # training is read first
         made = [Image.fromarray(np.random.default_rng([i, test]).integers(0, 256, (8, 8, 3), np.uint8)) for i in range(8)]
         names = datasets.ClassLabel(names=["a_b", "c", "d", "e"])
-        kinds = {picture: datasets.Image(), label: names}
-        rows = {picture: made, label: [0, 1, 2, 3, 0, 1, 2, 3]}
+        kinds = {image: datasets.Image(), label: names}
+        rows = {image: made, label: [0, 1, 2, 3, 0, 1, 2, 3]}
         for column, kind in HUB[name].items():
             kinds[column] = names if kind == "names" else datasets.Value("string")
             rows[column] = [3] * 8 if kind == "names" else ["x"] * 8

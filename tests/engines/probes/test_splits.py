@@ -182,7 +182,7 @@ def test_further_backgrounds_are_measured_where_they_are_present(context, world,
     m = out.metrics
     assert out.notes["variants"] == ["original", "mixed_same", "mixed_rand", "mixed_next", "only_fg"]
     assert {"only_fg", "drop_only_fg", "mixed_next", "drop_mixed_next"} <= set(m) and "no_fg" not in m
-    # only_fg shows the very pictures of original here, so every foreground's difference is zero.
+    # only_fg shows the very images of original here, so every foreground's difference is zero.
     assert m["drop_only_fg"].method.startswith("paired") and m["drop_only_fg"].value == 0 and m["drop_only_fg"].stderr == 0
     assert m["only_fg"].value == m["original"].value
     assert m["drop_mixed_next"].method.startswith("two samples")  # foregrounds are missing in it

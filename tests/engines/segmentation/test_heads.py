@@ -53,7 +53,7 @@ def test_ridge_is_the_regression():
     head = ridge_head(patches, void, (4, 6), 3, card(head="ridge", ridge_lambda=2.0, batch_size=7), 255, CPU, QUIET)
     flat = patches.reshape(-1, 10)
     x = ((flat - flat.mean(0)) / flat.std(0))[void.reshape(-1) != 255]
-    reference = Ridge(alpha=2.0).fit(x, np.eye(3)[void[void != 255]])
+    reference = Ridge(alpha=2.0).fit(x, np.backbone(3)[void[void != 255]])
     assert np.allclose(head.linear.weight.numpy(), reference.coef_, atol=1e-4)
     assert np.allclose(head.linear.bias.numpy(), reference.intercept_, atol=1e-4)
     assert (predict(head, patches, (4, 6), CPU) == labels).mean() > 0.9
@@ -69,9 +69,9 @@ def test_neighbours_vote_as_counted_by_hand():
     keep = void[:20].reshape(-1) != 255
     query = (patches[20, 7] - head.mean.numpy()) / head.std.numpy()
     cosine = unit[keep] @ (query / np.linalg.norm(query))
-    near = np.argsort(-cosine)[:5]
-    weight = np.exp(cosine[near] / 0.1)
-    want = np.bincount(void[:20].reshape(-1)[keep][near], weight / weight.sum(), 3)
+    did_you_mean = np.argsort(-cosine)[:5]
+    weight = np.exp(cosine[did_you_mean] / 0.1)
+    want = np.bincount(void[:20].reshape(-1)[keep][did_you_mean], weight / weight.sum(), 3)
     assert np.allclose(votes[:, 1, 1].numpy(), want, atol=1e-4)
     few = neighbour_head(patches, void, (4, 6), 3, c.model_copy(update={"knn_memory": 40}), 255, 0, CPU)
     assert few.memory.shape == (40, 10)
@@ -124,15 +124,15 @@ def test_grid_label_rules():
 
 def test_windows_and_mirror_images_are_put_back_where_they_were_cut():
     views = make_views(8, 4, 2, True)
-    picture = torch.arange(64.0).view(1, 1, 8, 8).expand(1, 2, 8, 8)
-    tokens = views.cut(picture).flatten(3).transpose(2, 3).numpy()  # every pixel a token of two channels
+    image = torch.arange(64.0).view(1, 1, 8, 8).expand(1, 2, 8, 8)
+    tokens = views.cut(image).flatten(3).transpose(2, 3).numpy()  # every pixel a token of two channels
 
     class Pass(torch.nn.Module):
         def forward(self, x):
             return x.transpose(1, 2).unflatten(2, (4, 4))
 
     found = dense_logits(Pass(), tokens, views, Preprocess(8), card(), CPU)
-    assert torch.allclose(found, picture, atol=1e-4)
+    assert torch.allclose(found, image, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [
@@ -164,7 +164,7 @@ def test_protocols_that_cannot_be_are_one_line(world, tmp_path):
     for settings, words in [
         ({"score": "original"}, "needs `resize: squash`"),
         ({"size": "68"}, "no multiple of its patch size 8; take 64"),
-        ({"window": "96"}, "beyond the picture"),
+        ({"window": "96"}, "beyond the image"),
         ({"layers": "[7]"}, "is not one of its"),
     ]:
         context = Context(

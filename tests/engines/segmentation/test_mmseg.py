@@ -61,9 +61,9 @@ def test_a_training_learns_and_its_record_is_whole(world, tmp_path):
     assert {s.id: sum(v[1] for v in s.meta["counts"].values()) for s in samples} == want
     read = read_segmentation(record_card(record).train, str(world))
     there = set(np.concatenate([np.unique(read.mask(i)) for i in read.images.ids]).tolist())
-    absent = set(record.notes["classes_absent_from_training"])  # of random crops: at least what no picture holds
+    absent = set(record.notes["classes_absent_from_training"])  # of random crops: at least what no image holds
     assert {c for k, c in enumerate(read.classes) if k not in there} <= absent < set(read.classes)
-    # the kept file holds the head alone, and the pictures for the report lie beside it
+    # the kept file holds the head alone, and the images for the report lie beside it
     folder = tmp_path / "o" / "work" / record.key
     state = head_of(folder)
     sheets = [Image.open(folder / f).size for f in ("truth.png", "dense.png")]

@@ -1,4 +1,4 @@
-"""Pictures: colours by their rules, errors by hand, PCA that shows what differs, and the command."""
+"""Images: colours by their rules, errors by hand, PCA that shows what differs, and the command."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.segmentation import file_palette
 from levl_eval.engines.contract import Context
+from levl_eval.engines.segmentation.images import error_map, pca_rgb, show_dense, spread
 from levl_eval.engines.segmentation.palettes import paint, palette, voc_colours
-from levl_eval.engines.segmentation.pictures import error_map, pca_rgb, show_dense, spread
 from levl_eval.features.store import FeatureStore
 from levl_eval.report.html import build
 from levl_eval.report.results import Results
@@ -55,7 +55,7 @@ def test_colours_of_mask_files(tmp_path):
     assert read(None, 3, False) is None
 
 
-def test_a_run_keeps_pictures_and_the_report_shows_them_side_by_side(world, tmp_path):
+def test_a_run_keeps_images_and_the_report_shows_them_side_by_side(world, tmp_path):
     settings = ["ade20k.head=ridge"]
     records = evaluate(
         ["random:nano", "random:nano?seed=1"], ["ade20k"], data=str(world), settings=settings, out=tmp_path / "o", cache=tmp_path / "c",
@@ -105,9 +105,9 @@ def test_a_sheet_of_two_backbones(world, tmp_path):
         )
 
     two = [("a", context("random:nano")), ("b", context("random:nano?seed=1"))]
-    picture = Image.open(io.BytesIO(show_dense(two, count=3, side=32)))
-    assert picture.size == (8 * 36 + 4, 16 + 3 * 36 + 4)
-    pixels = np.array(picture.convert("RGB"))
+    image = Image.open(io.BytesIO(show_dense(two, count=3, side=32)))
+    assert image.size == (8 * 36 + 4, 16 + 3 * 36 + 4)
+    pixels = np.array(image.convert("RGB"))
     tiles = [pixels[20:52, 4 + 36 * k : 36 + 36 * k] for k in range(8)]
     assert all(t.std() > 5 for t in tiles) and not np.array_equal(tiles[2], tiles[5])
     assert spread(12, 3) == [0, 6, 11] and spread(2, 5) == [0, 1]

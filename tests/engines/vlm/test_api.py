@@ -27,10 +27,10 @@ from tests.engines.vlm.models import TEXTS, make
 def test_save_load_answer(tmp_path, capsys, spec):
     language = make("llama", tmp_path / "llm", context=512)
     connector = ConnectorSpec(**spec)
-    eye = load_backbone("random:nano")
+    backbone = load_backbone("random:nano")
     torch.manual_seed(0)
-    net = Connector(connector, width_of(eye, connector), language.width, 0.3, eye.grid)
-    vlm = levl_eval.vlm.VLM(eye, net, language, PromptSpec(max_new_tokens=5, stop=[]), "random:nano", language.name)
+    net = Connector(connector, width_of(backbone, connector), language.width, 0.3, backbone.grid)
+    vlm = levl_eval.vlm.VLM(backbone, net, language, PromptSpec(max_new_tokens=5, stop=[]), "random:nano", language.name)
     image = Image.new("RGB", (80, 60), (200, 30, 30))
     want = vlm.answers(image, TEXTS)
     vlm.save(tmp_path / "vlm")
@@ -49,22 +49,22 @@ def test_save_load_answer(tmp_path, capsys, spec):
 
 def test_tokens_are_the_same_with_and_without_the_store(tmp_path):
     """Every choice of tokens and layer; a block is read after the final norm, its class token as wide as its patches."""
-    eye = load_backbone("random:nano")
+    backbone = load_backbone("random:nano")
     image = Image.new("RGB", (80, 60), (200, 30, 30))
-    images = ImageSet(("a",), lambda name: image, "one red picture")
-    x, store = eye.preprocess(image)[None], FeatureStore(tmp_path)
+    images = ImageSet(("a",), lambda name: image, "one red image")
+    x, store = backbone.preprocess(image)[None], FeatureStore(tmp_path)
     seen = {}
     for layer in ("last", 0, -1):
         for tokens in ("patches", "cls", "cls+patches"):
             spec = ConnectorSpec(layer=layer, tokens=tokens)
-            seen[layer, tokens] = raw = look(eye, x, spec)
-            kept = read_tokens(store.get(eye, images, layers=layers_of(spec)), [0], spec)
-            assert raw.shape == kept.shape and raw.shape[-1] == width_of(eye, spec)
+            seen[layer, tokens] = raw = look(backbone, x, spec)
+            kept = read_tokens(store.get(backbone, images, layers=layers_of(spec)), [0], spec)
+            assert raw.shape == kept.shape and raw.shape[-1] == width_of(backbone, spec)
             assert np.allclose(raw.numpy(), kept, atol=2e-2)  # the store holds half precision
     assert torch.allclose(seen["last", "cls+patches"], seen[-1, "cls+patches"], atol=1e-5)  # of a plain ViT
     assert not torch.allclose(seen[0, "patches"], seen[-1, "patches"], atol=1e-2)
     with pytest.raises(UsageError, match=r"recipe.connector.layer.*one of its 4 blocks"):
-        check_layer(eye, ConnectorSpec(layer=9))
+        check_layer(backbone, ConnectorSpec(layer=9))
 
 
 def test_ask_trains_a_connector_once_and_saves_the_model(world, tmp_path, monkeypatch, capsys):
@@ -78,10 +78,10 @@ def test_ask_trains_a_connector_once_and_saves_the_model(world, tmp_path, monkey
         "kind: recipe\nname: small\ndata:\n- {layout: gqa, directory: gqa, split: train_balanced}\n"
         "max_questions: 30\nsteps: 2\nimages_per_batch: 4\n"
     )
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (80, 60), (200, 30, 30)).save(picture)
+    image = tmp_path / "a.png"
+    Image.new("RGB", (80, 60), (200, 30, 30)).save(image)
     words = ["--backbone", "random:nano", "--llm", language.name, "--recipe", str(recipe), "--data", str(world), "--quiet"]
-    assert main(["ask", str(picture), *TEXTS, *words, "--save", str(tmp_path / "vlm")]) == 0
+    assert main(["ask", str(image), *TEXTS, *words, "--save", str(tmp_path / "vlm")]) == 0
     first = capsys.readouterr().out
     assert len(first.splitlines()) == len(TEXTS) and len(set(first.splitlines())) > 1
     (made,) = (tmp_path / "cache" / "connectors").glob("*.safetensors")
@@ -90,8 +90,8 @@ def test_ask_trains_a_connector_once_and_saves_the_model(world, tmp_path, monkey
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "_loop", never)
-    assert main(["ask", str(picture), *TEXTS, *words]) == 0 and capsys.readouterr().out == first
-    assert main(["ask", "--model", str(tmp_path / "vlm"), str(picture), *TEXTS]) == 0 and capsys.readouterr().out == first
+    assert main(["ask", str(image), *TEXTS, *words]) == 0 and capsys.readouterr().out == first
+    assert main(["ask", "--model", str(tmp_path / "vlm"), str(image), *TEXTS]) == 0 and capsys.readouterr().out == first
     settings = [f"gqa.recipe={recipe}", "gqa.floors=[]"]
     (record,) = evaluate(
         ["random:nano"],
@@ -105,6 +105,6 @@ def test_ask_trains_a_connector_once_and_saves_the_model(world, tmp_path, monkey
     assert record.status == "done" and record.notes["connector"] == made.stem, record.reason
     assert main(["ask", str(tmp_path / "none.png"), "Why?", *words]) == 1 and "no such image" in capsys.readouterr().err
     assert (
-        main(["ask", str(picture), "Why?", *words[:4], "--recipe", "vqa-trian"]) == 2
+        main(["ask", str(image), "Why?", *words[:4], "--recipe", "vqa-trian"]) == 2
         and "did you mean vqa-train" in capsys.readouterr().err
     )

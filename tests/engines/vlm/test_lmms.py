@@ -115,8 +115,8 @@ def data(world, tmp_path_factory) -> Path:
     owner = root / "lmms" / "lmms-lab-encoder"
     gqa = json.loads(next((root / "gqa").glob("**/testdev_balanced_questions.json")).read_text())
     rows = [{"id": k, **{f: q[f] for f in ("imageId", "question", "answer", "types")}} for k, q in list(gqa.items())[:12]]
-    pictures = [{"id": i, "image": root / "gqa" / "images" / f"{i}.jpg"} for i in sorted({r["imageId"] for r in rows})]
-    configs = {"testdev_balanced_instructions/testdev": rows, "testdev_balanced_images/testdev": pictures}
+    images = [{"id": i, "image": root / "gqa" / "images" / f"{i}.jpg"} for i in sorted({r["imageId"] for r in rows})]
+    configs = {"testdev_balanced_instructions/testdev": rows, "testdev_balanced_images/testdev": images}
     write_repo(owner / "GQA", configs)
     asked = json.loads((root / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())["questions"]
     told = json.loads((root / "vqav2" / "v2_mscoco_val2014_annotations.json").read_text())["annotations"]
@@ -129,8 +129,8 @@ def data(world, tmp_path_factory) -> Path:
     for split in ("random", "popular"):
         lines = (root / "pope" / f"coco_pope_{split}.json").read_text().splitlines()[:12]
         for q in map(json.loads, lines):
-            picture = next((root / "pope").glob(f"**/{q['image']}"))
-            rows.append({"question_id": str(q["question_id"]), "question": q["text"], "answer": q["label"], "image": picture,
+            image = next((root / "pope").glob(f"**/{q['image']}"))
+            rows.append({"question_id": str(q["question_id"]), "question": q["text"], "answer": q["label"], "image": image,
                          "image_source": q["image"], "category": split, "id": f"{len(rows)}"})  # fmt: skip
     write_repo(owner / "POPE", {"test": rows})
     seen = sorted((root / "vqav2" / "val2014").glob("*.jpg"))[:5]  # an odd number, so that two processes have unlike shares
@@ -232,10 +232,10 @@ def test_tasks_of_ones_own(go, data):
     (file,) = (yes.home / "uploads" / yes.key).iterdir()
     assert [e["answer"] for e in json.loads(file.read_text())] == [s.prediction for s in rows]
     assert yes.data["version"] == "tiny_yes version 3.5" and "temperature=0.7" in yes.notes["lmms"]["greedy"]
-    assert yes.data["counts"]["questions"] == 9 and yes.data["counts"]["images"] == 5  # three have no picture
+    assert yes.data["counts"]["questions"] == 9 and yes.data["counts"]["images"] == 5  # three have no image
     assert "lmms_tasks" in yes.protocol and "include" not in yes.protocol
     assert 0 <= choice.metrics["acc"].value <= 1
-    assert pairs.status == "failed" and re.match(r"lmms-eval task tiny_pairs: document 0 of test: has 2 pictures", pairs.reason)
+    assert pairs.status == "failed" and re.match(r"lmms-eval task tiny_pairs: document 0 of test: has 2 images", pairs.reason)
     # Nothing is asked twice, and a changed task file is another protocol.
     assert go(["lmms:tiny_yes"], more[0])["lmms:tiny_yes"] == yes
     (data / "tasks" / "utils.py").write_text(UTILS + "\n# changed\n")
@@ -300,7 +300,7 @@ def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch
 
 
 def test_two_processes_run_its_tasks_as_one_does(go, data, llm, tmp_path, monkeypatch):
-    """Their shares of the pictures are unlike (five), and so are those of the questions without one (three)."""
+    """Their shares of the images are unlike (five), and so are those of the questions without one (three)."""
     tasks = ("tiny_yes", "tiny_choice")
     # In float32 the sum over two shares of a batch is that over the batch up to rounding.
     settings = [f"lmms:{t}.{s}" for t in tasks for s in (*RECIPE, "recipe.precision=fp32", f"include={data / 'tasks'}")]

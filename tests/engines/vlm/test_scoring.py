@@ -136,7 +136,7 @@ def test_popes_releases_are_told_apart():
 
 
 def test_mme_points_by_hand():
-    """Two pictures of `count` and one of `code_reasoning`, two questions each: (accuracy + both right) / 2, means of categories."""
+    """Two images of `count` and one of `code_reasoning`, two questions each: (accuracy + both right) / 2, means of categories."""
     rows = [("count/a", "count", "yes"), ("count/a", "count", "no"), ("count/b", "count", "yes"), ("count/b", "count", "no")]
     rows += [("code/a", "code_reasoning", "yes"), ("code/a", "code_reasoning", "no")]
     questions = [Question(str(i), image, "Q?", answer, (), {"category": kind}) for i, (image, kind, answer) in enumerate(rows)]

@@ -169,7 +169,7 @@ def test_what_is_wrong_with_one_task_is_one_line_and_the_other_is_done(world, ll
     assert re.search(r"recipe scenes: question \S+ \(image \S+\): an answer is empty", run("floors=[]"))
     train.write_text(json.dumps(rows))
     gone = next((data / "gqa" / "images").glob("stestdev*.jpg"))
-    gone.write_bytes(b"no picture")
+    gone.write_bytes(b"no image")
     assert f"{gone}: cannot be decoded" in run("floors=[]")
     gone.unlink()
     assert re.search(rf"1 of 12 images are missing, first {re.escape(str(gone))}; put GQA's images into", run("floors=[]"))

@@ -1,4 +1,4 @@
-"""Pictures of dense results: truth, prediction, errors and a PCA of the patch tokens, all backbones side by side."""
+"""Images of dense results: truth, prediction, errors and a PCA of the patch tokens, all backbones side by side."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from levl_eval.backbones.base import Preprocess
 from levl_eval.cards import SegmentationCard
 from levl_eval.cards.dense import MMSegCard
 from levl_eval.core.files import atomic_write
+from levl_eval.core.text import did_you_mean
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context
 from levl_eval.engines.segmentation.fitting import Fitted, full_mask, prepare, train_and_open, truth_of
@@ -23,9 +24,9 @@ _LINE = 16  # pixels of a caption line
 
 
 def pca_rgb(tokens: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
-    """The first three principal components of all tokens [N, n, D] together as red, green and blue: uint8 [h, w, 3] a picture.
+    """The first three principal components of all tokens [N, n, D] together as red, green and blue: uint8 [h, w, 3] a image.
 
-    One basis for all pictures, so that equal colours mean equal features; each component spans its 1st to 99th percentile, and
+    One basis for all images, so that equal colours mean equal features; each component spans its 1st to 99th percentile, and
     its sign is fixed so that its largest weight is positive.
     """
     flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
@@ -56,7 +57,7 @@ def _tile(array: np.ndarray, side: int, nearest: bool = True) -> Image.Image:
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], side: int = 128, photos: bool = True) -> Image.Image:
-    """Rows of uint8 pictures as one sheet with a caption above each column; label maps keep hard edges.
+    """Rows of uint8 images as one sheet with a caption above each column; label maps keep hard edges.
 
     photos: the first column holds photographs.
     """
@@ -128,8 +129,8 @@ def show_dense(
 TRUTH, DENSE = "truth.png", "dense.png"
 
 
-def keep_pictures(folder: Path, fitted: Fitted, test: SegmentationSet, count: int = 6, side: int = 96) -> None:
-    """The same pictures of one backbone as two files for the report: photo and truth, and what the backbone makes of them."""
+def keep_images(folder: Path, fitted: Fitted, test: SegmentationSet, count: int = 6, side: int = 96) -> None:
+    """The same images of one backbone as two files for the report: photo and truth, and what the backbone makes of them."""
     ids = [test.images.ids[i] for i in spread(len(test.images), count)]
     truth = sheet(truth_columns(test, ids, fitted.geometry, fitted.card), ["image", "truth"], side)
     atomic_write(folder / TRUTH, png(truth))
@@ -141,7 +142,7 @@ def keep_pictures(folder: Path, fitted: Fitted, test: SegmentationSet, count: in
 def keep_predictions(
     folder: Path, card: SegmentationCard | MMSegCard, test: SegmentationSet, found: dict[str, np.ndarray], side: int = 96
 ) -> None:
-    """As keep_pictures, of predictions [H, W] that are there already, at the masks' own resolution and without tokens."""
+    """As keep_images, of predictions [H, W] that are there already, at the masks' own resolution and without tokens."""
     colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
     truth = {name: full_mask(test, name) for name in found}
     data = [[np.array(test.images.open(n)), paint(t, colours, ignore)] for n, t in truth.items()]
@@ -163,8 +164,7 @@ def spread(n: int, count: int) -> list[int]:
 
 def known(ids: Sequence[str], row_of: dict[str, int]) -> None:
     from levl_eval.core.errors import UsageError
-    from levl_eval.core.text import near
 
     for name in ids:
         if name not in row_of:
-            raise UsageError(f"image {name!r} is not in the test set{near(name, list(row_of))}")
+            raise UsageError(f"image {name!r} is not in the test set{did_you_mean(name, list(row_of))}")

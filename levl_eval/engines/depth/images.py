@@ -1,4 +1,4 @@
-"""Pictures of depth: photo, truth, prediction and relative error, for the report and `levl-eval show-dense`."""
+"""Images of depth: photo, truth, prediction and relative error, for the report and `levl-eval show-dense`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context
 from levl_eval.engines.depth.fitting import Fitted, fit, full_depth
 from levl_eval.engines.depth.head import valid
-from levl_eval.engines.segmentation.pictures import DENSE, TRUTH, known, pca_rgb, png, sheet, spread
+from levl_eval.engines.segmentation.images import DENSE, TRUTH, known, pca_rgb, png, sheet, spread
 
 # Near to far, from light to dark: grey levels fall steadily, so that the order shows in print and to every eye.
 _RAMP = np.array([(252, 240, 190), (250, 180, 90), (225, 95, 80), (150, 45, 110), (75, 20, 105), (10, 8, 35)], float)
@@ -40,7 +40,7 @@ def paint_error(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray) -> n
 
 
 def _range(maps: Sequence[np.ndarray], card: DepthCard) -> tuple[float, float]:
-    """2nd to 98th percentile of the true depths of the pictures: one ramp for all of them and all backbones."""
+    """2nd to 98th percentile of the true depths of the images: one ramp for all of them and all backbones."""
     values = np.concatenate([m[valid(m, card)] for m in maps])
     if not len(values):
         return card.min_depth, card.max_depth
@@ -71,7 +71,7 @@ def _predicted(
     return out
 
 
-def keep_pictures(folder: Path, fitted: Fitted, test: DepthSet, count: int = 6, side: int = 96) -> None:
+def keep_images(folder: Path, fitted: Fitted, test: DepthSet, count: int = 6, side: int = 96) -> None:
     """Two files for the report: photo and truth, and what the backbone makes of them."""
     ids = [test.images.ids[i] for i in spread(len(test.images), count)]
     maps, ends, truth = _truth(test, ids, fitted.card)
@@ -85,7 +85,7 @@ def show_depth(
 ) -> bytes:
     """One PNG: a row an image; photo and truth, then for each (name, context) prediction, relative error and PCA.
 
-    As segmentation.pictures.show_dense. Raises UsageError/LevlError as the task does.
+    As segmentation.images.show_dense. Raises UsageError/LevlError as the task does.
     """
     captions = ["image", "truth"]
     rows: list[list[np.ndarray]] = []
