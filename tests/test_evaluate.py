@@ -347,7 +347,7 @@ def test_json_of_every_command_is_json_alone(world, capsys):
     assert read("show", "linear", "--json")["engine"] == "linear" and read("show", "random-nano", "--json")["baseline"] is True
     assert read("report", out, "--json", "--no-pictures")["bytes"] > 1000
     assert read("cache", "ls", "--json") == [] and read("cache", "verify", "--json") == {"broken": []}
-    assert read("cache", "clear", "--json") == {"removed": 0}
+    assert read("cache", "clear", "--json") == {"removed": 0, "bytes": 0, "left": 0, "entries": []}
     made = read("data", "make", "scenes", "--out", str(world / "made"), "--size", "64", "--scale", "0.001", "--json")
     assert made["size"] == 64 and Path(made["out"], "scenes.json").is_file()
 
