@@ -7,12 +7,12 @@ import time
 
 import pytest
 import torch
+from levl_eval.errors import UsageError
+from levl_eval.registry import backbone_card, names
 from PIL import Image
 
 from levl_eval.backbones import load_backbone, offline
 from levl_eval.backbones.base import Preprocess
-from levl_eval.cards.registry import backbone_card, names
-from levl_eval.core.errors import UsageError
 from tests.backbones.models import COMMIT, MODELS, hub_folder, processor, save, use_cache
 from tests.backbones.sweep import TOLERANCE, apart, randomise
 
@@ -328,20 +328,24 @@ def test_pixels_of_timm_that_squash_and_crop():
 
     from levl_eval.backbones.timm import preprocess_of
 
-    class Net(torch.nn.Module):
-        pretrained_cfg = {  # noqa: RUF012
-            "input_size": (3, 32, 32), "crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bicubic",
-                          "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # fmt: skip
-        default_cfg = pretrained_cfg
+    config = {
+        "input_size": (3, 32, 32),
+        "crop_pct": 0.8,
+        "crop_mode": "squash",
+        "interpolation": "bicubic",
+        "mean": (0.0,) * 3,
+        "std": (1.0,) * 3,
+    }
+    net = torch.nn.Module()
+    net.pretrained_cfg = net.default_cfg = config  # type: ignore[assignment]
 
     image = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 60).convert("RGB")
-    net = Net()
     own = timm.data.create_transform(**timm.data.resolve_model_data_config(net), is_training=False)
     p = preprocess_of(net)
     assert (p.resize, p.resize_to, p.size) == ("squash-crop", 40, 32)
     assert torch.allclose(p(image), own(image), atol=1e-6) and to_tensor(image).shape[-1] == 90
     for mode, size, words in (("border", (3, 32, 32), "prepares its images by 'border'"), ("center", (3, 32, 24), "squares")):
-        net.pretrained_cfg = {**Net.pretrained_cfg, "crop_mode": mode, "input_size": size}
+        net.pretrained_cfg = {**config, "crop_mode": mode, "input_size": size}
         with pytest.raises(UsageError, match=words):
             preprocess_of(net, "timm:x")
 
