@@ -22,7 +22,7 @@ from levl_eval.records.identity import cache_key
 if TYPE_CHECKING:
     from levl_eval.backbones.base import Backbone
 
-FACTS_VERSION = 1  # of what is remembered about a backbone
+FACTS_VERSION = 2  # of what is remembered about a backbone
 
 
 @dataclass(frozen=True)
