@@ -285,7 +285,10 @@ def main() -> None:
     for name, case in CASES.items():
         loss, w = loss_of(case)
         grads = torch.autograd.grad(loss, list(w.values()))
-        out["losses"][name] = {"loss": float(loss.detach()), "gradients": {n: summary(n, g) for n, g in zip(w, grads, strict=True)}}
+        out["losses"][name] = {
+            "loss": float(loss.detach()),
+            "gradients": {n: summary(n, g) for n, g in zip(w, grads, strict=True)},
+        }
     for name, decay, parameters in (
         ("all", (0.01, 0.01), {}),
         ("matrices", (0.01, 0.0), {}),
