@@ -64,7 +64,7 @@ class Trainer:
         self.config = config = self._with_precision(config, state)
         if state is not None:
             asked, self.config = config, as_it_began(state, config, self.ckpt)
-            kept = [f"{k}={v}" for k, v in self.config.model_dump().items() if v != getattr(asked, k)]
+            kept = [f"{k}={v}" for k, v in self.config.model_dump().items() if v != asked.model_dump()[k]]
             config = self.config
         self.first = world()[0] == 0
         self.progress = progress or Progress(quiet=not self.first)
