@@ -202,7 +202,7 @@ def rename_vit(state, siglip):
     for key, value in state.items():
         if key.startswith("blocks."):
             _, i, rest = key.split(".", 2)
-            to = f"encoder.layers.{i}." if siglip else f"layers.{i}."
+            to = f"encoder.layers.{i}." if siglip else f"encoder.layer.{i}."
             if rest.startswith("attn.qkv."):
                 for part, name in zip(value.chunk(3), "qkv", strict=True):
                     out[f"{to}{'self_attn' if siglip else 'attention'}.{name}_proj.{rest[9:]}"] = part
