@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from levl_eval import __version__
-from levl_eval.commands import ask, audit, compare, doctor, health, leaderboard, report, rerun, show_dense, verify
+from levl_eval.commands import ask, audit, claims, compare, doctor, health, leaderboard, plan, report, rerun, show_dense, verify
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.processes import cores, place
 from levl_eval.terminal import columns, print_rows, yaml_text
@@ -85,8 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
     _run_options(demo, "runs/demo")
     demo.set_defaults(call=_demo)
 
-    lister = commands.add_parser("list", help="list backbones, tasks, sets (for HEAD@SET) or llms")
-    lister.add_argument("what", choices=["backbones", "tasks", "sets", "llms"])
+    lister = commands.add_parser("list", help="list backbones, tasks, sets (for HEAD@SET), llms or claims")
+    lister.add_argument("what", choices=["backbones", "tasks", "sets", "llms", "claims"])
     lister.add_argument("--json", action="store_true")
     lister.set_defaults(call=_list)
 
@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     cache.set_defaults(call=_cache)
 
     # One command a module; importing them imports nothing heavy.
-    for module in (ask, audit, health, leaderboard, compare, show_dense, report, verify, rerun, doctor):
+    for module in (ask, audit, health, leaderboard, compare, claims, plan, show_dense, report, verify, rerun, doctor):
         module.add(commands)
     return parser
 
@@ -231,6 +231,7 @@ def _one_line(text: str) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
+    from levl_eval.claims import claim_card, claim_files
     from levl_eval.registry import backbone_card, language_models, llm_cards, names, set_card, set_names, task_card
 
     if args.what == "tasks":
@@ -243,6 +244,8 @@ def _list(args: argparse.Namespace) -> int:
         table = [{"name": c.name, "uri": c.uri, "description": _one_line(c.description)} for c in cards]
     elif args.what == "sets":  # any classification head runs on them: knn@pets, few-shot@cifar10, zeroshot@imagenet
         table = [{"name": n, "description": _one_line(set_card(n).description)} for n in set_names()]
+    elif args.what == "claims":
+        table = [{"name": c.name, "description": _one_line(c.statement)} for c in map(claim_card, claim_files())]
     else:
         table = [{"name": n, "description": "embedded, shipped with the package"} for n in language_models()]
         table += [{"name": n, "description": c.description} for n, c in llm_cards().items()]
@@ -259,18 +262,22 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from levl_eval.card_base import plain
     from levl_eval.cards import near
+    from levl_eval.claims import claim_card, claim_files
     from levl_eval.registry import backbone_card, names, task_card
 
+    card: Any
     if (
         args.name.startswith("lmms:")
         or args.name.partition("@")[0] in names("tasks")
-        or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts)
+        or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts and "claims" not in Path(args.name).parts)
     ):
         card = task_card(args.name)
     elif args.name in names("backbones"):
         card = backbone_card(args.name)
+    elif args.name in claim_files() or (args.name.endswith(".yaml") and "claims" in Path(args.name).parts):
+        card = claim_card(args.name)
     else:
-        known = names("tasks") + names("backbones")
+        known = names("tasks") + names("backbones") + list(claim_files())
         raise UsageError(f"no card named {args.name!r}{near(args.name, known)}; there are {', '.join(known)}")
     print(json.dumps(plain(card), indent=1, ensure_ascii=False) if args.json else yaml_text(plain(card), columns()))
     return 0
