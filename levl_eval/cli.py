@@ -77,6 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--tasks", type=_comma, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
     )
+    run.add_argument(
+        "--grid", action="append", default=[], metavar="task.field=v1,v2", help="every combination of these values (repeatable)"
+    )
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
     _run_options(run, "runs/latest")
     run.set_defaults(call=_run)
@@ -127,16 +130,20 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
     from levl_eval.cards import protocol_hash
     from levl_eval.evaluation import _protocol
 
-    plan = [(card, _protocol(card, args.llm, args.limit)) for card in cards.values()]
+    plan = [(label, card, _protocol(card, args.llm, args.limit)) for label, card in cards.items()]
     if args.json:
         print(
             json.dumps(
-                [{"task": c.name, "protocol_hash": protocol_hash(p), "protocol": p, "card": plain(c)} for c, p in plan], indent=1
+                [
+                    {"task": c.name, "variant": label, "protocol_hash": protocol_hash(p), "protocol": p, "card": plain(c)}
+                    for label, c, p in plan
+                ],
+                indent=1,
             )
         )
         return
-    for card, protocol in plan:
-        print(f"# {card.name}: protocol {protocol_hash(protocol)[:12]}")
+    for label, card, protocol in plan:
+        print(f"# {label}: protocol {protocol_hash(protocol)[:12]}")
         print(yaml_text(plain(card), columns()) + "\n")
 
 
@@ -144,7 +151,7 @@ def _run(args: argparse.Namespace) -> int:
     from levl_eval.evaluation import resolve_tasks
     from levl_eval.registry import backbone_card
 
-    cards = resolve_tasks(args.tasks, args.settings, args.data)
+    cards = resolve_tasks(args.tasks, args.settings, args.data, args.grid)
     for name in args.backbone:
         backbone_card(name)
     if args.dry_run:
@@ -184,6 +191,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             seeds=args.seeds,
             limit=args.limit,
             settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
+            grid=getattr(args, "grid", ()),
             out=out,
             device=args.device,
             batch_size=args.batch_size,

@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, near, protocol_of
+from levl_eval.cards import BackboneCard, near, protocol_hash, protocol_of
+from levl_eval.claims.grid import Variant, check_distinct, variants
 from levl_eval.errors import UsageError
 from levl_eval.io import locked, sha256_file
 from levl_eval.lmms import lmms_identity
@@ -150,19 +151,27 @@ def resolve_data(data: str, cache: Path, progress: Progress) -> str:
     return str(Path(data).expanduser())
 
 
-def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str) -> dict[str, Any]:
-    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong."""
+def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str, grid: Sequence[str] = ()) -> dict[str, Any]:
+    """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label.
+
+    Raises UsageError for the first thing that is wrong.
+    """
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
     words = [t for t in tasks if isinstance(t, str)]
     overrides = split_overrides(settings, words)
     recipe = "scenes" if data == "scenes" else None
+    by_task: dict[str, list[Variant]] = {}
+    for variant in variants(grid, words, settings):
+        by_task.setdefault(variant.task, []).append(variant)
     out: dict[str, Any] = {}
     for t in tasks:
-        if isinstance(t, str):
-            out[t] = task_card(t, overrides[t], default_recipe=recipe)
-        else:  # resolved already, as a record holds it
+        if not isinstance(t, str):  # resolved already, as a record holds it
             out[t.name] = t
+            continue
+        of_task = {v.label: task_card(t, {**overrides[t], **dict(v.choices)}, default_recipe=recipe) for v in by_task[t]}
+        check_distinct(list(of_task), [protocol_hash(protocol_of(c)) for c in of_task.values()])
+        out |= of_task
     return out
 
 
@@ -184,6 +193,7 @@ def evaluate(
     seeds: Sequence[int] | None = None,
     limit: int | None = None,
     settings: Sequence[str] = (),
+    grid: Sequence[str] = (),
     out: str | Path = "runs/latest",
     cache: str | Path | None = None,
     device: str = "auto",
@@ -195,7 +205,7 @@ def evaluate(
 
     backbones: card names, checkpoint paths or URIs. tasks: card names, card files or resolved cards. data: a directory, "hub" or "scenes".
     seeds: of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without).
-    settings: ``task.field=value`` overrides. Records and samples are written to ``out`` as soon as each is done; those already
+    settings: ``task.field=value`` overrides. grid: ``task.field=v1,v2``; every combination is a protocol with records of its own. Records and samples are written to ``out`` as soon as each is done; those already
     there are read, not computed. A failing piece gives a record with status "failed" and the run goes on.
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.
@@ -206,7 +216,7 @@ def evaluate(
 
     progress = progress or Progress()
     out, cache = Path(out), Path(cache) if cache else default_cache()
-    cards = resolve_tasks(tasks, settings, data)
+    cards = resolve_tasks(tasks, settings, data, grid)
     who = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in backbones]
     if not who:
         raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")

@@ -178,7 +178,7 @@ class Workbench:
         if dropped:
             caveats.append(f"{task}: head seeds {', '.join(map(str, dropped))} are not on both sides and are left out")
         outer = "pretraining seeds" if len(pairs) > 1 else "head seeds" if len(seeds) > 1 else ""
-        if outer and len(layout) == 2:
+        if outer and len(layout) == 2 and np.ptp(layout, axis=0).any():  # equal rows: nothing is drawn by seed
             caveats.append(f"{task}: two {outer} only, so the spread between them has one degree of freedom and the interval is wide")
         return Contrast(
             crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds), left_out,

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-_EXACT_UP_TO = 40  # degrees of freedom summed in closed form; above, the normal approximation is exact to 2e-6
+_EXACT_UP_TO = 40  # degrees of freedom summed in closed form; above, the normal approximation is exact to 6e-6
 _REACH = 14.5  # nodes lie at sinh of -14.5 to 14.5, a million on either side: Cauchy's tails (one degree of freedom) beyond it hold 6e-7
 _NODES = 725
 _BLOCK = 4 << 20  # entries of an array of nodes held at once
