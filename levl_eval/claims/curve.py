@@ -32,14 +32,19 @@ class SpecificationCurve:
         varied = [n for n in names if len({dict(r.choices).get(n, "") for r in self.rows}) > 1]
         heads = ["difference", "interval", "alone", *varied]
         cells = [
-            [f"{r.value:+.2f}", f"[{r.low:+.2f}, {r.high:+.2f}]", r.verdict, *(dict(r.choices).get(n, "") for n in varied)] for r in self.rows
+            [f"{r.value:+.2f}", f"[{r.low:+.2f}, {r.high:+.2f}]", r.verdict, *(dict(r.choices).get(n, "") for n in varied)]
+            for r in self.rows
         ]
         widths = [max(len(row[k]) for row in [heads, *cells]) for k in range(len(heads))]
         return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [heads, *cells]]
 
     def svg(self) -> str:
         """The curve as a chart; empty without rows."""
-        edges = (-self.margin, self.margin) if self.relation == "equivalent" else (self.margin if self.relation == "greater" else -self.margin,)
+        edges = (
+            (-self.margin, self.margin)
+            if self.relation == "equivalent"
+            else (self.margin if self.relation == "greater" else -self.margin,)
+        )
         return specification_curve_svg(self.rows, f"specification curve of {self.claim}", edges)
 
 
@@ -54,6 +59,10 @@ def curve_of(judged: Judged) -> SpecificationCurve:
         verdict: Verdict = d.verdict(judged.alpha)
         choices = (("task", d.task), ("metric", d.metric), ("against", d.other), *d.choices)
         rows.append(
-            Specification(float(d.contrast.difference.value) * scale, low * scale, high * scale, verdict, choices, d.contrast.records)
+            Specification(
+                float(d.contrast.difference.value) * scale, low * scale, high * scale, verdict, choices, d.contrast.records
+            )
         )
-    return SpecificationCurve(judged.card.name, tuple(sorted(rows, key=lambda r: r.value)), judged.card.margin, judged.card.relation)
+    return SpecificationCurve(
+        judged.card.name, tuple(sorted(rows, key=lambda r: r.value)), judged.card.margin, judged.card.relation
+    )

@@ -121,7 +121,9 @@ def roles_of(records: Sequence[Record], named: Mapping[str, Sequence[str]]) -> d
         for e in encoders:
             identity = digest(_parts(e.any))
             if identity in seen:
-                raise UsageError(f"--as {role}={e.label}: is the same encoder as {seen[identity]}; a difference needs two, and a seed is one")
+                raise UsageError(
+                    f"--as {role}={e.label}: is the same encoder as {seen[identity]}; a difference needs two, and a seed is one"
+                )
             seen[identity] = f"{role}={e.label}"
         out[role] = Role(role, tuple(encoders))
     return out
@@ -179,7 +181,9 @@ class Workbench:
             caveats.append(f"{task}: head seeds {', '.join(map(str, dropped))} are not on both sides and are left out")
         outer = "pretraining seeds" if len(pairs) > 1 else "head seeds" if len(seeds) > 1 else ""
         if outer and len(layout) == 2 and np.ptp(layout, axis=0).any():  # equal rows: nothing is drawn by seed
-            caveats.append(f"{task}: two {outer} only, so the spread between them has one degree of freedom and the interval is wide")
+            caveats.append(
+                f"{task}: two {outer} only, so the spread between them has one degree of freedom and the interval is wide"
+            )
         return Contrast(
             crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds), left_out,
             tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
@@ -261,7 +265,9 @@ def _check_instrument(flat: Sequence[Record], sides: Sequence[Sequence[Record]],
         )
 
 
-def _caveats(flat: Sequence[Record], used: Sequence[Sequence[Sequence[Record]]], names: tuple[str, str], metric: str) -> list[str]:
+def _caveats(
+    flat: Sequence[Record], used: Sequence[Sequence[Sequence[Record]]], names: tuple[str, str], metric: str
+) -> list[str]:
     """What must be told beside a verdict."""
     task, out = flat[0].task, []
     if flat[0].engine not in _WITHOUT_HEAD and any(converged(r) is None for r in flat):
@@ -272,5 +278,7 @@ def _caveats(flat: Sequence[Record], used: Sequence[Sequence[Sequence[Record]]],
             out.append(f"{task}: {key} is not the same on both sides, so a difference of gains over it is another number")
     shapes = [digest((side[0].backbone.get("info") or {}).get("architecture")) for pair in used for side in pair]
     if len(set(shapes)) > 1:
-        out.append(f"{task}: {names[0]} and {names[1]} are of different architecture: gains over each one's own random twin are other numbers")
+        out.append(
+            f"{task}: {names[0]} and {names[1]} are of different architecture: gains over each one's own random twin are other numbers"
+        )
     return out

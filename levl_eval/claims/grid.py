@@ -45,12 +45,16 @@ def split_values(text: str) -> list[str]:
     return [*out, text[start:].strip()]
 
 
-def parse_grid(words: Sequence[str], tasks: Sequence[str], settings: Sequence[str] = ()) -> dict[str, list[tuple[str, list[str]]]]:
+def parse_grid(
+    words: Sequence[str], tasks: Sequence[str], settings: Sequence[str] = ()
+) -> dict[str, list[tuple[str, list[str]]]]:
     """``["linear.lr=0.1,0.01"]`` -> {"linear": [("lr", ["0.1", "0.01"])]}.
 
     Raises UsageError for another form, a task that is not run, a field given twice or also by ``--set``, and for values given twice.
     """
-    stems = {t.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml") if t.endswith((".yaml", ".yml")) else t: t for t in tasks}
+    stems = {
+        t.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml") if t.endswith((".yaml", ".yml")) else t: t for t in tasks
+    }
     fixed = {s.partition("=")[0] for s in settings}
     out: dict[str, list[tuple[str, list[str]]]] = {}
     for word in words:

@@ -36,7 +36,9 @@ def power_of(
     normal = rng.standard_normal(DRAWS)
     by_seed = parts.seed / seeds + parts.rest / (seeds * images) if seeds > 1 else 0.0
     by_image = parts.image / images + (0.0 if seeds > 1 else parts.rest / images)
-    spread = rng.chisquare(max(seeds - 1, 1), DRAWS) / max(seeds - 1, 1)  # of the estimate of the seeds' variance around the truth
+    spread = rng.chisquare(max(seeds - 1, 1), DRAWS) / max(
+        seeds - 1, 1
+    )  # of the estimate of the seeds' variance around the truth
     other = 1 + rng.standard_normal(DRAWS) * np.sqrt(2 / max(images - 1, 1))
     inner = by_image * np.maximum(other, 0.0) + PSEUDO_IMAGES * 3 * by_image / images  # 3: the fourth moment of the normal
     true = {"greater": margin, "less": -margin, "equivalent": 0.0}[relation]
@@ -147,7 +149,9 @@ def plan(judged: Judged, margin: float | None, power: float) -> Plan:
     if not 0.05 < power < 1:
         raise UsageError(f"--power {power}: above 0.05 and below 1")
     if not 0 < wanted < 1e6:
-        raise UsageError(f"--margin {wanted:g}: above 0; the difference that is to be found (greater, less) or excluded (equivalent)")
+        raise UsageError(
+            f"--margin {wanted:g}: above 0; the difference that is to be found (greater, less) or excluded (equivalent)"
+        )
     tested = [d for d in judged.differences if d.contrast is not None]
     if not tested:
         raise UsageError(f"plan: nothing of {judged.card.name} was run: {judged.reasons[0] if judged.reasons else 'no task'}")

@@ -139,7 +139,9 @@ class Judge:
             by_task.append(combined(parts, card.over.protocols))
             differences += tests
         caveats += [c for d in differences if d.contrast is not None for c in d.contrast.caveats]
-        return Judged(card, tuple(differences), combined(by_task, card.over.tasks), self.alpha, caveats=tuple(dict.fromkeys(caveats)))
+        return Judged(
+            card, tuple(differences), combined(by_task, card.over.tasks), self.alpha, caveats=tuple(dict.fromkeys(caveats))
+        )
 
     def _task(self, card: ClaimCard, task: ClaimTask) -> tuple[list[Difference], list[str]]:
         """The tests of one task, protocol by protocol, and what is to be told of protocols that only some roles have."""
@@ -175,7 +177,9 @@ class Judge:
                 raise  # who is who is wrong for every claim
             return replace(blank, reason=str(e))
         margin = card.margin / factor(metric)
-        return replace(blank, protocol=protocol or both[0], contrast=contrast, found=evidence(contrast.difference, card.relation, margin))
+        return replace(
+            blank, protocol=protocol or both[0], contrast=contrast, found=evidence(contrast.difference, card.relation, margin)
+        )
 
     def _role(self, name: str, task: str) -> Role:
         if name not in self.roles:

@@ -104,7 +104,10 @@ def difference_line(d: Difference, alpha: float) -> str:
         return f"{_where(d)}: not tested: {d.reason}"
     c = d.contrast
     low, high = c.difference.interval(alpha)
-    seeds = [f"{c.images:,} images", f"{c.pretraining_seeds} pretraining and {c.head_seeds} head seed{'s' if c.head_seeds > 1 else ''}"]
+    seeds = [
+        f"{c.images:,} images",
+        f"{c.pretraining_seeds} pretraining and {c.head_seeds} head seed{'s' if c.head_seeds > 1 else ''}",
+    ]
     out = (
         f"{_where(d)}: {interval(float(c.difference.value), low, high, d.metric, signed=True)}, p {p_text(float(d.found.support))} for, "
         f"{p_text(float(d.found.contradiction))} against; {', '.join(seeds)}"

@@ -91,13 +91,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"claims: say who is who, as --as levljepa=NAME --as clip=NAME --as siglip=NAME; there are {names}")
     cards, left = chosen_claims(args.claims, records, list(named))
     if not cards:
-        raise UsageError("claims: none of the shipped claims fits these roles and tasks; name one with --claims (`levl-eval list claims`)")
+        raise UsageError(
+            "claims: none of the shipped claims fits these roles and tasks; name one with --claims (`levl-eval list claims`)"
+        )
     judged = judge(cards, records, named, args.alpha)
     refused = [d for j in judged for d in j.differences if d.refused]
     if refused and not any(j.tested for j in judged):
         raise ProtocolMismatch(refused[0].reason)
     if args.json:
-        print(json.dumps({"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left}, indent=1))
+        print(
+            json.dumps({"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left}, indent=1)
+        )
         return int(bool(refused))
     for j in judged:
         print("\n".join(lines(j)))

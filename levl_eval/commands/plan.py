@@ -55,7 +55,9 @@ def lines(found: Plan) -> list[str]:
     """A plan as lines of at most 80 characters."""
 
     def wrapped(words: str, indent: int = 2) -> list[str]:
-        return textwrap.wrap(words, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_long_words=False)
+        return textwrap.wrap(
+            words, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_long_words=False
+        )
 
     what = "lies within" if found.relation == "equivalent" else "is"
     out = [
@@ -81,7 +83,9 @@ def lines(found: Plan) -> list[str]:
         for s, n in p.needs:
             out += wrapped(f"{s} {p.seeds or 'seed'}: {_images(n)}", 4)
         if not p.seeds:
-            out += wrapped("one seed was run, so the spread between seeds is not known and the plan is about these checkpoints and heads", 4)
+            out += wrapped(
+                "one seed was run, so the spread between seeds is not known and the plan is about these checkpoints and heads", 4
+            )
         elif p.now[1] < 5:
             out += wrapped(f"the spread between seeds is known from {p.now[1]} of them only, so this is rough", 4)
     if len(found.differences) > 1 and found.needs:

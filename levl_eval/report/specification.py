@@ -76,7 +76,9 @@ def specification_curve_svg(rows: Sequence[Specification], label: str, margins: 
         told = f"{r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}] {r.verdict}: " + ", ".join(f"{a}={b}" for a, b in r.choices)
         parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y(r.low):.1f}" y2="{y(r.high):.1f}"/>')
         c = colour.get(r.verdict, 2)
-        parts.append(f'<circle class="c{c}" cx="{x:.1f}" cy="{y(r.value):.1f}" r="{min(4.0, column / 2):.1f}"><title>{_escape(told)}</title></circle>')
+        parts.append(
+            f'<circle class="c{c}" cx="{x:.1f}" cy="{y(r.value):.1f}" r="{min(4.0, column / 2):.1f}"><title>{_escape(told)}</title></circle>'
+        )
     bottom = _dots(parts, rows, column, _HEIGHT + 28)
     width = max(right, 420)
     return f'<svg role="img" aria-label="{_escape(label)}" viewBox="0 0 {width:.0f} {bottom}" width="{width:.0f}">{"".join(parts)}</svg>'

@@ -76,7 +76,9 @@ Run = Callable[..., Path]
 def run(tmp_path: Path) -> Run:
     """run(levljepa=0.7, clip=0.6, ...) -> a directory with gqa and linear of each, by skill."""
 
-    def make(folder: str = "run", tasks: tuple[str, ...] = ("gqa", "linear"), seeds: tuple[int, ...] = (0,), **skills: float) -> Path:
+    def make(
+        folder: str = "run", tasks: tuple[str, ...] = ("gqa", "linear"), seeds: tuple[int, ...] = (0,), **skills: float
+    ) -> Path:
         for n, (name, skill) in enumerate(skills.items()):
             for t, task in enumerate(tasks):
                 for seed in seeds:

@@ -54,7 +54,19 @@ def test_cards_of_a_grid_differ_and_keep_their_task_s_name(capsys):
 
 def test_a_run_shares_features_and_gives_a_record_a_combination(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
-    words = ["run", "--backbone", "random-nano,clip-nano", "--tasks", "linear", "--data", str(world), "--seeds", "0", "--set", "linear.epochs=2"]
+    words = [
+        "run",
+        "--backbone",
+        "random-nano,clip-nano",
+        "--tasks",
+        "linear",
+        "--data",
+        str(world),
+        "--seeds",
+        "0",
+        "--set",
+        "linear.epochs=2",
+    ]
     assert main([*words, "--grid", "linear.lr=0.1,0.01", "--out", str(tmp_path / "r"), "--quiet", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["records"]
     assert len(found) == 4 and len({f["protocol_hash"] for f in found}) == 2

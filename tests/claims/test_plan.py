@@ -23,7 +23,11 @@ def simulated(parts, images, seeds, relation, margin, runs=800):
     true = {"greater": margin, "less": -margin, "equivalent": 0.0}[relation]
     shown = 0
     for _ in range(runs):
-        d = true + np.sqrt(parts.image) * rng.standard_normal((1, images)) + np.sqrt(parts.rest) * rng.standard_normal((seeds, images))
+        d = (
+            true
+            + np.sqrt(parts.image) * rng.standard_normal((1, images))
+            + np.sqrt(parts.rest) * rng.standard_normal((seeds, images))
+        )
         d = d + (np.sqrt(parts.seed) * rng.standard_normal((seeds, 1)) if seeds > 1 else 0.0)
         shown += bool(evidence(crossed(d), relation, margin if relation == "equivalent" else 0.0).support <= 0.05)
     return shown / runs
@@ -62,9 +66,15 @@ def test_the_command_and_its_refusals(run, tmp_path, capsys):
     assert "5 head seeds:" in out and "all of them:" in out and max(map(len, out.splitlines())) <= 80
     assert main([*words, "--margin", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["power_each"] == pytest.approx(0.9) and len(found["differences"]) == 2 and found["differences"][0]["now"][:2] == [200, 3]
+    assert (
+        found["power_each"] == pytest.approx(0.9)
+        and len(found["differences"]) == 2
+        and found["differences"][0]["now"][:2] == [200, 3]
+    )
     for wrong, said in (([], "--margin 0"), (["--margin", "2", "--power", "1"], "--power 1"), (["--margin", "-1"], "--margin")):
         assert main([*words, *wrong]) == 2 and said in capsys.readouterr().err
-    judged = judge([parse_claim({**GOOD, "tasks": [{"task": "pope"}]}, "c")], finished_records([folder]), {"a": ["one"], "b": ["two"]})[0]
+    judged = judge(
+        [parse_claim({**GOOD, "tasks": [{"task": "pope"}]}, "c")], finished_records([folder]), {"a": ["one"], "b": ["two"]}
+    )[0]
     with pytest.raises(UsageError, match=r"nothing of c was run: pope: was not run"):
         plan(judged, 1.0, 0.8)

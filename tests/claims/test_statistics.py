@@ -20,7 +20,9 @@ def test_tails_are_those_of_the_tables():
         assert student_tail(student_quantile(df), df) == pytest.approx(0.025, abs=1e-5)
         assert student_tail(-1.3, df) + student_tail(1.3, df) == pytest.approx(1)
     assert student_tail(0.0, 3) == 0.5 and normal_tail(1.959963985) == pytest.approx(0.025, rel=1e-5)
-    assert two_source_tail(2.0, 0.0, 0, 1.0, 50) == student_tail(2.0, 50) and two_source_tail(2.0, 1.0, 4, 0.0, 9) == student_tail(2.0, 4)
+    assert two_source_tail(2.0, 0.0, 0, 1.0, 50) == student_tail(2.0, 50) and two_source_tail(
+        2.0, 1.0, 4, 0.0, 9
+    ) == student_tail(2.0, 4)
     assert two_source_tail(np.array([1.0, -1.0, 0.0]), 0, 1, 0, 1).tolist() == [0.0, 1.0, 0.5]
     rng = np.random.default_rng(0)
     for a, k, b, m in ((1.0, 2, 1.0, 100), (0.1, 1, 1.0, 50), (1.0, 4, 0.05, 300)):

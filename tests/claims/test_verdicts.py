@@ -33,7 +33,11 @@ def verdict(folder: Path, card=None, named=AS, **options):
 def test_supported_contradicted_undecided(run):
     folder = run(one=0.7, two=0.55)
     j = verdict(folder)
-    assert j.verdict == "supported" and sentence(j).startswith("Supported: a is above b on gqa") and "One pretraining seed" in sentence(j)
+    assert (
+        j.verdict == "supported"
+        and sentence(j).startswith("Supported: a is above b on gqa")
+        and "One pretraining seed" in sentence(j)
+    )
     d = j.differences[0].contrast
     assert d.images == 200 and d.items == 800 and len(d.records) == 2 and all(len(r) == 64 for r in d.records)
     flipped = verdict(folder, named={"a": ["two"], "b": ["one"]})
@@ -123,11 +127,17 @@ def test_several_pretraining_seeds_are_paired_and_widen_the_interval(tmp_path):
     rng = np.random.default_rng(0)
     for s in range(3):
         for name, skill in (("x", 0.62), ("y", 0.55)):
-            write(tmp_path, f"{name}{s}", "gqa", answers(skill + rng.normal(0, 0.06), own=10 * s + (name == "x")), info={"seed": s})
-    three = verdict(tmp_path, named={"a": ["x0", "x1", "x2"], "b": ["y2", "y1", "y0"]})  # the order does not matter: seeds are recorded
+            write(
+                tmp_path, f"{name}{s}", "gqa", answers(skill + rng.normal(0, 0.06), own=10 * s + (name == "x")), info={"seed": s}
+            )
+    three = verdict(
+        tmp_path, named={"a": ["x0", "x1", "x2"], "b": ["y2", "y1", "y0"]}
+    )  # the order does not matter: seeds are recorded
     c = three.differences[0].contrast
     assert c.pretraining_seeds == 3 and c.outer == "pretraining seeds" and c.layout.shape == (3, 200) and len(c.records) == 6
-    assert any("paired by their recorded pretraining seed" in x for x in three.caveats) and "One pretraining seed" not in sentence(three)
+    assert any(
+        "paired by their recorded pretraining seed" in x for x in three.caveats
+    ) and "One pretraining seed" not in sentence(three)
     one = verdict(tmp_path, named={"a": ["x0"], "b": ["y0"]}).differences[0].contrast
     assert np.diff(c.difference.interval()) > np.diff(one.difference.interval())
     with pytest.raises(UsageError, match="seeds are paired, so give as many of each"):
@@ -152,9 +162,15 @@ def test_mean_iou_and_drops_are_rebuilt_from_samples(tmp_path):
         write_segments(tmp_path, name, skill, n)
         ids = [f"n01/{i}" for i in range(60)]
         rng = np.random.default_rng(n)
-        right = {"original": np.ones(60), "mixed_same": (rng.random(60) < skill).astype(float), "mixed_rand": (rng.random(60) < skill - 0.2).astype(float)}
+        right = {
+            "original": np.ones(60),
+            "mixed_same": (rng.random(60) < skill).astype(float),
+            "mixed_rand": (rng.random(60) < skill - 0.2).astype(float),
+        }
         variants = _by_foreground({k: ids for k in right}, ids, right)
-        samples = [Sample(id=i, image_id=i, score=v["mixed_rand"], meta={"variants": v}) for i, v in zip(ids, variants, strict=True)]
+        samples = [
+            Sample(id=i, image_id=i, score=v["mixed_rand"], meta={"variants": v}) for i, v in zip(ids, variants, strict=True)
+        ]
         metrics = {k: Estimate(value=float(v.mean()), n=60) for k, v in right.items()}
         metrics["drop_mixed_rand"] = Estimate(value=float((right["original"] - right["mixed_rand"]).mean()), n=60)
         write_record(tmp_path, record(name, "imagenet9", metrics), samples)
@@ -165,7 +181,9 @@ def test_mean_iou_and_drops_are_rebuilt_from_samples(tmp_path):
     assert float(j.differences[0].contrast.difference.value) == pytest.approx(told)
     drop = verdict(tmp_path, claim(tasks=[{"task": "imagenet9", "metric": "drop_mixed_rand"}], relation="less"))
     assert drop.differences[0].contrast is not None and drop.differences[0].metric == "drop_mixed_rand"
-    assert _by_foreground({"original": ["a", "b"], "mixed_rand": ["b", "b"]}, ["b", "b"], {"original": np.ones(2), "mixed_rand": np.ones(2)}) == [{}, {}]
+    assert _by_foreground(
+        {"original": ["a", "b"], "mixed_rand": ["b", "b"]}, ["b", "b"], {"original": np.ones(2), "mixed_rand": np.ones(2)}
+    ) == [{}, {}]
 
 
 def test_protocols_of_a_grid_are_counted_and_the_curve_is_sorted(tmp_path):
@@ -180,7 +198,7 @@ def test_protocols_of_a_grid_are_counted_and_the_curve_is_sorted(tmp_path):
     assert verdict(tmp_path, claim(over={"protocols": "any"})).verdict == "supported"
     curve = curve_of(j)
     values = [r.value for r in curve.rows]
-    assert values == sorted(values) and [dict(r.choices)["lr"] for r in curve.rows][0] == "0.2"
+    assert values == sorted(values) and next(dict(r.choices)["lr"] for r in curve.rows) == "0.2"
     table = curve.lines()
     assert len(table) == 4 and table[0].split() == ["difference", "interval", "alone", "lr"]
     drawn = curve.svg()
@@ -191,9 +209,15 @@ def test_a_family_is_adjusted_by_holm(run):
     folder = run(one=0.59, two=0.55)
     alone = verdict(folder)
     p = float(alone.found.support)
-    cards = [claim(name="x"), claim(name="y", tasks=[{"task": "linear"}], relation="less"), claim(name="z", tasks=[{"task": "pope"}])]
+    cards = [
+        claim(name="x"),
+        claim(name="y", tasks=[{"task": "linear"}], relation="less"),
+        claim(name="z", tasks=[{"task": "pope"}]),
+    ]
     found = judge(cards, finished_records([folder]), AS)
-    assert [j.family for j in found] == [2, 2, 1] and found[0].holm[0] == pytest.approx(min(1, 2 * p))  # z was not run: no test of the family
+    assert [j.family for j in found] == [2, 2, 1] and found[0].holm[0] == pytest.approx(
+        min(1, 2 * p)
+    )  # z was not run: no test of the family
 
 
 def test_the_command_as_text_and_json(run, tmp_path, capsys):
@@ -206,7 +230,11 @@ def test_the_command_as_text_and_json(run, tmp_path, capsys):
     assert "c: SUPPORTED" in out and "difference  interval" in out and max(map(len, out.splitlines())) <= 80
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["claims"][0]
-    assert found["verdict"] == "supported" and found["differences"][0]["images"] == 200 and len(found["differences"][0]["records"]) == 2
+    assert (
+        found["verdict"] == "supported"
+        and found["differences"][0]["images"] == 200
+        and len(found["differences"][0]["records"]) == 2
+    )
     assert found["specification_curve"]["rows"][0]["choices"]["task"] == "gqa" and found["holds_in"] == {"protocols": 1, "of": 1}
     for wrong, said in (
         (["--as", "a"], "expected ROLE=BACKBONE"), (["--as", "a=one", "--as", "a=two"], "given twice"), (["--as", "a=one,one"], "named twice"),
