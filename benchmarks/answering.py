@@ -25,8 +25,10 @@ def model(folder: str, width: int, layers: int) -> Any:
     """A Llama with random weights and the embedded language model's tokenizer."""
     import torch
 
-    from levl_eval.registry import language_models
-    from levl_eval.vlm.language import load_language_model  # before transformers: it repairs a torchvision that does not load
+    from levl_eval.cards.registry import language_models
+    from levl_eval.engines.vlm.language import (
+        load_language_model,  # before transformers: it repairs a torchvision that does not load
+    )
 
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # isort: skip
 
@@ -54,8 +56,8 @@ def load(language: Any, images: int, each: int, tokens: int, new: int, repeats: 
     import torch
 
     from levl_eval.cards import PromptSpec
-    from levl_eval.vlm.engine import answer_all, answer_alone
-    from levl_eval.vlm.prompts import make_prompt
+    from levl_eval.engines.vlm.engine import answer_all, answer_alone
+    from levl_eval.engines.vlm.prompts import make_prompt
 
     prompt = make_prompt(PromptSpec(max_new_tokens=new, stop=[]), language)
     visual = torch.randn(images, tokens, language.width, generator=torch.Generator().manual_seed(1)) * 0.05

@@ -2,9 +2,9 @@
 
     python benchmarks/dense.py [--backbone random:vit_tiny_patch16_224] [--train 64] [--test 24] [--epochs 30] [--json FILE]
 
-Scenes at 224 px, the same pictures without augmentation, the same head (batch norm, one linear layer), optimiser, rate and batch in
+Scenes at 224 px, the same images without augmentation, the same head (batch norm, one linear layer), optimiser, rate and batch in
 both; masks are scored at 224. Both run in this process, one after another, features and scoring included; CPU seconds of the whole
-process are compared, so that other work on the machine does not count. Then a second head on the same backbone and pictures: its
+process are compared, so that other work on the machine does not count. Then a second head on the same backbone and images: its
 record's cache shows that it runs no encoder. The mmseg engine learns at pixel, the cached head at token resolution.
 
 Measured at the default size (random weights, one thread, one run): 40.8 times faster, a second head 183 times; mIoU
@@ -31,15 +31,15 @@ def main() -> None:
     import torch
 
     from levl_eval.backbones import load_backbone
-    from levl_eval.engines import Context, engine
-    from levl_eval.features import FeatureStore
+    from levl_eval.cards.registry import task_card
+    from levl_eval.core.progress import Progress
+    from levl_eval.engines.contract import Context, engine
+    from levl_eval.engines.segmentation import mmseg_parts
+    from levl_eval.features.store import FeatureStore
     from levl_eval.metrics.segmentation import statistics_from_counts
     from levl_eval.metrics.statistics import bootstrap_statistic
-    from levl_eval.progress import Progress
-    from levl_eval.registry import task_card
     from levl_eval.report.paired import class_counts
     from levl_eval.scenes.export import COUNTS, make_scenes
-    from levl_eval.segmentation import mmseg_parts
 
     mmseg_parts.register()  # imports are not timed
     torch.set_num_threads(o.threads)

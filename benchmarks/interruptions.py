@@ -84,7 +84,7 @@ def unreadable(out: Path, cache: Path) -> list[str]:
     import torch
     from safetensors import safe_open
 
-    from levl_eval.features import FeatureStore
+    from levl_eval.features.store import FeatureStore
     from levl_eval.records import read_record, read_samples
 
     def safetensors(path: Path) -> None:
@@ -229,9 +229,9 @@ def main() -> int:
     import torch
     import transformers  # noqa: F401  (before the forks, so that they start at once)
 
-    from levl_eval.progress import Progress
+    from levl_eval.core.progress import Progress
+    from levl_eval.engines.vlm import training
     from levl_eval.scenes.export import make_scenes
-    from levl_eval.vlm import training
 
     torch.set_num_threads(1)
     training.SAVE_EVERY = 0.2  # seconds between a connector's states: kills meet them too

@@ -50,9 +50,9 @@ def main() -> None:
     import torch
     from sklearn.linear_model import LogisticRegression
 
+    from levl_eval.engines.probes.common import Matrix
+    from levl_eval.engines.probes.logistic import solve_path
     from levl_eval.metrics.statistics import student_quantile
-    from levl_eval.probes.common import Matrix
-    from levl_eval.probes.logistic import solve_path
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""ImageNet's size without its pictures: the heads on generated features of 1,281,167 x 768, in float16 from a memory map.
+"""ImageNet's size without its images: the heads on generated features of 1,281,167 x 768, in float16 from a memory map.
 Reports the memory each needs beside the file.
 
     python benchmarks/probe_scale.py [--heads linear,knn,linear-path,attentive] [--rows 1281167] [--dim 768] [--classes 1000]
@@ -80,14 +80,14 @@ def head(name: str, o: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from levl_eval.probes.attentive import AttentiveHead, classes_of, train
-    from levl_eval.probes.common import Matrix
-    from levl_eval.probes.knn import neighbours
-    from levl_eval.probes.linear import classes_of as linear_classes
-    from levl_eval.probes.linear import fit
-    from levl_eval.probes.logistic import solve_path
-    from levl_eval.progress import Progress
-    from levl_eval.registry import task_card
+    from levl_eval.cards.registry import task_card
+    from levl_eval.core.progress import Progress
+    from levl_eval.engines.probes.attentive import AttentiveHead, classes_of, train
+    from levl_eval.engines.probes.common import Matrix
+    from levl_eval.engines.probes.knn import neighbours
+    from levl_eval.engines.probes.linear import classes_of as linear_classes
+    from levl_eval.engines.probes.linear import fit
+    from levl_eval.engines.probes.logistic import solve_path
 
     device, progress = torch.device("cpu"), Progress()
     array, labels = np.load(folder / ("t.npy" if name == "attentive" else "x.npy"), mmap_mode="r"), np.load(folder / "y.npy")

@@ -2,13 +2,13 @@
 
     python benchmarks/scale.py --gqa testdev_balanced_questions.json --pope DIR [--vqav2 214354] [--work DIR] [--json FILE]
 
-The question files are the published ones (POPE: the folder of coco_pope_*.json). Their pictures are drawn here under the names
+The question files are the published ones (POPE: the folder of coco_pope_*.json). Their images are drawn here under the names
 the files expect, and the language model is a small one with random weights: what is measured is the machinery, not an answer.
---vqav2 N: also N made-up questions in VQAv2's layout, about one picture for every five, for the memory of its size.
+--vqav2 N: also N made-up questions in VQAv2's layout, about one image for every five, for the memory of its size.
 
 Each set is run in a process of its own. When a third of its questions are answered it is killed; the second call must take the
 answers from the journal and end with one sample for every question. Memory is the process's peak beyond that of a run
-on one picture, so that libraries and weights do not count.
+on one image, so that libraries and weights do not count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SPLITS = ("random", "popular", "adversarial")
 
 
 def draw(path: Path, number: int) -> None:
-    """A 64 px picture of a colour of its own."""
+    """A 64 px image of a colour of its own."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def lay_out(root: Path, gqa: Path | None, pope: Path | None, vqav2: int) -> dict
 
 
 def _vqav2(root: Path, n: int) -> int:
-    """So many questions, five a picture, ten annotators each."""
+    """So many questions, five a image, ten annotators each."""
     rng, questions, notes = random.Random(0), [], []
     for i in range(n):
         image = i // 5 + 1
@@ -105,8 +105,8 @@ def language_model(folder: Path) -> None:
     """A Llama of two small layers with random weights and the embedded language model's tokenizer."""
     import torch
 
-    from levl_eval.registry import language_models
-    from levl_eval.vlm import language as _  # noqa: F401  before transformers: it repairs a torchvision that does not load
+    from levl_eval.cards.registry import language_models
+    from levl_eval.engines.vlm import language as _  # noqa: F401  before transformers: it repairs a torchvision that does not load
 
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # isort: skip
 
@@ -198,8 +198,8 @@ def main() -> None:
         env = {**os.environ, "LEVL_CACHE": str(work / "cache-one"), "HF_HUB_OFFLINE": "1"}
         subprocess.run(command(work, smallest, work / "out-one", "--limit", "1"), env=env, stdout=subprocess.DEVNULL, check=True)
         base = peak()
-        print(f"one picture of {smallest}: {base:.0f} MiB")
-        found = {"one_picture_mib": round(base)}
+        print(f"one image of {smallest}: {base:.0f} MiB")
+        found = {"one_image_mib": round(base)}
         for task in sorted(counts, key=lambda t: counts[t]):  # ascending: the peak is that of the largest child so far
             found[task] = figures = one(work, task, counts[task])
             print(

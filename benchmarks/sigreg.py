@@ -44,7 +44,7 @@ def _peak_mb() -> float:
 def _contestant(which: str, batch: int, dim: int, slices: int, knots: int, threads: int, repeats: int, folder: str) -> None:
     import torch
 
-    from levl_eval.pretrain.sigreg import SIGReg
+    from levl_eval.models.sigreg import SIGReg
 
     torch.set_num_threads(threads)
     g = torch.Generator().manual_seed(0)

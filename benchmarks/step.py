@@ -1,4 +1,4 @@
-"""A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of pictures a second.
+"""A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of images a second.
 
     python benchmarks/step.py [--model nano|tiny] [--batch 64] [--slices 4096] [--repeats 5] [--precision fp32|bf16]
                               [--compile] [--json FILE]
@@ -69,8 +69,8 @@ def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, direc
     """What loop.Trainer.train_step does in one process."""
     import torch
 
+    from levl_eval.models.sigreg import SIGReg
     from levl_eval.pretrain.objectives import loss_of
-    from levl_eval.pretrain.sigreg import SIGReg
 
     sigreg = SIGReg(config.sigreg_slices)
     queue = iter(directions)
@@ -86,12 +86,12 @@ def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, direc
 
 def waiting(words: list[str], steps: int, folder: str) -> float:
     """Share of a real run's time spent waiting for data, as its metrics tell it."""
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.core.progress import Progress
+    from levl_eval.models.config import parse_config
     from levl_eval.pretrain.loop import Trainer
-    from levl_eval.progress import Progress
 
     config = parse_config(
-        [*words, f"out={folder}/run", f"steps={steps}", f"log_every={steps}", "diagnose_every=1000000", "diagnose_pictures=8"]
+        [*words, f"out={folder}/run", f"steps={steps}", f"log_every={steps}", "diagnose_every=1000000", "diagnose_images=8"]
     )
     Trainer(config, Progress(quiet=True), Path(folder) / "cache").run()
     return json.loads(Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()[-1])["waiting"]
@@ -101,12 +101,12 @@ def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -
     """Makes the model and a batch, then one step a request: (seconds, loss). First answers the mean number of tokens of a text."""
     import torch
 
-    from levl_eval.pretrain import tokenizer
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.core.distributed import keep_freed_memory
+    from levl_eval.models import tokenizer
+    from levl_eval.models.config import parse_config
+    from levl_eval.models.towers import build_model, plain_attention
     from levl_eval.pretrain.data import _scene_chunk
-    from levl_eval.pretrain.model import build_model, plain_attention
     from levl_eval.pretrain.schedule import optimizer_of
-    from levl_eval.processes import keep_freed_memory
 
     torch.set_num_threads(o.threads)
     config = parse_config(words)
@@ -176,7 +176,7 @@ def main() -> None:
         "precision": o.precision, "ratio": mean, "interval": [mean - 1.96 * spread, mean + 1.96 * spread], "loss_difference": difference,
         "first_loss_difference": abs(losses["plain"][0] - losses["ours"][0]) / abs(losses["plain"][0]), "waiting": share,
     }  # fmt: skip
-    print(f"{o.model}, {o.precision}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the pictures a second (95% interval "
+    print(f"{o.model}, {o.precision}, batch {o.batch}, {o.slices} slices: {mean:.2f} times the images a second (95% interval "
           f"{out['interval'][0]:.2f} to {out['interval'][1]:.2f}, {o.repeats} pairs of steps)")  # fmt: skip
     print(f"losses: relative difference {out['first_loss_difference']:.1e} at the first step, at most {difference:.1e}")
     if share is not None:

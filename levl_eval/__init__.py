@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "evaluate": "levl_eval.evaluation",
+    "evaluate": "levl_eval.runner.evaluate",
     "compare": "levl_eval.report.compare",
     "load_backbone": "levl_eval.backbones",
-    "ProtocolMismatch": "levl_eval.errors",
-    "LevlError": "levl_eval.errors",
-    "UsageError": "levl_eval.errors",
+    "ProtocolMismatch": "levl_eval.core.errors",
+    "LevlError": "levl_eval.core.errors",
+    "UsageError": "levl_eval.core.errors",
     "Record": "levl_eval.records",
-    "Estimate": "levl_eval.records",
+    "Estimate": "levl_eval.metrics.estimate",
 }
 __all__ = ["Estimate", "LevlError", "ProtocolMismatch", "Record", "UsageError", "compare", "evaluate", "load_backbone"]
 
 if TYPE_CHECKING:
     from levl_eval.backbones import load_backbone
-    from levl_eval.errors import LevlError, ProtocolMismatch, UsageError
-    from levl_eval.evaluation import evaluate
-    from levl_eval.records import Estimate, Record
+    from levl_eval.core.errors import LevlError, ProtocolMismatch, UsageError
+    from levl_eval.metrics.estimate import Estimate
+    from levl_eval.records import Record
     from levl_eval.report.compare import compare
+    from levl_eval.runner.evaluate import evaluate
 
 
 def __getattr__(name: str) -> Any:

@@ -1,74 +1,12 @@
-"""lmms-eval, as far as names go: `lmms:NAME` as a task card, and the entry point that makes our model one of its models.
-
-Nothing heavy is imported here; the work is in vlm/lmms_model.py (our model for lmms-eval) and vlm/lmms_task.py (its tasks here).
-"""
+"""`python -m levl_eval.lmms ...` is `lmms-eval ...` with our model; ``manifest`` is its entry point of the group lmms_eval.models."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+import sys
 
-from levl_eval.errors import UsageError
+from levl_eval.engines.lmms.entry import main, manifest
 
-PREFIX = "lmms:"
-
-
-def lmms_value(name: str) -> dict[str, Any]:
-    """The card's mapping for ``lmms:NAME``. Raises UsageError where NAME is missing or lmms-eval is not installed."""
-    task = name.removeprefix(PREFIX)
-    if not task:
-        raise UsageError(f"task {name!r}: nothing after `{PREFIX}`; give a task of lmms-eval, such as lmms:pope")
-    if importlib.util.find_spec("lmms_eval") is None:
-        raise UsageError(f"task {name!r}: the package lmms-eval is not installed; pip install 'levl-eval[vlm]'")
-    return {
-        "kind": "task", "engine": "lmms", "name": name, "task": task, "recipe": "vqa-train", "source": "lmms-eval's task of that name",
-        "description": f"The task {task} of the installed lmms-eval, answered by a frozen language model through a trained connector.",
-    }  # fmt: skip
-
-
-def lmms_identity(include: str | None) -> dict[str, str]:
-    """What of lmms-eval stands in the protocol: its version, and the contents of a folder of further tasks."""
-    try:
-        found = {"lmms_eval": version("lmms-eval")}
-    except PackageNotFoundError:
-        found = {"lmms_eval": ""}
-    if include:
-        digest, folder = hashlib.sha256(), Path(include).expanduser()
-        for file in sorted(p for p in folder.rglob("*") if p.is_file() and not {"__pycache__", ".git"} & set(p.parts)):
-            if file.suffix in (".yaml", ".py") or file.name.endswith("_yaml"):
-                digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-        found["lmms_tasks"] = digest.hexdigest()
-    return found
-
-
-def manifest() -> Any:
-    """Entry point of the group ``lmms_eval.models``: `lmms-eval --model levl` finds our model by it."""
-    from lmms_eval.models.registry_v2 import ModelManifest
-
-    from levl_eval._compat import repair
-
-    repair()  # before lmms-eval's tasks import torchvision
-    return ModelManifest(model_id="levl", simple_class_path="levl_eval.vlm.lmms_model.Levl")
-
-
-def main() -> int:
-    """`python -m levl_eval.lmms ...` is `lmms-eval ...` after our repairs of third-party imports, and with our model."""
-    from levl_eval._compat import repair
-
-    repair()
-    import lmms_eval.models
-    from lmms_eval.cli.dispatch import main as command
-
-    lmms_eval.models.MODEL_REGISTRY_V2.register_manifest(
-        manifest(), overwrite=True
-    )  # also where it is not installed, only on the path
-    return int(command() or 0)
-
+__all__ = ["main", "manifest"]
 
 if __name__ == "__main__":
-    import sys
-
     sys.exit(main())

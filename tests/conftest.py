@@ -21,7 +21,7 @@ TINY = {
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """The generated world with a few images a set, at 64 px."""
-    from levl_eval.progress import Progress
+    from levl_eval.core.progress import Progress
     from levl_eval.scenes.export import make_scenes
 
     out = tmp_path_factory.mktemp("scenes")
@@ -32,9 +32,9 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
     """A few steps of each objective on a small pool: objective -> ckpt.pt."""
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.core.progress import Progress
+    from levl_eval.models.config import parse_config
     from levl_eval.pretrain.loop import Trainer
-    from levl_eval.progress import Progress
 
     root = tmp_path_factory.mktemp("pretrain")
     out = {}

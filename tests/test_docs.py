@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 from PIL import Image
 
-from levl_eval.cli import build_parser, main
+from levl_eval.cli.app import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from levl_eval.registry import names
+from levl_eval.cards.registry import names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,7 +26,7 @@ def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
     shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "levl_eval" / "assets").rglob("*") if p.is_file()}
     assert shipped <= inside
     # -S and -I keep the checkout out of the path: what is found is the extracted wheel's.
-    code = "import sys; sys.path[:0] = sys.argv[1:]; import levl_eval.registry as r; print(r.card_folder('tasks')); print(r.names('tasks'))"
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import levl_eval.cards.registry as r; print(r.card_folder('tasks')); print(r.names('tasks'))"
     site = [str(tmp_path / "site"), *[p for p in sys.path if p.endswith("site-packages")]]
     out = subprocess.run([sys.executable, "-I", "-S", "-c", code, *site], capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0, out.stderr
@@ -35,7 +35,7 @@ def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
 
 def test_torchvision_imports_after_the_repair():
     code = (
-        "from levl_eval._compat import repair; first = repair(); import torchvision.transforms.functional as F, timm\n"
+        "from levl_eval.core.third_party import repair; first = repair(); import torchvision.transforms.functional as F, timm\n"
         "from PIL import Image; assert F.pil_to_tensor(Image.new('RGB', (4, 4))).shape == (3, 4, 4); assert repair() is False"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +16,12 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
-from levl_eval.io import sha256_file
-from levl_eval.records.identity import digest
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import sha256_file
+from levl_eval.core.hashing import digest
 
 # Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
-LOADER_VERSIONS = {"levl": 1, "official": 1, "timm": 1, "random": 1, "open_clip": 1, "hf": 1, "py": 1}
+LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 2, "random": 2, "open_clip": 2, "hf": 2, "py": 1}
 # Scheme -> distributions whose code computes the features.
 LIBRARIES = {
     "levl": ("timm", "transformers"), "official": ("timm", "transformers"), "timm": ("timm",), "random": ("timm",),
@@ -122,6 +123,28 @@ def constants_of(model: Any, skipped: frozenset[str]) -> str:
     return digest(out)
 
 
+def structure_of(model: Any) -> str:
+    """SHA-256 over the classes of a torch module and of those inside it, what they print of themselves, and their plain settings.
+
+    Two encoders may share every weight and differ in an activation, a norm's epsilon or a number of heads: CLIP's with and without
+    QuickGELU. Texts are left out, other than the name of a pooling: they may be paths.
+    """
+    h = hashlib.sha256()
+    for name, module in model.named_modules():
+        shown = module.extra_repr()
+        plain = {
+            key: _plain(value) for key, value in vars(module).items()
+            if not key.startswith("_") and key not in ("training", "max_length") and "cached" not in key  # length: of texts
+            and (isinstance(value, (bool, int, float)) or (isinstance(value, str) and key in _SETTINGS))
+        }  # fmt: skip
+        h.update(f"{name}:{type(module).__name__}({_ADDRESS.sub('', shown)}){digest(plain)};".encode())
+    return h.hexdigest()
+
+
+_SETTINGS = frozenset({"global_pool", "pool_type", "pool", "pooling", "family", "act", "hidden_act"})
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
     """A value as JSON, arrays by the hash of their bytes; None for what is neither (functions, objects)."""
     if isinstance(value, (bool, int, str)):
@@ -146,7 +169,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     parts: dict[str, Any] = {"class": type(tokenizer).__name__}
     inner = getattr(tokenizer, "tokenizer", None)  # open_clip's wrapper of a transformers tokenizer
     for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), inner, getattr(inner, "backend_tokenizer", None)):
-        if hasattr(candidate, "to_str"):
+        if candidate is not None and hasattr(candidate, "to_str"):
             parts["rules"] = hashlib.sha256(candidate.to_str().encode("utf-8", "surrogatepass")).hexdigest()
             break
     else:

@@ -1,17 +1,17 @@
-"""What loaders share: freezing, hashing weights, and hub failures told in one line."""
+"""What loaders share: freezing and hashing weights, embeddings by name."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Preprocess, Readout
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hub import hub as hub
 
 B = TypeVar("B", bound=Backbone)
 
@@ -56,6 +56,9 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[
         raise UsageError(
             f"{uri}: {probe.patches.shape[1]} patch tokens do not form its grid {probe.grid}; this loader does not fit the model"
         )
+    # What a record says of its architecture: a gain's reference is the random twin of the same one (report/reference.py).
+    shape = {"dim": backbone.dim, "patch_dim": backbone.patch_dim, "grid": list(backbone.grid), "depth": backbone.depth}
+    backbone.info = {**backbone.info, "architecture": shape}
     return backbone
 
 
@@ -84,31 +87,3 @@ def two_heads(z: Tensor, projector: nn.Module | None, side: str) -> dict[str, Te
         first, second = ("embedding", "predicted") if side == "image" else ("predicted", "embedding")
         out[f"cross-{side}"] = torch.cat([out[first], out[second]], -1) / 2**0.5
     return out
-
-
-@contextlib.contextmanager
-def hub(uri: str) -> Iterator[None]:
-    """Hub and file errors of a library as one line."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except Exception as e:
-        name = type(e).__name__
-        text = " ".join(str(e).split())
-        offline = (
-            "connect",
-            "offline",
-            "resolve",
-            "LocalEntry",
-            "couldn't find",
-            "Max retries",
-            "Name or service",
-            "cached",
-            "timed out",
-        )
-        if any(w.lower() in (text + name).lower() for w in offline):
-            raise UsageError(
-                f"{uri}: the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"
-            ) from e
-        raise UsageError(f"{uri}: cannot be loaded ({name}: {text[:200]})") from e

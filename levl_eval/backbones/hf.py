@@ -1,4 +1,7 @@
-"""`hf:REPO_OR_DIR`: CLIP, SigLIP, SigLIP 2 and DINOv2 families of transformers, with their own image processors."""
+"""`hf:REPO_OR_DIR`: the image architectures of transformers itself (hf_families.py), with their own image processors.
+
+Code from a repository is never run: what transformers does not hold natively is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,18 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
-from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
-from levl_eval.errors import UsageError
+from levl_eval.backbones.common import EMBEDDING, finish, unit
+from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
+from levl_eval.backbones.offline import hub_or_cache
+from levl_eval.core.errors import LevlError, UsageError
 
-_FAMILIES = ("clip", "siglip", "siglip2", "dinov2", "dinov2_with_registers")
 _PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_UNUSED = (
+    "pooler.dense",
+    "position_ids",
+    "mask_token",
+    "decoder.",
+)  # weights no feature comes from; vit's dense pooler among them
 
 
 def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
@@ -28,14 +38,23 @@ def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
 class HFBackbone(Backbone):
     """A vision tower of transformers; with text where the family has it."""
 
     def __init__(self, model: Any, family: str, tokenizer: Any) -> None:
         super().__init__()
         self.model, self.family, self.tokenizer = model, family, tokenizer
-        self.depth = self._tower.config.num_hidden_layers
-        self.class_token = "" if family.startswith("siglip") else "pooled"
+        self.rules = FAMILIES[family]
+        config = self._tower.config
+        self.depth = 0 if family == "dinov3_convnext" else config.num_hidden_layers
+        single = (self.rules.pooled == "cls" and self.depth) or pooling_of(family, self._tower).startswith("CLS")
+        self.class_token = "pooled" if single else "blocks" if self.rules.prefix(config) and self.depth else ""
+        if family == "vit_mae":
+            config.mask_ratio = 0.0  # the encoder as it is used after training: all patches, in order (see _inputs)
         if tokenizer is not None:
             self.readouts = EMBEDDING
 
@@ -47,91 +66,185 @@ class HFBackbone(Backbone):
     def has_text(self) -> bool:
         return self.tokenizer is not None
 
-    def _run(self, images: Tensor, **more: Any) -> Any:
-        """The tower's output; positions are interpolated where the size is not the model's own."""
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        if self.family == "dinov3_convnext":  # a stem of 4, then three halvings
+            return images.shape[-2] // 4 // 2 // 2 // 2, images.shape[-1] // 4 // 2 // 2 // 2
+        patch = _pair(self._tower.config.patch_size)
+        return images.shape[-2] // patch[0], images.shape[-1] // patch[1]
+
+    def _inputs(self, images: Tensor) -> dict[str, Any]:
+        """What the tower takes; positions are interpolated where the size is not the model's own.
+
+        Raises LevlError for another size where the library itself does not interpolate.
+        """
         config = self._tower.config
         if self.family == "siglip2":
-            return self._tower(**as_patches(images, config.patch_size), **more)
-        default = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-        if not self.family.startswith("dinov2") and images.shape[-1] != default:  # DINOv2 interpolates always
-            more["interpolate_pos_encoding"] = True
-        return self._tower(pixel_values=images, **more)
+            return as_patches(images, config.patch_size)
+        inputs: dict[str, Any] = {"pixel_values": images}
+        if self.family == "vit_mae":
+            rows, columns = self._grid(images)  # its shuffle sorts by noise: rising numbers keep the order
+            inputs["noise"] = torch.arange(rows * columns, device=images.device).float().expand(len(images), -1)
+        own = _pair(config.image_size) if hasattr(config, "image_size") else None
+        if own is not None and (images.shape[-2], images.shape[-1]) != own:
+            if self.rules.positions == "flag":
+                inputs["interpolate_pos_encoding"] = True
+            if self.rules.positions == "fixed" and not getattr(config, "is_native", False):
+                raise LevlError(f"{self.family} of transformers takes images of {own[0]} x {own[1]} pixels only")
+        return inputs
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        tower = self._tower
-        norm = tower.layernorm if self.family.startswith("dinov2") else tower.post_layernorm
-        skip = 0 if self.family.startswith("siglip") else 1 + getattr(tower.config, "num_register_tokens", 0)
-        states = self._run(images, output_hidden_states=True).hidden_states  # the embeddings, then every block
+        norm, skip = final_norm(self.family, self._tower), self.rules.prefix(self._tower.config)
+        # The embeddings, then every block.
+        states = self._tower(**self._inputs(images), output_hidden_states=True).hidden_states
         tokens = [norm(states[i + 1]) for i in layers]
         return [(t[:, skip:], t[:, 0] if skip else None) for t in tokens]
 
     def encode(self, images: Tensor) -> Features:
-        tower = self._tower
-        config = tower.config
-        grid = (images.shape[-2] // config.patch_size, images.shape[-1] // config.patch_size)
-        out = self._run(images)
+        out = self._tower(**self._inputs(images))
         tokens = out.last_hidden_state
-        if self.family == "clip":  # its final norm is applied to the class token only; the patch tokens get the same one
-            return Features(out.pooler_output, tower.post_layernorm(tokens[:, 1:]), grid)
-        if self.family.startswith("siglip"):
-            return Features(out.pooler_output, tokens, grid)
-        skip = 1 + getattr(config, "num_register_tokens", 0)
-        return Features(tokens[:, 0], tokens[:, skip:], grid)
+        if not is_normed(self.family, self._tower):
+            tokens = final_norm(self.family, self._tower)(tokens)
+        patches = tokens[:, self.rules.prefix(self._tower.config) :]
+        if self.rules.pooled == "cls":
+            pooled = tokens[:, 0]
+        elif self.rules.pooled == "summary":
+            pooled = out.summary
+        else:
+            own = out.pooler_output if self.rules.pooled == "pooler" else None
+            pooled = patches.mean(1) if own is None else own
+        return Features(pooled, patches, self._grid(images))
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
-        return {"embedding": unit(self.model.visual_projection(pooled) if self.family == "clip" else pooled)}
+        project = getattr(self.model, "visual_projection", None)
+        return {"embedding": unit(pooled if project is None else project(pooled))}
 
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
         text = self.model.text_model
-        length = text.config.max_position_embeddings
         # SigLIP was trained on texts padded to full length and without a mask; CLIP reads at the end token.
-        full = self.family.startswith("siglip")
+        full = self.rules.text in ("full", "masked")
         batch = self.tokenizer(
-            texts, padding="max_length" if full else True, truncation=True, max_length=length, return_tensors="pt"
-        )
+            [canonical(t) for t in texts] if self.rules.canonical else texts, padding="max_length" if full else True,
+            truncation=True, max_length=text.config.max_position_embeddings, return_tensors="pt",
+        )  # fmt: skip
         device = next(self.parameters()).device
-        if full:
-            return {"embedding": unit(text(input_ids=batch["input_ids"].to(device)).pooler_output)}
-        out = text(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
-        return {"embedding": unit(self.model.text_projection(out.pooler_output))}
+        inputs = {"input_ids": batch["input_ids"].to(device)}
+        if self.rules.text != "full":
+            inputs["attention_mask"] = batch["attention_mask"].to(device)
+        found = text(**inputs).pooler_output
+        project = getattr(self.model, "text_projection", None)
+        return {"embedding": unit(found if project is None else project(found))}
 
 
-def _preprocess(processor: Any) -> Preprocess:
+def _preprocess(processor: Any, uri: str = "hf") -> Preprocess:
     """An image processor's settings as data.
 
-    SigLIP 2 of variable size keeps the aspect ratio within a number of patches; the suite's pictures are squares, so it gets the
-    largest square of so many.
+    SigLIP 2 of variable size keeps the aspect ratio within a number of patches; the suite's images are squares, so it gets the
+    largest square of so many. Raises UsageError for settings the suite's preprocessing cannot follow.
     """
+    interpolation = _PIL.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if getattr(processor, "do_normalize", True) and processor.image_mean is not None:
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    factor = getattr(processor, "rescale_factor", None) or 1 / 255
+    if not getattr(processor, "do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
+        raise UsageError(f"{uri}: its image processor does not scale pixels to [0, 1]; use py: with your own preprocess")
     if hasattr(processor, "max_num_patches"):
         side = math.isqrt(processor.max_num_patches) * processor.patch_size
-        how = _PIL.get(int(getattr(processor, "resample", 2) or 0), "bilinear")
-        return Preprocess(side, "squash", None, how, tuple(processor.image_mean), tuple(processor.image_std))
+        return Preprocess(side, "squash", None, interpolation, mean, std)  # type: ignore[arg-type]
+
+    def side_of(size: Any, *names: str) -> int | None:
+        values = [size.get(n) if hasattr(size, "get") else getattr(size, n, None) for n in names]
+        if len({v for v in values if v}) > 1:
+            raise UsageError(f"{uri}: its images are {' x '.join(map(str, values))} pixels; this suite's are squares")
+        return values[0]
+
     size, crop = processor.size, getattr(processor, "crop_size", None)
-    interpolation = _PIL.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    shortest = size.get("shortest_edge") if hasattr(size, "get") else getattr(size, "shortest_edge", None)
-    if shortest and getattr(processor, "do_center_crop", False) and crop is not None:
-        side = crop["height"] if hasattr(crop, "__getitem__") else crop.height
-        return Preprocess(side, "shortest", shortest, interpolation, mean, std)
-    side = shortest or (size["height"] if hasattr(size, "__getitem__") else size.height)
-    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)
+    shortest = side_of(size, "shortest_edge")
+    cut = side_of(crop, "height", "width") if getattr(processor, "do_center_crop", False) and crop is not None else None
+    side = shortest or side_of(size, "height", "width")
+    if side is None:
+        raise UsageError(f"{uri}: its image processor names neither a shortest edge nor height and width; use py:")
+    if cut is not None and (shortest or cut != side):
+        how = "shortest" if shortest else "squash-crop"
+        return Preprocess(cut, how, side, interpolation, mean, std)  # type: ignore[arg-type]
+    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)  # type: ignore[arg-type]
+
+
+def _config(repo: str, uri: str) -> tuple[Any, str]:
+    """(configuration, family). Raises UsageError for what is not in the table, or not in transformers."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(repo, trust_remote_code=False)
+    except ValueError as e:
+        if "trust_remote_code" in str(e) or "custom code" in str(e):
+            raise UsageError(
+                f"{uri}: its code lies in the repository and not in transformers, and is not run; take the same weights from timm: or open_clip:"
+            ) from None
+        raise
+    family = str(config.model_type).removesuffix("_model").removesuffix("_vision")
+    if family not in FAMILIES:
+        raise UsageError(
+            f"{uri}: model type {config.model_type!r} is not one of {', '.join(FAMILIES)}; use timm:, open_clip: or py:"
+        )
+    return config, family
+
+
+def _class_of(config: Any) -> Any:
+    """The bare model's class; a few vision towers stand in no list of transformers' own."""
+    import transformers
+    from transformers import AutoModel
+
+    name = type(config).__name__.removesuffix("Config") + "Model"
+    return AutoModel if type(config) in AutoModel._model_mapping else getattr(transformers, name)
+
+
+def _options(family: str) -> dict[str, Any]:
+    """data2vec's only final norm stands in a pooler that transformers builds on demand."""
+    return {"add_pooling_layer": True} if family == "data2vec-vision" else {}
+
+
+def _complete(loading: Mapping[str, Any], uri: str) -> None:
+    """Raises UsageError where weights were not in the checkpoint and would have stayed random."""
+    missing = sorted(k for k in loading.get("missing_keys", ()) if not any(part in k for part in _UNUSED))
+    if missing:
+        raise UsageError(
+            f"{uri}: the checkpoint lacks {len(missing)} weights of its architecture, {missing[0]} first; it is another model's"
+        )
+
+
+def _finish(model: Any, family: str, repo: str, name: str, uri: str, more: dict[str, Any]) -> Backbone:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    with hub_or_cache(uri):
+        processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=False)
+        has_text = hasattr(model, "text_model") and FAMILIES[family].text
+        tokenizer = AutoTokenizer.from_pretrained(repo, trust_remote_code=False) if has_text else None
+        preprocess = _preprocess(processor, uri)
+    backbone = HFBackbone(model, family, tokenizer)
+    info = {"library": "transformers", "family": family, "pooled": pooling_of(family, backbone._tower), **more}
+    if family == "siglip2":
+        info["protocol"] = "naflex-square: squashed to the largest square of its number of patches, the aspect ratio is not kept"
+    return finish(backbone, name, uri, preprocess, info)
 
 
 def load(repo: str, name: str, uri: str) -> Backbone:
-    """Raises UsageError: not one of the families, incomplete directory, hub not reached."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    """Raises UsageError: not one of the families, incomplete directory or weights, hub not reached."""
+    with hub_or_cache(uri):
+        config, family = _config(repo, uri)
+        model, loading = _class_of(config).from_pretrained(
+            repo, dtype=torch.float32, output_loading_info=True, **_options(family)
+        )
+        _complete(loading, uri)
+    return _finish(model, family, repo, name, uri, {})
 
-    with hub(uri):
-        config = AutoConfig.from_pretrained(repo)
-        family = config.model_type.removesuffix("_model")
-        if family not in _FAMILIES:
-            raise UsageError(
-                f"{uri}: model type {config.model_type!r} is not one of {', '.join(_FAMILIES)}; use timm:, open_clip: or py:"
-            )
-        processor = AutoImageProcessor.from_pretrained(repo)
-        model = AutoModel.from_pretrained(repo, use_safetensors=None, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(repo) if hasattr(model, "text_model") else None
-    return finish(
-        HFBackbone(model, family, tokenizer), name, uri, _preprocess(processor), {"library": "transformers", "family": family}
-    )
+
+def load_random(repo: str, name: str, uri: str, seed: int) -> Backbone:
+    """`random:hf:REPO_OR_DIR`: random weights of a repository's architecture, with its preprocessing and tokenizer."""
+    with hub_or_cache(uri):
+        config, family = _config(repo, uri)
+        kind = _class_of(config)
+        model = (kind.from_config if hasattr(kind, "from_config") else kind)(config, **_options(family))
+    return _finish(model.float(), family, repo, name, uri, {"random_seed": seed})

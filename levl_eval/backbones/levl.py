@@ -9,11 +9,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads, vit_blocks
-from levl_eval.pretrain.checkpoints import load_model
-from levl_eval.pretrain.model import DualEncoder
-from levl_eval.pretrain.tokenizer import encode
+from levl_eval.models.checkpoints import load_model
+from levl_eval.models.published import preprocess_from
+from levl_eval.models.tokenizer import encode
+from levl_eval.models.towers import DualEncoder
 
 
 class DualEncoderBackbone(Backbone):
@@ -55,10 +56,7 @@ class DualEncoderBackbone(Backbone):
 def load(path: str, name: str, uri: str) -> Backbone:
     """Raises UsageError naming the file where it is missing, truncated, foreign, holds pickled code or NaN."""
     model, meta = load_model(Path(path).expanduser())
-    pre = meta["preprocess"]
-    preprocess = Preprocess(
-        pre["size"], pre["resize"], pre.get("resize_to"), pre["interpolation"], tuple(pre["mean"]), tuple(pre["std"])
-    )
+    preprocess = preprocess_from(meta["preprocess"], path)
     config = meta["config"]
     info = {k: config[k] for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
     backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config["max_length"], config["text_readout"])

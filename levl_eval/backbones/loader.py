@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 
 from levl_eval.backbones.base import Backbone, Preprocess
-from levl_eval.backbones.code import code_of
+from levl_eval.backbones.code import code_of, structure_of
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
-from levl_eval.errors import UsageError
-from levl_eval.io import sha256_file
-from levl_eval.registry import backbone_card
+from levl_eval.cards.registry import backbone_card
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import sha256_file
 
 # scheme -> module:function(rest of the URI, name, URI)
 _LOADERS = {
@@ -40,7 +40,7 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
             )
     module, _, function = _LOADERS[scheme].partition(":")
     backbone = getattr(import_module(f"levl_eval.backbones.{module}"), function)(rest, card.name, card.uri)
-    backbone.code = {**backbone.code, **code_of(scheme, rest)}
+    backbone.code = {**backbone.code, "modules": structure_of(backbone), **code_of(scheme, rest)}
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}
         backbone.preprocess = replace(backbone.preprocess, **changes)

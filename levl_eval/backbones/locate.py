@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.cards import BackboneCard
-from levl_eval.errors import UsageError
-from levl_eval.registry import ASSETS, URI_SCHEMES
-
-_PUBLISHED = ("vision_encoder.safetensors", "text_encoder.safetensors", "config.json", "tokenizer.json")
+from levl_eval.cards.registry import ASSETS, URI_SCHEMES
+from levl_eval.core.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -61,5 +59,9 @@ def _files(scheme: str, rest: str) -> tuple[Path, ...] | None:
     if scheme == "levl":
         return (path,) if path.is_file() else None
     if scheme in ("official", "hf", "timm", "open_clip") and path.is_dir():
-        return tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
+        found = tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
+        alone = scheme != "official" or any(
+            p.name == "tokenizer.json" for p in found
+        )  # else GPT-2's is taken from the hub's cache
+        return found if alone else None
     return None  # the hub's, or a user's own Python: known once it is loaded

@@ -1,7 +1,8 @@
 """`official:DIR_OR_REPO`: the published forms of LeVLJEPA and its baselines (PAPER 1.10).
 
 Either `vision_encoder.safetensors`, `text_encoder.safetensors` (keys `encoder.`, `pre_proj.`, `projector.`), or the pair
-`{run}_vision_step{N}.pt`, `{run}_text_step{N}.pt`. All dimensions are read off the weights.
+`{run}_vision_step{N}.pt`, `{run}_text_step{N}.pt`. All dimensions are read off the weights; what they do not tell (attention heads, text
+read-out, maximal length, preprocessing) is config.json's where it says so, else the model cards'.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from levl_eval.backbones.base import Backbone, Preprocess
+from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import finish, hub
 from levl_eval.backbones.levl import DualEncoderBackbone
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.model import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
+from levl_eval.core.errors import UsageError
+from levl_eval.models.published import Description, cut_positions
+from levl_eval.models.towers import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the model cards say (PAPER 3.2)
 _FILES = ("vision_encoder.safetensors", "text_encoder.safetensors")
 
 
@@ -78,60 +79,62 @@ def _projector(state: dict[str, Tensor]) -> nn.Module | None:
     if not state:
         return None
     linear = sorted({int(k.split(".")[0]) for k, v in state.items() if k.endswith("weight") and v.ndim == 2})
-    hidden, dim = state[f"{linear[0]}.weight"].shape
-    head = predictor(dim, hidden, len(linear) - 1, 0.0)
-    if linear[1] == 3:  # without dropout modules
+    head = predictor(state["0.weight"].shape[1], _hidden(state, linear), 0.0)
+    if linear[1:] and linear[1] == 3:  # without dropout modules
         state = {f"{(i := int(k.split('.')[0])) // 3 * 4 + i % 3}.{k.split('.', 1)[1]}": v for k, v in state.items()}
     head.load_state_dict(state)
     return head
 
 
+def _hidden(state: dict[str, Tensor], linear: list[int]) -> list[int]:
+    return [state[f"{i}.weight"].shape[0] for i in linear[:-1]]
+
+
 def _head(state: dict[str, Tensor]) -> nn.Module:
-    hidden, width = state["0.weight"].shape
-    head = pre_projection(width, hidden, state["3.weight"].shape[0])
+    """pre_proj with any number of hidden layers, as July's `pre_proj_hidden_dims` makes them."""
+    linear = sorted({int(k.split(".")[0]) for k, v in state.items() if k.endswith("weight") and v.ndim == 2})
+    head = pre_projection(state["0.weight"].shape[1], _hidden(state, linear), state[f"{linear[-1]}.weight"].shape[0])
     head.load_state_dict(state)
     return head
 
 
-def build(vision: dict[str, Any], text: dict[str, Any], heads: tuple[int, int] | None = None) -> tuple[DualEncoder, int, int]:
+def build(vision: dict[str, Any], text: dict[str, Any], description: Description) -> tuple[DualEncoder, int, int]:
     """The model of two published state dictionaries; also its image size and maximal text length.
 
-    heads: attention heads of both towers, which weights do not tell; default 64 channels a head, as ViT-Ti/S/B and GPT-2 have.
+    Shapes are the weights'; heads, read-out, maximal length and positions are config.json's (published.Description).
     """
     v, t = vision["encoder"], text["encoder"]
     width, _, patch, _ = v["patch_embed.proj.weight"].shape
     depth = 1 + max(int(k.split(".")[1]) for k in v if k.startswith("blocks."))
     side = round((v["pos_embed"].shape[1] - 1) ** 0.5) * patch
-    image = vision_tower(width, depth, heads[0] if heads else max(1, width // 64), patch, side)
+    image = vision_tower(width, depth, description.heads("vision", width), patch, side)
     image.load_state_dict(v)
     vocab, text_width = t["wte.weight"].shape
     layers = 1 + max(int(k.split(".")[1]) for k in t if k.startswith("h."))
-    length = t["wpe.weight"].shape[0]
-    language = text_tower(text_width, layers, heads[1] if heads else max(1, text_width // 64), vocab, length)
+    t = cut_positions(t, description)
+    positions = t["wpe.weight"].shape[0]
+    language = text_tower(text_width, layers, description.heads("text", text_width), vocab, positions)
     language.load_state_dict({k: x for k, x in t.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))})
     towers = [Tower(e, _head(s["pre_proj"]), _projector(s["projector"])) for e, s in ((image, vision), (language, text))]
-    return DualEncoder(towers[0], towers[1], "levljepa" if towers[0].projector is not None else "baseline"), side, min(length, 77)
-
-
-def _heads(folder: Path) -> tuple[int, int] | None:
-    """Attention heads as config.json tells them, where it does: they cannot be read off the weights."""
-    import json
-
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    c = json.loads(path.read_text())
-    try:
-        return int(c["vision_encoder"]["num_heads"]), int(c["text_encoder"]["num_heads"])
-    except (KeyError, TypeError, ValueError):
-        return None
+    objective = "levljepa" if towers[0].projector is not None else "baseline"
+    logit = description.logit()
+    if logit and objective == "baseline":
+        objective = "siglip" if "bias" in logit else "clip"
+    model = DualEncoder(towers[0], towers[1], objective, readout=description.readout())
+    for k, value in logit.items():
+        if hasattr(model, f"logit_{k}"):
+            getattr(model, f"logit_{k}").data.fill_(value)
+    return model, side, description.max_length(positions)
 
 
 def load(source: str, name: str, uri: str) -> Backbone:
     """Raises UsageError: missing, truncated, foreign or unsafe files, shapes that do not fit, hub not reached."""
     vision, text, folder = read_pair(source, uri)
+    description = Description.of(folder)
     try:
-        model, side, length = build(vision, text, _heads(folder))
+        model, side, length = build(vision, text, description)
+    except UsageError:
+        raise
     except (KeyError, RuntimeError, ValueError, IndexError) as e:
         raise UsageError(
             f"{folder}: weights do not form the published model ({type(e).__name__}: {' '.join(str(e).split())[:160]})"
@@ -141,19 +144,17 @@ def load(source: str, name: str, uri: str) -> Backbone:
     if (folder / "tokenizer.json").exists():
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as e:  # tokenizers raises bare Exceptions
+            raise UsageError(f"{folder / 'tokenizer.json'}: not a tokenizer file of the tokenizers library; copy it again") from e
     elif vocab == 50257:
-        from levl_eval.pretrain.tokenizer import load_gpt2
+        from levl_eval.models.tokenizer import load_gpt2
 
         try:
             tokenizer = load_gpt2("gpt2")
         except UsageError:
             tokenizer = None  # images can be measured; text read-outs say what is missing
-    preprocess = Preprocess(side, "shortest", round(side * 256 / 224), "bicubic", IMAGENET_MEAN, IMAGENET_STD)
-    return finish(
-        DualEncoderBackbone(model, tokenizer, length),
-        name,
-        uri,
-        preprocess,
-        {"library": "official", "embed_dim": model.vision.pre_proj[3].out_features},
-    )  # type: ignore[index]
+    info = {"library": "official", "embed_dim": model.vision.pre_proj[-1].out_features}  # type: ignore[index]
+    backbone = DualEncoderBackbone(model, tokenizer, length, model.readout)
+    return finish(backbone, name, uri, description.preprocess(side), info)

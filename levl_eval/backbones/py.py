@@ -7,7 +7,7 @@ import importlib
 from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.code import constants_of
 from levl_eval.backbones.common import finish
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 
 # Set by us, or part of the identity already.
 _OURS = frozenset({"name", "uri", "preprocess", "info", "code", "weights_sha256", "dim", "patch_dim", "grid", "readouts"})

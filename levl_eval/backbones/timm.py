@@ -1,21 +1,36 @@
-"""`timm:MODEL` (pretrained, from the hub or its cache) and `random:MODEL` (the same architecture with random weights)."""
+"""`timm:MODEL` (pretrained, from the hub or its cache) and `random:MODEL` (the same architecture with random weights).
+
+MODEL is a name of timm with or without a tag, `hf-hub:ORG/REPO[@REVISION]` or `local-dir:DIR`, as timm itself takes them.
+"""
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, Literal
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import finish, hub, vit_blocks
-from levl_eval.cards import near
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.backbones.offline import hub_or_cache
+from levl_eval.backbones.timm_layout import (
+    apply_norm,
+    as_map,
+    blocks_of,
+    class_token_of,
+    late_norm_of,
+    layout_of,
+    pooling_of,
+)
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import did_you_mean
 
 
 class TimmBackbone(Backbone):
-    """Any timm model that gives patch tokens [B, prefix + N, D] or a feature map [B, D, h, w]."""
+    """Any timm model that gives patch tokens [B, prefix + N, D] or a feature map [B, D, h, w] or [B, h, w, D]."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -24,62 +39,38 @@ class TimmBackbone(Backbone):
         self.class_token = class_token_of(model)
 
     def encode(self, images: Tensor) -> Features:
-        tokens = self.model.forward_features(images)
-        if not isinstance(tokens, Tensor):
-            raise LevlError("this timm model gives no one set of tokens (several scales or branches); take another")
-        if tokens.ndim == 4:  # a convolutional or hierarchical model's map
-            if tokens.shape[1] != self.model.num_features:
-                tokens = tokens.permute(0, 3, 1, 2)
-            pooled = self.model.forward_head(tokens, pre_logits=True)
-            return Features(pooled.flatten(1), tokens.flatten(2).transpose(1, 2), (tokens.shape[2], tokens.shape[3]))
-        pooled = self.model.forward_head(tokens, pre_logits=True)
-        prefix, grid = layout_of(self.model, tokens.shape[1], (images.shape[-2], images.shape[-1]))
-        return Features(pooled, tokens[:, prefix:], grid)
+        return timm_features(self.model, images)
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        return vit_blocks(self.model, images, layers)
+        return timm_blocks(self.model, images, layers)
 
 
-def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """How many of ``count`` tokens stand before the patches, and the patches' grid, for a picture of height and width ``size``.
+def timm_features(model: Any, images: Tensor) -> Features:
+    """Pooled: the model's own ``forward_head(pre_logits=True)``. Patches: ``forward_features`` behind the final norm, prefix stripped.
 
-    From the model's own description where it has one; else from the count: the patches are as many as squares of one size fill the
-    picture. Raises LevlError where neither fits.
+    Raises LevlError where the tokens are no one set, form no grid or (a model's own refusal) the image size does not suit.
     """
-    own = getattr(model, "num_prefix_tokens", None)
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    patch = (patch, patch) if isinstance(patch, int) else patch
-    told = [own] if own is not None else [0, 1]  # without a description: none, or a class token
-    for prefix in told:
-        if patch and (size[0] // patch[0]) * (size[1] // patch[1]) == count - prefix:
-            return prefix, (size[0] // patch[0], size[1] // patch[1])
-    for prefix in told:
-        side = (size[0] * size[1] / max(1, count - prefix)) ** 0.5
-        grid = (round(size[0] / side), round(size[1] / side))
-        if grid[0] * grid[1] == count - prefix:
-            return prefix, grid
-    raise LevlError(
-        f"this timm model's {count} tokens of a picture of {size[0]} x {size[1]} do not form a grid; take another model"
-    )
+    tokens = model.forward_features(images)
+    if not isinstance(tokens, Tensor) or tokens.ndim not in (3, 4):
+        raise LevlError("this timm model gives no one set of tokens (several scales or branches); take another")
+    pooled = model.forward_head(tokens, pre_logits=True)
+    if tokens.ndim == 4:  # a convolutional or hierarchical model's map
+        found = as_map(model, tokens)
+        grid, patches = (found.shape[2], found.shape[3]), found.flatten(2).transpose(1, 2)
+    else:
+        prefix, grid = layout_of(model, tokens.shape[1], (images.shape[-2], images.shape[-1]))
+        patches = tokens[:, prefix:]
+    patches = apply_norm(late_norm_of(model), patches)
+    if pooled.ndim == tokens.ndim and pooled.shape[1:] == tokens.shape[1:]:  # made for dense tasks alone: nothing is pooled
+        return Features(patches.mean(1), patches, grid)
+    return Features(pooled.flatten(1), patches, grid)
 
 
-def blocks_of(model: Any) -> int:
-    """Number of a plain ViT's blocks; 0 for hierarchical and convolutional models, whose stages have grids of their own."""
-    if not all(hasattr(model, name) for name in ("blocks", "num_prefix_tokens", "forward_intermediates")):
-        return 0
-    plain = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters  # CaiT's blocks have none
-    return len(model.blocks) if plain else 0
-
-
-def class_token_of(model: Any) -> Literal["pooled", "blocks", ""]:
-    """Where a timm model's class token is (Backbone.class_token): some pool by the mean or by attention although they have one."""
-    if getattr(model, "cls_token", None) is None or not getattr(model, "num_prefix_tokens", 0):
-        return ""
-    alone = getattr(model, "dist_token", None) is None  # distilled models pool both of their tokens
-    plain = isinstance(getattr(model, "fc_norm", None), torch.nn.Identity | None)
-    if getattr(model, "global_pool", None) == "token" and alone and plain:
-        return "pooled"
-    return "blocks" if blocks_of(model) else ""
+def timm_blocks(model: Any, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+    """Patch and class tokens of a timm ViT's blocks after its final norm, wherever that stands (see Backbone._blocks)."""
+    norm = late_norm_of(model)
+    found = vit_blocks(model, images, layers)
+    return [(apply_norm(norm, patches), None if cls is None else apply_norm(norm, cls)) for patches, cls in found]
 
 
 def create(model: str, pretrained: bool) -> Any:
@@ -88,67 +79,118 @@ def create(model: str, pretrained: bool) -> Any:
 
     try:
         return timm.create_model(model, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
-    except TypeError:  # the family does not know the argument
+    except TypeError as e:  # the family does not know the argument
+        if "dynamic_img_size" not in str(e):
+            raise
         return timm.create_model(model, pretrained=pretrained, num_classes=0)
 
 
-def _known(name: str, uri: str) -> None:
+def _known(name: str, uri: str) -> str:
+    """The name as timm takes it. Raises UsageError for an unknown model, tag or directory."""
     import timm
 
-    bare = name.split(".")[0]
-    if not name.startswith("hf_hub:") and not timm.is_model(bare):
-        raise UsageError(f"{uri}: timm knows no model {bare!r}{near(bare, timm.list_models())}")
+    if name.startswith(("hf_hub:", "hf-hub:")):
+        return "hf-hub:" + name[7:]
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{uri}: {folder} holds no config.json of timm; give a directory that timm's save_for_hf wrote")
+        return f"local-dir:{folder}"
+    bare, _, tag = name.partition(".")
+    if not timm.is_model(bare):
+        raise UsageError(f"{uri}: timm knows no model {bare!r}{did_you_mean(bare, timm.list_models())}")
+    if tag:
+        try:
+            timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError:
+            tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{bare}.*")]
+            raise UsageError(
+                f"{uri}: timm knows no weights {tag!r} of {bare}{did_you_mean(tag, tags)}; it has {', '.join(tags) or 'none'}"
+            ) from None
+    return name
 
 
 def load(model: str, name: str, uri: str) -> Backbone:
     """A pretrained timm model with its own data configuration. Raises UsageError: unknown model, hub not reached."""
-    _known(model, uri)
-    with hub(uri):
-        net = create(model, pretrained=True)
-    return finish(TimmBackbone(net), name, uri, preprocess_of(net), {"library": "timm", "model": model})
+    known = _known(model, uri)
+    with hub_or_cache(uri):
+        net = create(known, pretrained=True)
+    return finish(TimmBackbone(net), name, uri, preprocess_of(net, uri), info_of(net, model))
 
 
-def preprocess_of(net: Any) -> Preprocess:
-    """timm's evaluation transform as data: shortest side to size / crop_pct, centre crop."""
+def info_of(net: Any, model: str) -> dict[str, Any]:
+    """What records say about a timm model."""
+    return {"library": "timm", "model": model, "pooled": pooling_of(net)}
+
+
+def preprocess_of(net: Any, uri: str = "") -> Preprocess:
+    """timm's evaluation transform as data: resized to size / crop_pct, then a centre crop; "squash" keeps no aspect ratio.
+
+    Raises UsageError for models made for images that are no squares, or that timm pads.
+    """
     import timm.data
 
     c = timm.data.resolve_model_data_config(net)
-    size = c["input_size"][-1]
-    squash = c.get("crop_mode") == "squash"
+    size, mode = c["input_size"][-1], c.get("crop_mode") or "center"
+    if c["input_size"][-2] != size or c["input_size"][0] != 3:
+        raise UsageError(f"{uri}: its inputs are {' x '.join(map(str, c['input_size']))}; this suite's are squares of 3 channels")
+    if mode not in ("center", "squash"):
+        raise UsageError(
+            f"{uri}: timm prepares its images by {mode!r}, which this suite does not; use py: with your own preprocess"
+        )
+    target = int(size / c["crop_pct"])
+    how = ("squash" if target == size else "squash-crop") if mode == "squash" else "shortest"
     return Preprocess(
-        size,
-        "squash" if squash else "shortest",
-        None if squash else int(size / c["crop_pct"]),
-        c["interpolation"],
-        tuple(c["mean"]),
-        tuple(c["std"]),
-    )
+        size, how, None if how == "squash" else target, c["interpolation"], tuple(c["mean"]), tuple(c["std"])
+    )  # fmt: skip
 
 
-def load_random(model: str, name: str, uri: str) -> Backbone:
-    """`random:MODEL[?seed=N]`: random weights; `random:nano` is the shipped nano backbones' architecture."""
-    model, _, query = model.partition("?")
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's generator seeded inside, and as it was afterwards."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def load_random(spec: str, name: str, uri: str) -> Backbone:
+    """`random:MODEL[?seed=N]`: random weights; `random:nano` is the shipped nano backbones' architecture.
+
+    MODEL may carry a tag of timm, or be `open_clip:MODEL[/TAG]` or `hf:REPO_OR_DIR`: the preprocessing is then that of the tag or
+    repository, of which only the configuration is read.
+    """
+    model, _, query = spec.partition("?")
     seed = 0
     if query:
         key, _, value = query.partition("=")
         if key != "seed" or not value.isdigit():
             raise UsageError(f"{uri}: after `?` only seed=NUMBER is known, found {query!r}")
         seed = int(value)
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        if model == "nano":
-            from levl_eval.pretrain.config import parse_config
-            from levl_eval.pretrain.model import vision_tower
+    scheme, colon, rest = model.partition(":")
+    if colon and scheme in ("open_clip", "hf"):
+        from importlib import import_module
 
-            config = parse_config([])
-            v = config.vision
-            net = vision_tower(v.width, v.depth, v.heads, v.patch or 8, config.image_size)
-            preprocess = Preprocess(config.image_size, "squash", None, "bicubic", config.mean, config.std)
-        else:
-            _known(model, uri)
-            net = create(model, pretrained=False)
-            preprocess = preprocess_of(net)
-    finally:
-        torch.random.set_rng_state(state)
-    return finish(TimmBackbone(net), name, uri, preprocess, {"library": "timm", "model": model, "random_seed": seed})
+        with seeded(seed):
+            return import_module(f"levl_eval.backbones.{scheme}").load_random(rest, name, uri, seed)
+    if model == "nano":
+        net, preprocess = _nano(seed)
+    else:
+        known = _known(model.removeprefix("timm:"), uri)
+        with hub_or_cache(uri) if known.startswith("hf-hub:") else hub(uri), seeded(seed):
+            net = create(known, pretrained=False)
+        preprocess = preprocess_of(net, uri)
+    return finish(TimmBackbone(net), name, uri, preprocess, {**info_of(net, model), "random_seed": seed})
+
+
+def _nano(seed: int) -> tuple[Any, Preprocess]:
+    from levl_eval.models.config import parse_config
+    from levl_eval.models.towers import vision_tower
+
+    config = parse_config([])
+    v = config.vision
+    with seeded(seed):
+        net = vision_tower(v.width, v.depth, v.heads, v.patch or 8, config.image_size)
+    return net, Preprocess(config.image_size, "squash", None, "bicubic", config.mean, config.std)

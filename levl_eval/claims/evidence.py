@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from levl_eval.cards import near
 from levl_eval.claims.images import by_image, value_of
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hashing import digest
+from levl_eval.core.text import did_you_mean
 from levl_eval.metrics.crossed import Crossed, crossed
-from levl_eval.records import Record, digest
+from levl_eval.records import Record
 from levl_eval.report.paired import Samples, load_samples
 from levl_eval.report.units import factor, lower_is_better
 
@@ -78,7 +79,9 @@ def encoder_of(records: Sequence[Record], word: str) -> Encoder:
         name, prefix = word, ""
     mine = [r for r in records if r.backbone["name"] == name and str(r.backbone["weights_sha256"]).startswith(prefix)]
     if not mine:
-        raise UsageError(f"--as: no finished record of a backbone {word!r}{near(word, names)}; there are {', '.join(names)}")
+        raise UsageError(
+            f"--as: no finished record of a backbone {word!r}{did_you_mean(word, names)}; there are {', '.join(names)}"
+        )
     first = _parts(mine[0])
     differing = sorted({k for r in mine for k, v in _parts(r).items() if v != first[k]})
     if differing:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from levl_eval.errors import LevlError
+from levl_eval.core.errors import LevlError
 from levl_eval.metrics.crossed import pseudo_values
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.records import Record, Sample

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from levl_eval.claims.verdict import Difference, Judged
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 from levl_eval.metrics.crossed import PSEUDO_IMAGES, Components, Crossed, components
 from levl_eval.metrics.equivalence import Relation, evidence
 from levl_eval.report.units import factor

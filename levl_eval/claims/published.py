@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from levl_eval.claims.card import ClaimCard
+from levl_eval.cards import ClaimCard
 from levl_eval.report.published import load_published
 
 

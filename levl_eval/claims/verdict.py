@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from levl_eval.claims.card import ClaimCard, ClaimTask
+from levl_eval.cards.claim import ClaimCard, ClaimTask
 from levl_eval.claims.evidence import Contrast, Role, Unusable, Workbench, roles_of
 from levl_eval.claims.published import PublishedDifference, published_differences
-from levl_eval.errors import LevlError, ProtocolMismatch, UsageError
+from levl_eval.core.errors import LevlError, ProtocolMismatch, UsageError
 from levl_eval.metrics.equivalence import NOTHING, Evidence, combined, evidence
 from levl_eval.metrics.permutation import holm
 from levl_eval.records import Record, read_records
@@ -265,7 +265,9 @@ def judge(
     known = list(dict.fromkeys(r for c in cards for r in c.roles))
     for role in named:
         if role not in known:
-            from levl_eval.cards import near
+            from levl_eval.core.text import did_you_mean
 
-            raise UsageError(f"--as {role}: no claim asked for has such a role{near(role, known)}; there are {', '.join(known)}")
+            raise UsageError(
+                f"--as {role}: no claim asked for has such a role{did_you_mean(role, known)}; there are {', '.join(known)}"
+            )
     return Judge(roles_of(records, named), alpha).judge(cards)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from levl_eval.claims.card import ClaimCard
+from levl_eval.cards import ClaimCard
 from levl_eval.claims.curve import curve_of
 from levl_eval.claims.verdict import Difference, Judged
 from levl_eval.report.units import amount, factor, interval, text
@@ -25,12 +25,13 @@ def _list(words: Sequence[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
-def relation_text(card: ClaimCard) -> str:
+def relation_text(j: Judged) -> str:
     """``levljepa is above clip and siglip``, with the margin where there is one."""
+    card = j.card
     by = "and" if card.over.against == "all" else "or"
     margin = ""
     if card.margin:
-        unit = "points" if all(factor(t.metric or "") == 100.0 for t in card.tasks) else "(in the metric's unit)"
+        unit = "points" if all(factor(d.metric) == 100.0 for d in _tested(j)) else "(in the metric's unit)"
         margin = f" within {card.margin:g} {unit}" if card.relation == "equivalent" else f" by more than {card.margin:g} {unit}"
     return f"{card.subject} is {_IS[card.relation]} {_list(card.against, by)}{margin}"
 
@@ -69,7 +70,7 @@ def _why_undecided(j: Judged) -> str:
         return f"Undecided: {j.reasons[0]}{more}."
     weakest = max(_tested(j), key=lambda d: float(d.found.support))
     if j.card.over.tasks == j.card.over.against == j.card.over.protocols == "all" and weakest.verdict(j.alpha) == "supported":
-        return f"Undecided: {relation_text(j.card)} on {_tasks(j.card)}, but not beyond error over {j.family} claims ({_family(j, j.holm[0])})."
+        return f"Undecided: {relation_text(j)} on {_tasks(j.card)}, but not beyond error over {j.family} claims ({_family(j, j.holm[0])})."
     asked = f"; a margin of {j.card.margin:g} is asked" if j.card.margin else ""
     return f"Undecided: on {_where(weakest)} anything from {_range(weakest, j.alpha)} is possible{asked}."
 
@@ -80,7 +81,7 @@ def sentence(j: Judged) -> str:
     if j.verdict == "supported":
         closest = max(tested, key=lambda d: float(d.found.support))
         out = (
-            f"Supported: {relation_text(j.card)} on {_tasks(j.card)} ({_family(j, j.holm[0])}); "
+            f"Supported: {relation_text(j)} on {_tasks(j.card)} ({_family(j, j.holm[0])}); "
             f"least clear on {_where(closest)}, {_range(closest, j.alpha)}."
         )
     elif j.verdict == "contradicted":

@@ -1,8 +1,7 @@
-"""Classification sets published as arrays of small pictures: CIFAR-10, CIFAR-100 (binary and Python versions) and STL-10."""
+"""Classification sets published as arrays of small images: CIFAR-10, CIFAR-100 (binary and Python versions) and STL-10."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from collections.abc import Sequence
@@ -13,10 +12,13 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.cards import DataSpec
-from levl_eval.data.classification import _folders, lines_of, place, spread
-from levl_eval.data.images import fingerprint_text
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import lines_of
+from levl_eval.data.classification import class_folders, place
+from levl_eval.data.entries import spread
+from levl_eval.data.fingerprints import pixel_hash
+from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.types import ClassificationSet, ImageSet
-from levl_eval.errors import UsageError
 
 
 def array_set(
@@ -32,12 +34,12 @@ def array_set(
     rows = spread(labels, limit)
     at = {f"{i:06d}": i for i in rows}
 
-    def content(i: str) -> str:
-        return hashlib.sha256(np.ascontiguousarray(pixels[at[i]]).tobytes()).hexdigest()
-
     ids = tuple(at)
-    digest = fingerprint_text([f"{i}:{content(i)}" for i in ids])
-    images = ImageSet(ids, lambda i: Image.fromarray(np.ascontiguousarray(pixels[at[i]])), digest, str(source), content)
+    known = {i: pixel_hash(pixels[at[i]]) for i in ids}
+    images = ImageSet(
+        ids, lambda i: Image.fromarray(np.ascontiguousarray(pixels[at[i]])), fingerprint_contents(known), str(source),
+        known.__getitem__,
+    )  # fmt: skip
     kept = labels[rows].astype(np.int64)
     return ClassificationSet(name, spec.split, images, kept, tuple(classes), fingerprint_text([*classes, *map(str, kept)]))
 
@@ -54,7 +56,7 @@ class _Plain(pickle.Unpickler):
             import _codecs
 
             return _codecs.encode
-        raise UsageError(f"holds {module}.{name}, which is no picture data")
+        raise UsageError(f"holds {module}.{name}, which is no image data")
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
@@ -84,8 +86,7 @@ def _binary(path: Path, head: int) -> tuple[np.ndarray, np.ndarray]:
 def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """CIFAR-10 or CIFAR-100: cifar-10-batches-{bin,py}, cifar-100-{binary,python}, or class folders."""
     hundred = spec.layout == "cifar100"
-    tops = ("cifar-100-binary", "cifar-100-python") if hundred else ("cifar-10-batches-bin", "cifar-10-batches-py")
-    root = place(spec, data, *tops)
+    root = place(spec, data)
     if spec.split not in ("train", "test"):
         raise UsageError(f"{spec.layout}: field `split`: expected train or test, found {spec.split!r}")
     level = spec.level or "fine"
@@ -105,7 +106,7 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
         labels = np.concatenate([np.asarray(b[key], np.int64) for b in batches])
         pixels = np.concatenate([_planes(np.asarray(b["data"], np.uint8), 32) for b in batches])
         return array_set(spec, spec.layout, pixels, labels, classes, limit, root)
-    found = _folders(spec, root, limit)
+    found = class_folders(spec, root, limit)
     if found is None:
         raise UsageError(
             f"{root}: holds neither {stems[0]}.bin nor {stems[0]} nor class folders {spec.split}/CLASS; unpack it there"
@@ -114,20 +115,20 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
 
 
 def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
-    """stl10_binary/{train,test}_{X,y}.bin (pictures column by column, labels from 1), or class folders."""
-    root = place(spec, data, "stl10_binary")
-    pictures, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
-    if not pictures.is_file():
-        found = _folders(spec, root, limit)
+    """stl10_binary/{train,test}_{X,y}.bin (images column by column, labels from 1), or class folders."""
+    root = place(spec, data)
+    images, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
+    if not images.is_file():
+        found = class_folders(spec, root, limit)
         if found is None:
             raise UsageError(
-                f"{root}: holds neither {pictures.name} nor class folders {spec.split}/CLASS; unpack stl10_binary there"
+                f"{root}: holds neither {images.name} nor class folders {spec.split}/CLASS; unpack stl10_binary there"
             )
         return found
-    size = pictures.stat().st_size
+    size = images.stat().st_size
     if size == 0 or size % (3 * 96 * 96):
-        raise UsageError(f"{pictures}: {size} bytes are not a whole number of 96 x 96 pictures; download it again")
-    pixels = np.memmap(pictures, np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
+        raise UsageError(f"{images}: {size} bytes are not a whole number of 96 x 96 images; download it again")
+    pixels = np.memmap(images, np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
     if not marks.is_file():
         raise UsageError(f"{marks}: no such file; it is part of the archive")
     labels = np.fromfile(marks, np.uint8).astype(np.int64) - 1

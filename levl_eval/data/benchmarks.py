@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data.images import SUFFIXES, root_of, under
-from levl_eval.data.questions import Pool, _finish, _first
+from levl_eval.data.questions import Pool, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
-from levl_eval.errors import UsageError
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -31,21 +31,21 @@ def _in_folder(
 ) -> QuestionSet:
     """A set whose image ids are paths below ``folder``."""
     said = f"put the images into {folder}; {where}"
-    return _finish(name, split, questions, lambda i: folder / i, file, said, limit, f"{len(questions)} questions")
+    return finish_questions(name, split, questions, lambda i: folder / i, file, said, limit, f"{len(questions)} questions")
 
 
 def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """TextVQA: TextVQA_0.5.1_SPLIT.json ({"data": [...]}), train_images/ID.jpg (also for val; test_images/ for test)."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
     where = "get questions and images from textvqa.org/dataset"
-    file = under(data, spec.questions) or _first(root, [f"TextVQA_*_{split}.json"], "the question file", where)
+    file = under(data, spec.questions) or first_of(root, [f"TextVQA_*_{split}.json"], "the question file", where)
     folder = under(data, spec.images) or root / ("test_images" if split == "test" else "train_images")
     pool = Pool()
     questions = [
         textvqa_question(q, pool, str(q["image_id"])) for _, q in _fields(file, "data", ("question_id", "image_id", "question"))
     ]
     version = f"{file.stem}, {len(questions)} questions"
-    return _finish(
+    return finish_questions(
         "textvqa", split, questions, lambda i: folder / f"{i}.jpg", file, f"put the images into {folder}; {where}", limit, version
     )
 
@@ -61,7 +61,7 @@ def read_vizwiz(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """VizWiz-VQA: Annotations/SPLIT.json (a list of image, question, answers), SPLIT/IMAGE. Each image has one question."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
     where = "get annotations and images from vizwiz.org"
-    file = under(data, spec.questions) or _first(
+    file = under(data, spec.questions) or first_of(
         root, [f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json"], "the annotation file", where
     )
     folder, pool = under(data, spec.images) or root / split, Pool()
@@ -82,11 +82,13 @@ def scienceqa_question(qid: str, image_id: str, q: dict[str, Any]) -> Question:
 
 
 def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """ScienceQA, the questions with a picture: problems.json, pid_splits.json, images/SPLIT/ID/image.png."""
+    """ScienceQA, the questions with a image: problems.json, pid_splits.json, images/SPLIT/ID/image.png."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "test"
     where = "get problems, splits and images from scienceqa.github.io"
-    file = under(data, spec.questions) or _first(root, ["problems.json", "data/scienceqa/problems.json"], "problems.json", where)
-    splits = _first(file.parent, ["pid_splits.json"], "pid_splits.json", where)
+    file = under(data, spec.questions) or first_of(
+        root, ["problems.json", "data/scienceqa/problems.json"], "problems.json", where
+    )
+    splits = first_of(file.parent, ["pid_splits.json"], "pid_splits.json", where)
     wanted = {str(v) for _, v in stream(splits, split)}
     folder = under(data, spec.images) or next((d for d in (root / "images" / split, root / split) if d.is_dir()), root / split)
     questions = []
@@ -106,20 +108,18 @@ def mme_question(qid: str, image_id: str, text: str, answer: str, category: str)
 
 
 def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """MME: one folder a category; for each picture a text file of its stem with two lines "question<TAB>Yes|No".
+    """MME: one folder a category; for each image a text file of its stem with two lines "question<TAB>Yes|No".
 
-    Pictures and texts lie side by side, or in images/ and questions_answers_YN/.
+    Images and texts lie side by side, or in images/ and questions_answers_YN/.
     """
     root = root_of(spec.root, spec.directory, data)
     where = "get MME_Benchmark_release_version from its authors (github.com/BradyFU/Awesome-Multimodal-Large-Language-Models)"
     questions, places = [], {}
     for category in sorted(p for p in root.glob("*") if p.is_dir()):
         texts = category / "questions_answers_YN"
-        pictures = category / "images" if texts.is_dir() else category
+        images = category / "images" if texts.is_dir() else category
         for file in sorted((texts if texts.is_dir() else category).glob("*.txt")):
-            image = next(
-                (p for p in (pictures / f"{file.stem}{s}" for s in SUFFIXES) if p.exists()), pictures / f"{file.stem}.jpg"
-            )
+            image = next((p for p in (images / f"{file.stem}{s}" for s in SUFFIXES) if p.exists()), images / f"{file.stem}.jpg")
             name = f"{category.name}/{image.name}"
             places[name] = image
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
@@ -130,19 +130,19 @@ def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                     questions.append(mme_question(f"{category.name}/{file.stem}/{number}", name, text, answer, category.name))
     if not questions:
         raise UsageError(f"{root}: holds no MME category folders with question files; {where}")
-    return _finish("mme", "test", questions, lambda i: places[i], root, where, limit, f"{len(questions)} questions")
+    return finish_questions("mme", "test", questions, lambda i: places[i], root, where, limit, f"{len(questions)} questions")
 
 
 def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """LLaVA's training files: an array (or JSON lines) of {id, image, conversations: [{from: human, value}, {from: gpt, value}, ...]}.
 
-    Every turn is a question of its own (turns of one picture do not see each other here). Entries without a picture are left out.
+    Every turn is a question of its own (turns of one image do not see each other here). Entries without a image are left out.
     """
     file = under(data, spec.questions)
     if file is None:
         root = root_of(spec.root, spec.directory, data)
         patterns = [f"{spec.split}.json"] if spec.split else ["*.json"]
-        file = _first(root, patterns, "the conversation file", "get it from huggingface.co/liuhaotian, or set `questions`")
+        file = first_of(root, patterns, "the conversation file", "get it from huggingface.co/liuhaotian, or set `questions`")
     folder = under(data, spec.images) or file.parent / "images"
     questions = []
     for number, q in stream_rows(file):
@@ -159,7 +159,7 @@ def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                     f"{file}: entry {number}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt"
                 )
             questions.append(Question(f"{number}/{k // 2}", q["image"], text, answer, (), {}))
-    return _finish(
+    return finish_questions(
         "llava",
         spec.split,
         questions,

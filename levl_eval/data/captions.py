@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.questions import read_json
 from levl_eval.data.types import CaptionSet
-from levl_eval.errors import UsageError
 
 
 def _finish(
@@ -29,6 +29,21 @@ def _finish(
     digest = fingerprint_text(json.dumps([images.ids[k], c]) for c, k in captions)
     owner = np.array([k for _, k in captions], np.int64)
     return CaptionSet(name, spec.split, images, tuple(c for c, _ in captions), owner, digest)
+
+
+def first_captions(found: CaptionSet, count: int | None) -> CaptionSet:
+    """The set with at most the first ``count`` captions of each image; None: all."""
+    if count is None:
+        return found
+    seen = np.zeros(len(found.images), int)
+    kept = []
+    for j, k in enumerate(found.owner):
+        if seen[k] < count:
+            kept.append(j)
+        seen[k] += 1
+    captions = tuple(found.captions[j] for j in kept)
+    digest = fingerprint_text([found.fingerprint, str(count)])
+    return CaptionSet(found.name, found.split, found.images, captions, found.owner[kept], digest)
 
 
 def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:

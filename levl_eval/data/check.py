@@ -9,27 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.cards.registry import set_card, set_names, task_card
+from levl_eval.core.errors import LevlError
 from levl_eval.data.leakage import shared_images
+from levl_eval.data.published import ADE20K, NYUV2, RELEASES, SETS
 from levl_eval.data.readers import read_classification, read_depth, read_questions, read_segmentation
-from levl_eval.errors import LevlError
-from levl_eval.registry import set_card, set_names, task_card
 
-# What the real releases hold: (questions, images) by layout and split.
-RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
-    ("gqa", "testdev_balanced"): (12_578, 398),
-    ("gqa", "val_balanced"): (132_062, None),
-    ("gqa", "train_balanced"): (943_000, None),
-    ("vqav2", "val2014"): (214_354, 40_504),
-    ("vqav2", "train2014"): (443_757, 82_783),
-}
-# Images of training and test in the releases of the sets of tasks/sets.
-SETS: dict[str, tuple[int, int]] = {
-    "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
-    "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
-}  # fmt: skip
 VALIDATION = {"aircraft": (3_333,)}
-ADE20K = {"training": 20_210, "validation": 2_000}
-NYUV2 = {"train": 795, "test": 654}
 
 
 @dataclass(frozen=True)

@@ -8,60 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from levl_eval.cards import DataSpec
-from levl_eval.data.images import SUFFIXES, fingerprint_text, image_set, root_of, under
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import lines_of
+from levl_eval.data.entries import labelled_set
+from levl_eval.data.images import SUFFIXES, root_of, under
+from levl_eval.data.places import IMAGENET_FILES, TOPS
 from levl_eval.data.types import ClassificationSet
-from levl_eval.errors import UsageError
-
-Entry = tuple[str, Path, int]  # id, file, class
 
 
-def spread(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
-    """Positions of at most ``limit`` items, taken from all classes in turn, in their old order."""
-    if limit is None or limit >= len(labels):
-        return list(range(len(labels)))
-    turn: dict[int, int] = {}
-    ranked = []
-    for i, y in enumerate(labels):
-        turn[int(y)] = turn.get(int(y), 0) + 1
-        ranked.append((turn[int(y)], int(y), i))
-    return sorted(i for _, _, i in sorted(ranked)[:limit])
-
-
-def finish(
-    spec: DataSpec, name: str, entries: Sequence[Entry], classes: Sequence[str], limit: int | None, source: Path, where: str,
-    names: Sequence[str] = (),
-) -> ClassificationSet:  # fmt: skip
-    """Entries as a set. Raises UsageError for an empty one, an id given twice, or images that are missing."""
-    if len(classes) < 2:
-        raise UsageError(f"{source}: holds {len(classes)} classes; at least 2 are needed")
-    kept = [entries[i] for i in spread([e[2] for e in entries], limit)]
-    at = {e[0]: e for e in kept}
-    if len(at) < len(kept):
-        ids = [e[0] for e in kept]
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise UsageError(f"{source}: image {twice} is listed twice; keep one line")
-    images = image_set(at, lambda i: at[i][1], str(source), where)
-    labels = np.array([at[i][2] for i in images.ids], np.int64)
-    digest = fingerprint_text([*classes, *map(str, labels)])
-    return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest, tuple(names))
-
-
-def lines_of(path: Path, where: str) -> list[str]:
-    """Lines of a text file that are not blank, without the white space around them. Raises UsageError: missing or not text."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror}); {where}") from e
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{path}: not UTF-8 text; {where}") from e
-
-
-def place(spec: DataSpec, data: str, *tops: str) -> Path:
+def place(spec: DataSpec, data: str) -> Path:
     """The folder of a set: its root, the published top folder in it, or that folder directly below --data DIR."""
-    root = root_of(spec.root, spec.directory, data)
+    root, tops = root_of(spec.root, spec.directory, data), TOPS[spec.layout]
     for candidate in (*(root / t for t in tops), *(() if spec.root else (Path(data) / t for t in tops)), root):
         if candidate.is_dir():
             return candidate
@@ -117,10 +75,10 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
     else:
         classes = class_names(spec, data) or []
     entries = [(f, folder / f.lstrip("/"), _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
-    return finish(spec, path.stem, entries, classes, limit, path, f"correct the list, or put the images below {folder}")
+    return labelled_set(spec, path.stem, entries, classes, limit, path, f"correct the list, or put the images below {folder}")
 
 
-def _folders(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet | None:
+def class_folders(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet | None:
     """ROOT/SPLIT/CLASS/IMAGE where there is such a folder."""
     from levl_eval.data.imagefolder import read_imagefolder
 
@@ -138,14 +96,14 @@ def _beside(root: Path, *names: str) -> Path | None:
 
 def _kaggle_val(spec: DataSpec, root: Path, limit: int | None, said: dict[str, str]) -> ClassificationSet | None:
     """Kaggle's flat validation folder with LOC_val_solution.csv (`ImageId,WNID x y x y ...`)."""
-    listed = _beside(root, "LOC_val_solution.csv")
+    listed = _beside(root, IMAGENET_FILES[2])
     if spec.split != "val" or listed is None:
         return None
     rows = [line.replace(",", " ").split()[:2] for line in lines_of(listed, "")[1:]]
     classes = sorted(said) or sorted({r[1] for r in rows if len(r) == 2})
     entries = [(f"{r[0]}.JPEG", root / "val" / f"{r[0]}.JPEG", _number(r[-1], classes, listed, i)) for i, r in enumerate(rows, 2)]
     entries.sort(key=lambda e: e[0])
-    return finish(spec, "imagenet", entries, classes, limit, listed, f"unpack the validation images into {root / 'val'}")
+    return labelled_set(spec, "imagenet", entries, classes, limit, listed, f"unpack the validation images into {root / 'val'}")
 
 
 def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -153,10 +111,10 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
 
     Names for prompts come from LOC_synset_mapping.txt or synset_words.txt, where one lies beside them.
     """
-    root = place(spec, data, "ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012")
-    listed = _beside(root, "LOC_synset_mapping.txt", "synset_words.txt")
+    root = place(spec, data)
+    listed = _beside(root, *IMAGENET_FILES[:2])
     said = dict(line.split(None, 1) for line in lines_of(listed, "") if " " in line) if listed else {}
-    found = _folders(spec, root, limit) or _kaggle_val(spec, root, limit, said)
+    found = class_folders(spec, root, limit) or _kaggle_val(spec, root, limit, said)
     if found is None:
         raise UsageError(
             f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
@@ -167,11 +125,11 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
 
 def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """places365_{train_standard,val}.txt with categories_places365.txt over their image folders, or class folders (easyformat)."""
-    root = place(spec, data, "places365_standard", "places365standard_easyformat/places365_standard")
+    root = place(spec, data)
     lists = {"train": ("places365_train_standard.txt", "places365_train_challenge.txt"), "val": ("places365_val.txt",)}
     listed = next((p for n in lists.get(spec.split, ()) for p in (root / n, root / "filelist" / n) if p.is_file()), None)
     if listed is None:
-        found = _folders(spec, root, limit)
+        found = class_folders(spec, root, limit)
         if found is None:
             expected = " or ".join(lists.get(spec.split, (spec.split,)))
             raise UsageError(
@@ -180,6 +138,9 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
         return found
     categories = listed.parent / "categories_places365.txt"
     pairs = [line.rsplit(None, 1) for line in lines_of(categories, "it lies beside the lists in the published archive")]
+    odd = next((i for i, r in enumerate(pairs, 1) if len(r) != 2 or not r[1].isdigit()), None)
+    if odd:
+        raise UsageError(f"{categories}: line {odd}: expected `/LETTER/CATEGORY NUMBER`; take the file of the published archive")
     classes = [name.strip("/").split("/", 1)[-1] for name, _ in sorted(pairs, key=lambda r: int(r[1]))]
     folders = (
         ("data_256_standard", "data_256", "data_large_standard", "data_large")
@@ -193,32 +154,34 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
     rows = [line.rsplit(None, 1) for line in lines_of(listed, "")]
     entries = [(f.lstrip("/"), base / f.lstrip("/"), _number(y, classes, listed, i)) for i, (f, y) in enumerate(rows, 1)]
     names = [c.replace("/", " ").replace("_", " ") for c in classes]
-    return finish(spec, "places365", entries, classes, limit, listed, f"unpack the images into {base}, or set `images`", names)
+    return labelled_set(
+        spec, "places365", entries, classes, limit, listed, f"unpack the images into {base}, or set `images`", names
+    )
 
 
 def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """data/images_{variant,family,manufacturer}_{train,val,trainval,test}.txt over data/images."""
-    root = place(spec, data, "fgvc-aircraft-2013b/data", "data")
+    root = place(spec, data)
     level = spec.level or "variant"
     many = {"variant": "variants", "family": "families", "manufacturer": "manufacturers"}
     if level not in many:
         raise UsageError(f"aircraft: field `level`: expected {', '.join(many)}, found {level!r}")
     path = root / f"images_{level}_{spec.split}.txt"
-    found = None if path.is_file() else _folders(spec, root, limit)
+    found = None if path.is_file() else class_folders(spec, root, limit)
     if found is not None:
         return found
     rows = [line.split(None, 1) for line in lines_of(path, "unpack fgvc-aircraft-2013b there")]
     listed = root / f"{many[level]}.txt"
     classes = lines_of(listed, "") if listed.is_file() else sorted({y for _, y in rows})
     entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
-    return finish(spec, f"aircraft-{level}", entries, classes, limit, path, f"unpack the images into {root / 'images'}")
+    return labelled_set(spec, f"aircraft-{level}", entries, classes, limit, path, f"unpack the images into {root / 'images'}")
 
 
 def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """annotations/{trainval,test}.txt (`IMAGE CLASS-ID SPECIES BREED-ID`) over images/; classes from the file names."""
-    root = place(spec, data, "oxford-iiit-pet")
+    root = place(spec, data)
     path = root / "annotations" / f"{spec.split}.txt"
-    found = None if path.is_file() else _folders(spec, root, limit)
+    found = None if path.is_file() else class_folders(spec, root, limit)
     if found is not None:
         return found
     names: dict[int, str] = {}
@@ -234,16 +197,16 @@ def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> Classifica
     order = sorted(names)
     entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", order.index(k)) for f, k in rows]
     classes = [names[k] for k in order]
-    return finish(spec, "pets", entries, classes, limit, path, f"unpack images.tar.gz into {root / 'images'}")
+    return labelled_set(spec, "pets", entries, classes, limit, path, f"unpack images.tar.gz into {root / 'images'}")
 
 
 def read_sun397(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """ClassName.txt and Partitions/{Training,Testing}_NN.txt (lines /a/abbey/sun_x.jpg) over the images."""
-    root = place(spec, data, "SUN397")
+    root = place(spec, data)
     path = next((p / f"{spec.split}.txt" for p in (root / "Partitions", root) if (p / f"{spec.split}.txt").is_file()), None)
     if path is None:
         short = spec.model_copy(update={"split": "train" if spec.split.startswith("Training") else "test"})
-        found = _folders(spec, root, limit) or _folders(short, root, limit)
+        found = class_folders(spec, root, limit) or class_folders(short, root, limit)
         if found is None:
             raise UsageError(f"{root}: Partitions/{spec.split}.txt is missing; unpack Partitions.zip there")
         return found
@@ -258,6 +221,6 @@ def read_sun397(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
         entries.append((f, root / f, kinds.index(kind)))
     classes = [k.split("/", 1)[-1] for k in kinds]  # without the alphabet's folder
     names = [c.replace("/", " ").replace("_", " ") for c in classes]
-    return finish(
+    return labelled_set(
         spec, "sun397", entries, classes, limit, path, f"unpack SUN397.tar.gz, so that the images lie below {root}", names
     )

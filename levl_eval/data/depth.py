@@ -1,7 +1,7 @@
-"""Depth sets: NYUv2 as published (the labelled .mat) or as commonly unpacked (colour and depth pictures), and a user's folders.
+"""Depth sets: NYUv2 as published (the labelled .mat) or as commonly unpacked (colour and depth images), and a user's folders.
 
 nyuv2  ROOT/nyu_depth_v2_labeled.mat with ROOT/splits.mat: 795 training and 654 test images, the filled-in depth in metres
-       (Silberman et al., ECCV 2012). Or pictures rgb_NAME.{jpg,png} beside sync_depth_NAME.png (16 bit) anywhere below one of
+       (Silberman et al., ECCV 2012). Or images rgb_NAME.{jpg,png} beside sync_depth_NAME.png (16 bit) anywhere below one of
        ROOT/SPLIT, ROOT/official_splits/SPLIT, for training also ROOT/sync; or only those a list names: ROOT/nyu_SPLIT.txt,
        ROOT/SPLIT.txt or the card's `annotations`, one "COLOUR DEPTH ..." a line, relative to one of those folders.
 depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 32-bit integers (`depth_scale` in a metre), float
@@ -10,7 +10,6 @@ depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
-from levl_eval.data.images import SUFFIXES, fingerprint_files, fingerprint_text, image_set, root_of, under
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
+from levl_eval.data.fingerprints import pixel_hash
+from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.types import DepthSet, ImageSet
-from levl_eval.errors import LevlError, UsageError
 
 _GET = (
-    "get nyu_depth_v2_labeled.mat and splits.mat from the NYU Depth V2 page, or the colour and depth pictures, and put them there"
+    "get nyu_depth_v2_labeled.mat and splits.mat from the NYU Depth V2 page, or the colour and depth images, and put them there"
 )
 _INTEGER = ("L", "I", "I;16", "I;16B", "I;16L")
 
@@ -32,13 +33,11 @@ def load_depth(path: Path, scale: float) -> np.ndarray:
     """A depth file as float32 metres [H, W]; 0 and what is not finite: unknown. Raises LevlError naming the file."""
     try:
         if path.suffix == ".npy":
-            raw = np.load(path, allow_pickle=False)
+            raw = np.load(regular(path), allow_pickle=False)
         else:
-            with Image.open(path) as image:
+            with Image.open(regular(path)) as image:
                 if image.mode not in (*_INTEGER, "F"):
-                    raise LevlError(
-                        f"{path}: a {image.mode} picture; expected one depth a pixel (16-bit PNG, float TIFF or .npy)"
-                    )
+                    raise LevlError(f"{path}: a {image.mode} image; expected one depth a pixel (16-bit PNG, float TIFF or .npy)")
                 raw = np.array(image)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such depth map; complete the pairs") from None
@@ -65,19 +64,19 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
     for name in ("images", "annotations"):
         if getattr(spec, name) is None:
             raise UsageError(
-                f"task depth: field `{name}` is not set; give the folder of the {'pictures' if name == 'images' else 'depth maps'}"
+                f"task depth: field `{name}` is not set; give the folder of the {'images' if name == 'images' else 'depth maps'}"
             )
     images, maps = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
     for folder in (images, maps):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
     of_stem = {p.stem: p for p in sorted(maps.iterdir()) if p.suffix.lower() in (*SUFFIXES, ".npy")}
-    pictures = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
-    pairs = [(p.name, p, of_stem[p.stem]) for p in pictures if p.stem in of_stem]
+    image_files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
+    pairs = [(p.name, p, of_stem[p.stem]) for p in image_files if p.stem in of_stem]
     if not pairs:
-        first = f" (first {pictures[0].name})" if pictures else ""
+        first = f" (first {image_files[0].name})" if image_files else ""
         raise UsageError(f"{maps}: no depth map has the name of an image in {images}{first}")
-    orphans = set(of_stem) - {p.stem for p in pictures}
+    orphans = set(of_stem) - {p.stem for p in image_files}
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} depth maps have no image, first {sorted(orphans)[0]}; complete the pairs")
     return _files(spec, pairs[:limit], str(images), scale)
@@ -89,13 +88,16 @@ def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, sca
     lost = [m for m in of_map.values() if not m.is_file()]
     if lost:
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
-    digest = fingerprint_text([fingerprint_files(of_map.items(), len(of_map)), str(scale)])
+    contents, _ = file_contents(of_map)
+    digest = fingerprint_text([fingerprint_contents(contents), str(scale)])
     images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs")
-    return DepthSet(spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest)
+    return DepthSet(
+        spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest, contents.__getitem__, float(scale)
+    )
 
 
 def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, Path]]:
-    """(id, colour, depth) triples of the picture layouts, in order."""
+    """(id, colour, depth) triples of the image layouts, in order."""
     split = spec.split
     tops = [root / "official_splits" / split, root / split, *([root / "sync"] if split == "train" else []), root]
     lists = [root / f"nyu_{split}.txt", root / f"{split}.txt"]
@@ -118,7 +120,7 @@ def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, P
         found = sorted(p for p in top.rglob("rgb_*") if p.suffix.lower() in SUFFIXES) if top.is_dir() else []
         if found:
             return [(str(p.relative_to(top)), p, p.with_name(f"sync_depth_{p.stem[4:]}.png")) for p in found]
-    raise UsageError(f"{root}: holds neither nyu_depth_v2_labeled.mat nor rgb_* pictures of the {split} split; {_GET}")
+    raise UsageError(f"{root}: holds neither nyu_depth_v2_labeled.mat nor rgb_* images of the {split} split; {_GET}")
 
 
 def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> DepthSet:
@@ -145,7 +147,7 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
             raise LevlError(f"{whole}: {array} of image {name} cannot be read ({type(e).__name__}); download it again") from e
 
     def content(array: str, name: str) -> str:
-        return hashlib.sha256(np.ascontiguousarray(read(array, name)).tobytes()).hexdigest()
+        return pixel_hash(read(array, name))
 
     def opened(name: str) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(read("images", name)))
@@ -154,8 +156,9 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     images = ImageSet(
         tuple(rows), opened, fingerprint_text(f"{k}:{v}" for k, v in of_image.items()), str(whole), of_image.__getitem__
     )
-    digest = fingerprint_text(content("depths", name) for name in rows)
-    return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest)
+    of_map = {name: content("depths", name) for name in rows}
+    digest = fingerprint_text(of_map.values())
+    return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest, of_map.__getitem__)
 
 
 READERS = {"nyuv2": read_nyuv2, "depth": read_folders}

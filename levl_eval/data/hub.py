@@ -10,36 +10,37 @@ import hashlib
 import json
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from levl_eval.backbones.common import hub
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hub import hub
+from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
-from levl_eval.data.classification import spread
-from levl_eval.data.images import fingerprint_text
-from levl_eval.data.questions import POPE_SPLITS, Pool, _limited, gqa_question, pope_version
+from levl_eval.data.entries import spread
+from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.hub_contents import column_contents
+from levl_eval.data.images import fingerprint_contents, fingerprint_text
+from levl_eval.data.questions import Pool, gqa_question, limited, pope_version
+from levl_eval.data.segmentation import class_list, label_map, to_classes
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
-from levl_eval.errors import UsageError
-from levl_eval.io import sha256_file
-
-
-@lru_cache(64)
-def _digest(folder: Path, listed: tuple[tuple[str, int, int], ...]) -> str:
-    return hashlib.sha256("".join(f"{name}\0{sha256_file(folder / name)}\n" for name, _, _ in listed).encode()).hexdigest()
 
 
 def local_digest(folder: Path) -> str:
-    """SHA-256 of a local repository: names and bytes of its files, hidden ones left out. Read again only where they have changed."""
+    """SHA-256 of a local repository: names and bytes of its files, hidden ones left out, through the cache in use."""
     names = sorted(
         p for p in folder.rglob("*") if p.is_file() and not any(w.startswith(".") for w in p.relative_to(folder).parts)
     )
-    stats = [(p.relative_to(folder).as_posix(), p.stat()) for p in names]
-    return _digest(folder.resolve(), tuple((n, s.st_size, s.st_mtime_ns) for n, s in stats))
+    contents = active().hash_files(names)
+    return hashlib.sha256(
+        "".join(
+            f"{p.relative_to(folder).as_posix()}\0{digest}\n" for p, (digest, _) in zip(names, contents, strict=True)
+        ).encode()
+    ).hexdigest()
 
 
 def local_cache(folder: Path, parent: str | os.PathLike[str] | None = None) -> str:
@@ -71,26 +72,31 @@ def _need(spec: DataSpec) -> None:
         )
 
 
-def _images(table: Any, column: str, rows: dict[str, int], source: str) -> ImageSet:
-    """Images of a table by id. Fingerprint: the table's own, which changes with the revision, or a local repository's; with the ids."""
+ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' content is their pixels
+
+
+def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec) -> ImageSet:
+    """Images of a table by id, known by their encoded bytes (or pixels, for sets that are published as arrays)."""
+    assert spec.hub is not None
 
     def opened(name: str) -> Image.Image:
         return table[rows[name]][column].convert("RGB")
 
-    ids, here = tuple(rows), Path(source).expanduser()
-    own = [local_digest(here)] if here.is_dir() else []
-    return ImageSet(ids, opened, fingerprint_text([str(table._fingerprint), *own, *ids]), source)
+    contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
+    return ImageSet(tuple(rows), opened, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole)
 
 
-def _finish(spec: DataSpec, questions: list[Question], images: ImageSet, limit: int | None, version: str) -> QuestionSet:
-    questions = _limited(questions, limit)
+def _finish(
+    spec: DataSpec, questions: list[Question], table: Any, rows: dict[str, int], limit: int | None, version: str
+) -> QuestionSet:
+    """Questions over the images of ``table`` that they are about; rows: image id -> row."""
+    assert spec.hub is not None
+    questions = limited(questions, limit)
     wanted = {q.image_id for q in questions}
-    if limit is not None:
-        ids = tuple(i for i in images.ids if i in wanted)
-        images = ImageSet(ids, images.open, fingerprint_text([images.fingerprint, *ids]), images.source)
-    missing = wanted - set(images.ids)
+    missing = wanted - set(rows)
     if missing:
-        raise UsageError(f"{images.source}: {len(missing)} images are missing, first {sorted(missing)[0]}")
+        raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {sorted(missing)[0]}")
+    images = _images(table, "image", {k: v for k, v in rows.items() if k in wanted}, spec)
     digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
     return QuestionSet(spec.layout, spec.split, questions, images, digest, version)
 
@@ -124,11 +130,9 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             if isinstance(q.get("entailed"), str):  # the hub keeps the lists as text
                 q = {**q, "entailed": [w.strip(" '\"[]") for w in q["entailed"].split(",") if w.strip(" '\"[]")]}
             out.append(gqa_question(str(q["id"]), q, pool, spec.hub.repo))
-        pictures = _load(spec, spec.hub.images)
-        rows = {str(name): i for i, name in enumerate(pictures["id"])}
-        used = {q.image_id for q in out}
-        rows = {k: v for k, v in rows.items() if k in used}
-        return _finish(spec, out, _images(pictures, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
+        images = _load(spec, spec.hub.images)
+        rows = {str(name): i for i, name in enumerate(images["id"])}
+        return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     if spec.layout == "vqav2":
         for i, q in enumerate(text):
             answers = tuple(a["answer"] for a in q["answers"] or ())
@@ -136,7 +140,7 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             rows.setdefault(name, i)
             meta = {k: q[k] for k in ("question_type", "answer_type") if k in q}
             out.append(Question(str(q["question_id"]), name, q["question"], q.get("multiple_choice_answer") or "", answers, meta))
-        return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
+        return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
     if spec.layout != "pope":
         pool = Pool()
         for i, q in enumerate(text):
@@ -144,12 +148,10 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             if question is not None:
                 out.append(question)
                 rows.setdefault(question.image_id, i)
-        return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, f"{len(out)} questions")
-    counts = dict.fromkeys(POPE_SPLITS, 0)
+        return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
     for i, q in enumerate(text):
         name = str(q.get("image_source") or q.get("id"))
         rows.setdefault(name, i)
-        counts[q["category"]] = counts.get(q["category"], 0) + 1
         out.append(
             Question(
                 f"{q['category']}/{q.get('question_id', i)}",
@@ -160,7 +162,7 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
                 {"split": q["category"]},
             )
         )
-    return _finish(spec, out, _images(table, "image", rows, spec.hub.repo), limit, pope_version(counts))
+    return _finish(spec, out, table, rows, limit, pope_version(out))
 
 
 def _further(layout: str, row: int, q: dict[str, Any], pool: Pool) -> Question | None:
@@ -187,14 +189,20 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
     if "annotation" not in table.column_names:
         raise UsageError(f"{spec.hub.repo}: field 'annotation' is missing; its columns are {', '.join(table.column_names)}")
     rows = _ids(table, limit)
-    names = tuple(spec.classes) if isinstance(spec.classes, list) else tuple(f"class {i}" for i in range(1, 151))
+    names, ids = (ADE20K_CLASSES, None) if spec.layout == "ade20k" and not spec.classes else class_list(spec, "", None)
+    how = (ids, len(names), spec.ignore_index, spec.reduce_zero_label)
 
     def mask(name: str) -> np.ndarray:
-        m = np.array(table[rows[name]]["annotation"]).astype(np.int64)
-        return np.where(m == 0, spec.ignore_index, m - 1) if spec.reduce_zero_label else m
+        stored = np.array(table[rows[name]]["annotation"]).astype(np.int64)
+        return to_classes(stored, f"{source}: row {rows[name]}", *how)
 
-    images = _images(table, "image", rows, spec.hub.repo)
-    return SegmentationSet(spec.layout, spec.split, images, mask, names, spec.ignore_index, images.fingerprint)
+    source = spec.hub.repo
+    images = _images(table, "image", rows, spec)
+    contents, _ = column_contents(table, "annotation", rows, pixels=False)
+    return SegmentationSet(
+        spec.layout, spec.split, images, mask, names, spec.ignore_index, fingerprint_contents(contents), None, contents.__getitem__,
+        label_map(ids, spec.ignore_index, spec.reduce_zero_label),
+    )  # fmt: skip
 
 
 def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
@@ -204,16 +212,17 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     table = _load(spec, spec.hub.questions)
     named = (spec.hub.label,) if spec.hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
     label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
-    picture = next((c for c in ("image", "img") if c in table.column_names), None)
-    if label is None or picture is None:
+    image = next((c for c in ("image", "img") if c in table.column_names), None)
+    if label is None or image is None:
         lacking = "class-label" if label is None else "image"
         raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
     labels = np.array(table[label], np.int64)
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
-    images = _images(table, picture, rows, spec.hub.repo)
+    images = _images(table, image, rows, spec)
     kept = labels[list(rows.values())]
     classes, said = tuple(table.features[label].names), ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
         classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)
         said = tuple(c.replace("/", " ").replace("_", " ") for c in classes)
-    return ClassificationSet(spec.hub.repo, spec.split, images, kept, classes, images.fingerprint, said)
+    digest = fingerprint_text([*classes, *map(str, kept)])
+    return ClassificationSet(spec.hub.repo, spec.split, images, kept, classes, digest, said)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from levl_eval.cards import DataSpec
-from levl_eval.data.classification import Entry, finish
+from levl_eval.core.errors import UsageError
+from levl_eval.data.entries import Entry, labelled_set
 from levl_eval.data.images import SUFFIXES, root_of
 from levl_eval.data.types import ClassificationSet
-from levl_eval.errors import UsageError
 
 
 def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -28,4 +28,4 @@ def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> Cla
         if not found:
             raise UsageError(f"{folder / name}: holds no images; remove the folder or fill it")
         entries += [(f"{name}/{p.name}", p, k) for p in found]
-    return finish(spec, root.name, entries, classes, limit, folder, "")
+    return labelled_set(spec, root.name, entries, classes, limit, folder, "")

@@ -1,27 +1,25 @@
-"""Image sets over files: opening with errors that name the file, and fingerprints."""
+"""Image sets over files: opening with errors that name the file, and content hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from levl_eval.data.types import ImageSet, QuestionSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.io import sha256_file
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-FULL_HASH = 50_000  # images; above, a set is fingerprinted by name and size, which costs no reading
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
+from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.fingerprints import fingerprint_of as fingerprint_of  # the one entry for engines and report
+from levl_eval.data.places import SUFFIXES as SUFFIXES
+from levl_eval.data.types import ImageSet
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """An image file as RGB. Raises LevlError naming the file where it is missing or cannot be decoded."""
+    """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None
@@ -29,21 +27,23 @@ def open_rgb(path: Path) -> Image.Image:
         raise LevlError(f"{path}: cannot be decoded ({type(e).__name__}); replace the file") from e
 
 
-def fingerprint_files(paths: Iterable[tuple[str, Path]], count: int, known: dict[str, str] | None = None) -> str:
-    """SHA-256 over (id, bytes) of every file in order; for large sets over (id, size). Names of folders do not enter.
+def file_contents(files: Mapping[str, Path]) -> tuple[dict[str, str], int | None]:
+    """id -> content hash of each file, through the cache in use; and how many were read whole, None for all.
 
-    known: filled with each file's own SHA-256 by id, where files are read.
+    Sets of more files than the cache's ``sample_above`` are hashed in part. Raises LevlError: a file that cannot be read.
     """
+    cache = active()
+    sampled = len(files) > cache.sample_above
+    hashes = cache.hash_files(files.values(), sampled)
+    whole = sum(read for _, read in hashes) if sampled else None
+    return {name: digest for name, (digest, _) in zip(files, hashes, strict=True)}, whole
+
+
+def fingerprint_contents(contents: Mapping[str, str]) -> str:
+    """SHA-256 over (id, content hash) in order: the key of what is stored by row and id."""
     digest = hashlib.sha256()
-    for name, path in paths:
-        digest.update(name.encode() + b"\0")
-        if count <= FULL_HASH:
-            own = hashlib.sha256(path.read_bytes())
-            digest.update(own.digest())
-            if known is not None:
-                known[name] = own.hexdigest()
-        else:
-            digest.update(str(path.stat().st_size).encode())
+    for name, content in contents.items():
+        digest.update(name.encode() + b"\0" + bytes.fromhex(content))
     return digest.hexdigest()
 
 
@@ -54,17 +54,6 @@ def fingerprint_text(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_of(found: Any) -> str:
-    """Hex digest of an annotated set, images included: what a record holds as its data's ``fingerprint``.
-
-    found: one of data.types' sets. Question sets have a form of their own, kept so that rows measured before still compare.
-    """
-    if isinstance(found, QuestionSet):
-        text = json.dumps({"images": found.images.fingerprint, "questions": found.fingerprint})
-        return hashlib.sha256(text.encode()).hexdigest()
-    return fingerprint_text([found.fingerprint, found.images.fingerprint])
-
-
 def image_set(ids: Iterable[str], locate: Callable[[str], Path], source: str, where: str) -> ImageSet:
     """An image set of files. Raises UsageError where images are missing: how many, the first one, and ``where`` to get them."""
     names = tuple(dict.fromkeys(ids))
@@ -73,9 +62,8 @@ def image_set(ids: Iterable[str], locate: Callable[[str], Path], source: str, wh
     missing = [n for n in names if not locate(n).exists()]
     if missing:
         raise UsageError(f"{source}: {len(missing)} of {len(names)} images are missing, first {locate(missing[0])}; {where}")
-    known: dict[str, str] = {}
-    digest = fingerprint_files(((n, locate(n)) for n in names), len(names), known)
-    return ImageSet(names, lambda n: open_rgb(locate(n)), digest, source, lambda n: known.get(n) or sha256_file(locate(n)))
+    known, whole = file_contents({n: locate(n) for n in names})
+    return ImageSet(names, lambda n: open_rgb(locate(n)), fingerprint_contents(known), source, known.__getitem__, whole)
 
 
 def root_of(spec_root: str | None, directory: str, data: str) -> Path:

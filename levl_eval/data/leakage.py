@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from levl_eval.data.images import FULL_HASH
+from levl_eval.core.hashing import digest
+from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
+from levl_eval.core.progress import Progress
+from levl_eval.data.fingerprints import image_content
 from levl_eval.data.types import ImageSet
-from levl_eval.io import atomic_path
-from levl_eval.progress import Progress
+from levl_eval.records.identity import cache_key
+
+CONTENT = 1  # version of the hashes below
 
 
 def content_hashes(images: ImageSet, cache: Path | None = None, progress: Progress | None = None) -> np.ndarray:
     """A 32-byte hash of each image's bytes, in order, as an array [N] of dtype S64 (hexadecimal).
 
-    Sets without stored bytes (hub tables) are hashed by their decoded pixels. What had to be read is kept in
-    ``cache``/content under the set's fingerprint. Raises LevlError for an image that cannot be read.
+    Sets without stored bytes are hashed by their decoded pixels. What had to be read is kept in ``cache``/content under the set's
+    fingerprint and the order of its ids. In a set hashed in part (``ImageSet.whole``), only images read whole can be found again in
+    one hashed whole. Raises LevlError for an image that cannot be read.
     """
-    known = images.content is not None and len(images) <= FULL_HASH  # the fingerprint has read them all
-    path = cache / "content" / f"{images.fingerprint}.npy" if cache and not known else None
-    if path is not None and path.exists():
-        return np.load(path)
+    known = images.content is not None  # the reader has hashed them all
     progress = progress or Progress(quiet=True)
+    path = None
+    if cache and not known:
+        path = cache / "content" / f"{content_key(images)}.npz"
+        kept = recall(lambda: _read(path, len(images)), progress)
+        if kept is not None:
+            return kept
 
-    def one(name: str) -> str:
-        if images.content is not None:
-            return images.content(name)
-        picture = images.open(name)
-        return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-
-    out = np.array([one(i) for i in (images.ids if known else progress.track(images.ids, "image hashes", unit="image"))], "S64")
+    names = images.ids if known else progress.track(images.ids, "image hashes", unit="image")
+    out = np.array([image_content(images, i) for i in names], "S64")
     if path is not None:
-        with atomic_path(path) as temporary, open(temporary, "wb") as f:
-            np.save(f, out)
+        write_arrays(path, path.stem, {"hashes": out})
+    return out
+
+
+def content_key(images: ImageSet) -> str:
+    """Under what the hashes of a set are kept."""
+    form = "pixels" if images.content is None else "bytes"
+    return cache_key("content", CONTENT, images={"fingerprint": images.fingerprint, "order": digest(list(images.ids))}, form=form)
+
+
+def _read(path: Path, count: int) -> np.ndarray:
+    """Kept hashes. Raises FileNotFoundError, Damaged."""
+    out = read_arrays(path, path.stem).get("hashes")
+    if out is None or out.shape != (count,) or out.dtype != np.dtype("S64"):
+        raise Damaged(f"{path}: does not hold {count} hashes")
+    mark_used(path)
     return out
 
 

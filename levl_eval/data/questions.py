@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
 from levl_eval.data.types import Question, QuestionSet
-from levl_eval.errors import UsageError
 from levl_eval.metrics.gqa import gqa_steps
 
 POPE_SPLITS = ("random", "popular", "adversarial")
@@ -21,7 +24,7 @@ _COCO = "COCO's val2014 images: cocodataset.org, or --set {task}.data.images=DIR
 def read_json(path: Path) -> Any:
     """A JSON file, a JSON array, or one JSON value a line (POPE, JSON lines)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(regular(path)).read_text(encoding="utf-8")
     except OSError as e:
         raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
     try:
@@ -38,14 +41,14 @@ def read_json(path: Path) -> Any:
     return out
 
 
-def _first(folder: Path, patterns: list[str], what: str, where: str) -> Path:
+def first_of(folder: Path, patterns: list[str], what: str, where: str) -> Path:
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
             return path
     raise UsageError(f"{folder}: {what} is missing (expected {folder / patterns[0]}); {where}")
 
 
-def _limited(questions: list[Question], limit: int | None) -> list[Question]:
+def limited(questions: list[Question], limit: int | None) -> list[Question]:
     """Questions about the first ``limit`` distinct images."""
     if limit is None:
         return questions
@@ -67,7 +70,7 @@ class Pool:
         return [self(v) for v in value] if isinstance(value, list) else value
 
 
-def _finish(
+def finish_questions(
     name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str
 ) -> QuestionSet:
     if not questions:
@@ -75,7 +78,7 @@ def _finish(
     repeated = [k for k, n in Counter(q.question_id for q in questions).items() if n > 1]
     if repeated:
         raise UsageError(f"{source}: question id {repeated[0]!r} occurs twice ({len(repeated)} such); make ids unique")
-    questions = _limited(questions, limit)
+    questions = limited(questions, limit)
     images = image_set((q.image_id for q in questions), locate, str(source), where)
     digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
     return QuestionSet(name, split, questions, images, digest, version)
@@ -86,7 +89,7 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     root = root_of(spec.root, spec.directory, data)
     where = "get questions and images from cs.stanford.edu/people/dorarad/gqa (questions1.2.zip, images.zip)"
     split = spec.split or "testdev_balanced"
-    file = under(data, spec.questions) or _first(
+    file = under(data, spec.questions) or first_of(
         root,
         [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"],
         f"the question file of {split}",
@@ -94,12 +97,8 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     )
     images = under(data, spec.images) or root / "images"
     choices = _gqa_choices(spec, data, root, file, split)
-    pool, questions = Pool(), []
-    for qid, q in stream(file):
-        if not isinstance(qid, str):
-            raise UsageError(f"{file}: expected GQA's mapping of question ids, found a list")
-        questions.append(gqa_question(qid, q, pool, str(file), choices))
-    return _finish(
+    questions = gqa_file(file, choices)
+    return finish_questions(
         "gqa",
         split,
         questions,
@@ -109,6 +108,16 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         limit,
         f"{len(questions)} questions" + (", with choices" if choices else ""),
     )
+
+
+def gqa_file(file: Path, choices: dict[str, Any] | None = None) -> list[Question]:
+    """Questions of one of GQA's question files. Raises UsageError naming the file and what is wrong."""
+    pool, questions = Pool(), []
+    for qid, q in stream(file):
+        if not isinstance(qid, str):
+            raise UsageError(f"{file}: expected GQA's mapping of question ids, found a list")
+        questions.append(gqa_question(qid, q, pool, str(file), choices))
+    return questions
 
 
 def gqa_question(qid: str, q: Any, pool: Pool, source: str, choices: dict[str, Any] | None = None) -> Question:
@@ -145,12 +154,12 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     root = root_of(spec.root, spec.directory, data)
     split = {"val": "val2014", "train": "train2014", "": "val2014"}.get(spec.split, spec.split)
     where = "get questions, annotations and COCO images from visualqa.org/download.html"
-    file = under(data, spec.questions) or _first(
+    file = under(data, spec.questions) or first_of(
         root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where
     )
     pool, answers = Pool(), {}
     if not split.startswith("test"):
-        notes = under(data, spec.annotations) or _first(
+        notes = under(data, spec.annotations) or first_of(
             root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where
         )
         for _, a in stream(notes, "annotations"):
@@ -166,7 +175,7 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         answer, given, meta = answers.get(q["question_id"], ("", (), {}))
         name = pool(f"COCO_{prefix}_{q['image_id']:012d}.jpg")
         questions.append(Question(str(q["question_id"]), name, pool(q["question"]), answer, given, meta))
-    return _finish(
+    return finish_questions(
         "vqav2",
         split,
         questions,
@@ -178,35 +187,42 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     )
 
 
-def pope_version(counts: dict[str, int]) -> str:
-    """Which release the POPE files are: the official 3 x 3,000, or the older one whose random split has 2,910."""
-    if counts == dict.fromkeys(POPE_SPLITS, 3000):
+def pope_version(questions: Sequence[Question]) -> str:
+    """Which release POPE's questions are: recognised by what they ask, never by how many they are alone."""
+    counts = Counter(str(q.meta.get("split", "")) for q in questions)
+    if published_pope(questions) == POPE_WHOLE:
         return "official, 3 x 3,000"
-    if counts.get("random") == 2910:
-        return "older release, 2,910 random questions (as LLaVA's)"
-    return "own files, " + ", ".join(f"{k} {v}" for k, v in counts.items())
+    own = "own files, " + ", ".join(f"{k} {n}" for k, n in counts.items())
+    return f"{own} (as many random ones as the older release has)" if counts.get("random") == 2910 else own
+
+
+_POPE_FILES = "get the files from github.com/AoiDragon/POPE (output/coco) and COCO's val2014 images from cocodataset.org"
+
+
+def pope_questions(root: Path, split: str = "") -> list[Question]:
+    """Questions of coco_pope_{random,popular,adversarial}.json in ``root``, or of one of them. Raises UsageError."""
+    files = {s: root / f"coco_pope_{s}.json" for s in POPE_SPLITS if not split or s == split}
+    missing = [str(f) for f in files.values() if not f.exists()]
+    if missing:
+        raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {_POPE_FILES}")
+    questions = []
+    for kind, file in files.items():
+        rows = read_json(file)
+        for number, q in enumerate(rows if isinstance(rows, list) else [rows], 1):  # a file of one line is one value
+            try:
+                label = str(q["label"]).strip().lower()
+                if label not in ("yes", "no"):
+                    raise UsageError(f"{file}: line {number}: field `label`: expected yes or no, found {q['label']!r}")
+                questions.append(Question(f"{kind}/{q['question_id']}", q["image"], q["text"], label, (), {"split": kind}))
+            except (KeyError, TypeError) as e:
+                raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
+    return questions
 
 
 def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """POPE: coco_pope_{random,popular,adversarial}.json, one JSON object a line; COCO val2014 images. All splits present are read."""
     root = under(data, spec.questions) or root_of(spec.root, spec.directory, data)
-    where = "get the files from github.com/AoiDragon/POPE (output/coco) and COCO's val2014 images from cocodataset.org"
-    files = {s: root / f"coco_pope_{s}.json" for s in POPE_SPLITS if not spec.split or s == spec.split}
-    missing = [str(f) for f in files.values() if not f.exists()]
-    if missing:
-        raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {where}")
-    questions, counts = [], {}
-    for split, file in files.items():
-        rows = read_json(file)
-        counts[split] = len(rows)
-        for number, q in enumerate(rows, 1):
-            try:
-                label = str(q["label"]).strip().lower()
-                if label not in ("yes", "no"):
-                    raise UsageError(f"{file}: line {number}: field `label`: expected yes or no, found {q['label']!r}")
-                questions.append(Question(f"{split}/{q['question_id']}", q["image"], q["text"], label, (), {"split": split}))
-            except (KeyError, TypeError) as e:
-                raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
+    questions = pope_questions(root, spec.split)
     candidates = [
         root / "val2014",
         root / "images",
@@ -217,15 +233,15 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     folder = under(data, spec.images) or next(
         (c for c in candidates if questions and (c / questions[0].image_id).exists()), candidates[0]
     )
-    return _finish(
+    return finish_questions(
         "pope",
         spec.split or "all",
         questions,
         lambda i: folder / i,
         root,
-        f"put them into {folder}, or set `data.images`; {where}",
+        f"put them into {folder}, or set `data.images`; {_POPE_FILES}",
         limit,
-        pope_version(counts),
+        pope_version(questions),
     )
 
 
@@ -253,7 +269,7 @@ def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
             raise UsageError(f"{file}: entry {number}: neither `answer` nor `answers` holds a word")
         qid = str(q.get("question_id", number))
         questions.append(Question(qid, q["image"], q["question"], answer, answers, {k: q[k] for k in ("type",) if k in q}))
-    return _finish(
+    return finish_questions(
         "vqa",
         spec.split,
         questions,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data import arrays, benchmarks, captions, classification, depth, questions
 from levl_eval.data.imagefolder import read_imagefolder
+from levl_eval.data.places import on_hub
 from levl_eval.data.segmentation import read_segmentation as _segmentation
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
-from levl_eval.errors import UsageError
 
 _QUESTIONS = {
     "gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": questions.read_pope, "vqa": questions.read_vqa,
@@ -26,16 +27,11 @@ def _wrong(spec: DataSpec, expected: str) -> UsageError:
     return UsageError(f"field `data.layout`: {spec.layout!r} holds no {expected}")
 
 
-def _on_hub(spec: DataSpec, data: str) -> bool:
-    """--data hub applies to sets without places of their own."""
-    return data == "hub" and spec.root is None and spec.questions is None and spec.images is None
-
-
 def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
     """Questions with their images; ``limit`` keeps those about the first so many images. Raises UsageError: what is missing where."""
     if spec.layout not in _QUESTIONS:
         raise _wrong(spec, "questions")
-    if _on_hub(spec, data):
+    if on_hub(spec, data):
         from levl_eval.data.hub import hub_questions
 
         return hub_questions(spec, limit)
@@ -46,7 +42,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
     """Images with masks; ``limit`` keeps the first so many. Raises UsageError."""
     if spec.layout not in ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation"):
         raise _wrong(spec, "masks")
-    if _on_hub(spec, data):
+    if on_hub(spec, data):
         from levl_eval.data.hub import hub_segmentation
 
         return hub_segmentation(spec, limit)
@@ -57,7 +53,7 @@ def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> 
     """Images with classes; ``limit`` keeps so many, spread over the classes. Raises UsageError."""
     if spec.layout not in _CLASSES:
         raise _wrong(spec, "classes")
-    if _on_hub(spec, data):
+    if on_hub(spec, data):
         from levl_eval.data.hub import hub_classification
 
         return hub_classification(spec, limit)

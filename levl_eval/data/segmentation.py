@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
-from levl_eval.data.images import SUFFIXES, fingerprint_files, image_set, root_of, under
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
+from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
+from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, image_set, root_of, under
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.types import SegmentationSet
-from levl_eval.errors import LevlError, UsageError
 
 _ADE = "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it there"
 
@@ -24,7 +27,7 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
     table: for sparse ids, class of each id (``ignore`` for unlisted ones). Raises LevlError naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             if image.mode not in ("L", "P", "I", "I;16", "I;16B", "I;16L", "1"):
                 raise LevlError(
                     f"{path}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels"
@@ -32,10 +35,24 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
             mask = np.array(image).astype(np.int64)
     except (UnidentifiedImageError, OSError, SyntaxError) as e:
         raise LevlError(f"{path}: mask cannot be read ({type(e).__name__}); replace the file") from e
+    return to_classes(mask, str(path), table, classes, ignore, reduce_zero)
+
+
+def _mapped(values: np.ndarray, table: np.ndarray | None, ignore: int, reduce_zero: bool) -> np.ndarray:
     if table is not None:
-        mask = table[np.minimum(mask, len(table) - 1)]
-    elif reduce_zero:
-        mask = np.where(mask == 0, ignore, mask - 1)
+        return table[np.minimum(values, len(table) - 1)]
+    return np.where(values == 0, ignore, values - 1) if reduce_zero else values
+
+
+def label_map(table: np.ndarray | None, ignore: int, reduce_zero: bool) -> str:
+    """Digest of the class that each value of a mask file stands for: how its bytes are read."""
+    values = _mapped(np.arange(max(256, 0 if table is None else len(table))), table, ignore, reduce_zero)
+    return hashlib.sha256(values.astype("<i8").tobytes()).hexdigest()
+
+
+def to_classes(mask: np.ndarray, path: str, table: np.ndarray | None, classes: int, ignore: int, reduce_zero: bool) -> np.ndarray:
+    """Labels as stored -> int64 classes 0..C-1 and ``ignore``. Raises LevlError naming ``path`` for a label beyond the classes."""
+    mask = _mapped(mask, table, ignore, reduce_zero)
     wrong = (mask != ignore) & ((mask < 0) | (mask >= classes))
     if wrong.any():
         value = int(mask[wrong][0]) + int(reduce_zero and table is None)
@@ -48,10 +65,10 @@ def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, r
 def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero: bool) -> tuple[int, ...] | None:
     """The classes' colours in a palette PNG, flat; None for other files, or where the palette does not reach all classes.
 
-    A grey ramp is no choice of colours: writers put it where a picture has none.
+    A grey ramp is no choice of colours: writers put it where a image has none.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             flat = image.getpalette() if image.mode == "P" else None
     except (UnidentifiedImageError, OSError, SyntaxError):
         return None
@@ -66,7 +83,7 @@ def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero
     return tuple(int(v) for v in colours[values].reshape(-1))
 
 
-def _classes(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
+def class_list(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Class names, and for a JSON mapping of sparse ids the table id -> class."""
     if isinstance(spec.classes, list):
         return tuple(spec.classes), None
@@ -123,11 +140,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         images = under(data, spec.images) or base / "images" / split
         masks = under(data, spec.annotations) or base / "annotations" / split
         listed = next((f for f in (base / "objectInfo150.txt", root / "objectInfo150.txt") if f.exists()), None)
-        classes, table = (
-            (tuple(f"class {i}" for i in range(1, 151)), None)
-            if listed is None and not spec.classes
-            else _classes(spec, data, listed)
-        )
+        classes, table = (ADE20K_CLASSES, None) if listed is None and not spec.classes else class_list(spec, data, listed)
         name = "ade20k"
     elif spec.layout in LAYOUTS:
         found_layout = LAYOUTS[spec.layout](spec, data)
@@ -136,10 +149,10 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         for field in ("images", "annotations"):
             if getattr(spec, field) is None:
                 raise UsageError(
-                    f"task segmentation: field `{field}` is not set; give the folder of the {'pictures' if field == 'images' else 'masks'}"
+                    f"task segmentation: field `{field}` is not set; give the folder of the {'images' if field == 'images' else 'masks'}"
                 )
         images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
-        classes, table = _classes(spec, data, None)
+        classes, table = class_list(spec, data, None)
         name, split = "segmentation", spec.split
     return _set(spec, _pairs(images, masks)[:limit], classes, table, str(images), split, name)
 
@@ -152,7 +165,10 @@ def _set(
     of_image = {i: p for i, p, _ in pairs}
     of_mask = {i: m for i, _, m in pairs}
     read = partial(load_mask, table=table, classes=len(classes), ignore=spec.ignore_index, reduce_zero=spec.reduce_zero_label)
-    digest = fingerprint_files(of_mask.items(), len(of_mask))
+    contents, _ = file_contents(of_mask)
     found = image_set(of_image, of_image.__getitem__, source, _ADE if spec.layout == "ade20k" else "complete the download")
     own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
-    return SegmentationSet(name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, digest, own)
+    return SegmentationSet(
+        name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, fingerprint_contents(contents), own,
+        contents.__getitem__, label_map(table, spec.ignore_index, spec.reduce_zero_label),
+    )  # fmt: skip

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
 from levl_eval.data.images import root_of, under
-from levl_eval.errors import UsageError
 
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -76,11 +76,11 @@ def coco_stuff(spec: DataSpec, data: str) -> Layout:
     relabelled = {k.removesuffix("_labelTrainIds"): p for k, p in files.items() if k.endswith("_labelTrainIds")}
     raw = {k: p for k, p in files.items() if "_label" not in k}
     of_mask = raw or relabelled
-    pictures = {p.stem: p for p in sorted(images.glob("*.jpg"))}
-    orphans = sorted(set(of_mask) - set(pictures))
+    image_files = {p.stem: p for p in sorted(images.glob("*.jpg"))}
+    orphans = sorted(set(of_mask) - set(image_files))
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
-    pairs = _complete([(p.name, p, of_mask[k]) for k, p in pictures.items() if k in of_mask], masks)
+    pairs = _complete([(p.name, p, of_mask[k]) for k, p in image_files.items() if k in of_mask], masks)
     fine = fine_classes()
     if spec.layout == "coco-stuff":
         names = tuple(fine.values())

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import regular
 
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"
@@ -20,7 +21,7 @@ class _Reader:
         self.path, self.text, self.at, self.gone, self.ended = path, "", 0, 0, False
         self.decoder = json.JSONDecoder()
         try:
-            self.file = open(path, encoding="utf-8")
+            self.file = open(regular(path), encoding="utf-8")
         except OSError as e:
             raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
 

@@ -16,7 +16,8 @@ class ImageSet:
 
     ids: unique, stable names of the images (file names below the root, or hub ids).
     open: id -> RGB ``PIL.Image``; raises LevlError naming the file where it is missing or unreadable.
-    fingerprint: hex digest that changes whenever an image or the order changes (files: relative name, size, mtime_ns or content).
+    fingerprint: hex digest of (id, content) in order: the key of features, which are stored by row and id. The content alone, under
+        any ids, is data.fingerprints.fingerprint_of.
     """
 
     ids: tuple[str, ...]
@@ -24,6 +25,7 @@ class ImageSet:
     fingerprint: str
     source: str = ""  # where it comes from, for messages: a directory or a hub name
     content: Callable[[str], str] | None = None  # id -> hash of the image's bytes; equal for copies under other names
+    whole: int | None = None  # of a set too large to be read whole: how many images ``content`` has read whole; None: all
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +69,8 @@ class SegmentationSet:
     ignore_index: int
     fingerprint: str  # of the masks
     palette: tuple[int, ...] | None = None  # red, green, blue of each class, where the mask files carry colours
+    content: Callable[[str], str] | None = None  # id -> hash of the mask's encoded bytes; None: none are kept
+    label_map: str = ""  # digest of the class that each value of the mask files stands for; "": ``content`` is None
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,5 @@ class DepthSet:
     images: ImageSet
     depth: Callable[[str], np.ndarray]
     fingerprint: str
+    content: Callable[[str], str] | None = None  # id -> hash of the map's encoded bytes (or of its array); None: none are kept
+    scale: float | None = None  # of integer maps, in a metre; None: ``content`` is of metres

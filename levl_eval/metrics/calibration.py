@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import bootstrap_statistic
-from levl_eval.records import Estimate
 
 
 def calibration_counts(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> np.ndarray:

@@ -5,6 +5,10 @@ multinomial counts of clusters, so a draw is a matrix product and never a copy o
 percentiles with the levels widened for few clusters (T. Hesterberg, The American Statistician 2015). Plain percentiles cover
 too little where clusters are few; bias-corrected ones (BCa) covered mIoU worse, as a draw that misses the images of a rare class
 moves mIoU and its correction with it. tests/metrics/test_statistics.py simulates the coverage.
+
+No interval leaves the range of its metric (catalogue.Metric.bounds): bootstrap draws are values of the metric themselves, means of
+fractions have score intervals, and where a symmetric interval (of an error, a difference) would reach beyond an end it is cut there and
+``method`` says so.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from levl_eval.records import Estimate
+from levl_eval.metrics.catalogue import ANY, DIFFERENCE, FRACTION, Bounds
+from levl_eval.metrics.estimate import Estimate
 
 Z95 = 1.959963984540054
 DRAWS = 2000
@@ -88,10 +93,37 @@ def student_quantile(df: int) -> float:
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion, 95% (E. B. Wilson, JASA 1927)."""
-    p, z2 = successes / n, Z95 * Z95
+    return _score_interval(successes / n, n, Z95)
+
+
+def _score_interval(p: float, n: float, quantile: float) -> tuple[float, float]:
+    """The fractions p' from which p is no further than ``quantile`` standard errors, sqrt(p' (1 - p') / n): within [0, 1] always."""
+    z2 = quantile * quantile
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    half = quantile / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding must not put p outside
+
+
+def fraction_interval(value: float, stderr: float, n: int, quantile: float = Z95) -> tuple[float, float]:
+    """95% interval of a fraction in [0, 1] whose standard error is known: Wilson's, of as many items as give that error.
+
+    value in (0, 1) with an error of 0 is taken as certain (all items agree); at 0 or 1 as Wilson's of ``n`` items, since an
+    interval of no width would claim what ``n`` items cannot show. The number of items is value (1 - value) / stderr^2.
+    """
+    if not 0.0 < value < 1.0:
+        return wilson(value * n, n)
+    if not stderr:
+        return value, value
+    return _score_interval(value, value * (1 - value) / stderr**2, quantile)
+
+
+def within(estimate: Estimate, bounds: Bounds) -> Estimate:
+    """The estimate with its interval cut at the ends of the metric's range; ``method`` says where it was."""
+    low, high = bounds
+    cut = {k: min(max(e, low), high) for k in ("low", "high") if (e := getattr(estimate, k)) is not None}
+    if all(getattr(estimate, k) == v for k, v in cut.items()) or not low <= estimate.value <= high:
+        return estimate
+    return estimate.model_copy(update={**cut, "method": f"{estimate.method}, cut to [{low:g}, {high:g}]"})
 
 
 def _ends(values: np.ndarray, value: float, k: int) -> tuple[float, float]:
@@ -101,13 +133,15 @@ def _ends(values: np.ndarray, value: float, k: int) -> tuple[float, float]:
     return min(float(low), value), max(float(high), value)
 
 
-def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = DRAWS) -> Estimate:
-    """Mean of ``scores`` [N] with a 95% interval.
+def mean_estimate(
+    scores: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = DRAWS, bounds: Bounds = FRACTION
+) -> Estimate:
+    """Mean of ``scores`` [N] with a 95% interval that stays within ``bounds``, the range of the metric.
 
     clusters: [N] labels of what is resampled together (image ids); None: every score stands alone. Independent 0/1 scores
-    get Wilson's interval, other independent ones Student's t, clustered ones the bootstrap over clusters (where all are right, or
-    all wrong, Wilson's over clusters).
-    An empty array gives a NaN value with n = 0.
+    get Wilson's interval; other independent fractions Wilson's of as many items as give their standard error, with Student's quantile;
+    independent scores of other ranges Student's t, cut at the range's ends; clustered ones the bootstrap over clusters (where all are
+    right, or all wrong, Wilson's over clusters). An empty array gives a NaN value with n = 0.
     """
     scores = np.asarray(scores, dtype=np.float64)
     n = len(scores)
@@ -116,12 +150,12 @@ def mean_estimate(scores: np.ndarray, clusters: np.ndarray | None = None, seed: 
     index, k = _clusters(n, clusters)
     value = float(scores.mean())
     if k == n:
-        if np.isin(scores, (0.0, 1.0)).all():
+        if bounds == FRACTION and np.isin(scores, (0.0, 1.0)).all():
             low, high = wilson(scores.sum(), n)
             se = math.sqrt(value * (1 - value) / n)
             return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method="wilson")
-        return _student(scores, "t")
-    if value in (0.0, 1.0) and (scores == value).all():
+        return _student(scores, "t", bounds)
+    if bounds == FRACTION and value in (0.0, 1.0) and (scores == value).all():
         # No draw can differ, and an interval of no width would claim certainty. Each cluster counts as one observation.
         low, high = wilson(value * k, k)
         return Estimate(value=value, stderr=0.0, low=low, high=high, n=n, clusters=k, method="wilson over clusters")
@@ -139,20 +173,34 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
 
 
-def _student(x: np.ndarray, method: str) -> Estimate:
-    """Mean of independent values with Student's t interval; without one below two values."""
+def _student(x: np.ndarray, method: str, bounds: Bounds = ANY) -> Estimate:
+    """Mean of independent values with an interval by Student's quantile, within ``bounds``; without one below two values."""
     n, value = len(x), float(x.mean())
     if n < 2:
         return Estimate(value=value, n=n, clusters=n, method="one sample")
-    se = float(x.std(ddof=1) / math.sqrt(n))
-    half = student_quantile(n - 1) * se
-    return Estimate(value=value, stderr=se, low=value - half, high=value + half, n=n, clusters=n, method=method)
+    se, quantile = float(x.std(ddof=1) / math.sqrt(n)), student_quantile(n - 1)
+    if bounds == FRACTION and 0.0 <= value <= 1.0:
+        low, high = fraction_interval(value, se, n, quantile)
+        return Estimate(
+            value=value, stderr=se, low=low, high=high, n=n, clusters=n, method=f"wilson with the items' variance, {method}"
+        )
+    half = quantile * se
+    found = Estimate(value=value, stderr=se, low=value - half, high=value + half, n=n, clusters=n, method=method)
+    return within(found, bounds)
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0, draws: int = DRAWS
+    a: np.ndarray,
+    b: np.ndarray,
+    clusters: np.ndarray | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    bounds: Bounds = DIFFERENCE,
 ) -> Estimate:
-    """Mean of a - b over the same items [N] with a 95% interval, resampled by cluster; see :func:`mean_estimate`."""
+    """Mean of a - b over the same items [N] with a 95% interval, resampled by cluster; see :func:`mean_estimate`.
+
+    bounds: of the difference.
+    """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"paired_difference: {a.shape} against {b.shape}; the same items are needed on both sides")
@@ -161,8 +209,8 @@ def paired_difference(
     difference = a - b
     index, k = _clusters(len(difference), clusters)
     if k == len(difference):
-        return _student(difference, "paired t")
-    estimate = _clustered_mean(difference, index, k, seed, draws)
+        return _student(difference, "paired t", bounds)
+    estimate = within(_clustered_mean(difference, index, k, seed, draws), bounds)
     return estimate.model_copy(update={"method": f"paired {estimate.method}"})
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from levl_eval.pretrain.sigreg import SIGReg
+    from levl_eval.models.sigreg import SIGReg
 
 __all__ = ["SIGReg"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "SIGReg":
-        from levl_eval.pretrain.sigreg import SIGReg
+        from levl_eval.models.sigreg import SIGReg
 
         return SIGReg
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

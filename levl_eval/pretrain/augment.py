@@ -1,12 +1,13 @@
 """Augmentations of pretraining. Randomness comes from the generator given, never from the global one.
 
-``crop`` is batched tensor arithmetic, cheap enough for the smallest models; the others go picture by picture through
+``crop`` is batched tensor arithmetic, cheap enough for the smallest models; the others go image by image through
 torchvision's kernels, in the reading workers.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from levl_eval._compat import repair
+from levl_eval.core.third_party import repair
+from levl_eval.models.config import Pair, PretrainConfig, local_size
 
 repair()
 
 
 def crop(x: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
-    """Random crop of 80 to 100% of the area, resized back, a different one for every picture: [B, 3, S, S] -> the same shape.
+    """Random crop of 80 to 100% of the area, resized back, a different one for every image: [B, 3, S, S] -> the same shape.
 
     part: (k, n) where x is the k-th of n equal parts of a batch; all parts together are cropped as the whole batch would be.
     """
@@ -36,15 +38,35 @@ def crop(x: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)) 
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def resized(image: Image.Image, size: int, how: str = "squash") -> np.ndarray:
-    """uint8 [S, S, 3]: squashed, or shortest side to S and centre crop; bicubic."""
+def erase(x: Tensor, probability: float, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
+    """Random erasing of normalised images [B, 3, S, S] as torchvision's: with ``probability`` a box of 0.02 to 0.33 of the area and
+    aspect 0.3 to 3.3 is set to 0, which after normalising is the mean colour (July). part: as for :func:`crop`.
+    """
+    (k, n), b = part, len(x)
+    random = torch.rand(b * n, 3 + 2 * 10, generator=generator)[k * b : (k + 1) * b]
+    high, wide = x.shape[-2:]
+    out = x.clone()
+    for i, (hit, top, left, *attempts) in enumerate(random.tolist()):
+        for area, aspect in zip(attempts[::2], attempts[1::2], strict=True) if hit < probability else ():
+            area = high * wide * (0.02 + 0.31 * area)
+            ratio = math.exp(math.log(0.3) + aspect * (math.log(3.3) - math.log(0.3)))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if h < high and w < wide:
+                y, z = int(top * (high - h + 1)), int(left * (wide - w + 1))
+                out[i, :, y : y + h, z : z + w] = 0.0
+                break
+    return out
+
+
+def resized(image: Image.Image, size: int, how: str = "squash", interpolation: str = "bicubic") -> np.ndarray:
+    """uint8 [S, S, 3]: squashed, or shortest side to S and centre crop."""
     image = image.convert("RGB")
     if how == "crop":
         w, h = image.size
         side = min(w, h)
         left, top = (w - side) // 2, (h - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(image.resize((size, size), Image.Resampling[interpolation.upper()]))
 
 
 def _box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], g: np.random.Generator) -> tuple:
@@ -76,36 +98,62 @@ def _jitter(x: Tensor, strength: tuple[float, float, float, float], g: np.random
     return x
 
 
-def _cropped(x: Tensor, size: int, scale: tuple[float, float], g: np.random.Generator) -> Tensor:
+def _blurred(x: Tensor, kernel: int | None, g: np.random.Generator) -> Tensor:
+    """Gaussian blur with sigma 0.1 to 2; a kernel of None grows with the image, 23 at 224 pixels."""
+    from torchvision.transforms.v2 import functional as T
+
+    side = kernel or max(3, 2 * (x.shape[-1] * 23 // 448) + 1)
+    return T.gaussian_blur(x, [side, side], [g.uniform(0.1, 2.0)] * 2)
+
+
+def _cropped(x: Tensor, size: int, scale: Pair, g: np.random.Generator, ratio: Pair = (3 / 4, 4 / 3)) -> Tensor:
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as T
 
-    top, left, h, w = _box(x.shape[-1], x.shape[-2], scale, (3 / 4, 4 / 3), g)
+    top, left, h, w = _box(x.shape[-1], x.shape[-2], scale, ratio, g)
     return T.resized_crop(x, top, left, h, w, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
-def standard(image: np.ndarray, size: int, g: np.random.Generator) -> np.ndarray:
-    """uint8 [H, W, 3] -> [S, S, 3]: crop of 0.8 to 1, flip 0.5, jitter (.2, .2, .2, .02) at 0.3, grey 0.05 (PAPER 1.6, C2)."""
+def standard(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> np.ndarray:
+    """uint8 [H, W, 3] -> [S, S, 3] by July's augmentation without its random erasing (:func:`erase`): crop, flip, colour, grey, blur."""
     from torchvision.transforms.v2 import functional as T
 
-    x = _cropped(torch.from_numpy(np.array(image)).permute(2, 0, 1), size, (0.8, 1.0), g)
-    if g.random() < 0.5:
+    c = config
+    x = _cropped(torch.from_numpy(np.array(image)).permute(2, 0, 1), c.image_size, c.crop_scale, g, c.crop_ratio)
+    if g.random() < c.flip_prob:
         x = x.flip(-1)
-    if g.random() < 0.3:
-        x = _jitter(x, (0.2, 0.2, 0.2, 0.02), g)
-    if g.random() < 0.05:
+    if g.random() < c.color_jitter_prob:
+        x = _jitter(x, c.color_jitter, g)
+    if g.random() < c.grayscale_prob:
         x = T.rgb_to_grayscale(x, num_output_channels=3)
+    if c.gaussian_blur_prob and g.random() < c.gaussian_blur_prob:
+        x = _blurred(x, c.blur_kernel, g)
     return x.permute(1, 2, 0).contiguous().numpy()
+
+
+def augmented(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> Any:
+    """One image's training form: the standard augmentation [S, S, 3], or its (global, local) crops for levljepa_plus."""
+    if config.objective == "levljepa_plus":
+        c = config
+        return views(
+            image,
+            (c.image_size, local_size(c)),
+            (c.global_views, c.local_views),
+            (c.global_scale, c.local_scale),
+            g,
+            c.blur_kernel,
+        )
+    return standard(image, config, g)
 
 
 def views(
     image: np.ndarray, sizes: tuple[int, int], counts: tuple[int, int], scales: tuple[tuple[float, float], tuple[float, float]],
-    g: np.random.Generator,
+    g: np.random.Generator, blur_kernel: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """uint8 [H, W, 3] -> global crops [V, S, S, 3] and local crops [v, s, s, 3] with DINO's augmentation (PAPER 1.8).
 
     Flip 0.5; jitter (.4, .4, .2, .1) at 0.8; grey 0.2; Gaussian blur (sigma 0.1 to 2) at 1.0 on the first global crop, 0.1 on the
-    others, 0.5 on local ones; solarisation at 0.2 on the second global crop.
+    others, 0.5 on local ones; solarisation at 0.2 on the second global crop. blur_kernel: 23 for all crops as published, None: by size.
     """
     from torchvision.transforms.v2 import functional as T
 
@@ -122,8 +170,7 @@ def views(
             if g.random() < 0.2:
                 y = T.rgb_to_grayscale(y, num_output_channels=3)
             if g.random() < (0.5 if kind else 1.0 if k == 0 else 0.1):
-                kernel = max(3, 2 * (sizes[kind] * 23 // 448) + 1)  # 23 at 224 pixels
-                y = T.gaussian_blur(y, [kernel, kernel], [g.uniform(0.1, 2.0)] * 2)
+                y = _blurred(y, blur_kernel, g)
             if kind == 0 and k == 1 and g.random() < 0.2:
                 y = T.solarize(y, 128)
             made.append(y.permute(1, 2, 0).contiguous().numpy())

@@ -16,20 +16,21 @@ Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
   objective=levljepa|levljepa_plus|clip|siglip     model=nano|tiny|small|base
   data=scenes | csv:FILE or tsv:FILE (header image,caption) | wds:GLOB (tars of image + txt or json; {0000..0099} expands)
        | hf:NAME[:SPLIT] (hub name, or directory of save_to_disk; streaming=true)
-  out=DIR  steps=N  batch_size=N (pictures an update, over all processes)  seed=N
-  resume=true goes on where the last run with the same values was stopped.
+  out=DIR  steps=N  batch_size=N (images an update, over all processes)  seed=N
+  preset=levljepa-may|levljepa-july|clip-openclip|siglip      a whole published configuration; what is given besides it wins
+  The same command again resumes where it was stopped; extend_to=STEPS trains a finished run on; resume=false insists on an empty folder.
 
 Several processes, on one machine or many:
   torchrun --nproc-per-node 8 --no-python levl-pretrain config.yaml key=value ...
   accelerate launch --no_python levl-pretrain config.yaml key=value ...      (its own configuration chooses DDP or FSDP)
   (both launchers take a Python file by default, hence the flag; -m levl_eval.pretrain.cli in its place does the same)
 
-Every field (with its default at this model size): levl-pretrain fields [model=nano]
+Every field with its value, choices, meaning and source, as a config.yaml: levl-pretrain fields [model=tiny] [preset=...] > config.yaml
 """
 
 
 def _train(words: list[str]) -> int:
-    from levl_eval.pretrain.config import parse_config
+    from levl_eval.models.config import parse_config
 
     config = parse_config(words)
     from levl_eval.pretrain.loop import Trainer
@@ -44,14 +45,14 @@ def _train(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    from levl_eval.cli import Parser
+    from levl_eval.core.command import Parser
 
     parser = Parser(prog="levl-pretrain export")
     parser.add_argument("ckpt")
     parser.add_argument("--to", required=True, choices=["release", "official", "safetensors"])
     parser.add_argument("--out", required=True)
     args = parser.parse_args(words)
-    from levl_eval.pretrain.checkpoints import export
+    from levl_eval.models.checkpoints import export
 
     for path in export(Path(args.ckpt), args.to, Path(args.out)):
         print(path)
@@ -59,7 +60,7 @@ def _export(words: list[str]) -> int:
 
 
 def _import(words: list[str]) -> int:
-    from levl_eval.cli import Parser
+    from levl_eval.core.command import Parser
 
     parser = Parser(prog="levl-pretrain import")
     parser.add_argument("source")
@@ -74,7 +75,7 @@ def _import(words: list[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``levl-pretrain``; returns the exit code."""
-    from levl_eval.cli import guard
+    from levl_eval.core.command import guard
 
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -85,10 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(HELP, end="")
             return 0
         if words[0] == "fields":
-            from levl_eval.pretrain.config import parse_config
+            from levl_eval.models.config import explained
 
-            for k, v in parse_config(words[1:]).model_dump(mode="json").items():
-                print(f"{k}={v}")
+            print(explained(words[1:]), end="")
             return 0
         commands = {"export": _export, "import": _import}
         return commands[words[0]](words[1:]) if words[0] in commands else _train(words)

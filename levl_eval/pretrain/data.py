@@ -1,5 +1,7 @@
 """Image-caption pairs for pretraining: decoded once into a memory-mapped uint8 pool, then read in a fixed random order.
 
+A pool belongs to its inputs (open_pool) and is used only while it is whole (sealed.py).
+
 The order is a pure function of (seed, epoch), so a resumed run sees what an uninterrupted one sees.
 """
 
@@ -7,31 +9,59 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 
-from levl_eval.errors import UsageError
-from levl_eval.io import atomic_path, atomic_write
-from levl_eval.pretrain.config import PretrainConfig
-from levl_eval.processes import cores
-from levl_eval.progress import Progress
+from levl_eval.core.distributed import cores
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import disk_full_as_error
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import PretrainConfig, crops_originals
+from levl_eval.pretrain.sealed import key_of, marks_of, sealed
 
 _CHUNK = 500
+VERSION = 2  # of what a pool holds; raise it when the same inputs give other contents
+
+
+class Originals:
+    """Encoded image files one after another, decoded when asked for: for augmentations that crop the original image.
+
+    The bytes are kept with the pool, so that a run sees one set of images however the user's folder changes meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.ends = folder / "images.bin", np.load(folder / "ends.npy")
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        from PIL import Image
+
+        start = int(self.ends[row - 1]) if row else 0
+        with open(self.path, "rb") as handle:
+            handle.seek(start)
+            data = handle.read(int(self.ends[row]) - start)
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
 class Pool:
-    """pixels: uint8 [N, S, S, 3] memory map; captions: of each picture, at least one."""
+    """pixels: uint8 [N, S, S, 3] memory map, or the original images; captions: of each image, at least one."""
 
-    pixels: np.ndarray
+    pixels: np.ndarray | Originals
     captions: list[list[str]]
     broken: Sequence[str] = ()  # images of the source that could not be read
+    sha256: str = ""  # over its contents
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -39,8 +69,8 @@ class Pool:
     def order(self, seed: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
-    def batch(self, step: int, size: int, seed: int, part: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, list[str]]:
-        """Pictures [B, S, S, 3] and captions of ``step``; epochs follow one another, an incomplete last batch is dropped.
+    def rows(self, step: int, size: int, seed: int, part: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, list[str]]:
+        """Row numbers [B] and captions of ``step``; epochs follow one another, an incomplete last batch is dropped.
 
         part: (k, n), the k-th of n equal parts of that batch, so that what is seen does not depend on the number of processes.
         """
@@ -51,7 +81,13 @@ class Pool:
         captions = [rng.choice(self.captions[i]) for i in rows]
         k, n = part
         mine = slice(k * size // n, (k + 1) * size // n)
-        return self.pixels[rows[mine]], captions[mine]
+        return rows[mine], captions[mine]
+
+    def batch(self, step: int, size: int, seed: int, part: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, list[str]]:
+        """Images [B, S, S, 3] and captions of :meth:`rows`, of a pool of one size."""
+        rows, captions = self.rows(step, size, seed, part)
+        assert isinstance(self.pixels, np.ndarray)
+        return self.pixels[rows], captions
 
 
 def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list[list[str]]]:
@@ -70,11 +106,12 @@ def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list
 
 
 def _csv_rows(
-    path: Path, image: str = "image", fields: Sequence[str] = ("caption",), delimiter: str = ","
+    path: Path, image: str = "image", fields: Sequence[str] = ("caption",), delimiter: str = ",", strip: bool = False
 ) -> list[tuple[Path, list[str]]]:
     """(image file, captions) of a csv whose header names both columns; files relative to it or to images/ beside it.
 
-    fields: names of the caption column; the first that the header has is read. Several rows of an image are its captions.
+    fields: names of the caption column; the first that the header has is read. Several rows of an image are its captions, which
+    are taken as they stand unless ``strip``; blank ones are left out.
     """
     try:
         with open(path, newline="", encoding="utf-8") as f:
@@ -87,8 +124,8 @@ def _csv_rows(
                 )
             by_image: dict[str, list[str]] = {}
             for row in reader:
-                if row[image] and row[caption]:
-                    by_image.setdefault(row[image], []).append(row[caption].strip())
+                if row[image] and (row[caption] or "").strip():
+                    by_image.setdefault(row[image], []).append(row[caption].strip() if strip else row[caption])
     except OSError as e:
         raise UsageError(f"data=csv:{path}: cannot be read ({e.strerror})") from e
     except (UnicodeDecodeError, csv.Error) as e:
@@ -103,75 +140,158 @@ def _csv_rows(
     return [(place(name), captions) for name, captions in by_image.items()]
 
 
-def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str]) -> tuple[np.ndarray, list[list[str]], list[str]]:
+def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tuple[Any, list[list[str]], list[str]]:
+    """Images of some rows at the training size, their captions, and the names of what cannot be read."""
     from PIL import Image
 
     from levl_eval.pretrain.augment import resized
 
-    rows, size, how = args
+    rows, size, how, interpolation = args
     pixels, texts, broken = [], [], []
     for path, captions in rows:
         try:
             with Image.open(path) as image:
-                pixels.append(resized(image, size, how))
+                pixels.append(resized(image, size, how, interpolation))
             texts.append(captions)
         except Exception as e:  # whatever a decoder throws at a broken file
             broken.append(f"{path} ({type(e).__name__})")
     return np.array(pixels, np.uint8).reshape(len(pixels), size, size, 3), texts, broken
 
 
+def _original_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tuple[Any, list[list[str]], list[str]]:
+    """:func:`_csv_chunk` with the files' bytes, of which each was decoded once to see that it can be."""
+    from PIL import Image
+
+    files: list[bytes] = []
+    texts, broken = [], []
+    for path, captions in args[0]:
+        try:
+            data = path.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                image.convert("RGB")
+            files.append(data)
+            texts.append(captions)
+        except Exception as e:  # whatever a decoder throws at a broken file
+            broken.append(f"{path} ({type(e).__name__})")
+    return files, texts, broken
+
+
 def _workers() -> int:
     return min(8, cores())
 
 
-def _build(folder: Path, jobs: list, work: Callable, total: int, size: int, allowed: float, progress: Progress) -> None:
-    """Run the jobs in processes, write their pictures one after another into pixels.npy, and the captions and counts beside."""
-    captions: list[list[str]] = []
-    broken: list[str] = []
-    with atomic_path(folder / "pixels.npy") as temporary:
-        pool = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, size, size, 3))
-        with ProcessPoolExecutor(_workers()) as workers, progress.stage("preparing pictures", total, "picture") as bar:
-            for pixels, texts, *rest in workers.map(work, jobs):
-                pool[len(captions) : len(captions) + len(texts)] = pixels
-                captions += texts
-                broken += rest[0] if rest else []
-                bar.advance(len(texts))
-                if len(broken) > allowed * total:
-                    raise UsageError(
-                        f"data: {len(broken)} of {total} images cannot be read, more than max_broken={allowed}; first {broken[0]}"
-                    )
-        pool.flush()
-    if broken:
-        progress.say(f"skipped {len(broken)} unreadable images, first {broken[0]}")
-    atomic_write(folder / "captions.json", json.dumps({"captions": captions, "broken": broken}))
+def _too_many(broken: Sequence[str], total: int, allowed: float) -> None:
+    if len(broken) > allowed * total:
+        raise UsageError(
+            f"data: {len(broken)} of {total} images cannot be read, more than max_broken={allowed}; first {broken[0]}"
+        )
 
 
-def open_pool(config: PretrainConfig, cache: Path, progress: Progress) -> Pool:
-    """The pool of a configuration's data, made in the cache if it is not there. Raises UsageError for unusable data."""
-    size = config.image_size
+@dataclass(frozen=True)
+class _Plan:
+    """How a pool is made: its key, its number of images before any is found broken, and the work of each process."""
+
+    kind: str
+    key: str
+    total: int
+    jobs: list[Any]
+    work: Callable[[Any], tuple]
+    size: int
+    unchanged: Callable[[], bool] = lambda: True  # whether the source is still what the key says
+
+    def build(self, folder: Path, allowed: float, progress: Progress) -> None:
+        """Run the jobs in processes; write their images one after another, and captions and the names of broken files beside."""
+        captions: list[list[str]] = []
+        broken: list[str] = []
+        ends: list[int] = []
+        originals = self.work is _original_chunk
+        target = folder / ("images.bin" if originals else "pixels.npy")
+        with disk_full_as_error(target):
+            shape = (self.total, self.size, self.size, 3)
+            pool = None if originals else np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+            with (
+                open(target if originals else os.devnull, "ab") as file,
+                ProcessPoolExecutor(_workers()) as workers,
+                progress.stage("preparing images", self.total, "image") as bar,
+            ):
+                for images, texts, *rest in workers.map(self.work, self.jobs):
+                    if pool is not None:
+                        pool[len(captions) : len(captions) + len(texts)] = images
+                    else:
+                        for data in images:
+                            file.write(data)
+                            ends.append((ends[-1] if ends else 0) + len(data))
+                    captions += texts
+                    broken += rest[0] if rest else []
+                    bar.advance(len(texts))
+                    _too_many(broken, self.total, allowed)
+            if pool is not None:
+                pool.flush()
+                del pool
+            else:
+                np.save(folder / "ends.npy", np.array(ends, np.int64))
+            (folder / "captions.json").write_text(json.dumps({"captions": captions, "broken": broken}), encoding="utf-8")
+        if broken:
+            progress.say(f"skipped {len(broken)} unreadable images, first {broken[0]}")
+        if not self.unchanged():
+            raise LevlError("data: image files changed while they were being read; run the same command again")
+
+
+def _scenes_plan(config: PretrainConfig) -> _Plan:
+    from levl_eval import scenes
+
+    code = hashlib.sha256()
+    for name in ("language", "render", "shapes", "textures", "world"):
+        code.update((Path(scenes.__file__).parent / f"{name}.py").read_bytes())
+    c, total = config, config.scenes_pool
+    key = key_of(
+        {"pool": VERSION, "scenes": scenes.VERSION, "code": code.hexdigest(), "pillow": PIL.__version__, "numpy": np.__version__,
+         "seed": c.seed, "images": total, "size": c.image_size, "captions": c.captions_per_image}
+    )  # fmt: skip
+    jobs = [(c.seed, i, min(total, i + _CHUNK), c.image_size, c.captions_per_image) for i in range(0, total, _CHUNK)]
+    return _Plan("scenes", key, total, jobs, _scene_chunk, c.image_size)
+
+
+def _csv_plan(config: PretrainConfig) -> _Plan:
+    c = config
+    path = Path(c.data[4:]).expanduser()
+    tabs = c.data.startswith("tsv:") or path.suffix == ".tsv"
+    rows = _csv_rows(path, c.image_field, c.caption_fields, "\t" if tabs else ",", c.strip_captions)
+    files = [p for p, _ in rows]
+    marks = marks_of(files)
+    originals = crops_originals(c)
+    form: dict[str, Any] = {"form": "originals"}
+    if not originals:
+        form = {"form": "pixels", "size": c.image_size, "resize": c.resize, "interpolation": c.interpolation}
+    key = key_of(
+        {"pool": VERSION, "pillow": PIL.__version__, **form},
+        ([str(p.resolve()), mark, texts] for (p, texts), mark in zip(rows, marks, strict=True)),
+    )
+    jobs = [(rows[i : i + _CHUNK], c.image_size, c.resize, c.interpolation) for i in range(0, len(rows), _CHUNK)]
+    work = _original_chunk if originals else _csv_chunk
+    return _Plan("csv", key, len(rows), jobs, work, c.image_size, lambda: marks_of(files) == marks)
+
+
+def open_pool(config: PretrainConfig, cache: Path, progress: Progress, deep: bool = True) -> Pool:
+    """The pool of a configuration's data, made in the cache if it is not there. Raises UsageError for unusable data.
+
+    Its key holds everything that can move it: captions, a mark of every image file (sealed.mark_of), geometry, and versions. What
+    is made of captions later (tokenizer, maximal length, read-out) is not kept in it, hence not in its key.
+    deep: check the contents of a pool that is there, not the files' sizes alone.
+    """
     if config.data == "scenes":
-        import levl_eval.scenes as scenes
-
-        key = f"scenes-{config.seed}-{config.scenes_pool}-{size}-{config.captions_per_image}-{scenes.VERSION}"
-        total = config.scenes_pool
-        jobs: list = [(config.seed, i, min(total, i + _CHUNK), size, config.captions_per_image) for i in range(0, total, _CHUNK)]
-        work: Callable = _scene_chunk
+        plan = _scenes_plan(config)
     elif config.data.startswith(("csv:", "tsv:")):
-        path = Path(config.data[4:]).expanduser()
-        tabs = config.data.startswith("tsv:") or path.suffix == ".tsv"
-        rows = _csv_rows(path, config.image_field, config.caption_fields, "\t" if tabs else ",")
-        total = len(rows)
-        text = "\n".join(f"{p.resolve()}|{p.stat().st_size if p.exists() else -1}|{c}" for p, c in rows)
-        key = f"csv-{hashlib.sha256(text.encode()).hexdigest()[:24]}-{size}{'-crop' if config.resize == 'crop' else ''}"
-        jobs = [(rows[i : i + _CHUNK], size, config.resize) for i in range(0, total, _CHUNK)]
-        work = _csv_chunk
+        plan = _csv_plan(config)
     else:
         raise UsageError(f"data={config.data}: expected scenes, csv:FILE, tsv:FILE, wds:GLOB or hf:NAME")
-    folder = cache / "pretrain" / key
-    if not (folder / "captions.json").exists():
-        _build(folder, jobs, work, total, size, config.max_broken, progress)
-    told = json.loads((folder / "captions.json").read_text())
-    captions = told["captions"]
+    folder = cache / "pretrain" / f"{plan.kind}-{plan.key[:32]}"
+    digest = sealed(folder, plan.key, lambda f: plan.build(f, config.max_broken, progress), progress, deep)
+    texts = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    captions, broken = texts["captions"], texts["broken"]
+    _too_many(broken, plan.total, config.max_broken)
     if len(captions) < config.batch_size:
-        raise UsageError(f"data={config.data}: {len(captions)} pictures, fewer than batch_size={config.batch_size}")
-    return Pool(np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)], captions, told["broken"])
+        raise UsageError(f"data={config.data}: {len(captions)} images, fewer than batch_size={config.batch_size}")
+    if plan.work is _original_chunk:
+        return Pool(Originals(folder), captions, broken, digest)
+    return Pool(np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)], captions, broken, digest)

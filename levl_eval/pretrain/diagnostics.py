@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.config import PretrainConfig
-from levl_eval.progress import Progress
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import PretrainConfig
 
 
 def effective_rank(z: Tensor) -> float:
@@ -43,8 +43,8 @@ def of_pairs(z_v: Tensor, z_t: Tensor) -> dict[str, float]:
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:
     """Share of test rows [M, D] whose k nearest training rows by cosine vote for their label, votes weighted exp(cos / 0.07)."""
-    near = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
-    value, index = near.topk(min(k, len(train)), dim=1)
+    did_you_mean = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
+    value, index = did_you_mean.topk(min(k, len(train)), dim=1)
     votes = torch.zeros(len(test), int(train_labels.max()) + 1, device=train.device)
     votes.scatter_add_(1, train_labels[index], (value / 0.07).exp())
     return float((votes.argmax(1) == test_labels).float().mean())
@@ -54,10 +54,10 @@ class Probe:
     """A small labelled set, class folders train/ and test/, whose kNN and zero-shot accuracy are followed during a run.
 
     names: the folders' names as words.
-    At most ``limit`` pictures of each split, evenly over classes. Raises UsageError where the folders are not there.
+    At most ``limit`` images of each split, evenly over classes. Raises UsageError where the folders are not there.
     """
 
-    def __init__(self, folder: Path, size: int, resize: str, limit: int = 1000) -> None:
+    def __init__(self, folder: Path, size: int, resize: str, interpolation: str = "bicubic", limit: int = 1000) -> None:
         import numpy as np
         from PIL import Image
 
@@ -72,14 +72,14 @@ class Probe:
             raise UsageError(f"probe={folder}: {len(classes)} class folders below train/; at least 2")
         self.names = [name.replace("_", " ") for name in classes]
         for split in ("train", "test"):
-            pictures, labels = [], []
+            images, labels = [], []
             for i, name in enumerate(classes):
                 files = sorted(f for f in (folder / split / name).glob("*") if f.is_file())
                 for f in files[: max(1, limit // len(classes))]:
                     with Image.open(f) as image:
-                        pictures.append(resized(image, size, resize))
+                        images.append(resized(image, size, resize, interpolation))
                     labels.append(i)
-            self.pixels[split] = torch.from_numpy(np.stack(pictures))
+            self.pixels[split] = torch.from_numpy(np.stack(images))
             self.labels[split] = torch.tensor(labels)
 
     @classmethod
@@ -94,7 +94,7 @@ class Probe:
             few = {part: 12 for part in COUNTS} | {"classification/train": 960, "classification/test": 480}
             make_scenes(folder, size=max(64, config.image_size), counts=few, progress=progress)
             folder = folder / "classification"
-        return cls(folder, config.image_size, config.resize)
+        return cls(folder, config.image_size, config.resize, config.interpolation)
 
     def accuracy(self, encode: Callable[[Tensor], Tensor], batch: int = 128) -> float:
         """encode: uint8 [B, S, S, 3] -> class token [B, D]."""
@@ -102,7 +102,7 @@ class Probe:
         return knn_accuracy(found["train"], self.labels["train"], found["test"], self.labels["test"])
 
     def zero_shot(self, embed: Callable[[Tensor], dict[str, Tensor]], batch: int = 128) -> float:
-        """Share of test pictures nearest by cosine to their own class's text.
+        """Share of test images nearest by cosine to their own class's text.
 
         embed: uint8 [B, S, S, 3] -> the model's output for them and the classes' prompts: z_v [B, d], and p_t [C, d] where there is a
         predictor (the read-out of the authors' own demonstration), else z_t.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,23 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.pretrain import tokenizer as words
-from levl_eval.pretrain.augment import resized
-from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models import tokenizer as words
+from levl_eval.models.config import PretrainConfig, augments
+from levl_eval.pretrain.augment import augmented, resized
 from levl_eval.pretrain.data import Pool, open_pool
-from levl_eval.pretrain.streams import Decoded, Source, augmented, open_source, opened, stack
-from levl_eval.progress import Progress
+from levl_eval.pretrain.streams import Decoded, Source, open_source, opened, stack
 
 _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
 
 
 @dataclass
 class Batch:
-    """One process's share of one forward pass: uint8 pictures [B, S, S, 3] (or two arrays of crops), token ids [B, L], read-outs [B]."""
+    """One process's share of one forward pass: uint8 images [B, S, S, 3] (or two arrays of crops), token ids [B, L], read-outs [B]."""
 
     pixels: Any
     ids: np.ndarray
@@ -50,7 +52,7 @@ class Feed:
 
     @property
     def rows(self) -> int:
-        """Pictures a forward pass in this process."""
+        """Images a forward pass in this process."""
         return self.config.batch_size // self.config.accumulate // self.part[1]
 
     def captions(self) -> Iterator[str]:
@@ -88,7 +90,7 @@ class Feed:
 class PoolFeed(Feed):
     """From a decoded pool; threads prepare the next batch. Every batch is a function of (seed, number), however many processes.
 
-    Augmentation beyond ``crop`` starts from the pool's picture, which has the training size already.
+    Augmentation beyond ``crop`` starts from the original image of csv and tsv data, and from the scene as it was drawn.
     """
 
     def __init__(self, config: PretrainConfig, pool: Pool, part: tuple[int, int]) -> None:
@@ -103,8 +105,13 @@ class PoolFeed(Feed):
         return (c for captions in self.pool.captions for c in captions)
 
     def sample(self, n: int) -> tuple[np.ndarray, list[str]]:
-        rows = np.unique(np.linspace(0, len(self.pool) - 1, min(n, len(self.pool))).astype(int))
-        return self.pool.pixels[rows], [self.pool.captions[i][0] for i in rows]
+        c, pool = self.config, self.pool
+        rows = np.unique(np.linspace(0, len(pool) - 1, min(n, len(pool))).astype(int))
+        captions = [pool.captions[i][0] for i in rows]
+        if isinstance(pool.pixels, np.ndarray):
+            return pool.pixels[rows], captions
+        images = [resized(Image.fromarray(pool.pixels[int(i)]), c.image_size, c.resize, c.interpolation) for i in rows]
+        return np.stack(images), captions
 
     def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
         self.close()
@@ -113,15 +120,19 @@ class PoolFeed(Feed):
     def prepare(self, number: int) -> Batch:
         c = self.config
         size = c.batch_size // c.accumulate
-        raw, captions = self.pool.batch(number, size, c.seed, self.part)
-        pixels: Any = np.ascontiguousarray(raw)
-        if c.objective == "levljepa_plus" or c.augmentation == "standard":
-            first = self.part[0] * len(raw)
+        rows, captions = self.pool.rows(number, size, c.seed, self.part)
+        source = self.pool.pixels
+        pixels: Any
+        if augments(c):
+            first = self.part[0] * len(rows)
 
             def one(i: int) -> Any:
-                return augmented(raw[i], c, np.random.default_rng([c.seed, number, first + i]))
+                return augmented(source[int(rows[i])], c, np.random.default_rng([c.seed, number, first + i]))
 
-            pixels = stack(list((self._helpers.map if self._helpers else map)(one, range(len(raw)))))
+            pixels = stack(list((self._helpers.map if self._helpers else map)(one, range(len(rows)))))
+        else:
+            assert isinstance(source, np.ndarray)
+            pixels = np.ascontiguousarray(source[rows])
         return Batch(pixels, *self.tokens(self._tokenizer, captions))
 
     def _next(self) -> Batch:
@@ -188,17 +199,17 @@ class StreamFeed(Feed):
             yield from raw.captions
 
     def sample(self, n: int) -> tuple[np.ndarray, list[str]]:
-        pictures: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         captions: list[str] = []
         for tried, raw in enumerate(self.source.epoch(0, 0, 1)):
-            if len(pictures) == n or tried == 4 * n:
+            if len(images) == n or tried == 4 * n:
                 break
             image = opened(raw)
             if image is not None:
-                pictures.append(resized(image, self.config.image_size, self.config.resize))
+                images.append(resized(image, self.config.image_size, self.config.resize, self.config.interpolation))
                 captions.append(raw.captions[0])
         side = self.config.image_size
-        return np.array(pictures, np.uint8).reshape(len(pictures), side, side, 3), captions
+        return np.array(images, np.uint8).reshape(len(images), side, side, 3), captions
 
     def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
         self.close()
@@ -256,8 +267,9 @@ def open_feed(config: PretrainConfig, part: tuple[int, int], cache: Path, progre
     if config.batch_size % share or config.batch_size // share < 2:
         raise UsageError(
             f"field `batch_size`: {config.batch_size} over {part[1]} processes and accumulate={config.accumulate}; "
-            f"choose a multiple of {share} with at least 2 pictures each"
+            f"choose a multiple of {share} with at least 2 images each"
         )
     if config.data.startswith(("wds:", "hf:")):
         return StreamFeed(config, part)
-    return PoolFeed(config, open_pool(config, cache, progress), part)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # its neighbours on a machine need not read the whole pool as well
+    return PoolFeed(config, open_pool(config, cache, progress, deep=first), part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain import checkpoints
-from levl_eval.pretrain.config import SIZES, PretrainConfig
-from levl_eval.pretrain.model import DualEncoder
-from levl_eval.pretrain.tokenizer import eot_id, load_gpt2
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    """config.json of the directory, or nothing. Raises UsageError where it is no JSON object."""
-    path = folder / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise UsageError(f"{path}: not valid JSON; repair or remove it") from e
-    if not isinstance(told, dict):
-        raise UsageError(f"{path}: expected a JSON object; repair or remove it")
-    return told
+from levl_eval.core.errors import UsageError
+from levl_eval.models import checkpoints
+from levl_eval.models.config import SIZES, PretrainConfig
+from levl_eval.models.published import Description
+from levl_eval.models.tokenizer import eot_id, load_gpt2
+from levl_eval.models.towers import DualEncoder
 
 
 def _tokenizer(folder: Path, name: str | None, vocab: int) -> Tokenizer:
@@ -49,42 +35,58 @@ def _tokenizer(folder: Path, name: str | None, vocab: int) -> Tokenizer:
     return tokenizer
 
 
-def _config(model: DualEncoder, told: dict[str, Any], image_size: int, length: int, source: str, vocab: int) -> PretrainConfig:
-    """The configuration that rebuilds ``model``: dimensions from its weights, heads from config.json, else 64 channels a head."""
+def _dims(head: nn.Module | None) -> list[int]:
+    """Hidden widths of a head."""
+    return [m.out_features for m in head if isinstance(m, nn.Linear)][:-1] if isinstance(head, nn.Sequential) else []
+
+
+def _widths(dims: list[int], width: str, depth: str, each: str) -> dict[str, Any]:
+    """A head's fields: one width and a depth where all are equal, else each width."""
+    if dims and len(set(dims)) == 1:
+        return {width: dims[0], depth: len(dims)}
+    return {each: dims}
+
+
+def _towers(model: DualEncoder, description: Description) -> dict[str, dict[str, int]]:
+    """Width, depth, heads and patch of both towers, read off the weights but for the heads."""
     v, t = model.vision.encoder.state_dict(), model.text.encoder.state_dict()
-    head = model.vision.pre_proj
-    assert isinstance(head, nn.Sequential)
-    first, last = head[0], head[3]
-    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-    sides = {}
-    for side, state, width, blocks, where in (
-        ("vision", v, v["cls_token"].shape[-1], "blocks.", "vision_encoder"),
-        ("text", t, t["wte.weight"].shape[1], "h.", "text_encoder"),
+    out = {}
+    for side, state, width, blocks in (
+        ("vision", v, v["cls_token"].shape[-1], "blocks."),
+        ("text", t, t["wte.weight"].shape[1], "h."),
     ):
         depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith(blocks))
-        heads = (told.get(where) or {}).get("num_heads", max(1, width // 64))
-        if not isinstance(heads, int) or heads < 1 or width % heads:
-            raise UsageError(
-                f"{source}: config.json field `{where}.num_heads` is {heads!r}, which does not divide {width} channels"
-            )
-        sides[side] = {"width": width, "depth": depth, "heads": heads}
-    sides["vision"]["patch"] = v["patch_embed.proj.weight"].shape[-1]
-    training = told.get("training") or {}
+        out[side] = {"width": width, "depth": depth, "heads": description.heads(side, width)}
+    out["vision"]["patch"] = v["patch_embed.proj.weight"].shape[-1]
+    return out
+
+
+def _config(
+    model: DualEncoder, description: Description, image_size: int, length: int, source: str, vocab: int
+) -> PretrainConfig:
+    """The configuration that rebuilds ``model``: dimensions from its weights, the rest from config.json."""
+    head = model.vision.pre_proj
+    assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
+    sides = _towers(model, description)
+    training = description.part("training")
     predicts = model.vision.projector is not None
-    objective = training.get("objective") if training.get("objective") in ("clip", "siglip") else "clip"
-    predictor = {}
-    if predicts:
-        linear = [m for m in model.vision.projector if isinstance(m, nn.Linear)]  # type: ignore[union-attr]
-        predictor = {"predictor_width": linear[0].out_features, "predictor_depth": len(linear) - 1}
+    objective = training.get("objective")
+    if objective not in (("levljepa", "levljepa_plus") if predicts else ("levljepa", "clip", "siglip")):
+        objective = "levljepa" if predicts else "clip"
+    direct = {"prediction": "direct"} if objective == "levljepa" and not predicts else {}
     alike = (n for n, s in SIZES.items() if s["vision"]["width"] == sides["vision"]["width"])
-    size = told["model_size"] if told.get("model_size") in SIZES else next(alike, "base")
+    size = description.values.get("model_size")
+    size = size if size in SIZES else next(alike, "base")
     batch = training.get("batch_size")
-    positions = t["wpe.weight"].shape[0]
+    readout, positions = description.readout(), model.text.encoder.state_dict()["wpe.weight"].shape[0]
     return PretrainConfig.model_validate(
         {
-            "model": size, "objective": "levljepa" if predicts else objective, "data": str(training.get("dataset") or source),
-            "image_size": image_size, "embed_dim": last.out_features, "head_width": first.out_features, **sides, **predictor,
-            "max_length": length, "positions": positions if positions != length else None, "vocab_size": vocab,
+            "model": size, "objective": objective, "data": str(training.get("dataset") or source), **direct,
+            "image_size": image_size, "embed_dim": head[-1].out_features, **sides,
+            **_widths(_dims(head), "head_width", "pre_proj_depth", "pre_proj_hidden_dims"),
+            **(_widths(_dims(model.vision.projector), "predictor_width", "predictor_depth", "projector_hidden_dims") if predicts else {}),
+            "max_length": length, "positions": positions if positions != length else None, "vocab_size": max(vocab, 257),
+            "text_readout": readout.partition("-")[0], "pad77_attends": "all" if readout == "pad77-all" else "text",
             **({"batch_size": batch} if isinstance(batch, int) and batch >= 2 else {}),
         }
     )  # fmt: skip
@@ -98,26 +100,25 @@ def import_published(source: str, out: Path, tokenizer: str | None = None) -> Pa
     model cards' (shortest side to 256/224 of the size, centre crop, ImageNet statistics; PAPER 3.2).
     Raises UsageError: nothing found, truncated, foreign, heads that do not divide, a tokenizer of another size.
     """
-    from levl_eval.backbones.official import IMAGENET_MEAN, IMAGENET_STD, build, read_pair
+    from levl_eval.backbones.official import build, read_pair
 
     if out.exists():
         raise UsageError(f"--out {out}: is there already; choose another name")
     vision, text, folder = read_pair(source, source)
-    told = _told(folder)
+    description = Description.of(folder)
     try:
-        model, side, length = build(vision, text)
+        model, side, length = build(vision, text, description)
+    except UsageError:
+        raise
     except (KeyError, RuntimeError, ValueError, IndexError) as e:
         words = " ".join(str(e).split())[:160]
         raise UsageError(f"{folder}: weights do not form the published model ({type(e).__name__}: {words})") from e
     vocab = text["encoder"]["wte.weight"].shape[0]
     words_of = _tokenizer(folder, tokenizer, vocab)
-    config = _config(model, told, side, length, source, vocab)
-    step = (told.get("training") or {}).get("total_steps")
+    config = _config(model, description, side, length, source, vocab)
+    step = description.part("training").get("total_steps")
     state = checkpoints.payload(model.state_dict(), config, words_of.to_str(), step if isinstance(step, int) else 0)
-    state["preprocess"] = told.get("preprocess") or {
-        "size": side, "resize": "shortest", "resize_to": round(side * 256 / 224), "interpolation": "bicubic",
-        "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
-    }  # fmt: skip
+    state["preprocess"] = {k: v for k, v in description.preprocess(side).describe().items() if v is not None}
     bad = [
         k
         for s in (vision, text)

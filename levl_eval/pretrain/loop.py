@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +17,25 @@ import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.evaluation import default_cache
-from levl_eval.io import atomic_write
-from levl_eval.pretrain import checkpoints, diagnostics, processes, tokenizer
-from levl_eval.pretrain.augment import crop
-from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import atomic_write
+from levl_eval.core.paths import default_cache
+from levl_eval.core.progress import Progress
+from levl_eval.models import checkpoints, tokenizer
+from levl_eval.models.config import PretrainConfig
+from levl_eval.models.sigreg import SIGReg
+from levl_eval.models.towers import DualEncoder, build_model, plain_attention
+from levl_eval.pretrain import diagnostics, processes
+from levl_eval.pretrain.augment import crop, erase
 from levl_eval.pretrain.diagnostics import Probe
 from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
-from levl_eval.pretrain.model import DualEncoder, build_model, plain_attention
+from levl_eval.pretrain.interrupts import lines_until, stop_between_steps
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.parallel import sync_batch_norm, world
+from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
-from levl_eval.pretrain.sigreg import SIGReg
-from levl_eval.progress import Progress
 
-# What a resumed run may have otherwise; steps may not change, the schedule depends on them.
-_FREE = {
-    "resume", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_pictures", "probe", "probe_template", "trackers", "threads",
-    "device", "max_loss_growth", "max_broken",
-}  # fmt: skip
 _MEMORY = 0.95  # of the running loss, over updates
-
-
-def _lines(path: Path, until: int) -> list[str]:
-    """The lines of a metrics file up to a step; what a kill left half-written is dropped."""
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= until:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return kept
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM, so that a run ends between two steps and its last checkpoint is exact.
-
-    A second signal interrupts at once. Outside the main thread signals cannot be caught, and nothing is changed.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 
 class Trainer:
@@ -89,8 +49,10 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.ckpt = self.out / "ckpt.pt"
-        if self.ckpt.exists() and not config.resume:
-            raise UsageError(f"{self.ckpt}: a checkpoint is there already; add resume=true to go on, or choose another out=")
+        if not config.resume and self.out.is_dir() and any(self.out.iterdir()):
+            raise UsageError(
+                f"{self.out}: is not empty, and resume=false starts anew; choose another out=, or leave resume=false away to resume"
+            )
         state = checkpoints.read(self.ckpt) if self.ckpt.exists() else None
         self.accelerator, self.device = processes.start(config)
         seen = processes.collected(None if state is None else state["step"])
@@ -102,7 +64,9 @@ class Trainer:
             )
         self.config = config = self._with_precision(config, state)
         if state is not None:
-            self._must_match(state)
+            asked, self.config = config, as_it_began(state, config, self.ckpt)
+            kept = [f"{k}={v}" for k, v in self.config.model_dump().items() if v != asked.model_dump()[k]]
+            config = self.config
         self.first = world()[0] == 0
         self.progress = progress or Progress(quiet=not self.first)
         if self.first:
@@ -118,6 +82,10 @@ class Trainer:
         self.step, self.first_loss, self.running_loss = 0, math.nan, math.nan
         if state is not None:
             self._restore(state)
+            done = " (finished; extend_to=STEPS trains on)" if self.step >= self.end else ""
+            self.progress.say(f"{self.ckpt}: resuming at step {self.step} of {self.end}{done}")
+            if kept:
+                self.progress.say(f"{self.ckpt}: of an earlier version, resumed as it began: {' '.join(kept)}")
         self.feed.start(self.tokenizer, self.step * config.accumulate, self._feed_state(state))
         self._record_run()
         self.mean = torch.tensor(config.mean, device=self.device).view(3, 1, 1)
@@ -134,18 +102,10 @@ class Trainer:
             told = processes.from_first("bf16" if processes.has_bfloat16(self.device) else "fp32")
         return config.model_copy(update={"precision": told})
 
-    def _must_match(self, state: dict[str, Any]) -> None:
-        """A run goes on only as it began: where it stands and how it logs may change."""
-        if "optimizer" not in state:
-            raise UsageError(
-                f"{self.ckpt}: has weights but no optimizer (imported or released); it cannot be resumed, choose another out="
-            )
-        old, new = state["config"], self.config.model_dump(mode="json")
-        other = [k for k in new if k not in _FREE and k in old and old[k] != new[k]]
-        if other:
-            raise UsageError(
-                f"{self.ckpt}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; resume with the same values"
-            )
+    @property
+    def end(self) -> int:
+        """The last update."""
+        return self.config.extend_to or self.config.steps
 
     def _tokenizer(self, state: dict[str, Any] | None) -> Tokenizer:
         c = self.config
@@ -175,7 +135,7 @@ class Trainer:
 
     @property
     def pool(self) -> Any:
-        """The decoded pictures of scenes, csv and tsv data."""
+        """The decoded images of scenes, csv and tsv data."""
         assert isinstance(self.feed, PoolFeed)
         return self.feed.pool
 
@@ -205,7 +165,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()), "started_at_step": self.step,
         }  # fmt: skip
         if isinstance(self.feed, PoolFeed):
-            told |= {"pictures": len(self.pool), "broken": list(self.pool.broken)}
+            told |= {"images": len(self.pool), "broken": list(self.pool.broken), "pool_sha256": self.pool.sha256}
         atomic_write(self.out / "run.json", json.dumps(told, indent=1) + "\n")
 
     def save(self) -> None:
@@ -225,8 +185,11 @@ class Trainer:
         x = torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, non_blocking=True).movedim(-1, -3).float().div_(255)
         x = (x - self.mean) / self.std
         c = self.config
-        if generator is not None and c.augmentation == "crop" and c.objective != "levljepa_plus":
-            x = crop(x, generator, world())
+        if generator is not None and c.objective != "levljepa_plus":
+            if c.augmentation == "crop":
+                x = crop(x, generator, world())
+            elif c.augmentation == "standard" and c.random_erasing_prob:
+                x = erase(x, c.random_erasing_prob, generator, world())
         return x.contiguous(memory_format=torch.channels_last) if c.channels_last and x.ndim == 4 else x
 
     def _regulariser(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -278,7 +241,7 @@ class Trainer:
                 loss, parts = self._forward(self.step * c.accumulate + i)
                 self.accelerator.backward(loss / c.accumulate)
             total += loss.detach() / c.accumulate
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), c.clip)
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), math.inf if c.clip is None else c.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         # Checked before the update: after it a checkpoint could be written with NaN in it.
         value, size = processes.agreed(*torch.stack([total.float(), norm.float()]).tolist())
@@ -317,7 +280,7 @@ class Trainer:
         """Diagnostics on fixed pairs in evaluation mode, and the probe's accuracy where there is one; every process takes part."""
         c = self.config
         if not hasattr(self, "_fixed"):
-            raw, captions = self.feed.sample(c.diagnose_pictures)
+            raw, captions = self.feed.sample(c.diagnose_images)
             self._fixed = raw, self.feed.tokens(self.tokenizer, captions)
         raw, (ids, last) = self._fixed
         self.wrapped.eval()
@@ -372,26 +335,26 @@ class Trainer:
         started, first = time.monotonic(), self.step
         metrics = self.out / "metrics.jsonl"
         if self.first and metrics.exists():  # lines behind the checkpoint belong to steps that are made again
-            atomic_write(metrics, "".join(f"{line}\n" for line in _lines(metrics, self.step)))
+            atomic_write(metrics, "".join(f"{line}\n" for line in lines_until(metrics, self.step)))
         skipped, since = self.feed.skipped, time.monotonic()
         self.feed.waited = 0.0
         with (
-            _stop_between_steps() as signals,
-            self.progress.stage(f"{c.objective} {c.model}", c.steps - first, "step") as bar,
+            stop_between_steps() as signals,
+            self.progress.stage(f"{c.objective} {c.model}", max(0, self.end - first), "step") as bar,
             open(metrics, "a", encoding="utf-8") if self.first else nullcontext() as log,
         ):
-            while self.step < c.steps:
+            while self.step < self.end:
                 loss, parts = self.train_step()
                 rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
-                bar.advance(note=f"loss {loss:.3f} {rate:,.0f} pictures/s")
-                last = self.step == c.steps
+                bar.advance(note=f"loss {loss:.3f} {rate:,.0f} images/s")
+                last = self.step == self.end
                 if self.feed.skipped > skipped:
                     if not skipped:
                         self.progress.say(f"skipped a sample that cannot be read: {self.feed.broken[0]}")
                     skipped = self.feed.skipped
                 if self.step % c.log_every == 0 or self.step % c.diagnose_every == 0 or last:
                     line: dict[str, Any] = {"step": self.step, "loss": loss, **self._means(parts)}
-                    line |= {"lr": learning_rate(c, self.step - 1), "pictures_per_second": round(rate, 1)}
+                    line |= {"lr": learning_rate(c, self.step - 1), "images_per_second": round(rate, 1)}
                     line["waiting"] = round(self.feed.waited / max(1e-9, time.monotonic() - since), 4)
                     if any(broken := processes.collected(self.feed.skipped)):
                         line["skipped"] = sum(broken)

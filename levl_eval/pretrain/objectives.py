@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.models.config import PretrainConfig
 from levl_eval.pretrain.parallel import gather, pairwise_sigmoid, world
 
 Regulariser = Callable[[Tensor], Tensor]

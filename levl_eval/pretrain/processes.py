@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from levl_eval.errors import UsageError
-from levl_eval.evaluation import pick_device
-from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.core.device import pick_device
+from levl_eval.core.distributed import keep_freed_memory
+from levl_eval.core.errors import UsageError
+from levl_eval.models.config import PretrainConfig
 from levl_eval.pretrain.parallel import world
-from levl_eval.processes import keep_freed_memory
 
 _PATIENCE = timedelta(hours=12)  # others wait this long while one process of a node decodes the data
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}

@@ -7,35 +7,37 @@ import math
 import torch
 from torch import nn
 
-from levl_eval.pretrain.config import PretrainConfig
-
-_WSD_START, _WSD_DECAY = 0.01, 0.15  # first share of the peak; last share of the steps in which it falls (PAPER 1.6)
+from levl_eval.models.config import PretrainConfig, wsd_steps
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
     """The rate of update ``step`` (from 0) (PAPER 1.6).
 
-    cosine: linear warm-up from 0, then a cosine to ``final_lr`` of the peak at the last step. wsd: linear warm-up from 1% of the
-    peak, the peak, and a linear fall to ``final_lr`` of it over the last 15% of the steps.
+    Linear warm-up from ``warmup_start_factor`` of the peak (May 0, July 0.01), which it reaches at update ``warmup``; where None, from
+    1 / warmup, and the peak is reached one update earlier (OpenCLIP's). Then cosine: to ``final_lr`` of the peak at update ``steps``;
+    wsd: the peak, and over the last updates (``wsd_decay_frac`` or ``wsd_decay_steps``) a cosine to ``final_lr`` of it. Behind ``steps`` (``extend_to``) it stays there.
     """
     c = config
-    if c.schedule == "wsd":
-        if step < c.warmup:
-            return c.lr * (_WSD_START + (1 - _WSD_START) * step / c.warmup)
-        fall = max(1, round(_WSD_DECAY * c.steps))
-        t = max(0.0, (step + 1 - (c.steps - fall)) / fall)
-        return c.lr * (1 - (1 - c.final_lr) * t)
     if step < c.warmup:
-        return c.lr * (step + 1) / c.warmup
-    t = (step - c.warmup) / max(1, c.steps - c.warmup)
+        start = c.warmup_start_factor
+        return c.lr * (step + 1) / c.warmup if start is None else c.lr * (start + (1 - start) * step / c.warmup)
+    if c.schedule == "cosine":
+        t = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
+    else:
+        fall = wsd_steps(c)
+        behind = step - (c.steps - fall)
+        if c.wsd_decay == "linear":  # as levl-pretrain had it: at final_lr with the last update
+            return c.lr * (1 - (1 - c.final_lr) * min(1.0, max(0.0, (behind + 1) / fall)))
+        t = min(1.0, max(0.0, behind / fall))
     return c.lr * (c.final_lr + (1 - c.final_lr) * 0.5 * (1 + math.cos(math.pi * t)))
 
 
 def optimizer_of(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
-    """AdamW; gains, biases and scales without weight decay."""
+    """AdamW; weight decay on all parameters as published, or not on gains, biases and scales (``weight_decay_on``)."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    less = 0.0 if config.weight_decay_on == "matrices" else config.weight_decay
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": less},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.pretrain.augment import resized
-from levl_eval.pretrain.config import PretrainConfig
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.models.config import PretrainConfig, augments
+from levl_eval.pretrain import augment
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -57,7 +57,13 @@ def expand(pattern: str) -> list[str]:
     return files
 
 
-def _captions(members: dict[str, bytes], fields: Iterable[str]) -> list[str]:
+def _texts(value: Any, strip: bool) -> list[str]:
+    """The strings of a field, as they are unless ``strip``; blank ones are left out."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return [t.strip() if strip else t for t in texts if isinstance(t, str) and t.strip()]
+
+
+def _captions(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
     """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json."""
     told: Any = {}
     if "json" in members:
@@ -69,17 +75,13 @@ def _captions(members: dict[str, bytes], fields: Iterable[str]) -> list[str]:
         value = members["txt"].decode("utf-8", "replace") if name == "txt" and "txt" in members else None
         if value is None and isinstance(told, dict):
             value = told.get(name)
-        texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        texts = [t.strip() for t in texts if isinstance(t, str) and t.strip()]
+        texts = _texts(value, strip)
         if texts:
             return texts
-    if "txt" in members:
-        text = members["txt"].decode("utf-8", "replace").strip()
-        return [text] if text else []
-    return []
+    return _texts(members["txt"].decode("utf-8", "replace"), strip) if "txt" in members else []
 
 
-def read_tar(path: str, fields: Iterable[str]) -> Iterator[Raw]:
+def read_tar(path: str, fields: Iterable[str], strip: bool = False) -> Iterator[Raw]:
     """Samples of one tar in order. A sample without image or caption is passed on with None or [] and counted as broken.
 
     Raises LevlError where the tar cannot be read to its end.
@@ -87,7 +89,7 @@ def read_tar(path: str, fields: Iterable[str]) -> Iterator[Raw]:
 
     def sample(key: str, members: dict[str, bytes]) -> Raw:
         image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
-        return Raw(f"{path}:{key}", image, _captions(members, fields))
+        return Raw(f"{path}:{key}", image, _captions(members, fields, strip))
 
     key = ""
     members: dict[str, bytes] = {}
@@ -127,15 +129,16 @@ class Tars(Source):
     fields: tuple[str, ...]
     seed: int
     buffer: int
+    strip: bool = False
 
     def epoch(self, epoch: int, k: int, n: int) -> Iterator[Raw]:
         rng = random.Random(f"wds/{self.seed}/{epoch}")
         files = self.files[:]
         rng.shuffle(files)
         if len(files) >= n:
-            samples: Iterator[Raw] = (s for f in files[k::n] for s in read_tar(f, self.fields))
+            samples: Iterator[Raw] = (s for f in files[k::n] for s in read_tar(f, self.fields, self.strip))
         else:
-            samples = (s for i, s in enumerate(s for f in files for s in read_tar(f, self.fields)) if i % n == k)
+            samples = (s for i, s in enumerate(s for f in files for s in read_tar(f, self.fields, self.strip)) if i % n == k)
         return shuffled(samples, self.buffer, random.Random(f"buffer/{self.seed}/{epoch}/{k}/{n}"))
 
 
@@ -164,6 +167,7 @@ class Hub(Source):
     seed: int
     buffer: int
     streaming: bool
+    strip: bool = False
     _opened: Any = field(default=None, repr=False)
 
     def open(self) -> Any:
@@ -198,14 +202,13 @@ class Hub(Source):
 
     def _raw(self, name: str, row: dict[str, Any]) -> Raw:
         value: Any = next((row[f] for f in self.fields if row.get(f)), [])
-        texts = [value] if isinstance(value, str) else [t for t in value if isinstance(t, str)]
         image = row.get(self.image)
         if isinstance(image, dict):
             try:
                 image = image.get("bytes") or Path(image["path"]).read_bytes()
             except (OSError, TypeError):
                 image = None
-        return Raw(name, image, [t.strip() for t in texts if t.strip()])
+        return Raw(name, image, _texts(value, self.strip))
 
     def epoch(self, epoch: int, k: int, n: int) -> Iterator[Raw]:
         """Map-style: every n-th row of the epoch's permutation. Streaming: every n-th file where their number allows, else row."""
@@ -229,17 +232,18 @@ def open_source(config: PretrainConfig) -> Source:
     """The source of ``data=wds:...`` or ``data=hf:NAME[:SPLIT]``. Raises UsageError for what is not there."""
     kind, _, where = config.data.partition(":")
     if kind == "wds":
-        return Tars(expand(where), config.caption_fields, config.seed, config.shuffle_buffer)
+        return Tars(expand(where), config.caption_fields, config.seed, config.shuffle_buffer, config.strip_captions)
     name, colon, split = where.rpartition(":")
     if not colon or "/" in split:
         name, split = where, "train"
-    hub = Hub(name, split, config.image_field, config.caption_fields, config.seed, config.shuffle_buffer, config.streaming)
+    c = config
+    hub = Hub(name, split, c.image_field, c.caption_fields, c.seed, c.shuffle_buffer, c.streaming, c.strip_captions)
     hub.open()
     return hub
 
 
 def opened(raw: Raw) -> Image.Image | None:
-    """The decoded picture of a sample, or None where picture or caption is missing or broken."""
+    """The decoded image of a sample, or None where image or caption is missing or broken."""
     if raw.image is None or not raw.captions:
         return None
     try:
@@ -298,34 +302,16 @@ class Decoded:
             return None
         c = self.config
         caption = raw.captions[int(g.integers(len(raw.captions)))]
-        if c.objective == "levljepa_plus" or c.augmentation == "standard":
-            return augmented(np.asarray(image), c, g), caption
-        return resized(image, c.image_size, c.resize), caption
+        if augments(c):
+            return augment.augmented(np.asarray(image), c, g), caption
+        return augment.resized(image, c.image_size, c.resize, c.interpolation), caption
 
 
-def local_size(config: PretrainConfig) -> int:
-    """Side of the local crops: given, or 3/7 of the image (96 of 224) in whole patches."""
-    patch = config.vision.patch or 16
-    return config.local_size or max(patch, round(config.image_size * 3 / 7 / patch) * patch)
-
-
-def augmented(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> Any:
-    """One picture's training form: the standard augmentation [S, S, 3], or its (global, local) crops for levljepa_plus."""
-    from levl_eval.pretrain import augment
-
-    if config.objective == "levljepa_plus":
-        return augment.views(
-            image, (config.image_size, local_size(config)), (config.global_views, config.local_views),
-            (config.global_scale, config.local_scale), g,
-        )  # fmt: skip
-    return augment.standard(image, config.image_size, g)
-
-
-def stack(pictures: list[Any]) -> Any:
-    """Pictures [S, S, 3] -> [B, S, S, 3]; pairs of crops -> ([V, B, S, S, 3], [v, B, s, s, 3])."""
-    if isinstance(pictures[0], tuple):
-        return tuple(np.stack([p[k] for p in pictures], axis=1) for k in (0, 1))
-    return np.stack(pictures)
+def stack(images: list[Any]) -> Any:
+    """Images [S, S, 3] -> [B, S, S, 3]; pairs of crops -> ([V, B, S, S, 3], [v, B, s, s, 3])."""
+    if isinstance(images[0], tuple):
+        return tuple(np.stack([p[k] for p in images], axis=1) for k in (0, 1))
+    return np.stack(images)
 
 
 def _stack(held: list[tuple[Any, str]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Parts
   backbone        name; weights (SHA-256 of parameters and buffers); code (versions of the libraries that compute the features, of our
                   loader, and for `py:` the hash of the user's source files); preprocess, as resolved; text (what of tokenizer,
                   maximal length and read-out moves text embeddings)
-  task, engine, engine_version
+  task, engine, versions (of the engine and of what it is built on: features, answering; engines.VERSIONS)
   protocol        the card's fields that are protocol (cards.protocol_of)
   resolved        what the card leaves to the backbone, the machine or a file, as it came out
   data            test, train, validation: content fingerprints, and the order in which the reader gives the items
@@ -20,28 +20,17 @@ Parts
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hashing import digest
 
 if TYPE_CHECKING:
     from levl_eval.records.record import Record
 
 IDENTITY_VERSION = 1  # of the parts and of how they are hashed
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and without spaces: equal values, equal text. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of plain values, in hexadecimal."""
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def cache_key(kind: str, version: int, **parts: Any) -> str:
@@ -77,7 +66,7 @@ class JobIdentity:
     backbone: Mapping[str, Any]
     task: str
     engine: str
-    engine_version: int
+    versions: Mapping[str, int]
     protocol: Mapping[str, Any]
     data: DataIdentity
     seed: int
@@ -103,19 +92,19 @@ class JobIdentity:
 
     def shown_protocol(self) -> dict[str, Any]:
         """Everything besides backbone, data and seed that two rows must share to stand in one column, flat enough to be read."""
-        return shown_protocol(self.protocol, self.engine_version, self.resolved, self.precision, self.language_model, self.limit)
+        return shown_protocol(self.protocol, self.versions, self.resolved, self.precision, self.language_model, self.limit)
 
 
 def shown_protocol(
     protocol: Mapping[str, Any],
-    engine_version: int,
+    versions: Mapping[str, int],
     resolved: Mapping[str, Any],
     precision: Mapping[str, str],
     language_model: Mapping[str, Any] | None,
     limit: int | None,
 ) -> dict[str, Any]:
     """The protocol of a record: the card's, and beside it what the card alone does not fix."""
-    out: dict[str, Any] = {**protocol, "engine_version": engine_version, "precision": dict(precision)}
+    out: dict[str, Any] = {**protocol, "versions": dict(versions), "precision": dict(precision)}
     if resolved:
         out["resolved"] = dict(resolved)
     if language_model is not None:
@@ -132,7 +121,7 @@ def identity_of(record: Record) -> JobIdentity:
     b, data = record.backbone, record.data
     return JobIdentity(
         backbone={"name": b["name"], "weights": b["weights_sha256"], "code": b["code"], "preprocess": b["preprocess"], "text": b["text"]},
-        task=record.task, engine=record.engine, engine_version=record.engine_version, protocol=record.card_protocol,
+        task=record.task, engine=record.engine, versions=record.versions, protocol=record.card_protocol,
         data=DataIdentity(str(data.get("fingerprint", "")), record.train, str(data.get("validation", "")), data.get("order")),
         seed=record.seed, device=record.device, resolved=record.resolved, precision=record.precision,
         language_model=record.language_model, limit=record.limit,

@@ -13,24 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from levl_eval.errors import UsageError
-from levl_eval.io import atomic_path, atomic_write
-from levl_eval.records.identity import JobIdentity, digest
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.hashing import digest
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records.identity import JobIdentity
 from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, write_lines
 from levl_eval.records.schema import SCHEMA, checksum_of, migrate
-
-
-class Estimate(BaseModel):
-    """A number with its uncertainty. Fractions in [0, 1] unless the metric's name says otherwise."""
-
-    model_config = ConfigDict(extra="forbid")
-    value: float
-    stderr: float | None = None  # standard error of the sampling of test images; None where it cannot be estimated
-    low: float | None = None  # 95% interval
-    high: float | None = None
-    n: int = 0  # samples the value is a mean over
-    clusters: int = 0  # independent units resampled (images)
-    method: str = ""  # how the interval was made: "cluster bootstrap", "wilson", ...
 
 
 class Record(BaseModel):
@@ -41,7 +30,7 @@ class Record(BaseModel):
     backbone: dict[str, Any]  # name, uri, weights_sha256, code, preprocess, text, info, card
     task: str
     engine: str
-    engine_version: int = 0  # 0: a record of schema 1, which did not say
+    versions: dict[str, int] = Field(default_factory=dict)  # of the engine and what it is built on; {} in records of schema 1
     main_metric: str
     chance: float | None = None  # of the main metric, from the card
     protocol: dict[str, Any]  # everything besides backbone, data and seed that can move a number (identity.shown_protocol)
@@ -125,7 +114,7 @@ def record_key(task: str, backbone: str, identity_hash: str) -> str:
 
 def fill_identity(record: Record, identity: JobIdentity, failed: bool = False) -> None:
     """Write the parts of an identity into a record's fields, in place (the inverse of identity.identity_of)."""
-    record.task, record.engine, record.engine_version = identity.task, identity.engine, identity.engine_version
+    record.task, record.engine, record.versions = identity.task, identity.engine, dict(identity.versions)
     record.card_protocol, record.protocol = dict(identity.protocol), identity.shown_protocol()
     record.protocol_hash = digest(record.protocol)
     record.resolved, record.precision = dict(identity.resolved), dict(identity.precision)

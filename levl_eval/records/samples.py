@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 
 
 class Sample(BaseModel):

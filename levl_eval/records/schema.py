@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
 
 SCHEMA = "levl-eval/record/2"
 FAMILY = "levl-eval/record/"

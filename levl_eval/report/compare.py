@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import ProtocolMismatch, UsageError
+from levl_eval.core.errors import ProtocolMismatch, UsageError
+from levl_eval.metrics.catalogue import Metric
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.permutation import holm
 from levl_eval.metrics.statistics import DRAWS
-from levl_eval.records import Estimate, Record, read_record
+from levl_eval.records import Record, read_record
+from levl_eval.report.labels import short
 from levl_eval.report.paired import Samples, load_samples, pair
-from levl_eval.report.units import amount, lower_is_better
+from levl_eval.report.results import Results, entry_of
+from levl_eval.report.units import amount
 
 ALPHA = 0.05
 Side = Record | str | Path  # a record, or the path of one
@@ -52,6 +56,7 @@ class Comparison:
     wins: tuple[int, int]  # items on which a, b does better
     left_out: int
     only_one_side: int
+    kind: Metric  # the catalogue's entry of the metric
     mismatch: tuple[str, ...] = ()
     most_different: tuple[Difference, ...] = field(default=(), repr=False)
 
@@ -64,17 +69,21 @@ class Comparison:
         if low is None or high is None:
             said = "too few images for a verdict"
         elif self.p_holm < ALPHA and self.difference.value:
-            ahead = (self.difference.value > 0) != lower_is_better(self.metric)
+            ahead = (self.difference.value > 0) != self.kind.lower_is_better
             winner, loser = (self.a, self.b) if ahead else (self.b, self.a)
-            said = f"{winner} is better than {loser} by {amount(abs(self.difference.value), self.metric)} ({text})"
+            by = f"by {amount(abs(self.difference.value), self.kind)} ({text})"
+            said = f"{winner} is better than {loser} {by}"
+            if not self.kind.ranked:
+                said = f"{winner} is above {loser} {by}; which end of {self.metric} is better is not known"
         else:
-            least, most = amount(low, self.metric, signed=True, unit=False), amount(high, self.metric, signed=True)
+            least, most = amount(low, self.kind, signed=True, unit=False), amount(high, self.kind, signed=True)
             said = f"no difference shown ({text}): anything from {least} to {most} is possible"
         return f"NOT COMPARABLE as measured ({'; '.join(self.mismatch)}), but: {said}" if self.mismatch else said
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the verdict."""
-        return {**asdict(self), "difference": self.difference.model_dump(), "verdict": self.verdict}
+        rest = {k: v for k, v in asdict(self).items() if k != "kind"}
+        return {**rest, "better": self.kind.better, "difference": self.difference.model_dump(), "verdict": self.verdict}
 
 
 def differing_fields(a: Any, b: Any, path: str = "") -> list[str]:
@@ -101,15 +110,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def _data_field(value: Any) -> str:
+    return "+".join(short(v) for v in value) or "none" if isinstance(value, list) else short(value) or "none"
+
+
 def mismatches(a: Record, b: Record) -> list[str]:
-    """What forbids a comparison: fields of the protocol, and the data."""
+    """What forbids a comparison, each with both values: fields of the protocol (precision among them), and the data."""
     out = [f"task {a.task} against {b.task}"] if a.task != b.task else []
     if a.protocol_hash != b.protocol_hash:
         out += differing_fields(a.protocol, b.protocol) or [f"protocol {a.protocol_hash[:12]} against {b.protocol_hash[:12]}"]
-    x, y = a.data.get("fingerprint"), b.data.get("fingerprint")
-    if x != y:
-        out.append(f"data fingerprint {str(x)[:12]} against {str(y)[:12]}")
-    return out
+    x, y = a.comparison["data"], b.comparison["data"]
+    return out + [f"data.{k} differs: {_data_field(x[k])} against {_data_field(y[k])}" for k in x if x[k] != y[k]]
 
 
 def _records(side: Side | Sequence[Side]) -> list[Record]:
@@ -123,14 +134,16 @@ def _records(side: Side | Sequence[Side]) -> list[Record]:
     return sorted(found, key=lambda r: r.seed)
 
 
-def _label(record: Record, other: Record) -> str:
-    """The backbone's name; where both sides share it, what tells them apart."""
-    name = record.backbone["name"]
-    if name != other.backbone["name"]:
-        return name
-    if record.backbone["weights_sha256"] != other.backbone["weights_sha256"]:
-        return f"{name}@{record.backbone['weights_sha256'][:8]}"
-    return f"{name} ({record.home.name})" if record.home.name != other.home.name else f"{name} ({record.home})"
+def _labels(a: Record, b: Record) -> tuple[str, str]:
+    """The backbones' names; where both sides share one, with what tells them apart, at last the folders."""
+    both = Results([a, b])
+    if len(both.records) == 2 and (names := (both.label(a), both.label(b)))[0] != names[1]:
+        return names
+    name = a.backbone["name"]
+    if name != b.backbone["name"]:
+        return name, b.backbone["name"]
+    folders = (a.home, b.home) if a.home.name == b.home.name else (Path(a.home.name), Path(b.home.name))
+    return f"{name} ({folders[0]})", f"{name} ({folders[1]})"
 
 
 def compare(
@@ -153,7 +166,7 @@ def compare(
     wrong = mismatches(left[0], right[0])
     for side in (left, right):
         wrong += [m for r in side[1:] for m in mismatches(side[0], r)]
-    names = _label(left[0], right[0]), _label(right[0], left[0])
+    names = _labels(left[0], right[0])
     if wrong and not allow_mismatch:
         raise ProtocolMismatch(
             f"{left[0].task}: {names[0]} and {names[1]} were not measured alike: {'; '.join(wrong)}. "
@@ -178,8 +191,9 @@ def compare(
         task=left[0].task, metric=left[0].main_metric, a=names[0], b=names[1], values=paired.values,
         difference=paired.difference(draws), p=p.p, p_method=p.method, p_holm=p.p, family=1, seeds=paired.seeds,
         seed_sd=paired.seed_sd, items=len(paired.ids), images=len(set(paired.images.tolist())),
-        wins=wins[::-1] if lower_is_better(left[0].main_metric) else wins,
-        left_out=paired.left_out, only_one_side=paired.only_one_side, mismatch=tuple(dict.fromkeys(wrong)),
+        wins=wins[::-1] if entry_of(left[0], left[0].main_metric).lower_is_better else wins,
+        left_out=paired.left_out, only_one_side=paired.only_one_side, kind=entry_of(left[0], left[0].main_metric),
+        mismatch=tuple(dict.fromkeys(wrong)),
         most_different=tuple(
             Difference(
                 i, first[i].image_id, str(first[i].meta.get("question", "")), first[i].target,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -13,22 +12,24 @@ from typing import Any
 
 from PIL import Image
 
-from levl_eval.errors import LevlError
-from levl_eval.io import atomic_write
-from levl_eval.records import Estimate, Record
+from levl_eval.core.errors import LevlError
+from levl_eval.core.files import atomic_write
+from levl_eval.core.text import html_text, json_text
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records import Record
 from levl_eval.report import svg
 from levl_eval.report.paired import Samples
-from levl_eval.report.results import Results, Row
-from levl_eval.report.tables import floor_notes
-from levl_eval.report.units import factor, interval, lower_note
-from levl_eval.report.wide import html_tables
+from levl_eval.report.results import Results, Row, entry_of
+from levl_eval.report.tables import data_notes, failures, floor_notes
+from levl_eval.report.units import interval, lower_note
+from levl_eval.report.wide import html_tables, references
 
 HERE = Path(__file__).resolve().parent
 IMAGES = 24  # images of a task in the browser, with all their questions
 SIDE = 192  # pixels of the longer side
-MAX_FILE = 14_900_000  # bytes of the page; pictures get what its text leaves
-MAX_BYTES = 12_000_000  # of pictures in all
-MAX_DENSE = 1_500_000  # of the dense tasks' pictures, before they are written as text
+MAX_FILE = 14_900_000  # bytes of the page; images get what its text leaves
+MAX_BYTES = 12_000_000  # of images in all
+MAX_DENSE = 1_500_000  # of the dense tasks' images, before they are written as text
 MAX_SAMPLES = 400  # of a task
 
 Opener = Callable[[Record], Callable[[str], Image.Image] | None]
@@ -48,7 +49,7 @@ def _chosen(images: Sequence[str]) -> list[str]:
 
 
 def _samples(results: Results) -> list[tuple[Row, dict[str, Any]]]:
-    """What the sample browser shows of each row, as plain JSON values; without pictures yet."""
+    """What the sample browser shows of each row, as plain JSON values; without images yet."""
     out = []
     for row in results.rows:
         loaded: dict[str, Samples] = {}
@@ -71,28 +72,28 @@ def _samples(results: Results) -> list[tuple[Row, dict[str, Any]]]:
             }
             for i in ids
         ]  # fmt: skip
-        out.append((row, {"title": row.title, "backbones": list(loaded), "samples": samples, "pictures": {}}))
+        out.append((row, {"title": row.title, "backbones": list(loaded), "samples": samples, "images": {}}))
     return out
 
 
-def _add_pictures(shown: Sequence[tuple[Row, dict[str, Any]]], opener: Opener, room: int) -> None:
-    """Give the samples their pictures, in ``room`` bytes of text: rows take turns, so that none goes without for another's sake."""
+def _add_images(shown: Sequence[tuple[Row, dict[str, Any]]], opener: Opener, room: int) -> None:
+    """Give the samples their images, in ``room`` bytes of text: rows take turns, so that none goes without for another's sake."""
     waiting = []
     for row, task in shown:
         open_image = opener(row.cells[task["backbones"][0]].records[0])
         if open_image is not None:
-            waiting.append((open_image, sorted({s["i"] for s in task["samples"]}), task["pictures"]))
+            waiting.append((open_image, sorted({s["i"] for s in task["samples"]}), task["images"]))
     for turn in range(IMAGES):
-        for open_image, names, pictures in waiting:
+        for open_image, names, images in waiting:
             if turn >= len(names):
                 continue
             try:
-                picture = _data_uri(open_image(names[turn]))
+                image = _data_uri(open_image(names[turn]))
             except (LevlError, KeyError, OSError):
                 continue
-            size = len(picture) + len(json.dumps(names[turn])) + 4
+            size = len(image) + len(json.dumps(names[turn])) + 4
             if size <= room:
-                pictures[names[turn]] = picture
+                images[names[turn]] = image
                 room -= size
 
 
@@ -104,13 +105,15 @@ def _scaled(e: Estimate, scale: float) -> Estimate:
 def _gains(results: Results, colour: dict[str, int]) -> str:
     rows = []
     for row in results.rows:
-        found = [(n, colour[n], _scaled(g, factor(row.metric))) for n in row.cells if (g := results.gain(row, n)) is not None]
+        found = [(n, colour[n], _scaled(g, row.kind.factor)) for n in row.cells if (g := results.gain(row, n)) is not None]
         if found:
-            rows.append((f"{row.title}, {row.metric}", found))
-    lower = html.escape(lower_note(row.metric for row in results.rows))
-    chart = svg.bars(rows, "gain over the random-initialised backbone in points, with 95% intervals")
+            rows.append((f"{row.title}, {row.metric} ({results.gains_over(row)})", found))
+    lower = html_text(lower_note(row.kind for row in results.rows))
+    over = references(results)
+    what = over[0] if len(over) == 1 else "the backbone named with each task"
+    chart = svg.bars(rows, f"gain over {what} in points, with 95% intervals")
     return (
-        f"<h2 id=gain>Gain over a random-initialised encoder</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.{lower}</figcaption></figure>"
+        f"<h2 id=gain>Gain over {html_text(what)}</h2><figure>{chart}<figcaption>Points, paired over images; whiskers are 95% intervals.{lower}</figcaption></figure>"
         if chart
         else ""
     )
@@ -144,7 +147,7 @@ def _learning(results: Results, colour: dict[str, int]) -> str:
             what = key.replace("_", " ")
             chart = svg.curves(lines, f"{what} of {row.title}")
             if chart:
-                parts.append(f"<h3>{html.escape(f'{row.title}: {what}')}</h3><figure>{chart}</figure>")
+                parts.append(f"<h3>{html_text(f'{row.title}: {what}')}</h3><figure>{chart}</figure>")
     return (
         f"<h2 id=curves>Learning curves</h2><details><summary>Loss of heads and connectors over training</summary>{''.join(parts)}</details>"
         if parts
@@ -159,7 +162,7 @@ _DENSE_NOTE = (
 
 
 def _dense(results: Results) -> str:
-    """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept pictures (segmentation.pictures)."""
+    """Photo, truth and what each backbone predicts, of the segmentation rows whose run kept images (segmentation.images)."""
     parts, used = [], 0
     for row in results.rows:
         figures: list[str] = []
@@ -178,10 +181,10 @@ def _dense(results: Results) -> str:
                         else "images and their true labels"
                     )
                     figures.append(
-                        f'<figure><img src="{uri}" alt="{html.escape(alt)}"><figcaption>{html.escape(title or "the data")}</figcaption></figure>'
+                        f'<figure><img src="{uri}" alt="{html_text(alt)}"><figcaption>{html_text(title or "the data")}</figcaption></figure>'
                     )
         if figures:
-            parts.append(f'<h3>{html.escape(row.title)}</h3><div class="scroll dense" tabindex="0">{"".join(figures)}</div>')
+            parts.append(f'<h3>{html_text(row.title)}</h3><div class="scroll dense" tabindex="0">{"".join(figures)}</div>')
     return f'<h2 id="dense">Dense predictions</h2>{_DENSE_NOTE}{"".join(parts)}' if parts else ""
 
 
@@ -190,7 +193,7 @@ def _breakdown(results: Results, row: Row) -> str:
     names = [n for n, c in row.cells.items() if c.records]
     metrics = dict.fromkeys(m for n in names for r in row.cells[n].records for m in r.metrics)
     head = "".join(
-        f'<th scope="col" class="n"><a href="#r-{html.escape(row.cells[n].any.key)}">{html.escape(n)}</a></th>' for n in names
+        f'<th scope="col" class="n"><a href="#r-{html_text(row.cells[n].any.key)}">{html_text(n)}</a></th>' for n in names
     )
     body = []
     for m in metrics:
@@ -198,12 +201,12 @@ def _breakdown(results: Results, row: Row) -> str:
         for n in names:
             try:
                 e = results.summary(row, n, m).estimate
-                cells.append(f'<td class="n">{interval(e.value, e.low, e.high, m)}</td>')
+                cells.append(f'<td class="n">{interval(e.value, e.low, e.high, entry_of(row.any, m))}</td>')
             except KeyError:
                 cells.append("<td></td>")
-        body.append(f'<tr><th scope="row">{html.escape(m)}</th>{"".join(cells)}</tr>')
+        body.append(f'<tr><th scope="row">{html_text(m)}</th>{"".join(cells)}</tr>')
     table = f'<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">metric</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-    return f"<details><summary>{html.escape(row.title)}: {len(metrics)} metrics</summary>{table}</details>"
+    return f"<details><summary>{html_text(row.title)}: {len(metrics)} metrics</summary>{table}</details>"
 
 
 def _protocols(results: Results) -> str:
@@ -213,10 +216,9 @@ def _protocols(results: Results) -> str:
         text = json.dumps(
             r.model_dump(by_alias=True, mode="json", exclude={"metrics", "notes"}), indent=1, sort_keys=True, ensure_ascii=False
         )
-        title = f"{results.labels[r.key]} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
-        parts.append(
-            f'<details id="r-{html.escape(r.key)}"><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>'
-        )
+        shown = html_text(text, "\n")
+        title = f"{results.label(r)} on {r.task}, seed {r.seed}: protocol {r.protocol_hash[:12]}"
+        parts.append(f'<details id="r-{html_text(r.key)}"><summary>{html_text(title)}</summary><pre>{shown}</pre></details>')
     return "".join(parts)
 
 
@@ -234,8 +236,9 @@ def build(results: Results, opener: Opener | None = None) -> str:
     """The page. opener: gives for a record a function from image id to image, or None where its images are not at hand."""
     colour = {n: i for i, n in enumerate(results.backbones)}
     shown = _samples(results)
-    failed = [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
-    notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *failed])
+    listed = [*floor_notes(results.records), *failures(results), *results.notes()]
+    notes = "".join(f"<li>{html_text(n)}</li>" for n in listed)
+    data_of_rows = "".join(f"<li>{html_text(n)}</li>" for n in data_notes(results))
     breakdowns = "".join(_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values()))
     charts = [_gains(results, colour), _scatter(results, colour), _dense(results)]
     curves = _learning(results, colour)
@@ -250,6 +253,7 @@ def build(results: Results, opener: Opener | None = None) -> str:
         '<link rel="icon" href="data:,">'
         f"<title>levl-eval report</title><style>{css}</style></head><body><header><h1>Frozen encoders, one protocol</h1>"
         f'<p class="soft">{len(results.backbones)} backbones, {len(results.rows)} tasks. Written by levl-eval from the records of this run.</p>'
+        f'<details open class="soft"><summary>What data the numbers are from</summary><ul>{data_of_rows}</ul></details>'
         f"<nav>{nav}</nav></header><main>"
         f'<h2 id="summary">Summary</h2><div class="scroll" tabindex="0">{html_tables(results, linked=True)}</div><p class="soft">Each number leads to its protocol.</p><ul>{notes}</ul>'
         f"{''.join(charts)}{_BROWSER}"
@@ -258,11 +262,11 @@ def build(results: Results, opener: Opener | None = None) -> str:
     end = f"<script>{script}</script></body></html>\n"
 
     def data() -> str:
-        text = json.dumps([task for _, task in shown], ensure_ascii=False).replace("<", "\\u003c")
+        text = json_text([task for _, task in shown], None).replace("<", "\\u003c")
         return f'<script type="application/json" id="data">{text}</script>'
 
     if opener is not None:
-        _add_pictures(shown, opener, min(MAX_BYTES, MAX_FILE - sum(len(t.encode()) for t in (begin, data(), end))))
+        _add_images(shown, opener, min(MAX_BYTES, MAX_FILE - sum(len(t.encode()) for t in (begin, data(), end))))
     return begin + data() + end
 
 

@@ -13,23 +13,38 @@ from functools import cached_property
 
 import numpy as np
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.metrics.catalogue import DIFFERENCE, Bounds, metric_of
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.permutation import PValue, sign_flip_test, swap_test
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import DRAWS, bootstrap_statistic, paired_difference
-from levl_eval.records import Estimate, Record, Sample, read_samples
+from levl_eval.records import Record, Sample, read_samples
 
 Samples = dict[str, Sample]  # by id
 
 
 def load_samples(record: Record) -> Samples:
-    """The samples of a record by id. Raises UsageError where they are missing or an id stands twice."""
+    """The samples of a record by id. Raises UsageError where they are missing, damaged, fewer than the metric's, or an id stands twice."""
     out: Samples = {}
     for s in read_samples(record.home, record):
         if s.id in out:
             raise UsageError(f"{record.home}/samples/{record.key}.jsonl: id {s.id!r} stands twice; run the task again")
         out[s.id] = s
+    _count(record, out)
     return out
+
+
+def _count(record: Record, samples: Samples) -> None:
+    """Records of schema 1 do not say what their samples were: those of a damaged file are fewer than the metric was a mean over."""
+    main = record.metrics.get(record.main_metric)
+    if record.samples is not None or main is None or not main.n:
+        return
+    scored = sum(s.score is not None for s in samples.values())
+    if scored != main.n and (scored or not samples):
+        raise UsageError(
+            f"{record.home}/samples/{record.key}.jsonl: {scored} scored samples, {record.main_metric} is of {main.n}; damaged: run the task again"
+        )
 
 
 def split_weights(samples: Sequence[Sample]) -> np.ndarray:
@@ -74,6 +89,7 @@ class Paired:
     b: np.ndarray
     left_out: int = 0  # items that failed on a side
     only_one_side: int = 0  # items the other side does not have
+    bounds: Bounds = DIFFERENCE  # of a difference of the metric
 
     @property
     def counted(self) -> bool:
@@ -104,7 +120,7 @@ class Paired:
             both = np.stack([self.a, self.b]).transpose(2, 0, 1, 3, 4)
             e = bootstrap_statistic(both, _difference_of_iou, draws=draws, seed=0)
             return e.model_copy(update={"method": f"paired {e.method}"})
-        return paired_difference(self.a.mean(0), self.b.mean(0), self.images, seed=0, draws=draws)
+        return paired_difference(self.a.mean(0), self.b.mean(0), self.images, seed=0, draws=draws, bounds=self.bounds)
 
     def test(self, draws: int = 10_000) -> PValue:
         """p-value of the difference by swapping the sides of whole images."""
@@ -117,6 +133,11 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
     """Match two sides, each one (record, samples) a seed. Raises UsageError where nothing is in common or can be rebuilt."""
     left, right = {r.seed: (r, s) for r, s in a}, {r.seed: (r, s) for r, s in b}
     first, other = a[0][0], b[0][0]
+    for mine, by_seed in ((a, left), (b, right)):
+        if len(by_seed) < len(mine):
+            raise UsageError(
+                f"{first.task}: {mine[0][0].backbone['name']} has several records of one seed; give one record a seed"
+            )
     seeds = sorted(left.keys() & right.keys())
     if not seeds:  # a head of one seed on each side, but not the same one
         if len(a) > 1 or len(b) > 1:
@@ -141,7 +162,8 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
     else:
         weights = split_weights(rows[0][0])
         arrays = [np.array([[s.score for s in r] for r in side], float) * weights for side in rows]
-    out = Paired(tuple(ids), images, tuple(seeds), arrays[0], arrays[1], len(common) - len(ids), len(union) - len(common))
+    bounds = metric_of(first.main_metric, first.engine, first.notes).difference_bounds
+    out = Paired(tuple(ids), images, tuple(seeds), arrays[0], arrays[1], len(common) - len(ids), len(union) - len(common), bounds)
     if not out.left_out and not out.only_one_side:
         _check(first, a, seeds, out.values[0])
         _check(other, b, seeds, out.values[1])

@@ -12,10 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from levl_eval.errors import UsageError
-from levl_eval.registry import card_folder
+from levl_eval.cards.registry import card_folder
+from levl_eval.core.errors import UsageError
+from levl_eval.data.published import POPE_WHOLE
+from levl_eval.metrics.catalogue import metric
+from levl_eval.records import Record
+from levl_eval.report.provenance import published_set
+from levl_eval.report.reference import is_baseline
 from levl_eval.report.results import Results, Row
-from levl_eval.report.units import factor
 
 
 @dataclass(frozen=True)
@@ -105,33 +109,88 @@ def who(name: str, uri: str, named: dict[str, str]) -> str | None:
     return None
 
 
-def _measured(results: Results, row: Row, backbone: str, p: Published) -> tuple[float, float | None, float | None] | None:
+@dataclass(frozen=True)
+class Refused:
+    """A measured number that a published one exists for, but that was not measured on what the paper's was."""
+
+    published: Published
+    backbone: str  # as measured
+    missing: tuple[str, ...]
+
+
+def missing_for_paper(record: Record) -> tuple[str, ...]:
+    """What a record lacks to stand beside a published number: the published test set, whole, in the paper's split. () for nothing."""
+    out = []
+    source, known = str(record.data.get("source", "scenes")), published_set(record)
+    if source == "scenes":
+        out.append("measured on synthetic scenes, not on the published set")
+    elif not known:
+        out.append("its test data are not recognised as a published set, whole and unchanged")
+    elif not known.startswith(paper_set(record.task)):
+        out.append(f"its test set is {known}, the paper's is {paper_set(record.task)}")
+    if record.limit is not None:
+        out.append(f"limited to {record.limit:,} test images")
+    if not record.identity_hash:
+        out.append("a record of schema 1, which does not say what its data were; run the task again")
+    return tuple(out)
+
+
+# How the names of the published sets begin (data/published.py) that the paper's tasks are tested on; those of HEAD@SET by their set.
+PAPER_SETS = {
+    "gqa": "GQA 1.2 testdev_balanced", "vqav2": "VQAv2 val2014", "pope": POPE_WHOLE, "ade20k": "ADE20K validation",
+    "nyuv2": "NYU Depth V2 labelled test",
+}  # fmt: skip
+
+
+def paper_set(task: str) -> str:
+    """How the name of the test set begins that a published number of ``task`` is on."""
+    return PAPER_SETS.get(task) or f"{task.rpartition('@')[2]} test split"
+
+
+def _measured(results: Results, row: Row, backbone: str, p: Published) -> tuple[float, float | None, float | None] | str:
+    """The measured number in percent or points with its interval, or what is missing for it."""
     if p.kind == "gain":
-        e = results.gain(row, backbone) if p.metric == row.metric else None
+        reference = results.reference(row, backbone)
+        if p.metric != row.metric:
+            return f"no gain is taken of {p.metric}, only of {row.metric}"
+        if reference is None or not is_baseline(row.cells[reference].any):
+            return "the published number is a gain over a random-initialised encoder, and its random twin was not run"
+        e = results.gain(row, backbone)
+        if e is None:
+            return f"its gain over {reference} cannot be had from the samples"
     else:
         try:
             e = results.summary(row, backbone, p.metric).estimate
         except KeyError:
-            e = None
-    if e is None:
-        return None
-    scale = factor(p.metric)
-    return e.value * scale, *(x * scale if x is not None else None for x in (e.low, e.high))  # type: ignore[return-value]
+            return f"{p.metric} was not measured"
+    scale = metric(p.metric).factor
+    ends = [None if x is None else x * scale for x in (e.low, e.high)]
+    return e.value * scale, ends[0], ends[1]
 
 
-def against_paper(results: Results, named: dict[str, str] | None = None) -> list[Check]:
-    """Every measured result that a published number exists for. named: measured backbone -> the paper's name of it."""
-    out = []
+def against_paper(results: Results, named: dict[str, str] | None = None) -> tuple[list[Check], list[Refused]]:
+    """Every measured result that a published number exists for: those that may be compared, and those that may not, with what is missing.
+
+    named: measured backbone -> the paper's name of it.
+    """
+    checks: list[Check] = []
+    refused: list[Refused] = []
     for row in results.rows:
         for name, cell in row.cells.items():
             if not cell.records:
                 continue
-            known = who(name, str(cell.any.backbone.get("uri", "")), named or {})
+            known = who(cell.any.backbone["name"], str(cell.any.backbone.get("uri", "")), named or {})
             llm = str(cell.any.protocol.get("llm", "")).lower()
             for p in load_published():
                 same_llm = not p.llm or p.llm.split("-")[0].lower() in llm
-                if p.backbone == known and p.task == row.task and same_llm:
-                    found = _measured(results, row, name, p)
-                    if found is not None:
-                        out.append(Check(p, name, *found))
-    return out
+                if p.backbone != known or p.task != row.task or not same_llm:
+                    continue
+                missing = tuple(dict.fromkeys(m for r in cell.records for m in missing_for_paper(r)))
+                measured = _measured(results, row, name, p)
+                if isinstance(measured, str):
+                    missing = (*missing, measured)
+                if missing or isinstance(measured, str):
+                    refused.append(Refused(p, name, missing))
+                else:
+                    checks.append(Check(p, name, *measured))
+    return checks, refused

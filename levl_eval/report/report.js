@@ -41,10 +41,10 @@
     list.replaceChildren();
     for (const s of found.slice(page * PAGE, (page + 1) * PAGE)) {
       const li = make("li");
-      const picture = t.pictures[s.i];
-      if (picture) {
+      const image = t.images[s.i];
+      if (image) {
         const img = make("img");
-        img.src = picture;
+        img.src = image;
         img.alt = `image ${s.i}`;
         li.append(img);
       }
@@ -53,7 +53,7 @@
       if (s.t) dl.append(make("dt", "reference"), make("dd", s.t));
       t.backbones.forEach((b, k) => {
         const good = s.s[k] >= 0.5;
-        // A score without an answer (IoU of a picture) is neither right nor wrong.
+        // A score without an answer (IoU of a image) is neither right nor wrong.
         if (s.p[k] === "") dl.append(make("dt", b), make("dd", s.s[k].toFixed(2)));
         else dl.append(make("dt", b), make("dd", `${good ? "✓" : "✗"} ${s.p[k]}`, good ? "right" : "wrong"));
       });

@@ -1,7 +1,8 @@
-"""The records of one or several run directories, grouped for tables: a row a (task, protocol, data), a cell a backbone.
+"""The records of one or several run directories, grouped for tables: a row a (task, comparison), a cell a backbone.
 
-Records with different protocols or data never share a row. Seeds of one backbone share a cell: its value is their mean, its
-interval the sampling of test images, and the spread between seeds is kept apart.
+Records share a row only where protocol, precision and the data of training, validation and test are equal
+(``Record.comparison_hash``), and a cell only where they are of one encoder (labels.py). Seeds of one backbone share a cell: its
+value is their mean, its interval the sampling of test images, and the spread between seeds is kept apart.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
-from levl_eval.records import Estimate, Record, read_records
+from levl_eval.core.errors import LevlError
+from levl_eval.metrics.catalogue import Metric, metric_of
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate, within
+from levl_eval.records import Record
+from levl_eval.report.labels import label_columns
 from levl_eval.report.paired import Paired, Samples, load_samples, mean_iou_of, pair
-from levl_eval.report.units import lower_is_better
+from levl_eval.report.provenance import data_words, marks
+from levl_eval.report.reading import read_directories
+from levl_eval.report.reference import is_baseline, reference_of, resolve_reference
 
-RowKey = tuple[str, str, str]  # task, protocol hash, data fingerprint
+RowKey = tuple[str, str]  # task, comparison hash
+
+
+def entry_of(record: Record, name: str) -> Metric:
+    """The catalogue's entry of one of a record's metrics."""
+    return metric_of(name, record.engine, record.notes)
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Cell:
 
     @property
     def baseline(self) -> bool:
-        return bool(self.any.backbone.get("info", {}).get("baseline"))
+        return is_baseline(self.any)
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One task under one protocol on one data set; ``mark`` tells rows of one task apart ('' where there is only one)."""
+    """One task under one protocol on the same data; ``mark`` says in which fields it differs from other rows of the task ('' for an only one)."""
 
     task: str
     metric: str
@@ -62,96 +73,120 @@ class Row:
     def title(self) -> str:
         return f"{self.task} {self.mark}".rstrip()
 
+    @property
+    def records(self) -> list[Record]:
+        """All of its records, failed ones last in each cell."""
+        return [r for c in self.cells.values() for r in (*c.records, *c.failed)]
 
-def _pretty(name: str) -> str:
-    return f"{name[:12]}" if name else "none"
+    @property
+    def any(self) -> Record:
+        """A finished record where there is one: it knows protocol and data."""
+        return next((r for r in self.records if r.status == "done"), self.records[0])
+
+    @property
+    def kind(self) -> Metric:
+        """The catalogue's entry of the main metric."""
+        return entry_of(self.any, self.metric)
+
+    @property
+    def data(self) -> str:
+        """What its data are, in a line."""
+        return data_words(self.records)
 
 
 class Results:
-    """Grouped records. Differences are computed once and kept, as tables, CSV and report all want them."""
+    """Grouped records. Differences are computed once and kept, as tables, CSV and report all want them.
 
-    def __init__(self, records: Sequence[Record], say: Callable[[str], None] = lambda text: None) -> None:
+    reference: what gains are over (reference.py); None: each backbone's own random twin. damaged: a line on each file that was left out.
+    Raises UsageError for a reference that is not among the records.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], say: Callable[[str], None] = lambda text: None, *,
+        reference: str | None = None, damaged: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.records = self._distinct(records, say)
+        self.damaged = list(damaged)
+        for line in self.damaged:
+            say(f"left out: {line}")
         self._samples: dict[str, Samples] = {}
-        self._pairs: dict[tuple[str, str], Paired | None] = {}
         self._differences: dict[tuple[RowKey, str, str], Estimate | None] = {}
+        self._unpaired: dict[str, None] = {}
+        columns = {self.label(r): r.backbone["name"] for r in self.records}
+        self.named = resolve_reference(reference, list(columns), columns) if reference is not None else None
 
     @classmethod
-    def read(cls, directories: Sequence[str | Path], say: Callable[[str], None] = lambda text: None) -> Results:
-        """Raises UsageError for a directory without records."""
-        found: list[Record] = []
-        for name in directories:
-            here = read_records(Path(name))
-            if not here:
-                raise UsageError(f"{name}: no records below {Path(name) / 'records'}; give the --out of a run")
-            found += here
-        return cls(found, say)
+    def read(
+        cls, directories: Sequence[str | Path], say: Callable[[str], None] = lambda text: None, *,
+        reference: str | None = None, also: Sequence[Record] = (),
+    ) -> Results:  # fmt: skip
+        """also: records at hand that go before those read (of the run that has just ended). Damaged files are left out and told.
+
+        Raises UsageError for a directory without whole records.
+        """
+        found = read_directories(directories, empty=bool(also))
+        return cls([*also, *found.records], say, reference=reference, damaged=found.damaged)
 
     @staticmethod
     def _distinct(records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
-        """One record a piece of work; of several directories a done one goes before a failed one, else the first."""
-        kept: dict[tuple[str, str], Record] = {}
+        """One record an identity, the first; a failed one only where no finished one is of the same work."""
+        kept: dict[tuple[str, ...], Record] = {}
+        done: set[tuple[str, ...]] = set()
         for r in records:
-            at = (r.key, str(r.data.get("fingerprint", "")) if r.status == "done" else "")
-            failed_at = (r.key, "")
-            if at in kept and at != failed_at:
+            if r.status == "done":
+                done.add(_work(r))
+            at = (r.identity_hash or r.key, r.comparison_hash if r.status == "done" else r.status)
+            if at in kept:
                 if kept[at].metrics != r.metrics:
                     say(f"{r.key}: {kept[at].home} and {r.home} have it with different values; the first is shown")
                 continue
-            kept.setdefault(at, r)
-        done = {k for k, f in kept if f}
-        return [r for (k, f), r in kept.items() if f or k not in done]
+            kept[at] = r
+        return [r for r in kept.values() if r.status == "done" or _work(r) not in done]
 
     @cached_property
-    def labels(self) -> dict[str, str]:
-        """Record key -> name of its column: the backbone's, with the weights' hash where two backbones share a name."""
-        weights: dict[str, set[str]] = {}
+    def _keys(self) -> dict[int, RowKey]:
+        """``id`` of a record -> its row; a failed one, which does not know its data, joins the first row of its protocol."""
+        out = {id(r): (r.task, r.comparison_hash) for r in self.records if r.status == "done"}
+        first: dict[tuple[str, str], RowKey] = {}
         for r in self.records:
-            weights.setdefault(r.backbone["name"], set()).add(r.backbone["weights_sha256"])
-        return {
-            r.key: r.backbone["name"]
-            + (f"@{r.backbone['weights_sha256'][:8]}" if len(weights[r.backbone["name"]]) > 1 else "")
-            for r in self.records
-        }  # fmt: skip
+            if r.status == "done":
+                first.setdefault((r.task, r.protocol_hash), out[id(r)])
+        for r in self.records:
+            if r.status != "done":
+                out[id(r)] = first.setdefault((r.task, r.protocol_hash), (r.task, r.comparison_hash))
+        return out
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return label_columns(self.records, lambda r: self._keys[id(r)])
+
+    def label(self, record: Record) -> str:
+        """Name of a record's column: the backbone's, with what tells encoders of one name apart."""
+        return self._labels[id(record)]
 
     @cached_property
     def backbones(self) -> list[str]:
-        """Column names in order of appearance, random-initialised floors last."""
-        cells = {self.labels[r.key]: bool(r.backbone.get("info", {}).get("baseline")) for r in self.records}
+        """Column names in order of appearance, random-initialised baselines last."""
+        cells = {self.label(r): is_baseline(r) for r in self.records}
         return sorted(cells, key=lambda name: cells[name])
 
     @cached_property
     def rows(self) -> list[Row]:
         groups: dict[RowKey, list[Record]] = {}
-        for r in self.records:
-            if r.status == "done":
-                groups.setdefault((r.task, r.protocol_hash, str(r.data.get("fingerprint", ""))), []).append(r)
-        lost: list[Record] = [r for r in self.records if r.status != "done"]
-        for r in lost:  # a failed one knows its protocol but not its data; it joins the first row of that protocol
-            key = next((k for k in groups if k[:2] == (r.task, r.protocol_hash)), (r.task, r.protocol_hash, ""))
-            groups.setdefault(key, []).append(r)
-        order = list(dict.fromkeys(r.task for r in self.records))
+        for r in sorted(self.records, key=lambda r: r.status != "done"):
+            groups.setdefault(self._keys[id(r)], []).append(r)
         out = []
-        for task in order:
+        for task in dict.fromkeys(r.task for r in self.records):
             keys = [k for k in groups if k[0] == task]
-            for key in keys:
+            for key, mark in zip(keys, marks([groups[k][0] for k in keys]), strict=True):
                 cells: dict[str, Cell] = {}
                 for name in self.backbones:
-                    mine = [r for r in groups[key] if self.labels[r.key] == name]
+                    mine = [r for r in groups[key] if self.label(r) == name]
                     if mine:
                         done = sorted((r for r in mine if r.status == "done"), key=lambda r: r.seed)
                         cells[name] = Cell(name, tuple(done), tuple(r for r in mine if r.status != "done"))
-                out.append(Row(task, groups[key][0].main_metric, key, self._mark(key, keys), cells))
+                out.append(Row(task, groups[key][0].main_metric, key, mark, cells))
         return out
-
-    @staticmethod
-    def _mark(key: RowKey, keys: Sequence[RowKey]) -> str:
-        marks = []
-        if len({k[1] for k in keys}) > 1:
-            marks.append(f"protocol {_pretty(key[1])}")
-        if len({k[2] for k in keys}) > 1 and sum(k[1] == key[1] for k in keys) > 1:
-            marks.append(f"data {_pretty(key[2])}")
-        return f"({', '.join(marks)})" if marks else ""
 
     def samples(self, record: Record) -> Samples:
         key = f"{record.home}/{record.key}"
@@ -159,15 +194,18 @@ class Results:
             self._samples[key] = load_samples(record)
         return self._samples[key]
 
-    def pair(self, row: Row, a: str, b: str) -> Paired | None:
-        """Both sides on their common items, None where the samples do not allow it (missing files, nothing in common)."""
-        left, right = row.cells.get(a), row.cells.get(b)
-        if not left or not right or not left.records or not right.records:
-            return None
+    def _pair(self, left: Sequence[Record], right: Sequence[Record]) -> Paired | None:
+        """Both sides on their common items; None where the samples do not allow it, which :meth:`notes` then tells."""
         try:
-            return pair([(r, self.samples(r)) for r in left.records], [(r, self.samples(r)) for r in right.records])
-        except LevlError:
+            return pair([(r, self.samples(r)) for r in left], [(r, self.samples(r)) for r in right])
+        except LevlError as e:
+            self._unpaired[f"{left[0].task}: no difference of {self.label(left[0])} and {self.label(right[0])}: {e}"] = None
             return None
+
+    def pair(self, row: Row, a: str, b: str) -> Paired | None:
+        """Both sides on their common items, None where one has no record or the samples do not allow it."""
+        left, right = row.cells.get(a), row.cells.get(b)
+        return self._pair(left.records, right.records) if left and right and left.records and right.records else None
 
     def difference(self, row: Row, a: str, b: str) -> Estimate | None:
         """a - b of the main metric, paired, over images; None where it cannot be had."""
@@ -177,37 +215,43 @@ class Results:
             self._differences[key] = found.difference() if found is not None else None
         return self._differences[key]
 
-    def floor(self, row: Row) -> str | None:
-        """The random-initialised backbone of a row, where there is one."""
-        return next((c.backbone for c in row.cells.values() if c.baseline and c.records), None)
+    def reference(self, row: Row, backbone: str) -> str | None:
+        """The column that a backbone's gain is over, None where it has none (reference.py has the rule)."""
+        return reference_of(backbone, {n: c.records[0] for n, c in row.cells.items() if c.records}, self.named)
 
     def gain(self, row: Row, backbone: str) -> Estimate | None:
-        """Gain over the random-initialised backbone, the paper's figure (PAPER 2a)."""
-        floor = self.floor(row)
-        return None if floor is None or floor == backbone else self.difference(row, backbone, floor)
+        """Gain over the reference, the paper's figure where that is the random twin (PAPER 2a)."""
+        reference = self.reference(row, backbone)
+        return None if reference is None else self.difference(row, backbone, reference)
 
     def gain_of_record(self, row: Row, backbone: str, record: Record) -> Estimate | None:
-        """Gain of one seed's record over the floor's record of the same seed (over its only one where it has one)."""
-        floor = self.floor(row)
-        if floor is None or floor == backbone:
+        """Gain of one seed's record over the reference's record of the same seed (over its only one where it has one)."""
+        reference = self.reference(row, backbone)
+        if reference is None:
             return None
-        others = row.cells[floor].records
+        others = row.cells[reference].records
         if len(row.cells[backbone].records) == len(others) == 1:
             return self.gain(row, backbone)
         match = [o for o in others if o.seed == record.seed] or (list(others) if len(others) == 1 else [])
-        if not match:
-            return None
-        try:
-            return pair([(record, self.samples(record))], [(match[0], self.samples(match[0]))]).difference()
-        except LevlError:
-            return None
+        found = self._pair([record], [match[0]]) if match else None
+        return None if found is None else found.difference()
+
+    def gains_over(self, row: Row) -> str:
+        """What the gains of a row are over, in words; '' where it has none."""
+        over = {n: ref for n in row.cells if (ref := self.reference(row, n)) is not None}
+        if len(set(over.values())) == 1:
+            return f"gain over {next(iter(over.values()))}"
+        return "gain of " + ", ".join(f"{n} over {ref}" for n, ref in over.items()) if over else ""
 
     def best(self, row: Row) -> str | None:
-        """The backbone that is best beyond error: its paired interval to every other one excludes zero. Else None."""
+        """The backbone that is best beyond error: its paired interval to every other one excludes zero. Else None.
+
+        None also where it is not known of the metric which end is the better one.
+        """
         done = {n: self.summary(row, n).estimate.value for n, c in row.cells.items() if c.records}
-        if len(done) < 2:
+        if len(done) < 2 or not row.kind.ranked:
             return None
-        sign = -1 if lower_is_better(row.metric) else 1
+        sign = -1 if row.kind.lower_is_better else 1
         first = max(done, key=lambda n: sign * done[n])
         for other in done:
             if other != first:
@@ -215,6 +259,20 @@ class Results:
                 if d is None or d.low is None or d.high is None or (d.low <= 0 if sign > 0 else d.high >= 0):
                     return None
         return first
+
+    def notes(self) -> list[str]:
+        """What a reader of the tables must know: files left out, differences that could not be had, metrics nobody knows."""
+        for row in self.rows:
+            for name in row.cells:
+                self.gain(row, name)
+        strange = {
+            (r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"
+        }
+        told = [
+            f"{t}: metric {m} is not in the catalogue: shown as it is, and which end is better is not known"
+            for t, m in sorted(strange)
+        ]
+        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *told]
 
     def summary(self, row: Row, backbone: str, metric: str | None = None) -> Summary:
         """A metric of a cell over its seeds.
@@ -224,7 +282,8 @@ class Results:
         """
         records = row.cells[backbone].records
         name = metric or row.metric
-        each = [r.metrics[name] for r in records if name in r.metrics]
+        bounds = entry_of(row.any, name).bounds
+        each = [within(r.metrics[name], bounds) for r in records if name in r.metrics]
         if not each:
             raise KeyError(name)
         values = np.array([e.value for e in each])
@@ -250,5 +309,10 @@ class Results:
         if both.counted:
             found = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_of)
         else:
-            found = mean_estimate(both.a.mean(0), both.images)
+            found = mean_estimate(both.a.mean(0), both.images, bounds=row.kind.bounds)
         return found.model_copy(update={"method": f"mean of {len(both.seeds)} seeds: {found.method}"})
+
+
+def _work(record: Record) -> tuple[str, ...]:
+    """What a failed record and a later finished one of the same work share."""
+    return (record.task, record.backbone["name"], str(record.backbone["weights_sha256"]), record.protocol_hash, str(record.seed))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from levl_eval.report.svg import _escape, _ticks
+from levl_eval.core.text import html_text
+from levl_eval.report.svg import round_steps
 
 _LEFT, _COLUMN, _LINE, _HEIGHT = 230, 14, 16, 180
 _LONGEST = 34  # characters of a choice's name
@@ -56,7 +57,7 @@ def specification_curve_svg(rows: Sequence[Specification], label: str, margins: 
         return ""
     column = max(3.0, min(float(_COLUMN), 1100 / len(rows)))
     low, high = min(0.0, *margins, *(r.low for r in rows)), max(0.0, *margins, *(r.high for r in rows))
-    ticks = _ticks(low, high)
+    ticks = round_steps(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     right = _LEFT + column * len(rows) + 10
 
@@ -77,11 +78,11 @@ def specification_curve_svg(rows: Sequence[Specification], label: str, margins: 
         parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y(r.low):.1f}" y2="{y(r.high):.1f}"/>')
         c = colour.get(r.verdict, 2)
         parts.append(
-            f'<circle class="c{c}" cx="{x:.1f}" cy="{y(r.value):.1f}" r="{min(4.0, column / 2):.1f}"><title>{_escape(told)}</title></circle>'
+            f'<circle class="c{c}" cx="{x:.1f}" cy="{y(r.value):.1f}" r="{min(4.0, column / 2):.1f}"><title>{html_text(told)}</title></circle>'
         )
     bottom = _dots(parts, rows, column, _HEIGHT + 28)
     width = max(right, 420)
-    return f'<svg role="img" aria-label="{_escape(label)}" viewBox="0 0 {width:.0f} {bottom}" width="{width:.0f}">{"".join(parts)}</svg>'
+    return f'<svg role="img" aria-label="{html_text(label)}" viewBox="0 0 {width:.0f} {bottom}" width="{width:.0f}">{"".join(parts)}</svg>'
 
 
 def _dots(parts: list[str], rows: Sequence[Specification], column: float, top: int) -> int:
@@ -89,10 +90,10 @@ def _dots(parts: list[str], rows: Sequence[Specification], column: float, top: i
     at = top
     for name, values in _choices_of(rows):
         at += _LINE
-        parts.append(f'<text x="4" y="{at}" font-weight="700">{_escape(_short(name))}</text>')
+        parts.append(f'<text x="4" y="{at}" font-weight="700">{html_text(_short(name))}</text>')
         for value in values:
             at += _LINE
-            parts.append(f'<text x="{_LEFT - 6}" y="{at}" text-anchor="end">{_escape(_short(value))}</text>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{at}" text-anchor="end">{html_text(_short(value))}</text>')
             for k, r in enumerate(rows):
                 if dict(r.choices).get(name, "-") == value:
                     x = _LEFT + column * (k + 0.5)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from levl_eval.io import atomic_write
-from levl_eval.records import Record, read_records
-from levl_eval.report.results import Results, Row
-from levl_eval.report.units import factor, interval, lower_note, text
-from levl_eval.terminal import lines_of
+from levl_eval.core.files import atomic_write
+from levl_eval.core.terminal import lines_of
+from levl_eval.core.text import csv_cell, printable
+from levl_eval.metrics.catalogue import Metric
+from levl_eval.metrics.statistics import within
+from levl_eval.records import Record
+from levl_eval.report.provenance import date_of, published_set, source_word, test_images
+from levl_eval.report.results import Results, Row, entry_of
+from levl_eval.report.units import interval, lower_note, text
 
-# Column -> meaning; the order is the file's order. No times, paths or versions: equal runs give equal bytes.
+# Column -> meaning; the order is the file's order. No times, full paths or versions: equal runs of a day give equal bytes.
 COLUMNS: dict[str, str] = {
     "task": "task card",
     "metric": "name of the metric",
@@ -29,7 +34,7 @@ COLUMNS: dict[str, str] = {
     "n": "samples",
     "clusters": "images resampled together",
     "method": "how the interval was made",
-    "gain": "main metric minus the random-initialised backbone's under the same protocol, points",
+    "gain": "main metric minus that of the backbone in `reference` under the same comparison_hash, points; empty without one",
     "gain_low": "lower end of the paired 95% interval",
     "gain_high": "upper end",
     "chance": "chance level of the main metric, percent",
@@ -42,111 +47,159 @@ COLUMNS: dict[str, str] = {
     "interpolation": "of the resize",
     "mean": "normalisation, three numbers",
     "std": "normalisation, three numbers",
-    "protocol_hash": "rows may be compared only where it is equal",
+    "protocol_hash": "of everything besides backbone, data and seed that can move a number",
     "data_fingerprint": "content hash of the test set",
     "weights_sha256": "content hash of the backbone",
+    "source": "where the data lay: scenes (synthetic), hub, or the directory as it was given",
+    "published_set": "the published set that the test data were recognised as; empty: none",
+    "split": "of the test set",
+    "images": "number of test images",
+    "train_fingerprint": "content hashes of the training sets, separated by blanks; empty where nothing is trained",
+    "validation_fingerprint": "content hash of a validation set of its own; empty: none",
+    "reference": "the backbone that `gain` is over; empty: none",
+    "better": "higher | lower | none | unknown: which end of the metric is the better one",
+    "device": "kind of device: cpu, cuda, mps",
+    "identity_hash": "of everything that can move the number; empty in records of schema 1",
+    "comparison_hash": "rows may be compared only where it is equal: protocol, precision, training, validation and test data",
+    "date": "day of the measurement, YYYY-MM-DD",
 }
 
 
-def _number(x: float | None, metric: str) -> str:
-    return "" if x is None else f"{factor(metric) * x:.4f}"
+def _number(x: float | None, kind: Metric) -> str:
+    return "" if x is None else f"{kind.factor * x:.4f}"
+
+
+def _about(results: Results, r: Record) -> dict[str, Any]:
+    """What the rows of a record have in common."""
+    pre = r.backbone.get("preprocess", {})
+    return {
+        "task": r.task, "backbone": results.label(r), "seed": r.seed, "llm": r.protocol.get("llm", ""), "status": r.status,
+        "reason": r.reason, "limit": "" if r.limit is None else r.limit,
+        "image_size": r.protocol.get("size") or pre.get("size", ""), "resize": r.protocol.get("resize") or pre.get("resize", ""),
+        "interpolation": pre.get("interpolation", ""), "mean": " ".join(str(v) for v in pre.get("mean", ())),
+        "std": " ".join(str(v) for v in pre.get("std", ())), "protocol_hash": r.protocol_hash,
+        "data_fingerprint": r.data.get("fingerprint", ""), "weights_sha256": r.backbone["weights_sha256"],
+        "source": source_word(r), "published_set": published_set(r), "split": r.data.get("split") or "", "images": test_images(r),
+        "train_fingerprint": " ".join(r.train), "validation_fingerprint": r.data.get("validation") or "",
+        "device": r.device, "identity_hash": r.identity_hash, "comparison_hash": r.comparison_hash, "date": date_of(r),
+    }  # fmt: skip
+
+
+def _gain_columns(results: Results, row: Row, name: str, r: Record) -> dict[str, Any]:
+    """The gain of a record and what it is over; {} where there is none."""
+    g = results.gain_of_record(row, name, r)
+    ends = {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g is not None else {}
+    return {"reference": results.reference(row, name) or "", **{k: _number(v, row.kind) for k, v in ends.items()}} if g else {}
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
     """One row a metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
-    gains = {}
-    for row in results.rows:
-        for name, cell in row.cells.items():
-            for r in cell.records:
-                gains[r.key] = results.gain_of_record(row, name, r)
+    gains = {
+        id(r): _gain_columns(results, row, name, r)
+        for row in results.rows
+        for name, cell in row.cells.items()
+        for r in cell.records
+    }
     out = []
     for r in results.records:
-        pre = r.backbone.get("preprocess", {})
-        common = {
-            "task": r.task,
-            "backbone": results.labels[r.key],
-            "seed": r.seed,
-            "llm": r.protocol.get("llm", ""),
-            "status": r.status,
-            "reason": r.reason,
-            "limit": "" if r.limit is None else r.limit,
-            "image_size": r.protocol.get("size") or pre.get("size", ""),
-            "resize": r.protocol.get("resize") or pre.get("resize", ""),
-            "interpolation": pre.get("interpolation", ""),
-            "mean": " ".join(str(v) for v in pre.get("mean", ())),
-            "std": " ".join(str(v) for v in pre.get("std", ())),
-            "protocol_hash": r.protocol_hash,
-            "data_fingerprint": r.data.get("fingerprint", ""),
-            "weights_sha256": r.backbone["weights_sha256"],
-        }
+        common = _about(results, r)
         if r.status != "done":
-            out.append({**common, "metric": r.main_metric, "main": 1})
-        for name, e in r.metrics.items():
-            main = name == r.main_metric
-            g = gains.get(r.key) if main else None
+            out.append({**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better})
+        for name, measured in r.metrics.items():
+            kind, main = entry_of(r, name), name == r.main_metric
+            e = within(measured, kind.bounds)
+            ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
             out.append(
                 {
-                    **common,
-                    "metric": name,
-                    "main": int(main),
-                    **{k: _number(getattr(e, k), name) for k in ("value", "stderr", "low", "high")},
-                    "n": e.n,
-                    "clusters": e.clusters,
-                    "method": e.method,
-                    "gain": _number(g.value, name) if g else "",
-                    "gain_low": _number(g.low, name) if g else "",
-                    "gain_high": _number(g.high, name) if g else "",
-                    "chance": _number(r.chance, name) if main else "",
+                    **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
+                    **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
                 }
-            )
-    return sorted(
-        out,
-        key=lambda x: (x["task"], -x["main"], x["metric"], x["backbone"], x["seed"], x["protocol_hash"], x["data_fingerprint"]),
-    )
+            )  # fmt: skip
+    order = ("metric", "backbone", "seed", "protocol_hash", "data_fingerprint", "comparison_hash", "identity_hash")
+    return sorted(out, key=lambda x: (x["task"], -x["main"], *(x[k] for k in order)))
 
 
 def to_csv(table: Sequence[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(COLUMNS), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows({column: csv_cell(value) for column, value in row.items()} for row in table)
     return buffer.getvalue()
 
 
 def write_leaderboard(out: Path, results: Results | None = None) -> Path:
-    """Derive ``out/leaderboard.csv`` from all records of the directory."""
+    """Derive ``out/leaderboard.csv`` from all whole records of the directory. Raises UsageError where there are none."""
     path = out / "leaderboard.csv"
-    atomic_write(path, to_csv(rows(results or Results(read_records(out)))))
+    atomic_write(path, to_csv(rows(results or Results.read([out]))))
     return path
+
+
+def chance_of(record: Record) -> float | None:
+    """Chance level of a record's main metric: its card's, else the catalogue's for its number of classes."""
+    if record.chance is not None:
+        return record.chance
+    return entry_of(record, record.main_metric).chance_among((record.data.get("counts") or {}).get("classes"))
 
 
 def floor_notes(records: Sequence[Record]) -> list[str]:
     """Floors and ceilings that belong to a task, not to a backbone, each told once."""
     told: dict[str, None] = {}
     for r in records:
+        kind = entry_of(r, r.main_metric)
         for name, e in r.metrics.items():
             if name == "floor_text_only":
-                told[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, r.main_metric)}"] = None
-        if r.chance is not None and r.status == "done":
-            told[f"{r.task}: chance {text(r.chance, r.main_metric)}"] = None
+                told[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, kind)}"] = None
+        chance = chance_of(r)
+        if chance is not None and r.status == "done":
+            told[f"{r.task}: chance {text(chance, kind)}"] = None
     return list(told)
+
+
+def data_notes(results: Results) -> list[str]:
+    """One line a row: what data its numbers are from, and what its gains are over."""
+    out = []
+    for row in results.rows:
+        over = results.gains_over(row)
+        out.append(f"{row.title}: {row.data}" + (f"; {over}" if over else ""))
+    return out
+
+
+def failures(results: Results) -> list[str]:
+    return [f"{results.label(r)} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
+
+
+def all_notes(results: Results) -> list[str]:
+    """What stands below the tables of every format: data, floors and chance, failures, what was left out."""
+    return [*(f"data of {n}" for n in data_notes(results)), *floor_notes(results.records), *failures(results), *results.notes()]
 
 
 def _cell_text(results: Results, row: Row, name: str) -> tuple[str, str, str]:
     """(value, spread over seeds, gain) of a cell for people."""
     s = results.summary(row, name)
     g = results.gain(row, name)
-    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.metric)
-    seeds = f"{text(s.seed_sd, row.metric)} ({s.seeds})" if s.seeds > 1 else ""
-    return value, seeds, interval(g.value, g.low, g.high, row.metric, signed=True) if g else ""
+    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
+    seeds = f"{text(s.seed_sd, row.kind)} ({s.seeds})" if s.seeds > 1 else ""
+    return value, seeds, interval(g.value, g.low, g.high, row.kind, signed=True) if g else ""
 
 
-def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
-    """The table as text lines, each with whether it is the best of its task beyond error. Fits ``width`` columns."""
+def _chosen(results: Results, of: Sequence[Record] | None) -> list[Row]:
+    """The rows that hold one of the records ``of``; all for None."""
+    if of is None:
+        return results.rows
+    keys = {(str(r.home), r.key) for r in of}
+    return [row for row in results.rows if any((str(r.home), r.key) in keys for r in row.records)]
+
+
+def lines(results: Results, width: int = 80, of: Sequence[Record] | None = None) -> list[tuple[str, bool]]:
+    """The table as text lines, each with whether it is the best of its task beyond error. Fits ``width`` columns.
+
+    of: only rows that hold one of these records (with all their cells).
+    """
     table: list[tuple[Row, str, tuple[str, str, str]]] = []
-    for row in results.rows:
+    chosen = _chosen(results, of)
+    for row in chosen:
         for name, cell in row.cells.items():
-            table.append((row, name, _cell_text(results, row, name) if cell.records else ("failed", "", "")))
+            table.append((row, printable(name), _cell_text(results, row, name) if cell.records else ("failed", "", "")))
     has_seeds, has_gain = any(t[2][1] for t in table), any(t[2][2] for t in table)
     heads = ["value", *(["seed sd"] if has_seeds else []), *(["gain"] if has_gain else [])]
 
@@ -154,7 +207,7 @@ def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
         return [t[0], *([t[1]] if has_seeds else []), *([t[2]] if has_gain else [])]
 
     columns = [max(len(h), *(len(wanted(t)[i]) for *_, t in table)) for i, h in enumerate(heads)] if table else []
-    titles = {row.key: f"{row.title}, {row.metric}" for row in results.rows}
+    titles = {row.key: printable(f"{row.title}, {row.metric}") for row in chosen}
     longest = max([len(name) + 2 for _, name, _ in table] + [len(t) for t in titles.values()] + [8])
     first = max(12, min(longest, width - sum(c + 2 for c in columns)))
 
@@ -163,16 +216,30 @@ def lines(results: Results, width: int = 80) -> list[tuple[str, bool]]:
         return (name.ljust(first) + "".join("  " + c.rjust(w) for c, w in zip(cells, columns, strict=True))).rstrip()
 
     out: list[tuple[str, bool]] = []
-    for row in results.rows:
+    for row in chosen:
         out.append(("", False))
-        out.append((line(titles[row.key], heads if not out[1:] else [""] * len(heads)), False))
-        best = results.best(row)
+        title = titles[row.key]
+        if len(title) > first:  # a mark is never cut: it says what the row is
+            out += [(part, False) for part in _wrapped(title, width, "")]
+            title = ""
+        if title or row is chosen[0]:
+            out.append((line(title, heads if row is chosen[0] else [""] * len(heads)), False))
+        best = printable(results.best(row) or "")
         out += [(line("  " + name, wanted(t)), name == best) for r, name, t in table if r is row]
+        over = results.gains_over(row)
+        out += [(part, False) for part in _wrapped(printable(f"data: {row.data}" + (f"; {over}" if over else "")), width, "  ")]
     return out[1:]
 
 
-def show(results: Results, stream: IO[str] | None = None) -> None:
-    """Print main metrics with 95% intervals and gains; bold (on a terminal) where one is best beyond error. Plain in a pipe."""
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent * 2) or [""]
+
+
+def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] | None = None) -> None:
+    """Print main metrics with 95% intervals and gains; bold (on a terminal) where one is best beyond error. Plain in a pipe.
+
+    of: only rows that hold one of these records.
+    """
     import shutil
 
     stream = stream or sys.stdout
@@ -180,16 +247,22 @@ def show(results: Results, stream: IO[str] | None = None) -> None:
     width = max(60, shutil.get_terminal_size((80, 24)).columns) if terminal else 10_000
 
     def say(sentence: str) -> None:
-        for line in lines_of([[sentence]], width if terminal else None):
+        for line in lines_of([[printable(sentence)]], width if terminal else None):
             print(line, file=stream)
 
-    say("percent, 95% intervals over images; gain: paired, over the random-initialised backbone")
-    for line, best in lines(results, width):
+    say(
+        "percent where no unit is named, 95% intervals over images; gain: paired over images, over the backbone named below each task"
+    )
+    for line, best in lines(results, width, of):
         print(f"\x1b[1m{line}\x1b[0m" if best and terminal else line, file=stream)
-    if lower := lower_note(row.metric for row in results.rows):
+    chosen = _chosen(results, of)
+    if lower := lower_note(row.kind for row in chosen):
         say(lower.strip())
-    for note in floor_notes(results.records):
+    within_rows = [r for row in chosen for r in row.records]
+    for note in floor_notes(within_rows):
         say(note)
-    for r in results.records:
+    for r in within_rows:
         if r.status != "done":
-            say(f"failed: {r.backbone['name']} on {r.task}: {r.reason}")
+            say(f"failed: {results.label(r)} on {r.task}: {r.reason}")
+    for note in results.notes():
+        say(f"note: {note}")

@@ -1,52 +1,54 @@
-"""How a metric is written: most are fractions shown in percent; some are errors, distances or counts shown as they are."""
+"""How a value is written for people, by its entry in the metric catalogue. A metric may be given by name or as its entry."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# By the last part of a metric's name ("depth/rmse" -> "rmse"). mme_: points, as lmms-eval gives them.
-_RAW = ("rmse", "absrel", "abs_rel", "log10", "silog", "nll", "distribution", "effective_rank", "rank", "isotropy", "uniformity", "alignment", "mme_")  # fmt: skip
-_LOWER = ("rmse", "absrel", "abs_rel", "log10", "silog", "nll", "ece", "calibration", "brier", "drop", "unparsed", "distribution")
+from levl_eval.metrics.catalogue import Metric
+from levl_eval.metrics.catalogue import metric as entry
 
 
-def _last(metric: str) -> str:
-    return metric.lower().rsplit("/", 1)[-1]
+def _entry(metric: str | Metric) -> Metric:
+    return metric if isinstance(metric, Metric) else entry(metric)
 
 
-def factor(metric: str) -> float:
+def factor(metric: str | Metric) -> float:
     """What a value is multiplied with in tables: 100 for fractions, 1 for what is no fraction."""
-    return 1.0 if _last(metric).startswith(_RAW) else 100.0
+    return _entry(metric).factor
 
 
-def lower_is_better(metric: str) -> bool:
+def lower_is_better(metric: str | Metric) -> bool:
     """Whether a smaller value is the better one (errors, drops)."""
-    name = _last(metric)
-    return name.startswith(_LOWER) or name.endswith(("_error", "_drop", "_rmse"))
+    return _entry(metric).lower_is_better
 
 
-def lower_note(metrics: Iterable[str]) -> str:
-    """What a caption says of metrics that are errors; empty where there are none."""
-    named = sorted({m for m in metrics if lower_is_better(m)})
-    return f" Lower is better for {', '.join(named)}, and a gain below zero then is an improvement." if named else ""
+def lower_note(metrics: Iterable[str | Metric]) -> str:
+    """What a caption says of metrics that are errors, and of those of which nobody says; empty where there are none."""
+    entries = [_entry(m) for m in metrics]
+    lower = sorted({m.name for m in entries if m.better == "lower"})
+    open_ones = sorted({m.name for m in entries if not m.ranked})
+    out = f" Lower is better for {', '.join(lower)}, and a gain below zero then is an improvement." if lower else ""
+    return out + (
+        f" Whether more is better is not known of {', '.join(open_ones)}: shown as measured, none is best." if open_ones else ""
+    )
 
 
-def digits(metric: str) -> int:
-    """Decimals in tables for people: one of a percentage, three of a raw value."""
-    return 1 if factor(metric) == 100.0 else 3
-
-
-def text(value: float | None, metric: str, signed: bool = False) -> str:
+def text(value: float | None, metric: str | Metric, signed: bool = False) -> str:
     """A value for people."""
-    return "" if value is None else f"{factor(metric) * value:{'+' if signed else ''}.{digits(metric)}f}"
+    if value is None:
+        return ""
+    m = _entry(metric)
+    return f"{m.factor * value:{'+' if signed else ''}.{m.digits}f}"
 
 
-def amount(difference: float, metric: str, signed: bool = False, unit: bool = True) -> str:
+def amount(difference: float, metric: str | Metric, signed: bool = False, unit: bool = True) -> str:
     """A difference for people: ``1.3 points`` of a percentage, ``0.041 in rmse`` where the value is no fraction."""
-    of = f" in {metric}" if factor(metric) == 1.0 else " points"
-    return text(difference, metric, signed) + (of if unit else "")
+    m = _entry(metric)
+    of = f" in {m.name}" if m.factor == 1.0 else " points"
+    return text(difference, m, signed) + (of if unit else "")
 
 
-def interval(value: float, low: float | None, high: float | None, metric: str, signed: bool = False) -> str:
+def interval(value: float, low: float | None, high: float | None, metric: str | Metric, signed: bool = False) -> str:
     """``48.9 [47.4, 50.4]``, or the value alone where there is no interval."""
     if low is None or high is None:
         return text(value, metric, signed)

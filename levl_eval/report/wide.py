@@ -1,4 +1,4 @@
-"""Wide tables of the paper's form: tasks by backbones, and the gains over the random backbone, as Markdown, LaTeX, CSV, HTML, JSON.
+"""Wide tables of the paper's form: tasks by backbones, and the gains over each backbone's reference, as Markdown, LaTeX, CSV, HTML, JSON.
 
 Bold is the backbone that is best beyond error: its paired 95% interval to every other one excludes zero; ties are not bold.
 """
@@ -6,18 +6,19 @@ Bold is the backbone that is best beyond error: its paired 95% interval to every
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from levl_eval.core.text import csv_cell, html_text, latex_text, markdown_text, printable
+from levl_eval.report.provenance import data_values
 from levl_eval.report.results import Results, Row
-from levl_eval.report.tables import floor_notes
-from levl_eval.report.units import factor, interval, lower_note, text
+from levl_eval.report.tables import all_notes
+from levl_eval.report.units import interval, lower_note, text
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
-GAIN_CAPTION = "Gain over the random-initialised backbone in points, paired over images, with 95% intervals."
+GAIN_CAPTION = "Gain over {over} in points, paired over images, with 95% intervals."
 
 
 @dataclass(frozen=True)
@@ -45,41 +46,50 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     if not cell.records:
         return Entry("failed", False, cell.any.key)
     s = results.summary(row, name)
-    shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.metric)
+    shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
     if s.seed_sd is not None:
-        shown += f", seed sd {text(s.seed_sd, row.metric)} ({s.seeds})"
+        shown += f", seed sd {text(s.seed_sd, row.kind)} ({s.seeds})"
     return Entry(shown, name == best, cell.any.key)
 
 
-def _gain(results: Results, row: Row, name: str) -> Entry:
+def _gain(results: Results, row: Row, name: str, told: bool) -> Entry:
+    """told: whether each gain says what it is over, as they differ."""
     e = results.gain(row, name)
-    return (
-        Entry("")
-        if e is None
-        else Entry(interval(e.value, e.low, e.high, row.metric, signed=True), False, row.cells[name].any.key)
+    if e is None:
+        return Entry("")
+    over = f" over {results.reference(row, name)}" if told else ""
+    return Entry(interval(e.value, e.low, e.high, row.kind, signed=True) + over, False, row.cells[name].any.key)
+
+
+def references(results: Results) -> list[str]:
+    """The backbones that gains of the tables are over."""
+    return list(
+        dict.fromkeys(
+            ref
+            for row in results.rows
+            for n in row.cells
+            if results.gain(row, n) is not None and (ref := results.reference(row, n))
+        )
     )
 
 
 def tables(results: Results) -> list[Wide]:
-    """Values and, where there is a random-initialised backbone, gains. Backbones without a row are left out."""
-    names, lower = results.backbones, lower_note(row.metric for row in results.rows)
+    """Values and, where there are references, gains. Backbones without a row are left out."""
+    names, lower = results.backbones, lower_note(row.kind for row in results.rows)
     values = [
         (row.title, row.metric, [_value(results, row, n, best) for n in names])
         for row in results.rows
         for best in [results.best(row)]
     ]
     out = [Wide(CAPTION + lower, ["task", "metric", *names], values)]
-    gains = [(row.title, row.metric, [_gain(results, row, n) for n in names]) for row in results.rows]
+    over = references(results)
+    gains = [(row.title, row.metric, [_gain(results, row, n, len(over) > 1) for n in names]) for row in results.rows]
     gains = [g for g in gains if any(e.text for e in g[2])]
     keep = [i for i in range(len(names)) if any(g[2][i].text for g in gains)]
     if gains:
-        out.append(
-            Wide(
-                GAIN_CAPTION + lower,
-                ["task", "metric", *(names[i] for i in keep)],
-                [(t, m, [e[i] for i in keep]) for t, m, e in gains],
-            )
-        )
+        caption = GAIN_CAPTION.format(over=over[0] if len(over) == 1 else "the backbone named with it")
+        heads = ["task", "metric", *(names[i] for i in keep)]
+        out.append(Wide(caption + lower, heads, [(t, m, [e[i] for i in keep]) for t, m, e in gains]))
     return out
 
 
@@ -88,46 +98,38 @@ def markdown(results: Results) -> str:
     parts = []
     for table in tables(results):
         rows = [
-            "| " + " | ".join([t, m, *(f"**{e.text}**" if e.bold else e.text for e in entries)]) + " |"
+            "| "
+            + " | ".join([markdown_text(t), markdown_text(m), *(f"**{e.text}**" if e.bold else e.text for e in entries)])
+            + " |"
             for t, m, entries in table.rows
         ]
-        head = "| " + " | ".join(table.heads) + " |"
+        head = "| " + " | ".join(map(markdown_text, table.heads)) + " |"
         rule = "|" + "|".join(["---", "---", *["---:"] * (len(table.heads) - 2)]) + "|"
-        parts.append("\n".join([table.caption, "", head, rule, *rows]))
-    notes = [*floor_notes(results.records), *_failures(results)]
-    return "\n\n".join(parts + (["\n".join(f"- {n}" for n in notes)] if notes else [])) + "\n"
-
-
-def _failures(results: Results) -> list[str]:
-    return [f"{r.backbone['name']} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
-
-
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: "\\" + c for c in "&%$#_{}"}}
-
-
-def tex_escape(value: str) -> str:
-    return "".join(_TEX.get(c, c) for c in value)
+        parts.append("\n".join([markdown_text(table.caption), "", head, rule, *rows]))
+    notes = all_notes(results)
+    return "\n\n".join(parts + (["\n".join(f"- {markdown_text(n)}" for n in notes)] if notes else [])) + "\n"
 
 
 def _tex_entry(e: Entry) -> str:
     shown, bracket, rest = e.text.partition(" [")
     if not bracket:
-        return tex_escape(shown)
+        return latex_text(shown)
     # Numbers stand in math mode, so that a minus is no hyphen.
     value = rf"$\mathbf{{{shown}}}$" if e.bold else f"${shown}$"
     low_high, _, more = rest.partition("]")
-    return rf"{value} {{\scriptsize $[{low_high}]${tex_escape(more)}}}"
+    return rf"{value} {{\scriptsize $[{low_high}]${latex_text(more)}}}"
 
 
 def latex(results: Results) -> str:
     """`tabular` with booktabs rules; `\\usepackage{booktabs}` is all it needs."""
     out = []
     for table in tables(results):
-        lines = [rf"% {table.caption}", rf"\begin{{tabular}}{{ll{'r' * (len(table.heads) - 2)}}}", r"\toprule"]
-        lines += [" & ".join(map(tex_escape, table.heads)) + r" \\", r"\midrule"]
-        lines += [" & ".join([tex_escape(t), tex_escape(m), *map(_tex_entry, entries)]) + r" \\" for t, m, entries in table.rows]
+        lines = [rf"% {printable(table.caption)}", rf"\begin{{tabular}}{{ll{'r' * (len(table.heads) - 2)}}}", r"\toprule"]
+        lines += [" & ".join(map(latex_text, table.heads)) + r" \\", r"\midrule"]
+        lines += [" & ".join([latex_text(t), latex_text(m), *map(_tex_entry, entries)]) + r" \\" for t, m, entries in table.rows]
         out.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
-    return "\n\n".join(out) + "\n"
+    notes = r" \\ ".join(latex_text(n) for n in all_notes(results))
+    return "\n\n".join([*out, rf"{{\footnotesize\raggedright {notes}\par}}"]) + "\n"
 
 
 def html_tables(results: Results, linked: bool = False) -> str:
@@ -135,31 +137,31 @@ def html_tables(results: Results, linked: bool = False) -> str:
 
     def shown(e: Entry) -> str:
         text = _in_lines(e.text)
-        return f'<a href="#r-{html.escape(e.record)}">{text}</a>' if linked and e.record else text
+        return f'<a href="#r-{html_text(e.record)}">{text}</a>' if linked and e.record else text
 
     parts = []
     for table in tables(results):
-        head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html.escape(h)}</th>' for k, h in enumerate(table.heads))
+        head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html_text(h)}</th>' for k, h in enumerate(table.heads))
         body = "".join(
-            f'<tr><th scope="row">{html.escape(t)}</th><td>{html.escape(m)}</td>'
+            f'<tr><th scope="row">{html_text(t)}</th><td>{html_text(m)}</td>'
             + "".join(f'<td class="n{" best" if e.bold else ""}">{shown(e)}</td>' for e in entries)
             + "</tr>"
             for t, m, entries in table.rows
         )
         parts.append(
-            f"<table><caption>{html.escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<table><caption>{html_text(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
     return "\n".join(parts)
 
 
 def _in_lines(text: str) -> str:
     """A cell's text as markup; the spread over seeds on a line of its own, so that columns stay narrow."""
-    return "<br/>".join(html.escape(part) for part in text.replace(", seed sd", "\nseed sd").split("\n"))
+    return "<br/>".join(html_text(part) for part in text.replace(", seed sd", "\nseed sd").split("\n"))
 
 
 def html_page(results: Results) -> str:
     """A small page of its own; `report.html` is the large one."""
-    notes = "".join(f"<li>{html.escape(n)}</li>" for n in [*floor_notes(results.records), *_failures(results)])
+    notes = "".join(f"<li>{html_text(n)}</li>" for n in all_notes(results))
     style = (
         ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;margin:1.5rem 0}"
         "caption{text-align:left;padding:.3rem 0}th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #8884}"
@@ -171,21 +173,39 @@ def html_page(results: Results) -> str:
     )
 
 
-WIDE_COLUMNS = ("value", "low", "high", "gain", "gain_low", "gain_high", "seed_sd", "seeds", "best")
+WIDE_COLUMNS = ("value", "low", "high", "gain", "gain_low", "gain_high", "reference", "seed_sd", "seeds", "best")
+_ABOUT = (
+    "task",
+    "metric",
+    "protocol_hash",
+    "data_fingerprint",
+    "mark",
+    "source",
+    "published_set",
+    "images",
+    "limit",
+    "date",
+    "comparison_hash",
+)
+
+
+def _about(row: Row) -> dict[str, Any]:
+    """What a row is of: the columns and JSON fields that all its cells share."""
+    from_data = data_values([r for r in row.records if r.status == "done"] or row.records)
+    return {
+        "task": row.task, "metric": row.metric, "protocol_hash": row.any.protocol_hash,
+        "data_fingerprint": str(row.any.data.get("fingerprint", "")), "mark": row.mark, **from_data, "comparison_hash": row.key[1],
+    }  # fmt: skip
 
 
 def wide_rows(results: Results) -> list[dict[str, Any]]:
-    """One mapping a row of the wide table: task, metric, protocol_hash, data_fingerprint, then BACKBONE.COLUMN for each backbone."""
+    """One mapping a row of the wide table: what it is of (_ABOUT), then BACKBONE.COLUMN for each backbone."""
     out = []
     for row in results.rows:
         best = results.best(row)
-        line: dict[str, Any] = {
-            "task": row.task,
-            "metric": row.metric,
-            "protocol_hash": row.key[1],
-            "data_fingerprint": row.key[2],
-        }
-        scale = factor(row.metric)
+        about = _about(row)
+        line: dict[str, Any] = {k: " ".join(map(str, v)) if isinstance(v := about[k], list) else v for k in _ABOUT}
+        scale = row.kind.factor
         for name in results.backbones:
             cell = row.cells.get(name)
             values: dict[str, Any] = {}
@@ -194,7 +214,7 @@ def wide_rows(results: Results) -> list[dict[str, Any]]:
                 values = {k: getattr(s.estimate, k) for k in ("value", "low", "high")}
                 values |= {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g else {}
                 values = {k: v * scale for k, v in values.items() if v is not None}
-                values |= {"seeds": s.seeds, "best": int(name == best)}
+                values |= {"seeds": s.seeds, "best": int(name == best), "reference": results.reference(row, name) if g else None}
                 if s.seed_sd is not None:
                     values["seed_sd"] = s.seed_sd * scale
             line |= {f"{name}.{c}": values.get(c) for c in WIDE_COLUMNS}
@@ -207,12 +227,12 @@ def wide_csv(results: Results) -> str:
     table = wide_rows(results)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = ["task", "metric", "protocol_hash", "data_fingerprint"]
+    heads = [*_ABOUT]
     heads += [f"{n}.{c}" for n in results.backbones for c in WIDE_COLUMNS]
-    writer.writerow(heads)
+    writer.writerow(map(csv_cell, heads))
     for line in table:
         cells = [line[h] for h in heads]
-        writer.writerow(["" if c is None else f"{c:.4f}" if isinstance(c, float) else c for c in cells])
+        writer.writerow(["" if c is None else f"{c:.4f}" if isinstance(c, float) else csv_cell(c) for c in cells])
     return buffer.getvalue()
 
 
@@ -230,11 +250,9 @@ def as_json(results: Results) -> list[dict[str, Any]]:
             cells[name] = {
                 "status": "done", **s.estimate.model_dump(), "seed_sd": s.seed_sd, "best": name == best,
                 "seeds": {str(r.seed): r.metrics[row.metric].value for r in cell.records},
-                "gain": g.model_dump() if g else None,
+                "gain": g.model_dump() if g else None, "reference": results.reference(row, name) if g else None,
             }  # fmt: skip
-        out.append(
-            {"task": row.task, "metric": row.metric, "protocol_hash": row.key[1], "data_fingerprint": row.key[2], "cells": cells}
-        )
+        out.append({**_about(row), "data": row.data, "better": row.kind.better, "cells": cells})
     return out
 
 

@@ -11,6 +11,7 @@ Every scene's seed is a hash of (set, split, number, seed): splits never share a
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -22,10 +23,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from levl_eval.io import atomic_write
-from levl_eval.processes import cores
-from levl_eval.progress import Progress
-from levl_eval.scenes import VERSION
+from levl_eval.core.distributed import cores
+from levl_eval.core.files import atomic_write, disk_full_as_error, locked
+from levl_eval.core.progress import Progress
+from levl_eval.records.identity import cache_key
+from levl_eval.scenes import VERSION, manifest
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
 from levl_eval.scenes.questions import SceneQuestion, balance_answers, gqa_questions, vqa_questions
 from levl_eval.scenes.render import render, render_image
@@ -106,14 +108,22 @@ def image_id(part: str, index: int) -> str:
     return f"COCO_{split}_{number:012d}"
 
 
-def _write_chunk(args: tuple[str, int, int, int, int, str]) -> int:
+def _listed(name: str, content: bytes) -> tuple[str, int, str]:
+    return name, len(content), hashlib.sha256(content).hexdigest()
+
+
+def _write_chunk(args: tuple[str, int, int, int, int, str]) -> list[tuple[str, int, str]]:
+    """Writes some images of a part; (name, bytes, SHA-256) of every file."""
     part, start, stop, seed, size, out = args
+    written = []
     for index in range(start, stop):
         for name, content in _files(part, index, seed, size):
             path = Path(out) / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)  # the manifest, written last, says that everything is there
-    return stop - start
+            with disk_full_as_error(path):
+                path.write_bytes(content)  # the manifest, written last, says that everything is there
+            written.append(_listed(name, content))
+    return written
 
 
 def _gqa(part: str, count: int, seed: int) -> dict[str, Any]:
@@ -207,32 +217,62 @@ def make_scenes(
     scale: float = 1.0,
     progress: Progress | None = None,
     counts: dict[str, int] | None = None,
-) -> None:
-    """Write the whole world below ``out``; does nothing where the same world is complete already.
+) -> str:
+    """Write the whole world below ``out``; does nothing where the same world is there and whole already (scenes.manifest).
 
-    size: side in pixels, 64 to 512. scale multiplies the number of pictures. Deterministic: equal arguments, equal files.
-    Raises UsageError where ``out`` cannot be written.
+    size: side in pixels, 64 to 512. scale multiplies the number of images. Deterministic: equal arguments, equal files. Returns
+    "there", "written", or "written again" where an earlier world was unfinished, another one, or had changed, which is said.
+    Raises UsageError where ``out`` cannot be written, or holds something else.
     """
     progress = progress or Progress()
-    numbers = {part: max(12, round(n * scale)) for part, n in {**COUNTS, **(counts or {})}.items()}
-    manifest = {"generator": VERSION, "seed": seed, "size": size, "counts": numbers}
-    path = out / "scenes.json"
-    if path.exists() and json.loads(path.read_text()) == manifest:
-        return
-    atomic_write(out / ".writing", "")  # tells early where the folder cannot be written
+    numbers = world_counts(scale, counts)
+    wanted = {"generator": VERSION, "seed": seed, "size": size, "counts": numbers}
+    manifest.check_ours(out)
+    with locked(out / manifest.LOCK):
+        wrong = manifest.damage(out, wanted)
+        if not wrong:
+            manifest.used(out)
+            return "there"
+        if wrong != "absent":
+            progress.say(f"{out}: {wrong}; written again")
+        manifest.begin(out)
+        _write(out, numbers, seed, size, wanted, progress)
+    return "written" if wrong == "absent" else "written again"
+
+
+def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: dict[str, Any], progress: Progress) -> None:
     jobs = [
         (part, i, min(n, i + 100), seed, size, str(out))
         for part, n in numbers.items()
         if part != "imagenet9/background"
         for i in range(0, n, 100)
     ]
+    files: list[tuple[str, int, str]] = []
     workers = min(8, cores())
     with progress.stage("drawing scenes", sum(numbers.values()), "picture") as bar, ProcessPoolExecutor(workers) as pool:
-        for done in pool.map(_write_chunk, jobs):
-            bar.advance(done)
-
+        for job, written in zip(jobs, pool.map(_write_chunk, jobs), strict=True):
+            files += written
+            bar.advance(job[2] - job[1])
     for part, n in numbers.items():
         for name, text in _annotations(part, n, seed):
             atomic_write(out / name, text)
-    (out / ".writing").unlink(missing_ok=True)
-    atomic_write(path, json.dumps(manifest, indent=1) + "\n")
+            files.append(_listed(name, text.encode()))
+    manifest.finish(out, wanted, files)
+
+
+def world_counts(scale: float = 1.0, counts: dict[str, int] | None = None) -> dict[str, int]:
+    """Images a set."""
+    return {part: max(12, round(n * scale)) for part, n in {**COUNTS, **(counts or {})}.items()}
+
+
+def world_folder(cache: Path, seed: int = 0, size: int = 96) -> Path:
+    """Where the cache keeps the world that ``--data scenes`` stands for; every version of the generator has its own."""
+    key = cache_key("scenes", VERSION, seed=seed, size=size, counts=world_counts())
+    return cache / "scenes" / f"seed{seed}-v{VERSION}-{key[:16]}"
+
+
+def cached_world(cache: Path, progress: Progress, seed: int = 0) -> Path:
+    """That world, made or repaired where it is not there whole."""
+    folder = world_folder(cache, seed)
+    make_scenes(folder, seed=seed, progress=progress)
+    return folder

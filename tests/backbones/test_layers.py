@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from levl_eval.backbones import load_backbone
-from levl_eval.backbones.views import Box, make_views
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.types import ImageSet
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.features import FeatureStore
+from levl_eval.features.store import FeatureStore
+from levl_eval.features.views import Box, make_views
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def pictures(n: int = 3, side: int = 64) -> ImageSet:
+def batch(n: int = 3, side: int = 64) -> ImageSet:
     rng = np.random.default_rng(0)
     held = {f"{i}": Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)) for i in range(n)}
     return ImageSet(tuple(held), held.__getitem__, f"test{n}{side}")
@@ -92,11 +92,11 @@ def test_layers_the_backbone_does_not_have_are_one_line(tmp_path):
     flat = load_backbone("random:resnet10t")
     assert flat.depth == 0
     with pytest.raises(LevlError, match="last layer only"):
-        FeatureStore(tmp_path).get(flat, pictures(), layers=[-2])
+        FeatureStore(tmp_path).get(flat, batch(), layers=[-2])
 
 
 def test_layers_and_views_are_other_keys_and_negative_layers_the_same(tmp_path):
-    b, images = load_backbone("random:nano"), pictures()
+    b, images = load_backbone("random:nano"), batch()
     key = FeatureStore.key
     p = b.preprocess
     assert key(b, images, p, [-1]) == key(b, images, p, [b.depth - 1]) != key(b, images, p)
@@ -105,7 +105,7 @@ def test_layers_and_views_are_other_keys_and_negative_layers_the_same(tmp_path):
 
 
 def test_another_size_uses_interpolated_positions(tmp_path):
-    b, images = load_backbone("random:vit_tiny_patch16_224"), pictures(2, 96)
+    b, images = load_backbone("random:vit_tiny_patch16_224"), batch(2, 96)
     found = FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=96, resize_to=None))
     assert found.grid == (6, 6) and found.patches.shape == (2, 36, 192)
     with pytest.raises(LevlError, match="100 is no multiple of its patch size 16; take 96"):
@@ -116,12 +116,12 @@ def test_another_size_uses_interpolated_positions(tmp_path):
             raise ValueError("wrong size")
 
     b.__class__ = Fixed  # a model without position interpolation
-    with pytest.raises(LevlError, match="does not take 80 px pictures"):
+    with pytest.raises(LevlError, match="does not take 80 px images"):
         FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=80, resize_to=None))
 
 
 def test_views_are_the_cuts_encoded_one_by_one(tmp_path):
-    b, images = load_backbone("random:nano"), pictures(2, 96)
+    b, images = load_backbone("random:nano"), batch(2, 96)
     p = replace(b.preprocess, size=96, resize_to=None)
     views = make_views(96, 64, 32, True)
     assert views is not None and views.boxes[:3] == (Box(0, 0, 64, 0), Box(0, 0, 64, 1), Box(0, 32, 64, 0))
@@ -133,7 +133,7 @@ def test_views_are_the_cuts_encoded_one_by_one(tmp_path):
     assert np.allclose(found.patches[1, 5], own.numpy(), atol=2e-2)
     assert make_views(64, 64, None, False) is None
     assert [v.top for v in make_views(100, 64, 30, False).boxes[::3]] == [0, 30, 36]  # the last one ends at the border
-    with pytest.raises(UsageError, match="beyond the picture"):
+    with pytest.raises(UsageError, match="beyond the image"):
         make_views(64, 96, None, False)
     with pytest.raises(UsageError, match="leave gaps"):
         make_views(96, 32, 48, False)
@@ -155,7 +155,7 @@ def tiny_vit(**options):
 @pytest.mark.parametrize(
     "options, place",
     [
-        ({}, "pooled"), ({"global_pool": "avg"}, "blocks"), ({"fc_norm": True}, "blocks"),
+        ({}, "pooled"), ({"global_pool": "avg"}, "blocks"), ({"fc_norm": True}, "pooled"),
         ({"global_pool": "avg", "class_token": False}, ""), ({"global_pool": "map", "class_token": False}, ""),
     ],
 )  # fmt: skip
@@ -164,6 +164,7 @@ def test_where_the_class_token_is_and_vits_without_prefix_tokens(options, place)
     assert b.class_token == place
     with torch.no_grad():
         tokens, plain, last = b.model.forward_features(x), b.encode(x), b.encode_layers(x, [-1])
+        tokens = b.model.fc_norm(tokens)  # the identity where the final norm comes before the pool
     prefix = 1 if place else 0
     assert torch.allclose(last.patches, tokens[:, prefix:], atol=1e-5) and last.grid == plain.grid == (2, 2)
     if place:

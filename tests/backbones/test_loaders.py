@@ -12,8 +12,8 @@ from PIL import Image
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.cards import BackboneCard
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.checkpoints import export, load_model
+from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import export, load_model
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -334,6 +334,6 @@ def test_shortest_side_and_crop_are_torchvisions_to_the_pixel(method, size, resi
         assert np.array_equal(ours.geometry(image), theirs(image)), (width, height)
         mask = Image.fromarray(rng.integers(1, 200, (height, width)).astype(np.int32))
         assert np.array_equal(ours.geometry(mask, nearest=True), labels(mask)), (width, height)
-        if size > (resize_to or size):  # what lies around the picture has no label
+        if size > (resize_to or size):  # what lies around the image has no label
             void = np.asarray(ours.geometry(mask, nearest=True, fill=255))
             assert np.array_equal(void == 255, np.asarray(labels(mask)) == 0), (width, height)

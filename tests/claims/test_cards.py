@@ -7,10 +7,10 @@ import json
 import pytest
 
 from levl_eval import UsageError
-from levl_eval.claims import claim_card, claim_files, parse_claim
+from levl_eval.cards import parse_card
+from levl_eval.cards.registry import claim_card, claim_files, set_names, task_card
 from levl_eval.claims.published import published_differences
 from levl_eval.cli import main
-from levl_eval.registry import set_names, task_card
 
 GOOD = {
     "kind": "claim", "name": "c", "statement": "a is above b", "roles": {"a": "one", "b": "other"}, "subject": "a", "against": ["b"],
@@ -62,13 +62,13 @@ def test_published_numbers_stand_beside_every_test_of_the_paper_s_claims():
         ({"over": {"pretraining_seeds": 0}}, "pretraining_seeds"),
         ({"against": "b"}, "`against`"),
         ({"relatio": "greater"}, "did you mean relation"),
-        ({"kind": "task"}, "a claim card was expected"),
+        ({"kind": "klaim"}, "field `kind`: expected"),
         ({"published": {"z": "LeVLJEPA"}}, "`published` names 'z'"),
     ],
 )
 def test_a_bad_card_is_one_line_with_the_field(change, said):
     with pytest.raises(UsageError) as e:
-        parse_claim({**GOOD, **change}, "my.yaml")
+        parse_card({**GOOD, **change}, "my.yaml")
     assert str(e.value).startswith("my.yaml: ") and said in str(e.value) and "\n" not in str(e.value)
 
 
@@ -76,4 +76,7 @@ def test_list_and_show(capsys, tmp_path):
     assert main(["list", "claims"]) == 0 and "dense-better" in capsys.readouterr().out
     assert main(["show", "linear-on-par", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["margin"] == 2.5
+    (tmp_path / "task.yaml").write_text("kind: recipe\nname: x\ntrain: {layout: gqa}\n")
+    with pytest.raises(UsageError, match="task.yaml"):
+        claim_card(str(tmp_path / "task.yaml"))
     assert main(["claims", str(tmp_path)]) == 2 and "no finished records" in capsys.readouterr().err

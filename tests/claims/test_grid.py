@@ -7,9 +7,9 @@ import json
 import pytest
 
 from levl_eval import UsageError
-from levl_eval.claims.grid import split_values, variants
 from levl_eval.cli import main
-from levl_eval.evaluation import resolve_tasks
+from levl_eval.runner.grid import split_values, variants
+from levl_eval.runner.plan import resolve_tasks
 
 
 def test_values_are_separated_outside_brackets():

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from levl_eval import UsageError
-from levl_eval.claims import finished_records, judge, parse_claim
+from levl_eval.cards import parse_card
+from levl_eval.claims import finished_records, judge
 from levl_eval.claims.plan import images_needed, plan, power_of
 from levl_eval.cli import main
 from levl_eval.metrics.crossed import Components, crossed
@@ -74,7 +75,7 @@ def test_the_command_and_its_refusals(run, tmp_path, capsys):
     for wrong, said in (([], "--margin 0"), (["--margin", "2", "--power", "1"], "--power 1"), (["--margin", "-1"], "--margin")):
         assert main([*words, *wrong]) == 2 and said in capsys.readouterr().err
     judged = judge(
-        [parse_claim({**GOOD, "tasks": [{"task": "pope"}]}, "c")], finished_records([folder]), {"a": ["one"], "b": ["two"]}
+        [parse_card({**GOOD, "tasks": [{"task": "pope"}]}, "c")], finished_records([folder]), {"a": ["one"], "b": ["two"]}
     )[0]
     with pytest.raises(UsageError, match=r"nothing of c was run: pope: was not run"):
         plan(judged, 1.0, 0.8)

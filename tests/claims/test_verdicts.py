@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from levl_eval import UsageError
-from levl_eval.claims import finished_records, judge, parse_claim
+from levl_eval.cards import parse_card
+from levl_eval.claims import finished_records, judge
 from levl_eval.claims.curve import curve_of
 from levl_eval.claims.wording import as_dict, lines, sentence
 from levl_eval.cli import main
-from levl_eval.probes.backgrounds import _by_foreground
+from levl_eval.engines.probes.backgrounds import _by_foreground
 from levl_eval.records import Estimate, Sample, write_record
 from tests.claims.conftest import answers, record, write, write_segments
 from tests.claims.test_cards import GOOD
@@ -23,7 +24,7 @@ AS = {"a": ["one"], "b": ["two"]}
 
 
 def claim(**changes):
-    return parse_claim({**GOOD, **changes}, "test")
+    return parse_card({**GOOD, **changes}, "test")
 
 
 def verdict(folder: Path, card=None, named=AS, **options):

@@ -8,8 +8,8 @@ import random
 import numpy as np
 from PIL import Image
 
-from levl_eval.data.augmented import box, cropped
 from levl_eval.data.types import ImageSet
+from levl_eval.features.augmented import box, cropped
 
 GRADIENT = np.linspace(0, 255, 60 * 40 * 3).reshape(40, 60, 3).astype(np.uint8)
 IMAGES = ImageSet(("a", "b"), lambda name: Image.fromarray(GRADIENT), "f0")
@@ -29,7 +29,7 @@ def test_views_repeat_and_differ_by_view_image_and_seed():
     assert len(prints) == 4 and one.ids == IMAGES.ids
 
 
-def test_flips_and_whole_pictures():
+def test_flips_and_whole_images():
     whole = cropped(IMAGES, 0, (1.0, 1.0), (1.5, 1.5), 0.0, 0)
     mirrored = cropped(IMAGES, 0, (1.0, 1.0), (1.5, 1.5), 1.0, 0)
     assert np.array_equal(_pixels(whole), GRADIENT) and np.array_equal(_pixels(mirrored), GRADIENT[:, ::-1])
@@ -44,7 +44,7 @@ def test_areas_and_ratios_are_those_asked_for():
     assert 0.079 < area.min() < 0.1 and 0.35 < area.mean() < 0.54
     assert (
         0.74 < ratio.min() < 0.78 and 1.3 < ratio.max() < 1.35 and abs(np.log(ratio).mean()) < 0.06
-    )  # wide picture: tall crops fit less often
+    )  # wide image: tall crops fit less often
     # Nothing fits: the largest centred crop of the nearest allowed shape.
     left, top, right, bottom = box(1000, 10, (1.0, 1.0), (0.75, 4 / 3), rng)
     assert (

@@ -8,12 +8,12 @@ import datasets
 import pytest
 from PIL import Image
 
+from levl_eval.cards.registry import task_card
 from levl_eval.data.readers import read_questions
 from levl_eval.metrics.vqa import vqa_accuracy
-from levl_eval.registry import task_card
 
 
-def picture(red: int) -> Image.Image:
+def image(red: int) -> Image.Image:
     return Image.new("RGB", (8, 8), (red, 0, 0))
 
 
@@ -21,23 +21,23 @@ TEN = ["stop"] * 7 + ["Stop sign"] * 3
 ROWS = {
     "textvqa": ("textvqa", "default", [
         {"image_id": "a1", "question_id": 34602, "question": "what is the brand?", "answers": ["nokia"] * 6 + ["toshiba"] * 4,
-         "image": picture(10), "image_width": 8, "image_height": 8, "set_name": "val"},
-        {"image_id": "a1", "question_id": 34603, "question": "what does the sign say?", "answers": TEN, "image": picture(10),
+         "image": image(10), "image_width": 8, "image_height": 8, "set_name": "val"},
+        {"image_id": "a1", "question_id": 34603, "question": "what does the sign say?", "answers": TEN, "image": image(10),
          "image_width": 8, "image_height": 8, "set_name": "val"},
     ]),
     "vizwiz": ("VizWiz-VQA", "default", [
-        {"question_id": "VizWiz_val_00000000.jpg", "question": "Which one is it?", "answers": TEN, "category": "other", "image": picture(20)},
-        {"question_id": "VizWiz_val_00000001.jpg", "question": "Is it on?", "answers": ["yes"] * 10, "category": "yes/no", "image": picture(30)},
+        {"question_id": "VizWiz_val_00000000.jpg", "question": "Which one is it?", "answers": TEN, "category": "other", "image": image(20)},
+        {"question_id": "VizWiz_val_00000001.jpg", "question": "Is it on?", "answers": ["yes"] * 10, "category": "yes/no", "image": image(30)},
     ]),
     "scienceqa-img": ("ScienceQA", "ScienceQA-IMG", [
-        {"question": "Which is colder?", "choices": ["ice", "steam", "water"], "answer": 0, "hint": "Look at the picture.", "subject": "natural science",
-         "topic": "physics", "image": picture(40)},
+        {"question": "Which is colder?", "choices": ["ice", "steam", "water"], "answer": 0, "hint": "Look at the image.", "subject": "natural science",
+         "topic": "physics", "image": image(40)},
         {"question": "Which state?", "choices": ["Ohio", "Utah"], "answer": 1, "hint": "", "subject": "social science", "topic": "geography",
-         "image": picture(50)},
+         "image": image(50)},
     ]),
     "mme": ("MME", "default", [
-        {"question_id": "color/0001.png", "question": "Is it red? Please answer yes or no.", "answer": "Yes", "category": "color", "image": picture(60)},
-        {"question_id": "color/0001.png", "question": "Is it blue? Please answer yes or no.", "answer": "No", "category": "color", "image": picture(60)},
+        {"question_id": "color/0001.png", "question": "Is it red? Please answer yes or no.", "answer": "Yes", "category": "color", "image": image(60)},
+        {"question_id": "color/0001.png", "question": "Is it blue? Please answer yes or no.", "answer": "No", "category": "color", "image": image(60)},
     ]),
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_a_shipped_card_reads_the_cache(name, filled, monkeypatch):
         assert one.answer == "stop" and vqa_accuracy("stop", one.answers) == 1.0 and two.meta == {"answer_type": "yes/no"}
     elif name == "scienceqa-img":
         assert (one.answer, two.answer) == ("A", "B") and one.meta["subject"] == "natural science"
-        assert one.question == "Context: Look at the picture.\nWhich is colder?\n(A) ice (B) steam (C) water"
+        assert one.question == "Context: Look at the image.\nWhich is colder?\n(A) ice (B) steam (C) water"
     else:
         assert (one.answer, two.answer) == ("yes", "no") and one.question == "Is it red?" and one.meta == {"category": "color"}
     assert len(read_questions(task_card(name).data, "hub", 1).questions) == (1 if name in ("vizwiz", "scienceqa-img") else 2)

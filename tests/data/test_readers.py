@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.check import check
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
-from levl_eval.errors import LevlError, UsageError
 
 
 def spec(layout: str, **more) -> DataSpec:
     return DataSpec(layout=layout, **{"directory": layout, **more})  # type: ignore[arg-type]
 
 
-def picture(path: Path, size=(8, 6)) -> None:
+def image(path: Path, size=(8, 6)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (10, 20, 30)).save(path)
 
@@ -57,7 +57,7 @@ def test_real_pope_files_are_recognised_and_say_where_images_go(shared, tmp_path
     folder = tmp_path / "images"
     names = {json.loads(line)["image"] for line in (shared / "pope" / "coco_pope_random.json").read_text().splitlines() if line}
     for n in names:
-        picture(folder / n)
+        image(folder / n)
     found = read_questions(spec("pope", images=str(folder)), str(tmp_path))
     assert len(found.questions) == 9000 and found.version == "official, 3 x 3,000"
 
@@ -119,7 +119,7 @@ def test_empty_and_broken_question_files(tmp_path):
 
 
 def test_a_users_questions(tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     file = tmp_path / "q.jsonl"
     file.write_text(
         '{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", "answer": "so"}\n'
@@ -127,12 +127,12 @@ def test_a_users_questions(tmp_path):
     found = read_questions(DataSpec(layout="vqa", questions=str(file)), "")
     assert [q.answer for q in found.questions] == ["red", "so"] and found.questions[0].answers == ("red", "red", "blue")
     before = found.images.fingerprint
-    picture(tmp_path / "a.png", (9, 9))
+    image(tmp_path / "a.png", (9, 9))
     assert read_questions(DataSpec(layout="vqa", questions=str(file)), "").images.fingerprint != before
 
 
 def test_corrupt_image_is_named_when_opened(world, tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:40])
     (tmp_path / "q.jsonl").write_text('{"image": "a.png", "question": "What?", "answer": "x"}\n')
@@ -144,7 +144,7 @@ def test_corrupt_image_is_named_when_opened(world, tmp_path):
 @pytest.fixture
 def masks(tmp_path):
     def make(mask: Image.Image, size=(8, 6), **more) -> DataSpec:
-        picture(tmp_path / "images" / "a.png", size)
+        image(tmp_path / "images" / "a.png", size)
         (tmp_path / "masks").mkdir(exist_ok=True)
         mask.save(tmp_path / "masks" / "a.png")
         fields = {"classes": ["x", "y", "z"], **more}
@@ -242,12 +242,12 @@ def test_a_local_repository_is_read_again_where_its_files_are_others(tmp_path, m
 def test_places365_of_two_hub_copies_has_the_same_classes(monkeypatch):
     import datasets
 
-    picture = Image.new("RGB", (8, 8))
+    image = Image.new("RGB", (8, 8))
 
     def table(repo, name, split, revision):
         names = ["/a/abbey", "/c/church/indoor"] if repo == "one" else ["abbey", "church/indoor"]
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-        return datasets.Dataset.from_dict({"image": [picture, picture], "label": [1, 0]}, features=features)
+        return datasets.Dataset.from_dict({"image": [image, image], "label": [1, 0]}, features=features)
 
     monkeypatch.setattr(datasets, "load_dataset", table)
     one, two = (

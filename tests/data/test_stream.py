@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
 from levl_eval.data import stream as streaming
 from levl_eval.data.readers import read_questions
 from levl_eval.data.stream import stream, stream_rows
-from levl_eval.errors import UsageError
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1 << 20])
@@ -41,7 +41,7 @@ def test_streaming_equals_loading(tmp_path, monkeypatch, chunk):
         list(stream(file, "questions"))
 
 
-def picture(path):
+def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8)).save(path)
 
@@ -51,12 +51,12 @@ def read(layout, tmp_path, **more):
 
 
 def test_textvqa_and_vizwiz(tmp_path):
-    picture(tmp_path / "textvqa" / "train_images" / "ab.jpg")
+    image(tmp_path / "textvqa" / "train_images" / "ab.jpg")
     rows = [{"question_id": 3, "image_id": "ab", "question": "what?", "answers": ["pepsi"] * 6 + ["coke"] * 4}]
     (tmp_path / "textvqa" / "TextVQA_0.5.1_val.json").write_text(json.dumps({"dataset_type": "val", "data": rows}))
     (q,) = read("textvqa", tmp_path).questions
     assert (q.question_id, q.image_id, q.answer, len(q.answers)) == ("3", "ab", "pepsi", 10)
-    picture(tmp_path / "vizwiz" / "val" / "v.jpg")
+    image(tmp_path / "vizwiz" / "val" / "v.jpg")
     rows = [{"image": "v.jpg", "question": "what?", "answers": [{"answer": "unanswerable"}] * 10, "answer_type": "unanswerable"}]
     (tmp_path / "vizwiz" / "Annotations").mkdir()
     (tmp_path / "vizwiz" / "Annotations" / "val.json").write_text(json.dumps(rows))
@@ -66,14 +66,14 @@ def test_textvqa_and_vizwiz(tmp_path):
 
 def test_scienceqa_and_mme(tmp_path):
     root = tmp_path / "scienceqa"
-    picture(root / "images" / "test" / "7" / "image.png")
+    image(root / "images" / "test" / "7" / "image.png")
     problem = {"question": "Which?", "choices": ["sun", "moon"], "answer": 1, "hint": "Look.", "image": "image.png"}
     (root / "problems.json").write_text(json.dumps({"7": problem, "8": {**problem, "image": None}, "9": problem}))
     (root / "pid_splits.json").write_text(json.dumps({"train": ["9"], "test": ["7", "8"]}))
     (q,) = read("scienceqa", tmp_path).questions
     assert q.question == "Context: Look.\nWhich?\n(A) sun (B) moon" and q.answer == "B" and q.meta["options"] == 2
     for category, name in (("OCR", "a"), ("color", "b")):
-        picture(tmp_path / "mme" / category / f"{name}.jpg")
+        image(tmp_path / "mme" / category / f"{name}.jpg")
         (tmp_path / "mme" / category / f"{name}.txt").write_text("Is it red? Please answer yes or no.\tYes\nIs it blue?\tNo\n")
     found = read("mme", tmp_path)
     assert [q.answer for q in found.questions] == ["yes", "no"] * 2 and found.questions[0].question == "Is it red?"
@@ -83,7 +83,7 @@ def test_scienceqa_and_mme(tmp_path):
 
 
 def test_llava_turns(tmp_path):
-    picture(tmp_path / "llava" / "images" / "x.jpg")
+    image(tmp_path / "llava" / "images" / "x.jpg")
     turns = [
         {"from": w, "value": v} for w, v in (("human", "<image>\nWhat?"), ("gpt", "A dog."), ("human", "Why?"), ("gpt", "So."))
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from levl_eval._compat import repair
+from levl_eval.core.third_party import repair
 from levl_eval.metrics import gqa_scores, normalize_vqa_answer, pope_scores, vqa_accuracy
 from levl_eval.metrics.gqa import gqa_correct, gqa_distribution, gqa_steps
 from levl_eval.metrics.mme import mme_answer

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain import SIGReg, objectives, tokenizer
-from levl_eval.pretrain.config import SIZES, parse_config
-from levl_eval.pretrain.model import build_model
+from levl_eval.core.errors import UsageError
+from levl_eval.models import tokenizer
+from levl_eval.models.config import SIZES, parse_config
+from levl_eval.models.towers import build_model
+from levl_eval.pretrain import SIGReg, objectives
 from levl_eval.pretrain.parallel import pairwise_sigmoid
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 
@@ -177,25 +178,114 @@ def test_readouts_of_both_published_codes():
     plain = [tok.encode(x).ids for x in ("two dogs run", "a cat")]
     for i, ids in enumerate(plain):
         assert eot[i].tolist() == [*ids, 0] + [0] * (eot.shape[1] - len(ids) - 1) and last[i] == len(ids)
-        assert pad[i].tolist() == ids[:8] + [0] * (8 - len(ids)) and end[i] == 7
+        assert pad[i].tolist() == ids[:8] + [0] * (8 - len(ids)) and end[i] == len(ids) - 1
     long = " ".join(["dogs"] * 30)
     cut, at = tokenizer.encode(tok, [long], 8)
     assert cut.shape == (1, 8) and cut[0, 7] == 0 and at[0] == 7
     assert 0 not in tokenizer.encode(tok, [long], 8, "pad77")[0]  # cut, and no end-of-text token put behind
 
 
-def test_schedules_and_decay_groups():
-    c = parse_config(["steps=1000", "warmup=100", "lr=0.01", "schedule=wsd"])
-    assert learning_rate(c, 0) == pytest.approx(1e-4) and learning_rate(c, 100) == learning_rate(c, 849) == pytest.approx(0.01)
-    assert learning_rate(c, 999) == pytest.approx(0.001) and learning_rate(c, 924) == pytest.approx(0.0055)
+def test_schedules_of_both_published_codes():
+    """PAPER 1.6: warm-up to a peak of 2e-4; equal from update 1,000 on; wsd by a cosine over the last 15 %."""
+    may, july = (parse_config(["model=base", f"warmup_start_factor={s}"]) for s in (0, 0.01))
+    assert [learning_rate(may, s) for s in (0, 1, 999)] == pytest.approx([0, 2e-7, 1.998e-4])
+    assert [learning_rate(july, s) for s in (0, 1, 999)] == pytest.approx([2e-6, 2.198e-6, 1.99802e-4])
+    assert parse_config(["model=base"]).warmup_start_factor == 0.01
+    for s in (1000, 25_500, 49_999):
+        plain = 2e-5 + 1.8e-4 * 0.5 * (1 + math.cos(math.pi * (s - 1000) / 49_000))
+        assert learning_rate(may, s) == pytest.approx(plain, rel=1e-12) == learning_rate(july, s)
+    nano = parse_config(["steps=1000", "warmup=100", "lr=0.01"])  # its own, and OpenCLIP's
+    assert learning_rate(nano, 0) == pytest.approx(1e-4) and learning_rate(nano, 99) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("words, fall", [([], 150), (["wsd_decay_frac=0.4"], 400), (["wsd_decay_steps=70"], 70)])
+def test_wsd_is_torchs_own_schedulers_one_after_another(words, fall):
+    """July's composition of LinearLR, ConstantLR and CosineAnnealingLR."""
+    from torch.optim import lr_scheduler as lr
+
+    c = parse_config(["model=base", "steps=1000", "warmup=100", "lr=0.01", "schedule=wsd", *words])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    parts = [
+        lr.LinearLR(optimizer, start_factor=0.01, total_iters=100),
+        lr.ConstantLR(optimizer, factor=1.0, total_iters=900 - fall),
+        lr.CosineAnnealingLR(optimizer, T_max=fall, eta_min=0.001),
+    ]
+    schedule = lr.SequentialLR(optimizer, parts, milestones=[100, 1000 - fall])
+    for step in range(1000):
+        assert learning_rate(c, step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        optimizer.step()
+        schedule.step()
+    linear = parse_config(["steps=1000", "warmup=100", "lr=0.01", "schedule=wsd", "wsd_decay=linear"])
+    assert learning_rate(linear, 999) == pytest.approx(0.001) and learning_rate(linear, 924) == pytest.approx(0.0055)
+    with pytest.raises(UsageError, match="are more than steps 100"):
+        parse_config(["steps=100", "warmup=60", "schedule=wsd", "wsd_decay_steps=50"])
+
+
+def test_weight_decay_is_over_every_parameter_as_published():
     _, model = _model("objective=siglip")
-    decayed, plain = optimizer_of(model, c).param_groups
+    groups = optimizer_of(model, parse_config(["model=base"])).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.01, 0.01]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    decayed, plain = optimizer_of(model, parse_config([])).param_groups  # nano's own, and OpenCLIP's
     assert decayed["weight_decay"] == 0.01 and plain["weight_decay"] == 0
     names = {id(p): n for n, p in model.named_parameters()}
     assert {"logit_scale", "logit_bias", "vision.encoder.norm.weight", "vision.pre_proj.0.bias"} <= {
         names[id(p)] for p in plain["params"]
     }
     assert "vision.encoder.blocks.0.attn.qkv.weight" in {names[id(p)] for p in decayed["params"]}
+
+
+def test_the_predictor_is_torchvisions_mlp_to_the_last_dropout():
+    from torchvision.ops import MLP
+
+    from levl_eval.models.towers import predictor
+
+    for hidden in ([16] * 4, [10, 20], []):
+        ours = predictor(12, hidden, 0.1)
+        theirs = MLP(12, [*hidden, 12], norm_layer=torch.nn.BatchNorm1d, activation_layer=torch.nn.GELU, dropout=0.1)
+        assert [type(m) for m in ours] == [type(m) for m in theirs]
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(500, 12)
+        torch.manual_seed(3)
+        one = ours(x)
+        torch.manual_seed(3)
+        assert torch.equal(one, theirs(x)) and 0.07 < (one == 0).float().mean() < 0.13
+    assert (predictor(12, [16], 0.1, last_dropout=False)(x) != 0).all()
+
+
+def test_heads_take_julys_shapes():
+    words = ["pre_proj_hidden_dims=[20, 30]", "projector_hidden_dims=[16, 18, 14]"]
+    _, model = _model(*words)
+    assert [tuple(v.shape) for k, v in model.text.pre_proj.state_dict().items() if k.endswith("weight") and v.ndim == 2] == [
+        (20, 16), (30, 20), (12, 30),
+    ]  # fmt: skip
+    assert {"0.weight", "1.running_var", "3.weight", "4.running_var", "6.weight"} <= set(model.text.pre_proj.state_dict())
+    assert [m.out_features for m in model.vision.projector if isinstance(m, torch.nn.Linear)] == [16, 18, 14, 12]
+    assert len(_model("pre_proj_depth=3")[1].vision.pre_proj) == 10 and len(_model("pre_proj_depth=0")[1].vision.pre_proj) == 1
+
+
+def test_presets_are_whole_configurations():
+    may, july, clip, siglip = (
+        parse_config([f"preset={p}"]) for p in ("levljepa-may", "levljepa-july", "clip-openclip", "siglip")
+    )
+    assert (may.model, may.text_readout, may.augmentation, may.interpolation, may.warmup_start_factor) == (
+        "base", "pad77", "none", "bilinear", 0.0,
+    )  # fmt: skip
+    assert (july.text_readout, july.augmentation, july.warmup_start_factor, july.batch_size) == ("eot", "standard", 0.01, 256)
+    for c in (may, july):
+        assert (c.tokenizer, c.positions, c.sigreg_scope, c.weight_decay_on, c.weight_decay, c.sigreg_slices) == (
+            "gpt2", 1024, "local", "all", 0.01, 4096,
+        )  # fmt: skip
+    for c in (clip, siglip):
+        assert (c.lr, c.betas, c.eps, c.weight_decay, c.weight_decay_on, c.warmup, c.clip, c.final_lr) == (
+            5e-4, (0.9, 0.98), 1e-6, 0.2, "matrices", 10_000, None, 0.0,
+        )  # fmt: skip
+        assert (c.embed_dim, c.crop_scale, c.flip_prob) == (512, (0.9, 1.0), 0.0)
+    assert parse_config(["preset=levljepa-july", "steps=7", "model=tiny"]).steps == 7
+    with pytest.raises(UsageError, match="field `preset`"):
+        parse_config(["preset=august"])
+    tiny = parse_config(["model=tiny"])
+    assert (tiny.text.depth, tiny.head_width, tiny.predictor_width, tiny.sigreg_slices) == (12, 2048, 2048, 4096)
 
 
 def test_dropout_keeps_the_published_layer_numbers():

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import build_model
 from levl_eval.pretrain import objectives, processes
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.loop import Trainer
-from levl_eval.pretrain.model import build_model
 from levl_eval.pretrain.parallel import sync_batch_norm
 from levl_eval.pretrain.schedule import optimizer_of
-from levl_eval.progress import Progress
 
 FSDP = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
 CONFIG = parse_config(["vision.depth=2", "text.depth=1", "vision.width=24", "text.width=16", "embed_dim=12", "head_width=20",
@@ -111,7 +111,7 @@ def test_two_shards_train_save_and_go_on_like_one_process(tmp_path):
 
 
 WORDS = ["batch_size=16", "scenes_pool=48", "captions_per_image=2", "sigreg_slices=64", "vision.depth=2", "text.depth=1", "vocab_size=400",
-         "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_pictures=16", "threads=1", "device=cpu", "warmup=2", "steps=5",
+         "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_images=16", "threads=1", "device=cpu", "warmup=2", "steps=5",
          "resume=true"]  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from levl_eval.errors import UsageError
-from levl_eval.pretrain.checkpoints import export, load_model, read, read_any
+from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import export, load_model, read, read_any
 from levl_eval.pretrain.cli import main
 from levl_eval.pretrain.interchange import import_published
 
@@ -63,8 +63,14 @@ def test_a_longer_position_table_is_kept(checkpoints, tmp_path):
     path = tmp_path / "dir" / "text_encoder.safetensors"
     tensors = load_file(path)
     table = tensors["encoder.wpe.weight"]
-    tensors["encoder.wpe.weight"] = torch.cat([table, torch.randn(1024 - len(table), table.shape[1])])
+    assert table.shape == (1024, 128) and not table[32:].any()  # as the authors' loader expects; the model's own are 32
+    tensors["encoder.wpe.weight"] = torch.cat([table[:32], torch.randn(992, 128)])
     save_file(tensors, path)
+    config = tmp_path / "dir" / "config.json"
+    told = json.loads(config.read_text())
+    for name in ("positions", "max_length"):  # the authors' config.json says neither
+        del told["text_encoder"][name]
+    config.write_text(json.dumps(told))
     import_published(str(tmp_path / "dir"), tmp_path / "back.pt")
     model, meta = load_model(tmp_path / "back.pt")
     assert torch.equal(model.text.encoder.wpe.weight, tensors["encoder.wpe.weight"]) and meta["config"]["max_length"] == 77

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from levl_eval.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import load_model, read, save
+from levl_eval.models.config import SIZES, parse_config
+from levl_eval.models.towers import build_model, plain_attention
 from levl_eval.pretrain import SIGReg, diagnostics
 from levl_eval.pretrain.augment import crop
-from levl_eval.pretrain.checkpoints import load_model, read, save
-from levl_eval.pretrain.config import SIZES, parse_config
 from levl_eval.pretrain.data import _csv_rows
 from levl_eval.pretrain.loop import Trainer
-from levl_eval.pretrain.model import build_model, plain_attention
-from levl_eval.progress import Progress
 
 SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1",
          "vocab_size=400", "precision=fp32", "log_every=1", "threads=1"]  # fmt: skip
@@ -89,7 +89,7 @@ def test_a_diverging_loss_stops_the_run_and_names_the_checkpoint(tmp_path):
 
 
 def test_diagnostics_of_a_run(tmp_path):
-    t = _trainer(tmp_path, "steps=2", "diagnose_every=1", "diagnose_pictures=40")
+    t = _trainer(tmp_path, "steps=2", "diagnose_every=1", "diagnose_images=40")
     before = [b.clone() for b in t.model.buffers()]
     one, two = t.diagnose(), t.diagnose()
     assert one == two and t.model.training  # fixed pairs, evaluation mode, and the statistics of BatchNorm untouched
@@ -108,7 +108,7 @@ def test_projections_and_neighbours_where_the_answer_is_known():
     assert std == pytest.approx(3, rel=0.02) and kurtosis == pytest.approx(3, rel=0.05)
     found = diagnostics.of_pairs(z[:500], z[:500])
     assert found["matched_cosine"] == pytest.approx(1) and abs(found["shuffled_cosine"]) < 0.1
-    centres = 10 * torch.eye(16)[:4]
+    centres = 10 * torch.backbone(16)[:4]
     labels = torch.arange(400) % 4
     x = centres[labels] + z[:400]
     assert diagnostics.knn_accuracy(x[:300], labels[:300], x[300:], labels[300:]) == 1
@@ -124,7 +124,7 @@ def test_the_probe_reads_class_folders(tmp_path):
             folder.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(np.full((30, 40, 3), colour + i, np.uint8)).save(folder / f"{i}.png")
-    t = _trainer(tmp_path, "steps=1", f"probe={tmp_path / 'probe'}", "diagnose_pictures=8")
+    t = _trainer(tmp_path, "steps=1", f"probe={tmp_path / 'probe'}", "diagnose_images=8")
     told = t.diagnose()
     assert told["probe_knn"] == 1.0  # brightness is visible to random weights
     t.model.eval()
@@ -133,7 +133,7 @@ def test_the_probe_reads_class_folders(tmp_path):
     images = F.normalize(t.model.embed_images(t.pixels(t.probe.pixels["test"].numpy(), None)), dim=1)
     by_hand = ((images @ texts.T).argmax(1) == t.probe.labels["test"]).float().mean().item()
     assert told["probe_zeroshot"] == pytest.approx(by_hand)
-    one_hot = torch.eye(2)
+    one_hot = torch.backbone(2)
     for truth, score in ((t.probe.labels["test"], 1.0), (1 - t.probe.labels["test"], 0.0)):
         assert t.probe.zero_shot(lambda x, z=one_hot[truth]: {"z_v": z, "z_t": 3 * one_hot}) == score
     with pytest.raises(UsageError, match="probe_template"):

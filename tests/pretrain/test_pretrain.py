@@ -17,16 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import export, load_model, read, save
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import text_tower
 from levl_eval.pretrain import SIGReg, objectives
-from levl_eval.pretrain.checkpoints import export, load_model, read, save
 from levl_eval.pretrain.cli import main
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.diagnostics import effective_rank
 from levl_eval.pretrain.loop import Trainer
-from levl_eval.pretrain.model import text_tower
 from levl_eval.pretrain.schedule import learning_rate
-from levl_eval.progress import Progress
 
 
 def plain_sigreg(z, a, knots=17, t_max=3.0):
@@ -247,7 +247,7 @@ def test_csv_data_skips_broken_images_and_stops_when_there_are_many(tmp_path, ca
     lines = ["image,caption"]
     for i in range(40):
         Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "images" / f"{i}.png")
-        lines += [f'{i}.png,"a picture, number {i}"', f"{i}.png,another"]
+        lines += [f'{i}.png,"a image, number {i}"', f"{i}.png,another"]
     (tmp_path / "images" / "3.png").write_bytes(b"no image")
     file = tmp_path / "captions.csv"
     file.write_text("\n".join(lines) + "\n")
@@ -286,11 +286,13 @@ def test_wrong_words_are_one_line_and_exit_2(words, expected, capsys, tmp_path, 
 
 def test_an_existing_run_is_not_overwritten_nor_resumed_with_other_values(checkpoints, capsys):
     out = checkpoints["clip"].parent
-    assert main([f"out={out}", "objective=clip"]) == 2
-    assert "resume=true" in capsys.readouterr().err
-    words = _words(out, "objective=clip", "steps=3", "resume=true")
+    before = checkpoints["clip"].read_bytes()
+    assert main([*_words(out, "objective=clip", "steps=3"), "resume=false"]) == 2
+    assert "is not empty, and resume=false starts anew" in capsys.readouterr().err
+    words = [w for w in _words(out, "objective=clip", "steps=3") if not w.startswith("threads")]
     assert main([*words, "lr=0.5"]) == 2
     assert "field `lr`" in capsys.readouterr().err
+    assert checkpoints["clip"].read_bytes() == before
 
 
 def test_help_needs_no_torch():
@@ -299,7 +301,7 @@ def test_help_needs_no_torch():
 
 
 def test_gpt2_tokenizer_from_files(shared):
-    from levl_eval.pretrain.tokenizer import encode, load_gpt2
+    from levl_eval.models.tokenizer import encode, load_gpt2
 
     tok = load_gpt2(str(shared / "gpt2_bpe"))
     ids, last = encode(tok, ["hello world", "a"], 77)

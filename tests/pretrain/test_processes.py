@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from levl_eval.errors import UsageError
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.config import parse_config
 from levl_eval.pretrain import objectives, processes
-from levl_eval.pretrain.config import parse_config
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.parallel import SyncBatchNorm1d, gather, sync_batch_norm
-from levl_eval.progress import Progress
 
 RUNS = {
     "levljepa": ["sigreg_scope=global"],
@@ -31,7 +31,7 @@ RUNS = {
 
 def _words(folder, name):
     return [f"out={folder / name}", "steps=5", "batch_size=16", "scenes_pool=48", "captions_per_image=2", "sigreg_slices=64", "vision.depth=1",
-            "text.depth=1", "vocab_size=400", "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_pictures=16", "threads=1",
+            "text.depth=1", "vocab_size=400", "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_images=16", "threads=1",
             "device=cpu", "warmup=2", *RUNS[name]]  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def test_trackers_that_are_not_there_are_one_line(tmp_path, monkeypatch):
 def test_a_tracker_receives_what_the_metrics_file_says(tmp_path):
     from accelerate.tracking import GeneralTracker
 
-    class Kept(GeneralTracker):
+    class RunCache(GeneralTracker):
         name, requires_logging_directory = "kept", False
 
         def __init__(self):
@@ -223,7 +223,7 @@ def test_a_tracker_receives_what_the_metrics_file_says(tmp_path):
             self.ended = True
 
     t = Trainer(parse_config([*_words(tmp_path, "clip"), "steps=2", "accumulate=1"]), Progress(quiet=True), tmp_path / "cache")
-    kept = Kept()
+    kept = RunCache()
     t.config = t.config.model_copy(update={"trackers": ("kept",)})
     t.accelerator.log_with = [kept]
     t.run()

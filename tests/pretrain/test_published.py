@@ -11,13 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from levl_eval.backbones import load_backbone
+from levl_eval.cards.registry import backbone_card, names
 from levl_eval.cli import main as evaluate
-from levl_eval.pretrain import tokenizer
-from levl_eval.pretrain.checkpoints import load_model
+from levl_eval.models import tokenizer
+from levl_eval.models.checkpoints import load_model
+from levl_eval.models.config import parse_config
+from levl_eval.models.towers import build_model
 from levl_eval.pretrain.cli import main as pretrain
-from levl_eval.pretrain.config import parse_config
-from levl_eval.pretrain.model import build_model
-from levl_eval.registry import backbone_card, names
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from levl_eval.pretrain.model import vision_tower
+from levl_eval.models.towers import vision_tower
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from levl_eval.errors import LevlError, UsageError
-from levl_eval.pretrain.checkpoints import load_model, read
-from levl_eval.pretrain.config import parse_config
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import load_model, read
+from levl_eval.models.config import parse_config
 from levl_eval.pretrain.feed import StreamFeed, open_feed
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.streams import Decoded, Raw, expand, open_source, read_tar, shuffled
-from levl_eval.progress import Progress
 
 
 def _jpeg(i: int, size=(40, 30)) -> bytes:
-    """A picture in which sample i can be recognised: its mean is i."""
+    """A image in which sample i can be recognised: its mean is i."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((size[1], size[0], 3), i, np.uint8)).save(buffer, "png")
     return buffer.getvalue()
@@ -30,7 +30,7 @@ def _jpeg(i: int, size=(40, 30)) -> bytes:
 def _tar(path, numbers, broken=(), form="txt"):
     with tarfile.open(path, "w") as tar:
         for i in numbers:
-            members = {"jpg": b"no picture" if i in broken else _jpeg(i)}
+            members = {"jpg": b"no image" if i in broken else _jpeg(i)}
             if form == "json":
                 members["json"] = json.dumps({"caption": f"number {i}", "url": "x", "captions": ["other"]}).encode()
             else:
@@ -44,7 +44,7 @@ def _tar(path, numbers, broken=(), form="txt"):
 
 def _config(data, *words):
     return parse_config([f"data={data}", "batch_size=8", "image_size=16", "vision.depth=1", "text.depth=1", "vocab_size=300", "threads=1",
-                         "sigreg_slices=16", "precision=fp32", "log_every=1", "shuffle_buffer=5", "diagnose_pictures=8", *words])  # fmt: skip
+                         "sigreg_slices=16", "precision=fp32", "log_every=1", "shuffle_buffer=5", "diagnose_images=8", *words])  # fmt: skip
 
 
 def _numbers(batch):
@@ -158,7 +158,7 @@ def test_too_many_broken_samples_stop_the_run_and_are_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A data set as `datasets` saves it: 24 rows, one picture broken, one caption missing, two captions each."""
+    """A data set as `datasets` saves it: 24 rows, one image broken, one caption missing, two captions each."""
     import datasets
 
     rows = [{"bytes": b"broken" if i == 5 else _jpeg(i), "path": None} for i in range(24)]
@@ -199,14 +199,14 @@ def test_hub_data_map_style_and_streaming(folder, tmp_path, streaming):
 
 
 def _tok():
-    from levl_eval.pretrain.tokenizer import train
+    from levl_eval.models.tokenizer import train
 
     return train([f"number {i} again" for i in range(30)], 300)
 
 
 def test_wrong_hub_data_is_one_line(folder, tmp_path):
     for words, expected in [
-        ([f"hf:{folder}", "image_field=picture"], "field `image_field`: no column 'picture'"),
+        ([f"hf:{folder}", "image_field=image"], "field `image_field`: no column 'image'"),
         ([f"hf:{folder}", "caption_fields=[title]"], "field `caption_fields`"),
         ([f"hf:{tmp_path}/gone"], "cannot be opened"),
     ]:

@@ -14,7 +14,7 @@ from levl_eval.metrics.permutation import sign_flip_test
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample, read_records, write_record
 from levl_eval.report.compare import compare, compare_all, differing_fields
-from tests.report.conftest import fill, record
+from tests.report.conftest import fill, record, tie_samples
 
 
 def of(run_dir, name, task):
@@ -59,17 +59,19 @@ def test_of_an_error_the_smaller_is_the_better(tmp_path, capsys):
         errors = level + 0.1 * np.random.default_rng(len(name)).random(30)
         samples = [Sample(id=f"i{k}", image_id=f"i{k}", score=float(e)) for k, e in enumerate(errors)]
         write_record(tmp_path, record(name, "depth", "rmse", {"rmse": mean_estimate(errors)}, engine="depth"), samples)
-    near, far = of(tmp_path, "near", "depth")[0], of(tmp_path, "far", "depth")[0]
-    c = compare(near, far)
+    did_you_mean, far = of(tmp_path, "near", "depth")[0], of(tmp_path, "far", "depth")[0]
+    c = compare(did_you_mean, far)
     assert c.verdict.startswith("near is better than far by 0.388 in rmse") and c.wins == (30, 0)
-    assert compare(far, near).verdict.startswith("near is better than far by 0.388 in rmse") and compare(far, near).wins == (
+    assert compare(far, did_you_mean).verdict.startswith("near is better than far by 0.388 in rmse") and compare(
+        far, did_you_mean
+    ).wins == (
         0,
         30,
     )
     for form in ("table", "md", "html"):
         assert main(["leaderboard", str(tmp_path), "--format", form]) == 0
         assert "ower is better for rmse" in capsys.readouterr().out
-    with_itself = compare(near, near)
+    with_itself = compare(did_you_mean, did_you_mean)
     assert "anything from +0.000 to +0.000 in rmse is possible" in with_itself.verdict
 
 
@@ -79,7 +81,7 @@ def test_other_protocol_or_data_is_refused_with_the_fields(run_dir, tmp_path):
         data={"fingerprint": "ffff"},
     )  # fmt: skip
     a, b = of(run_dir, "good", "gqa")[0], read_records(other)[0]
-    with pytest.raises(ProtocolMismatch, match=r"prompt.max_new_tokens 8 against 4; data fingerprint .* against ffff") as e:
+    with pytest.raises(ProtocolMismatch, match=r"prompt.max_new_tokens 8 against 4; data.test differs: .* against ffff") as e:
         compare(a, b)
     assert "\n" not in str(e.value) and "--allow-mismatch" in str(e.value)
     c = compare(a, b, allow_mismatch=True)
@@ -131,6 +133,10 @@ def test_failed_records_and_samples_that_do_not_give_the_metric_are_told(run_dir
     fill(tmp_path, ("good", "fair"), ("gqa",))
     path = next((tmp_path / "samples").glob("*good*"))
     path.write_text(path.read_text().replace('"score": 1.0', '"score": 0.0', 5))
+    a, b = read_records(tmp_path)
+    with pytest.raises(UsageError, match="not the samples its record was written with"):
+        compare(a, b)
+    tie_samples(tmp_path, path.stem)
     a, b = read_records(tmp_path)
     with pytest.raises(UsageError, match="from the samples is .* the record says"):
         compare(a, b)

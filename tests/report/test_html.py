@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from levl_eval.cards.registry import task_card
 from levl_eval.cli import main
-from levl_eval.commands.report import images_of
+from levl_eval.cli.report import images_of
+from levl_eval.core.errors import LevlError
+from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_classification
-from levl_eval.errors import LevlError
-from levl_eval.evaluation import evaluate
-from levl_eval.probes import common
-from levl_eval.progress import Progress
+from levl_eval.engines.probes import common
 from levl_eval.records import read_samples
-from levl_eval.registry import task_card
 from levl_eval.report import html as page
 from levl_eval.report.html import build
 from levl_eval.report.results import Results
 from levl_eval.report.svg import bars, curves, scatter
+from levl_eval.runner.evaluate import evaluate
 from tests.report.conftest import record
 
 
@@ -48,25 +48,25 @@ def data_of(text):
 def test_it_is_one_file_that_loads_nothing(results):
     text = build(results, opener)
     assert not re.search(r"""(?:src|href)=(?!["']?(?:#|data:))""", text) and "http" not in text
-    assert text.count("<svg") >= 2 and "gain over the random-initialised backbone" in text
+    assert text.count("<svg") >= 2 and "gain over random in points" in text and "What data the numbers are from" in text
     tasks = data_of(text)
     assert [t["title"] for t in tasks] == [r.title for r in results.rows]
     gqa = next(t for t in tasks if t["title"] == "gqa")
     assert gqa["backbones"] == ["fair", "fair-twin", "good", "random"] and all(len(s["p"]) == 4 for s in gqa["samples"])
     assert gqa["samples"][0]["q"].startswith("What <b> is &") and "<b> is" not in text  # markup of a question stays text
-    assert gqa["pictures"] and "img3" not in gqa["pictures"]
+    assert gqa["images"] and "img3" not in gqa["images"]
     assert "no text encoder" in text and text.count("<details") > len(results.records)
 
 
-def test_pictures_are_bounded(results, monkeypatch):
+def test_images_are_bounded(results, monkeypatch):
     monkeypatch.setattr(page, "MAX_BYTES", 9000)
     text = build(results, opener)
-    assert sum(len(p) for t in data_of(text) for p in t["pictures"].values()) <= 9000
-    assert not any(t["pictures"] for t in data_of(build(results)))
-    assert all(t["pictures"] for t in data_of(text) if t["samples"])  # each task has some, before any has all
+    assert sum(len(p) for t in data_of(text) for p in t["images"].values()) <= 9000
+    assert not any(t["images"] for t in data_of(build(results)))
+    assert all(t["images"] for t in data_of(text) if t["samples"])  # each task has some, before any has all
     monkeypatch.setattr(page, "MAX_BYTES", 10**9)
     whole = len(build(results, opener).encode())
-    monkeypatch.setattr(page, "MAX_FILE", whole - 20_000)  # text and pictures together
+    monkeypatch.setattr(page, "MAX_FILE", whole - 20_000)  # text and images together
     assert whole - 30_000 < len(build(results, opener).encode()) <= whole - 20_000
 
 
@@ -75,12 +75,12 @@ def test_charts_of_nothing_are_nothing():
 
 
 def test_the_command_writes_it(run_dir, capsys):
-    assert main(["report", str(run_dir), "--no-pictures"]) == 0
+    assert main(["report", str(run_dir), "--no-images"]) == 0
     assert "report.html: written" in capsys.readouterr().out
     assert (run_dir / "report.html").stat().st_size < 15_000_000
 
 
-def test_samples_of_every_engine_have_their_pictures(world, tmp_path, monkeypatch):
+def test_samples_of_every_engine_have_their_images(world, tmp_path, monkeypatch):
     """Also of the engines whose test set is no plain folder of classes; each is read again by the reader that was measured with."""
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "data"
@@ -120,8 +120,8 @@ def test_every_number_leads_to_its_protocol(results):
     assert cells and all(c.startswith("<a href") or c == "" for c in cells)
 
 
-def test_pictures_of_other_data_are_not_shown(tmp_path, capsys):
-    """Names alone may be those of other pictures: the set found must be the one measured, wherever the command is called."""
+def test_images_of_other_data_are_not_shown(tmp_path, capsys):
+    """Names alone may be those of other images: the set found must be the one measured, wherever the command is called."""
     data = tmp_path / "data" / "classification"
     for split, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
         (data / split / name).mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_pictures_of_other_data_are_not_shown(tmp_path, capsys):
     Image.new("RGB", (9, 9), (0, 0, 200)).save(data / "test" / "a" / "0.png")
     assert images_of(one) is None and "holds other data than those measured; give --data DIR" in capsys.readouterr().err
     shutil.rmtree(data)
-    assert images_of(one) is None and "no pictures of linear" in capsys.readouterr().err
+    assert images_of(one) is None and "no images of linear" in capsys.readouterr().err
     assert images_of(one, str(tmp_path / "none")) is None and f"{tmp_path / 'none'} is not there" in capsys.readouterr().err
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from levl_eval.cli import main
-from levl_eval.pretrain.checkpoints import export, load_model
-from levl_eval.pretrain.tokenizer import encode
+from levl_eval.models.checkpoints import export, load_model
+from levl_eval.models.tokenizer import encode
 
 CLASSES = {"n03": "a photo of a church", "n01": "a photo of a fish", "n02": "a photo of an English dog"}  # not in order of name
 SEED, EACH = 7, 4
@@ -20,7 +20,7 @@ SEED, EACH = 7, 4
 
 @pytest.fixture(scope="module")
 def page(checkpoints, tmp_path_factory):
-    """Pictures, the published form of two checkpoints, and the reference: (root, arguments)."""
+    """Images, the published form of two checkpoints, and the reference: (root, arguments)."""
     from tokenizers import Tokenizer
     from torchvision import transforms as T
 
@@ -71,7 +71,7 @@ def test_the_same_weights_give_the_same_cosines(page, capsys):
     found = {d["model"]: d for d in json.loads(capsys.readouterr().out)}
     assert set(found) == {"LeVLJEPA", "InfoNCE"}
     for d in found.values():
-        assert d["pictures"] == 12 and d["largest"] < 2e-5 and d["within"] and d["accuracy"] == d["published_accuracy"]
+        assert d["images"] == 12 and d["largest"] < 2e-5 and d["within"] and d["accuracy"] == d["published_accuracy"]
 
 
 def test_a_difference_is_found_where_it_is(page, capsys):
@@ -81,7 +81,7 @@ def test_a_difference_is_found_where_it_is(page, capsys):
     (root / "other.json").write_text(json.dumps(value))
     assert main([*words, "--reference", str(root / "other.json")]) == 1
     out = capsys.readouterr().out
-    assert "0.25" in out and "(picture 01-02, 'a photo of a fish')" in out
+    assert "0.25" in out and "(image 01-02, 'a photo of a fish')" in out
     assert out.count("OUTSIDE the tolerance") == 1 and out.count("within the tolerance") == 1
     # Read in another space, the predicted text left out, the cosines are others: the read-out is part of what is verified.
     swapped = [w.replace("=InfoNCE", "=LeVLJEPA") if "clip" in w else w for w in words if "=LeVLJEPA" not in w]

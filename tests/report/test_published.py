@@ -7,10 +7,12 @@ import json
 import pytest
 
 from levl_eval.cli import main
-from levl_eval.commands.verify import NAMES
+from levl_eval.cli.verify import NAMES
+from levl_eval.data.published import POPE_WHOLE
 from levl_eval.report.published import against_paper, as_rows, load_published, who
 from levl_eval.report.results import Results
 from levl_eval.report.tables import COLUMNS
+from tests.report.test_joins import RANDOM, job
 
 
 def test_every_number_has_source_grade_and_tolerance():
@@ -53,15 +55,79 @@ def test_only_the_matched_checkpoints_are_recognised_by_themselves():
     assert who("siglip-nano", "levl:siglip-nano", {}) is None and who("mine", "", {"mine": "SigLIP"}) == "SigLIP"
 
 
-def test_difference_and_tolerance(run_dir, capsys):
-    results = Results.read([run_dir])
-    (ade,) = [c for c in against_paper(results, {"good": "LeVLJEPA"}) if c.published.task == "ade20k"]
-    assert ade.difference == pytest.approx(ade.measured - 23.15) and not ade.within and ade.low < ade.measured < ade.high
-    assert main(["verify", str(run_dir), "--against", "paper", "--as", "good=LeVLJEPA"]) == 1
+ADE = {
+    "published": "ADE20K validation, 2,000 images of 150 classes (by counts)",
+    "split": "validation",
+    "counts": {"images": 2000},
+}
+VERIFY = ["--against", "paper", "--as", "good=LeVLJEPA"]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """A result on the published set, whole; a score of 23.9 %, the paper's is 23.15."""
+    job(tmp_path, "good", skill=0.239, task="ade20k", metric="mean_iou", source="data", data=ADE, n=2000)
+    return tmp_path
+
+
+def test_difference_and_tolerance(whole, capsys):
+    (c,), refused = against_paper(Results.read([whole]), {"good": "LeVLJEPA"})
+    assert not refused and c.difference == pytest.approx(c.measured - 23.15) and c.low < c.measured < c.high
+    assert main(["verify", str(whole), *VERIFY]) == (0 if c.within else 1)
     out = capsys.readouterr().out
-    assert "OUTSIDE the tolerance" in out and max(map(len, out.splitlines())) <= 80
-    assert main(["verify", str(run_dir), "--against", "paper", "--as", "good=LeVLJEPA", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)[0]["published"]["grade"] == "official"
+    assert "the tolerance of 1" in out and max(map(len, out.splitlines())) <= 80
+    assert main(["verify", str(whole), *VERIFY, "--json"]) == (0 if c.within else 1)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["published"]["grade"] == "official" and found["comparable"]
     for words in ([], ["--as", "good=CLIP"]):
-        assert main(["verify", str(run_dir), "--against", "paper", *words]) == 2
+        assert main(["verify", str(whole), "--against", "paper", *words]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_is_within_and_what_is_outside(tmp_path, capsys):
+    for skill, code in ((0.2315, 0), (0.9, 1)):
+        job(tmp_path / str(skill), "good", skill=skill, task="ade20k", metric="mean_iou", source="data", data=ADE, n=4000)
+        assert main(["verify", str(tmp_path / str(skill)), *VERIFY]) == code
+        assert ("OUTSIDE" in capsys.readouterr().out) == bool(code)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"source": "scenes", "limit": 60}, "measured on synthetic scenes, not on the published set; limited to 60 test images"),
+        ({"data": {**ADE, "published": None}}, "its test data are not recognised as a published set, whole and unchanged"),
+        ({"limit": 60}, "limited to 60 test images"),
+        ({"data": {**ADE, "published": "ADE20K training, 20,210 images"}}, "its test set is ADE20K training, 20,210 images, the paper's is ADE20K validation"),
+    ],
+)  # fmt: skip
+def test_what_was_not_measured_on_the_published_set_is_not_compared(tmp_path, capsys, change, told):
+    """Once `--limit 60` on scenes was "difference -4.79, OUTSIDE"."""
+    job(tmp_path, "good", **{"task": "ade20k", "metric": "mean_iou", "source": "data", "data": ADE, **change})
+    assert main(["verify", str(tmp_path), *VERIFY]) == 2
+    out, err = capsys.readouterr()
+    assert (
+        "OUTSIDE" not in out
+        and "difference" not in out
+        and f"not comparable: ade20k, mean_iou, good as LeVLJEPA: {told}" in " ".join(out.split())
+    )
+    assert err.count("\n") == 1 and "not comparable" in err and told in err and max(map(len, out.splitlines())) <= 80
+    assert main(["verify", str(tmp_path), *VERIFY, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)[0]["missing"]
+
+
+def test_a_gain_needs_its_random_twin(tmp_path, capsys):
+    pope = {"published": POPE_WHOLE, "split": ""}
+    made = {"task": "pope", "metric": "accuracy", "source": "data", "data": pope, "protocol": {"llm": "Qwen2.5-1.5B"}}
+    job(tmp_path, "good", skill=0.9, **made)
+    job(tmp_path, "other", skill=0.2, **made)
+    assert main(["verify", str(tmp_path), *VERIFY]) in (0, 1)  # the paper has an accuracy too
+    out = capsys.readouterr().out
+    assert "its random twin was not run" in " ".join(out.split()) and "(gain), good as LeVLJEPA\n" not in out
+    job(tmp_path, "rnd", skill=0.2, info=RANDOM, **made)
+    assert main(["verify", str(tmp_path), *VERIFY]) == 1
+    assert "pope, accuracy (gain), good as LeVLJEPA\n  measured" in capsys.readouterr().out
+
+
+def test_schema_1_is_not_compared(run_dir, capsys):
+    assert main(["verify", str(run_dir), *VERIFY]) == 2
+    assert "a record of schema 1" in " ".join(capsys.readouterr().out.split())

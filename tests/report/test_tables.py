@@ -18,7 +18,7 @@ from levl_eval.report.published import folder
 from levl_eval.report.results import Results
 from levl_eval.report.tables import COLUMNS, lines, rows, show, to_csv, write_leaderboard
 from levl_eval.report.wide import WIDE_COLUMNS, html_page, latex, markdown, tables, wide_csv
-from tests.report.conftest import fill
+from tests.report.conftest import edit_record, fill
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_markdown_latex_html_and_csv_say_the_same(results):
     body = [line for line in tex.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in body} == {5, 4}  # values: 2 + 4 columns; gains: 2 + 3
     wide = pd.read_csv(io.StringIO(wide_csv(results)))
-    assert wide.shape == (5, 4 + 4 * len(WIDE_COLUMNS))
+    assert wide.shape == (5, 11 + 4 * len(WIDE_COLUMNS))
     assert wide.set_index("task").loc["gqa", "fair.low"] == pytest.approx(float(low), abs=0.05)
     assert wide.set_index("task").loc["gqa", "good.best"] == 1
 
@@ -108,8 +108,11 @@ def test_directories_are_merged_and_protocols_never_share_a_row(run_dir, tmp_pat
     fill(tmp_path / "c", ("good", "random"), ("gqa",), protocol_hash="99" * 32, protocol={"name": "gqa"})
     merged = Results.read([run_dir, tmp_path / "b", tmp_path / "c"])
     gqa = [r for r in merged.rows if r.task == "gqa"]
-    assert len(gqa) == 2 and {r.mark for r in gqa} == {"(protocol 677161000000)", "(protocol 999999999999)"}
-    first = next(r for r in gqa if "6771" in r.mark)
+    assert len(gqa) == 2 and {r.mark for r in gqa} == {
+        "(prompt.max_new_tokens=8, prompt.template=Q)",
+        "(prompt.max_new_tokens=none, prompt.template=none)",
+    }
+    first = next(r for r in gqa if "=Q" in r.mark)
     assert list(first.cells) == ["fair", "fair-twin", "good", "newcomer", "random"]
     assert merged.gain(first, "newcomer") is not None  # its floor lies in the other directory
     assert main(["leaderboard", str(run_dir), str(tmp_path / "b"), "--format", "md"]) == 0
@@ -121,9 +124,7 @@ def test_the_same_work_in_two_directories_is_one_row_and_a_difference_is_said(ru
     said: list[str] = []
     assert len(Results.read([run_dir, tmp_path / "copy"], said.append).records) == len(read_records(run_dir)) and not said
     path = next((tmp_path / "copy" / "records").glob("gqa--good*"))
-    value = json.loads(path.read_text())
-    value["metrics"]["accuracy"]["value"] = 0.1
-    path.write_text(json.dumps(value))
+    edit_record(path, lambda content: content["metrics"]["accuracy"].update(value=0.1))
     Results.read([run_dir, tmp_path / "copy"], said.append)
     assert len(said) == 1 and "different values; the first is shown" in said[0]
 

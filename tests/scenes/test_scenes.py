@@ -208,8 +208,8 @@ def test_mixed_backgrounds_keep_the_object():
 
 
 def test_export_is_complete_deterministic_and_done_once(world, tmp_path):
+    from levl_eval.core.progress import Progress
     from levl_eval.data.check import check
-    from levl_eval.progress import Progress
     from levl_eval.scenes.export import make_scenes
     from tests.conftest import TINY
 

@@ -1,0 +1,60 @@
+"""Whether the hub answers, asked once and quickly: without a network a library's own retries take most of a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from functools import cache
+from urllib.parse import urlsplit
+
+from levl_eval.backbones.common import hub
+
+PATIENCE_S = 1.0  # of the one question; a name server that does not answer counts as no network
+
+
+@cache
+def reachable(endpoint: str, proxy: str | None) -> bool:
+    """Whether the hub's host (or the proxy before it) takes a connection within ``PATIENCE_S`` seconds."""
+    url = urlsplit(proxy or endpoint)
+    if not url.hostname:
+        return True  # not for us to judge
+    place = (url.hostname, url.port or (80 if url.scheme == "http" else 443))
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(place, timeout=PATIENCE_S):
+            answered.set()
+
+    # In a thread of its own: resolving a name knows no timeout.
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    asker.join(PATIENCE_S)
+    return answered.is_set()
+
+
+def _proxy() -> str | None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        if os.environ.get(name):
+            return os.environ[name]
+    return None
+
+
+@contextlib.contextmanager
+def hub_or_cache(uri: str) -> Iterator[None]:
+    """:func:`levl_eval.backbones.common.hub`, reading from the cache alone where the hub does not answer.
+
+    Raises UsageError, in one line, for whatever the library raises.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        # Every library asks this one flag, at every call.
+        constants.HF_HUB_OFFLINE = before or not reachable(constants.ENDPOINT, _proxy())
+        with hub(uri):
+            yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

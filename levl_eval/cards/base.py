@@ -1,0 +1,91 @@
+"""What cards are built of: strict models, where a data set lies, and the fields every task has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from levl_eval.cards.fields import Between, Name, Share, mark_of, not_protocol, protocol
+
+
+def plain(card: BaseModel) -> dict[str, Any]:
+    """A card as JSON and YAML write it, and as it is read back the same: fields that are not set are left out.
+
+    A field set to None whose default is another value is one that is set, and stays.
+    """
+
+    def kept(node: Any, written: Any) -> Any:
+        if isinstance(node, BaseModel):
+            return {
+                name: kept(getattr(node, name), written[name])
+                for name, field in type(node).model_fields.items()
+                if getattr(node, name) is not None or field.get_default(call_default_factory=True) is not None
+            }
+        if isinstance(node, (list, tuple)):
+            return [kept(n, w) for n, w in zip(node, written, strict=True)]
+        return written
+
+    return kept(card, card.model_dump(mode="json"))
+
+
+class StrictModel(BaseModel):
+    """No unknown fields, no NaN, and no field that does not say whether it is protocol (TypeError where a class has one)."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if mark_of(field) is None:
+                raise TypeError(f"{cls.__name__}.{name}: declare it by card_fields.protocol or card_fields.not_protocol")
+
+
+PLACE = "where the data lie; they count by their content, which is their fingerprint"
+PROSE = "words for people"
+
+
+class HubSource(StrictModel):
+    """Where ``--data hub`` finds the set: repository and configurations, read through ``datasets``."""
+
+    repo: str = not_protocol(PLACE)
+    questions: str | None = not_protocol(PLACE, None)  # configuration with questions or with everything
+    images: str | None = not_protocol(PLACE, None)  # configuration with images, where they are apart
+    split: str | None = not_protocol(PLACE, None)
+    revision: str | None = not_protocol(PLACE, None)
+    label: str | None = not_protocol(PLACE, None)  # column of the class, where it is not label, labels or fine_label
+
+
+class DataSpec(StrictModel):
+    """A data set in the layout it is published in. Paths are relative to ``--data DIR`` / ``directory`` unless absolute."""
+
+    layout: Literal[
+        "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation",
+        "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
+        "karpathy", "captions",
+        "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
+    ] = protocol()  # fmt: skip
+    directory: str = not_protocol(PLACE, "")  # folder below --data DIR
+    root: str | None = not_protocol(PLACE, None)  # replaces DIR/directory
+    split: str = protocol("")
+    questions: str | None = not_protocol(PLACE, None)  # question file(s), where not at the published place
+    annotations: str | None = not_protocol(PLACE, None)  # annotation file (VQAv2) or mask folder (segmentation)
+    images: str | None = not_protocol(PLACE, None)  # image folder, where not at the published place
+    classes: str | list[str] | None = protocol(None)  # class names, or a text file with one a line
+    ignore_index: Annotated[int, Between(-65_535, 65_535)] = protocol(255)
+    reduce_zero_label: bool = protocol(False)  # mask value 0 is void and v stands for class v - 1 (ADE20K)
+    level: str | None = protocol(None)  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
+    hub: HubSource | None = not_protocol(PLACE, None)
+    choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place
+
+
+class TaskFields(StrictModel):
+    kind: Literal["task"] = protocol("task")
+    name: Name = protocol()
+    description: str = not_protocol(PROSE, "")
+    main_metric: str = protocol()
+    chance: Share | None = not_protocol("a line beside the metrics, which do not use it", None)
+    source: str = not_protocol(PROSE, "")  # paper and data set the protocol follows
+    # Whether what the card names may run Python here: the user named it on the command line, or said --trust. Never written.
+    _trusted: bool = PrivateAttr(False)

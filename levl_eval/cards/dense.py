@@ -1,0 +1,172 @@
+"""Cards of the dense tasks: segmentation on cached tokens, heads trained by mmsegmentation, and depth."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from levl_eval.cards.base import DataSpec, TaskFields
+from levl_eval.cards.fields import (
+    BatchSize,
+    Beta,
+    Between,
+    Count,
+    Epochs,
+    Layers,
+    Neighbours,
+    Rate,
+    Scale,
+    Share,
+    Side,
+    Small,
+    Steps,
+    Width,
+    not_protocol,
+    protocol,
+)
+
+_Rates = Annotated[list[Rate], Field(min_length=1, max_length=100)]
+_StdFloor = Annotated[float, Between(0, 1_000)]
+
+
+class SegmentationCard(TaskFields):
+    engine: Literal["segmentation"] = protocol("segmentation")
+    train: DataSpec = protocol()
+    data: DataSpec = protocol()
+    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
+    resize: Literal["shortest", "squash"] = protocol("shortest")  # then centre crop; masks follow with nearest neighbour
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    window: Side | None = protocol(None)  # side of the sliding windows over the input in pixels; None: the whole input at once
+    stride: Side | None = protocol(None)  # between windows; None: the window, without overlap
+    flip: bool = protocol(False)  # every view also mirrored: trains on both, and scores the mean of both
+    head: Literal["linear", "linear-bn", "conv", "knn", "ridge"] = protocol("linear")
+    standardize: bool = protocol(True)  # tokens per dimension by all training tokens; linear-bn has its batch norm instead
+    std_floor: _StdFloor = protocol(1e-8)  # least standard deviation divided by
+    bias: bool = protocol(True)
+    optimizer: Literal["adamw"] = protocol("adamw")
+    betas: tuple[Beta, Beta] = protocol((0.9, 0.999))
+    lr: Rate = protocol(1e-2)
+    weight_decay: Rate = protocol(0.0)
+    # Linear head: every pair of both is trained, the best one on held-out training images is scored; None: lr, weight_decay
+    # as they are.
+    sweep_lr: _Rates | None = protocol(None)
+    sweep_weight_decay: _Rates | None = protocol(None)
+    # Share of the training images that choose (at least one image), never trained on in a sweep.
+    sweep_holdout: Share = protocol(0.1)
+    conv_width: Width = protocol(256)  # conv head: channels between its 3x3 and its 1x1 convolution
+    # Ridge head: penalty on the weights (not on the bias) of the sum of squares to one-hot labels.
+    ridge_lambda: Annotated[float, Between(0, 1e12)] = protocol(1.0)
+    knn_k: Neighbours = protocol(30)  # knn head: neighbours by cosine
+    knn_temperature: Scale = protocol(0.02)  # their votes weigh exp(cosine / temperature)
+    knn_memory: Count = protocol(100_000)  # labelled training tokens kept, a random subset
+    epochs: Epochs = protocol(30)
+    batch_size: BatchSize = protocol(256)  # images
+    schedule: Literal["constant", "cosine"] = protocol("constant")
+    # Labels at token resolution in training: the pixel at each token's centre, the one at its upper left corner (what torch's
+    # nearest interpolation takes), or the most frequent label that is not void.
+    label_grid: Literal["nearest", "corner", "majority"] = protocol("nearest")
+    upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the class logits
+    score: Literal["input", "original"] = protocol("input")  # masks scored in the input's geometry, or untouched (resize: squash)
+    # With score: input, the side at which logits and masks are scored; None: the input size.
+    score_size: Side | None = protocol(None)
+
+
+class MMSegCard(TaskFields):
+    """A head trained by mmengine's Runner on augmented images, the frozen encoder run in each step; scored at full resolution."""
+
+    engine: Literal["mmseg"] = protocol("mmseg")
+    train: DataSpec = protocol()
+    data: DataSpec = protocol()
+    head: Literal["linear", "linear-bn", "fcn", "upernet", "segmenter"] = protocol("linear")
+    # Blocks whose maps the head gets; None: the last, for upernet four evenly spread ones.
+    layers: Layers | None = protocol(None)
+    channels: Width = protocol(256)  # inside fcn, upernet and segmenter
+    depth: Small = protocol(2)  # fcn: 3x3 convolutions; segmenter: transformer blocks
+    heads: Small = protocol(4)  # segmenter: attention heads
+    dropout: Annotated[float, Between(0, 0.999)] = protocol(0.0)  # before the classifier
+    # The loss is the mean over labelled pixels; False, mmseg's default: over all, void ones as 0.
+    avg_non_ignore: bool = protocol(False)
+    crop: Side | None = protocol(None)  # side of training crops and of sliding windows in pixels; None: the backbone's own size
+    # Images are resized, aspect kept, until their short side has so many pixels; None: the crop.
+    short: Side | None = protocol(None)
+    long: Annotated[float, Between(1, 1_000)] = protocol(4.0)  # but the long side at most so many times `short`
+    # Training: both times a random factor of this range.
+    ratio: tuple[Annotated[float, Between(0, 100, above=True)], Annotated[float, Between(0, 100, above=True)]] = protocol(
+        (0.5, 2.0)
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bilinear")  # of the images, by OpenCV
+    # Training: a crop is drawn again (ten times) where one class fills more of it.
+    cat_max_ratio: Annotated[float, Between(0, 1, above=True)] = protocol(0.75)
+    flip: Share = protocol(0.5)  # training: probability of a mirror image
+    photometric: bool = protocol(True)  # training: random brightness, contrast, saturation and hue
+    test: Literal["slide", "whole"] = protocol("slide")
+    stride: Side | None = protocol(None)  # between windows; None: two thirds of the crop
+    lr: Rate = protocol(1e-3)
+    betas: tuple[Beta, Beta] = protocol((0.9, 0.999))
+    weight_decay: Rate = protocol(1e-4)
+    batch_size: BatchSize = protocol(16)
+    steps: Steps = protocol(40_000)
+    warmup: Annotated[float, Between(0, 0.999)] = protocol(0.0375)  # share of the steps, linear
+    power: Annotated[float, Between(0, 100)] = protocol(1.0)  # of the polynomial decay to 0 after it
+    # An mmseg config file: its model, pipelines, optimiser, schedule, batch and steps replace all of the above.
+    config: str | None = not_protocol("a place; `config_text` is what the file says", None)
+    # Its contents with everything it inherits, filled in when the card is read; what runs. Without --trust it names only types
+    # that mmseg, mmengine and mmcv register (segmentation.mmseg_trust).
+    config_text: str | None = protocol(None, max_length=1_000_000)
+    # Steps.
+    checkpoint_every: Steps = not_protocol("a resumed training gives the same head", 500)
+
+
+class DepthCard(TaskFields):
+    """A linear head on cached patch tokens that predicts metres, scored at the depth maps' own resolution."""
+
+    engine: Literal["depth"] = protocol("depth")
+    train: DataSpec = protocol()
+    data: DataSpec = protocol()
+    # What an integer depth image counts in a metre; floats are metres.
+    depth_scale: Annotated[float, Between(0, 1e9, above=True)] = protocol(1000.0)
+    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
+    # Of the images, squashed to a square.
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    # Metres; pixels outside (min, max] count neither in training nor in scoring, and predictions are clipped to this range.
+    min_depth: Scale = protocol(1e-3)
+    max_depth: Scale = protocol(10.0)
+    # Scored: shares top, bottom, left, right.
+    crop: Literal["none", "eigen", "garg"] | tuple[float, float, float, float] = protocol("none")
+    head: Literal["bins", "regression", "ridge"] = protocol("bins")
+    # Bins head: depth is the mean of their centres, weighted by the head's positive outputs.
+    bins: Annotated[int, Between(2, 10_000)] = protocol(256)
+    bin_spacing: Literal["uniform", "log"] = protocol("uniform")
+    bin_weights: Literal["linear", "softmax"] = protocol("linear")  # linear: ReLU and 0.1, normalised (AdaBins, DINOv2)
+    # Regression and ridge heads: what the linear layer gives. A regression's metres pass a softplus, which keeps them positive.
+    target: Literal["metres", "log"] = protocol("log")
+    loss: Literal["silog", "l1", "l2"] = protocol("silog")  # of bins and regression; l1 and l2 in metres
+    # Silog: sqrt(mean d^2 - lambda mean(d)^2), d the difference of logarithms.
+    silog_lambda: Share = protocol(0.85)
+    ridge_lambda: Annotated[float, Between(0, 1e12)] = protocol(1.0)
+    standardize: bool = protocol(True)  # tokens per dimension by all training tokens
+    std_floor: _StdFloor = protocol(1e-8)
+    # Depth of a token in training: of its cell's valid pixels, or at its centre.
+    label_grid: Literal["mean", "nearest"] = protocol("mean")
+    lr: Rate = protocol(1e-3)
+    betas: tuple[Beta, Beta] = protocol((0.9, 0.999))
+    weight_decay: Rate = protocol(1e-4)
+    epochs: Epochs = protocol(30)
+    batch_size: BatchSize = protocol(64)  # images
+    schedule: Literal["constant", "cosine"] = protocol("cosine")
+    upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the predicted metres
+    # Median: each prediction times the ratio of medians (for unscaled depth).
+    align: Literal["none", "median"] = protocol("none")
+
+    @model_validator(mode="after")
+    def _check(self) -> DepthCard:
+        if self.max_depth <= self.min_depth:
+            raise ValueError(f"max_depth {self.max_depth} is not above min_depth {self.min_depth}")
+        if isinstance(self.crop, tuple) and not (0 <= self.crop[0] < self.crop[1] <= 1 and 0 <= self.crop[2] < self.crop[3] <= 1):
+            raise ValueError(
+                "crop: expected shares (top, bottom, left, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1"
+            )
+        return self

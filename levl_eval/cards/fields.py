@@ -1,0 +1,86 @@
+"""How a card's fields are declared: whether each is protocol, and the range of each number.
+
+``protocol`` and ``not_protocol`` are the only two ways to declare a field; ``StrictModel`` (card_base) refuses a class with another one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+MARK = "levl_protocol"  # in a field's json_schema_extra: True, or why it is none
+
+
+def protocol(default: Any = ..., **rules: Any) -> Any:
+    """A field that can move a number: part of the protocol, so that rows that differ in it are never compared."""
+    return Field(default, json_schema_extra={MARK: True}, **rules)
+
+
+def not_protocol(why: str, default: Any = ..., **rules: Any) -> Any:
+    """A field that moves no number of a job, and why not."""
+    return Field(default, json_schema_extra={MARK: why}, **rules)
+
+
+def mark_of(field: FieldInfo) -> bool | str | None:
+    """True: protocol; a text: not, for that reason; None: declared without either."""
+    extra = field.json_schema_extra
+    found = extra.get(MARK) if isinstance(extra, dict) else None
+    return found if isinstance(found, (bool, str)) else None
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number's range, both ends allowed unless ``above``: then ``low`` is not. Refuses NaN, infinity and booleans.
+
+    In an annotation of a card's field, and by ``check`` for options.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+
+    def __str__(self) -> str:
+        low, high = (f"{e:,}" if isinstance(e, int) else f"{e:g}" for e in (self.low, self.high))
+        return f"{'above' if self.above else 'at least'} {low}, at most {high}"
+
+    def holds(self, value: float) -> bool:
+        inside = self.low < value if self.above else self.low <= value
+        return math.isfinite(value) and inside and value <= self.high
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def bounded(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if isinstance(value, bool):
+                raise ValueError(f"expected a number {self}")
+            found = inner(value)
+            if not self.holds(found):
+                raise ValueError(f"expected a number {self}")
+            return found
+
+        return core_schema.no_info_wrap_validator_function(bounded, handler(source))
+
+
+# Wide enough for every use known, narrow enough that a slip of the finger is refused before it costs a night or the memory.
+MAX_SEED = 2**32 - 1  # numpy's legacy generators take no more
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Seed = Annotated[int, Between(0, MAX_SEED)]
+Seeds = Annotated[int, Between(1, 1_000)]  # how many
+Count = Annotated[int, Between(1, 1_000_000_000)]  # of images, questions, tokens
+BatchSize = Annotated[int, Between(1, 1_000_000)]
+Epochs = Annotated[int, Between(1, 100_000)]
+Steps = Annotated[int, Between(1, 100_000_000)]
+Side = Annotated[int, Between(1, 16_384)]  # pixels
+Width = Annotated[int, Between(1, 65_536)]  # channels, queries
+Small = Annotated[int, Between(1, 1_000)]  # layers, heads, draws, folds, views
+Block = Annotated[int, Between(-1_000, 1_000)]  # a block's number, negative from the end
+Bins = Annotated[int, Between(1, 10_000)]
+Neighbours = Annotated[int, Between(1, 1_000_000)]
+Share = Annotated[float, Between(0, 1)]
+Rate = Annotated[float, Between(0, 1e30)]  # learning rates and decays; far too large a one is told by the loss it gives
+Scale = Annotated[float, Between(0, 1_000_000, above=True)]  # temperatures, weights, metres
+Beta = Annotated[float, Between(0, 0.999_999_999)]
+Layers = Annotated[list[Block], Field(min_length=1, max_length=1_000)]

@@ -1,0 +1,189 @@
+"""Cards: YAML files that declare backbones, tasks, recipes and language models, as validated models without heavy imports.
+
+A card says everything that can move a number and was not fixed by the paper (PAPER "UNKNOWN" items are fields here, never
+buried constants). ``protocol`` of a task card, hashed, is what two rows must share to be compared: the fields that are declared
+by ``card_fields.protocol``. The models lie beside their kind (vlm_cards, probe_cards, dense_cards) and are all found here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel
+from levl_eval.cards.claim import ClaimCard
+from levl_eval.cards.dense import DepthCard, MMSegCard, SegmentationCard
+from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
+from levl_eval.cards.probes import (
+    AttentiveCard,
+    BackgroundsCard,
+    CarvedSpec,
+    KNNCard,
+    LinearPathCard,
+    LinearProbeCard,
+    RetrievalCard,
+    SetCard,
+    ZeroShotCard,
+)
+from levl_eval.cards.vlm import (
+    GENERATION,
+    INSTRUCTION,
+    ConnectorSpec,
+    LLMCard,
+    LMMSCard,
+    MixSpec,
+    PromptSpec,
+    RecipeCard,
+    VQACard,
+)
+from levl_eval.core.errors import UsageError
+from levl_eval.core.safe_yaml import read_yaml
+from levl_eval.core.text import did_you_mean
+
+__all__ = [
+    "GENERATION", "INSTRUCTION", "AttentiveCard", "BackboneCard", "BackgroundsCard", "CarvedSpec", "ClaimCard", "ConnectorSpec", "DataSpec",
+    "DepthCard", "HubSource", "KNNCard", "LLMCard", "LMMSCard", "LinearPathCard", "LinearProbeCard", "MMSegCard", "MixSpec",
+    "PreprocessOverride", "PromptSpec", "RecipeCard", "RetrievalCard", "SegmentationCard", "SetCard", "TaskCard", "VQACard",
+    "ZeroShotCard", "card_fields", "load_card", "parse_card", "protocol_hash", "protocol_of", "read_yaml",
+]  # fmt: skip
+
+TaskCard = Annotated[
+    VQACard
+    | SegmentationCard
+    | LinearProbeCard
+    | ZeroShotCard
+    | LinearPathCard
+    | KNNCard
+    | AttentiveCard
+    | RetrievalCard
+    | BackgroundsCard
+    | LMMSCard
+    | MMSegCard
+    | DepthCard,
+    Field(discriminator="engine"),
+]
+_TASK: TypeAdapter[Any] = TypeAdapter(TaskCard)
+
+_Mean = Annotated[float, Between(-1e30, 1e30)]
+_Std = Annotated[float, Between(0, 1e30, above=True)]  # `audit` tells a wrong one
+
+
+class PreprocessOverride(StrictModel):
+    """Preprocessing fields a backbone card sets differently from its loader (see backbones.base.Preprocess)."""
+
+    size: Side | None = protocol(None)
+    resize: Literal["shortest", "squash"] | None = protocol(None)
+    resize_to: Side | None = protocol(None)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = protocol(None)
+    mean: tuple[_Mean, _Mean, _Mean] | None = protocol(None)
+    std: tuple[_Std, _Std, _Std] | None = protocol(None)
+
+
+class BackboneCard(StrictModel):
+    """Who is measured: a name for a URI, its file's hash, its preprocessing and where it comes from."""
+
+    kind: Literal["backbone"] = protocol("backbone")
+    name: Name = not_protocol("a label; the weights count")
+    # "@assets/FILE" in it stands for the package's assets folder
+    uri: str = not_protocol("where the weights lie; they count by their content", min_length=1)
+    description: str = not_protocol(PROSE, "")
+    sha256: str | None = not_protocol(
+        "checked when the weights are loaded, which count by their content", None
+    )  # of the weights file
+    preprocess: PreprocessOverride | None = protocol(None)
+    licence: str = not_protocol(PROSE, "")
+    training_data: str = not_protocol(PROSE, "")
+    citation: str = not_protocol(PROSE, "")
+    baseline: bool = not_protocol("whom a gain is over, not what is measured", False)  # a random-initialised floor
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    cards: tuple[type[BaseModel], ...] = (
+        VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard,
+    )  # fmt: skip
+    return {c.model_fields["engine"].default: c for c in cards}
+
+
+def card_fields(engine: Any) -> frozenset[str]:
+    """Field names of an engine's card; empty for an unknown engine."""
+    model = _models().get(str(engine))
+    return frozenset(model.model_fields) if model else frozenset()
+
+
+def _explain(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> UsageError:
+    """One line from pydantic's first complaint, or the first about a range: file, field, what was expected."""
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "value_error"), found[0])  # a range says more than a union's other branch
+    engines = set(_models())
+    loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "Spec", "str", "list[str]", "]"))]
+    field = ".".join(loc) or "(card)"
+    expected = first["msg"].removeprefix("Value error, ")
+    expected = expected[0].lower() + expected[1:]
+    if first["type"] == "extra_forbidden":
+        known = list(model.model_fields) if model and len(loc) == 1 else []
+        expected = "no such field" + did_you_mean(loc[-1], known)
+    elif "input" in first and not isinstance(first["input"], dict):
+        expected += f", found {reprlib.repr(first['input'])}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return UsageError(f"{where}: field `{field}`: {expected}{more}")
+
+
+def parse_card(value: dict[str, Any], where: str) -> Any:
+    """A mapping with ``kind: task | recipe | set | llm | claim | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
+    kind = value.get("kind", "task")
+    try:
+        if kind == "backbone":
+            return BackboneCard.model_validate(value)
+        if kind == "recipe":
+            return RecipeCard.model_validate(value)
+        if kind == "set":
+            return SetCard.model_validate(value)
+        if kind == "llm":
+            return LLMCard.model_validate(value)
+        if kind == "claim":
+            return ClaimCard.model_validate(value)
+        if kind != "task":
+            raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm, claim or backbone, found {kind!r}")
+        engine = value.get("engine")
+        if engine not in _models():
+            raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
+        return _TASK.validate_python(value)
+    except ValidationError as e:
+        kinds: dict[str, type[BaseModel]] = {
+            "backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard, "llm": LLMCard, "claim": ClaimCard,
+        }  # fmt: skip
+        model = kinds.get(kind) or _models().get(str(value.get("engine")))
+        raise _explain(e, where, model) from e
+
+
+def load_card(path: Path) -> Any:
+    return parse_card(read_yaml(path), str(path))
+
+
+def protocol_of(card: BaseModel, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything in a task card that can move a number, plus ``extra`` (language model's hash, ...).
+
+    By the declaration of each field in its class, at every depth: of two fields of one name one may be protocol and one not.
+    """
+
+    def kept(node: Any, written: Any) -> Any:
+        if isinstance(node, BaseModel):
+            fields = type(node).model_fields.items()
+            return {name: kept(getattr(node, name), written[name]) for name, field in fields if mark_of(field) is True}
+        if isinstance(node, (list, tuple)):
+            return [kept(n, w) for n, w in zip(node, written, strict=True)]
+        return written
+
+    return {**kept(card, card.model_dump(mode="json")), **(extra or {})}
+
+
+def protocol_hash(protocol: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a protocol (sorted keys, no spaces)."""
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

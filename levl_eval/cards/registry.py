@@ -1,0 +1,251 @@
+"""Names to cards: the shipped ones, those of installed plug-ins, and a user's own files. No heavy imports.
+
+Plug-ins: entry points in the groups ``levl_eval.backbones`` and ``levl_eval.tasks`` that resolve to a folder of YAML cards
+(a path, or a function that returns one).
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import BackboneCard, ClaimCard, LLMCard, RecipeCard, SetCard, card_fields, load_card, parse_card, read_yaml
+from levl_eval.cards.lmms import PREFIX, lmms_value
+from levl_eval.cards.overrides import override
+from levl_eval.cards.trust import FIELDS, check_fields
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import did_you_mean
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ASSETS = PACKAGE / "assets"
+URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py")
+
+
+def card_folder(room: str) -> Path:
+    """The shipped cards of ``room`` ("tasks" or "backbones"): inside an installed package, or beside it in a checkout."""
+    inside = PACKAGE / "_cards" / room
+    return inside if inside.is_dir() else PACKAGE.parent / room
+
+
+@cache
+def _folders(room: str) -> tuple[Path, ...]:
+    folders = [card_folder(room)]
+    for point in entry_points(group=f"levl_eval.{room}"):
+        target = point.load()
+        folders.append(Path(str(target() if callable(target) else target)))
+    return tuple(folders)
+
+
+@cache
+def _paths(room: str) -> dict[str, Path]:
+    """Name -> file; a plug-in cannot silently replace a shipped card."""
+    out: dict[str, Path] = {}
+    for folder in _folders(room):
+        for path in sorted(folder.glob("*.yaml")):
+            if path.stem in out:
+                raise UsageError(f"{path}: a card named {path.stem} exists already ({out[path.stem]}); rename the file")
+            out[path.stem] = path
+    return out
+
+
+def names(room: str) -> list[str]:
+    """Names of the cards of a room ("tasks", "backbones"), sorted."""
+    return sorted(_paths(room))
+
+
+def _task_file(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    paths = _paths("tasks")
+    if name not in paths:
+        raise UsageError(
+            f"unknown task {name!r}{did_you_mean(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path, or lmms:NAME"
+        )
+    return paths[name]
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    """A recipe's mapping, with the recipes of its earlier stages (field ``first``) in place of their names."""
+    path = Path(name)
+    if not name.endswith((".yaml", ".yml")):
+        known = {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "recipes").glob("*.yaml"))}
+        if name not in known:
+            raise UsageError(
+                f"unknown recipe {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+            )
+        path = known[name]
+    value = read_yaml(path)
+    if isinstance(value.get("first"), str):
+        if value["first"] in (name, value.get("name")):
+            raise UsageError(f"{path}: field `first`: a recipe cannot be its own earlier stage")
+        value["first"] = _recipe(value["first"])
+    return value
+
+
+def recipe_card(name: str) -> RecipeCard:
+    """The resolved card of a recipe, by name or file."""
+    card = parse_card({"kind": "recipe", **_recipe(name)}, name)
+    if not isinstance(card, RecipeCard):
+        raise UsageError(f"{name}: field `kind`: a recipe card was expected, found {card.kind}")
+    return card
+
+
+def set_card(name: str) -> SetCard:
+    """A card of tasks/sets by name or path."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    else:
+        known = set_names()
+        if name not in known:
+            raise UsageError(
+                f"unknown set {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+            )
+        path = known[name]
+    card = load_card(path)
+    if not isinstance(card, SetCard):
+        raise UsageError(f"{path}: field `kind`: a set card was expected, found {card.kind}")
+    return card
+
+
+def set_names() -> dict[str, Path]:
+    """Classification sets that any head can be run on as HEAD@SET: name -> file."""
+    return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "sets").glob("*.yaml"))}
+
+
+def claim_files() -> dict[str, Path]:
+    """Claim cards that ship with the package and those of plug-ins: name -> file."""
+    return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "claims").glob("*.yaml"))}
+
+
+def claim_card(name: str) -> ClaimCard:
+    """A claim card by name or path. Raises UsageError for an unknown name or a bad card."""
+    known = claim_files()
+    if not name.endswith((".yaml", ".yml")) and name not in known:
+        raise UsageError(
+            f"unknown claim {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+        )
+    path = known.get(name, Path(name))
+    card = load_card(path)
+    if not isinstance(card, ClaimCard):
+        raise UsageError(f"{path}: field `kind`: a claim card was expected, found {card.kind}")
+    return card
+
+
+def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
+    """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
+    found = set_card(chosen)
+    head_source = value.get("source", "")
+    known = card_fields(value.get("engine"))
+    for field, content in found.model_dump(mode="json", exclude_none=True, exclude={"kind", "name", "description"}).items():
+        if field in known and not (own and field in value):
+            value[field] = content
+    if head_source and not own:
+        value["source"] = f"{head_source} On {found.name}: {found.source}".strip()
+    value["set"] = found.name
+
+
+def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None, trust: bool = False) -> Any:
+    """The resolved card of a task: recipe embedded, ``--set`` values applied, validated.
+
+    default_recipe: takes the place of the card's recipe unless the user set one (``--data scenes`` does this).
+    trust: the card may name Python that runs here (trust.FIELDS); what ``overrides`` name may anyway.
+    Raises UsageError naming file and field, or the near misses of an unknown name.
+    """
+    head, at, chosen = name.partition("@")
+    if name.startswith(PREFIX):
+        head, at, chosen, path, value = name, "", "", Path(name), lmms_value(name)
+    else:
+        path = _task_file(head if at else name)
+        value = copy.deepcopy(read_yaml(path))
+    overrides = overrides or {}
+    if at:
+        if "set" not in card_fields(value.get("engine")):
+            raise UsageError(f"task {name!r}: {head} is no head for classification sets; use linear@{chosen}, knn@{chosen}, ...")
+        _place(value, chosen, own=False)
+        value["name"] = name if not chosen.endswith((".yaml", ".yml")) else f"{head}@{value['set']}"
+    elif value.get("set"):
+        _place(value, value["set"], own=True)
+    if value.get("engine") in ("vqa", "lmms"):
+        recipe = value.get("recipe", "vqa-train")
+        if "recipe" in overrides:
+            recipe = overrides["recipe"]
+            if recipe.lstrip().startswith("{"):  # a whole recipe, written as a YAML mapping
+                override(value, "recipe", recipe, value.get("name", name))
+                recipe = value["recipe"]
+        elif default_recipe and isinstance(recipe, str):
+            recipe = default_recipe
+        value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe
+    for field, text in overrides.items():
+        if field == "set":
+            raise UsageError(f"--set {name}.set: choose the set in the task's name instead, as {head}@{text}")
+        if field != "recipe":
+            override(value, field, text, value.get("name", name))
+    where = str(path) + (" with --set" if overrides else "")
+    card = parse_card(value, where)
+    if getattr(card, "kind", "") != "task":
+        raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
+    if isinstance(getattr(card, "class_names", None), str) and card.class_names != "openai":
+        from levl_eval.core.files import lines_of  # numpy, only where a file is given
+
+        # By its content: the names move numbers, where they lie does not.
+        card.class_names = lines_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
+    check_fields(card, where, set(overrides), trust)
+    card._trusted = trust or bool(set(FIELDS) & set(overrides))
+    if card.engine == "mmseg" and card.config and (card.config_text is None or "config" in overrides):
+        from levl_eval.cards.mmseg_text import read_config  # mmengine, only where a config is given
+
+        card.config_text = read_config(card.config)
+    return card
+
+
+def _named(name: str, uri: str, baseline: bool = False) -> BackboneCard:
+    card = parse_card({"kind": "backbone", "name": name, "uri": uri, "baseline": baseline}, f"backbone {uri[:60]!r}")
+    assert isinstance(card, BackboneCard)
+    return card
+
+
+def backbone_card(name: str) -> BackboneCard:
+    """The card of a named backbone, a card file, or one made for a path or URI."""
+    if name.endswith((".yaml", ".yml")):
+        card = load_card(Path(name))
+        if not isinstance(card, BackboneCard):
+            raise UsageError(f"{name}: field `kind`: a backbone card was expected, found {card.kind}")
+        return card
+    paths = _paths("backbones")
+    if name in paths:
+        card = load_card(paths[name])
+        if not isinstance(card, BackboneCard):
+            raise UsageError(f"{paths[name]}: field `kind`: a backbone card was expected, found {card.kind}")
+        return card
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme in URI_SCHEMES:
+        if not rest:
+            raise UsageError(f"backbone {name!r}: nothing after `{scheme}:`")
+        return _named(name, name, baseline=scheme == "random")
+    path = Path(name).expanduser()
+    if path.exists():
+        return _named(path.stem if path.stem != "ckpt" else path.resolve().parent.name, name)
+    known = [*paths, *(s + ":" for s in URI_SCHEMES)]
+    if path.suffix in (".pt", ".pth", ".safetensors", ".ckpt") or len(path.parts) > 1:
+        raise UsageError(
+            f"{name}: no such file or directory; give a checkpoint, a URI ({', '.join(URI_SCHEMES)}:...) or a card's name"
+        )
+    if colon:
+        raise UsageError(
+            f"backbone {name!r}: unknown scheme `{scheme}:`{did_you_mean(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}"
+        )
+    raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, known)}; `levl-eval list backbones` shows all")
+
+
+def language_models() -> dict[str, Path]:
+    """Language models that ship with the package: name -> Hugging Face directory."""
+    return {p.parent.name: p.parent for p in sorted(ASSETS.glob("*/config.json"))}
+
+
+def llm_cards() -> dict[str, LLMCard]:
+    """Cards of language models (tasks/llms/*.yaml): name -> card."""
+    files = [p for folder in _folders("tasks") for p in sorted((folder / "llms").glob("*.yaml"))]
+    return {p.stem: load_card(p) for p in files}

@@ -1,0 +1,45 @@
+"""What a record, a card or a saved model of others could run as Python on this machine, and who has to vouch for it.
+
+A user's own words on the command line are trusted: a `py:` URI, `--set TASK.config=FILE`, `--set TASK.include=DIR`. The same in a
+record, in a card's file or in a saved model needs `--trust`. Nothing else in them executes: weights are read without pickled code,
+`transformers` without code of the repository, and an mmseg config that is stored as text builds registered types only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from levl_eval.core.errors import UsageError
+
+HELP = "run what the record or card names as Python here: `py:` backbones, mmseg config files, task folders of lmms-eval"
+REMEDY = "say --trust if you know who wrote it"
+FIELDS = ("config", "include")  # of task cards: a Python file, a folder whose task files may call functions
+
+
+def check_backbone(uri: str, where: str, trust: bool) -> None:
+    """Raises UsageError for a `py:` backbone that the user did not name."""
+    if uri.partition(":")[0].strip() == "py" and not trust:
+        raise UsageError(f"{where}: its backbone {uri!r} is Python that would run here; {REMEDY}")
+
+
+def check_fields(card: Any, where: str, named: set[str], trust: bool) -> None:
+    """Raises UsageError for a field that names Python and that the user did not set (``named``)."""
+    for field in FIELDS:
+        value = getattr(card, field, None)
+        if value and field not in named and not trust:
+            raise UsageError(
+                f"{where}: field `{field}`: {value!r} may run Python here; {REMEDY}, or name it by --set {card.name}.{field}=..."
+            )
+
+
+def check_card(card: Any, where: str) -> None:
+    """Raises UsageError for what a resolved task card would execute unless it is trusted: also what its config's text builds."""
+    if card._trusted:
+        return
+    if card.engine == "lmms":
+        check_fields(card, where, set(), False)
+    if card.engine == "mmseg" and card.config_text:
+        from levl_eval.cards.mmseg_text import config_value
+        from levl_eval.cards.mmseg_trust import check_config
+
+        check_config(config_value(card), f"{where}: field `config_text`")

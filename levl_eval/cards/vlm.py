@@ -1,0 +1,143 @@
+"""Cards of the tasks a frozen language model answers, and of the recipes by which connectors are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import model_validator
+
+from levl_eval.cards.base import PLACE, PROSE, DataSpec, StrictModel, TaskFields
+from levl_eval.cards.fields import (
+    BatchSize,
+    Between,
+    Block,
+    Count,
+    Name,
+    Rate,
+    Scale,
+    Seed,
+    Share,
+    Small,
+    Steps,
+    Width,
+    not_protocol,
+    protocol,
+)
+
+
+class MixSpec(DataSpec):
+    """One part of a training mix."""
+
+    weight: Scale = protocol(1.0)  # of each of its answers in the loss
+    count: Count | None = protocol(None)  # a fixed random subset of so many questions
+
+
+class ConnectorSpec(StrictModel):
+    """The trained bridge between an encoder's tokens and the language model's input space."""
+
+    kind: Literal["linear", "mlp2x_gelu", "mlp_norm", "unshuffle_mlp", "resampler"] = protocol("mlp2x_gelu")  # vlm/connector.py
+    tokens: Literal["patches", "cls+patches", "cls"] = protocol("patches")
+    # A block's number (0 the first, -2 the last but one), read after the final norm; "last": the encoder's own output.
+    layer: Block | Literal["last"] = protocol("last")
+    standardize: bool = protocol(True)  # features per dimension by the training images' mean and std; part of the connector
+    # unshuffle_mlp: so many by so many neighbouring patches become one token
+    downsample: Annotated[int, Between(2, 64)] = protocol(2)
+    queries: Width = protocol(32)  # resampler: how many tokens it gives
+    depth: Small = protocol(2)  # resampler: blocks
+
+    @model_validator(mode="after")
+    def _check(self) -> ConnectorSpec:
+        if self.kind == "unshuffle_mlp" and self.tokens != "patches":
+            raise ValueError("kind unshuffle_mlp joins neighbouring patches; expected tokens: patches")
+        return self
+
+
+class PromptSpec(StrictModel):
+    """Prompt and decoding. ``{image}`` marks where the image tokens go, ``{question}`` the question."""
+
+    template: str = protocol("{image}\nQuestion: {question}\nAnswer:")
+    # The model's chat template around ``user`` instead of ``template``; None: as the model's card says.
+    chat: bool | None = protocol(None)
+    user: str = protocol("{image}\n{question}\nAnswer the question using a single word or phrase.")  # the user's turn of a chat
+    system: str = protocol("")  # system turn of a chat; "": none
+    stop: list[str] = protocol(["\n"], max_length=100)
+    max_new_tokens: Annotated[int, Between(1, 8_192)] = protocol(8)
+
+
+class RecipeCard(StrictModel):
+    """How a connector is trained: only it learns, by the loss on the answers."""
+
+    kind: Literal["recipe"] = protocol("recipe")
+    name: Name = protocol()
+    description: str = not_protocol(PROSE, "")
+    first: RecipeCard | None = protocol(
+        None
+    )  # an earlier stage, or the name of its recipe: its connector is where this one starts
+    data: list[MixSpec] = protocol(max_length=100)  # concatenated
+    max_questions: Count | None = protocol(None)  # a fixed random subset of the mix
+    connector: ConnectorSpec = protocol(ConnectorSpec())
+    prompt: PromptSpec | None = protocol(None)  # None: the task's
+    epochs: Annotated[float, Between(0, 100_000)] = protocol(1.0)
+    steps: Steps | None = protocol(None)  # instead of epochs
+    images_per_batch: BatchSize = protocol(32)  # over all processes
+    questions_per_image: Count = protocol(8)  # at most so many of an image's questions in one step, the rest in later passes
+    lr: Rate = protocol(1e-3)
+    weight_decay: Rate = protocol(0.0)
+    warmup: Share = protocol(0.03)  # share of the steps
+    schedule: Literal["cosine", "linear", "constant"] = protocol("cosine")
+    clip: Rate = protocol(1.0)
+    seed: Seed | None = protocol(None)  # None: the run's
+    precision: Literal["auto", "bf16", "fp32"] = protocol("auto")  # auto: bf16 autocast on a GPU, fp32 on a CPU
+    checkpointing: Literal["auto", "on", "off"] = not_protocol("recomputes the language model's activations: memory only", "auto")
+
+
+class VQACard(TaskFields):
+    engine: Literal["vqa"] = protocol("vqa")
+    data: DataSpec = protocol()
+    recipe: RecipeCard | str = protocol("vqa-train")
+    prompt: PromptSpec = protocol(PromptSpec())
+    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "soft"] = protocol()  # vlm/scoring.py
+    # Two answers (yes, no) whose likelihoods give average precision and calibration beside the answers.
+    likelihood: list[str] = protocol([], max_length=2)
+    llm_dtype: Literal["auto", "fp32", "bf16"] = protocol("auto")  # auto: bf16 on a GPU, fp32 elsewhere
+    floors: list[Literal["text-only", "blank-image", "shuffled-images", "random-vit"]] = not_protocol(
+        "which floors are measured beside the metrics; a record without one that is asked for is completed", ["text-only"]
+    )
+
+
+GENERATION = ("task", "card")
+INSTRUCTION = "\nAnswer the question using a single word or phrase."  # lmms-eval's own way of asking for a short answer
+
+
+class LMMSCard(TaskFields):
+    """A task of the installed lmms-eval, `lmms:NAME` on the command line. Its scores keep lmms-eval's names and scale.
+
+    `--limit N` means N documents here, as lmms-eval counts.
+    """
+
+    engine: Literal["lmms"] = protocol("lmms")
+    main_metric: str = protocol("")  # "": the first one lmms-eval reports
+    task: str = protocol(min_length=1)  # a task, group or tag of lmms-eval
+    # A folder of further task files, beside lmms-eval's own.
+    include: str | None = not_protocol("a place; the folder's files count by their content (lmms_identity)", None)
+    # A folder of hub repositories (OWNER/NAME or NAME); None: DIR/lmms, then the hub or its cache.
+    datasets: str | None = not_protocol(PLACE, None)
+    recipe: RecipeCard | str = protocol("vqa-train")
+    prompt: PromptSpec = protocol(PromptSpec())  # around lmms-eval's question
+    drop: list[str] = protocol([INSTRUCTION])  # texts taken out of lmms-eval's question, which the prompt says in its own way
+    generation: Literal["task", "card"] = protocol(
+        "task"
+    )  # whose answer length; "task": its stop strings too, beside the prompt's
+    llm_dtype: Literal["auto", "fp32", "bf16"] = protocol("auto")
+
+
+class LLMCard(StrictModel):
+    """A named language model: where it comes from and how it wants to be asked."""
+
+    kind: Literal["llm"] = protocol("llm")
+    name: Name = not_protocol("a label; repository and revision count")
+    repo: str = protocol(min_length=1)  # hub name or directory
+    revision: str | None = protocol(None)
+    chat: bool = protocol(False)  # ask through its chat template unless the task's prompt says otherwise
+    description: str = not_protocol(PROSE, "")
+    licence: str = not_protocol(PROSE, "")

@@ -1,0 +1,62 @@
+"""The `levl-eval` command. Heavy imports (torch, transformers) happen inside the commands that need them.
+
+Exit codes: 0 all done; 1 something failed and is recorded as failed, the rest is there; 2 wrong usage or input, told in one
+line; 130 interrupted, what was finished is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from levl_eval import __version__
+from levl_eval.cli import (
+    ask,
+    audit,
+    cache,
+    check,
+    claims,
+    compare,
+    data,
+    doctor,
+    health,
+    leaderboard,
+    plan,
+    report,
+    rerun,
+    run,
+    show,
+    show_dense,
+    verify,
+)  # fmt: skip
+from levl_eval.core.command import Parser, guard
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands; each adds itself, and importing it imports nothing heavy."""
+    parser = Parser(prog="levl-eval", description="Evaluate frozen vision encoders under one stated protocol.")
+    parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for module in (
+        run, show, data, ask, audit, cache, check, health, leaderboard, compare, claims, plan, show_dense, report, verify, rerun, doctor,
+    ):  # fmt: skip
+        module.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``levl-eval``; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+
+    def call() -> int:
+        parser = build_parser()
+        args = parser.parse_args(words)
+        args.words = words
+        if args.command is None:
+            parser.print_help()
+            return 0
+        return args.call(args)
+
+    return guard(call, debug, "levl-eval")

@@ -1,0 +1,148 @@
+"""`levl-eval audit`: one backbone under the candidate normalisations and resizes, with the paired difference to its card's choice.
+
+Which statistics a checkpoint wants is often stated wrongly (PAPER 3.2); a cheap head on the same images settles it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import printable
+from levl_eval.runner.options import BATCH, LIMIT
+
+NORMALISATIONS: dict[str, dict[str, Any]] = {
+    "clip": {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "half": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    "none": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+}
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "audit",
+        help="which preprocessing a backbone wants: its card's against the usual ones",
+        description="Changes the normalisation or the resize, one at a time, and compares image by image. Exit code 0 also where "
+        "the card's choice loses; a warning then says so.",
+    )
+    p.add_argument("--backbone", required=True, metavar="B", help="a card's name, a checkpoint or a URI")
+    p.add_argument(
+        "--task", default="knn", metavar="T", help="whose main metric decides, for example zeroshot@imagenet (default: knn)"
+    )
+    p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images")
+    p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings")
+    p.add_argument("--out", default="runs/audit", metavar="DIR", help="records and audit.json (default: runs/audit)")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
+    p.add_argument("--json", action="store_true")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+    p.set_defaults(call=run)
+
+
+def candidates(own: Any) -> dict[str, dict[str, Any]]:
+    """Preprocessing overrides by name; ``own`` is the backbone's Preprocess, and what equals it is left out."""
+    larger = round(own.size * 256 / 224)
+    resizes: dict[str, dict[str, Any]] = {
+        "squash": {"resize": "squash", "resize_to": own.size},
+        "shortest": {"resize": "shortest", "resize_to": own.size},
+        "shortest, 256/224": {"resize": "shortest", "resize_to": larger},
+        "bilinear": {"interpolation": "bilinear"},
+        "bicubic": {"interpolation": "bicubic"},
+    }
+    described = own.describe()
+    described["resize_to"] = described["resize_to"] or own.size
+
+    def same(change: dict[str, Any]) -> bool:
+        if change.get("resize") == "squash" and described["resize"] == "squash":
+            return True
+        return all((list(v) if isinstance(v, tuple) else v) == described[k] for k, v in change.items())
+
+    return {k: v for k, v in {**NORMALISATIONS, **resizes}.items() if not same(v)}
+
+
+def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Each candidate's mean score and its paired difference to the card's, with an interval that holds for all of them at once."""
+    import numpy as np
+
+    from levl_eval.metrics.statistics import Z95, paired_difference
+
+    ids = sorted(own)
+    base = np.array([own[i] for i in ids])
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(others))) / Z95  # Bonferroni
+    out = []
+    for name, scores in others.items():
+        if scores.keys() != own.keys():
+            raise LevlError(f"audit: {name} was measured on other images; delete the run directory and try again")
+        found = paired_difference(np.array([scores[i] for i in ids]), base)
+        half = (found.stderr or 0.0) * Z95 * wider
+        out.append(
+            {
+                "candidate": name, "value": float(base.mean() + found.value), "difference": found.value,
+                "low": max(found.value - half, -1.0), "high": min(found.value + half, 1.0), "beats_the_card": found.value - half > 0,
+            }
+        )  # fmt: skip
+    return out
+
+
+def run(args: argparse.Namespace) -> int:
+    from levl_eval.backbones import load_backbone
+    from levl_eval.cards import PreprocessOverride
+    from levl_eval.cards.registry import backbone_card
+    from levl_eval.core.files import atomic_write
+    from levl_eval.core.progress import Progress
+    from levl_eval.records import read_samples
+    from levl_eval.runner.evaluate import evaluate
+
+    card = backbone_card(args.backbone)
+    own = load_backbone(card.uri, card=card).preprocess
+    given = card.preprocess.model_dump(exclude_none=True) if card.preprocess else {}
+    changes = candidates(own)
+    cards = [card] + [
+        card.model_copy(update={"name": f"{card.name} [{n}]", "preprocess": PreprocessOverride(**{**given, **c})})
+        for n, c in changes.items()
+    ]
+    records = evaluate(
+        cards, [args.task], data=args.data, seeds=[0], limit=args.limit, settings=args.settings, out=args.out, device=args.device,
+        batch_size=args.batch_size, progress=Progress(quiet=args.json), debug=args.debug,
+    )  # fmt: skip
+    failed = next((r for r in records if r.status != "done"), None)
+    if failed is not None:
+        raise LevlError(f"audit: {failed.backbone['name']} on {args.task}: {failed.reason}")
+    scores = []
+    for r in records:
+        found = {s.id: float(s.score or 0.0) for s in read_samples(Path(args.out), r)}
+        value = r.metrics[r.main_metric].value
+        if not found or abs(sum(found.values()) / len(found) - value) > 1e-6:
+            raise UsageError(
+                f"audit: {r.main_metric} of {args.task} is no mean over images; take a head such as knn, linear or zeroshot"
+            )
+        scores.append(found)
+    rows = verdicts(scores[0], dict(zip(changes, scores[1:], strict=True)))
+    metric, value = records[0].main_metric, records[0].metrics[records[0].main_metric].value
+    result = {
+        "backbone": card.name, "task": args.task, "metric": metric, "images": len(scores[0]), "card": own.describe(),
+        "card_value": value, "candidates": rows,
+    }  # fmt: skip
+    atomic_write(Path(args.out) / "audit.json", json.dumps(result, indent=1) + "\n")
+    if args.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    print(
+        printable(f"{card.name} on {args.task}, {metric}, {len(scores[0])} images; the card's preprocessing: {100 * value:.2f}")
+    )
+    width = max(len(row["candidate"]) for row in rows)
+    for row in rows:
+        interval = f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+        print(f"  {row['candidate']:{width}}  {100 * row['value']:6.2f}  {100 * row['difference']:+6.2f} {interval}")
+    print("differences to the card's, paired by image, 95% intervals for all candidates together")
+    for row in rows:
+        if row["beats_the_card"]:
+            told = f"{row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
+            print(printable(f"warning: {told}"))
+    return 0

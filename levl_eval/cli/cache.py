@@ -1,0 +1,102 @@
+"""`levl-eval cache ls|verify|prune|clear`: what is kept between runs ($LEVL_CACHE)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.terminal import print_rows
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "cache",
+        help="what is kept between runs: list it, verify it, keep it below a size, remove it",
+        description="Features, text embeddings, connectors, floors, answers, hashes, generated data, pools. The folder is $LEVL_CACHE.",
+    )
+    p.add_argument("what", choices=["ls", "verify", "prune", "clear"])
+    p.add_argument("--limit", type=size_of, metavar="SIZE", help="prune: how much may stay, for example 200GB or 50GiB")
+    p.add_argument(
+        "--kind", action="append", metavar="KIND", help="only this kind (features, texts, ...); may be given several times"
+    )
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(call=run)
+
+
+def size_of(text: str) -> int:
+    """Bytes of "200GB", "50 GiB" or a plain number. Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]I?)?B?", text.strip().upper())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200GB, 50GiB or 1000000")
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def run(args: argparse.Namespace) -> int:
+    from levl_eval.core.paths import default_cache
+    from levl_eval.runner import caches
+
+    cache = default_cache()
+    if (args.limit is not None) != (args.what == "prune"):
+        raise UsageError("levl-eval cache prune --limit SIZE: the limit is for `prune`, and `prune` needs it")
+    if args.what == "ls":
+        return _ls(caches.listed(cache, args.kind), args.json, cache)
+    if args.what == "verify":
+        broken = caches.verify(cache, args.kind)
+        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, f"{len(broken)} broken"]))
+        return 1 if broken else 0
+    removed, left = caches.prune(cache, args.limit, args.kind) if args.what == "prune" else caches.clear(cache, args.kind)
+    if args.json:
+        total = sum(e.bytes for e in removed)
+        found = {"removed": len(removed), "bytes": total, "left": left, "entries": [e.row() for e in removed]}
+        print(json.dumps(found, indent=1))
+        return 0
+    if args.what == "prune":
+        print_rows([_row(e) for e in removed])
+    print(f"{_sum_of(removed)} removed, {_text(left)} left")
+    return 0
+
+
+def _ls(entries: Sequence[Any], as_json: bool, cache: Any) -> int:
+    from levl_eval.features.store import FeatureStore
+
+    told = {r["key"]: r for r in FeatureStore(cache / "features").table()} if any(e.kind == "features" for e in entries) else {}
+    if as_json:
+        more = [told.get(e.key, {}) if e.kind == "features" else {} for e in entries]
+        wanted = ("backbone", "images", "source")
+        table = [{**e.row(), **{k: m[k] for k in wanted if k in m}} for e, m in zip(entries, more, strict=True)]
+        print(json.dumps(table, indent=1))
+        return 0
+    rows: list[list[str]] = []
+    for e in entries:
+        about = told.get(e.key, {}) if e.kind == "features" else {}
+        what = f"{about['backbone']}, {about['images']:,} images of {about['source']}" if about.get("whole") else ""
+        rows.append([*_row(e)[:-1], what or ("" if e.whole else "unfinished; the run that makes it resumes from here")])
+    print_rows(rows)
+    print(f"{_sum_of(entries)} in {cache}")
+    return 0
+
+
+def _row(entry: Any) -> list[str]:
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+    return [entry.kind, entry.key[:24], _text(entry.bytes), day, "" if entry.whole else "unfinished"]
+
+
+def _sum_of(entries: Sequence[Any]) -> str:
+    counts = Counter(e.kind for e in entries)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
+    return f"{len(entries)} entries{f' ({kinds})' if kinds else ''}, {_text(sum(e.bytes for e in entries))}"
+
+
+def _text(size: int) -> str:
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} B"

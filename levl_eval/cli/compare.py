@@ -1,0 +1,149 @@
+"""`levl-eval compare A B [C...]`: paired by sample, clustered by image, with p-values, a verdict, and where they differ."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levl_eval.cards.fields import Between
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import did_you_mean, json_text, printable
+from levl_eval.runner.options import Number
+
+if TYPE_CHECKING:
+    from levl_eval.records import Record
+    from levl_eval.report.compare import Comparison
+
+WIDTH = 80
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "compare",
+        help="paired comparison of two or more results",
+        description="Each side is a backbone's name in the run directory of --in, DIR:BACKBONE, a run directory with one backbone, "
+        "or a record's file.",
+    )
+    p.add_argument("sides", nargs="+", metavar="A B [C...]")
+    p.add_argument(
+        "--in", dest="folder", default="runs/latest", metavar="DIR", help="where bare names are looked up (default: runs/latest)"
+    )
+    p.add_argument("--tasks", metavar="T[,T...]", help="only these (default: all that the sides share)")
+    p.add_argument("--allow-mismatch", action="store_true", help="compare although protocols or data differ, and mark it")
+    p.add_argument(
+        "--differ",
+        type=Number(Between(0, 100_000)),
+        default=3,
+        metavar="N",
+        help="samples to show on which they differ most (default: 3)",
+    )
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(call=run)
+
+
+def side(word: str, folder: str) -> dict[str, list[Record]]:
+    """Records of a side by task. Raises UsageError where the word names nothing, or several."""
+    from levl_eval.records import read_record
+    from levl_eval.report.reading import read_directory
+
+    path = Path(word)
+    if path.suffix == ".json":
+        record = read_record(path)
+        return {record.task: [record]}
+    directory, colon, name = word.rpartition(":")
+    if path.is_dir():
+        directory, name = word, ""
+    elif not (colon and Path(directory).is_dir()):
+        directory, name = folder, word
+    if not Path(directory).is_dir():
+        raise UsageError(f"compare: {word!r} is no file or directory, and there is no {directory} to look it up in; use --in DIR")
+    found = read_directory(Path(directory))
+    for line in found.damaged:
+        print(f"compare: left out: {line}", file=sys.stderr)
+    records = [r for r in found.records if r.status == "done"]
+    names = list(dict.fromkeys(r.backbone["name"] for r in records))
+    if not names:
+        raise UsageError(f"{directory}: no finished records; give the --out of a run")
+    if not name:
+        if len(names) > 1:
+            raise UsageError(f"{directory}: holds {len(names)} backbones ({', '.join(names)}); name one: {directory}:{names[0]}")
+        name = names[0]
+    if name not in names:
+        raise UsageError(f"{directory}: holds no backbone {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
+    mine = [r for r in records if r.backbone["name"] == name]
+    if len({r.backbone["weights_sha256"] for r in mine}) > 1:
+        raise UsageError(f"{directory}: there are encoders of the name {name!r} with different weights; give the records' files")
+    out: dict[str, list[Record]] = {}
+    for r in mine:
+        out.setdefault(r.task, []).append(r)
+    for task, of_task in out.items():
+        _one_side(f"{directory}: {name} on {task}", of_task)
+    return out
+
+
+def _one_side(where: str, records: list[Record]) -> None:
+    """Raises UsageError where records are not the seeds of one encoder under one protocol on the same data."""
+    from levl_eval.report.compare import mismatches
+    from levl_eval.report.labels import differing_parts
+
+    differing = next((m for r in records[1:] if (m := mismatches(records[0], r))), [])
+    if differing:
+        raise UsageError(f"{where}: there are several protocols or data ({'; '.join(differing)}); give the records' files")
+    parts = differing_parts(records, lambda r: None)
+    if parts:
+        raise UsageError(f"{where}: there are encoders of that name with different {', '.join(parts)}; give the records' files")
+
+
+def run(args: argparse.Namespace) -> int:
+    from levl_eval.report.compare import compare_all
+
+    if len(args.sides) < 2:
+        raise UsageError("compare: at least two sides are needed; see `levl-eval compare --help`")
+    sides = [side(word, args.folder) for word in args.sides]
+    if args.tasks:
+        wanted = [t.strip() for t in args.tasks.split(",") if t.strip()]
+        missing = [t for t in wanted if not any(t in s for s in sides)]
+        if missing:
+            raise UsageError(f"compare: no side has task {missing[0]!r}")
+        sides = [{t: s[t] for t in wanted if t in s} for s in sides]
+    found = compare_all(sides, allow_mismatch=args.allow_mismatch, most=args.differ)
+    if args.json:
+        print(json_text([c.as_dict() for c in found]))
+    else:
+        print("\n".join(printable(line) for c in found for line in describe(c)))
+    return 0
+
+
+def _wrap(text: str, indent: int = 2) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_long_words=False)
+
+
+def describe(c: Comparison) -> list[str]:
+    """A comparison as lines of at most 80 characters."""
+    from levl_eval.report.units import interval, text
+
+    d = c.difference
+    out = [
+        f"{c.task}, {c.metric}: {c.items:,} items, {c.images:,} images" + (f", {len(c.seeds)} seeds" if len(c.seeds) > 1 else "")
+    ]
+    if c.mismatch:
+        out += _wrap("MARKED: measured differently: " + "; ".join(c.mismatch))
+    width = max(len(c.a), len(c.b))
+    for name, value, wins in ((c.a, c.values[0], c.wins[0]), (c.b, c.values[1], c.wins[1])):
+        out.append(f"  {name.ljust(width)}  {text(value, c.kind)}   better on {wins:,} items")
+    p = f"p {c.p:.2g} ({c.p_method})" + (f", Holm {c.p_holm:.2g}" if c.family > 1 else "")
+    out += _wrap(f"difference {interval(d.value, d.low, d.high, c.kind, signed=True)}, {p}")
+    if c.seed_sd is not None:
+        out += _wrap(f"spread of the difference between {len(c.seeds)} seeds: {text(c.seed_sd, c.kind)} (standard deviation)")
+    if c.left_out or c.only_one_side:
+        out += _wrap(f"left out: {c.left_out} items that failed on a side, {c.only_one_side} that only one side has")
+    out += _wrap(c.verdict)
+    for m in c.most_different:
+        asked = f" {m.question}" if m.question else ""
+        target = f" ({m.target})" if m.target else ""
+        answers = f": {m.predictions[0]!r} / {m.predictions[1]!r}" if any(m.predictions) else ""
+        out += _wrap(f"- {m.id}{asked}{target}{answers}  scores {m.scores[0]:.2f} / {m.scores[1]:.2f}", 4)
+    return [*out, ""]

@@ -1,0 +1,130 @@
+"""`levl-eval doctor`: versions, devices, data, caches, hub or offline, known-broken combinations, and a small evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from levl_eval.core.terminal import print_rows
+
+# Folder below --data (as in the tasks' cards) -> where its contents come from.
+SETS = {
+    "gqa": "questions and images: https://cs.stanford.edu/people/dorarad/gqa/download.html",
+    "vqav2": "questions, annotations and COCO images: https://visualqa.org/download.html",
+    "pope": "coco_pope_*.json: https://github.com/AoiDragon/POPE, and COCO val2014: https://cocodataset.org",
+    "textvqa": "https://textvqa.org/dataset",
+    "vizwiz": "https://vizwiz.org/tasks-and-datasets/vqa",
+    "scienceqa": "https://scienceqa.github.io, or --data hub",
+    "mme": "see the evaluation tools of https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, or --data hub",
+    "llava": "instruction files and their images: https://github.com/haotian-liu/LLaVA, or --data hub",
+    "ade20k": "ADEChallengeData2016.zip: http://sceneparsing.csail.mit.edu",
+    "coco_stuff": "stuffthingmaps_trainval2017.zip: https://github.com/nightrome/cocostuff, and COCO images: https://cocodataset.org",
+    "voc": "VOC2012: http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+    "cityscapes": "gtFine and leftImg8bit (free registration): https://www.cityscapes-dataset.com",
+    "nyuv2": "nyu_depth_v2_labeled.mat and splits.mat: https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+    "imagenet": "ILSVRC 2012 (free registration): https://image-net.org/download",
+    "imagenet9": "https://github.com/MadryLab/backgrounds_challenge",
+    "places365": "places365standard_easyformat.tar: http://places2.csail.mit.edu/download.html",
+    "sun397": "SUN397.tar.gz and Partitions.zip: https://vision.princeton.edu/projects/2010/SUN",
+    "aircraft": "fgvc-aircraft-2013b.tar.gz: https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+    "pets": "images.tar.gz and annotations.tar.gz: https://www.robots.ox.ac.uk/~vgg/data/pets",
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "stl10": "stl10_binary.tar.gz: https://cs.stanford.edu/~acoates/stl10",
+    "coco": "dataset_coco.json (Karpathy): https://cs.stanford.edu/people/karpathy/deepimagesent, and COCO val2014 images",
+    "flickr30k": "dataset_flickr30k.json (Karpathy): https://cs.stanford.edu/people/karpathy/deepimagesent; images on request",
+    "classification": "your own images: train/CLASS/IMAGE and test/CLASS/IMAGE",
+}
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser("doctor", help="what works on this machine, and what is missing")
+    p.add_argument("--data", default=".", metavar="DIR", help="where data sets are looked for (default: here)")
+    p.add_argument("--no-self-test", action="store_true", help="leave out the small evaluation, which takes up to a minute")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(call=run)
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
+
+
+def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
+    """One mapping a finding: level (ok | note | error), what, found. test: run the self-test too."""
+    from levl_eval.core import third_party
+    from levl_eval.core.distributed import cores
+    from levl_eval.core.paths import default_cache
+    from levl_eval.runner import selftest
+    from levl_eval.runner.environment import environment
+
+    out: list[dict[str, str]] = []
+
+    def tell(level: str, what: str, found: str) -> None:
+        out.append({"level": level, "what": what, "found": found})
+
+    env = environment()
+    tell("ok", "python", f"{env['python']} on {env['platform']}")
+    tell("ok", "packages", ", ".join(f"{k} {v}" for k, v in env["packages"].items()))
+    try:
+        import torch
+
+        name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device: encoders run on the CPU"
+        tell("ok", "device", f"{name}, {cores()} CPU cores")
+        import levl_eval.backbones  # noqa: F401  (repairs what can be, before torchvision is imported)
+
+        if third_party.repaired():
+            tell(
+                "note",
+                "combination",
+                "torchvision is built for CUDA, torch is not: repaired in levl-eval, other programs may fail",
+            )
+        trouble = selftest.device_trouble()
+    except Exception as e:  # whatever is broken here is what the user wants to be told
+        tell("error", "device", f"{type(e).__name__}: {' '.join(str(e).split())[:200]}")
+        trouble = []
+    trouble = [*selftest.broken(selftest.installed(), selftest.requirements()), *trouble]
+    for line in trouble:
+        tell("error", "combination", line)
+    if not trouble:
+        tell("ok", "combinations", "none that is known to fail: versions within the tested bounds, packages that fit each other")
+    if test:
+        try:
+            tell("ok", "self-test", selftest.self_test())
+        except Exception as e:
+            tell("error", "self-test", f"{type(e).__name__}: {' '.join(str(e).split())[:200]}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    tell(
+        "ok",
+        "hub",
+        "offline (HF_HUB_OFFLINE is set): only its cache is read"
+        if offline
+        else "online: asked only when a hub name or --data hub is given (not tried here)",
+    )
+    for name, source in SETS.items():
+        there = (data / name).is_dir()
+        tell("ok" if there else "note", f"data {name}", str(data / name) if there else f"not in {data}; {source}")
+    cache = default_cache()
+    where = next(p for p in (cache, *cache.parents) if p.exists())
+    free = shutil.disk_usage(where).free
+    level = "ok" if free > 2e9 else "error"
+    tell(level, "cache", f"{cache}: {_size(cache) / 1e6:,.0f} MB used, {free / 1e9:,.0f} GB free on its disk")
+    here = shutil.disk_usage(".").free
+    tell("ok" if here > 5e8 else "error", "disk", f"{here / 1e9:,.0f} GB free where runs are written (this folder's disk)")
+    return out
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 1 where something is broken; missing data are notes."""
+    if not args.no_self_test and not args.json:
+        print("a small evaluation is run on this machine, up to a minute ...", file=sys.stderr, flush=True)
+    found = findings(Path(args.data), not args.no_self_test)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print_rows([[f["level"], f["what"], f["found"]] for f in found])
+    return 1 if any(f["level"] == "error" for f in found) else 0

@@ -1,0 +1,113 @@
+"""`levl-eval health`: effective rank, isotropy, uniformity, alignment, variances and duplicates of backbones' embeddings, no labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.terminal import columns, numbers, print_rows
+from levl_eval.core.text import printable
+from levl_eval.runner.options import BATCH, LIMIT
+
+if TYPE_CHECKING:
+    from levl_eval.data.types import ImageSet
+
+COLUMNS = {  # figure -> heading
+    "dimensions": "D", "effective_rank": "rank", "epps_pulley": "E-P", "epps_pulley_gaussian": "of noise", "uniformity": "unif.",
+    "alignment": "align.", "dead_dimensions": "dead", "near_duplicates": "near",
+}  # fmt: skip
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "health",
+        help="embedding health of backbones, without labels",
+        description="Reads any folder of images (--images) or the test images of a set (--on, default the generated world's).",
+    )
+    p.add_argument("--backbone", required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
+    p.add_argument("--images", metavar="DIR", help="a folder of images, searched through its subfolders")
+    p.add_argument("--on", default="scenes", metavar="SET", help="a set of tasks/sets instead (default: scenes)")
+    p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the sets lie")
+    p.add_argument("--limit", type=LIMIT, default=2000, metavar="N", help="at most N images (default: 2000)")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
+    p.add_argument("--json", action="store_true")
+    p.add_argument("--out", metavar="FILE", help="also write the figures there, as JSON")
+    p.set_defaults(call=run)
+
+
+def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
+    """The images to look at. Raises UsageError for none."""
+    from levl_eval.cards.registry import task_card
+    from levl_eval.core.progress import Progress
+    from levl_eval.data.images import SUFFIXES, image_set
+    from levl_eval.data.readers import read_classification
+    from levl_eval.data.sources import resolve_data
+
+    if args.limit < 2:
+        raise UsageError(f"--limit {args.limit}: at least 2 images")
+    if args.images is None:
+        card = task_card(f"knn@{args.on}")
+        return read_classification(card.data, resolve_data(args.data, cache, Progress(quiet=args.json)), args.limit).images
+    root = Path(args.images).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"--images {args.images}: no such folder")
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if len(found) < 2:
+        raise UsageError(f"--images {args.images}: holds {len(found)} images; at least 2 are needed")
+    return image_set(found[: args.limit], lambda i: root / i, str(root), "")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from levl_eval.backbones import load_backbone
+    from levl_eval.cards.registry import backbone_card
+    from levl_eval.core.device import pick_device
+    from levl_eval.core.files import atomic_write
+    from levl_eval.core.paths import default_cache
+    from levl_eval.core.progress import Progress
+    from levl_eval.data.leakage import content_hashes
+    from levl_eval.engines.probes.common import global_features
+    from levl_eval.engines.probes.health import health, second_views
+    from levl_eval.engines.probes.texts import image_embeddings
+    from levl_eval.features.store import FeatureStore
+
+    cache, device, progress = default_cache(), pick_device(args.device), Progress(quiet=args.json)
+    cards = [backbone_card(b.strip()) for b in args.backbone.split(",") if b.strip()]
+    images = image_set_read(args, cache)
+    content = content_hashes(images, cache, progress)
+    store = FeatureStore(cache / "features")
+    table: list[dict[str, Any]] = []
+    for card in cards:
+        backbone = load_backbone(card.uri, card=card).to(device)
+        sets = [
+            store.get(backbone, s, device=device, batch_size=args.batch_size, progress=progress)
+            for s in (images, second_views(images))
+        ]
+        spaces = {r: [torch.from_numpy(global_features(f, r).astype("float32")) for f in sets] for r in ("pooled", "mean-patch")}
+        if backbone.has_text:
+            both = [image_embeddings(backbone, f.pooled, device) for f in sets]
+            spaces |= {k: [b[k] for b in both] for k in both[0] if not k.startswith("cross-")}
+        for space, (x, y) in spaces.items():
+            table.append({"backbone": card.name, "space": space, **health(x, y, content)})
+        backbone.to("cpu")
+    text = json.dumps(table, indent=1)
+    if args.out:
+        atomic_write(args.out, text + "\n")
+    if args.json:
+        print(text)
+        return 0
+    cells = [
+        [r["backbone"], r["space"], *(f"{r[c]:.3g}" if isinstance(r[c], float) else str(r[c]) for c in COLUMNS)] for r in table
+    ]
+    print(printable(f"{len(images)} images of {images.source}"))
+    print("\n".join(numbers(["backbone", "space", *COLUMNS.values()], cells, columns())))
+    print_rows([["rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates"]])
+    for row in table:
+        for warning in row["warnings"]:
+            print_rows([[f"warning: {row['backbone']}, {row['space']}: {warning}"]])
+    return 0

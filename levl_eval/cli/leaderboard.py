@@ -1,0 +1,67 @@
+"""`levl-eval leaderboard DIR...`: tables from one or several run directories, in every form they are needed in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import json_text, printable
+
+FORMATS = ("table", "csv", "md", "tex", "html", "json")
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser("leaderboard", help="tables from run directories")
+    p.add_argument("dirs", nargs="+", metavar="DIR")
+    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
+    p.add_argument("--format", choices=FORMATS, default="table")
+    p.add_argument("--wide", action="store_true", help="csv: tasks by backbones, instead of one metric a row")
+    p.add_argument("--published", action="store_true", help="csv: also the paper's numbers, as rows marked published")
+    p.add_argument("--json", action="store_true", help="the same as --format json")
+    p.add_argument("--out", metavar="FILE", help="write to a file instead of to the terminal")
+    p.set_defaults(call=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0: all is in the table; 1: something is damaged and left out, as stderr and the table's notes say."""
+    from levl_eval.report import tables, wide
+    from levl_eval.report.results import Results
+
+    results = Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr), reference=args.reference)
+    kind = "json" if args.json else args.format
+    if (args.wide or args.published) and kind != "csv":
+        raise UsageError("leaderboard: --wide and --published go with --format csv")
+    if kind == "csv":
+        if args.wide and args.published:
+            raise UsageError("leaderboard: the paper's numbers go into the long table; leave out --wide")
+        text = wide.wide_csv(results) if args.wide else tables.to_csv(tables.rows(results) + _published(args.published))
+    elif kind == "table":
+        if args.out is None:
+            tables.show(results)
+            return int(bool(results.damaged))
+        text = "\n".join([*(line for line, _ in tables.lines(results)), *tables.all_notes(results)]) + "\n"
+    else:
+        text = {
+            "md": wide.markdown,
+            "tex": wide.latex,
+            "html": wide.html_page,
+            "json": lambda r: json_text(wide.as_json(r)) + "\n",
+        }[kind](results)
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        from levl_eval.core.files import atomic_write
+
+        atomic_write(Path(args.out), text)
+    return int(bool(results.damaged))
+
+
+def _published(wanted: bool) -> list[dict[str, Any]]:
+    if not wanted:
+        return []
+    from levl_eval.report.published import as_rows, load_published
+
+    return as_rows(load_published())

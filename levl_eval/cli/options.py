@@ -1,0 +1,40 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+
+from levl_eval.runner.options import BATCH, LIMIT, seed_list
+
+
+def comma_list(text: str) -> list[str]:
+    """`a,b` as its parts, an argparse type."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def run_options(p: argparse.ArgumentParser, out: str) -> None:
+    """What every command that computes takes. out: the default of --out."""
+    p.add_argument(
+        "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
+    )
+    p.add_argument(
+        "--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)"
+    )
+    p.add_argument(
+        "--seeds", type=seed_list, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
+    )
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images a task")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
+    )
+    p.add_argument("--reference", metavar="NAME", help="backbone that gains are over (default: each one's own random twin)")
+    p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument(
+        "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
+    )
+    p.add_argument("--rehash", action="store_true", help="distrust remembered hashes of unchanged files: read all data again")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--json", action="store_true", help="what was found as JSON instead of tables")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")

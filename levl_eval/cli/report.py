@@ -1,0 +1,112 @@
+"""`levl-eval report DIR`: the self-contained `report.html` of a run, with the images its questions are about."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levl_eval.core.text import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from levl_eval.data.types import ImageSet
+    from levl_eval.records import Record
+    from levl_eval.report.results import Results
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser("report", help="write report.html of a run directory")
+    p.add_argument("dir", metavar="DIR")
+    p.add_argument("--data", metavar="DIR", help="where the data sets lie now, if not where the records say")
+    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
+    p.add_argument(
+        "--no-images",
+        "--no-pictures",
+        dest="no_images",
+        action="store_true",
+        help="do not read the data sets again for their images",
+    )
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(call=run)
+
+
+def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.Image] | None:
+    """From image id to image, through the reader the record's task used; None where that task's images cannot be shown.
+
+    They are shown only where the set found has the fingerprint the record holds: names alone may be those of other images.
+    What is left out, and why, is told on stderr.
+    """
+    from levl_eval.cards import parse_card
+    from levl_eval.core.errors import LevlError
+    from levl_eval.core.paths import default_cache
+    from levl_eval.scenes.export import world_folder
+
+    if record.engine not in _WITH_IMAGES or not record.card:
+        return None
+    folder = data or (str(world_folder(default_cache())) if record.source == "scenes" else record.source)
+    try:
+        if folder != "hub" and not Path(folder).is_dir():
+            raise LevlError(f"{folder} is not there; give --data DIR")
+        images, fingerprint = _test_images(record.engine, parse_card(record.card, record.key), folder, record)
+        if record.data.get("fingerprint") != fingerprint:
+            raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
+    except LevlError as e:
+        print(printable(f"report: no images of {record.task}: {e}"), file=sys.stderr)
+        return None
+    return images.open
+
+
+_WITH_IMAGES = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
+
+
+def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[ImageSet, str]:
+    """The images a record's samples are about, and the fingerprint of what was read with them. Raises UsageError."""
+    from levl_eval.data import readers
+    from levl_eval.data.images import fingerprint_of
+
+    if engine == "backgrounds":  # samples are of the variant of the main metric
+        from levl_eval.engines.probes import backgrounds
+
+        sets = backgrounds.variants_of(card, folder, record.limit)
+        return sets.get(record.main_metric, sets[backgrounds.REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
+    found: Any
+    if engine == "retrieval":
+        from levl_eval.engines.probes import retrieval
+
+        found = retrieval.captions_of(card, folder, record.limit)
+    elif engine == "depth":
+        found = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
+    elif engine == "vqa":
+        found = readers.read_questions(card.data, folder, record.limit)
+    elif engine in ("segmentation", "mmseg"):
+        found = readers.read_segmentation(card.data, folder, record.limit)
+    else:
+        found = readers.read_classification(card.data, folder, record.limit)
+    return found.images, fingerprint_of(found)
+
+
+def write(out: Path, images: bool = True, data: str | None = None, results: Results | None = None) -> Path:
+    """Write ``out/report.html`` from the records there. data: where the data sets lie, if not where the records say.
+
+    results: what is in ``out``, where it has been read already.
+    """
+    from levl_eval.report.html import write_report
+    from levl_eval.report.results import Results
+
+    return write_report(out, results or Results.read([out]), (lambda record: images_of(record, data)) if images else None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0: all is in the report; 1: something is damaged and left out, as stderr and the report say."""
+    from levl_eval.report.results import Results
+
+    out = Path(args.dir)
+    results = Results.read([out], say=lambda text: print(text, file=sys.stderr), reference=args.reference)
+    path = write(out, not args.no_images, args.data, results)
+    print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if args.json else f"{path}: written")
+    return int(bool(results.damaged))

@@ -1,0 +1,100 @@
+"""`levl-eval rerun RECORD`: run a record again from itself, and say whether the numbers are the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levl_eval.cards.trust import HELP, check_backbone, check_card
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
+
+if TYPE_CHECKING:
+    from levl_eval.records import Record
+
+TOLERANCE = 1e-6  # of a fraction: equal numbers on one machine, up to the last bits of another one's arithmetic
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser("rerun", help="run a record again from itself and compare the numbers")
+    p.add_argument("record", metavar="RECORD.json")
+    p.add_argument("--out", metavar="DIR", help="where the new record goes (default: rerun/ beside the run's records/)")
+    p.add_argument("--cache", metavar="DIR", help="an empty folder here recomputes features and connectors too")
+    p.add_argument("--data", metavar="DIR|hub|scenes", help="where the data lie now, if not where the record says")
+    p.add_argument("--backbone", metavar="URI", help="where the weights lie now, if not where the record says")
+    p.add_argument("--trust", action="store_true", help=HELP)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--json", action="store_true")
+    p.add_argument("--debug", action="store_true", help="show tracebacks")
+    p.set_defaults(call=run)
+
+
+def changes(old: Record, new: Record) -> list[str]:
+    """What is not the same, one line each; empty where everything is."""
+    out = _identity_changes(old, new)
+    for name in sorted(old.metrics.keys() | new.metrics.keys()):
+        if name not in old.metrics or name not in new.metrics:
+            out.append(f"{name} only {'then' if name in old.metrics else 'now'}")
+        else:
+            a, b = old.metrics[name].value, new.metrics[name].value
+            if not math.isclose(a, b, rel_tol=0, abs_tol=TOLERANCE):
+                out.append(f"{name} {a:.6f} then, {b:.6f} now")
+    return out
+
+
+def _identity_changes(old: Record, new: Record) -> list[str]:
+    """Where the two identities differ. A record of schema 1 held less of its own: weights, protocol and test data."""
+    from levl_eval.records import identity_of
+    from levl_eval.report.compare import differing_fields
+
+    if old.identity_hash and new.identity_hash:
+        return [f"{line} (then, now)" for line in differing_fields(identity_of(old).parts(), identity_of(new).parts())]
+    found = {
+        "weights": (old.backbone["weights_sha256"], new.backbone["weights_sha256"]),
+        "protocol": (old.protocol_hash, new.protocol_hash),
+        "data": (str(old.data.get("fingerprint")), str(new.data.get("fingerprint"))),
+    }
+    return [f"{name} {then[:12]} then, {now[:12]} now" for name, (then, now) in found.items() if then != now]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 0: the same numbers, 1: others, or the run failed."""
+    from levl_eval.cards import parse_card
+    from levl_eval.core.progress import Progress
+    from levl_eval.records import read_record
+    from levl_eval.runner.evaluate import evaluate
+
+    path = Path(args.record)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: no regular file; give a record's file")
+    old = read_record(path)
+    if not old.card:
+        raise UsageError(f"{path}: was written before records held their card; run the task again by `levl-eval run`")
+    card, backbone = parse_card(old.card, str(path)), parse_card({**old.backbone["card"], "kind": "backbone"}, str(path))
+    if card.kind != "task":
+        raise UsageError(f"{path}: field `card`: a task card was expected, found {card.kind}")
+    card._trusted = args.trust
+    check_card(card, str(path))
+    check_backbone(backbone.uri, str(path), args.trust or args.backbone is not None)
+    if args.backbone:
+        backbone = backbone.model_copy(update={"uri": args.backbone, "sha256": None})
+    out = Path(args.out) if args.out else old.home / "rerun"
+    if out.resolve() == old.home.resolve():
+        raise UsageError(f"--out {out}: is the record's own run; give another folder")
+    if not args.out:  # what an earlier rerun found there says nothing about this one
+        (out / "records" / f"{old.key}.json").unlink(missing_ok=True)
+    new = evaluate(
+        [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
+        seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,
+        batch_size=old.call.get("batch_size", 64), progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
+    )[0]  # fmt: skip
+    found = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
+    if args.json:
+        print(json.dumps({"record": str(path), "again": str(out / "records" / f"{new.key}.json"), "changes": found}, indent=1))
+    else:
+        print(printable(f"{old.backbone['name']} on {old.task}: " + ("the same numbers" if not found else "; ".join(found))))
+    return 1 if found else 0

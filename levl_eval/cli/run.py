@@ -1,0 +1,192 @@
+"""`levl-eval run` and `levl-eval demo`: evaluate backbones on tasks, then write and print the tables."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import trust
+from levl_eval.cli.options import comma_list, run_options
+from levl_eval.cli.report import write as write_report_of_run
+from levl_eval.core.distributed import cores, place
+from levl_eval.core.terminal import columns, yaml_text
+from levl_eval.core.text import printable
+from levl_eval.runner.workers import end_with_parent, workers
+
+DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
+DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
+
+
+def add(commands: Any) -> None:
+    """Add the subparsers to ``levl-eval``'s."""
+    run = commands.add_parser("run", help="evaluate backbones on tasks")
+    run.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
+    run.add_argument(
+        "--tasks", type=comma_list, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
+    )
+    run.add_argument(
+        "--grid", action="append", default=[], metavar="task.field=v1,v2", help="every combination of these values (repeatable)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
+    run.add_argument("--trust", action="store_true", help=trust.HELP)
+    run_options(run, "runs/latest")
+    run.set_defaults(call=_run)
+
+    demo = commands.add_parser("demo", help="the embedded default: nano backbones on the generated world")
+    run_options(demo, "runs/demo")
+    demo.set_defaults(call=_demo)
+
+
+def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
+    from levl_eval.cards import protocol_of
+    from levl_eval.cards.base import plain
+    from levl_eval.core.device import device_kind
+    from levl_eval.core.hashing import digest
+    from levl_eval.core.paths import default_cache
+    from levl_eval.data.fingerprint_cache import FingerprintCache
+    from levl_eval.engines.contract import TOGETHER, versions_of
+    from levl_eval.records.identity import shown_protocol
+    from levl_eval.runner.language import language_model_parts
+    from levl_eval.runner.plan import precision_of, resolved_of
+
+    device = device_kind(args.device)
+    known = FingerprintCache(default_cache() / "fingerprints")
+    asked = any(c.engine in TOGETHER for c in cards.values())
+    language = language_model_parts(args.llm, known.sha256) if asked else None
+    plan = []
+    for label, card in cards.items():
+        own = language if card.engine in TOGETHER else None
+        protocol = shown_protocol(
+            protocol_of(card), versions_of(card.engine), resolved_of(card, None), precision_of(card, device), own, args.limit
+        )
+        plan.append((label, card, protocol))
+    if args.json:
+        print(
+            json.dumps(
+                [{"task": c.name, "variant": v, "protocol_hash": digest(p), "protocol": p, "card": plain(c)} for v, c, p in plan],
+                indent=1,
+            )
+        )
+        return
+    for label, card, protocol in plan:
+        print(f"# {printable(label)}: protocol {digest(protocol)[:12]}")
+        print(yaml_text(plain(card), columns()) + "\n")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from levl_eval.cards.registry import backbone_card
+    from levl_eval.runner.plan import resolve_tasks
+
+    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
+    for name in args.backbone:
+        backbone_card(name)
+    if args.dry_run:
+        _print_plan(cards, args)
+        return 0
+    return _shared(1, [(args.backbone, args.tasks)], args)
+
+
+def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
+    """``_evaluate`` by ``--workers`` processes, or ``count``."""
+    from levl_eval.core.paths import default_cache
+    from levl_eval.core.progress import Progress
+    from levl_eval.data.sources import resolve_data
+
+    end_with_parent()
+    count = count if args.workers is None else args.workers
+    if count > 1:  # drawn by the process that shows how far it is
+        resolve_data(args.data, default_cache(), Progress(quiet=args.quiet))
+    with workers(count, args.words):
+        return _evaluate(work, args)
+
+
+def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
+    """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
+    from levl_eval.core.progress import Progress
+    from levl_eval.report.current import show_and_write
+    from levl_eval.report.results import Results
+    from levl_eval.report.tables import show, write_leaderboard
+    from levl_eval.runner.evaluate import evaluate
+
+    out = Path(args.out)
+    if args.reference is not None:  # before hours of work, not after
+        _check_reference(args.reference, [b for group, _ in work for b in group], out)
+    records: list[Any] = []
+    for backbones, tasks in work:
+        records += evaluate(
+            backbones,
+            tasks,
+            data=args.data,
+            llm=args.llm,
+            seeds=args.seeds,
+            limit=args.limit,
+            settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
+            grid=getattr(args, "grid", ()),  # the demo has none
+            out=out,
+            device=args.device,
+            batch_size=args.batch_size,
+            progress=Progress(quiet=args.quiet),
+            rehash=args.rehash,
+            debug=args.debug,
+            trust=getattr(args, "trust", False),  # the demo has cards of its own
+        )
+    failed = any(r.status != "done" for r in records)
+    if place()[0] > 0:
+        return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
+
+    @functools.cache
+    def results() -> Results:  # what terminal and files show is one: the run's records among all that the directory holds
+        return Results.read([out], lambda line: print(printable(line), file=sys.stderr), reference=args.reference, also=records)
+
+    board, page = show_and_write(
+        out,
+        records,
+        {"json": args.json, "data": args.data, "reference": args.reference},
+        lambda stream: None if args.json else show(results(), stream, of=records),
+        # reading large sets again for their images is left to `levl-eval report`
+        lambda: [write_leaderboard(out, results()), write_report_of_run(out, images=args.data == "scenes", results=results())],
+    )
+    if args.json:
+        found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
+        print(json.dumps(found, indent=1))
+    else:
+        print(printable(f"records, samples, {board} and {page}"))
+        if args.data != "scenes":
+            print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")
+    return int(failed)
+
+
+def _check_reference(name: str, backbones: Sequence[str], out: Path) -> None:
+    """Raises UsageError where ``--reference`` is neither run nor already among the records of ``out``."""
+    from levl_eval.cards.registry import backbone_card
+    from levl_eval.report.reading import read_directory
+    from levl_eval.report.reference import resolve_reference
+    from levl_eval.report.results import Results
+
+    there = Results(read_directory(out).records)
+    columns = {there.label(r): r.backbone["name"] for r in there.records}
+    names = {backbone_card(b).name for b in backbones}
+    if name not in names:
+        resolve_reference(name, [*columns, *(n for n in names if n not in columns)], columns | {n: n for n in names})
+
+
+def _brief(record: Any) -> dict[str, Any]:
+    """One record in a line of `--json`; the record's file holds all."""
+    main = record.metrics.get(record.main_metric)
+    return {
+        "backbone": record.backbone["name"], "task": record.task, "seed": record.seed, "status": record.status, "reason": record.reason,
+        "metric": record.main_metric, **({k: getattr(main, k) for k in ("value", "low", "high", "n")} if main else {}),
+        "protocol_hash": record.protocol_hash, "record": str(record.home / "records" / f"{record.key}.json"),
+    }  # fmt: skip
+
+
+def _demo(args: argparse.Namespace) -> int:
+    """All four on every task, but zero-shot only for those that have a text encoder."""
+    with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
+    work = [(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])]
+    return _shared(1 if place()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)

@@ -1,0 +1,78 @@
+"""`levl-eval show-dense`: images of a segmentation or depth task, all backbones side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards.fields import Between
+from levl_eval.cli.options import comma_list, run_options
+from levl_eval.runner.options import Number
+
+
+def add(commands: Any) -> None:
+    """Add the subparser to ``levl-eval``'s."""
+    p = commands.add_parser("show-dense", help="images: prediction beside truth, errors, PCA of patch tokens")
+    p.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
+    p.add_argument("--task", default="ade20k", help="a segmentation or depth task's card (default: ade20k)")
+    p.add_argument(
+        "--images", type=comma_list, metavar="ID[,ID...]", help="test images (default: --count of them, evenly spread)"
+    )
+    p.add_argument("--count", type=Number(Between(1, 1_000)), default=6, metavar="N", help="how many images (default: 6)")
+    p.add_argument(
+        "--side",
+        type=Number(Between(16, 4_096)),
+        default=128,
+        metavar="PX",
+        help="side of each image in the sheet (default: 128)",
+    )
+    run_options(p, "runs/dense")
+    p.set_defaults(call=show_dense)
+
+
+def show_dense(args: argparse.Namespace) -> int:
+    """Write OUT/TASK.png. Raises UsageError for wrong names, and whatever the task raises for its data."""
+    from levl_eval.backbones import load_backbone
+    from levl_eval.cards.registry import backbone_card
+    from levl_eval.core.device import pick_device
+    from levl_eval.core.errors import UsageError
+    from levl_eval.core.files import atomic_write
+    from levl_eval.core.paths import default_cache
+    from levl_eval.core.progress import Progress
+    from levl_eval.data.sources import resolve_data
+    from levl_eval.engines.contract import Context
+    from levl_eval.features.store import FeatureStore
+    from levl_eval.runner.plan import resolve_tasks
+
+    if args.count < 1 or args.side < 16:
+        raise UsageError(f"--count {args.count} --side {args.side}: at least 1 image of 16 pixels")
+    card = resolve_tasks([args.task], args.settings, args.data)[args.task]
+    if card.engine not in ("segmentation", "depth"):
+        raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation and depth tasks")
+    cards = [backbone_card(b) for b in args.backbone]
+    progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
+    data = resolve_data(args.data, cache, progress)
+    contexts = [
+        (
+            c.name,
+            Context(
+                card, load_backbone(c.uri, card=c).to(device), data, (args.seeds or [0])[0], FeatureStore(cache / "features"), cache, device,
+                limit=args.limit, batch_size=args.batch_size, progress=progress,
+            ),
+        )
+        for c in cards
+    ]  # fmt: skip
+    if card.engine == "depth":
+        from levl_eval.engines.depth.images import show_depth
+
+        content = show_depth(contexts, args.images, args.count, args.side)
+    else:
+        from levl_eval.engines.segmentation.images import show_dense as show_segmentation
+
+        content = show_segmentation(contexts, args.images, args.count, args.side)
+    path = Path(args.out) / f"{card.name}.png"
+    atomic_write(path, content)
+    print(json.dumps({"sheet": str(path)}) if args.json else path)
+    return 0

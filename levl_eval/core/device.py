@@ -1,0 +1,64 @@
+"""Which device is used, what kind it is, and what it is called."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from levl_eval.core.errors import UsageError
+
+
+def pick_device(name: str) -> Any:
+    """ "auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
+    import torch
+
+    if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"  # one GPU a process
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise UsageError(f"--device {name}: not usable here ({str(e).splitlines()[0]}); try --device auto") from e
+    return device
+
+
+def device_kind(name: str) -> str:
+    """The kind of device that :func:`pick_device` gives. Without importing torch where it was built for the CPU alone.
+
+    Raises UsageError as pick_device does.
+    """
+    if name == "cpu" or (name == "auto" and _cpu_build()):
+        return "cpu"
+    return str(pick_device(name).type)
+
+
+def _cpu_build() -> bool:
+    """Whether the installed torch can use nothing but the CPU, as its version file says."""
+    if sys.platform == "darwin":
+        return False  # mps is known only to torch itself
+    spec = find_spec("torch")
+    try:
+        text = (Path(str(spec.origin)).parent / "version.py").read_text(encoding="utf-8") if spec else ""
+    except OSError:
+        return False
+    built_for = [line.partition("=")[2].strip() for line in text.splitlines() if line.startswith(("cuda", "hip", "xpu"))]
+    return bool(built_for) and all(value == "None" for value in built_for)
+
+
+def device_name(device: Any) -> str:
+    """What the device is, for the records: the GPU's name, or the processor's."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next(line.partition(":")[2].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

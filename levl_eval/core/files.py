@@ -1,0 +1,133 @@
+"""Files: atomic writing and hashing. What is written is either complete or not there, also after kill -9."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from levl_eval.core.errors import LevlError, UsageError
+
+
+@contextlib.contextmanager
+def disk_full_as_error(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A full disk (or a file beyond what the user may write) while ``path`` is written, as a LevlError of one line."""
+    try:
+        yield
+    except LevlError:
+        raise
+    except Exception as e:
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(w in str(e) for w in _SHORT):
+            raise LevlError(f"{path}: disk full; free space and run the same command again, finished parts are kept") from e
+        raise
+
+
+# What numpy, safetensors and torch say instead of the system's own error.
+_SHORT = ("requested and", "No space left on device", "File too large", "enforce fail at inline_container")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; on a clean exit it is fsynced and renamed to ``path``, else removed.
+
+    Raises UsageError where the folder cannot be written, LevlError where the disk is full.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as e:
+        raise UsageError(f"{target.parent}: cannot be written ({e.strerror}); choose another folder or free the disk") from e
+    os.close(fd)
+    temporary = Path(name)
+    try:
+        with disk_full_as_error(target):
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            # mkstemp makes private files; results are shared like any other file the user writes.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file ``path``; yields whether it is ours (always, if ``wait``). A killed process frees its locks.
+
+    Where the system or the file system has no such locks, everyone gets it: writes are atomic, so only work is done twice.
+    Raises UsageError where the folder cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(target, "a")
+    except OSError as e:
+        raise UsageError(f"{target.parent}: cannot be written ({e.strerror}); choose another folder or free the disk") from e
+    with handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except (ImportError, OSError):
+            pass
+        yield True
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write ``content`` to ``path`` atomically (see :func:`atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """``path`` itself. Raises LevlError where it is there and no regular file: a pipe would be waited for, a device never ends."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # missing: told by whoever opens it
+        return path
+    if not stat.S_ISREG(mode):
+        raise LevlError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a regular file; take it out or replace it")
+    return path
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's bytes. Raises LevlError for what is no regular file."""
+    regular(path)
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
+
+
+def _digest(handle) -> str:  # Python 3.10 has no hashlib.file_digest
+    h = hashlib.sha256()
+    while chunk := handle.read(1 << 20):
+        h.update(chunk)
+    return h.hexdigest()
+
+
+def lines_of(path: Path, where: str) -> list[str]:
+    """Lines of a text file that are not blank, without the white space around them. Raises UsageError: missing or not text."""
+    try:
+        return [line.strip() for line in Path(regular(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror}); {where}") from e
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path}: not UTF-8 text; {where}") from e

@@ -1,0 +1,166 @@
+"""Files that are kept between runs, each tied to its key and to a checksum of its contents.
+
+A key says what a file was made from (records.identity.cache_key), the checksum that it is what was written. The files keep their native
+forms: JSON, .npz, torch's. Readers raise FileNotFoundError where there is nothing and :class:`Damaged` for everything else that is
+wrong, so that a caller says one line and computes again (:func:`recall`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from levl_eval.core.errors import LevlError
+from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.hashing import digest
+from levl_eval.core.progress import Progress
+
+T = TypeVar("T")
+_SEAL = "levl-eval"  # name of the member of a .npz that holds key and checksum
+
+
+class Damaged(LevlError):
+    """What is kept is not what was written, or was made from something else. One line: the file, and what is wrong with it."""
+
+
+def recall(read: Callable[[], T], progress: Progress) -> T | None:
+    """What ``read`` gives; None where nothing is kept, or where that is damaged, which is said."""
+    try:
+        return read()
+    except FileNotFoundError:
+        return None
+    except Damaged as e:
+        progress.say(f"{e}; computed again")
+        return None
+
+
+def mark_used(path: str | os.PathLike[str]) -> None:
+    """Note that something kept was used just now, as its modification time: reading, copying and backups leave that alone.
+
+    Nothing happens where the file belongs to someone else.
+    """
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def tree_digest(value: Any) -> str:
+    """SHA-256 of nested dicts, lists, tuples, plain values, arrays and tensors, of their types, names and bytes."""
+    h = hashlib.sha256()
+    _feed(h, value)
+    return h.hexdigest()
+
+
+def _feed(h: Any, value: Any) -> None:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        h.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        if value.numel():
+            import torch
+
+            h.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, np.ndarray):
+        h.update(f"array {value.dtype.str} {value.shape};".encode())
+        h.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data if value.size else b"")
+    elif isinstance(value, Mapping):
+        h.update(f"dict {len(value)};".encode())
+        for key in sorted(value, key=lambda k: (type(k).__name__, str(k))):
+            h.update(f"{type(key).__name__} {str(key)!r}:".encode("utf-8", "surrogatepass"))
+            _feed(h, value[key])
+    elif isinstance(value, (list, tuple)):
+        h.update(f"list {len(value)};".encode())
+        for item in value:
+            _feed(h, item)
+    else:
+        h.update(f"{type(value).__name__} {value!r};".encode("utf-8", "surrogatepass"))
+
+
+def _read_error(path: Path, e: BaseException) -> Damaged:
+    return Damaged(f"{path}: cannot be read ({type(e).__name__})")
+
+
+def _check(path: Path, key: str, found: Any, checksum: Any, actual: str) -> None:
+    if found != key:
+        raise Damaged(f"{path}: was made from something else than its name says")
+    if checksum != actual:
+        raise Damaged(f"{path}: damaged (checksum)")
+
+
+def write_json(path: Path, key: str, value: Any) -> None:
+    """Plain JSON values, atomically."""
+    atomic_write(path, json.dumps({"key": key, "checksum": digest(value), "value": value}, ensure_ascii=False))
+
+
+def read_json(path: Path, key: str) -> Any:
+    """What :func:`write_json` has written. Raises FileNotFoundError, Damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found, checksum, value = kept["key"], kept["checksum"], kept["value"]
+        actual = digest(value)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise _read_error(path, e) from e
+    _check(path, key, found, checksum, actual)
+    return value
+
+
+def write_arrays(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays by name as one .npz, atomically. Raises LevlError where the disk is full."""
+    seal = json.dumps({"key": key, "checksum": tree_digest(arrays)}).encode()
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        np.savez(f, **arrays, **{_SEAL: np.frombuffer(seal, np.uint8)})  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path, key: str) -> dict[str, np.ndarray]:
+    """What :func:`write_arrays` has written. Raises FileNotFoundError, Damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        seal = json.loads(arrays.pop(_SEAL).tobytes())
+        found, checksum = seal["key"], seal["checksum"]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile) as e:
+        raise _read_error(path, e) from e
+    _check(path, key, found, checksum, tree_digest(arrays))
+    return arrays
+
+
+def write_state(path: Path, key: str, state: Mapping[str, Any]) -> None:
+    """What lets a training resume, as torch writes it, atomically."""
+    import torch
+
+    with atomic_path(path) as temporary:
+        torch.save({**state, "key": key, "checksum": tree_digest(state)}, temporary)
+
+
+def read_state(path: Path, key: str, device: Any = "cpu") -> dict[str, Any]:
+    """What :func:`write_state` has written. Raises FileNotFoundError, Damaged."""
+    import torch
+
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        found, checksum = state.pop("key"), state.pop("checksum")
+        actual = tree_digest(state)
+    except FileNotFoundError:
+        raise
+    except Exception as e:  # a damaged file has many ways to fail in torch's reader
+        raise _read_error(path, e) from e
+    _check(path, key, found, checksum, actual)
+    return state if str(device) == "cpu" else _moved(state, device)
+
+
+def _moved(value: Any, device: Any) -> Any:
+    if hasattr(value, "detach"):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: _moved(v, device) for k, v in value.items()}
+    return type(value)(_moved(v, device) for v in value) if isinstance(value, (list, tuple)) else value

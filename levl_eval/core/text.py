@@ -1,0 +1,87 @@
+"""Names, labels and answers on their way out: escaped for the terminal, CSV, Markdown, LaTeX, HTML and JSON.
+
+They come from cards, records, data sets and checkpoints that others wrote. What a terminal, a spreadsheet or a browser would take
+as an instruction is shown as text instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import json
+import re
+import unicodedata
+from typing import Any
+
+# Control characters (C0, DEL, C1), what changes the direction or joins of text, line and paragraph separators, lone surrogates.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def _code(c: str) -> str:
+    named = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}.get(c)
+    point = ord(c)
+    return named or (f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with every character that is not seen but acts (escapes, newlines, bidirectional overrides) as its escape.
+
+    keep: of those, the ones to leave, such as "\\n" where the text is meant to have lines.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_code(c) if unicodedata.category(c) in _UNSEEN and c not in keep else c for c in text)
+
+
+# Numbers, with an interval and a spread over seeds, as our tables write them.
+_ONE = r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?"
+_NUMBER = re.compile(rf"{_ONE}( {_ONE})*( ?%)?( \[[-+\d.,e ]+\])?(, seed sd [\d.]+ \(\d+\))?")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell as a spreadsheet shows it and never computes it: a quote before what begins like a formula. Numbers stay."""
+    if not isinstance(value, str):
+        return value
+    begins = value.lstrip(" \u00a0\u3000").startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+    return ("'" if begins else "") + printable(value)
+
+
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])|^(?:[#>+-]|\d+[.)])(?=\s|$)")
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, in a table's cell or a line: no link, emphasis, code, tag, heading or new cell."""
+    shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(lambda m: m[0][:-1] + "\\" + m[0][-1], shown)
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: "\\" + c for c in "&%$#_{}"}}
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX sets as it is; a newline, which could end a comment, is shown as its escape."""
+    return "".join(_TEX.get(c, c) for c in printable(text))
+
+
+def html_text(text: str, keep: str = "") -> str:
+    """Text inside an element or a quoted attribute of HTML. keep: as in ``printable``."""
+    return html.escape(printable(text, keep))
+
+
+def json_text(value: Any, indent: int | None = 1) -> str:
+    """JSON with letters of all alphabets as they are, and as an escape what a terminal or a text's direction would obey."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:
+        return text
+
+    def escaped(c: str) -> str:
+        return json.dumps(c)[1:-1] if c != "\x7f" else r"\u007f"
+
+    return "".join(escaped(c) if c != "\n" and unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """' (did you mean ...?)' with the near misses of ``word``, or '' where there are none."""
+    hits = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(hits)}?)" if hits else ""

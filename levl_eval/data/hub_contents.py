@@ -1,0 +1,78 @@
+"""Content hashes of a hub table's images and masks: their encoded bytes as stored, nothing decoded, remembered by table file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from levl_eval.core.errors import LevlError
+from levl_eval.data.fingerprint_cache import FingerprintCache, active, bytes_hash, ends_of, settled, stat_mark
+from levl_eval.data.fingerprints import pixel_hash
+
+_ROWS = 256  # read at once
+
+
+def column_contents(table: Any, column: str, rows: dict[str, int], pixels: bool) -> tuple[dict[str, str], int | None]:
+    """id -> content hash of ``rows`` (id -> row) of an image column; and how many were hashed whole, None for all.
+
+    pixels: of the decoded RGB pixels, for sets that are published as arrays. Raises LevlError naming the row without an image.
+    """
+    cache = active()
+    sampled = len(rows) > cache.sample_above and not pixels
+    key = _table_key(table, column, list(rows.values()), pixels, sampled)
+    known = cache.read("sets", [key]).get(key) if key else None
+    if known is None:
+        found, inside = _hash_rows(cache, table, column, list(rows.values()), pixels, sampled)
+        known = b"".join(bytes.fromhex(h) for h, _ in found) + bytes(whole for _, whole in found)
+        if key and inside:
+            cache.write("sets", [(key, known)])
+    n = len(rows)
+    whole = known[32 * n :].count(1) if sampled else None
+    return {name: known[32 * k : 32 * k + 32].hex() for k, name in enumerate(rows)}, whole
+
+
+def _table_key(table: Any, column: str, rows: list[int], pixels: bool, sampled: bool) -> bytes | None:
+    """What a table's contents are remembered under: its files as they are now, its own fingerprint and the rows.
+
+    None for tables in memory and for files that were written just now.
+    """
+    files = [f["filename"] for f in getattr(table, "cache_files", None) or []]
+    if not files:
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(["table", 1, table._fingerprint, column, pixels, sampled, files]).encode())
+    for name in files:
+        s, ends = ends_of(name)
+        if not settled(s):
+            return None
+        digest.update(stat_mark(s) + ends)
+    digest.update(np.asarray(rows, np.int64).tobytes())
+    return digest.digest()
+
+
+def _hash_rows(
+    cache: FingerprintCache, table: Any, column: str, rows: list[int], pixels: bool, sampled: bool
+) -> tuple[list[tuple[str, bool]], bool]:
+    """(content hash, whether hashed whole) of each row; and whether all bytes lie in the table, not in files that it names."""
+    import datasets
+
+    if pixels or not isinstance(table.features[column], datasets.Image):
+        encoded = isinstance(table.features[column], datasets.Image)
+        return [(pixel_hash(np.asarray(table[r][column].convert("RGB"))), True) for r in rows], encoded
+    stored = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    out: list[tuple[str, bool]] = []
+    inside = True
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        for r, cell in zip(part, stored[part][column], strict=True):
+            if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+                raise LevlError(f"row {r}: column {column!r} holds no image; correct or download the table again")
+            if cell.get("bytes") is not None:
+                out.append(bytes_hash(cell["bytes"], sampled))
+            else:
+                inside = False
+                out += cache.hash_files([cell["path"]], sampled)
+    return out, inside

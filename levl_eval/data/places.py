@@ -1,0 +1,135 @@
+"""Where data sets lie, and what their readers may look at: published folders, places that a card names, tables of the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from levl_eval.cards.base import DataSpec
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+# The folder in which a set's published archive unpacks itself: below its root, or directly below --data DIR.
+TOPS: dict[str, tuple[str, ...]] = {
+    "imagenet": ("ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012"),
+    "places365": ("places365_standard", "places365standard_easyformat/places365_standard"),
+    "aircraft": ("fgvc-aircraft-2013b/data", "data"), "pets": ("oxford-iiit-pet",), "sun397": ("SUN397",),
+    "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py"), "cifar100": ("cifar-100-binary", "cifar-100-python"),
+    "stl10": ("stl10_binary",),
+}  # fmt: skip
+# In ImageNet's folder or up to three above it.
+IMAGENET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "LOC_val_solution.csv")
+_PATHS = ("root", "questions", "annotations", "images", "classes", "choices")  # fields of a DataSpec that name a place
+_SHARED = {"pope": ("coco", "vqav2"), "vqav2": ("coco",)}  # folders of --data DIR where a set's images may lie too
+
+
+def on_hub(spec: DataSpec, data: str) -> bool:
+    """--data hub applies to sets without places of their own."""
+    return data == "hub" and spec.root is None and spec.questions is None and spec.images is None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """trees: folders looked at with all below; folders: only their entries; files: looked at if there. whole: images of trees count
+    as other files (a local repository), the reader's images need not be listed apart."""
+
+    trees: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    whole: bool = False
+
+    def covers(self, path: str) -> bool:
+        """Whether a file's state is part of its state, so that it need not be listed as an image."""
+        image = path.lower().endswith(SUFFIXES) and not self.whole
+        return not image and any(path.startswith(t.rstrip(os.sep) + os.sep) for t in self.trees)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _below(data: str, path: str) -> str:
+    """A path of a card as the readers take it: relative to here if it is there, else below --data DIR."""
+    p = Path(path).expanduser()
+    return absolute(p if p.is_absolute() or p.exists() else Path(data) / p)
+
+
+def places_of(spec: DataSpec, data: str) -> dict[str, str]:
+    """Absolute place of every field of the card that names one."""
+    given = {name: getattr(spec, name) for name in _PATHS if isinstance(getattr(spec, name), str)}
+    return {name: absolute(v) if name == "root" else _below(data, v) for name, v in given.items()}
+
+
+def scope_of(spec: DataSpec, data: str) -> Scope | None:
+    """What the reader of ``spec`` may look at; None where that cannot be told, so that nothing is remembered."""
+    places = places_of(spec, data)
+    if on_hub(spec, data):
+        trees = _hub_trees(spec)
+        files = [places["classes"]] if "classes" in places else []
+        return None if trees is None else Scope(trees, [], files, whole=True)
+    trees, folders, files = [], [absolute(data)], []
+    if spec.root or spec.directory:
+        trees.append(places.get("root") or absolute(Path(data) / spec.directory))
+    for name, place in places.items():
+        if os.path.isdir(place):
+            trees.append(place)
+        elif name == "classes":
+            files.append(place)
+        elif name != "root":  # other files beside it belong to it: choices, splits, lists of classes
+            folders.append(os.path.dirname(place))
+            files += [place, *_others(os.path.dirname(place))]
+    if spec.layout == "pope":
+        folders += [os.path.dirname(t) for t in trees]
+    if not spec.root:
+        trees += [absolute(Path(data) / top) for top in TOPS.get(spec.layout, ())]
+    trees += [absolute(Path(data) / name) for name in _SHARED.get(spec.layout, ())]
+    if spec.layout == "imagenet":
+        tops = [Path(t) for t in trees] + [Path(trees[0]) / t for t in TOPS["imagenet"]]
+        files += [str(f / n) for t in tops for f in list(t.parents)[:3] for n in IMAGENET_FILES]
+    return Scope(_outermost(trees), sorted(set(folders)), sorted(set(files)))
+
+
+def _outermost(trees: list[str]) -> list[str]:
+    """Folders without those below another one of them."""
+    out: list[str] = []
+    for tree in sorted(set(trees)):
+        if not any(tree.startswith(t.rstrip(os.sep) + os.sep) for t in out):
+            out.append(tree)
+    return out
+
+
+def _others(folder: str) -> list[str]:
+    """Files of a folder that are no images."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.path for e in entries if not e.name.lower().endswith(SUFFIXES) and e.is_file())
+    except OSError:
+        return []
+
+
+def _hub_trees(spec: DataSpec) -> list[str] | None:
+    """Folders where the tables of a hub set lie; None where a newer revision than the cached one may be meant."""
+    if spec.hub is None:
+        return None
+    here = Path(spec.hub.repo).expanduser()
+    if here.is_dir():
+        return [absolute(here)]
+    if not (_offline() or re.fullmatch("[0-9a-f]{40}", spec.hub.revision or "")):
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    config = getattr(sys.modules.get("datasets"), "config", None)
+    tables = Path(getattr(config, "HF_DATASETS_CACHE", None) or os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
+    files = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
+    owner = spec.hub.repo.split("/")[0]
+    trees = [str(p) for p in sorted(tables.glob(f"{owner}___*"))]
+    return [*trees, str(files / f"datasets--{spec.hub.repo.replace('/', '--')}")] if trees else None
+
+
+def _offline() -> bool:
+    constants = sys.modules.get("huggingface_hub.constants")
+    said = (os.environ.get(n, "").upper() for n in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    return bool(getattr(constants, "HF_HUB_OFFLINE", False)) or any(s in ("1", "ON", "YES", "TRUE") for s in said)

@@ -1,0 +1,88 @@
+"""Published sets, recognised by content, or by counts where their content is not at hand (and then called so).
+
+The digests below are ``fingerprints.questions_digest`` of the official question files:
+
+    python -m levl_eval.tools.published_sets pope DIR      DIR with coco_pope_{random,popular,adversarial}.json, github.com/AoiDragon/POPE
+                                                     (output/coco) at 08d957b
+    python -m levl_eval.tools.published_sets gqa FILE      testdev_balanced_questions.json of GQA 1.2 (questions1.2.zip)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from levl_eval.data.fingerprints import AnySet, questions_digest
+from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, Question, QuestionSet, SegmentationSet
+
+_POPE = "POPE COCO (github.com/AoiDragon/POPE at 08d957b)"
+POPE_WHOLE = f"{_POPE}, 3 x 3,000"
+# Digest -> name. The random split of the older release (2,910 questions; LLaVA's) is another set and has no digest here.
+POPE: dict[str, str] = {
+    "d6d5dc41613ac782ba5b0e7ce27f525915e3b34149ae617d6be1253410a1d07d": POPE_WHOLE,
+    "6d2c2c6b74a6c5ae2c164fca787327794a2fe5df10507f7b5ac0ee707b097dbb": f"{_POPE}, random, 3,000",
+    "e21992c74322dbc45720cac42404393c931732f693ec4d2ad9ae6290a71e90e2": f"{_POPE}, popular, 3,000",
+    "6176b710c34c44654f8d3a969c078ef789f8ced97b19e599b7fd780f77e56775": f"{_POPE}, adversarial, 3,000",
+}
+GQA: dict[str, str] = {
+    "d92ee37e461e40fda861c71577ebf2684f639c33a53cecbfd811e16a83df9a94": "GQA 1.2 testdev_balanced, 12,578 questions",
+}
+# What the real releases hold: (questions, images) by layout and split.
+RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
+    ("gqa", "testdev_balanced"): (12_578, 398),
+    ("gqa", "val_balanced"): (132_062, None),
+    ("gqa", "train_balanced"): (943_000, None),
+    ("vqav2", "val2014"): (214_354, 40_504),
+    ("vqav2", "train2014"): (443_757, 82_783),
+}
+# Images of training and test in the releases of the sets of tasks/sets; and how many classes they have.
+SETS: dict[str, tuple[int, int]] = {
+    "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
+    "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
+}  # fmt: skip
+CLASSES: dict[str, tuple[int, ...]] = {
+    "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
+    "stl10": (10,), "sun397": (397,),
+}  # fmt: skip
+ADE20K = {"training": 20_210, "validation": 2_000}
+NYUV2 = {"train": 795, "test": 654}
+
+
+def published_pope(questions: Sequence[Question]) -> str | None:
+    """Which of POPE's official question files these are, whole; None: others, or a part of them."""
+    return POPE.get(questions_digest(questions)) if len(questions) in (3000, 9000) else None
+
+
+def published_set(found: AnySet, layout: str = "") -> str | None:
+    """The published set that ``found`` is, whole; None where it is none that is known.
+
+    layout: of the card's data, which names the set where only counts are known; question sets know theirs. Recognised by counts, the
+    name ends in "(by counts)": another set of equal counts would be called the same.
+    """
+    if isinstance(found, QuestionSet):
+        if found.name == "pope":
+            return published_pope(found.questions)
+        if (found.name, len(found.questions)) == ("gqa", RELEASES["gqa", "testdev_balanced"][0]):
+            return GQA.get(questions_digest(found.questions))
+        return _by_counts_of_questions(found)
+    n = len(found) if isinstance(found, ImageSet) else len(found.images)
+    if isinstance(found, ClassificationSet) and layout in SETS and len(found.classes) in CLASSES[layout]:
+        train, test = SETS[layout]
+        part = "training" if n == train and "train" in found.split.lower() else "test" if n == test else None
+        return f"{layout} {part} split, {n:,} images of {len(found.classes)} classes (by counts)" if part else None
+    if isinstance(found, SegmentationSet) and layout == "ade20k" and len(found.classes) == 150:
+        return next((f"ADE20K {k}, {n:,} images of 150 classes (by counts)" for k, v in ADE20K.items() if v == n), None)
+    if isinstance(found, DepthSet) and layout == "nyuv2":
+        return next((f"NYU Depth V2 labelled {k}, {n:,} images (by counts)" for k, v in NYUV2.items() if v == n), None)
+    if isinstance(found, CaptionSet) and layout == "karpathy":
+        known = {("flickr30k", 1000): "Flickr30k Karpathy test", ("coco", 5000): "COCO Karpathy test"}
+        return f"{known[found.name, n]}, {n:,} images (by counts)" if (found.name, n) in known else None
+    return None
+
+
+def _by_counts_of_questions(found: QuestionSet) -> str | None:
+    for (layout, split), (questions, images) in RELEASES.items():
+        if layout == found.name and len(found.questions) == questions and images in (None, len(found.images)):
+            if (layout, split) != ("gqa", "testdev_balanced"):
+                name = {"gqa": "GQA", "vqav2": "VQAv2"}[layout]
+                return f"{name} {split}, {questions:,} questions (by counts)"
+    return None

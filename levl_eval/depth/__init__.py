@@ -1,1 +1,0 @@
-"""Depth in metres from frozen patch tokens."""

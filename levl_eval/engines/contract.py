@@ -1,0 +1,121 @@
+"""The seam between the run and its engines: what an engine is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from levl_eval.core.progress import Progress
+from levl_eval.features.version import FEATURES
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from levl_eval.backbones.base import Backbone
+    from levl_eval.features.store import FeatureStore
+
+_T = TypeVar("_T")
+
+# engine name of a card -> "module:function", imported only when it runs; function(Context) -> Outcome
+ENGINES: dict[str, str] = {
+    "vqa": "levl_eval.engines.vlm.task:run",
+    "segmentation": "levl_eval.engines.segmentation.task:run",
+    "linear": "levl_eval.engines.probes.linear:run",
+    "zeroshot": "levl_eval.engines.probes.zeroshot:run",
+    "linear-path": "levl_eval.engines.probes.path:run",
+    "knn": "levl_eval.engines.probes.knn:run",
+    "attentive": "levl_eval.engines.probes.attentive:run",
+    "retrieval": "levl_eval.engines.probes.retrieval:run",
+    "backgrounds": "levl_eval.engines.probes.backgrounds:run",
+    "lmms": "levl_eval.engines.lmms.task:run",
+    "mmseg": "levl_eval.engines.segmentation.mmseg_task:run",
+    "depth": "levl_eval.engines.depth.task:run",
+}
+
+# Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.
+VERSIONS: dict[str, int] = {
+    **dict.fromkeys(ENGINES, 1),
+    "attentive": 2,
+}  # attentive 2: crops are drawn by image content, not by id
+ANSWERS = 2  # how a language model answers a set of questions
+
+
+def versions_of(name: str) -> dict[str, int]:
+    """The versions behind an engine's numbers, by what they are of."""
+    answers = {"answers": ANSWERS} if name in TOGETHER else {}
+    return {"engine": VERSIONS[name], "features": FEATURES, **answers}
+
+
+TOGETHER = frozenset({"vqa", "lmms"})  # engines that several processes of a launcher run together, step by step (processes.Team)
+
+
+class StopAfterFeatures(Exception):
+    """A process that came to help with a piece's features has done so (Context.ready)."""
+
+
+class RunCache:
+    """What pieces of a run need alike, read once: question sets, and the language model they are put to."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Any, Any]] = {}
+
+    def get(self, slot: str, key: Any, make: Callable[[], _T]) -> _T:
+        """What ``slot`` holds under ``key``, else what ``make`` gives; a slot holds one thing at a time."""
+        if slot not in self._found or self._found[slot][0] != key:
+            self._found.pop(slot, None)  # gone before the next is read: two may not fit into memory
+            self._found[slot] = key, make()
+        return self._found[slot][1]
+
+    def drop(self, slot: str) -> None:
+        """Forget what ``slot`` holds."""
+        self._found.pop(slot, None)
+
+
+@dataclass
+class Context:
+    """One piece of work for an engine: this card, on this backbone, with this seed."""
+
+    card: Any  # the resolved task card (cards.VQACard, ...); recipes are already embedded
+    backbone: Backbone
+    data: str  # a directory, or "hub"
+    seed: int
+    store: FeatureStore
+    cache: Path  # for connectors and other trained things that are shared between runs
+    device: torch.device
+    limit: int | None = None  # at most this many test images
+    llm: str = "scenes-lm"  # name of a shipped model, hub name or directory
+    batch_size: int = 64  # images a batch through the encoder
+    progress: Progress = field(default_factory=Progress)
+    helping: bool = False  # another process has this piece; we only take part in the making of its features
+    work: Path | None = None  # this piece's own folder below --out, for what lets a killed training go on
+    kept: RunCache = field(default_factory=RunCache)  # what this run's pieces share
+
+    def ready(self) -> None:
+        """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""
+        if self.helping:
+            raise StopAfterFeatures
+
+
+@dataclass
+class Outcome:
+    """What an engine found. Metrics by name; the card's main metric must be among them."""
+
+    metrics: dict[str, Estimate]
+    samples: Iterable[Sample]
+    data: dict[str, Any]  # fingerprint, counts, version
+    notes: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cache: dict[str, int] = field(default_factory=dict)  # feature_hits, feature_misses, connector_hits, ...
+    files: dict[str, str] = field(default_factory=dict)  # further files by name, written to OUT/uploads/KEY/
+
+
+def engine(name: str) -> Callable[[Context], Outcome]:
+    """The function of an engine."""
+    import importlib
+
+    module, _, function = ENGINES[name].partition(":")
+    return getattr(importlib.import_module(module), function)

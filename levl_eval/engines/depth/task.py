@@ -1,0 +1,72 @@
+"""The depth engine: a linear head on cached tokens, scored in metres at the depth maps' own resolution, image by image."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import numpy as np
+
+from levl_eval.cards.dense import DepthCard
+from levl_eval.core.errors import LevlError
+from levl_eval.data.images import fingerprint_of
+from levl_eval.data.readers import read_depth
+from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.depth.fitting import fit, full_depth, scored
+from levl_eval.engines.depth.images import keep_images
+from levl_eval.metrics import catalogue
+from levl_eval.metrics.depth import METRICS, depth_metrics, depth_sums
+from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
+from levl_eval.records import Sample
+
+
+def _one(metric: str, sums: np.ndarray) -> np.ndarray:
+    return depth_metrics(sums)[metric]
+
+
+def run(context: Context) -> Outcome:
+    """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data."""
+    card: DepthCard = context.card
+    test = read_depth(card.data, context.data, card.depth_scale, context.limit)
+    train = read_depth(card.train, context.data, card.depth_scale)
+    fitted, curve, seconds, cache = fit(context, train, test)
+    started = time.monotonic()
+    kept, names, empty = [], [], []
+    for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
+        truth = full_depth(test, name)
+        keep = scored(truth, card)
+        if not keep.any():
+            empty.append(name)
+            continue
+        predicted, goal = fitted.predict(k, (truth.shape[0], truth.shape[1]))[keep], truth[keep]
+        if card.align == "median":
+            predicted = (predicted * (np.median(goal) / np.median(predicted))).clip(card.min_depth, card.max_depth)
+        kept.append(depth_sums(predicted, goal))
+        names.append(name)
+    if not kept:
+        raise LevlError(
+            f"{card.name}: no test pixel is within crop and caps; check `crop`, `min_depth`, `max_depth` and `depth_scale`"
+        )
+    seconds["scores"] = time.monotonic() - started
+    if context.work is not None:
+        keep_images(context.work, fitted, test)
+    sums = np.stack(kept)
+    by_image = depth_metrics(sums)
+    metrics = {m: mean_estimate(by_image[m], bounds=catalogue.metric(m).bounds) for m in METRICS}
+    # Over all pixels together, as some papers average; their intervals are over images too.
+    metrics |= {f"pixels/{m}": bootstrap_statistic(sums, partial(_one, m)) for m in METRICS}
+    main = card.main_metric if card.main_metric in by_image else "rmse"
+    samples = [
+        Sample(
+            id=n, image_id=n, score=float(by_image[main][k]),
+            meta={"pixels": int(sums[k, 0]), **{m: round(float(by_image[m][k]), 6) for m in METRICS}},
+        )
+        for k, n in enumerate(names)
+    ]  # fmt: skip
+    data = {
+        "fingerprint": fingerprint_of(test),
+        "counts": {"images": len(test.images), "train_images": len(train.images)},
+        "train": fingerprint_of(train), "split": test.split,
+    }  # fmt: skip
+    notes = {"images_without_scored_pixels": empty, **({"head_loss": [round(x, 5) for x in curve]} if curve else {})}
+    return Outcome(metrics, samples, data, notes, seconds, cache)

@@ -1,0 +1,185 @@
+"""The attentive probe (PAPER 2c): one learned query reads the frozen patch tokens by cross attention, then an MLP and a linear layer.
+
+With a single query, scores and values need no projection of every token: the query is folded into the key projection and the
+value projection follows the weighted mean, which is the same function (attention weights sum to one) at a fraction of the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.probes.common import Parts, all_scores, load_parts, samples_of
+from levl_eval.features.augmented import cropped
+from levl_eval.metrics.statistics import mean_estimate
+
+
+class AttentiveHead(nn.Module):
+    """[B, n, D] tokens -> [B, C] logits: x = q + proj(attention(q, norm(tokens))), x + mlp(norm(x)), linear.
+
+    The pooler's weights are drawn from a normal of deviation 0.02, cut at -2 and 2 themselves, not at two deviations (timm's
+    trunc_normal_ as July's script calls it); the projections that end a residual branch are divided by sqrt(2), as in I-JEPA's
+    one-block pooler; the classifier keeps torch's default. The query is not normalised and the keys carry no bias, which a softmax ignores.
+    """
+
+    def __init__(self, dim: int, classes: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.zeros(1, dim))
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.q, self.k = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
+        self.v, self.proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.query, std=0.02, a=-2.0, b=2.0)
+        self.linear = nn.Linear(dim, classes)
+        with torch.no_grad():
+            for end in (self.proj, self.mlp[2]):
+                end.weight.div_(math.sqrt(2))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """[B, n, D] -> [B, D]."""
+        dim = tokens.shape[-1]
+        size = dim // self.heads
+        x = self.norm1(tokens)
+        q = self.q(self.query).view(self.heads, size)
+        keys = torch.einsum("hs,hsd->hd", q, self.k.weight.view(self.heads, size, dim))  # the query in token space
+        weights = (x @ keys.T * size**-0.5).softmax(1)  # [B, n, heads]
+        means = weights.transpose(1, 2) @ x  # [B, heads, D]
+        read = torch.einsum("bhd,hsd->bhs", means, self.v.weight.view(self.heads, size, dim)).flatten(1) + self.v.bias
+        y = self.query + self.proj(read)
+        return y + self.mlp(self.norm2(y))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.linear(self.pool(tokens))
+
+
+def _tokens(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    order = np.argsort(rows, kind="stable")
+    x = torch.from_numpy(np.asarray(array[rows[order]], np.float32))
+    return x[torch.from_numpy(np.argsort(order, kind="stable"))].to(device)
+
+
+@torch.inference_mode()
+def classes_of(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
+    """[N] predicted classes; never more logits than a batch's."""
+    parts = [head(_tokens(array, rows[i : i + 256], device)).argmax(1).cpu().numpy() for i in range(0, len(rows), 256)]
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    """[N, C] logits of the given rows, on the CPU."""
+    return torch.cat([head(_tokens(array, rows[i : i + 256], device)).cpu() for i in range(0, len(rows), 256)])
+
+
+def train(
+    head: AttentiveHead, arrays: Sequence[np.ndarray], rows: np.ndarray, labels: np.ndarray, card, seed: int, device: torch.device,
+    progress: Progress, each_epoch,
+) -> list[float]:  # fmt: skip
+    """Fit the head on stored patch tokens by AdamW with a cosine by step; ``each_epoch()`` is called after every epoch.
+
+    arrays: versions of the training images' tokens [N, n, D], which the epochs take in turn. An incomplete last batch is left out with
+    the card's ``drop_last``, unless it is the only one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, weight_decay=card.weight_decay)
+    batch = card.batch_size
+    per_epoch = max(1, len(rows) // batch) if card.drop_last else math.ceil(len(rows) / batch)
+    total, step, curve = card.epochs * per_epoch, 0, []
+    with progress.stage("attentive probe", total, "step") as bar:
+        for epoch in range(card.epochs):
+            losses, array = [], arrays[epoch % len(arrays)]
+            order = torch.randperm(len(rows), generator=generator).numpy()
+            for k in range(per_epoch):
+                at = order[k * batch : (k + 1) * batch]
+                share = 0.5 * (1 + math.cos(math.pi * step / total))
+                for group in optimizer.param_groups:
+                    group["lr"] = card.lr * (card.final_lr + (1 - card.final_lr) * share)
+                target = torch.from_numpy(labels[at]).to(device)
+                loss = F.cross_entropy(head(_tokens(array, rows[at], device)), target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss.detach()))
+                step += 1
+                bar.advance(note=f"loss {losses[-1]:.3f}")
+            curve.append(float(np.mean(losses)))
+            if not math.isfinite(curve[-1]):
+                raise LevlError(f"attentive probe: the loss is {curve[-1]}; lower `lr`")
+            each_epoch()
+    return curve
+
+
+def _training_tokens(context: Context, parts: Parts) -> list[np.ndarray]:
+    """Stored tokens of the training images as they are, or of each of the card's random views of them."""
+    card, own = context.card, context.backbone.preprocess
+    if not card.views:
+        return [parts.train.features.patches]
+    squash = dataclasses.replace(own, resize="squash", resize_to=None, interpolation=card.view_interpolation)
+    found = []
+    for v in range(card.views):
+        images = cropped(parts.train.data.images, v, card.view_scale, card.view_ratio, card.view_flip, card.view_seed)
+        features = context.store.get(
+            context.backbone, images, device=context.device, batch_size=context.batch_size, progress=context.progress,
+            preprocess=squash, layers=getattr(card, "layers", None),
+        )  # fmt: skip
+        parts.cache["feature_hits" if features.hit else "feature_misses"] += 1
+        found.append(features.patches)
+    return found
+
+
+def run(context: Context) -> Outcome:
+    """Raises UsageError for heads that do not divide the width, and what common.load_parts raises."""
+    card, device = context.card, context.device
+    parts = load_parts(context, choices=False, more=True)
+    dim = parts.train.features.patches.shape[-1]
+    if dim % card.heads:
+        raise UsageError(
+            f"{card.name}: field `heads`: {card.heads} do not divide the token width {dim} of {context.backbone.name}"
+        )
+    tokens = _training_tokens(context, parts)
+    context.ready()
+    started = time.monotonic()
+    torch.manual_seed(context.seed)
+    head = AttentiveHead(dim, len(parts.classes), card.heads, card.mlp_ratio).to(device)
+    test, truth = parts.test, parts.test.labels
+    best: list[float] = []
+    best_right = np.zeros(len(truth))
+
+    def each_epoch() -> None:
+        nonlocal best_right
+        right = (classes_of(head, test.features.patches, test.rows, device) == truth).astype(float)
+        if right.mean() > max(best, default=-1.0):
+            best_right = right
+        best.append(float(right.mean()))
+
+    curve = train(
+        head, tokens, parts.train.rows, parts.train.labels, card, context.seed, device, context.progress,
+        each_epoch if card.report_best else lambda: None,
+    )  # fmt: skip
+    logits = predict(head, test.features.patches, test.rows, device)
+    metrics, right = all_scores(logits, parts, card.ece_bins)
+    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve]}
+    if card.report_best:
+        metrics["top1_best_epoch"] = mean_estimate(best_right)
+        notes["top1_by_epoch"] = [round(v, 5) for v in best]
+        notes["top1_best_epoch"] = "the epoch is chosen on the test images, as the published script does: too good by that"
+    parts.seconds["probe"] = time.monotonic() - started
+    samples = samples_of(test.data, logits.argmax(1).numpy(), right)
+    return Outcome(metrics, samples, parts.data, notes, parts.seconds, parts.cache)

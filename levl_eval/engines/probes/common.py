@@ -1,0 +1,387 @@
+"""What the heads share: sets with their validation part, stored features as matrices read in blocks, accuracies, samples."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from levl_eval.backbones.base import Backbone
+from levl_eval.cards import CarvedSpec, DataSpec
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.images import fingerprint_of
+from levl_eval.data.leakage import shared_images
+from levl_eval.data.readers import read_classification
+from levl_eval.data.types import ClassificationSet
+from levl_eval.engines.contract import Context
+from levl_eval.features.store import FeatureSet
+from levl_eval.metrics.calibration import calibration_error
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.metrics.statistics import fraction_interval, mean_estimate, wilson
+from levl_eval.records import Sample
+
+IN_MEMORY = 1 << 30  # bytes of float32 features kept in memory; larger sets are read from the store batch by batch
+BLOCK = 8192  # rows read at once
+
+
+def carve(labels: np.ndarray, spec: CarvedSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of training and of validation, a fixed random share of each class; a class of one image stays in training."""
+    rng = np.random.default_rng(spec.seed)
+    train, validation = [], []
+    for c in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        count = min(len(rows) - 1, max(1, round(spec.share * len(rows))))
+        validation.append(rows[:count])
+        train.append(rows[count:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
+
+
+class Matrix:
+    """Some rows of a stored feature array [N, D] as float32, l2-normalised and standardised when they are read.
+
+    The array stays memory-mapped in half precision; only where all rows fit into IN_MEMORY bytes are they kept, with the
+    same values.
+    """
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray | None = None, l2: bool = False) -> None:
+        self.array, self.l2 = array, l2
+        self.rows = np.arange(len(array)) if rows is None else rows
+        self.mean: Tensor | None = None
+        self.std: Tensor | None = None
+        self._kept: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def dim(self) -> int:
+        return self.array.shape[1]
+
+    def _read(self, index: np.ndarray) -> Tensor:
+        x = torch.from_numpy(np.asarray(self.array[self.rows[index]], np.float32))
+        if self.l2:
+            x = F.normalize(x, dim=-1)
+        return x if self.mean is None or self.std is None else (x - self.mean) / self.std
+
+    def take(self, index: np.ndarray | Tensor) -> Tensor:
+        """[b, D] of the given positions among the rows."""
+        if self._kept is None and 4 * len(self) * self.dim <= IN_MEMORY:
+            self._kept = torch.cat([self._read(b) for b in self._positions()]) if len(self) else torch.zeros(0, self.dim)
+        if self._kept is not None:
+            return self._kept[torch.as_tensor(index)]
+        index = np.asarray(index)
+        order = np.argsort(index, kind="stable")  # a memory map is read in its own order
+        return self._read(index[order])[torch.from_numpy(np.argsort(order, kind="stable"))]
+
+    def _positions(self, size: int = BLOCK) -> Iterator[np.ndarray]:
+        for i in range(0, len(self), size):
+            yield np.arange(i, min(i + size, len(self)))
+
+    def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
+        """All rows in order, [<= size, D] at a time."""
+        for b in self._positions(size):
+            yield self.take(b)
+
+    def fit_scale(self) -> None:
+        """Standardise from now on by these rows' own mean and standard deviation (at least 1e-8, PAPER 2c)."""
+        total = torch.zeros(self.dim, dtype=torch.float64)
+        square = total.clone()
+        shift = self._read(np.arange(min(len(self), BLOCK))).double().mean(0)  # near the mean, against cancellation
+        for b in self._positions():
+            x = self._read(b).double() - shift
+            total += x.sum(0)
+            square += (x * x).sum(0)
+        n = len(self)
+        mean = total / n
+        variance = (square - n * mean * mean) / max(n - 1, 1)
+        self.mean, self.std = (mean + shift).float(), variance.clamp(min=0).sqrt().float().clamp(min=1e-8)
+        self._kept = None
+
+    def scale_like(self, other: Matrix) -> None:
+        self.mean, self.std, self._kept = other.mean, other.std, None
+
+
+def global_features(features: FeatureSet, readout: str) -> np.ndarray:
+    """[N, D] of a read-out: the encoder's own pooling, the mean over its patch tokens, or both side by side.
+
+    ``cls`` is what stands under ``pooled`` in the features that :func:`layers_of` asks for.
+    """
+    if readout in ("pooled", "cls"):
+        return features.pooled
+    first = features.pooled.shape[1] if readout == "pooled+mean-patch" else 0
+    out = _room(features, first + features.patches.shape[-1])
+    for i in range(0, len(out), 256):
+        out[i : i + 256, :first] = features.pooled[i : i + 256, :first]
+        out[i : i + 256, first:] = np.asarray(features.patches[i : i + 256], np.float32).mean(1)
+    return out
+
+
+def _room(features: FeatureSet, width: int) -> np.ndarray:
+    """Place for float32 [N, width]: memory up to IN_MEMORY bytes, above that a file without name beside the stored features.
+
+    Such a file is gone with its last user. Not in the usual temporary folder, which may itself be memory. Raises LevlError
+    where there is no room.
+    """
+    shape = (len(features.ids), width)
+    stored = getattr(features.pooled, "filename", None)
+    if 4 * shape[0] * shape[1] <= IN_MEMORY or stored is None:
+        return np.empty(shape, np.float32)
+    folder = Path(stored).parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as f:
+            if hasattr(os, "posix_fallocate"):  # told now, not by a crash when a page finds no room
+                os.posix_fallocate(f.fileno(), 0, 4 * shape[0] * shape[1])
+            return np.memmap(f, np.float32, "w+", shape=shape)
+    except OSError as e:
+        need = 4e-9 * shape[0] * shape[1]
+        raise LevlError(
+            f"{folder}: no room for {need:.1f} GB of mean patch tokens ({e.strerror}); free some, or set LEVL_CACHE"
+        ) from e
+
+
+@dataclass
+class Part:
+    """A split with its features: position i is image ids[i] of class labels[i] at row rows[i] of ``features``."""
+
+    data: ClassificationSet
+    features: FeatureSet
+    rows: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.data.labels[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass
+class Parts:
+    """Training, validation (empty where no choice is made) and test with everything a record says about them."""
+
+    train: Part
+    validation: Part | None
+    test: Part
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    notes: dict[str, Any]
+    seconds: dict[str, float]
+    cache: dict[str, int]
+    leaked: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # [test images]: stands in training too
+
+
+def _same_classes(name: str, a: ClassificationSet, b: ClassificationSet, what: str) -> None:
+    if a.classes != b.classes:
+        only = sorted(set(a.classes) ^ set(b.classes))
+        first = f", first {only[0]!r}" if only else " in their order"
+        raise LevlError(f"{name}: class folders of training and {what} differ{first}; give both the same ones")
+
+
+def layers_of(card: Any, backbone: Backbone) -> list[int] | None:
+    """Blocks to read for a card: its ``layers``, or the last one where its class token is wanted and the encoder pools otherwise.
+
+    Raises LevlError for ``readout: cls`` of an encoder without class token.
+    """
+    layers = getattr(card, "layers", None)
+    if getattr(card, "readout", None) != "cls":
+        return layers
+    if not backbone.class_token:
+        raise LevlError(f"{card.name}: field `readout`: cls: {backbone.name} has no class token; take pooled or mean-patch")
+    return [-1] if layers is None and backbone.class_token == "blocks" else layers
+
+
+def features_of(context: Context, data: ClassificationSet, cache: dict[str, int]) -> FeatureSet:
+    """Features of a set from the store at the layers the card needs, counted as hit or miss."""
+    found = context.store.get(
+        context.backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress,
+        layers=layers_of(context.card, context.backbone),
+    )  # fmt: skip
+    cache["feature_hits" if found.hit else "feature_misses"] += 1
+    return found
+
+
+def _own_validation(context: Context, notes: dict[str, Any]) -> ClassificationSet | None:
+    """The published validation set the card names; None where it is to be carved out of training.
+
+    Hub copies often lack the list: a card that names no hub source for it is carved there, and the notes say so.
+    Raises UsageError, with the way out, where the list is not among the files.
+    """
+    card, spec = context.card, context.card.validation
+    if not isinstance(spec, DataSpec):
+        return None
+    if context.data == "hub" and spec.hub is None and spec.root is None:
+        notes["validation"] = "carved out of training: the card names no hub source for the published validation set"
+        return None
+    try:
+        return read_classification(spec, context.data)
+    except UsageError as e:
+        raise UsageError(
+            f"{e} (field `validation`; to carve one out of training: --set '{card.name}.validation={{share: 0.1}}')"
+        ) from e
+
+
+def _apart(
+    context: Context, train: ClassificationSet, own: ClassificationSet, notes: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of training without the validation images it lists too (as `trainval` does), found by content. Also where in training
+    all of validation stands, or None where it is not wholly there. Raises LevlError where nothing is left to train on."""
+    listed = dict(shared_images(train.images, own.images, context.cache, context.progress))
+    inside = np.isin(np.array(train.images.ids), list(listed))
+    if inside.all():
+        raise LevlError(f"{context.card.name}: every training image is a validation image too; set `train` or `validation`")
+    held = np.flatnonzero(inside)
+    if len(held):
+        notes["validation_images_listed_in_training"] = len(held)
+    label = dict(zip(own.images.ids, own.labels, strict=True))
+    same = all(label[listed[train.images.ids[i]]] == train.labels[i] for i in held)
+    whole = same and len(held) == len(own.images) == len(set(listed.values()))
+    return np.flatnonzero(~inside), held if whole else None
+
+
+def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
+    """The card's sets with features. choices: a validation part is needed, the card's own or carved out of training; training
+    images that the validation set holds too are then not trained on.
+    more: the engine asks for further features, and calls ``context.ready()`` itself when it has them.
+
+    Raises UsageError/LevlError: missing or empty sets, classes that differ, images that cannot be decoded. Test images that
+    are in training too are counted, named in the notes and told.
+    """
+    card = context.card
+    train, test = read_classification(card.train, context.data), read_classification(card.data, context.data, context.limit)
+    _same_classes(card.name, train, test, "test")
+    notes: dict[str, Any] = {}
+    own = _own_validation(context, notes) if choices else None
+    if own is not None:
+        _same_classes(card.name, train, own, "validation")
+    twice = shared_images(test.images, train.images, context.cache, context.progress)
+    leaked = np.isin(np.array(test.images.ids), [t for t, _ in twice])
+    if own is not None:
+        known = {t for t, _ in twice}  # where validation is part of training, told below
+        chosen_by = [p for p in shared_images(test.images, own.images, context.cache, context.progress) if p[0] not in known]
+        leaked |= np.isin(np.array(test.images.ids), [t for t, _ in chosen_by])
+        if chosen_by:
+            notes["leakage_into_validation"] = {
+                "test_images_in_validation": len(chosen_by),
+                "first": [list(p) for p in chosen_by[:10]],
+            }
+            context.progress.say(
+                f"  {card.name}: leakage: {len(chosen_by)} of {len(test.images)} test images are validation images too "
+                f"({chosen_by[0][0]} is {chosen_by[0][1]}); see top1_unleaked"
+            )
+    if twice:
+        first = f"{twice[0][0]} is {twice[0][1]}"
+        notes["leakage"] = {"test_images_in_training": len(twice), "of": len(test.images), "first": [list(p) for p in twice[:10]]}
+        context.progress.say(
+            f"  {card.name}: leakage: {len(twice)} of {len(test.images)} test images are training images too ({first}); "
+            "see top1_unleaked"
+        )
+    single = [train.classes[c] for c, n in enumerate(np.bincount(train.labels, minlength=len(train.classes))) if n == 1]
+    if single:
+        notes["classes_of_one_image"] = single
+        context.progress.say(f"  {card.name}: {len(single)} classes have one training image, first {single[0]!r}")
+    started = time.monotonic()
+    cache = {"feature_hits": 0, "feature_misses": 0}
+    train_features, test_features = features_of(context, train, cache), features_of(context, test, cache)
+    rows = np.arange(len(train.labels))
+    validation = None
+    if own is not None:
+        rows, held = _apart(context, train, own, notes)
+        if held is not None:
+            validation = Part(train, train_features, held)  # training's list has encoded them already
+        else:
+            validation = Part(own, features_of(context, own, cache), np.arange(len(own.labels)))
+    elif choices:
+        rows, held = carve(train.labels, card.validation if isinstance(card.validation, CarvedSpec) else CarvedSpec())
+        if not len(held):
+            raise LevlError(f"{card.name}: every class has one training image, so no validation can be taken; set `validation`")
+        validation = Part(train, train_features, held)
+    if not more:
+        context.ready()
+    data = {**data_of(test), "train": data_of(train)["fingerprint"]}
+    data["counts"]["train_images"] = len(rows)
+    if validation is not None:
+        data["counts"]["validation_images"] = len(validation)
+    if own is not None:
+        data["validation"] = data_of(own)["fingerprint"]
+    return Parts(
+        Part(train, train_features, rows), validation, Part(test, test_features, np.arange(len(test.labels))), train.classes,
+        data, notes, {"features": time.monotonic() - started}, cache, leaked,
+    )  # fmt: skip
+
+
+def matrices(parts: Parts, card: Any) -> tuple[Matrix, Matrix | None, Matrix]:
+    """The card's read-out of training, validation and test, scaled by training."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def matrix(part: Part) -> Matrix:
+        if part.features.key not in arrays:
+            arrays[part.features.key] = global_features(part.features, card.readout)
+        return Matrix(arrays[part.features.key], part.rows, card.l2_normalize)
+
+    train = matrix(parts.train)
+    if card.standardize:
+        train.fit_scale()
+    others = [None if p is None else matrix(p) for p in (parts.validation, parts.test)]
+    for m in others:
+        if m is not None:
+            m.scale_like(train)
+    assert others[1] is not None
+    return train, others[0], others[1]
+
+
+def scores(logits: Tensor, labels: np.ndarray) -> tuple[dict[str, Estimate], np.ndarray]:
+    """top1, top5 (from ten classes on) and the mean of the classes' accuracies of [N, C] logits; also top1 by image."""
+    order = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu().numpy()
+    right = (order[:, 0] == labels).astype(float)
+    out = {"top1": mean_estimate(right)}
+    if logits.shape[1] >= 10:
+        out["top5"] = mean_estimate((order == labels[:, None]).any(1).astype(float))
+    out["mean_per_class"] = mean_per_class(right, labels)
+    return out, right
+
+
+def mean_per_class(right: np.ndarray, labels: np.ndarray) -> Estimate:
+    """Mean of the accuracies of the classes that occur, each estimated apart."""
+    by_class = [right[labels == c] for c in np.unique(labels)]
+    variance = sum(r.var() / len(r) for r in by_class) / len(by_class) ** 2
+    value, se = float(np.mean([r.mean() for r in by_class])), float(np.sqrt(variance))
+    n = len(labels)
+    # Where every class is all right or all wrong (one image each), the classes show no error of their own: that of n images is taken.
+    low, high = fraction_interval(value, se, n) if se else wilson(value * n, n)
+    return Estimate(value=value, stderr=se, low=low, high=high, n=n, clusters=n, method="stratified wilson")
+
+
+def all_scores(logits: Tensor, parts: Parts, bins: int | None) -> tuple[dict[str, Estimate], np.ndarray]:
+    """:func:`scores` on the test part, its calibration error, and top1 without images that training has too."""
+    labels = parts.test.labels
+    out, right = scores(logits, labels)
+    if bins:
+        confidence = logits.double().softmax(1).amax(1).cpu().numpy()
+        out["calibration_error"] = calibration_error(confidence, right, bins)
+    if parts.leaked.any():
+        out["top1_unleaked"] = mean_estimate(right[~parts.leaked])
+    return out, right
+
+
+def samples_of(data: ClassificationSet, predicted: np.ndarray, right: np.ndarray) -> list[Sample]:
+    """One sample an image: predicted and true class, 1 or 0 (or a share of draws)."""
+    names = data.classes
+    return [
+        Sample(id=i, image_id=i, prediction=names[p], target=names[t], score=float(r))
+        for i, p, t, r in zip(data.images.ids, predicted, data.labels, right, strict=True)
+    ]
+
+
+def data_of(data: ClassificationSet) -> dict[str, Any]:
+    """What a record says of a classification set."""
+    counts = {"images": len(data.images), "classes": len(data.classes)}
+    return {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}

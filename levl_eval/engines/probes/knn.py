@@ -1,0 +1,75 @@
+"""Weighted nearest neighbours on the frozen global read-out (Wu et al., CVPR 2018; DINO's evaluation): no training at all.
+
+The k training images of the largest cosine vote for their classes with weight exp(cosine / temperature).
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from levl_eval.core.progress import Progress
+from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.probes.common import Matrix, load_parts, matrices, mean_per_class, samples_of
+from levl_eval.metrics.statistics import mean_estimate
+
+QUERIES, KEYS = 512, 16384  # test and training rows compared at once
+
+
+def neighbours(test: Matrix, train: Matrix, k: int, device: torch.device, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines [N, k] and training positions [N, k] of the k nearest, best first; never more than a block of similarities."""
+    k = min(k, len(train))
+    values, places = [], []
+    with progress.stage("nearest neighbours", len(test), "image") as bar:
+        for query in test.blocks(QUERIES):
+            q = F.normalize(query.to(device), dim=-1)
+            best = torch.empty(len(q), 0, device=device)
+            where = torch.empty(len(q), 0, dtype=torch.long, device=device)
+            for i, block in enumerate(train.blocks(KEYS)):
+                found, at = (q @ F.normalize(block.to(device), dim=-1).T).topk(min(k, len(block)))
+                best, order = torch.cat([best, found], 1).sort(dim=1, descending=True, stable=True)  # of equals the earlier image
+                where = torch.cat([where, at + i * KEYS], 1).gather(1, order)[:, :k]
+                best = best[:, :k]
+            values.append(best.cpu())
+            places.append(where.cpu())
+            bar.advance(len(q))
+    return torch.cat(values).numpy(), torch.cat(places).numpy()
+
+
+def votes(cosines: np.ndarray, labels: np.ndarray, classes: int, temperature: float) -> Tensor:
+    """[N, C] summed weights of neighbours with cosines [N, k] and labels [N, k]."""
+    weight = torch.from_numpy(cosines).double()
+    weight = ((weight - weight.amax(1, keepdim=True)) / temperature).exp()  # the scale of a row moves no vote
+    return torch.zeros(len(weight), classes, dtype=torch.float64).scatter_add_(1, torch.from_numpy(labels), weight)
+
+
+def run(context: Context) -> Outcome:
+    """Raises UsageError/LevlError for unusable sets (see common.load_parts)."""
+    card = context.card
+    parts = load_parts(context, choices=False)
+    started = time.monotonic()
+    train, _, test = matrices(parts, card)
+    cosines, places = neighbours(test, train, max(card.k), context.device, context.progress)
+    labels, truth, notes = parts.train.labels[places], parts.test.labels, dict(parts.notes)
+    metrics, samples = {}, None
+    for k in card.k:
+        if k > len(train):
+            notes["k_above_training_images"] = len(train)
+        voted = votes(cosines[:, :k], labels[:, :k], len(parts.classes), card.temperature)
+        predicted = voted.argmax(1).numpy()
+        right = (predicted == truth).astype(float)
+        metrics[f"top1_k{k}"] = mean_estimate(right)
+        if f"top1_k{k}" == card.main_metric:
+            metrics["mean_per_class"] = mean_per_class(right, truth)
+            if len(parts.classes) >= 10:
+                top = voted.topk(5, 1).indices.numpy()
+                metrics["top5"] = mean_estimate((top == truth[:, None]).any(1).astype(float))
+            if parts.leaked.any():
+                metrics["top1_unleaked"] = mean_estimate(right[~parts.leaked])
+            samples = samples_of(parts.test.data, predicted, right)
+    parts.seconds["probe"] = time.monotonic() - started
+    return Outcome(metrics, samples or [], parts.data, notes, parts.seconds, parts.cache)

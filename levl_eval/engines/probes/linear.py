@@ -1,0 +1,96 @@
+"""The linear probe on the frozen global read-out (PAPER 2c): standardised features, one linear layer, AdamW."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from levl_eval.core.errors import LevlError
+from levl_eval.core.progress import Progress
+from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.probes.common import Matrix, all_scores, load_parts, matrices, samples_of
+
+
+@torch.inference_mode()
+def logits_of(layer: nn.Module, matrix: Matrix, device: torch.device) -> Tensor:
+    """[N, C] on the CPU, block by block."""
+    return torch.cat([layer(b.to(device)).float().cpu() for b in matrix.blocks()])
+
+
+@torch.inference_mode()
+def classes_of(layer: nn.Module, matrix: Matrix, device: torch.device) -> np.ndarray:
+    """[N] predicted classes; never more logits than a block's."""
+    return np.concatenate([layer(b.to(device)).argmax(1).cpu().numpy() for b in matrix.blocks()])
+
+
+def fit(
+    x: Matrix, y: np.ndarray, classes: int, card: Any, seed: int, device: torch.device,
+    watch: tuple[Matrix, np.ndarray] | None = None, progress: Progress | None = None,
+) -> tuple[nn.Linear, list[float], list[float]]:  # fmt: skip
+    """One linear layer on [N, D] by AdamW and cross entropy, batch by batch from the stored features.
+
+    watch: validation features and labels; the layer is then that of the epoch with the best accuracy on them (the first of
+    equals). Returns the layer, its loss by epoch and the validation accuracy by epoch. Raises LevlError if it diverges.
+    """
+    progress = progress or Progress(quiet=True)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(x.dim, classes, bias=card.bias).to(device)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=card.lr, weight_decay=card.weight_decay)
+    target = torch.from_numpy(y)
+    total, step, curve, watched = card.epochs * math.ceil(len(x) / card.batch_size), 0, [], []
+    best = copy.deepcopy(layer.state_dict())
+    with progress.stage("linear probe", card.epochs, "epoch") as bar:
+        for _ in range(card.epochs):
+            losses = []
+            order = torch.randperm(len(x), generator=generator)
+            for i in range(0, len(x), card.batch_size):
+                if card.schedule == "cosine":
+                    for group in optimizer.param_groups:
+                        group["lr"] = card.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+                rows = order[i : i + card.batch_size]
+                loss = F.cross_entropy(layer(x.take(rows).to(device)), target[rows].to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss.detach()))
+                step += 1
+            curve.append(float(np.mean(losses)))
+            if not math.isfinite(curve[-1]):
+                raise LevlError(f"linear probe: the loss is {curve[-1]}; lower `lr`")
+            if watch is not None:
+                watched.append(float((classes_of(layer, watch[0], device) == watch[1]).mean()))
+                if watched[-1] > max(watched[:-1], default=-1.0):
+                    best = copy.deepcopy(layer.state_dict())
+            bar.advance(note=f"loss {curve[-1]:.3f}")
+    if watch is not None:
+        layer.load_state_dict(best)
+    return layer.eval().requires_grad_(False), curve, watched
+
+
+def run(context: Context) -> Outcome:
+    """Raises UsageError/LevlError: missing or empty folders, class folders that differ, images that cannot be decoded."""
+    card = context.card
+    parts = load_parts(context, choices=card.keep == "best")
+    started = time.monotonic()
+    train, validation, test = matrices(parts, card)
+    watch = (validation, parts.validation.labels) if validation is not None and parts.validation is not None else None
+    layer, curve, watched = fit(
+        train, parts.train.labels, len(parts.classes), card, context.seed, context.device, watch, context.progress
+    )
+    logits = logits_of(layer, test, context.device)
+    metrics, right = all_scores(logits, parts, card.ece_bins)
+    parts.seconds["probe"] = time.monotonic() - started
+    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve]}
+    if watched:
+        notes["epoch"] = int(np.argmax(watched)) + 1
+        notes["validation_top1"] = [round(v, 5) for v in watched]
+    samples = samples_of(parts.test.data, logits.argmax(1).numpy(), right)
+    return Outcome(metrics, samples, parts.data, notes, parts.seconds, parts.cache)

@@ -1,0 +1,113 @@
+"""The linear-path engine: logistic regression over a path of C chosen on validation; also few-shot, over several draws."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.probes.common import Matrix, Parts, all_scores, load_parts, matrices, mean_per_class, samples_of
+from levl_eval.engines.probes.logistic import PathFit, solve_path
+from levl_eval.metrics.statistics import mean_estimate
+
+
+def strengths_of(card: Any) -> np.ndarray:
+    """The card's values of C, ascending."""
+    return 10.0 ** np.linspace(card.c_powers[0], card.c_powers[1], card.c_values)
+
+
+def choose(fit: PathFit, x: Matrix, y: np.ndarray, device) -> tuple[int, np.ndarray]:
+    """Position of the C with the best accuracy on validation (the smallest of equals), and all accuracies."""
+    accuracy = (fit.predictions(x, device) == y[:, None]).mean(0)
+    return int(accuracy.argmax()), accuracy
+
+
+def draw(labels: np.ndarray, count: int, *key: int) -> np.ndarray:
+    """Positions of at most ``count`` images of each class, drawn without replacement by the integers of ``key``."""
+    rng = np.random.default_rng(key)
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:count] for c in np.unique(labels)]))
+
+
+def _whole(context: Context, parts: Parts) -> Outcome:
+    card, device = context.card, context.device
+    train, validation, test = matrices(parts, card)
+    assert validation is not None and parts.validation is not None
+    options = {"tolerance": card.tolerance, "max_iterations": card.max_iterations, "progress": context.progress}
+    y, classes = parts.train.labels, len(parts.classes)
+    fit = solve_path([(train, y)], classes, strengths_of(card), device, **options)
+    at, accuracy = choose(fit, validation, parts.validation.labels, device)
+    path = {
+        "C": [float(f"{c:.6g}") for c in fit.strengths],
+        "validation_top1": [round(float(a), 5) for a in accuracy],
+        "iterations": fit.iterations.tolist(),
+    }
+    best = PathFit(
+        fit.strengths[at : at + 1], fit.weight[:, :, at : at + 1], fit.bias[:, at : at + 1], fit.iterations[at : at + 1],
+        fit.converged[at : at + 1],
+    )  # fmt: skip
+    if card.refit:
+        both = [(train, y), (validation, parts.validation.labels)]
+        best = solve_path(both, classes, best.strengths, device, start=best, **options)
+    logits = best.logits(test, 0, device)
+    metrics, right = all_scores(logits, parts, card.ece_bins)
+    notes = {**parts.notes, "path": path, "chosen_C": float(best.strengths[0]), "converged": bool(best.converged.all())}
+    if at in (0, len(fit.strengths) - 1):
+        notes["warning"] = "the best C is at an end of the path; widen c_powers"
+        context.progress.say(f"  {card.name}: {notes['warning']}")
+    return Outcome(metrics, samples_of(parts.test.data, logits.argmax(1).numpy(), right), parts.data, notes)
+
+
+def _few(context: Context, parts: Parts) -> Outcome:
+    """Accuracy by shots: the mean over draws of training images; the interval is over test images, the draws' spread in the notes."""
+    card, device = context.card, context.device
+    assert parts.validation is not None
+    raw = card.model_copy(update={"standardize": False})
+    train, validation, test = matrices(parts, raw)
+    assert validation is not None
+    truth, classes = parts.test.labels, len(parts.classes)
+    metrics, notes = {}, {**parts.notes, "draws": {}}
+    right = np.zeros(len(truth))
+    predicted = np.zeros(len(truth), int)
+    for shots in card.shots:
+        hits, chosen = [], []
+        for number in range(card.draws):
+            rows = draw(parts.train.labels, shots, context.seed, number, shots, 0)
+            held = draw(parts.validation.labels, min(shots, card.shot_validation), context.seed, number, shots, 1)
+            x = Matrix(train.array, train.rows[rows], card.l2_normalize)
+            v = Matrix(validation.array, validation.rows[held], card.l2_normalize)
+            if card.standardize:
+                x.fit_scale()
+            for m in (v, test):
+                m.scale_like(x)
+            fit = solve_path(
+                [(x, parts.train.labels[rows])], classes, strengths_of(card), device,
+                tolerance=card.tolerance, max_iterations=card.max_iterations,
+            )  # fmt: skip
+            at, _ = choose(fit, v, parts.validation.labels[held], device)
+            predicted = fit.logits(test, at, device).argmax(1).numpy()
+            hits.append((predicted == truth).astype(float))
+            chosen.append(float(f"{fit.strengths[at]:.6g}"))
+            context.progress.say(f"  {card.name}: {shots} shots, draw {number + 1}/{card.draws}: {100 * hits[-1].mean():.1f}")
+        right = np.mean(hits, 0)
+        metrics[f"top1_{shots}shot"] = mean_estimate(right)
+        values = [h.mean() for h in hits]
+        notes["draws"][str(shots)] = {
+            "top1": [round(float(v), 5) for v in values],
+            "standard_deviation": round(float(np.std(values, ddof=1)), 5) if len(values) > 1 else None,
+            "C": chosen,
+        }
+    metrics["mean_per_class"] = mean_per_class(right, truth)
+    # Samples are of the last entry of `shots`: the share of draws that were right, and the last draw's class.
+    return Outcome(metrics, samples_of(parts.test.data, predicted, right), parts.data, notes)
+
+
+def run(context: Context) -> Outcome:
+    """Raises UsageError/LevlError for unusable sets (see common.load_parts)."""
+    parts = load_parts(context, choices=True)
+    started = time.monotonic()
+    found = _few(context, parts) if context.card.shots else _whole(context, parts)
+    found.seconds = {**parts.seconds, "probe": time.monotonic() - started}
+    found.cache = parts.cache
+    return found

@@ -1,0 +1,116 @@
+"""Text embeddings, made once: kept in the cache by what the backbone's text side is, and the texts. Prompts and class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from levl_eval.backbones.base import Backbone
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import lines_of
+from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
+from levl_eval.core.progress import Progress
+from levl_eval.records.identity import cache_key
+
+BATCH = 256  # texts encoded at once
+TEXTS = 1  # version of how they are encoded
+
+
+def texts_key(backbone: Backbone, distinct: list[str]) -> str:
+    """Under what the embeddings of some texts are kept: equal weights may be read with another tokenizer, length or read-out."""
+    device = next((p.device.type for p in backbone.parameters()), "cpu")
+    parts = {"encoder": backbone.encoder_parts(), "text": backbone.text_parts(), "device": device}
+    return cache_key("texts", TEXTS, **parts, texts=distinct)
+
+
+def _kept(path: Path, count: int) -> dict[str, Tensor]:
+    """Kept embeddings by name. Raises FileNotFoundError, Damaged."""
+    out = read_arrays(path, path.stem)
+    if not out or any(v.ndim != 2 or len(v) != count or v.dtype != np.float32 for v in out.values()):
+        raise Damaged(f"{path}: does not hold embeddings of {count} texts")
+    mark_used(path)
+    return {k: torch.from_numpy(v) for k, v in out.items()}
+
+
+@torch.inference_mode()
+def text_embeddings(backbone, texts: list[str], cache: Path | None = None, progress: Progress | None = None) -> dict[str, Tensor]:
+    """float32 [N, E] on the CPU by the embedding's name. Equal texts are encoded once, so their embeddings are equal bit by bit."""
+    progress = progress or Progress(quiet=True)
+    distinct = list(dict.fromkeys(texts))
+    at = {t: i for i, t in enumerate(distinct)}
+    rows = torch.tensor([at[t] for t in texts], dtype=torch.long)
+    path = cache / "texts" / f"{texts_key(backbone, distinct)}.npz" if cache else None
+    kept = recall(lambda: _kept(path, len(distinct)), progress) if path is not None else None
+    if kept is not None:
+        return {k: v[rows] for k, v in kept.items()}
+    parts: list[dict[str, Tensor]] = []
+    with progress.stage(f"texts of {backbone.name}", len(distinct), "text") as bar:
+        for i in range(0, len(distinct), BATCH):
+            chunk = distinct[i : i + BATCH]
+            parts.append({k: v.float().cpu() for k, v in backbone.text_embeddings(chunk).items()})
+            bar.advance(len(chunk))
+    out = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    if path is not None:
+        write_arrays(path, path.stem, {k: v.numpy() for k, v in out.items()})
+    return {k: v[rows] for k, v in out.items()}
+
+
+def _open_clip(what: str, field: str) -> list[str]:
+    try:
+        import open_clip
+    except ImportError as e:
+        raise UsageError(f"field `{field}`: `openai` is read from the open_clip package; install levl-eval[open-clip]") from e
+    if what == "names":
+        return list(open_clip.IMAGENET_CLASSNAMES)
+    return [t("{}") for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
+
+
+def prompt_templates(templates: list[str] | str, task: str) -> list[str]:
+    """The card's templates. Raises UsageError for none, or one without the place of the class name."""
+    if isinstance(templates, str) and templates != "openai":
+        raise UsageError(f"{task}: field `templates`: expected a list of templates, or openai, found {templates!r}")
+    found = _open_clip("templates", "templates") if isinstance(templates, str) else templates
+    wrong = [t for t in found if "{}" not in t]
+    if wrong or not found:
+        raise UsageError(f"{task}: field `templates`: {(wrong or [''])[0]!r} has no {{}} for the class name")
+    return found
+
+
+def said_names(chosen: list[str] | str | None, classes: tuple[str, ...], names: tuple[str, ...], task: str) -> list[str]:
+    """Names of the classes for prompts: a list, a text file with one a line, "openai" (ImageNet's), or the data set's own."""
+    if chosen is None:
+        return [c.replace("_", " ").strip() for c in (names or classes)]
+    if chosen == "openai":
+        found = _open_clip("names", "class_names")
+    else:
+        found = (
+            lines_of(Path(chosen).expanduser(), "a name a line is expected (field `class_names`)")
+            if isinstance(chosen, str)
+            else chosen
+        )
+    if len(found) != len(classes):
+        raise UsageError(f"{task}: field `class_names`: {len(found)} names for {len(classes)} class folders")
+    return list(found)
+
+
+def class_embeddings(backbone, names: list[str], templates: list[str], cache: Path | None = None) -> dict[str, Tensor]:
+    """[C, E] by name: the mean over the templates' normalised embeddings, normalised again (as CLIP's prompt ensembles)."""
+    texts = [t.format(n) for t in templates for n in names]
+    found = text_embeddings(backbone, texts, cache)
+    return {
+        k: torch.nn.functional.normalize(v.view(len(templates), len(names), -1).mean(0), dim=-1) if len(templates) > 1 else v
+        for k, v in found.items()
+    }
+
+
+@torch.inference_mode()
+def image_embeddings(backbone, pooled: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+    """[N, E] on the CPU by name, from stored pooled features."""
+    parts = [
+        backbone.image_embeddings(torch.from_numpy(np.asarray(pooled[i : i + 4096], np.float32)).to(device))
+        for i in range(0, len(pooled), 4096)
+    ]
+    return {k: torch.cat([p[k].float().cpu() for p in parts]) for k in parts[0]}

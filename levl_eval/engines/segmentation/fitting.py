@@ -1,0 +1,201 @@
+"""A segmentation head on stored tokens: its labels, its training, and what it predicts of an image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from levl_eval.backbones.base import Preprocess
+from levl_eval.cards import SegmentationCard
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.readers import read_segmentation
+from levl_eval.data.types import ImageSet, SegmentationSet
+from levl_eval.engines.contract import Context
+from levl_eval.engines.segmentation.closed import neighbour_head, ridge_head
+from levl_eval.engines.segmentation.head import logits_of, train_head, upsample
+from levl_eval.engines.segmentation.sweep import sweep_head, sweep_pairs
+from levl_eval.features.store import FeatureSet
+from levl_eval.features.views import Views, make_views
+
+
+def task_preprocess(card: SegmentationCard, own: Preprocess) -> Preprocess:
+    """The backbone's normalisation with the task's geometry: images and masks must be cut alike for every backbone."""
+    size = card.size or own.size
+    return replace(own, size=size, resize=card.resize, resize_to=None, interpolation=card.interpolation)
+
+
+def full_mask(data: SegmentationSet, name: str) -> np.ndarray:
+    """The mask [H, W] of an image as it is stored. Raises LevlError where its size is not its image's."""
+    mask = data.mask(name)
+    size = data.images.open(name).size
+    if (mask.shape[1], mask.shape[0]) != size:
+        raise LevlError(
+            f"{data.images.source}/{name}: image is {size[0]}x{size[1]}, its mask {mask.shape[1]}x{mask.shape[0]}; they must be equal"
+        )
+    return mask
+
+
+def mask_at(data: SegmentationSet, name: str, geometry: Preprocess, side: int | None = None) -> np.ndarray:
+    """The mask of an image in the geometry of ``geometry``, at ``side`` pixels (default: the input size), nearest neighbour.
+
+    Raises LevlError where the mask's size is not its image's.
+    """
+    mask = full_mask(data, name)
+    image = geometry.geometry(Image.fromarray(mask.astype(np.int32)), nearest=True, fill=data.ignore_index)
+    if side is not None and side != geometry.size:
+        image = image.resize((side, side), Image.Resampling.NEAREST)
+    return np.asarray(image).astype(np.int64)
+
+
+def grid_labels(mask: np.ndarray, grid: tuple[int, int], rule: str = "nearest", ignore: int = 255) -> np.ndarray:
+    """Labels [h, w] at token resolution of a mask [S, S] by the card's ``label_grid``; see there."""
+    if rule == "majority":
+        return _majority(mask, grid, ignore)
+    shift = 0.0 if rule == "corner" else 0.5
+    rows = ((np.arange(grid[0]) + shift) * mask.shape[0] / grid[0]).astype(int)
+    columns = ((np.arange(grid[1]) + shift) * mask.shape[1] / grid[1]).astype(int)
+    return mask[np.ix_(rows, columns)]
+
+
+def _majority(mask: np.ndarray, grid: tuple[int, int], ignore: int) -> np.ndarray:
+    """The most frequent label of each cell that is not void; the lowest of equals; void where the cell holds nothing else."""
+    row = np.arange(mask.shape[0]) * grid[0] // mask.shape[0]
+    column = np.arange(mask.shape[1]) * grid[1] // mask.shape[1]
+    cell = row[:, None] * grid[1] + column[None, :]
+    keep = mask != ignore
+    out = np.full(grid[0] * grid[1], ignore, mask.dtype)
+    if keep.any():
+        classes = int(mask[keep].max()) + 1
+        table = np.bincount(cell[keep] * classes + mask[keep], minlength=len(out) * classes).reshape(len(out), classes)
+        out = np.where(table.any(1), table.argmax(1), ignore).astype(mask.dtype)
+    return out.reshape(grid)
+
+
+def training_labels(
+    data: SegmentationSet,
+    geometry: Preprocess,
+    views: Views | None,
+    grid: tuple[int, int],
+    card: SegmentationCard,
+    context: Context,
+) -> np.ndarray:
+    """int16 [N V, h, w]: the labels each view's tokens are trained on, in the order of the stored features."""
+    out = []
+    for name in context.progress.track(data.images.ids, "training masks", unit="mask"):
+        mask = mask_at(data, name, geometry)
+        parts = [mask] if views is None else list(views.cut(torch.from_numpy(mask)[None])[0].numpy())
+        out += [grid_labels(p, grid, card.label_grid, data.ignore_index).astype(np.int16) for p in parts]
+    return np.stack(out)
+
+
+def fit(
+    card: SegmentationCard, patches: np.ndarray, labels: np.ndarray, grid: tuple[int, int], classes: int, ignore: int, seed: int,
+    context: Context, views: int = 1,
+) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
+    """The card's head on [N, n, D] tokens and [N, h, w] labels, and what is worth noting about its training."""
+    device, progress = context.device, context.progress
+    if len(sweep_pairs(card)) > 1:
+        swept, curve, found = sweep_head(patches, labels, grid, classes, card, ignore, seed, device, progress, views)
+        return swept, {"head_loss": [round(x, 5) for x in curve], "sweep": found}
+    if card.head == "ridge":
+        return ridge_head(patches, labels, grid, classes, card, ignore, device, progress), {}
+    if card.head == "knn":
+        return neighbour_head(patches, labels, grid, classes, card, ignore, seed, device), {}
+    head, curve = train_head(patches, labels, grid, classes, card, ignore, seed, device, progress)
+    return head, {"head_loss": [round(x, 5) for x in curve]}
+
+
+def dense_logits(
+    head: nn.Module, patches: np.ndarray, views: Views | None, geometry: Preprocess, card: SegmentationCard, device: torch.device
+) -> Tensor:
+    """Logits of stored tokens: [B, C, h, w] of [B, n, D], or [B, C, S, S] of [B, V, n, D], where views overlap their mean."""
+    if views is None:
+        return logits_of(head, patches, device)
+    b, v = patches.shape[:2]
+    each = logits_of(head, patches.reshape(b * v, *patches.shape[2:]), device)
+    each = upsample(each, (views.side, views.side), card.upsample).unflatten(0, (b, v))
+    out = each.new_zeros(b, each.shape[2], geometry.size, geometry.size)
+    times = each.new_zeros(geometry.size, geometry.size)
+    for k, box in enumerate(views.boxes):
+        place = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
+        out[:, :, place[0], place[1]] += each[:, k].flip(-1) if box.flip else each[:, k]
+        times[place] += 1
+    return out / times
+
+
+@dataclass
+class Fitted:
+    """A trained head with everything needed to predict a image of the test set."""
+
+    head: nn.Module
+    features: FeatureSet
+    views: Views | None
+    geometry: Preprocess
+    card: SegmentationCard
+    device: torch.device
+
+    @torch.inference_mode()
+    def predict(self, row: int, size: tuple[int, int]) -> Tensor:
+        """Labels [H, W] on the device of the image in ``row`` of the features."""
+        tokens = np.asarray(self.features.patches[row : row + 1])
+        logits = dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
+        return upsample(logits, size, self.card.upsample).argmax(1)[0]
+
+
+def prepare(context: Context) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
+    """Training and test set, geometry and views of the card. Raises UsageError/LevlError for what does not fit together."""
+    card: SegmentationCard = context.card
+    if card.score == "original" and card.resize != "squash":
+        raise UsageError(
+            f"{card.name}: field `score`: original needs `resize: squash`; a centre crop gives the pixels outside it no prediction"
+        )
+    sweep_pairs(card)
+    geometry = task_preprocess(card, context.backbone.preprocess)
+    views = make_views(geometry.size, card.window, card.stride, card.flip)
+    test = read_segmentation(card.data, context.data, context.limit)
+    train = read_segmentation(card.train, context.data)
+    if train.classes != test.classes:
+        raise LevlError(
+            f"{card.name}: training and test set name different classes ({len(train.classes)} and {len(test.classes)}); use one list"
+        )
+    return train, test, geometry, views
+
+
+def truth_of(test: SegmentationSet, name: str, geometry: Preprocess, card: SegmentationCard) -> np.ndarray:
+    """The mask an image is scored against, at the resolution the card asks for."""
+    return full_mask(test, name) if card.score == "original" else mask_at(test, name, geometry, card.score_size or geometry.size)
+
+
+def train_and_open(
+    context: Context, train: SegmentationSet, test: SegmentationSet, geometry: Preprocess, views: Views | None
+) -> tuple[Fitted, np.ndarray, dict[str, Any], dict[str, float], dict[str, int]]:
+    """Features of both sets and the head: what predicts, the training labels, notes, seconds and cache hits."""
+    card: SegmentationCard = context.card
+    cache = {"feature_hits": 0, "feature_misses": 0}
+    started = time.monotonic()
+
+    def features(images: ImageSet) -> FeatureSet:
+        found = context.store.get(
+            context.backbone, images, device=context.device, batch_size=context.batch_size, progress=context.progress,
+            preprocess=geometry, layers=card.layers, views=views,
+        )  # fmt: skip
+        cache["feature_hits" if found.hit else "feature_misses"] += 1
+        return found
+
+    train_features, test_features = features(train.images), features(test.images)
+    context.ready()
+    seconds = {"features": time.monotonic() - started}
+    started = time.monotonic()
+    grid, patches = train_features.grid, train_features.patches
+    labels = training_labels(train, geometry, views, grid, card, context)
+    many = len(views.boxes) if views else 1
+    patches = patches.reshape(-1, *patches.shape[-2:])
+    head, notes = fit(card, patches, labels, grid, len(train.classes), card.train.ignore_index, context.seed, context, many)
+    seconds["head"] = time.monotonic() - started
+    return Fitted(head, test_features, views, geometry, card, context.device), labels, notes, seconds, cache

@@ -1,0 +1,247 @@
+"""What mmengine's Runner is given: our data set, labels, linear head and metric, and a training loop that goes on after a kill.
+
+Importing this module registers them with mmseg. A image's augmentation depends on the seed and on its place in the training
+alone, so that a training that went on gives the same head as one that was never stopped (on a CPU bit for bit).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from levl_eval.core.third_party import repair_mmseg
+
+repair_mmseg()
+
+from mmengine.dataset import Compose, pseudo_collate  # noqa: E402
+from mmengine.dist import utils as dist_utils  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.runner import IterBasedTrainLoop, Runner  # noqa: E402
+from mmengine.utils import import_modules_from_strings  # noqa: E402
+from mmseg.evaluation import IoUMetric  # noqa: E402
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
+from mmseg.registry import LOOPS, MODELS, TRANSFORMS  # noqa: E402
+from mmseg.utils import register_all_modules  # noqa: E402
+
+from levl_eval.core.errors import LevlError  # noqa: E402
+from levl_eval.core.kept import Damaged, read_state, write_state  # noqa: E402
+from levl_eval.core.progress import Stage  # noqa: E402
+from levl_eval.data.types import SegmentationSet  # noqa: E402
+from levl_eval.engines.segmentation.fitting import full_mask  # noqa: E402
+from levl_eval.engines.segmentation.mmseg_backbone import LevlBackbone  # noqa: E402, F401 (imported for its registration)
+
+VOID = 255  # mmseg's label of pixels that do not count
+FORMAT = 2
+
+
+def register(imports: dict[str, Any] | None = None) -> None:
+    """Fill mmseg's registries, and import what a user's config asks for (mmengine's ``custom_imports``)."""
+    register_all_modules()
+    if imports:
+        import_modules_from_strings(**imports)
+
+
+@contextlib.contextmanager
+def by_itself() -> Iterator[None]:
+    """mmengine would join a process group that other tasks of a run use together; a head is trained by one process alone."""
+    before = dist_utils.is_distributed
+    dist_utils.is_distributed = lambda: False
+    try:
+        yield
+    finally:
+        dist_utils.is_distributed = before
+
+
+@TRANSFORMS.register_module()
+class LevlLabels:
+    """Puts a image's labels (uint8 [H, W], 255 void) where mmseg's LoadAnnotations would."""
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        results["gt_seg_map"] = results.pop("levl_mask")
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+
+@MODELS.register_module()
+class LevlLinearHead(BaseDecodeHead):
+    """Batch norm and one linear layer on each token (DINOv2's linear head)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = nn.BatchNorm2d(self.in_channels)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        return self.cls_seg(self.norm(self._transform_inputs(inputs)))
+
+
+class TaskImages(Dataset):
+    """A segmentation set behind an mmseg pipeline. Indexed by (place in the training, image); BGR images, as mmseg expects."""
+
+    def __init__(self, data: SegmentationSet, pipeline: Sequence[dict[str, Any]], seed: int) -> None:
+        self.data, self.seed = data, seed
+        self.pipeline = Compose(list(pipeline))
+        self.metainfo = {"classes": data.classes, "palette": None}
+
+    def __len__(self) -> int:
+        return len(self.data.images)
+
+    def __getitem__(self, where: tuple[int, int] | int) -> dict[str, Any]:
+        place, row = where if isinstance(where, tuple) else (0, where)
+        name = self.data.images.ids[row]
+        mask = full_mask(self.data, name)
+        pixels = np.ascontiguousarray(np.asarray(self.data.images.open(name))[..., ::-1])
+        results = {
+            "img": pixels, "img_shape": pixels.shape[:2], "ori_shape": pixels.shape[:2], "img_path": name, "seg_map_path": name,
+            "seg_fields": [], "reduce_zero_label": False, "levl_mask": np.where(mask == self.data.ignore_index, VOID, mask).astype(np.uint8),
+        }  # fmt: skip
+        before = np.random.get_state(), random.getstate()
+        seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            return self.pipeline(results)
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
+
+
+class Places(Sampler[tuple[int, int]]):
+    """(place, image) from place ``start`` to ``end``: one permutation of the images after another."""
+
+    def __init__(self, images: int, start: int, end: int, seed: int) -> None:
+        self.images, self.start, self.end, self.seed = images, start, end, seed
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order, of = np.zeros(0, np.int64), -1
+        for place in range(self.start, self.end):
+            epoch, k = divmod(place, self.images)
+            if epoch != of:
+                order, of = np.random.default_rng([self.seed, epoch]).permutation(self.images), epoch
+            yield place, int(order[k])
+
+
+def loader(images: TaskImages, sampler: Any, batch_size: int, device: torch.device) -> DataLoader:
+    """Batches in the sampler's order; decoded by processes beside a GPU, in place on a CPU that has the encoder to run."""
+    workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+        persistent_workers=workers > 0,
+    )
+
+
+class PerImage(IoUMetric):
+    """mmseg's IoUMetric that also keeps its areas by image: ``ids`` and ``areas`` (intersection, union, prediction, target)."""
+
+    default_prefix = ""
+    wanted: frozenset[str] = frozenset()  # images whose predictions are kept too
+    ids: list[str]
+    areas: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    kept: dict[str, np.ndarray]
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        super().process(data_batch, data_samples)
+        self.ids = [*getattr(self, "ids", []), *(s["img_path"] for s in data_samples)]
+        self.kept = getattr(self, "kept", {})
+        for sample in data_samples:
+            if sample["img_path"] in self.wanted:
+                self.kept[sample["img_path"]] = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        self.areas = list(results)
+        return super().compute_metrics(results)
+
+    def counts(self) -> np.ndarray:
+        """int64 [N, C, 3] pixels of (intersection, target, prediction) by image and class."""
+        return np.stack([torch.stack([i, t, p], -1).cpu().numpy() for i, _, p, t in self.areas]).round().astype(np.int64)
+
+
+@LOOPS.register_module()
+class LevlTrainLoop(IterBasedTrainLoop):
+    """mmengine's loop by steps, whose loader begins where the training goes on: nothing is decoded only to be skipped."""
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        while self._iter < self._max_iters:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+
+class Keeper(Hook):
+    """Watches the loss, shows progress and keeps the head with all a training needs to go on, in one atomic file."""
+
+    priority = "VERY_LOW"  # after the schedulers took their step
+
+    def __init__(self, file: Path, identity: str, every: int, stage: Stage, losses: list[float], seen: Tensor) -> None:
+        """losses: one a step so far, added to. seen: bool [256], which labels stood in a training crop, filled in."""
+        self.file, self.identity, self.every, self.stage, self.losses, self.seen = file, identity, every, stage, losses, seen
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        loss = float((outputs or {})["loss"].detach())
+        if not math.isfinite(loss):
+            raise LevlError(f"mmseg: the head's loss is {loss} in step {runner.iter + 1}; lower `lr`")
+        self.losses.append(loss)
+        for sample in (data_batch or {}).get("data_samples", ()):
+            self.seen |= torch.bincount(sample.gt_sem_seg.data.flatten().cpu(), minlength=VOID + 1) > 0
+        self.stage.advance(note=f"loss {loss:.3f}")
+        done = runner.iter + 1
+        if done % self.every == 0 or done == runner.max_iters:
+            state = {
+                "format": FORMAT, "step": done, "losses": self.losses, "seen": self.seen,
+                "head": runner.model.state_dict(), "optim": runner.optim_wrapper.state_dict(),
+                "schedulers": [s.state_dict() for s in runner.param_schedulers], "rng": torch.get_rng_state(),
+            }  # fmt: skip
+            write_state(self.file, self.identity, state)
+
+
+def kept(file: Path, identity: str) -> dict[str, Any] | None:
+    """What a Keeper of the same training left, or None: nothing, a damaged file, or another training's."""
+    try:
+        state = read_state(file, identity)
+    except (FileNotFoundError, Damaged):
+        return None
+    return state if state.get("format") == FORMAT else None
+
+
+class HeadRunner(Runner):
+    """mmengine's Runner on one device, going on from a Keeper's state."""
+
+    def __init__(self, *args: Any, device: torch.device, state: dict[str, Any] | None, **kwargs: Any) -> None:
+        self.levl_device, self.levl_state = device, state
+        super().__init__(*args, **kwargs)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        return model.to(self.levl_device)
+
+    def load_or_resume(self) -> None:
+        state, self.levl_state = self.levl_state, None
+        if state is None:
+            return
+        self.model.load_state_dict(state["head"])
+        self.optim_wrapper.load_state_dict(state["optim"])
+        for scheduler, values in zip(self.param_schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(values)
+        torch.set_rng_state(state["rng"])
+        self.train_loop._iter = state["step"]

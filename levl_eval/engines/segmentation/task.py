@@ -1,0 +1,70 @@
+"""The segmentation engine: a head on cached tokens, scored by mIoU with per-image counts kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from levl_eval.cards import SegmentationCard
+from levl_eval.data.images import fingerprint_of
+from levl_eval.data.types import SegmentationSet
+from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.segmentation.fitting import prepare, train_and_open, truth_of
+from levl_eval.engines.segmentation.images import keep_images
+from levl_eval.engines.segmentation.sweep import class_counts
+from levl_eval.metrics.segmentation import statistics_from_counts
+from levl_eval.metrics.statistics import bootstrap_statistic
+from levl_eval.records import Sample
+
+METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
+
+
+def run(context: Context) -> Outcome:
+    """Train the head on the card's training set and score it on its test set. Raises UsageError/LevlError for unusable data."""
+    card: SegmentationCard = context.card
+    train, test, geometry, views = prepare(context)
+    fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
+    started = time.monotonic()
+    classes, ignore = len(test.classes), card.data.ignore_index
+    counts = np.zeros((len(test.images), classes, 3), np.int64)
+    for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
+        truth = torch.from_numpy(truth_of(test, name, geometry, card)).to(context.device)
+        predicted = fitted.predict(k, (truth.shape[0], truth.shape[1]))
+        keep = truth != ignore
+        counts[k] = class_counts(predicted[keep], truth[keep], classes).cpu().numpy()
+    seconds["scores"] = time.monotonic() - started
+    if context.work is not None:
+        keep_images(context.work, fitted, test)
+    known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
+    absent = [name for c, name in enumerate(test.classes) if c not in known]
+    return outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
+
+
+def outcome_of(
+    train: SegmentationSet, test: SegmentationSet, counts: np.ndarray, notes: dict[str, Any], seconds: dict[str, float],
+    cache: dict[str, int],
+) -> Outcome:  # fmt: skip
+    """Metrics with intervals and samples from [N, C, 3] pixels of (intersection, target, prediction) by image and class."""
+    samples = []
+    for k, name in enumerate(test.images.ids):
+        kept = {str(c): counts[k, c].tolist() for c in np.nonzero(counts[k, :, 1:].sum(1))[0]}
+        own = statistics_from_counts(counts[k][None])["mean_iou"][0]
+        samples.append(Sample(id=name, image_id=name, score=float(own), meta={"counts": kept}))
+
+    def statistic(name: str) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda sums: statistics_from_counts(sums)[name]
+
+    metrics = {name: bootstrap_statistic(counts, statistic(name), draws=2000, seed=0) for name in METRICS}
+    data = {
+        "fingerprint": fingerprint_of(test),
+        "counts": {"images": len(test.images), "train_images": len(train.images), "classes": len(test.classes)},
+        "train": fingerprint_of(train), "split": test.split,
+    }  # fmt: skip
+    total = counts.sum(0)
+    union = total[:, 1] + total[:, 2] - total[:, 0]
+    by_class = {test.classes[c]: round(float(total[c, 0] / union[c]), 4) for c in np.nonzero(union)[0]}
+    return Outcome(metrics, samples, data, {**notes, "iou_by_class": by_class}, seconds, cache)

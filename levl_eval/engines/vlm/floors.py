@@ -1,0 +1,150 @@
+"""What a row gets without sight, each trained or asked the same way: no image, a blank one, another one's, an untrained encoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from levl_eval.backbones.base import Backbone
+from levl_eval.backbones.common import hash_weights
+from levl_eval.cards import RecipeCard, VQACard
+from levl_eval.core.distributed import team
+from levl_eval.core.hashing import digest
+from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
+from levl_eval.data.types import QuestionSet
+from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
+from levl_eval.engines.vlm.prompts import Prompt
+from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, prompt_identity
+from levl_eval.engines.vlm.scoring import estimates, score, weights
+from levl_eval.engines.vlm.tokens import look, read_tokens
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.metrics.statistics import paired_difference
+from levl_eval.records.identity import cache_key
+
+VisualOf = Callable[[Sequence[str]], torch.Tensor]
+
+
+@torch.no_grad()
+def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
+    """The same architecture with random weights: normal of 0.02 for matrices and embeddings as ViTs are initialised, ones and zeros
+    for norms, scales and biases, torch's own rule for convolutions. Preprocessing and hence the geometry stay the same.
+    """
+    twin = copy.deepcopy(backbone)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        for module in twin.modules():
+            own = dict(module.named_parameters(recurse=False))
+            if isinstance(module, nn.modules.conv._ConvNd):
+                module.reset_parameters()
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_parameters()
+            else:
+                norm = "norm" in type(module).__name__.lower()
+                for name, p in own.items():
+                    if p.ndim > 1:
+                        p.copy_(torch.randn(p.shape).clamp(-2, 2).to(p.device) * 0.02)
+                    else:
+                        p.fill_(0.0 if "bias" in name or not (norm or "scale" in type(module).__name__.lower()) else 1.0)
+    finally:
+        torch.random.set_rng_state(state)
+    twin.name = f"{backbone.name} (random weights)"
+    twin.info = {**backbone.info, "baseline": True, "random_seed": seed}
+    twin.weights_sha256 = hash_weights(twin)
+    return twin
+
+
+def visual_reader(resources: VQAResources, trained: Trained, data: QuestionSet, other: dict[str, str] | None = None) -> VisualOf:
+    """Image ids -> visual tokens, from stored features; ``other``: the image to show in each one's place."""
+    net = trained.connector
+    features = resources.features(data.images, net.spec)
+    row = features.row
+
+    def visual_of(names: Sequence[str]) -> torch.Tensor:
+        raw = read_tokens(features, [row[other[n] if other else n] for n in names], net.spec)
+        with torch.inference_mode():
+            return net(torch.from_numpy(raw).to(resources.device))
+
+    return visual_of
+
+
+def _blank(resources: VQAResources, trained: Trained) -> VisualOf:
+    """One mid-grey image, whatever is asked for."""
+    backbone, net = resources.backbone, trained.connector
+    size = backbone.preprocess.size
+    image = backbone.preprocess(Image.new("RGB", (size, size), (127, 127, 127)))[None].to(resources.device)
+    with torch.inference_mode():
+        visual = net(look(backbone, image, net.spec))
+    return lambda names: visual.expand(len(names), -1, -1)
+
+
+def exchange(names: Sequence[str], seed: int) -> dict[str, str]:
+    """Another image for each, every image used once and none in its own place (where there are two or more)."""
+    order = np.random.default_rng([seed, 23]).permutation(len(names))
+    return {names[a]: names[b] for a, b in zip(order, np.roll(order, -1), strict=True)}
+
+
+def text_only(resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet) -> Answers:
+    """The language model alone: the same questions without any image. The same for every backbone, so kept."""
+    path = resources.cache / "floors" / f"{floor_key(resources, card, data)}.json"
+    wanted = {q.question_id for q in data.questions}
+    kept = team().agree(recall(lambda: _kept(path, wanted), resources.progress) if team().first else None)
+    if kept is not None:
+        return Answers(kept)
+    found = answer_set(resources.language, prompt, None, data.questions, resources.progress, "text-only floor")
+    if team().first:
+        write_json(path, path.stem, found.texts)
+    return found
+
+
+def floor_key(resources: VQAResources, card: VQACard, data: QuestionSet) -> str:
+    """Under what the answers without an image are kept: what is asked, of which model, how. No image and no encoder enters."""
+    return cache_key(
+        "floor", ENGINE, language_model=resources.language.parts(), dtype=str(resources.language.dtype), device=resources.device.type,
+        prompt=prompt_identity(card.prompt, resources.language), stop=list(card.prompt.stop), new=card.prompt.max_new_tokens,
+        questions=digest([[q.question_id, q.question] for q in data.questions]),
+        groups=digest([q.image_id for q in data.questions]),  # what is decoded together
+    )  # fmt: skip
+
+
+def _kept(path: Path, wanted: set[str]) -> dict[str, str]:
+    """Kept answers by question id. Raises FileNotFoundError, Damaged."""
+    texts = read_json(path, path.stem)
+    if not isinstance(texts, dict) or texts.keys() != wanted or not all(isinstance(t, str) for t in texts.values()):
+        raise Damaged(f"{path}: does not hold an answer to each of {len(wanted)} questions")
+    mark_used(path)
+    return texts
+
+
+def measure(
+    resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
+) -> dict[str, Estimate]:
+    """For each floor of the card its accuracy (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME)."""
+    assert isinstance(card.recipe, RecipeCard)
+    out: dict[str, Estimate] = {}
+    factor = weights(data.questions)
+    images = np.array([q.image_id for q in data.questions])
+    mine = np.array([score(card.scorer, q, answers.texts[q.question_id]) for q in data.questions])
+    for floor in card.floors:
+        if floor == "text-only":
+            found = text_only(resources, card, prompt, data)
+        else:
+            if floor == "blank-image":
+                visual_of = _blank(resources, trained)
+            elif floor == "shuffled-images":
+                visual_of = visual_reader(resources, trained, data, exchange(data.images.ids, seed))
+            else:
+                twin = VQAResources(**{**vars(resources), "backbone": random_twin(resources.backbone)})
+                visual_of = visual_reader(twin, get_or_train_connector(twin, card.recipe, card.prompt, seed), data)
+            found = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
+        theirs = np.array([score(card.scorer, q, found.texts[q.question_id]) for q in data.questions])
+        name = floor.replace("-", "_")
+        out[f"floor_{name}"] = estimates(card.scorer, data.questions, found.texts)["accuracy"]
+        out[f"gain_over_{name}"] = paired_difference(mine * factor, theirs * factor, images)
+    return out

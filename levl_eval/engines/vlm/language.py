@@ -1,0 +1,204 @@
+"""Frozen language models: any causal model of transformers, by a card's name, hub name or directory, or the embedded `scenes-lm`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from levl_eval.backbones.code import tokenizer_digest
+from levl_eval.backbones.common import hash_weights
+from levl_eval.cards.registry import language_models, llm_cards
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hashing import digest
+from levl_eval.core.hub import hub
+from levl_eval.core.text import did_you_mean
+
+
+@dataclass
+class LanguageModel:
+    """A frozen causal language model with its tokenizer. ``width`` is that of its input embeddings.
+
+    chat: whether it is asked through its chat template where the prompt does not say.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    sha256: str
+    chat: bool = False
+    _parts: dict[str, Any] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Answers, and the questions of a run's tasks and backbones, repeat: most of a set's time to be tokenised.
+        self._encoded = lru_cache(1 << 17)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False)))
+
+    @property
+    def config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def width(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def context(self) -> int:
+        return int(getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", None) or 1 << 30)
+
+    @property
+    def window(self) -> int | None:
+        """Width of the sliding attention window of some or all layers, or None where every layer sees everything."""
+        width = getattr(self.config, "sliding_window", None)
+        kinds = getattr(self.config, "layer_types", None)
+        slides = "sliding_attention" in kinds if kinds else getattr(self.config, "use_sliding_window", True)
+        return int(width) if width and slides else None
+
+    @property
+    def bos(self) -> list[int]:
+        found = self.tokenizer.bos_token_id
+        return [] if found is None else [found]
+
+    @property
+    def eos(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's and those of the model's generation settings (ends of a turn)."""
+        more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return frozenset({self.eos, *(more if isinstance(more, (list, tuple)) else [] if more is None else [more])})
+
+    def parts(self) -> dict[str, Any]:
+        """What of it can move an answer or a gradient, as identity parts: weights, settings, tokenizer, template, what ends an answer.
+
+        Not its name or path, nor the device; precision and kind of device are parts of their own where it is used.
+        """
+        if self._parts is None:  # what takes a moment, once
+            settings = digest(_settings(self.model.config.to_dict()))
+            self._parts = {"weights": self.sha256, "settings": settings, "tokenizer": tokenizer_digest(self.tokenizer)}
+        template = getattr(self.tokenizer, "chat_template", None)
+        return {
+            **self._parts, "special": [self.bos, self.eos], "ends": sorted(self.ends), "chat": self.chat,
+            "template": digest(template if template is None or isinstance(template, (str, dict, list)) else str(template)),
+            "spaces": str(getattr(self.tokenizer, "clean_up_tokenization_spaces", None)), "transformers": version("transformers"),
+        }  # fmt: skip
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a piece of text, without special tokens added."""
+        return list(self._encoded(text)) if text else []
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> input embeddings [..., width]."""
+        return self.model.get_input_embeddings()(ids)
+
+    def cache_argument(self) -> str:
+        """transformers renamed `past_key_values` to `cache`; the old name warns, the new one is unknown to older releases."""
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
+
+    def row_bytes(self, positions: int) -> int:
+        """Memory of one row of so many positions while decoding: its keys and values in every layer, and its logits."""
+        c = self.config
+        heads = int(getattr(c, "num_attention_heads", 0) or getattr(c, "n_head", 1))
+        kept = int(getattr(c, "num_key_value_heads", 0) or heads)
+        size = int(getattr(c, "head_dim", 0) or self.width // heads)
+        layers = int(getattr(c, "num_hidden_layers", 0) or getattr(c, "n_layer", 1))
+        return 2 * layers * kept * size * positions * self.dtype.itemsize + 4 * c.vocab_size
+
+
+_NO_SETTINGS = frozenset({"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"})
+
+
+def _settings(config: Any) -> Any:
+    """A configuration's fields as plain JSON values, without where it lies and what is a part of its own."""
+    if isinstance(config, dict):
+        kept = {str(k): _settings(v) for k, v in config.items() if k not in _NO_SETTINGS and not str(k).startswith("_attn")}
+        return {k: v for k, v in kept.items() if v is not None}
+    if isinstance(config, (list, tuple)):
+        return [_settings(v) for v in config]
+    if isinstance(config, float):
+        return config.hex()
+    return config if config is None or isinstance(config, (bool, int, str)) else str(config)
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The card's ``llm_dtype`` for a device; "auto" is bfloat16 on a GPU and float32 elsewhere."""
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def _load(source: str, revision: str | None, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    """Tokenizer and model, with the fused attention of torch where the architecture has it.
+
+    On a CPU in bfloat16 plain attention is used: the fused kernel's backward is slower there.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation=attention)
+    except ValueError as e:
+        if "attention" not in str(e).lower():
+            raise
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation="eager")
+    return tokenizer, model
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers draws a bar of its own for weights it reads from a disk, also under --quiet and into files."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_language_model(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, hub not reached, no end-of-text token,
+    an architecture that cannot keep an image's questions apart.
+    """
+    shipped, cards = language_models(), llm_cards()
+    card = cards.get(name)
+    source = card.repo if card else str(shipped.get(name, Path(name).expanduser()))
+    if name not in shipped and card is None and not Path(source).is_dir():
+        known = [*shipped, *cards]
+        hint = did_you_mean(name, known)
+        if "/" not in name and hint:
+            raise UsageError(
+                f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join(known)}"
+            )
+        source = name
+    with hub(f"--llm {name}"), _without_bars():
+        tokenizer, model = _load(source, card.revision if card else None, dtype, torch.device(device))
+    if tokenizer.eos_token_id is None:
+        raise UsageError(
+            f"--llm {name}: its tokenizer has no end-of-text token, which ends an answer; set eos_token in tokenizer_config.json"
+        )
+    model.eval().requires_grad_(False).to(device)
+    found = LanguageModel(name, model, tokenizer, hash_weights(model), bool(card and card.chat))
+    from levl_eval.engines.vlm.packing import check_packing  # which needs this module
+
+    check_packing(found)
+    return found

@@ -1,0 +1,94 @@
+"""Prompts as tokens: what stands before the image, and behind it with the question; plain, or a model's chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from levl_eval.cards import PromptSpec
+from levl_eval.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from levl_eval.engines.vlm.language import LanguageModel
+
+_PROBES = ("yes", "two dogs", "7")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt template cut at the image.
+
+    head: token ids before the image, beginning-of-text included. tail: text behind it, with ``{question}``. lead: what stands
+    between the prompt and an answer when the two are tokenised apart ("" or a space, whatever this tokenizer needs).
+    """
+
+    spec: PromptSpec
+    head: tuple[int, ...]
+    tail: str
+    lead: str = " "
+
+    def question(self, language: LanguageModel, text: str) -> list[int]:
+        """Tokens behind the image for a question."""
+        return language.ids(self.tail.replace("{question}", text))
+
+    def answer_start(self, language: LanguageModel, text: str) -> list[int]:
+        """Tokens of an answer without its end."""
+        return language.ids(self.lead + text.strip())
+
+    def answer(self, language: LanguageModel, text: str) -> list[int]:
+        """Target tokens of an answer with its end. Tokenised apart from the prompt, so that no merge crosses the boundary.
+
+        Raises UsageError for an empty answer.
+        """
+        if not text.strip():
+            raise UsageError("an answer is empty; every training question needs one")
+        return [*self.answer_start(language, text), language.eos]
+
+
+def _chat_text(spec: PromptSpec, language: LanguageModel) -> str:
+    """The user's turn, with the model's own marks around it, up to where its answer begins."""
+    if not getattr(language.tokenizer, "chat_template", None):
+        raise UsageError(
+            f"{language.name}: its tokenizer has no chat template; set `prompt.chat=false`, or give the model's instruction-tuned version"
+        )
+    turns = [{"role": "system", "content": spec.system}] if spec.system else []
+    turns.append({"role": "user", "content": spec.user})
+    try:
+        return language.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as e:  # templates are programs of their own and raise what they like
+        raise UsageError(
+            f"{language.name}: its chat template refuses the prompt ({' '.join(str(e).split())[:120]}); change `prompt.system` or `prompt.user`"
+        ) from e
+
+
+def _lead(language: LanguageModel, tail: str, chat: bool, field: str) -> str:
+    """What to put before an answer so that, tokenised apart, it gets the tokens it has behind the prompt.
+
+    Raises UsageError where no choice does: the tokenizer then joins the prompt's end with the answer's beginning.
+    """
+    text = tail.replace("{question}", "What is it?")
+    behind = language.ids(text)
+    between = "" if chat or text[-1:].isspace() else " "
+    for lead in dict.fromkeys((between, "")):
+        if all(behind + language.ids(lead + p) == language.ids(text + between + p) for p in _PROBES):
+            return lead
+    raise UsageError(
+        f"field `{field}`: the tokenizer of {language.name} joins the end of the prompt ({text[-12:]!r}) with the first answer token; "
+        "end the prompt otherwise, for example with a colon and no space"
+    )
+
+
+def make_prompt(spec: PromptSpec, language: LanguageModel) -> Prompt:
+    """The prompt for a language model: its chat template where ``spec.chat`` or else the model's card says so.
+
+    Raises UsageError where the template lacks {image} or {question}, or has them in the wrong order; where a chat template is
+    wanted and there is none; and where the tokenizer merges across the border of prompt and answer.
+    """
+    chat = language.chat if spec.chat is None else spec.chat
+    field, given = ("prompt.user", spec.user) if chat else ("prompt.template", spec.template)
+    if given.count("{image}") != 1 or given.count("{question}") != 1 or given.index("{image}") > given.index("{question}"):
+        raise UsageError(f"field `{field}`: {given!r}: expected one {{image}} and behind it one {{question}}")
+    text = _chat_text(spec, language) if chat else spec.template
+    head, _, tail = text.partition("{image}")
+    bos = [] if chat else language.bos  # a chat template writes its own beginning
+    return Prompt(spec, (*bos, *language.ids(head)), tail, _lead(language, tail, chat, field))

@@ -1,0 +1,227 @@
+"""From answers to the official metrics of each question task, every one with an interval clustered by image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from levl_eval.data.types import Question
+from levl_eval.metrics.calibration import calibration_of_sums
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.metrics.gqa import gqa_belongs, gqa_correct, weighted_gqa_distribution
+from levl_eval.metrics.mme import COGNITION, PERCEPTION, mme_answer
+from levl_eval.metrics.pope import is_unparsed, pope_answer, probability_counts, weighted_average_precision, yes_probability
+from levl_eval.metrics.statistics import Z95, bootstrap_statistic, bootstrap_weighted, mean_estimate
+from levl_eval.metrics.vqa import normalize_vqa_answer, soft_accuracy, textvqa_accuracy, vizwiz_accuracy, vqa_accuracy
+
+_SOFT = {"vqav2": vqa_accuracy, "textvqa": textvqa_accuracy, "vizwiz": vizwiz_accuracy, "soft": soft_accuracy}  # by annotators
+_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)].*)?$", re.DOTALL)
+
+
+def chosen_letter(text: str) -> str:
+    """The letter of a choice an answer gives, "" where it gives none: "b", "(B) steam", "B. steam"; no word's first letter."""
+    found = _LETTER.match(text.strip())
+    return found[1].upper() if found else ""
+
+
+def score(scorer: str, question: Question, text: str) -> float:
+    """Score of one answer in [0, 1] by the task's official rule."""
+    if scorer == "gqa":
+        return float(gqa_correct(text, question.answer))
+    if scorer == "pope":
+        return float(pope_answer(text) == question.answer)
+    if scorer == "mme":
+        return float(mme_answer(text) == question.answer)
+    if scorer in _SOFT:
+        return _SOFT[scorer](text, question.answers or (question.answer,))
+    if scorer == "letter":
+        return float(chosen_letter(text) == question.answer.upper())
+    return float(normalize_vqa_answer(text) == normalize_vqa_answer(question.answer))
+
+
+def weights(questions: Sequence[Question]) -> np.ndarray:
+    """Factors that turn the mean over questions into the mean over POPE's splits; all 1 where there are no splits."""
+    splits = [str(q.meta.get("split", "")) for q in questions]
+    counts = {s: splits.count(s) for s in set(splits)}
+    return np.array([len(splits) / (len(counts) * counts[s]) for s in splits])
+
+
+def estimates(
+    scorer: str,
+    questions: Sequence[Question],
+    answers: Mapping[str, str],
+    likelihoods: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Estimate]:
+    """The metrics of a task by name. ``answers`` and ``likelihoods`` (of yes and no) by question id."""
+    texts = [answers[q.question_id] for q in questions]
+    scores = np.array([score(scorer, q, t) for q, t in zip(questions, texts, strict=True)])
+    images = np.array([q.image_id for q in questions])
+    if scorer == "pope":
+        out = _pope(questions, texts, images)
+        if likelihoods:
+            out |= _likelihood(questions, likelihoods, images)
+        return out
+    out = {"accuracy": mean_estimate(scores, images)}
+    if scorer == "gqa":
+        out |= _gqa(questions, texts, scores, images)
+    elif scorer == "mme":
+        out |= _mme(questions, scores, images)
+    for key in ("answer_type", "question_type", "type", "subject"):
+        out |= _parts(key, [str(q.meta.get(key) or "") for q in questions], scores, images)
+    return {k: e for k, e in out.items() if e.n}
+
+
+def _parts(name: str, values: Sequence[str], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:
+    """Means within the groups of ``values``; '' belongs to none."""
+    array = np.array(values)
+    return {f"{name}/{v}": mean_estimate(scores[array == v], images[array == v]) for v in sorted(set(values) - {""})}
+
+
+def clusters(images: np.ndarray) -> tuple[np.ndarray, int]:
+    names, index = np.unique(images, return_inverse=True)
+    return index, len(names)
+
+
+_Cells = Callable[[np.ndarray], np.ndarray]  # [..., 5] sums of (true yes, false yes, missed yes, true no, unparsed) -> [...]
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, and 0 where b is, as published."""
+    return np.where(b > 0, a / np.maximum(b, 1e-12), 0.0)
+
+
+POPE_METRICS: dict[str, _Cells] = {
+    "accuracy": lambda c: _ratio(c[..., 0] + c[..., 3], c[..., :4].sum(-1)),
+    "precision": lambda c: _ratio(c[..., 0], c[..., 0] + c[..., 1]),
+    "recall": lambda c: _ratio(c[..., 0], c[..., 0] + c[..., 2]),
+    "f1": lambda c: _ratio(2 * c[..., 0], 2 * c[..., 0] + c[..., 1] + c[..., 2]),
+    "yes_ratio": lambda c: _ratio(c[..., 0] + c[..., 1], c[..., :4].sum(-1)),
+    "unparsed": lambda c: _ratio(c[..., 4], c[..., :4].sum(-1)),
+}
+
+
+def _pope(questions: Sequence[Question], texts: Sequence[str], images: np.ndarray) -> dict[str, Estimate]:
+    """Each of POPE's metrics as mean over the splits (its plain name), pooled (_pooled), and by split (_random, ...)."""
+    index, k = clusters(images)
+    splits = np.array([q.meta.get("split", "") for q in questions])
+    names = list(dict.fromkeys(splits.tolist()))
+    yes = np.array([pope_answer(t) == "yes" for t in texts])
+    true = np.array([q.answer == "yes" for q in questions])
+    cells = (yes & true, yes & ~true, ~yes & true, ~yes & ~true, np.array([is_unparsed(t) for t in texts]))
+    counts = np.zeros((k, len(names), 5))
+    for s, name in enumerate(names):
+        mask = splits == name
+        for c, cell in enumerate(cells):
+            counts[:, s, c] = np.bincount(index[mask], cell[mask].astype(float), k)
+    out: dict[str, Estimate] = {}
+    for metric, of in POPE_METRICS.items():
+        n = len(questions)
+        out[metric] = bootstrap_statistic(counts, lambda c, of=of: of(c).mean(-1), n=n)  # type: ignore[misc]
+        if len(names) > 1:
+            out[f"{metric}_pooled"] = bootstrap_statistic(counts.sum(1), of, n=n)
+            for s, name in enumerate(names):
+                there = counts[:, s, :4].sum(-1) > 0
+                out[f"{metric}_{name}"] = bootstrap_statistic(counts[there, s], of, n=int((splits == name).sum()))
+    return out
+
+
+def _likelihood(
+    questions: Sequence[Question], likelihoods: Mapping[str, Sequence[float]], images: np.ndarray
+) -> dict[str, Estimate]:
+    """Average precision of P(yes) by split and pooled, and its calibration error: beside the answers, never instead of them."""
+    p = np.array([yes_probability(*likelihoods[q.question_id][:2]) for q in questions])
+    y = np.array([q.answer == "yes" for q in questions])
+    splits = np.array([q.meta.get("split", "") for q in questions])
+
+    def ap(mask: np.ndarray) -> Estimate:
+        return bootstrap_weighted(lambda w: weighted_average_precision(p[mask], y[mask], w), images[mask])
+
+    everything = np.ones(len(p), bool)
+    out = {
+        "likelihood_ap": ap(everything),
+        "likelihood_calibration_error": bootstrap_statistic(
+            probability_counts(p, y.astype(float), clusters(images)[0]), calibration_of_sums, n=len(p)
+        ),
+        "likelihood_accuracy": mean_estimate(((p > 0.5) == y).astype(float), images),
+    }
+    names = list(dict.fromkeys(splits.tolist()))
+    return out | ({f"likelihood_ap_{s}": ap(splits == s) for s in names} if len(names) > 1 else {})
+
+
+def _gqa(questions: Sequence[Question], texts: Sequence[str], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:
+    """What the official evaluation reports, as far as the metadata allows (grounding needs attention maps)."""
+    types = [q.meta.get("types") or {} for q in questions]
+    out: dict[str, Estimate] = {}
+    structural = [str(t.get("structural") or "") for t in types]
+    if any(structural):
+        kind = ["" if not s else "open" if s == "query" else "binary" for s in structural]
+        out |= {k.removeprefix("kind/"): e for k, e in _parts("kind", kind, scores, images).items()}
+    out |= _parts("structural", structural, scores, images)
+    out |= _parts("semantic", [str(t.get("semantic") or "") for t in types], scores, images)
+    out |= _parts("steps", [str(q.meta.get("steps", "")) for q in questions], scores, images)
+    out |= _parts("words", [str(len(q.question.split())) for q in questions], scores, images)
+
+    right = {q.question_id: bool(s) for q, s in zip(questions, scores, strict=True)}
+    index, k = clusters(images)
+    shares = np.zeros((k, 2))
+    for i, q in enumerate(questions):
+        inferred = [e for e in q.meta.get("entailed") or () if e != q.question_id and e in right]
+        if scores[i] and inferred:
+            shares[index[i]] += sum(right[e] for e in inferred) / len(inferred), 1
+    if shares[:, 1].sum():
+        out["consistency"] = bootstrap_statistic(shares, lambda c: _ratio(c[..., 0], c[..., 1]), n=int(shares[:, 1].sum()))
+    for name, key in (("validity", "valid"), ("plausibility", "plausible")):
+        known = np.array([key in q.meta for q in questions])
+        if known.any():
+            hits = [gqa_belongs(t, q.meta[key], q.meta) for q, t in zip(questions, texts, strict=True) if key in q.meta]
+            out[name] = mean_estimate(np.array(hits, float), images[known])
+    groups = [(q.meta.get("groups") or {}).get("global") for q in questions]
+    kept = [i for i, g in enumerate(groups) if g]
+    if kept:
+        out["distribution"] = _distribution(
+            [questions[i].answer for i in kept], [texts[i] for i in kept], [str(groups[i]) for i in kept], images[kept]
+        )
+    return out
+
+
+def _distribution(gold: Sequence[str], given: Sequence[str], groups: Sequence[str], images: np.ndarray) -> Estimate:
+    """GQA's distribution distance, lower is better; its interval is centred on the value.
+
+    Resampling adds noise to every count, and a distance only grows by noise: the draws' percentiles would lie above the value.
+    Their spread is the standard error all the same.
+    """
+    e = bootstrap_weighted(lambda w: weighted_gqa_distribution(gold, given, groups, w), images)
+    if e.stderr is None:
+        return e
+    half = Z95 * e.stderr
+    return e.model_copy(
+        update={"low": max(0.0, e.value - half), "high": e.value + half, "method": f"normal, standard error by {e.method}"}
+    )
+
+
+def _mme(questions: Sequence[Question], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:
+    """MME's scores as shares of their maximum: (accuracy + accuracy of image pairs) / 2, a category and their means.
+
+    The published points are 2000 times ``perception`` and 800 times ``cognition``.
+    """
+    index, k = clusters(images)
+    category = {int(i): str(q.meta.get("category", "")) for i, q in zip(index, questions, strict=True)}
+    names = sorted(set(category.values()))
+    where = np.array([names.index(category[i]) for i in range(k)])
+    asked, right = np.bincount(index, minlength=k), np.bincount(index, scores, k)
+    counts = np.zeros((k, len(names), 4))
+    counts[np.arange(k), where] = np.stack([right, asked, (right == asked).astype(float), np.ones(k)], -1)
+
+    def of(c: np.ndarray) -> np.ndarray:
+        return (_ratio(c[..., 0], c[..., 1]) + _ratio(c[..., 2], c[..., 3])) / 2
+
+    out = {"accuracy_plus": mean_estimate((right == asked).astype(float))}
+    for s, name in enumerate(names):
+        out[f"category/{name}"] = bootstrap_statistic(counts[where == s, s], of, n=int(asked[where == s].sum()))
+    for title, members in (("perception", PERCEPTION), ("cognition", COGNITION)):
+        chosen = [s for s, name in enumerate(names) if name in members]
+        if chosen:
+            out[title] = bootstrap_statistic(counts[:, chosen], lambda c: of(c).mean(-1), n=int(counts[:, chosen, 1].sum()))
+    return out

@@ -1,0 +1,350 @@
+"""Configuration of a pretraining run: a YAML file and key=value words, validated, without heavy imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from levl_eval.cards import read_yaml
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import did_you_mean
+from levl_eval.models.presets import PRESETS, SIZES
+
+Size = Literal["nano", "tiny", "small", "base"]
+
+
+class TowerConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    width: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    patch: int | None = Field(None, ge=1)
+
+
+def _f(default: Any, about: str, **limits: Any) -> Any:
+    """A field with its explanation and source, which `levl-pretrain fields` prints."""
+    return Field(default, description=about, **limits)
+
+
+Pair = tuple[float, float]
+Share = {"ge": 0, "le": 1}
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class PretrainConfig(BaseModel):
+    """Every choice of a run. Defaults are the published codes' (PAPER 1) unless the field says otherwise; see presets.SIZES for nano's."""
+
+    model_config = ConfigDict(extra="forbid")
+    objective: Literal["levljepa", "levljepa_plus", "clip", "siglip"] = _f("levljepa", "what is trained (PAPER 1.1, 1.8, 1.9)")
+    model: Size = _f("nano", "size of towers and heads; base, small, tiny: published; nano: ours, for CPUs")
+    preset: Literal["levljepa-may", "levljepa-july", "clip-openclip", "siglip"] | None = _f(
+        None, "a whole published configuration; what is given besides it wins (presets.py)"
+    )
+    data: str = _f("scenes", "scenes | csv:FILE | tsv:FILE | wds:GLOB | hf:NAME[:SPLIT]")
+    out: str = _f("runs/pretrain", "folder of the run")
+    seed: int = _f(1, "of weights, order, augmentation and directions (May, July: 1)")
+    steps: int = _f(50_000, "updates (May, July)", ge=1)
+    batch_size: int = _f(256, "images an update, over all processes (May, July: 256 a process)", ge=2)
+    accumulate: int = _f(1, "forward passes an update; negatives, BatchNorm and SIGReg see one of them at a time (ours)", ge=1)
+
+    image_size: int = _f(224, "side of the images in pixels", ge=16)
+    mean: tuple[float, float, float] = _f((0.48145466, 0.4578275, 0.40821073), "CLIP's, as May and July")
+    std: tuple[float, float, float] = _f((0.26862954, 0.26130258, 0.27577711), "CLIP's, as May and July")
+    augmentation: Literal["none", "crop", "standard"] = _f(
+        "standard", "none: May's plain resize; standard: July's crop of the original image, flip, colour; crop: ours, 0.8 to 1 of the resized "
+        "image without flip, since captions of scenes say left and right",
+    )  # fmt: skip
+    resize: Literal["squash", "crop"] = _f("squash", "to the square (May), or shortest side and centre crop (ours)")
+    interpolation: Literal["bilinear", "bicubic"] = _f("bilinear", "of that resize (May: bilinear; nano: bicubic)")
+    crop_scale: Pair = _f((0.8, 1.0), "standard: share of the area (July; OpenCLIP 0.9 to 1)")
+    crop_ratio: Pair = _f((0.75, 4 / 3), "standard: width to height (July)")
+    flip_prob: float = _f(0.5, "standard: of a horizontal flip (July)", **Share)
+    color_jitter: tuple[float, float, float, float] = _f(
+        (0.2, 0.2, 0.2, 0.02), "standard: strengths of brightness, contrast, saturation, hue (July)"
+    )
+    color_jitter_prob: float = _f(0.3, "standard (July)", **Share)
+    grayscale_prob: float = _f(0.05, "standard (July)", **Share)
+    gaussian_blur_prob: float = _f(0.0, "standard (July); sigma 0.1 to 2", **Share)
+    random_erasing_prob: float = _f(0.0, "standard (July): 0.02 to 0.33 of the normalised image set to 0", **Share)
+    blur_kernel: int | None = _f(
+        23, "side of the blur (May: 23 for global and local crops, July: 23); None: grows with the crop (nano)", ge=3
+    )
+    crops: Literal["original", "resized"] = _f(
+        "original",
+        "csv, tsv: what random crops are taken of (May, July: the original image); resized: already squashed (ours before)",
+    )
+
+    vision: TowerConfig = _f(..., "the ViT: width, depth, heads, patch (PAPER 1.4)")
+    text: TowerConfig = _f(..., "the GPT-2: width, depth, heads (PAPER 1.4)")
+    embed_dim: int = _f(768, "d, of the embeddings (May, July: the towers' width; released: 256, baselines 512)", ge=1)
+    head_width: int = _f(2048, "hidden width of pre_proj (May, July `pre_proj_width`)", ge=1)
+    pre_proj_depth: int = _f(1, "hidden layers of pre_proj (July)", ge=0)
+    pre_proj_hidden_dims: Widths | None = _f(None, "their widths, instead of head_width and pre_proj_depth (July)")
+    predictor_width: int = _f(2048, "hidden width of the predictors (May, July `projector_width`)", ge=1)
+    predictor_depth: int = _f(4, "hidden layers of the predictors (May, July `projector_depth`)", ge=0)
+    projector_hidden_dims: Widths | None = _f(None, "their widths, instead of predictor_width and predictor_depth (July)")
+    dropout: float = _f(0.0, "within predictors (May, July: 0; the paper: 0.1, PAPER 1.4)", ge=0, lt=1)
+    last_dropout: bool = _f(True, "the same dropout behind the predictors' last layer, as torchvision's MLP has it (May, July)")
+    head_dropout: float = _f(0.0, "within pre_proj (May, July: none)", ge=0, lt=1)
+    max_length: int = _f(77, "tokens of a caption (May, July)", ge=1)
+    positions: int | None = _f(
+        1024, "rows of the text tower's position table, at least max_length (May, July: GPT-2's 1,024)", ge=1
+    )
+    text_readout: Literal["eot", "pad77"] = _f(
+        "eot",
+        "eot: the state of an end-of-text token put behind (July); pad77: of the last of max_length padded positions (May) (PAPER 1.5)",
+    )
+    pad77_attends: Literal["text", "all"] = _f(
+        "text", "pad77: to the real tokens alone (May, July: attention mask); all: to padding as well (ours before)"
+    )
+    text_buckets: int = _f(4, "eot: groups of similar length in which the text tower sees a batch (ours; same values)", ge=1)
+    tokenizer: str = _f(
+        "trained", "trained: on the captions (ours); or a GPT-2 tokenizer by hub name or directory (May, July: gpt2)"
+    )
+    vocab_size: int = _f(8192, "of a trained tokenizer (ours)", ge=257)
+    strip_captions: bool = _f(False, "cut white space around captions (May, July: as they are)")
+
+    prediction: Literal["predictor", "direct"] = _f(
+        "predictor", "direct: plain distance of the pair, both sides learn (PAPER 2f)"
+    )
+    align_loss: Literal["mse", "cosine"] = _f("mse", "distance of prediction and target (July)")
+    lambda_v: float = _f(0.02, "weight of SIGReg on images (May, July; the paper 0.01, PAPER 1.2)", ge=0)
+    lambda_t: float = _f(0.02, "weight of SIGReg on texts (May, July; the paper 0.01, PAPER 1.2)", ge=0)
+    sigreg_slices: int = _f(4096, "random directions a step (May, July)", ge=1)
+    sigreg_knots: int = _f(17, "knots of the quadrature (May, July)", ge=3)
+    sigreg_t_max: float = _f(3.0, "its last knot (May, July)", gt=0)
+    sigreg_scope: Literal["local", "global", "averaged"] = _f(
+        "global", "local: of each process's batch (May, July); global: of all batches together (ours, as LeJEPA and the paper's appendix A); "
+        "averaged: the global characteristic function times the local batch (July's option). One process: all equal",
+    )  # fmt: skip
+    sigreg_directions: Literal["separate", "shared"] = _f(
+        "separate", "drawn for each modality (May, July), or once a step (ours)"
+    )
+
+    lambda_multi: float = _f(0.2, "levljepa_plus: weight of the views' distance (May)", ge=0)
+    global_views: int = _f(2, "levljepa_plus (May)", ge=1)
+    local_views: int = _f(4, "levljepa_plus (May)", ge=0)
+    global_scale: Pair = _f((0.4, 1.0), "levljepa_plus: share of the area (May)")
+    local_scale: Pair = _f((0.05, 0.4), "levljepa_plus: share of the area (May)")
+    local_size: int | None = _f(
+        None, "levljepa_plus: side of local crops; None: 3/7 of image_size in whole patches (May: 96 of 224)", ge=1
+    )
+
+    logit_scale_init: float | None = _f(None, "None: 1/0.07 for clip (OpenCLIP), 10 for siglip (Zhai et al. 2023)")
+    logit_bias_init: float = _f(-10.0, "siglip (Zhai et al. 2023)")
+
+    lr: float = _f(2e-4, "peak of the rate (May, July)", gt=0)
+    schedule: Literal["cosine", "wsd"] = _f("cosine", "wsd: warm-up, constant, decay at the end (July)")
+    final_lr: float = _f(0.1, "share of lr at the end (May, July: 2e-5 of 2e-4)", **Share)
+    warmup: int = _f(1000, "updates of linear warm-up (May, July)", ge=0)
+    warmup_start_factor: float | None = _f(
+        0.01, "share of lr at update 0 (July 0.01; May 0); None: (update + 1) / warmup (nano; OpenCLIP)", **Share
+    )
+    wsd_decay_frac: float = _f(0.15, "wsd: share of the updates in which the rate falls (July)", **Share)
+    wsd_decay_steps: int = _f(0, "wsd: their number, instead of the share where above 0 (July)", ge=0)
+    wsd_decay: Literal["cosine", "linear"] = _f("cosine", "wsd: how it falls (July: cosine; linear: ours before)")
+    betas: Pair = _f((0.9, 0.999), "of AdamW (May, July: torch's)")
+    eps: float = _f(1e-8, "of AdamW (May, July: torch's)", gt=0)
+    weight_decay: float = _f(0.01, "of AdamW (May: torch's; July)", ge=0)
+    weight_decay_on: Literal["all", "matrices"] = _f(
+        "all", "all: every parameter (May, July); matrices: not gains, biases and scales (nano; OpenCLIP)"
+    )
+    clip: float | None = _f(1.0, "largest norm of the gradient (May, July); None: any (OpenCLIP)", gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = _f(
+        "auto",
+        "auto: bf16 autocast where the processor has bfloat16 arithmetic, else fp32 (ours); a run keeps what it became (May, July: bf16)",
+    )
+    device: str = _f("auto", "auto | cpu | cuda | cuda:N")
+    threads: int | None = _f(None, "CPU threads of torch", ge=1)
+    channels_last: bool = _f(False, "memory order of images")
+    compile: bool = _f(False, "torch.compile of the towers")
+    max_loss_growth: float = _f(10.0, "a running loss above this many times the first one stops the run as diverged (ours)", gt=1)
+
+    scenes_pool: int = _f(40_000, "scenes: different images", ge=2)
+    captions_per_image: int = _f(4, "scenes", ge=1)
+    caption_fields: tuple[str, ...] = _f(
+        ("caption", "text", "txt", "captions"), "csv columns, json fields, hub columns: the first that is there"
+    )
+    image_field: str = _f("image", "csv or hub column")
+    workers: int = _f(2, "reading processes a training process (wds, hf)", ge=0)
+    shuffle_buffer: int = _f(2000, "wds, hf streaming: samples held for shuffling", ge=1)
+    streaming: bool = _f(False, "hf: without downloading first")
+    max_broken: float = _f(0.05, "share of unreadable images above which the run stops", **Share)
+    log_every: int = _f(20, "updates between lines of metrics.jsonl", ge=1)
+    save_every: int = _f(200, "updates between checkpoints", ge=1)
+    keep: int = _f(1, "checkpoints kept: the last as ckpt.pt, those before it as ckpt-STEP.pt", ge=1)
+    diagnose_every: int = _f(200, "updates between diagnoses", ge=1)
+    diagnose_images: int = _f(512, "fixed pairs of the data, embedded in evaluation mode for ranks and cosines", ge=8)
+    probe: str | None = _f(
+        None,
+        "class folders with train/ and test/, or scenes: at every diagnosis kNN accuracy of the class token, and zero-shot accuracy on test/",
+    )
+    probe_template: str = _f("a photo of a {}.", "the probe's prompt")
+    trackers: tuple[str, ...] = _f((), "tensorboard, wandb")
+    resume: bool = _f(
+        True, "resume where the last run with the same values was stopped; false: start anew, into an empty folder only"
+    )
+    extend_to: int | None = _f(
+        None,
+        "train a run on to this update, beyond steps; its schedule stays that of steps, behind which the rate is final_lr of the peak",
+        ge=1,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = {**PRESETS.get(str(values.get("preset")), {}), **values}
+            size = SIZES.get(str(values.get("model", "nano")), SIZES["nano"])
+            for part in ("vision", "text"):  # a part given in part keeps the rest of its size's
+                if isinstance(values.get(part), dict):
+                    values = {**values, part: {**size[part], **values[part]}}
+            return {**size, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _fits(self) -> PretrainConfig:
+        if "{}" not in self.probe_template:
+            raise ValueError(f"probe_template is {self.probe_template!r}; {{}} in it is where the class name goes")
+        if self.prediction == "direct" and self.objective != "levljepa":
+            raise ValueError("prediction=direct is an ablation of objective=levljepa; leave one of them out")
+        total = self.lambda_v + self.lambda_t + (self.lambda_multi if self.objective == "levljepa_plus" else 0)
+        if total >= 1:
+            raise ValueError(f"lambda_v + lambda_t (+ lambda_multi) is {total:g}; the prediction's weight is 1 minus it")
+        for side, tower in (("vision", self.vision), ("text", self.text)):
+            if tower.width % tower.heads:
+                raise ValueError(f"{side}.heads is {tower.heads}, which does not divide {side}.width {tower.width}")
+        if self.schedule == "wsd" and self.warmup + wsd_steps(self) > self.steps:
+            raise ValueError(f"warmup {self.warmup} and the decay's {wsd_steps(self)} updates are more than steps {self.steps}")
+        if self.extend_to is not None and (self.extend_to <= self.steps or self.final_lr == 0):
+            why = "final_lr is 0, so that nothing would be learned" if self.extend_to > self.steps else f"steps is {self.steps}"
+            raise ValueError(f"extend_to is {self.extend_to}, but {why}; expected a later update than steps, with a rate above 0")
+        self._blur_fits()
+        for name in ("crop_scale", "crop_ratio", "global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (name.endswith("scale") and high > 1):
+                raise ValueError(
+                    f"{name} is ({low:g}, {high:g}); expected a range above 0" + (" up to 1" if name.endswith("scale") else "")
+                )
+        return self
+
+    def _blur_fits(self) -> None:
+        kernel = self.blur_kernel
+        if kernel is None:
+            return
+        if kernel % 2 == 0:
+            raise ValueError(f"blur_kernel is {kernel}; a blur has an odd side")
+        plus = self.objective == "levljepa_plus"
+        sides = [self.image_size] if plus or (self.augmentation == "standard" and self.gaussian_blur_prob) else []
+        sides += [local_size(self)] if plus and self.local_views else []
+        if sides and min(sides) <= kernel // 2:
+            raise ValueError(f"blur_kernel {kernel} needs crops of more than {kernel // 2} pixels, found {min(sides)}")
+
+
+def local_size(config: PretrainConfig) -> int:
+    """Side of the local crops: given, or 3/7 of the image (96 of 224) in whole patches."""
+    patch = config.vision.patch or 16
+    return config.local_size or max(patch, round(config.image_size * 3 / 7 / patch) * patch)
+
+
+def wsd_steps(config: PretrainConfig) -> int:
+    """Updates of wsd's decay."""
+    return config.wsd_decay_steps or max(1, round(config.wsd_decay_frac * config.steps))
+
+
+def head_dims(config: PretrainConfig) -> list[int]:
+    """Hidden widths of pre_proj."""
+    c = config
+    return [c.head_width] * c.pre_proj_depth if c.pre_proj_hidden_dims is None else list(c.pre_proj_hidden_dims)
+
+
+def predictor_dims(config: PretrainConfig) -> list[int]:
+    """Hidden widths of the predictors."""
+    c = config
+    return [c.predictor_width] * c.predictor_depth if c.projector_hidden_dims is None else list(c.projector_hidden_dims)
+
+
+def readout_of(config: PretrainConfig) -> str:
+    """The text read-out as model.DualEncoder takes it."""
+    return "pad77-all" if config.text_readout == "pad77" and config.pad77_attends == "all" else config.text_readout
+
+
+def augments(config: PretrainConfig) -> bool:
+    """Whether images are augmented one by one while reading."""
+    return config.objective == "levljepa_plus" or config.augmentation == "standard"
+
+
+def crops_originals(config: PretrainConfig) -> bool:
+    """Whether csv and tsv data are kept as original images."""
+    return augments(config) and config.crops == "original"
+
+
+def parse_config(words: list[str]) -> PretrainConfig:
+    """``[config.yaml] key=value ...`` -> configuration. Later words win. Raises UsageError: file, field, what was expected."""
+    values: dict[str, Any] = {}
+    for word in words:
+        key, eq, text = word.partition("=")
+        if not eq:
+            if not word.endswith((".yaml", ".yml")):
+                raise UsageError(
+                    f"{word!r}: expected key=value or a .yaml file{did_you_mean(word, list(PretrainConfig.model_fields))}"
+                )
+            values.update(read_yaml(Path(word)))
+            continue
+        field = key.split(".")[0]
+        if field not in PretrainConfig.model_fields:
+            raise UsageError(
+                f"{key}: no such field{did_you_mean(field, list(PretrainConfig.model_fields))}; see `levl-pretrain --help`"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise UsageError(f"{word}: not valid YAML; quote the value") from e
+        if "." in key:
+            inner = key.split(".", 1)[1]
+            if field not in ("vision", "text") or inner not in TowerConfig.model_fields:
+                parts = [f"{part}.{k}" for part in ("vision", "text") for k in TowerConfig.model_fields]
+                raise UsageError(f"{key}: no such field{did_you_mean(key, parts)}; see `levl-pretrain --help`")
+            # Partial: completed by the size when all words are read, so that their order does not matter.
+            node = values.get(field)
+            values[field] = {**(node if isinstance(node, dict) else {}), inner: value}
+        else:
+            values[field] = value
+    try:
+        return PretrainConfig.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        known = did_you_mean(where, list(PretrainConfig.model_fields)) if first["type"] == "extra_forbidden" else ""
+        raise UsageError(f"field `{where}`: {first['msg'].lower()}, found {first.get('input')!r}{known}") from e
+
+
+def explained(words: list[str]) -> str:
+    """Every field as a YAML file that can be given back: value with these words, and its type or choices and meaning behind it."""
+    lines = []
+    for name, value in parse_config(words).model_dump(mode="json").items():
+        field = PretrainConfig.model_fields[name]
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
+        lines.append(f"{name}: {text}  # {_type_of(field.annotation)}: {field.description}\n")
+    return "".join(lines)
+
+
+def _type_of(annotation: Any) -> str:
+    """A field's type in words: choices separated by |, `or none` where it may be left out."""
+    parts = get_args(annotation)
+    if annotation is type(None):
+        return "none"
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, parts))
+    if get_origin(annotation) is Annotated:
+        return _type_of(parts[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(_type_of(p) for p in parts)
+    if get_origin(annotation) is tuple:
+        some = [_type_of(p) for p in parts if p is not Ellipsis]
+        return f"list of {some[0]}" if Ellipsis in parts else f"[{', '.join(some)}]"
+    return {"TowerConfig": "mapping", "str": "text", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)

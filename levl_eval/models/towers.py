@@ -1,0 +1,193 @@
+"""The towers and heads of PAPER 1.4: a timm ViT, a GPT-2 from scratch, BatchNorm heads and predictors.
+
+Module names (encoder, pre_proj, projector) and the indices within heads are those of the published checkpoints (PAPER 1.10),
+so that state dictionaries can be exchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from levl_eval.core.third_party import repair
+
+repair()
+
+
+def vision_tower(width: int, depth: int, heads: int, patch: int, image_size: int) -> nn.Module:
+    """A timm ViT with class token and learned positions, without classifier; other image sizes by position interpolation.
+
+    While training only the class token leaves the last block (readout.py): the objectives read nothing else.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    from levl_eval.models.readout import ClassTokenBlock
+
+    net = VisionTransformer(
+        img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=0, dynamic_img_size=True,
+        block_fn=ClassTokenBlock,
+    )  # fmt: skip
+    net.blocks[-1].only_class_token = True  # type: ignore[assignment]
+    return net
+
+
+def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> nn.Module:
+    """A GPT-2 from scratch without dropout."""
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(
+        vocab_size=vocab, n_positions=length, n_embd=width, n_layer=depth, n_head=heads, n_inner=4 * width,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return GPT2Model(config)
+
+
+def pre_projection(width: int, hidden: Sequence[int], dim: int, dropout: float = 0.0) -> nn.Sequential:
+    """Linear, BatchNorm, GELU for each of the hidden widths, and a Linear (PAPER 1.3): without it the encoder's final LayerNorm would
+    suppress the variance that SIGReg needs.
+
+    Dropout, where there is any, stands within the activation, so that layers keep the published indices 0,1 / 3,4 / ... / 3 depth.
+    """
+    layers: list[nn.Module] = []
+    for before, size in zip([width, *hidden], hidden, strict=False):
+        activation: nn.Module = nn.Sequential(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
+        layers += [nn.Linear(before, size), nn.BatchNorm1d(size), activation]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else width, dim))
+
+
+def predictor(dim: int, hidden: Sequence[int], dropout: float, last_dropout: bool = True) -> nn.Sequential:
+    """torchvision's MLP as published: Linear, BatchNorm, GELU, Dropout for each of the hidden widths, Linear, Dropout
+    (indices 0,1 / 4,5 / ... / 4 depth). last_dropout: whether the one behind the last Linear is there.
+    """
+    layers: list[nn.Module] = []
+    for before, size in zip([dim, *hidden], hidden, strict=False):
+        layers += [nn.Linear(before, size), nn.BatchNorm1d(size), nn.GELU(), nn.Dropout(dropout)]
+    layers.append(nn.Linear(hidden[-1] if hidden else dim, dim))
+    return nn.Sequential(*layers, nn.Dropout(dropout)) if last_dropout else nn.Sequential(*layers)
+
+
+class Tower(nn.Module):
+    """One modality: encoder, pre_proj and, for LeVLJEPA, its predictor ``projector``."""
+
+    def __init__(self, encoder: nn.Module, pre_proj: nn.Module, projector: nn.Module | None) -> None:
+        super().__init__()
+        self.encoder, self.pre_proj, self.projector = encoder, pre_proj, projector
+
+
+class DualEncoder(nn.Module):
+    """Vision and text towers, and for the contrastive objectives the learned scale (and bias)."""
+
+    # What accelerate's FSDP wraps, each block a unit, where its configuration names no classes.
+    _no_split_modules = ("ClassTokenBlock", "GPT2Block")
+
+    def __init__(
+        self, vision: Tower, text: Tower, objective: str, scale: float | None = None, bias: float = -10.0, buckets: int = 1,
+        readout: str = "eot",
+    ) -> None:  # fmt: skip
+        """readout: "eot"; "pad77"; or "pad77-all", the same without an attention mask (config.pad77_attends)."""
+        super().__init__()
+        self.vision, self.text, self.objective, self.buckets, self.readout = vision, text, objective, buckets, readout
+        if objective in ("clip", "siglip"):  # OpenCLIP's initialisation; SigLIP's: t' = log 10, b = -10
+            first = scale or (1 / 0.07 if objective == "clip" else 10.0)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(first)))
+        if objective == "siglip":
+            self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] -> z_v [B, d], from the class token after the final norm."""
+        return self.vision.pre_proj(self.vision.encoder(pixels))
+
+    def embed_views(self, crops: Sequence[Tensor]) -> Tensor:
+        """Crops of one size each, [V_k, B, 3, S_k, S_k] -> z [V, B, d]; one BatchNorm over all views together."""
+        pooled = torch.cat([self.vision.encoder(x.flatten(0, 1)) for x in crops if len(x)])
+        return self.vision.pre_proj(pooled).unflatten(0, (-1, crops[0].shape[1]))
+
+    def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
+        """Token ids [B, L] and the index of each row's last token before padding [B] -> z_t [B, d] (PAPER 1.5).
+
+        eot: the tower is causal and is read at that token, so what stands behind it, and how far rows are padded, cannot change the
+        result; no attention mask is needed, and rows of similar length are run together without the padding of the longest.
+        pad77: read at the last position, L - 1, which attends to the tokens up to that index and to no padding, not even itself; where it
+        stands does change the result, so rows must be padded to the maximal length.
+        """
+        return self.text.pre_proj(self._text_states(ids, last))
+
+    def _text_states(self, ids: Tensor, last: Tensor) -> Tensor:
+        rows = torch.arange(len(ids), device=ids.device)
+        if self.readout != "eot":
+            mask = None
+            if self.readout == "pad77":
+                mask = (torch.arange(ids.shape[1], device=ids.device) <= last[:, None]).long()
+            return text_states(self.text.encoder, ids, mask)[:, -1]
+        if not self.training or self.buckets < 2 or len(ids) < 4 * self.buckets:
+            return text_states(self.text.encoder, ids)[rows, last]
+        order = last.argsort(stable=True)
+        states = []
+        for group in order.chunk(self.buckets):
+            at = last[group]
+            states.append(text_states(self.text.encoder, ids[group, : int(at.max()) + 1])[rows[: len(group)], at])
+        return torch.cat(states)[order.argsort()]
+
+    def forward(
+        self, pixels: Tensor | Sequence[Tensor], ids: Tensor | None = None, last: Tensor | None = None, global_views: int = 0
+    ) -> dict[str, Tensor]:
+        """Everything an objective needs of a batch: z_v, z_t [B, d]; p_v, p_t, the predictions of the other modality, where there
+        are predictors; logit_scale, logit_bias; views [V, B, d] where pixels are crops (then z_v is the mean of the global ones).
+        Without texts: pooled, the class token [B, D], alone (for probes).
+        """
+        out: dict[str, Tensor] = {}
+        if ids is None or last is None:
+            return {"pooled": self.vision.encoder(pixels)}
+        if isinstance(pixels, Tensor):
+            out["z_v"] = self.embed_images(pixels)
+        else:
+            out["views"] = self.embed_views(pixels)
+            out["z_v"] = out["views"][:global_views].mean(0)
+        out["z_t"] = self.embed_texts(ids, last)
+        if self.vision.projector is not None and self.text.projector is not None:
+            out["p_v"], out["p_t"] = self.vision.projector(out["z_v"]), self.text.projector(out["z_t"])
+        for name in ("logit_scale", "logit_bias"):
+            if hasattr(self, name):
+                out[name] = getattr(self, name) * 1.0
+        return out
+
+
+def plain_attention(model: DualEncoder) -> None:
+    """Attention as two matrix products instead of the fused kernel.
+
+    torch's fused CPU kernel has a slow backward in bfloat16: at nano (65 tokens, batch 128, one AVX-512-BF16 core) forward and
+    backward take 102 ms fused and 22 ms plain; in float32 the fused one wins (38 against 43 ms). Same sums, other rounding.
+    """
+    for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
+        block.attn.fused_attn = False  # type: ignore[union-attr]
+    model.text.encoder.set_attn_implementation("eager")  # type: ignore[operator]
+
+
+def text_states(encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Last hidden states [B, L, width] of a GPT-2 at positions 0 to L - 1; mask [B, L]: 1 where a token may be attended to."""
+    return encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def build_model(config: Any, vocab: int) -> DualEncoder:
+    """The model of a configuration (config.PretrainConfig, or its dictionary) for a tokenizer of ``vocab`` tokens."""
+    from levl_eval.models.config import PretrainConfig, head_dims, predictor_dims, readout_of
+
+    c = config if isinstance(config, PretrainConfig) else PretrainConfig.model_validate(config)
+    v, t = c.vision, c.text
+    predicts = c.objective in ("levljepa", "levljepa_plus") and c.prediction == "predictor"
+
+    def head() -> nn.Module | None:
+        return predictor(c.embed_dim, predictor_dims(c), c.dropout, c.last_dropout) if predicts else None
+
+    def tower(encoder: nn.Module, width: int) -> Tower:
+        return Tower(encoder, pre_projection(width, head_dims(c), c.embed_dim, c.head_dropout), head())
+
+    return DualEncoder(
+        tower(vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size), v.width),
+        tower(text_tower(t.width, t.depth, t.heads, vocab, max(c.positions or 0, c.max_length)), t.width),
+        c.objective, c.logit_scale_init, c.logit_bias_init, c.text_buckets, readout_of(c),
+    )  # fmt: skip

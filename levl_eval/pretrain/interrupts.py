@@ -1,0 +1,47 @@
+"""What a run may be disturbed by: signals between steps, and a metrics file that a kill left half-written."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def lines_until(path: Path, until: int) -> list[str]:
+    """The lines of a metrics file up to a step; what a kill left half-written is dropped."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= until:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[list[int]]:
+    """A list that receives SIGINT or SIGTERM, so that a run ends between two steps and its last checkpoint is exact.
+
+    A second signal interrupts at once. Outside the main thread signals cannot be caught, and nothing is changed.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

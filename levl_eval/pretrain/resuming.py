@@ -1,0 +1,38 @@
+"""What a run may change when it is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from levl_eval.core.errors import UsageError
+from levl_eval.models.config import PretrainConfig
+
+# What a resumed run may have otherwise; steps may not change, the schedule depends on them; extend_to is for that.
+_FREE = {
+    "resume", "extend_to", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_images", "probe", "probe_template", "trackers", "threads",
+    "device", "max_loss_growth", "max_broken",
+}  # fmt: skip
+
+
+def as_it_began(state: dict[str, Any], config: PretrainConfig, path: Path) -> PretrainConfig:
+    """The configuration to resume with: a run is resumed only as it began, though where it stands and how it logs may change.
+
+    state: the checkpoint's dictionary (checkpoints.read). What an earlier version had no field for stays as that version did it.
+    Raises UsageError naming the field that differs, or that there is no optimizer.
+    """
+    if "optimizer" not in state:
+        raise UsageError(
+            f"{path}: has weights but no optimizer (imported or released); it cannot be resumed, choose another out="
+        )
+    old = state["config"]
+    kept = {k: v for k, v in old.items() if k in state.get("before", ())}
+    config = PretrainConfig.model_validate({**config.model_dump(mode="json"), **kept})
+    new = config.model_dump(mode="json")
+    other = [k for k in new if k not in _FREE and k in old and old[k] != new[k]]
+    if other:
+        raise UsageError(
+            f"{path}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; "
+            "resume with the same values, or choose another out="
+        )
+    return config

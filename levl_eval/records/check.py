@@ -1,0 +1,67 @@
+"""Whether what lies in a run's folder is whole: records by their checksum, samples by what their record says of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from levl_eval.core.errors import UsageError
+from levl_eval.records.record import Record, read_record
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, read now."""
+    with open(path, "rb") as f:
+        digest = hashlib.sha256()
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def damage_of_samples(record: Record, sha256: Callable[[Path], str] = sha256_of) -> str:
+    """What is wrong with a done record's samples, in a line; "" where they are whole, or the record's schema did not say.
+
+    sha256: of a file; one that remembers unchanged files makes a second look cheap.
+    """
+    path = record.home / "samples" / f"{record.key}.jsonl"
+    if not path.is_file():
+        return f"{path}: samples are missing"
+    if record.samples is not None and sha256(path) != record.samples.sha256:
+        return f"{path}: not the samples its record was written with (checksum)"
+    return ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One record's file. state: whole, old (of a schema without checksums), failed, or damaged. message: what is wrong."""
+
+    file: str
+    state: str
+    message: str = ""
+
+
+def check_run(out: Path) -> list[Finding]:
+    """A finding for every record of a run's folder, and for samples that no record belongs to. Raises UsageError: no such folder."""
+    folder = out / "records"
+    if not folder.is_dir():
+        raise UsageError(f"{out}: holds no records; give the --out of a run")
+    found, known = [], set()
+    for path in sorted(folder.glob("*.json")):
+        known.add(path.stem)
+        try:
+            record = read_record(path)
+        except UsageError as e:
+            found.append(Finding(path.name, "damaged", str(e)))
+            continue
+        if record.status != "done":
+            found.append(Finding(path.name, "failed", record.reason))
+            continue
+        wrong = damage_of_samples(record)
+        state = "damaged" if wrong else "whole" if record.samples is not None else "old"
+        found.append(Finding(path.name, state, wrong))
+    for path in sorted((out / "samples").glob("*.jsonl")):
+        if path.stem not in known:
+            found.append(Finding(f"samples/{path.name}", "orphan", "no record belongs to it; a run was killed between the two"))
+    return found

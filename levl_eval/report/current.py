@@ -1,0 +1,70 @@
+"""The tables of a run's folder, written again only where its records or the code that writes them have changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from levl_eval import __version__
+from levl_eval.core.files import atomic_write
+from levl_eval.core.hashing import digest
+from levl_eval.records import Record
+
+FILE = ".tables.json"
+
+
+class _Copy(io.StringIO):
+    """What is printed, kept; it looks like the stream it is a copy of."""
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+
+def _stat(path: Path) -> list[int]:
+    s = path.stat()
+    return [s.st_size, s.st_mtime_ns, s.st_ino]
+
+
+def _inputs(out: Path, records: Sequence[Record], options: dict[str, Any]) -> str:
+    """Everything the tables are made of: files of records and samples, what is shown, how wide, and our own code."""
+    files = {f"{p.parent.name}/{p.name}": _stat(p) for folder in ("records", "samples") for p in (out / folder).glob("*.json*")}
+    package = Path(__file__).resolve().parents[1]
+    code = {p.name: _stat(p) for folder in ("report", "metrics", "records") for p in (package / folder).glob("*")}
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((80, 24)).columns if terminal else 0
+    shown = [r.key for r in records]
+    return digest([__version__, files, code, terminal, width, shown, options])
+
+
+def show_and_write(
+    out: Path,
+    records: Sequence[Record],
+    options: dict[str, Any],
+    show: Callable[[io.StringIO], None],
+    write: Callable[[], list[Path]],
+) -> list[Path]:
+    """Print the table of ``records`` and write the files of ``out``'s tables, or print what was printed where nothing has changed.
+
+    options: plain values that move tables. show: prints the table to a stream. write: writes the files and names them.
+    """
+    path, inputs = out / FILE, _inputs(out, records, options)
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["inputs"] == inputs and all(_stat(out / name) == stat for name, stat in kept["files"].items()):
+            sys.stdout.write(kept["text"])
+            return [out / name for name in kept["files"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # none yet, or damaged: made again
+    copy = _Copy()
+    show(copy)
+    sys.stdout.write(copy.getvalue())  # before anything that a full disk might refuse
+    sys.stdout.flush()
+    written = write()
+    content = {"inputs": inputs, "text": copy.getvalue(), "files": {p.name: _stat(p) for p in written}}
+    atomic_write(path, json.dumps(content))
+    return written

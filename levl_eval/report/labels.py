@@ -1,0 +1,82 @@
+"""Names of columns: a backbone's own, and what tells it apart where records of one name are of different encoders."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from levl_eval.core.hashing import digest
+from levl_eval.records import Record
+from levl_eval.records.samples import finite
+
+# Part of an identity that no row shares -> how a record tells it. Weights always tell columns apart; the others where two records
+# would else stand in one cell.
+PARTS: dict[str, Callable[[Record], Any]] = {
+    "weights": lambda r: r.backbone["weights_sha256"],
+    "preprocess": lambda r: r.backbone.get("preprocess") or {},
+    "code": lambda r: r.backbone.get("code") or {},
+    "text": lambda r: r.backbone.get("text") or {},
+    "device": lambda r: r.device,
+    "order": lambda r: r.data.get("order") or {},
+}
+_OF_A_SEED = ("device", "order")  # seeds of one encoder may differ in them
+
+
+def _value(record: Record, part: str) -> str:
+    return digest(finite(PARTS[part](record)))
+
+
+def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], Any]) -> list[str]:
+    """The parts by which records of one backbone's name must be told apart, so that no cell (``cell_of``) holds two encoders."""
+    chosen = ["weights"] if len({_value(r, "weights") for r in records}) > 1 else []
+    for part in PARTS:
+        if part in chosen:
+            continue
+        cells: dict[Any, set[str]] = defaultdict(set)
+        for r in records:
+            seed = r.seed if part in _OF_A_SEED else None
+            cells[(cell_of(r), seed, *(_value(r, p) for p in chosen))].add(_value(r, part))
+        if any(len(values) > 1 for values in cells.values()):
+            chosen.append(part)
+    return chosen
+
+
+def short(value: Any, most: int = 24) -> str:
+    """A value in few characters; hashes by their beginning."""
+    text = " ".join(str(value).split())
+    if len(text) >= 32 and all(c in "0123456789abcdef" for c in text):
+        return text[:12]
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _told(record: Record, part: str, others: Sequence[Record]) -> str:
+    """``preprocess.size=64``: the fields of a part in which records differ, as this one has them."""
+    mine = PARTS[part](record)
+    if not isinstance(mine, dict):
+        return f"{part}={short(mine)}"
+    all_of = [PARTS[part](r) for r in others]
+    keys = dict.fromkeys(k for p in all_of for k in p)
+    differing = [k for k in keys if len({digest(finite(p.get(k))) for p in all_of}) > 1]
+    return ", ".join(f"{part}.{k}={short(mine.get(k, 'none'))}" for k in differing)
+
+
+def label_columns(records: Sequence[Record], cell_of: Callable[[Record], Any]) -> dict[int, str]:
+    """``id`` of a record -> the name of its column. cell_of: what a cell is, besides the column (task and comparison)."""
+    by_name: dict[str, list[Record]] = defaultdict(list)
+    for r in records:
+        by_name[r.backbone["name"]].append(r)
+    out: dict[int, str] = {}
+    for name, mine in by_name.items():
+        parts = differing_parts(mine, cell_of)
+        seen: dict[str, str] = {}
+        for r in mine:
+            label = name + (f"@{short(r.backbone['weights_sha256'])[:8]}" if "weights" in parts else "")
+            words = [_told(r, p, mine) for p in parts if p != "weights"]
+            label += f" ({', '.join(w for w in words if w)})" if any(words) else ""
+            variant = digest([_value(r, p) for p in parts])
+            if seen.setdefault(label, variant) != variant:  # differ where the shortened values do not
+                label += f" #{variant[:8]}"
+                seen[label] = variant
+            out[id(r)] = label
+    return out

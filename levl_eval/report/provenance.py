@@ -1,0 +1,129 @@
+"""What a row's numbers are from, in words and as values: data set, where it lay, limit, test images, date."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from levl_eval.core.hashing import canonical
+from levl_eval.records import Record
+from levl_eval.records.samples import finite
+from levl_eval.report.labels import short
+
+NO_DATE = "date not recorded"
+
+
+def published_set(record: Record) -> str:
+    """Name of the published set that the test data were recognised as, '' where they were not."""
+    known = record.data.get("published")
+    return str(known.get("name", "")) if isinstance(known, dict) else str(known or "")
+
+
+def source_word(record: Record) -> str:
+    """``scenes``, ``hub``, or the directory as it was given."""
+    return str(record.data.get("source", "scenes"))
+
+
+def date_of(record: Record) -> str:
+    """The day a record was made, as YYYY-MM-DD; '' where it does not say."""
+    return str(record.environment.get("date", ""))[:10]
+
+
+def test_images(record: Record) -> int | None:
+    """Number of test images of a record, None where it has none (a failed one)."""
+    counted = (record.data.get("counts") or {}).get("images")
+    main = record.metrics.get(record.main_metric)
+    return int(counted) if counted is not None else (main.clusters or main.n) if main is not None else None
+
+
+def _where(record: Record) -> str:
+    source = source_word(record)
+    place = {"scenes": "synthetic scenes", "hub": "the hub"}.get(source, f"directory {source}")
+    known = published_set(record)
+    return f"{known} (published set) from {place}" if known else place
+
+
+def _many(values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(v for v in values if v not in (None, "")))
+
+
+def data_words(records: Sequence[Record]) -> str:
+    """One line on the data of a row's records: source, images, limit, date."""
+    done = [r for r in records if r.status == "done"] or list(records)
+    parts = [" and ".join(_many([_where(r) for r in done]))]
+    if splits := _many([r.data.get("split") for r in done]):
+        parts.append(f"split {', '.join(map(str, splits))}")
+    counts = _many([test_images(r) for r in done])
+    asked = _many([(r.data.get("counts") or {}).get("questions") for r in done])
+    if counts:
+        parts.append(
+            f"{' or '.join(f'{c:,}' for c in counts)} test images"
+            + (f", {' or '.join(f'{int(a):,}' for a in asked)} questions" if asked else "")
+        )
+    limits = _many([r.limit for r in done])
+    parts.append(f"limit {', '.join(map(str, limits))}" if limits else "no limit")
+    if any(r.data.get("sampled") for r in done):
+        parts.append("contents hashed in a sample only")
+    days = sorted(_many([date_of(r) for r in done]))
+    parts.append((days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}") if days else NO_DATE)
+    return "; ".join(parts)
+
+
+def data_values(records: Sequence[Record]) -> dict[str, Any]:
+    """The same as plain JSON values; what differs between the records of a row is a list."""
+
+    def one(values: Sequence[Any]) -> Any:
+        found = _many(values)
+        return found[0] if len(found) == 1 else found or None
+
+    return {
+        "source": one([source_word(r) for r in records]), "published_set": one([published_set(r) for r in records]),
+        "images": one([test_images(r) for r in records]), "limit": one([r.limit for r in records]),
+        "date": one([date_of(r) for r in records]), "split": one([r.data.get("split") for r in records]),
+    }  # fmt: skip
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys."""
+    if not isinstance(value, dict):
+        return {path: value}
+    out: dict[str, Any] = {}
+    for k, v in value.items():
+        out |= flat(v, f"{path}.{k}" if path else str(k))
+    return out
+
+
+def comparison_fields(record: Record) -> dict[str, Any]:
+    """What must be equal within a row, flat: fields of the protocol by their own names, data as ``data.test`` and so on."""
+    both = record.comparison
+    return flat(both["protocol"]) | flat(both["data"], "data")
+
+
+MOST = 4  # fields a mark names
+
+
+def marks(rows: Sequence[Record]) -> list[str]:
+    """For rows of one task, given by a record each, what tells each apart: ``(epochs=5, limit=60)``; '' for an only row."""
+    if len(rows) < 2:
+        return [""] * len(rows)
+    fields = [comparison_fields(r) for r in rows]
+    keys = dict.fromkeys(k for f in fields for k in f)
+    differing = [k for k in keys if len({canonical(finite(f.get(k))) for f in fields}) > 1]
+    differing.sort(key=lambda k: (k != "limit", not k.startswith("data."), k))
+
+    def shown(value: Any) -> str:
+        return (
+            "+".join(short(v) for v in value)
+            if isinstance(value, list) and value
+            else "none"
+            if value in (None, "", [])
+            else short(value)
+        )
+
+    out = []
+    for record, f in zip(rows, fields, strict=True):
+        words = [f"{k}={shown(f.get(k))}" for k in differing[:MOST]]
+        words += [f"{len(differing) - MOST} more"] if len(differing) > MOST else []
+        out.append(f"({', '.join(words)})" if words else f"(protocol {record.protocol_hash[:12]})")
+    # Equal where only fields beyond the named ones differ: then the hash tells them apart.
+    return [m if out.count(m) == 1 else f"{m[:-1]}, #{r.comparison_hash[:8]})" for m, r in zip(out, rows, strict=True)]

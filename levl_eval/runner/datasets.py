@@ -1,0 +1,116 @@
+"""Which data sets a task's card reads, and their identity by content, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levl_eval.cards import DataSpec, RecipeCard
+from levl_eval.core.hashing import digest
+from levl_eval.data.backgrounds import variant_specs
+from levl_eval.data.set_identity import Kind, of_set
+from levl_eval.records.identity import DataIdentity
+
+if TYPE_CHECKING:
+    from levl_eval.data.fingerprint_cache import FingerprintCache
+    from levl_eval.data.set_identity import SetIdentity
+
+_KINDS: dict[str, Kind] = {
+    "vqa": "questions", "segmentation": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
+    "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
+    "zeroshot": "classification", "backgrounds": "classification",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set that a card reads. role: test, train or validation. options: what its reader takes besides the specification."""
+
+    role: str
+    kind: Kind
+    spec: DataSpec
+    limit: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data of a task: its identity, and what a record says of it besides."""
+
+    identity: DataIdentity
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def parts_of(card: Any, data: str, limit: int | None) -> list[Part]:
+    """Every set that the card's engine reads, in the order in which it reads them. data: --data. Raises UsageError as readers do."""
+    kind = _KINDS.get(card.engine)
+    options: dict[str, Any] = {"scale": card.depth_scale} if card.engine == "depth" else {}
+    if card.engine == "retrieval":
+        options = {"captions_per_image": card.captions_per_image}
+    if card.engine == "lmms":
+        return [Part("train", "questions", s) for s in _mix(card.recipe)]
+    assert kind is not None
+    if card.engine == "vqa":
+        return [Part("test", kind, card.data, limit), *(Part("train", kind, s) for s in _mix(card.recipe))]
+    if card.engine == "backgrounds":
+        tests, train = variant_specs(card, data)
+        return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
+    found = [Part("test", kind, card.data, limit, options)]
+    if getattr(card, "train", None) is not None:
+        found.append(Part("train", kind, card.train, None, options))
+    validation = getattr(card, "validation", None)
+    chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"
+    if (
+        chooses
+        and isinstance(validation, DataSpec)
+        and not (data == "hub" and validation.hub is None and validation.root is None)
+    ):
+        found.append(Part("validation", kind, validation))
+    return found
+
+
+def _mix(recipe: RecipeCard | str) -> Iterator[DataSpec]:
+    """The sets of a recipe, its earlier stages' first."""
+    assert isinstance(recipe, RecipeCard)
+    if recipe.first is not None:
+        yield from _mix(recipe.first)
+    yield from recipe.data
+
+
+def data_facts(card: Any, data: str, limit: int | None, known: FingerprintCache) -> DataFacts:
+    """The identity of all data of a card. Raises UsageError/LevlError where a set is missing or cannot be read."""
+    found = [(p, of_set(known, p.kind, p.spec, data, p.limit, **p.options)) for p in parts_of(card, data, limit)]
+    tests = [(p, s) for p, s in found if p.role.startswith("test")]
+    train = [s for p, s in found if p.role == "train"]
+    validation = [s for p, s in found if p.role == "validation"]
+    extra = _lmms_data(card, data) if card.engine == "lmms" else {}
+    if len(tests) == 1 and not extra:
+        test = tests[0][1].fingerprint
+    else:
+        test = digest({**{p.role: s.fingerprint for p, s in tests}, **extra})
+    order = {
+        "test": [s.order for _, s in tests], "train": [s.order for s in train], "validation": [s.order for s in validation]
+    }  # fmt: skip
+    identity = DataIdentity(test, tuple(s.fingerprint for s in train), validation[0].fingerprint if validation else "", order)
+    return DataFacts(identity, _notes([s for _, s in tests], [s for _, s in found]))
+
+
+def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, Any]:
+    out: dict[str, Any] = {"published": next((s.published for s in tests if s.published), None)}
+    sampled = [f"{s.source}: {s.counts.get('hashed_whole', 0)} of {s.counts['images']} images" for s in all_sets if s.sampled]
+    if sampled:
+        out["sampled"] = sampled  # too large to be hashed whole: sizes and a sample of contents
+    return out
+
+
+def _lmms_data(card: Any, data: str) -> dict[str, str]:
+    """What an lmms-eval task reads, as far as it is known before lmms-eval has loaded it: its local repositories by content."""
+    from levl_eval.data.hub import local_digest
+
+    folder = Path(card.datasets).expanduser() if card.datasets else None
+    if folder is None and data != "hub":
+        folder = Path(data) / "lmms"
+    here = local_digest(folder) if folder is not None and folder.is_dir() else ""
+    return {"task": card.task, "repositories": here}

@@ -1,0 +1,46 @@
+"""Where a run happens: versions, machine and source revision, as written into every record."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "levl-eval", "torch", "torchvision", "transformers", "accelerate", "lmms-eval", "timm", "open_clip_torch", "mmsegmentation",
+    "mmengine", "datasets", "numpy", "pillow",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and source revision, as written into every record."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    here = Path(__file__).resolve().parents[1]
+    git: dict[str, Any] = {}
+    if (here.parent / ".git").exists():
+        try:
+            call = ["git", "--no-optional-locks", "-C", str(here.parent)]  # looking must not write to the user's index
+            git["revision"] = subprocess.run(
+                [*call, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            status = subprocess.run([*call, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+            git["dirty"] = bool(status.strip())
+        except (OSError, subprocess.CalledProcessError):
+            git = {}
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": found,
+        "git": git,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }

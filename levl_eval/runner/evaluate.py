@@ -1,0 +1,45 @@
+"""`levl_eval.evaluate`: backbones x tasks x seeds -> records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import BackboneCard
+from levl_eval.core.progress import Progress
+from levl_eval.data.fingerprint_cache import using
+from levl_eval.records import Record
+from levl_eval.runner.plan import RunConfig, make_plan
+from levl_eval.runner.runner import Runner
+
+
+def evaluate(
+    backbones: Sequence[str | BackboneCard], tasks: Sequence[Any], *, progress: Progress | None = None, **options: Any
+) -> list[Record]:
+    """Evaluate every backbone on every task with every seed and return the records, in that order.
+
+    backbones: card names, checkpoint paths or URIs. tasks: card names, card files or resolved cards. options, as in RunConfig:
+      data        a directory, "hub" or "scenes"
+      llm         name of a language model, a hub name or a directory
+      seeds       of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without)
+      limit       at most so many test images a task
+      settings    ``task.field=value`` overrides
+      grid        ``task.field=v1,v2``: every combination is a protocol with records of its own
+      out, cache  folders: records and samples are written to ``out`` as soon as each is done; a record of equal identity that
+                  is there already is read, not computed
+      device, batch_size, rehash (distrust remembered fingerprints of files), debug
+      trust       cards may name Python that runs here (levl_eval.cards.trust)
+    A failing job gives a record with status "failed" and the run goes on.
+
+    Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.
+    """
+    config = RunConfig(backbones, tasks, **options)
+    progress = progress or Progress()
+    plan = make_plan(config, progress)
+    call = {"llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd())}
+    with using(plan.fingerprints):  # readers hash files through it
+        records = Runner(plan, progress, call).work()
+    for backbone in plan.backbones:
+        backbone.to("cpu")
+    return records

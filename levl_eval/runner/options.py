@@ -1,0 +1,71 @@
+"""Ranges of the numbers on the command line and in `evaluate`, told in one line where one is outside."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from levl_eval.cards.fields import MAX_SEED, Between
+from levl_eval.core.distributed import cores
+from levl_eval.core.errors import UsageError
+
+WORKERS_PER_CORE = 4  # more processes than that wait for one another and fill the memory
+
+_LIMIT = Between(1, 1_000_000_000)
+_BATCH = Between(1, 65_536)  # images on the device at once
+_SEED = Between(0, MAX_SEED)
+_MANY_SEEDS = 1_000
+
+
+class Number:
+    """An argparse type: a whole number (or, ``real``, any) within ``between``."""
+
+    def __init__(self, between: Between, real: bool = False) -> None:
+        self.between, self.real = between, real
+
+    def __call__(self, text: str) -> Any:
+        try:
+            value = float(text) if self.real else int(text)
+            holds = self.between.holds(value)
+        except (ValueError, OverflowError):
+            holds = False
+        if not holds:
+            raise argparse.ArgumentTypeError(
+                f"expected a {'' if self.real else 'whole '}number {self.between}, found {text[:60]!r}"
+            )
+        return value
+
+
+LIMIT, BATCH, SEED = Number(_LIMIT), Number(_BATCH), Number(_SEED)
+
+
+def seed_list(text: str) -> list[int]:
+    """``0,1,2`` as seeds, an argparse type."""
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    if not parts or len(parts) > _MANY_SEEDS:
+        raise argparse.ArgumentTypeError(f"expected 1 to {_MANY_SEEDS:,} seeds such as 0,1,2, found {text[:60]!r}")
+    try:
+        return [SEED(p) for p in parts]
+    except argparse.ArgumentTypeError as e:
+        raise argparse.ArgumentTypeError(f"not a list of whole numbers such as 0,1,2: {e}") from None
+
+
+def check_options(limit: Any = None, batch_size: Any = 64, seeds: Sequence[Any] | None = None) -> None:
+    """Raises UsageError for the first that is no whole number of its range."""
+    wanted = [("--limit", limit, _LIMIT)] if limit is not None else []
+    wanted += [("--batch-size", batch_size, _BATCH), *(("--seeds", s, _SEED) for s in seeds or ())]
+    for name, value, between in wanted:
+        if isinstance(value, bool) or not isinstance(value, int) or not between.holds(value):
+            raise UsageError(f"{name} {value!r}: {between}, a whole number")
+    if seeds is not None and not 1 <= len(seeds) <= _MANY_SEEDS:
+        raise UsageError(f"--seeds: expected 1 to {_MANY_SEEDS:,} of them, found {len(seeds)}")
+
+
+def check_workers(count: int) -> None:
+    """Raises UsageError: fewer than 1, or more than the cores can do anything with."""
+    most = WORKERS_PER_CORE * cores()
+    if not 1 <= count <= most:
+        raise UsageError(
+            f"--workers {count}: at least 1, at most {most} here ({WORKERS_PER_CORE} for each of the {cores()} cores of this process)"
+        )

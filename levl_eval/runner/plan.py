@@ -1,0 +1,262 @@
+"""The plan of a run: one configuration for the command line and Python, resolved into jobs with their identities.
+
+Nothing is computed here and no encoder is built where the cache remembers who it is, so that a finished run can say at once
+that all is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from levl_eval.cards import BackboneCard, protocol_of
+from levl_eval.cards.base import plain
+from levl_eval.cards.lmms import lmms_identity
+from levl_eval.cards.registry import backbone_card, names, task_card
+from levl_eval.cards.trust import check_card
+from levl_eval.core.device import device_kind
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hashing import digest
+from levl_eval.core.paths import default_cache
+from levl_eval.core.progress import Progress
+from levl_eval.core.text import did_you_mean
+from levl_eval.data.fingerprint_cache import FingerprintCache
+from levl_eval.data.sources import resolve_data
+from levl_eval.engines.contract import TOGETHER, versions_of
+from levl_eval.records import JobIdentity, Record, fill_identity, record_key
+from levl_eval.records.identity import DataIdentity
+from levl_eval.runner.backbones import BackboneHandle
+from levl_eval.runner.datasets import DataFacts, data_facts
+from levl_eval.runner.grid import Variant, check_distinct, variants
+from levl_eval.runner.language import language_model_parts
+from levl_eval.runner.options import check_options
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run is asked to do; see :func:`levl_eval.evaluate`, whose arguments these are."""
+
+    backbones: Sequence[str | BackboneCard]
+    tasks: Sequence[Any]
+    data: str = "scenes"
+    llm: str = "scenes-lm"
+    seeds: Sequence[int] | None = None
+    limit: int | None = None
+    settings: Sequence[str] = ()
+    grid: Sequence[str] = ()
+    out: str | Path = "runs/latest"
+    cache: str | Path | None = None
+    device: str = "auto"
+    batch_size: int = 64
+    rehash: bool = False
+    trust: bool = False
+    debug: bool = False
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.cache) if self.cache else default_cache()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One backbone on one resolved task card with one seed. problem: why its data cannot be read; it then fails with that."""
+
+    backbone: BackboneHandle
+    card: Any
+    seed: int
+    identity: JobIdentity
+    data: DataFacts
+    problem: LevlError | None = None
+    many: bool = False  # the task has other seeds too (only for messages)
+
+    @property
+    def key(self) -> str:
+        """The stem of its record's files. A failed job's record has one without data, which may never have been read."""
+        return self.failed_key if self.problem else record_key(self.card.name, self.backbone.name, self.identity.hash)
+
+    @property
+    def failed_key(self) -> str:
+        """The stem of its record where it fails."""
+        return record_key(self.card.name, self.backbone.name, self.identity.hash_without_data)
+
+    def record(self, source: str, environment: dict[str, Any], call: dict[str, Any]) -> Record:
+        """Its record with everything but the outcome."""
+        card = self.card
+        found = Record(
+            backbone=self.backbone.describe(), task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
+            protocol={}, protocol_hash="", data={"source": source, **self.data.notes}, seed=self.seed, environment=environment,
+            card=plain(card), call=call,
+        )  # fmt: skip
+        fill_identity(found, self.identity)
+        return found
+
+
+@dataclass
+class Plan:
+    """A run's jobs in order (backbone, task, seed), and the folders and names they share."""
+
+    config: RunConfig
+    backbones: list[BackboneHandle]
+    cards: dict[str, Any]
+    data: str  # a directory, or "hub"
+    device: str  # kind
+    fingerprints: FingerprintCache
+    jobs: list[Job] = field(default_factory=list)
+
+
+def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``["pope.prompt.max_new_tokens=4"]`` -> {"pope": {"prompt.max_new_tokens": "4"}}. Raises UsageError for an unknown task."""
+    out: dict[str, dict[str, str]] = {t: {} for t in tasks}
+    by_stem = {Path(t).stem if t.endswith((".yaml", ".yml")) else t: t for t in tasks}
+    for setting in settings:
+        left, eq, value = setting.partition("=")
+        task, dot, name = left.partition(".")
+        if not eq or not dot or not name:
+            raise UsageError(f"--set {setting!r}: expected task.field=value, for example pope.prompt.max_new_tokens=4")
+        if task not in by_stem:
+            raise UsageError(f"--set {setting!r}: {task!r} is not among --tasks{did_you_mean(task, list(by_stem))}")
+        out[by_stem[task]][name] = value
+    return out
+
+
+def resolve_tasks(
+    tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label.
+
+    Raises UsageError for the first thing that is wrong.
+
+    trust: cards may name Python that runs here (levl_eval.cards.trust); without it only what ``settings`` name may.
+    """
+    if not tasks:
+        raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
+    words = [t for t in tasks if isinstance(t, str)]
+    overrides = split_overrides(settings, words)
+    recipe = "scenes" if data == "scenes" else None
+    by_task: dict[str, list[Variant]] = {}
+    for variant in variants(grid, words, settings):
+        by_task.setdefault(variant.task, []).append(variant)
+    out: dict[str, Any] = {}
+    for t in tasks:
+        if isinstance(t, str):
+            of_task = {
+                v.label: task_card(t, {**overrides[t], **dict(v.choices)}, default_recipe=recipe, trust=trust) for v in by_task[t]
+            }
+            check_distinct(list(of_task), [digest(protocol_of(c)) for c in of_task.values()])
+            out |= of_task
+        else:  # resolved already, as a record holds it
+            out[t.name] = t
+            t._trusted = t._trusted or trust
+    for name, card in out.items():
+        check_card(card, name)
+    return out
+
+
+def resolved_of(card: Any, preprocess: dict[str, Any] | None) -> dict[str, Any]:
+    """What the card leaves to the backbone, to a file or to a library, as it came out. preprocess: None where no backbone is named."""
+    out: dict[str, Any] = {}
+    if card.engine == "segmentation" and preprocess is not None:
+        original = card.score == "original"
+        out["score_size"] = "original" if original else card.score_size or card.size or preprocess["size"]
+    if card.engine == "mmseg":
+        out |= _versions("mmsegmentation", "mmengine", "mmcv-lite")
+        if preprocess is not None and card.config_text is None:
+            out["crop"] = card.crop or preprocess["size"]
+    if card.engine == "lmms":
+        out |= lmms_identity(card.include)
+    if card.engine == "zeroshot" and "openai" in (card.class_names, card.templates):
+        out |= _versions("open_clip_torch")
+    return out
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    out = {}
+    for package in packages:
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def precision_of(card: Any, device: str) -> dict[str, str]:
+    """Number formats as they come out on a kind of device: of the encoder, the language model and the connector's training."""
+    out = {"encoder": "float32"}
+    if card.engine in TOGETHER:
+        out["language_model"] = _dtype(card.llm_dtype, device)
+        recipe = card.recipe
+        while recipe is not None:
+            out["connector"] = _dtype(recipe.precision, device)
+            recipe = recipe.first
+    return out
+
+
+def _dtype(wanted: str, device: str) -> str:
+    if wanted == "auto":
+        wanted = "bf16" if device == "cuda" else "fp32"
+    return {"bf16": "bfloat16", "fp32": "float32"}[wanted]
+
+
+def make_plan(config: RunConfig, progress: Progress) -> Plan:
+    """Resolve names, cards, folders and data, and say who every job is.
+
+    Raises UsageError for wrong names, cards, paths and unreadable backbones. Data that cannot be read fail their jobs alone.
+    """
+    check_options(config.limit, config.batch_size, config.seeds)
+    cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid)
+    specs = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in config.backbones]
+    if not specs:
+        raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
+    repeated = sorted({c.name for c in specs if sum(c.name == d.name for d in specs) > 1})
+    if repeated:
+        raise UsageError(f"--backbone: two of them are named {repeated[0]!r}; give each a card with its own `name:`")
+    device, folder = device_kind(config.device), config.cache_folder
+    out = Path(config.out)
+    for needed in (out / "records", out / "samples", folder):
+        try:
+            needed.mkdir(parents=True, exist_ok=True)
+            if not os.access(needed, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as e:
+            raise UsageError(f"{needed}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
+    known = FingerprintCache(folder / "fingerprints", rehash=config.rehash, say=progress.say)
+    handles = [BackboneHandle(c, folder, known) for c in specs]
+    for handle in handles:
+        _ = handle.facts
+    plan = Plan(config, handles, cards, resolve_data(config.data, folder, progress), device, known)
+    plan.jobs = _jobs(plan)
+    return plan
+
+
+def _jobs(plan: Plan) -> list[Job]:
+    config = plan.config
+
+    @cache
+    def facts(task: str) -> tuple[DataFacts, LevlError | None]:
+        try:
+            return data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints), None
+        except LevlError as e:
+            return DataFacts(DataIdentity("")), e
+
+    asked = any(c.engine in TOGETHER for c in plan.cards.values())
+    language = language_model_parts(config.llm, plan.fingerprints.sha256) if asked else None
+    out = []
+    for handle in plan.backbones:
+        for task, card in plan.cards.items():
+            found, problem = facts(task)
+            seeds = list(config.seeds) if config.seeds is not None else list(range(getattr(card, "seeds", 1)))
+            for seed in seeds:
+                identity = JobIdentity(
+                    backbone=handle.parts(), task=card.name, engine=card.engine, versions=versions_of(card.engine),
+                    protocol=protocol_of(card), data=found.identity, seed=seed, device=plan.device,
+                    resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device),
+                    language_model=language if card.engine in TOGETHER else None, limit=config.limit,
+                )  # fmt: skip
+                out.append(Job(handle, card, seed, identity, found, problem, len(seeds) > 1))
+    return out

@@ -1,0 +1,165 @@
+"""`hf:` by architecture: every family equal to transformers itself, read from a hub cache as the library lays it out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from levl_eval.backbones import load_backbone
+from levl_eval.backbones.hf_families import canonical
+from levl_eval.core.errors import LevlError, UsageError
+from tests.backbones.models import MODELS, hub_folder, processor, save, tokenizer, use_cache
+from tests.backbones.sweep import TOLERANCE, apart
+
+MEAN = ("siglip_vision_without_head", "ijepa")
+PREFIX = {
+    "siglip": 0,
+    "aimv2": 0,
+    "ijepa": 0,
+    "deit": 2,
+    "dinov2_with_registers": 4,
+    "dinov3_vit": 5,
+    "tipsv2": 2,
+    "radio": 5,
+    "pixio": 2,
+}
+
+
+def reference(name: str, model, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pooled, patches) by transformers' own outputs, as each model's page documents them."""
+    tower = getattr(model, "vision_model", model)
+    own = (64 if name == "dinov3_convnext" else 32) == x.shape[-1]
+    more = (
+        {}
+        if own or name.startswith(("dinov", "beit", "data2vec", "tipsv2", "radio", "pixio", "aimv2"))
+        else {"interpolate_pos_encoding": True}
+    )
+    if name == "vit_mae":
+        tower.config.mask_ratio = 0.0
+        more["noise"] = torch.arange((x.shape[-1] // 8) ** 2).float()[None].repeat(len(x), 1)
+    out = tower(pixel_values=x, **more)
+    if name == "radio":
+        return out.summary, out.features
+    skip = next((n for key, n in PREFIX.items() if name.startswith(key) and (key != "dinov2" or name == key)), 1)
+    tokens = out.last_hidden_state
+    if "clip" in name and "siglip" not in name:
+        tokens = tower.post_layernorm(tokens)
+    if name in ("beit", "data2vec_vision"):
+        tokens = tower.pooler.layernorm(tokens)
+    patches = tokens[:, skip:]
+    if name in MEAN:
+        return patches.mean(1), patches
+    if name.startswith(("vit", "deit", "dinov")):
+        return tokens[:, 0], patches
+    return out.pooler_output, patches
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_architecture_is_transformers_own(name, tmp_path, monkeypatch):
+    model = save(name, hub_folder(tmp_path, "someone/model"))
+    use_cache(monkeypatch, tmp_path)
+    b = load_backbone("hf:someone/model")
+    side = b.preprocess.size
+    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        pooled, patches = reference(name, model, x)
+        found = b.encode(x)
+        assert apart(found.pooled, pooled) <= TOLERANCE and apart(found.patches, patches) <= TOLERANCE
+        assert found.grid == ((2, 2) if name == "dinov3_convnext" else (4, 4)) and b.info["pooled"]
+        if b.depth:
+            layers = b.encode_layers(x, [0, -1])
+            assert apart(layers.patches[..., b.patch_dim :], found.patches) <= TOLERANCE
+            assert apart(layers.patches[..., : b.patch_dim], found.patches) > 1e-3
+            if b.class_token == "pooled":
+                assert apart(layers.pooled[:, b.patch_dim :], found.pooled) <= TOLERANCE
+        larger = torch.randn(1, 3, side + 16, side + 16, generator=torch.Generator().manual_seed(4))
+        if name in ("aimv2", "aimv2_vision"):
+            with pytest.raises(LevlError, match="32 x 32 pixels only"):
+                b.encode(larger)
+        else:
+            pooled, patches = reference(name, model, larger)
+            assert apart(b.encode(larger).pooled, pooled) <= TOLERANCE and apart(b.encode(larger).patches, patches) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["clip", "metaclip_2", "siglip", "aimv2", "tipsv2"])
+def test_embeddings_are_the_librarys(name, tmp_path):
+    model = save(name, tmp_path)
+    b = load_backbone(f"hf:{tmp_path}")
+    x = torch.randn(2, 3, 32, 32)
+    # "a photo of cat", padded as each family was trained: to the longest of the batch, or to full length.
+    ids = torch.tensor([[1, 3, 4, 5, 6, 2]])
+    mask = torch.ones_like(ids)
+    if name in ("siglip", "tipsv2"):
+        ids, mask = torch.cat([ids, torch.tensor([[2, 2]])], 1), torch.cat([mask, torch.zeros(1, 2, dtype=torch.long)], 1)
+    inputs = {"input_ids": ids} if name == "siglip" else {"input_ids": ids, "attention_mask": mask}
+    with torch.inference_mode():
+        want = model(pixel_values=x, **inputs)
+        assert apart(b.image_embeddings(b.encode(x).pooled)["embedding"], want.image_embeds) <= TOLERANCE
+        assert apart(b.encode_text(["a photo of cat"]), want.text_embeds) <= TOLERANCE
+
+
+def test_siglip_texts_are_compared_as_its_authors_do(tmp_path):
+    save("siglip", tmp_path)
+    b = load_backbone(f"hf:{tmp_path}")
+    assert torch.equal(b.encode_text(["A photo, of CAT."]), b.encode_text(["a photo of cat"]))
+    assert canonical("  It's a   CAT. ") == "its a cat"
+
+
+def test_weights_that_are_not_there_are_one_line(tmp_path):
+    """transformers fills in random values and warns; features of them would look like any other."""
+    save("vit", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(UsageError, match="lacks 16 weights of its architecture, .*layers.2") as e:
+        load_backbone(f"hf:{tmp_path}")
+    assert "\n" not in str(e.value)
+
+
+def test_code_of_a_repository_is_never_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}))
+    (tmp_path / "code.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(UsageError, match="not in transformers, and is not run"):
+        load_backbone(f"hf:{tmp_path}")
+
+
+def test_other_architectures_are_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UsageError, match="'bert' is not one of clip, metaclip_2, siglip"):
+        load_backbone(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "settings, want",
+    [
+        ({"do_normalize": False}, ("squash", None, (0.0, 0.0, 0.0))),
+        ({"size": {"height": 36, "width": 36}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+         ("squash-crop", 36, (0.5, 0.4, 0.3))),
+        ({"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}},
+         ("shortest", 40, (0.5, 0.4, 0.3))),
+    ],
+)  # fmt: skip
+def test_pixels_as_the_processor_says(tmp_path, settings, want):
+    save("vit", tmp_path)
+    processor(tmp_path, **settings)
+    p = load_backbone(f"hf:{tmp_path}").preprocess
+    assert (p.resize, p.resize_to, p.mean) == want and p.size == 32
+
+
+def test_pixels_this_suite_cannot_follow_are_one_line(tmp_path):
+    save("vit", tmp_path)
+    for settings in ({"size": {"height": 32, "width": 40}}, {"rescale_factor": 1 / 127.5}):
+        processor(tmp_path, **settings)
+        with pytest.raises(UsageError, match="squares|scale pixels"):
+            load_backbone(f"hf:{tmp_path}")
+
+
+def test_random_weights_of_a_repositorys_architecture(tmp_path, monkeypatch):
+    folder = hub_folder(tmp_path, "someone/model")
+    save("clip", folder)
+    (folder / "model.safetensors").unlink()
+    use_cache(monkeypatch, tmp_path)
+    a, b, c = (load_backbone(f"random:hf:someone/model{q}") for q in ("", "", "?seed=1"))
+    assert a.weights_sha256 == b.weights_sha256 != c.weights_sha256 and a.has_text and a.info["random_seed"] == 0
+    assert a.preprocess.mean == (0.5, 0.4, 0.3) and tokenizer is not None

@@ -1,0 +1,87 @@
+"""The same command resumes; what is asked for works; a finished run can be trained on; every field is explained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.models.checkpoints import read, save
+from levl_eval.models.config import PretrainConfig, parse_config
+from levl_eval.pretrain.cli import main
+from levl_eval.pretrain.loop import Trainer
+from levl_eval.pretrain.schedule import learning_rate
+
+SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1", "vocab_size=400",
+         "precision=fp32", "log_every=1", "threads=1", "warmup=2"]  # fmt: skip
+
+
+def _run(tmp_path, *words, out="a"):
+    config = parse_config([f"out={tmp_path / out}", *SMALL, *words])
+    trainer = Trainer(config, Progress(), tmp_path / "cache")
+    trainer.run()
+    return trainer
+
+
+def test_the_same_command_resumes_and_says_where(tmp_path, capsys):
+    _run(tmp_path, "steps=3", "objective=clip")
+    assert "resuming" not in capsys.readouterr().err
+    assert _run(tmp_path, "steps=3", "objective=clip").step == 3
+    assert "ckpt.pt: resuming at step 3 of 3 (finished; extend_to=STEPS trains on)" in capsys.readouterr().err
+
+
+def test_starting_anew_needs_an_empty_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    _run(tmp_path, "steps=1", "objective=clip", "resume=false")
+    for left in ("ckpt.pt", "metrics.jsonl"):
+        with pytest.raises(UsageError, match=r"a: is not empty, and resume=false starts anew; choose another out="):
+            _run(tmp_path, "steps=1", "objective=clip", "resume=false")
+        (tmp_path / "a" / left).unlink()
+
+
+def test_a_finished_run_is_trained_on_at_the_last_rate(tmp_path, capsys):
+    _run(tmp_path, "steps=3", "objective=clip")
+    _run(tmp_path, "steps=3", "objective=clip", "extend_to=5")
+    assert "resuming at step 3 of 5" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["lr"] for line in lines[3:]] == pytest.approx([1e-4, 1e-4])  # final_lr of the peak
+    _run(tmp_path, "steps=3", "objective=clip", "extend_to=5", out="b")  # extended from the beginning, it is the same run
+    a, b = (read(tmp_path / x / "ckpt.pt") for x in "ab")
+    assert a["step"] == 5 and all(torch.equal(v, b["text"]["encoder"][k]) for k, v in a["text"]["encoder"].items())
+    for words, expected in ((["extend_to=3"], "but steps is 3"), (["extend_to=9", "final_lr=0"], "but final_lr is 0")):
+        with pytest.raises(UsageError, match=expected):
+            parse_config(["steps=3", *words])
+    for words in ([], ["schedule=wsd"], ["schedule=wsd", "wsd_decay=linear"]):
+        c = parse_config(["steps=100", "warmup=10", "extend_to=300", *words])
+        assert [learning_rate(c, s) for s in (100, 150, 299)] == pytest.approx([1e-4] * 3)
+
+
+def test_a_run_of_an_earlier_version_is_resumed_as_it_began(tmp_path):
+    _run(tmp_path, "steps=2", "objective=clip")
+    state = read(tmp_path / "a" / "ckpt.pt")
+    for field in ("weight_decay_on", "warmup_start_factor", "strip_captions", "pad77_attends"):
+        del state["config"][field]
+    del state["before"]
+    save(tmp_path / "a" / "ckpt.pt", state)
+    trainer = _run(tmp_path, "steps=2", "objective=clip", "weight_decay_on=all", "extend_to=3")
+    c = trainer.config
+    assert (c.weight_decay_on, c.warmup_start_factor, c.strip_captions, c.pad77_attends) == ("matrices", None, True, "all")
+    assert trainer.step == 3
+
+
+def test_every_field_is_explained_and_can_be_given_back(tmp_path, capsys):
+    assert main(["fields", "model=tiny", "lr=0.5"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text(text)
+    assert parse_config([str(tmp_path / "c.yaml")]) == parse_config(["model=tiny", "lr=0.5"])
+    assert list(yaml.safe_load(text)) == list(PretrainConfig.model_fields)
+    assert all(f.description and len(f.description) > 5 for f in PretrainConfig.model_fields.values())
+    by_name = {line.split(":")[0]: line for line in text.splitlines()}
+    assert by_name["lr"].startswith("lr: 0.5  # float: peak of the rate (May, July)")
+    assert "# eot | pad77: " in by_name["text_readout"] and "# list of text: " in by_name["trackers"]
+    assert "or none: " in by_name["clip"] and "true | false" in by_name["resume"]

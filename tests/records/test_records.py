@@ -1,0 +1,88 @@
+"""Records and files: atomic, complete, readable or told."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records import Record, Sample, read_record, read_records, read_samples, write_record
+
+
+def make(**changes) -> Record:
+    fields = {
+        "backbone": {"name": "b/one", "weights_sha256": "ab" * 32, "preprocess": {}, "info": {}},
+        "task": "gqa",
+        "engine": "vqa",
+        "main_metric": "accuracy",
+        "protocol": {"a": 1},
+        "protocol_hash": "cd" * 32,
+        "data": {"fingerprint": "f"},
+        "seed": 0,
+        "metrics": {"accuracy": Estimate(value=0.5, low=0.4, high=0.6, n=4, clusters=2)},
+    }
+    return Record.model_validate({**fields, **changes})
+
+
+def test_round_trip_with_samples(tmp_path):
+    record = make()
+    samples = [Sample(id=str(i), image_id="x", prediction="ja", target="né", score=i / 3, meta={"k": [i]}) for i in range(3)]
+    path = write_record(tmp_path, record, samples)
+    assert "/" not in record.key
+    assert read_record(path) == record == read_records(tmp_path)[0]
+    assert list(read_samples(tmp_path, record)) == samples
+
+
+def test_undefined_numbers_are_null_and_the_file_is_strict_json(tmp_path):
+    record = make(notes={"loss": math.nan, "list": [math.inf, 1.0]})
+    text = write_record(tmp_path, record).read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)["notes"] == {"loss": None, "list": [None, 1.0]}
+
+
+def test_no_record_without_its_samples(tmp_path):
+    def broken():
+        yield Sample(id="1", image_id="x")
+        raise RuntimeError("killed here")
+
+    with pytest.raises(RuntimeError):
+        write_record(tmp_path, make(), broken())
+    assert read_records(tmp_path) == []
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []  # no temporary file either
+
+
+def test_truncated_record_is_told_in_one_line(tmp_path):
+    path = write_record(tmp_path, make())
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UsageError) as e:
+        read_record(path)
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_unknown_field_in_a_record_is_refused(tmp_path):
+    path = write_record(tmp_path, make())
+    value = json.loads(path.read_text())
+    value["extra"] = 1
+    path.write_text(json.dumps(value))
+    with pytest.raises(UsageError):
+        read_record(path)
+
+
+def test_atomic_path_keeps_the_old_file_on_failure(tmp_path):
+    target = tmp_path / "a" / "f.txt"
+    atomic_write(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_unwritable_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        atomic_write(tmp_path / "file" / "below", "x")

@@ -1,0 +1,88 @@
+"""`--workers`: a second process takes its part, the table is that of one, and none outlives the process that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from levl_eval.cli import main
+from levl_eval.cli import run as cli
+from levl_eval.core.distributed import cores
+from levl_eval.core.errors import UsageError
+from levl_eval.runner.workers import workers
+
+CARD = "kind: backbone\nname: {name}\nuri: random:nano?seed={seed}\n"
+
+
+def _words(world, tmp_path, out, *more):
+    for seed, name in enumerate(("one", "two")):
+        (tmp_path / f"{name}.yaml").write_text(CARD.format(name=name, seed=seed))
+    cards = f"{tmp_path / 'one.yaml'},{tmp_path / 'two.yaml'}"
+    return [
+        "run", "--backbone", cards, "--tasks", "linear,ade20k", "--data", str(world), "--out", str(out), "--set", "linear.seeds=1", *more,
+    ]  # fmt: skip
+
+
+def _children(pid) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_two_workers_share_the_pieces_and_give_one_table(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "levl_eval.cli"]
+    env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, *_words(world, tmp_path, tmp_path / "both", "--workers", "2", "--json")],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [r["status"] for r in json.loads(done.stdout)["records"]] == ["done"] * 4
+    assert "two on" in done.stderr and "already there" in done.stderr  # the other process did some
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "alone"))
+    assert main([*_words(world, tmp_path, tmp_path / "one"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert (tmp_path / "both" / "leaderboard.csv").read_bytes() == (tmp_path / "one" / "leaderboard.csv").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_a_worker_ends_with_the_process_that_started_it(world, tmp_path):
+    env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    words = _words(world, tmp_path, tmp_path / "out", "--workers", "2", "--quiet", "--set", "ade20k.epochs=100000")
+    first = subprocess.Popen([sys.executable, "-m", "levl_eval.cli", *words], env=env)
+    limit = time.monotonic() + 60
+    while not (found := _children(first.pid)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    (child,) = found
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    while Path(f"/proc/{child}").exists() and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_wrong_number_is_told(monkeypatch):
+    with pytest.raises(UsageError, match="--workers 0: at least 1"), workers(0, []):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="a launcher has started"), workers(2, []):
+        pass
+    with workers(1, []):
+        assert os.environ["WORLD_SIZE"] == "2"
+
+
+def test_the_demo_takes_a_process_a_core_and_no_more_of_them_under_a_launcher(monkeypatch):
+    counts = []
+    monkeypatch.setattr(cli, "_shared", lambda count, work, args: counts.append(count) or 0)
+    assert main(["demo"]) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["demo"]) == 0
+    assert counts == [min(cores(), 4), 1]
