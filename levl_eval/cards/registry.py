@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, LLMCard, RecipeCard, SetCard, card_fields, load_card, parse_card, read_yaml
+from levl_eval.cards import BackboneCard, ClaimCard, LLMCard, RecipeCard, SetCard, card_fields, load_card, parse_card, read_yaml
 from levl_eval.cards.lmms import PREFIX, lmms_value
 from levl_eval.cards.overrides import override
 from levl_eval.cards.trust import FIELDS, check_fields
@@ -113,6 +113,25 @@ def set_card(name: str) -> SetCard:
 def set_names() -> dict[str, Path]:
     """Classification sets that any head can be run on as HEAD@SET: name -> file."""
     return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "sets").glob("*.yaml"))}
+
+
+def claim_files() -> dict[str, Path]:
+    """Claim cards that ship with the package and those of plug-ins: name -> file."""
+    return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "claims").glob("*.yaml"))}
+
+
+def claim_card(name: str) -> ClaimCard:
+    """A claim card by name or path. Raises UsageError for an unknown name or a bad card."""
+    known = claim_files()
+    if not name.endswith((".yaml", ".yml")) and name not in known:
+        raise UsageError(
+            f"unknown claim {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
+        )
+    path = known.get(name, Path(name))
+    card = load_card(path)
+    if not isinstance(card, ClaimCard):
+        raise UsageError(f"{path}: field `kind`: a claim card was expected, found {card.kind}")
+    return card
 
 
 def _place(value: dict[str, Any], chosen: str, own: bool) -> None:

@@ -12,7 +12,7 @@ def _escape(text: str) -> str:
     return html_text(text)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_steps(low: float, high: float) -> list[float]:
     """Round steps that cover [low, high]."""
     span = max(high - low, 1e-9)
     step = next(s * 10**e for e in range(-4, 9) for s in (1, 2, 5) if span / (s * 10**e) <= 8)
@@ -26,7 +26,7 @@ def bars(rows: Sequence[tuple[str, Sequence[tuple[str, int, Estimate]]]], label:
     if not values:
         return ""
     low, high = min(0.0, *values), max(0.0, *values)
-    ticks = _ticks(low, high)
+    ticks = round_steps(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     left, width, line = 260, 480, 20
 
@@ -80,10 +80,10 @@ def scatter(points: Sequence[tuple[str, int, float, float]], x_label: str, y_lab
         return low + (v - spans[k][0]) / (spans[k][1] - spans[k][0]) * (high - low)
 
     parts = ['<line class="axis" x1="60" x2="560" y1="280" y2="280"/><line class="axis" x1="60" x2="60" y1="10" y2="280"/>']
-    for t in _ticks(*spans[0]):
+    for t in round_steps(*spans[0]):
         if spans[0][0] <= t <= spans[0][1]:
             parts.append(f'<text x="{at(t, 0, 60, 560):.1f}" y="297" text-anchor="middle">{t:g}</text>')
-    for t in _ticks(*spans[1]):
+    for t in round_steps(*spans[1]):
         if spans[1][0] <= t <= spans[1][1]:
             parts.append(f'<text x="54" y="{at(t, 1, 280, 10) + 4:.1f}" text-anchor="end">{t:g}</text>')
     for name, colour, x, y in points:

@@ -49,6 +49,16 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
     return within(found, DIFFERENCE)
 
 
+def _by_foreground(ids: dict[str, list[str]], wanted: list[str], right: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    """For each foreground of ``wanted`` whether it was right on every variant that shows the same foregrounds once each.
+
+    So that two encoders' drops can be compared image by image.
+    """
+    at = {name: {i: k for k, i in enumerate(there)} for name, there in ids.items()}
+    same = [name for name in ids if len(at[name]) == len(ids[name]) == len(wanted) and set(at[name]) == set(wanted)]
+    return [{name: float(right[name][at[name][i]]) for name in same} for i in wanted]
+
+
 def variants_of(card: Any, data: str, limit: int | None) -> dict[str, ClassificationSet]:
     """The test set of every variant that is there, by name. Raises UsageError where a required one is missing."""
     return {name: read_classification(spec, data, limit) for name, spec in variant_specs(card, data)[0].items()}
@@ -114,4 +124,7 @@ def run(context: Context) -> Outcome:
     notes: dict[str, Any] = {"probe_loss": [round(v, 5) for v in curve], "variants": list(sets)}
     if twice:
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(sets[REFERENCE].images)}
-    return Outcome(metrics, samples_of(sets[main], predicted[main], right[main]), data, notes, seconds, cache)
+    samples = samples_of(sets[main], predicted[main], right[main])
+    for s, variants in zip(samples, _by_foreground(ids, ids[main], right), strict=True):
+        s.meta["variants"] = variants
+    return Outcome(metrics, samples, data, notes, seconds, cache)
