@@ -223,7 +223,7 @@ def build(results: Results, opener: Opener | None = None, out: Path | None = Non
 
     if opener is not None:
         browser.add_images(shown, opener, min(MAX_BYTES, MAX_FILE - sum(len(t.encode()) for t in (begin, data(), end))))
-    return begin + data() + end
+    return "".join((begin, data(), end))  # plain text from here on
 
 
 def write_report(out: Path, results: Results, opener: Opener | None = None) -> Path:

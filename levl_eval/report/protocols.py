@@ -65,6 +65,7 @@ def shared(rows: Sequence[Row]) -> list[Shared]:
     each = [_fields(r) for r in rows]
     names = [k for k in dict.fromkeys(k for f in each for k in f) if sum(k in f for f in each) > 1]
     out = [
-        Shared(k, [value_text(f[k]) if k in f else None for f in each], len({_key(f[k]) for f in each if k in f}) > 1) for k in names
+        Shared(k, [value_text(f[k]) if k in f else None for f in each], len({_key(f[k]) for f in each if k in f}) > 1)
+        for k in names
     ]
     return sorted(out, key=lambda s: not s.differs)

@@ -60,7 +60,12 @@ def _gain(results: Results, row: Row, name: str, told: bool) -> Entry:
     if e is None:
         return Entry("")
     over = f" over {results.reference(row, name)}" if told else ""
-    return Entry(interval(e.value, e.low, e.high, row.kind, signed=True) + over, False, row.cells[name].any.key, round(row.kind.factor * e.value, 4))
+    return Entry(
+        interval(e.value, e.low, e.high, row.kind, signed=True) + over,
+        False,
+        row.cells[name].any.key,
+        round(row.kind.factor * e.value, 4),
+    )
 
 
 def references(results: Results) -> list[str]:
