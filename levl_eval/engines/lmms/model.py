@@ -302,6 +302,7 @@ def _assemble(
 ) -> Asker:
     """From model arguments to an asker; the connector is reused or trained as in `levl-eval ask`."""
     from levl_eval.core.device import pick_device
+    from levl_eval.core.messages import show_messages
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
     from levl_eval.engines.vlm.api import assemble, load
@@ -310,6 +311,7 @@ def _assemble(
 
     if bool(model) == bool(backbone):
         raise UsageError("lmms-eval --model_args: give either backbone=... (with llm=...) or model=DIR of a saved one")
+    show_messages()  # lmms-eval's own handlers, where it has some, go first
     where, cache, progress = pick_device(device), default_cache(), Progress()
     if model:
         vlm = load(model, device=str(where))
