@@ -40,11 +40,11 @@ def test_every_combination_is_a_variant():
 )
 def test_what_is_refused(grid, settings, said):
     with pytest.raises(UsageError, match=said):
-        resolve_tasks(["linear"], settings, "scenes", grid)
+        resolve_tasks(["linear"], settings, "scenes", grid=grid)
 
 
 def test_cards_of_a_grid_differ_and_keep_their_task_s_name(capsys):
-    cards = resolve_tasks(["linear"], ["linear.epochs=3"], "scenes", ["linear.lr=0.1,0.01", "linear.bias=true,false"])
+    cards = resolve_tasks(["linear"], ["linear.epochs=3"], "scenes", grid=["linear.lr=0.1,0.01", "linear.bias=true,false"])
     assert len(cards) == 4 and {c.name for c in cards.values()} == {"linear"} and {c.epochs for c in cards.values()} == {3}
     words = ["run", "--backbone", "random-nano", "--tasks", "linear", "--grid", "linear.lr=0.1,0.01", "--dry-run", "--json"]
     assert main(words) == 0
