@@ -227,6 +227,8 @@ def evaluate(
             raise UsageError(f"{folder}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
     loaded = [load_backbone(c.uri, card=c) for c in who]
     source = resolve_data(data, cache, progress)
+    for backbone in loaded:
+        backbone.open_data(source)
     store = FeatureStore(cache / "features")
     env = environment()
     env |= {"device": str(where), "device_name": device_name(where), "cores": cores()}

@@ -29,7 +29,7 @@ from levl_eval.overrides import override
 
 PACKAGE = Path(__file__).resolve().parent
 ASSETS = PACKAGE / "assets"
-URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py")
+URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py", "oracle")
 
 
 def card_folder(room: str) -> Path:

@@ -20,11 +20,11 @@ from levl_eval.io import sha256_file
 from levl_eval.records.identity import digest
 
 # Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
-LOADER_VERSIONS = {"levl": 1, "official": 1, "timm": 1, "random": 1, "open_clip": 1, "hf": 1, "py": 1}
+LOADER_VERSIONS = {"levl": 1, "official": 1, "timm": 1, "random": 1, "open_clip": 1, "hf": 1, "py": 1, "oracle": 1}
 # Scheme -> distributions whose code computes the features.
 LIBRARIES = {
     "levl": ("timm", "transformers"), "official": ("timm", "transformers"), "timm": ("timm",), "random": ("timm",),
-    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (),
+    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (), "oracle": ("pillow", "numpy"),
 }  # fmt: skip
 
 
