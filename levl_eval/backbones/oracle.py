@@ -8,6 +8,7 @@ pixels, so it must come as it was made: no other size, crop or mirror image. ``?
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.records.identity import digest
-from levl_eval.scenes.truth import KINDS, World, default_manifest, digest_of, patch_facts, read_manifest
+from levl_eval.scenes.truth import KINDS, World, default_manifest, digest_of, patch_facts, read_manifest, world_at
 
 GRID = 8
 VERSION = 1  # of what an oracle tells; a change of any number raises it
@@ -55,7 +56,7 @@ class OracleBackbone(Backbone):
         if manifest is None:
             raise UsageError(f"{self.uri}: --data {data}: `oracle:` backbones know the synthetic scenes only; use --data scenes")
         if manifest != self.world.manifest or Path(data) != self.world.root:
-            self._place(World(Path(data), manifest))
+            self._place(world_at(Path(data), json.dumps(manifest)))
 
     def encode(self, images: Tensor) -> Features:
         """Raises LevlError for an image that is not one of the world's, as it was made."""
@@ -120,4 +121,4 @@ def load(rest: str, name: str, uri: str) -> Backbone:
     from levl_eval.evaluation import default_cache
 
     kind, keep, noise = parse(rest, uri)
-    return OracleBackbone(uri, name, kind, keep, noise, World(default_cache() / "scenes" / "seed0", default_manifest()))
+    return OracleBackbone(uri, name, kind, keep, noise, world_at(default_cache() / "scenes" / "seed0", json.dumps(default_manifest())))

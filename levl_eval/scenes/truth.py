@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,21 +56,22 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
     """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``."""
-    mask = render_mask(scene, size)
-    columns = [_shares(mask == label, grid) for label in range(1, len(MASK_CLASSES) + 1)]
-    if kind == "attributes":
-        shown = render_instances(scene, size)
-        for words, field in ((COLORS, "color"), (TEXTURES, "texture"), (tuple(SIZES), "size")):
-            for word in words:
-                of = [i + 1 for i, o in enumerate(scene.objects) if getattr(o, field) == word]
-                columns.append(_shares(np.isin(shown, of), grid) if of else np.zeros(grid * grid, np.float32))
-    return np.stack(columns, -1)
+    classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]
+    if kind == "classes":
+        return classes
+    shown = _shares(render_instances(scene, size), grid, len(scene.objects) + 1)[:, 1:]
+    words = [(field, word) for field, known in (("color", COLORS), ("texture", TEXTURES), ("size", SIZES)) for word in known]
+    has = np.array([[getattr(o, field) == word for field, word in words] for o in scene.objects], np.float32)
+    return np.concatenate([classes, shown @ has.reshape(len(scene.objects), len(words))], 1)
 
 
-def _shares(where: np.ndarray, grid: int) -> np.ndarray:
-    """float32 [grid * grid]: the share of each cell's pixels that are True in bool [S, S]."""
-    side = len(where) // grid
-    return where.reshape(grid, side, grid, side).mean((1, 3), dtype=np.float32).reshape(-1)
+def _shares(labels: np.ndarray, grid: int, count: int) -> np.ndarray:
+    """float32 [grid * grid, count]: the share of each label 0 .. count - 1 in each cell of [S, S]."""
+    side = len(labels) // grid
+    row = np.arange(len(labels)) // side
+    cell = row[:, None] * grid + row[None, :]
+    table = np.bincount((cell * count + labels).reshape(-1), minlength=grid * grid * count)
+    return (table.reshape(grid * grid, count) / (side * side)).astype(np.float32)
 
 
 def digest_of(pixels: np.ndarray) -> bytes:
@@ -93,6 +94,12 @@ def _digest_at(root: Path, reference: tuple[str, int, int, str]) -> bytes:
             return digest_of(np.asarray(image.convert("RGB")))
     except OSError as e:
         raise LevlError(f"{path}: cannot be read ({type(e).__name__}); make the world of synthetic scenes again") from e
+
+
+@lru_cache(4)
+def world_at(root: Path, manifest: str) -> World:
+    """The world of a folder, once for all backbones of a process. manifest: its JSON, by which a changed folder is another."""
+    return World(root, json.loads(manifest))
 
 
 class World:
