@@ -150,6 +150,9 @@ class SegmentationCard(_TaskCard):
     knn_temperature: float = 0.02  # their votes weigh exp(cosine / temperature)
     knn_memory: int = 100_000  # labelled training tokens kept, a random subset
     epochs: int = 30
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
+    # (levl_eval.convergence), at least the epochs.
+    until: Literal["epochs", "converged"] = "epochs"
     batch_size: int = 256  # images
     schedule: Literal["constant", "cosine"] = "constant"
     # Labels at token resolution in training: the pixel at each token's centre, the one at its upper left corner (what torch's
@@ -199,6 +202,9 @@ class _LinearTraining(_ReadoutCard):
     lr: float = 0.1
     weight_decay: float = 1e-4
     epochs: int = 50
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
+    # (levl_eval.convergence), at least the epochs.
+    until: Literal["epochs", "converged"] = "epochs"
     batch_size: int = 4096
     schedule: Literal["constant", "cosine"] = "constant"
 

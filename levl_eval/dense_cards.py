@@ -75,6 +75,9 @@ class DepthCard(_TaskCard):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     epochs: int = Field(30, ge=1)
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
+    # (levl_eval.convergence), at least the epochs.
+    until: Literal["epochs", "converged"] = "epochs"
     batch_size: int = Field(64, ge=1)  # images
     schedule: Literal["constant", "cosine"] = "cosine"
     upsample: Literal["bilinear", "nearest"] = "bilinear"  # of the predicted metres

@@ -121,4 +121,6 @@ def load(rest: str, name: str, uri: str) -> Backbone:
     from levl_eval.evaluation import default_cache
 
     kind, keep, noise = parse(rest, uri)
-    return OracleBackbone(uri, name, kind, keep, noise, world_at(default_cache() / "scenes" / "seed0", json.dumps(default_manifest())))
+    return OracleBackbone(
+        uri, name, kind, keep, noise, world_at(default_cache() / "scenes" / "seed0", json.dumps(default_manifest()))
+    )

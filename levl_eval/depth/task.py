@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from levl_eval.backbones.base import Preprocess
+from levl_eval.convergence import closed_form, thinned, train_until_converged
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_depth
 from levl_eval.data.types import DepthSet, ImageSet
@@ -19,6 +23,7 @@ from levl_eval.depth.head import DepthHead, grid_depth, train_head, valid
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError
 from levl_eval.features import FeatureSet
+from levl_eval.floors import mean_map, of_means
 from levl_eval.metrics.depth import METRICS, depth_metrics, depth_sums
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
 from levl_eval.records import Sample
@@ -60,7 +65,7 @@ def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
 class Fitted:
     """A trained head with what it predicts the test pictures from."""
 
-    head: DepthHead
+    head: nn.Module  # tokens [B, n, D] -> metres [B, h, w]
     features: FeatureSet
     card: DepthCard
     device: torch.device
@@ -75,8 +80,22 @@ class Fitted:
         return large.clamp(self.card.min_depth, self.card.max_depth).cpu().numpy()
 
 
-def fit(context: Context, train: DepthSet, test: DepthSet) -> tuple[Fitted, list[float], dict[str, float], dict[str, int]]:
-    """Features of both sets and the head: what predicts, the loss by epoch, seconds and cache hits."""
+class _Places(nn.Module):
+    """A head that has no eyes: the same metres [h, w] for every image."""
+
+    def __init__(self, metres: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("map", metres)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.get_buffer("map").expand(len(tokens), -1, -1)
+
+
+def fit(
+    context: Context, train: DepthSet, test: DepthSet
+) -> tuple[Fitted, Fitted, dict[str, Any], dict[str, float], dict[str, int]]:
+    """Features of both sets and the head: what predicts, the same without an image (the training mean at each place), notes on the
+    training, seconds and cache hits."""
     card: DepthCard = context.card
     cache = {"feature_hits": 0, "feature_misses": 0}
     geometry = task_preprocess(card, context.backbone.preprocess)
@@ -96,9 +115,28 @@ def fit(context: Context, train: DepthSet, test: DepthSet) -> tuple[Fitted, list
     started = time.monotonic()
     names = context.progress.track(train.images.ids, "training depths", unit="map")
     labels = np.stack([grid_depth(full_depth(train, name), learn.grid, card) for name in names])
-    head, curve = train_head(learn.patches, labels, learn.grid, card, context.seed, context.device, context.progress)
+
+    def train_by(card: DepthCard) -> tuple[DepthHead, list[float]]:
+        return train_head(learn.patches, labels, learn.grid, card, context.seed, context.device, context.progress)
+
+    if card.head == "ridge":
+        head = train_by(card)[0]
+        notes: dict[str, Any] = {"converged": closed_form()}
+    else:
+        head, curve, found = train_until_converged(card, math.ceil(len(learn.patches) / card.batch_size), train_by)
+        notes = {"head_loss": thinned(curve), "converged": found}
     seconds["head"] = time.monotonic() - started
-    return Fitted(head, judge, card, context.device), curve, seconds, cache
+    blind = _Places(torch.from_numpy(mean_map(labels)).to(context.device))
+    return Fitted(head, judge, card, context.device), Fitted(blind, judge, card, context.device), notes, seconds, cache
+
+
+def _sums(fitted: Fitted, row: int, truth: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """metrics.depth.depth_sums of one image's prediction against metres [H, W] where bool [H, W] says that they count."""
+    card = fitted.card
+    predicted, goal = fitted.predict(row, (truth.shape[0], truth.shape[1]))[keep], truth[keep]
+    if card.align == "median":
+        predicted = (predicted * (np.median(goal) / np.median(predicted))).clip(card.min_depth, card.max_depth)
+    return depth_sums(predicted, goal)
 
 
 def _one(metric: str, sums: np.ndarray) -> np.ndarray:
@@ -110,19 +148,17 @@ def run(context: Context) -> Outcome:
     card: DepthCard = context.card
     test = read_depth(card.data, context.data, card.depth_scale, context.limit)
     train = read_depth(card.train, context.data, card.depth_scale)
-    fitted, curve, seconds, cache = fit(context, train, test)
+    fitted, blind, notes, seconds, cache = fit(context, train, test)
     started = time.monotonic()
-    kept, names, empty = [], [], []
+    kept, unsighted, names, empty = [], [], [], []
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
         truth = full_depth(test, name)
         keep = scored(truth, card)
         if not keep.any():
             empty.append(name)
             continue
-        predicted, goal = fitted.predict(k, (truth.shape[0], truth.shape[1]))[keep], truth[keep]
-        if card.align == "median":
-            predicted = (predicted * (np.median(goal) / np.median(predicted))).clip(card.min_depth, card.max_depth)
-        kept.append(depth_sums(predicted, goal))
+        kept.append(_sums(fitted, k, truth, keep))
+        unsighted.append(_sums(blind, k, truth, keep))
         names.append(name)
     if not kept:
         raise LevlError(
@@ -139,6 +175,7 @@ def run(context: Context) -> Outcome:
     # Over all pixels together, as some papers average; their intervals are over images too.
     metrics |= {f"pixels/{m}": bootstrap_statistic(sums, partial(_one, m)) for m in METRICS}
     main = card.main_metric if card.main_metric in by_image else "rmse"
+    metrics |= of_means("mean_map", by_image[main], depth_metrics(np.stack(unsighted))[main], f"/{main}")
     samples = [
         Sample(
             id=n, image_id=n, score=float(by_image[main][k]),
@@ -151,5 +188,4 @@ def run(context: Context) -> Outcome:
         "counts": {"images": len(test.images), "train_images": len(train.images)},
         "train": fingerprint_of(train), "split": test.split,
     }  # fmt: skip
-    notes = {"images_without_scored_pixels": empty, **({"head_loss": [round(x, 5) for x in curve]} if curve else {})}
-    return Outcome(metrics, samples, data, notes, seconds, cache)
+    return Outcome(metrics, samples, data, {"images_without_scored_pixels": empty, **notes}, seconds, cache)

@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from levl_eval.convergence import convergence
 from levl_eval.data.augmented import cropped
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.floors import majority
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.probes.common import Parts, all_scores, load_parts, samples_of
 from levl_eval.progress import Progress
@@ -172,7 +174,8 @@ def run(context: Context) -> Outcome:
     )  # fmt: skip
     logits = predict(head, test.features.patches, test.rows, device)
     metrics, right = all_scores(logits, parts, card.ece_bins)
-    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve]}
+    metrics |= majority(right, truth, parts.train.labels, len(parts.classes))
+    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve], "converged": convergence(curve)}
     if card.report_best:
         metrics["top1_best_epoch"] = mean_estimate(best_right)
         notes["top1_by_epoch"] = [round(v, 5) for v in best]

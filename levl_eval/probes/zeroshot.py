@@ -11,6 +11,7 @@ from levl_eval.cards import ZeroShotCard, near
 from levl_eval.data.readers import read_classification
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
+from levl_eval.floors import chance
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.probes.common import data_of, features_of, samples_of, scores
 from levl_eval.probes.texts import class_embeddings, image_embeddings, prompt_templates, said_names
@@ -65,7 +66,7 @@ def run(context: Context) -> Outcome:
         confidence = (card.logit_scale * logits.double()).softmax(1).amax(1).numpy()
         found["calibration_error"] = calibration_error(confidence, right, card.ece_bins)
         if readout.name == chosen:
-            metrics |= found
+            metrics |= found | chance(right, len(data.classes))
             samples = samples_of(data, logits.argmax(1).numpy(), right)
         others |= {f"{k}/{readout.name}": v for k, v in found.items()}
     notes = {

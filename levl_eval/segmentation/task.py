@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,14 @@ from torch import Tensor, nn
 from levl_eval.backbones.base import Preprocess
 from levl_eval.backbones.views import Views, make_views
 from levl_eval.cards import SegmentationCard
+from levl_eval.convergence import closed_form, convergence, thinned, train_until_converged
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import ImageSet, SegmentationSet
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
+from levl_eval.floors import class_shares, of_counts
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import bootstrap_statistic
 from levl_eval.records import Sample
@@ -109,13 +113,17 @@ def fit(
     device, progress = context.device, context.progress
     if len(sweep_pairs(card)) > 1:
         swept, curve, found = sweep_head(patches, labels, grid, classes, card, ignore, seed, device, progress, views)
-        return swept, {"head_loss": [round(x, 5) for x in curve], "sweep": found}
+        return swept, {"head_loss": thinned(curve), "sweep": found, "converged": convergence(curve)}
     if card.head == "ridge":
-        return ridge_head(patches, labels, grid, classes, card, ignore, device, progress), {}
+        return ridge_head(patches, labels, grid, classes, card, ignore, device, progress), {"converged": closed_form()}
     if card.head == "knn":
         return neighbour_head(patches, labels, grid, classes, card, ignore, seed, device), {}
-    head, curve = train_head(patches, labels, grid, classes, card, ignore, seed, device, progress)
-    return head, {"head_loss": [round(x, 5) for x in curve]}
+
+    def train_by(card: SegmentationCard) -> tuple[nn.Module, list[float]]:
+        return train_head(patches, labels, grid, classes, card, ignore, seed, device, progress)
+
+    head, curve, state = train_until_converged(card, math.ceil(len(patches) / card.batch_size), train_by)
+    return head, {"head_loss": thinned(curve), "converged": state}
 
 
 def dense_logits(
@@ -153,6 +161,29 @@ class Fitted:
         tokens = np.asarray(self.features.patches[row : row + 1])
         logits = dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
         return upsample(logits, size, self.card.upsample).argmax(1)[0]
+
+
+class _Places(nn.Module):
+    """A head that has no eyes: logits [V, C, h, w] of the V views of an image, the same for every image."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("map", logits)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.get_buffer("map").repeat(len(tokens) // len(self.get_buffer("map")), 1, 1, 1)
+
+
+def majority_map(fitted: Fitted, labels: np.ndarray, classes: int) -> Callable[[tuple[int, int]], Tensor]:
+    """The floor without an image: size -> labels [H, W] of the most frequent class at each place of the training masks.
+
+    labels: [N V, h, w] as the head is trained on. How often each class is there takes the place of a head's logits, so that
+    windows and upsampling are the same.
+    """
+    many = len(fitted.views.boxes) if fitted.views else 1
+    shares = [class_shares(labels[v::many], classes, fitted.card.train.ignore_index) for v in range(many)]
+    blind = replace(fitted, head=_Places(torch.from_numpy(np.stack(shares)).to(fitted.device)))
+    return lru_cache(16)(lambda size: blind.predict(0, size))
 
 
 def prepare(context: Context) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
@@ -215,12 +246,14 @@ def run(context: Context) -> Outcome:
     fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
     started = time.monotonic()
     classes, ignore = len(test.classes), card.data.ignore_index
-    counts = np.zeros((len(test.images), classes, 3), np.int64)
+    counts, unsighted = np.zeros((2, len(test.images), classes, 3), np.int64)
+    floor = majority_map(fitted, labels, classes)
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
         truth = torch.from_numpy(truth_of(test, name, geometry, card)).to(context.device)
         predicted = fitted.predict(k, (truth.shape[0], truth.shape[1]))
         keep = truth != ignore
         counts[k] = class_counts(predicted[keep], truth[keep], classes).cpu().numpy()
+        unsighted[k] = class_counts(floor((truth.shape[0], truth.shape[1]))[keep], truth[keep], classes).cpu().numpy()
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
         from levl_eval.segmentation.pictures import keep_pictures
@@ -228,7 +261,14 @@ def run(context: Context) -> Outcome:
         keep_pictures(context.work, fitted, test)
     known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
-    return outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
+    found = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
+    found.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
+    return found
+
+
+def mean_iou_of(sums: np.ndarray) -> np.ndarray:
+    """mIoU [...] of summed counts [..., C, 3]."""
+    return statistics_from_counts(sums)["mean_iou"]
 
 
 def outcome_of(

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from levl_eval.cards import RecipeCard
+from levl_eval.convergence import convergence, thinned
 from levl_eval.errors import LevlError, UsageError
 from levl_eval.features import FeatureSet
 from levl_eval.io import atomic_path, locked
@@ -198,7 +199,8 @@ def _train_or_take(
     if team().agree(path.exists()):
         try:
             found, stored = connectors.load(path, recipe.connector, dim, language.width, None, grid)
-            return found.to(device), stored["notes"], True
+            notes = stored["notes"]  # of a connector kept by an earlier version the thinned curve must do
+            return found.to(device), {"converged": convergence(notes.get("connector_loss", [])), **notes}, True
         except UsageError as e:
             progress.say(f"{e}")
     items = items() if callable(items) else items
@@ -278,8 +280,10 @@ def _loop(
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
                 with atomic_path(state_path) as temporary:
                     torch.save(state, temporary)
-    curve = [round(float(np.mean(part)), 5) for part in np.array_split(np.array(losses), min(50, len(losses)))]
-    return {"connector_steps": steps, "connector_loss": curve, "connector_questions": sum(len(i.questions) for i in items)}
+    return {
+        "connector_steps": steps, "connector_loss": thinned(losses, 50), "converged": convergence(losses),
+        "connector_questions": sum(len(i.questions) for i in items),
+    }  # fmt: skip
 
 
 def _step(
