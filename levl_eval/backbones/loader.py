@@ -17,7 +17,7 @@ from levl_eval.core.files import sha256_file
 # scheme -> module:function(rest of the URI, name, URI)
 _LOADERS = {
     "levl": "levl:load", "official": "official:load", "timm": "timm:load", "random": "timm:load_random",
-    "open_clip": "open_clip:load", "hf": "hf:load", "py": "py:load",
+    "open_clip": "open_clip:load", "hf": "hf:load", "py": "py:load", "oracle": "oracle:load",
 }  # fmt: skip
 
 

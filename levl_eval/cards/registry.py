@@ -21,7 +21,7 @@ from levl_eval.core.text import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = PACKAGE / "assets"
-URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py")
+URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py", "oracle")
 
 
 def card_folder(room: str) -> Path:

@@ -226,10 +226,11 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
         except OSError as e:
             raise UsageError(f"{needed}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
     known = FingerprintCache(folder / "fingerprints", rehash=config.rehash, say=progress.say)
-    handles = [BackboneHandle(c, folder, known) for c in specs]
+    data = resolve_data(config.data, folder, progress)
+    handles = [BackboneHandle(c, folder, known, data) for c in specs]
     for handle in handles:
         _ = handle.facts
-    plan = Plan(config, handles, cards, resolve_data(config.data, folder, progress), device, known)
+    plan = Plan(config, handles, cards, data, device, known)
     plan.jobs = _jobs(plan)
     return plan
 

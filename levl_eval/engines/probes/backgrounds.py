@@ -19,8 +19,10 @@ from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.convergence import thinned
+from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Matrix, data_of, features_of, global_features, samples_of
-from levl_eval.engines.probes.linear import fit, logits_of
+from levl_eval.engines.probes.linear import fit_by_card, logits_of
 from levl_eval.metrics.catalogue import DIFFERENCE
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import Z95, mean_estimate, paired_difference, within
@@ -100,7 +102,9 @@ def run(context: Context) -> Outcome:
     started = time.monotonic()
     if card.standardize:
         x.fit_scale()
-    layer, curve, _ = fit(x, train.labels, len(train.classes), card, context.seed, context.device, None, context.progress)
+    layer, curve, _, state = fit_by_card(
+        x, train.labels, len(train.classes), card, context.seed, context.device, None, context.progress
+    )
     right, predicted = {}, {}
     for name, m in tests.items():
         m.scale_like(x)
@@ -121,7 +125,8 @@ def run(context: Context) -> Outcome:
         "counts": {"images": len(sets[main].images), "train_images": len(train.images), "classes": len(train.classes)},
         "split": card.data.split,
     }
-    notes: dict[str, Any] = {"probe_loss": [round(v, 5) for v in curve], "variants": list(sets)}
+    metrics |= majority(right[main], sets[main].labels, train.labels, len(train.classes))
+    notes: dict[str, Any] = {"probe_loss": thinned(curve), "converged": state, "variants": list(sets)}
     if twice:
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(sets[REFERENCE].images)}
     samples = samples_of(sets[main], predicted[main], right[main])
