@@ -16,6 +16,7 @@ from levl_eval.report.templating import macro
 CHARTS = "charts.html.j2"
 COLOURS = 8  # classes c0 ... c7 of the style sheet; further backbones begin again
 NAME = 34  # characters of a name beside a bar
+LETTER = 7  # pixels of a letter, about
 
 
 def round_steps(low: float, high: float) -> list[float]:
@@ -90,18 +91,37 @@ def _axis_of(estimates: Sequence[Estimate], start: float, end: float) -> Axis:
     return Axis(min(ends) - margin, max(ends) + margin, start, end)
 
 
+def _label_places(points: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, bool]]:
+    """Where each point's name stands, as (x, y, whether it ends there): the first of six places that is free. points: (x, y, letters)."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in points]
+    out = []
+    for x, y, letters in points:
+        wide = LETTER * letters
+        options = [(x + 10, y - 8, False), (x - 10, y - 8, True), (x + 10, y + 16, False), (x - 10, y + 16, True),
+                   (x + 10, y - 24, False), (x - 10, y + 32, True)]  # fmt: skip
+        boxes = [(a - wide if ends else a, b - 11, a if ends else a + wide, b + 3) for a, b, ends in options]
+
+        def free(box: tuple[float, float, float, float]) -> bool:
+            inside = box[0] >= 60 and box[2] <= 720
+            return inside and all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken)
+
+        best = next((k for k, box in enumerate(boxes) if free(box)), 0)
+        taken.append(boxes[best])
+        out.append(options[best])
+    return out
+
+
 def scatter(points: Sequence[tuple[str, int, Estimate, Estimate]], x_label: str, y_label: str) -> Markup:
     """Named points with their 95% intervals both ways; the axes need not begin at zero, as their ticks say. points: (name, colour, x, y)."""
     if len(points) < 2:
         return Markup()
     x_axis, y_axis = _axis_of([p[2] for p in points], 60, 600), _axis_of([p[3] for p in points], 300, 20)
-    marks = []
-    for name, colour, x, y in points:
+    marks, places = [], _label_places([(x_axis.at(x.value), y_axis.at(y.value), len(name)) for name, _, x, y in points])
+    for (name, colour, x, y), place in zip(points, places, strict=True):
         a, b = x_axis.at(x.value), y_axis.at(y.value)
         whiskers = [
             (x_axis.at(x.low), b, x_axis.at(x.high), b) if x.low is not None and x.high is not None else None,
             (a, y_axis.at(y.low), a, y_axis.at(y.high)) if y.low is not None and y.high is not None else None,
         ]
-        left = a > 420  # a name beyond the middle stands to the left of its point
-        marks.append({"name": name, "colour": colour % COLOURS, "x": a, "y": b, "left": left, "whiskers": whiskers})
+        marks.append({"name": name, "colour": colour % COLOURS, "x": a, "y": b, "place": place, "whiskers": whiskers})
     return macro(CHARTS, "scatter", marks, x_axis.ticks(), y_axis.ticks(), x_label, y_label)
