@@ -25,6 +25,15 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(config, items):
+    """Only where -m names them: the hour-long sweep, and tests that need a GPU."""
+    out = [n for n in ("sweep", "gpu") if n not in config.getoption("markexpr")]
+    left = [i for i in items if any(i.get_closest_marker(n) for n in out)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [i for i in items if i not in set(left)]
+
+
 def _cpu() -> float:
     t = os.times()
     return t.user + t.system + t.children_user + t.children_system
