@@ -64,7 +64,9 @@ class Trainer:
             )
         self.config = config = self._with_precision(config, state)
         if state is not None:
-            self.config = config = as_it_began(state, config, self.ckpt)
+            asked, self.config = config, as_it_began(state, config, self.ckpt)
+            kept = [f"{k}={v}" for k, v in self.config.model_dump().items() if v != asked.model_dump()[k]]
+            config = self.config
         self.first = world()[0] == 0
         self.progress = progress or Progress(quiet=not self.first)
         if self.first:
@@ -82,6 +84,8 @@ class Trainer:
             self._restore(state)
             done = " (finished; extend_to=STEPS trains on)" if self.step >= self.end else ""
             self.progress.say(f"{self.ckpt}: resuming at step {self.step} of {self.end}{done}")
+            if kept:
+                self.progress.say(f"{self.ckpt}: of an earlier version, resumed as it began: {' '.join(kept)}")
         self.feed.start(self.tokenizer, self.step * config.accumulate, self._feed_state(state))
         self._record_run()
         self.mean = torch.tensor(config.mean, device=self.device).view(3, 1, 1)

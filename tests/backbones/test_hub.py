@@ -7,8 +7,8 @@ import time
 
 import pytest
 import torch
-from levl_eval.errors import UsageError
-from levl_eval.registry import backbone_card, names
+from levl_eval.core.errors import UsageError
+from levl_eval.cards.registry import backbone_card, names
 from PIL import Image
 
 from levl_eval.backbones import load_backbone, offline

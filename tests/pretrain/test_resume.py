@@ -61,7 +61,7 @@ def test_a_finished_run_is_trained_on_at_the_last_rate(tmp_path, capsys):
         assert [learning_rate(c, s) for s in (100, 150, 299)] == pytest.approx([1e-4] * 3)
 
 
-def test_a_run_of_an_earlier_version_is_resumed_as_it_began(tmp_path):
+def test_a_run_of_an_earlier_version_is_resumed_as_it_began(tmp_path, capsys):
     _run(tmp_path, "steps=2", "objective=clip")
     state = read(tmp_path / "a" / "ckpt.pt")
     for field in ("weight_decay_on", "warmup_start_factor", "strip_captions", "pad77_attends"):
@@ -72,6 +72,8 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(tmp_path):
     c = trainer.config
     assert (c.weight_decay_on, c.warmup_start_factor, c.strip_captions, c.pad77_attends) == ("matrices", None, True, "all")
     assert trainer.step == 3
+    kept = capsys.readouterr().err.partition("resumed as it began: ")[2].splitlines()[0].split()
+    assert set(kept) == {"weight_decay_on=matrices", "strip_captions=True", "pad77_attends=all"}
 
 
 def test_every_field_is_explained_and_can_be_given_back(tmp_path, capsys):

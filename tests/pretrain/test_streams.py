@@ -34,7 +34,7 @@ def _tar(path, numbers, broken=(), form="txt"):
             if form == "json":
                 members["json"] = json.dumps({"caption": f"number {i}", "url": "x", "captions": ["other"]}).encode()
             else:
-                members["txt"] = f"number {i}\n".encode()
+                members["txt"] = f"number {i}".encode()
             for suffix, data in members.items():
                 info = tarfile.TarInfo(f"{i:09d}.{suffix}")
                 info.size = len(data)
