@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import columns, print_rows, yaml_text
 from levl_eval.core.text import did_you_mean, json_text
 
+if TYPE_CHECKING:
+    from levl_eval.cards import BackboneCard, TaskCard
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """Add the subparsers to ``levl-eval``'s."""
     lister = commands.add_parser("list", help="list backbones, tasks, sets (for HEAD@SET) or llms")
     lister.add_argument("what", choices=["backbones", "tasks", "sets", "llms"])
@@ -64,7 +68,7 @@ def _show(args: argparse.Namespace) -> int:
         or args.name.partition("@")[0] in names("tasks")
         or (args.name.endswith(".yaml") and "tasks" in Path(args.name).parts)
     ):
-        card = task_card(args.name)
+        card: TaskCard | BackboneCard = task_card(args.name)
     elif args.name in names("backbones"):
         card = backbone_card(args.name)
     else:

@@ -47,7 +47,8 @@ def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
     height, width = depth.shape
     inside = np.zeros(depth.shape, bool)
     inside[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
-    return inside & valid(depth, card)
+    out: np.ndarray = inside & valid(depth, card)
+    return out
 
 
 @dataclass
@@ -69,9 +70,11 @@ class Fitted:
         return large.clamp(self.card.min_depth, self.card.max_depth).cpu().numpy()
 
 
-def fit(context: Context, train: DepthSet, test: DepthSet) -> tuple[Fitted, list[float], dict[str, float], dict[str, int]]:
+def fit(
+    context: Context[DepthCard], train: DepthSet, test: DepthSet
+) -> tuple[Fitted, list[float], dict[str, float], dict[str, int]]:
     """Features of both sets and the head: what predicts, the loss by epoch, seconds and cache hits."""
-    card: DepthCard = context.card
+    card = context.card
     cache = {"feature_hits": 0, "feature_misses": 0}
     geometry = task_preprocess(card, context.backbone.preprocess)
     started = time.monotonic()
