@@ -25,7 +25,7 @@ def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
         z.extractall(tmp_path / "site")
     for task in names("tasks"):
         assert f"levl_eval/_cards/tasks/{task}.yaml" in inside
-    assert "levl_eval/_cards/tasks/recipes/vqa-train.yaml" in inside
+    assert {"levl_eval/_cards/tasks/recipes/vqa-train.yaml", "levl_eval/py.typed"} <= inside
     shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "levl_eval" / "assets").rglob("*") if p.is_file()}
     assert shipped <= inside
     # -S and -I keep the checkout out of the path: what is found is the extracted wheel's.
