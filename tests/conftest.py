@@ -10,12 +10,51 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+CPU = pytest.StashKey[list[float]]()  # of a test: CPU seconds of this process when it began, and when its call did
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 TINY = {
     "gqa/train": 24, "gqa/testdev": 12, "vqav2/train2014": 16, "vqav2/val2014": 12, "pope/val2014": 24, "ade20k/training": 24,
     "ade20k/validation": 12, "classification/train": 96, "classification/test": 48, "imagenet9/train": 18, "imagenet9/val": 18,
 }  # fmt: skip
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cpu", metavar="FILE", help="append each test's CPU seconds, children's included, to FILE (set-up, call, test)"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Only where -m names them: the hour-long sweep, and tests that need a GPU."""
+    out = [n for n in ("sweep", "gpu") if n not in config.getoption("markexpr")]
+    left = [i for i in items if any(i.get_closest_marker(n) for n in out)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [i for i in items if i not in set(left)]
+
+
+def _cpu() -> float:
+    t = os.times()
+    return t.user + t.system + t.children_user + t.children_system
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    item.stash[CPU] = [_cpu()]
+    try:
+        return (yield)
+    finally:
+        if file := item.config.getoption("--cpu"):
+            start, called = item.stash[CPU][0], item.stash[CPU][-1]
+            with open(file, "a", encoding="utf-8") as out:
+                print(f"{called - start:.2f} {_cpu() - called:.2f} {item.nodeid}", file=out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    item.stash[CPU].append(_cpu())
+    return (yield)
 
 
 @pytest.fixture(scope="session")

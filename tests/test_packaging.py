@@ -7,11 +7,14 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from levl_eval.cards.registry import names
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
     build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
@@ -22,7 +25,7 @@ def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
         z.extractall(tmp_path / "site")
     for task in names("tasks"):
         assert f"levl_eval/_cards/tasks/{task}.yaml" in inside
-    assert "levl_eval/_cards/tasks/recipes/vqa-train.yaml" in inside
+    assert {"levl_eval/_cards/tasks/recipes/vqa-train.yaml", "levl_eval/py.typed"} <= inside
     shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "levl_eval" / "assets").rglob("*") if p.is_file()}
     assert shipped <= inside
     # -S and -I keep the checkout out of the path: what is found is the extracted wheel's.

@@ -105,7 +105,8 @@ def final_norm(family: str, tower: Any) -> Callable[[Tensor], Tensor]:
     module = tower
     for name in path.split("."):
         module = getattr(module, name)
-    return module
+    out: Callable[[Tensor], Tensor] = module
+    return out
 
 
 def canonical(text: str) -> str:

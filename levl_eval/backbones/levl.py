@@ -33,8 +33,8 @@ class DualEncoderBackbone(Backbone):
 
     def encode(self, images: Tensor) -> Features:
         encoder = self.model.vision.encoder
-        tokens = encoder.forward_features(images)  # [B, 1 + N, D], after the final norm
-        patch = encoder.patch_embed.patch_size
+        tokens: Tensor = encoder.forward_features(images)  # type: ignore[operator]  # [B, 1 + N, D], after the final norm
+        patch: tuple[int, int] = encoder.patch_embed.patch_size  # type: ignore[union-attr,assignment]
         return Features(tokens[:, 0], tokens[:, 1:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:

@@ -39,7 +39,7 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
                 f"{file}: its SHA-256 is not the one in the card of {card.name} (field `sha256`); the file is damaged or another one"
             )
     module, _, function = _LOADERS[scheme].partition(":")
-    backbone = getattr(import_module(f"levl_eval.backbones.{module}"), function)(rest, card.name, card.uri)
+    backbone: Backbone = getattr(import_module(f"levl_eval.backbones.{module}"), function)(rest, card.name, card.uri)
     backbone.code = {**backbone.code, "modules": structure_of(backbone), **code_of(scheme, rest)}
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}

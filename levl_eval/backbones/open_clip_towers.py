@@ -53,9 +53,11 @@ class OwnViT(Tower):
     def _embed(self, images: Tensor) -> Tensor:
         """Tokens before the blocks; positions of another size as open_clip's ``resize_pos_embed`` interpolates them."""
         visual = self.visual
+        out: Tensor
         grid = (images.shape[-2] // visual.patch_size[0], images.shape[-1] // visual.patch_size[1])
         if grid == tuple(visual.grid_size):
-            return visual._embeds(images)
+            out = visual._embeds(images)
+            return out
         from open_clip.model import resize_pos_embed
 
         own = visual.positional_embedding
@@ -66,7 +68,8 @@ class OwnViT(Tower):
         resize_pos_embed(state, holder)
         try:
             visual.positional_embedding = nn.Parameter(state["visual.positional_embedding"], requires_grad=False)
-            return visual._embeds(images)
+            out = visual._embeds(images)
+            return out
         finally:
             visual.positional_embedding = own
 
@@ -136,7 +139,8 @@ class TimmTower(Tower):
                 pooled = pooled if name == "pool" else layer(pooled)
             return pooled
         classifier = self.visual.trunk.get_classifier()
-        return self.visual.head(classifier(pooled) if isinstance(classifier, nn.Module) else pooled)
+        out: Tensor = self.visual.head(classifier(pooled) if isinstance(classifier, nn.Module) else pooled)
+        return out
 
     def blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
         return timm_blocks(self.visual.trunk, images, layers)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.records.identity import digest
+from levl_eval.core.hashing import digest
 from levl_eval.scenes.truth import KINDS, World, default_manifest, digest_of, patch_facts, read_manifest, world_at
 
 GRID = 8

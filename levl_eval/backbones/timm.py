@@ -174,7 +174,8 @@ def load_random(spec: str, name: str, uri: str) -> Backbone:
         from importlib import import_module
 
         with seeded(seed):
-            return import_module(f"levl_eval.backbones.{scheme}").load_random(rest, name, uri, seed)
+            out: Backbone = import_module(f"levl_eval.backbones.{scheme}").load_random(rest, name, uri, seed)
+            return out
     if model == "nano":
         net, preprocess = _nano(seed)
     else:

@@ -93,9 +93,10 @@ def apply_norm(norm: nn.Module | None, tokens: Tensor) -> Tensor:
     if norm is None:
         return tokens
     if "2d" not in type(norm).__name__:
-        return norm(tokens)
-    flat = tokens.reshape(-1, tokens.shape[-1], 1, 1)
-    return norm(flat).reshape(tokens.shape)
+        out: Tensor = norm(tokens)
+    else:
+        out = norm(tokens.reshape(-1, tokens.shape[-1], 1, 1)).reshape(tokens.shape)
+    return out
 
 
 def pooling_of(model: Any) -> str:

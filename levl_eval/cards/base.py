@@ -26,7 +26,8 @@ def plain(card: BaseModel) -> dict[str, Any]:
             return [kept(n, w) for n, w in zip(node, written, strict=True)]
         return written
 
-    return kept(card, card.model_dump(mode="json"))
+    out: dict[str, Any] = kept(card, card.model_dump(mode="json"))
+    return out
 
 
 class StrictModel(BaseModel):

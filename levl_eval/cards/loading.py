@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel
+from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, MMSegCard, SegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
@@ -26,6 +26,9 @@ from levl_eval.cards.probes import (
     KNNCard,
     LinearPathCard,
     LinearProbeCard,
+    LinearTraining,
+    ProbeCard,
+    ReadoutCard,
     RetrievalCard,
     SetCard,
     ZeroShotCard,
@@ -46,10 +49,43 @@ from levl_eval.core.safe_yaml import read_yaml
 from levl_eval.core.text import did_you_mean
 
 __all__ = [
-    "GENERATION", "INSTRUCTION", "AttentiveCard", "BackboneCard", "BackgroundsCard", "CarvedSpec", "ClaimCard", "ConnectorSpec", "DataSpec",
-    "DepthCard", "HubSource", "KNNCard", "LLMCard", "LMMSCard", "LinearPathCard", "LinearProbeCard", "MMSegCard", "MixSpec",
-    "PreprocessOverride", "PromptSpec", "RecipeCard", "RetrievalCard", "SegmentationCard", "SetCard", "TaskCard", "VQACard",
-    "ZeroShotCard", "card_fields", "load_card", "parse_card", "protocol_hash", "protocol_of", "read_yaml",
+    "GENERATION",
+    "INSTRUCTION",
+    "AttentiveCard",
+    "BackboneCard",
+    "BackgroundsCard",
+    "CarvedSpec",
+    "ClaimCard",
+    "ConnectorSpec",
+    "DataSpec",
+    "DepthCard",
+    "HubSource",
+    "KNNCard",
+    "LLMCard",
+    "LMMSCard",
+    "LinearPathCard",
+    "LinearProbeCard",
+    "LinearTraining",
+    "MMSegCard",
+    "MixSpec",
+    "PreprocessOverride",
+    "ProbeCard",
+    "PromptSpec",
+    "ReadoutCard",
+    "RecipeCard",
+    "RetrievalCard",
+    "SegmentationCard",
+    "SetCard",
+    "TaskCard",
+    "TaskFields",
+    "VQACard",
+    "ZeroShotCard",
+    "card_fields",
+    "load_card",
+    "parse_card",
+    "protocol_hash",
+    "protocol_of",
+    "read_yaml",
 ]  # fmt: skip
 
 TaskCard = Annotated[

@@ -41,7 +41,7 @@ class CarvedSpec(StrictModel):
     seed: Seed = protocol(0)  # of the choice; never the probe's seed
 
 
-class _ReadoutCard(TaskFields):
+class ReadoutCard(TaskFields):
     """How the heads on global features read them."""
 
     # pooled: the encoder's own pooling; cls: its class token, whatever it pools by; mean-patch: the mean of its patch tokens.
@@ -53,7 +53,7 @@ class _ReadoutCard(TaskFields):
     seeds: Seeds = not_protocol(_SEEDS, 1)  # run with seeds 0 to seeds - 1 where --seeds is not given; one record each
 
 
-class _ProbeCard(_ReadoutCard):
+class ProbeCard(ReadoutCard):
     """What the heads on global features have in common."""
 
     # A card of tasks/sets whose train, validation, data and chance are used where this card has none.
@@ -65,7 +65,7 @@ class _ProbeCard(_ReadoutCard):
     )  # for choices only; where none is made, training keeps all its images
 
 
-class _LinearTraining(_ReadoutCard):
+class LinearTraining(ReadoutCard):
     """How one linear layer is trained (probes.linear.fit), wherever one is."""
 
     bias: bool = protocol(True)
@@ -79,7 +79,7 @@ class _LinearTraining(_ReadoutCard):
     schedule: Literal["constant", "cosine"] = protocol("constant")
 
 
-class LinearProbeCard(_LinearTraining, _ProbeCard):
+class LinearProbeCard(LinearTraining, ProbeCard):
     engine: Literal["linear"] = protocol("linear")
     # The epoch that is tested; best: of the validation set's accuracy (the paper does not say).
     keep: Literal["last", "best"] = protocol("last")
@@ -106,7 +106,7 @@ def _one_of(main: str, pattern: str, numbers: list[int]) -> str:
     return measured[-1] if measured and re.fullmatch(pattern.format(r"\d+"), main) and main not in measured else main
 
 
-class LinearPathCard(_ProbeCard):
+class LinearPathCard(ProbeCard):
     """Logistic regression, C * sum of losses + ||W||^2 / 2 (scikit-learn's scale), over a path of C chosen on validation."""
 
     engine: Literal["linear-path"] = protocol("linear-path")
@@ -128,7 +128,7 @@ class LinearPathCard(_ProbeCard):
         return self
 
 
-class KNNCard(_ProbeCard):
+class KNNCard(ProbeCard):
     engine: Literal["knn"] = protocol("knn")
     k: list[Neighbours] = protocol([10, 20, 100, 200], min_length=1, max_length=100)  # DINO's
     temperature: Scale = protocol(0.07)
@@ -140,7 +140,7 @@ class KNNCard(_ProbeCard):
         return self
 
 
-class AttentiveCard(_ProbeCard):
+class AttentiveCard(ProbeCard):
     """I-JEPA's attentive pooler and a linear layer on stored patch tokens.
 
     The published script sees a fresh crop of every image in every epoch: views: 20 does that here, at twenty times the encoding
@@ -180,7 +180,7 @@ class RetrievalCard(TaskFields):
     readout: str | None = protocol(None)  # which read-out the main metric is; None: the one the backbone's authors report
 
 
-class BackgroundsCard(_LinearTraining):
+class BackgroundsCard(LinearTraining):
     engine: Literal["backgrounds"] = protocol("backgrounds")
     train: DataSpec = protocol()  # ROOT/original/SPLIT/CLASS
     data: DataSpec = protocol()  # ROOT/VARIANT/SPLIT/CLASS

@@ -12,7 +12,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, ClaimCard, LLMCard, RecipeCard, SetCard, card_fields, load_card, parse_card, read_yaml
+from levl_eval.cards import (
+    BackboneCard,
+    ClaimCard,
+    LLMCard,
+    RecipeCard,
+    SetCard,
+    TaskCard,
+    ZeroShotCard,
+    card_fields,
+    load_card,
+    parse_card,
+    read_yaml,
+)
 from levl_eval.cards.lmms import PREFIX, lmms_value
 from levl_eval.cards.overrides import override
 from levl_eval.cards.trust import FIELDS, check_fields
@@ -147,7 +159,9 @@ def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
     value["set"] = found.name
 
 
-def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None, trust: bool = False) -> Any:
+def task_card(
+    name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None, trust: bool = False
+) -> TaskCard:
     """The resolved card of a task: recipe embedded, ``--set`` values applied, validated.
 
     default_recipe: takes the place of the card's recipe unless the user set one (``--data scenes`` does this).
@@ -184,10 +198,10 @@ def task_card(name: str, overrides: dict[str, str] | None = None, default_recipe
         if field != "recipe":
             override(value, field, text, value.get("name", name))
     where = str(path) + (" with --set" if overrides else "")
-    card = parse_card(value, where)
+    card: TaskCard = parse_card(value, where)
     if getattr(card, "kind", "") != "task":
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
-    if isinstance(getattr(card, "class_names", None), str) and card.class_names != "openai":
+    if isinstance(card, ZeroShotCard) and isinstance(card.class_names, str) and card.class_names != "openai":
         from levl_eval.core.files import lines_of  # numpy, only where a file is given
 
         # By its content: the names move numbers, where they lie does not.

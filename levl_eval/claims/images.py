@@ -22,7 +22,7 @@ def value_of(record: Record, metric: str) -> float | None:
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1e-12))
 
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def item_scores(record: Record, samples: Sequence[Sample], metric: str) -> np.nd
     if metric == record.main_metric:
         if any(s.score is None for s in samples):
             raise LevlError(f"{record.task}: {metric} has no score for each item, so it cannot be paired")
-        return np.array([s.score for s in samples], float) * split_weights(samples)
+        return np.asarray(np.array([s.score for s in samples], float) * split_weights(samples))
     variants = [s.meta.get("variants") or {} for s in samples]
     name = metric.removeprefix("drop_")
     needed = (REFERENCE, name) if metric.startswith("drop_") else (name,)

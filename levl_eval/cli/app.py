@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.print_help()
             return 0
-        return args.call(args)
+        out: int = args.call(args)
+        return out
 
     return guard(call, debug, "levl-eval")

@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.runner.options import SEED
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "ask",
         help="ask a frozen language model about a image",

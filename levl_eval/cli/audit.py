@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import printable
 from levl_eval.runner.options import BATCH, LIMIT
@@ -23,7 +24,7 @@ NORMALISATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "audit",
         help="which preprocessing a backbone wants: its card's against the usual ones",

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import print_rows
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "cache",
         help="what is kept between runs: list it, verify it, keep it below a size, remove it",

@@ -6,10 +6,11 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+
+from levl_eval.cli.options import Commands
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("check", help="say what is whole in a run's folder")
     p.add_argument("dir", metavar="DIR")
     p.add_argument("--json", action="store_true")

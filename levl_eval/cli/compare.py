@@ -6,9 +6,10 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cards.fields import Between
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import did_you_mean, json_text, printable
 from levl_eval.runner.options import Number
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "compare",
         help="paired comparison of two or more results",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from levl_eval.cards.fields import Between
+from levl_eval.cli.options import Commands
 from levl_eval.core.command import Parser
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import print_rows
@@ -15,7 +15,7 @@ from levl_eval.core.text import printable
 from levl_eval.runner.options import SEED, Number
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the subparsers to ``levl-eval``'s."""
     data = commands.add_parser("data", help="make or check data directories").add_subparsers(
         dest="data_command", metavar="make|check", parser_class=Parser, required=True

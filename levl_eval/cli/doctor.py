@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.terminal import print_rows
 
 # Folder below --data (as in the tasks' cards) -> where its contents come from.
@@ -42,7 +42,7 @@ SETS = {
 }
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("doctor", help="what works on this machine, and what is missing")
     p.add_argument("--data", default=".", metavar="DIR", help="where data sets are looked for (default: here)")
     p.add_argument("--no-self-test", action="store_true", help="leave out the small evaluation, which takes up to a minute")

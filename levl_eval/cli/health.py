@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import columns, numbers, print_rows
 from levl_eval.core.text import printable
@@ -21,7 +22,7 @@ COLUMNS = {  # figure -> heading
 }  # fmt: skip
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "health",
         help="embedding health of backbones, without labels",
@@ -51,6 +52,7 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
         raise UsageError(f"--limit {args.limit}: at least 2 images")
     if args.images is None:
         card = task_card(f"knn@{args.on}")
+        assert card.engine == "knn"
         return read_classification(card.data, resolve_data(args.data, cache, Progress(quiet=args.json)), args.limit).images
     root = Path(args.images).expanduser()
     if not root.is_dir():

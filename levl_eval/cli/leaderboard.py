@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import json_text, printable
 
 FORMATS = ("table", "csv", "md", "tex", "html", "json")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("leaderboard", help="tables from run directories")
     p.add_argument("dirs", nargs="+", metavar="DIR")
     p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")

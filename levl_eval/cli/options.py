@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TypeAlias
 
+from levl_eval.core.command import Parser
 from levl_eval.runner.options import BATCH, LIMIT, seed_list
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what add_subparsers gives; each command's `add` puts its own there
 
 
 def comma_list(text: str) -> list[str]:

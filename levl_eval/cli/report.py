@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.text import printable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from levl_eval.report.results import Results
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("report", help="write report.html of a run directory")
     p.add_argument("dir", metavar="DIR")
     p.add_argument("--data", metavar="DIR", help="where the data sets lie now, if not where the records say")

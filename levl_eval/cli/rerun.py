@@ -6,9 +6,10 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cards.trust import HELP, check_backbone, check_card
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6  # of a fraction: equal numbers on one machine, up to the last bits of another one's arithmetic
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("rerun", help="run a record again from itself and compare the numbers")
     p.add_argument("record", metavar="RECORD.json")
     p.add_argument("--out", metavar="DIR", help="where the new record goes (default: rerun/ beside the run's records/)")

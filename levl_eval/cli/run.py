@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import trust
-from levl_eval.cli.options import comma_list, run_options
+from levl_eval.cli.options import Commands, comma_list, run_options
 from levl_eval.cli.report import write as write_report_of_run
 from levl_eval.core.distributed import cores, place
 from levl_eval.core.terminal import columns, yaml_text
@@ -22,7 +22,7 @@ DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
 DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the subparsers to ``levl-eval``'s."""
     run = commands.add_parser("run", help="evaluate backbones on tasks")
     run.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import columns, print_rows, yaml_text
 from levl_eval.core.text import did_you_mean, json_text
 
+if TYPE_CHECKING:
+    from levl_eval.cards import BackboneCard, ClaimCard, TaskCard
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     """Add the subparsers to ``levl-eval``'s."""
     lister = commands.add_parser("list", help="list backbones, tasks, sets (for HEAD@SET), llms or claims")
     lister.add_argument("what", choices=["backbones", "tasks", "sets", "llms", "claims"])
@@ -71,7 +75,7 @@ def _show(args: argparse.Namespace) -> int:
     from levl_eval.cards.base import plain
     from levl_eval.cards.registry import backbone_card, claim_card, claim_files, names, task_card
 
-    card: Any
+    card: TaskCard | BackboneCard | ClaimCard
     if args.name in claim_files() or (args.name.endswith(".yaml") and "claims" in Path(args.name).parts):
         card = claim_card(args.name)
     elif (

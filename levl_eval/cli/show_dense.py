@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from levl_eval.cards.fields import Between
-from levl_eval.cli.options import comma_list, run_options
+from levl_eval.cli.options import Commands, comma_list, run_options
 from levl_eval.runner.options import Number
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the subparser to ``levl-eval``'s."""
     p = commands.add_parser("show-dense", help="images: prediction beside truth, errors, PCA of patch tokens")
     p.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")

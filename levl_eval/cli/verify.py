@@ -8,9 +8,10 @@ import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cards.fields import Between
+from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.runner.options import BATCH, Number
@@ -22,7 +23,7 @@ NAMES = ("LeVLJEPA", "InfoNCE", "SigLIP")
 PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNCE"}  # whom the project page shows
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "verify",
         help="measured results beside published numbers, or the authors' cosines computed again",

@@ -47,7 +47,8 @@ class Team:
             return value
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([value])[0]
+        out: T = broadcast_object_list([value])[0]
+        return out
 
     def add(self, tensors: Sequence[Any]) -> None:
         """Sum over the processes, in place."""
@@ -65,7 +66,8 @@ class Team:
             return values
         from accelerate.utils import gather_object
 
-        return gather_object(values)
+        out: list[Any] = gather_object(values)
+        return out
 
     def wait(self) -> None:
         if self.size > 1:

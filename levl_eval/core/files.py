@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from levl_eval.core.errors import LevlError, UsageError
 
@@ -116,7 +117,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
 
 
-def _digest(handle) -> str:  # Python 3.10 has no hashlib.file_digest
+def _digest(handle: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest
     h = hashlib.sha256()
     while chunk := handle.read(1 << 20):
         h.update(chunk)

@@ -155,7 +155,8 @@ def read_state(path: Path, key: str, device: Any = "cpu") -> dict[str, Any]:
     except Exception as e:  # a damaged file has many ways to fail in torch's reader
         raise _read_error(path, e) from e
     _check(path, key, found, checksum, actual)
-    return state if str(device) == "cpu" else _moved(state, device)
+    out: dict[str, Any] = state if str(device) == "cpu" else _moved(state, device)
+    return out
 
 
 def _moved(value: Any, device: Any) -> Any:

@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
         if self.depth > MAX_DEPTH:
             raise _TooMuch(f"line {line}: more than {MAX_DEPTH} lists or mappings inside one another")
         self.depth += 1
-        node: Any = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: Any = super().compose_node(parent, index)
         self.depth -= 1
         if id(node) not in self.sizes:  # an alias of what is not whole yet holds itself
             if not isinstance(node, yaml.ScalarNode) and node.end_mark is None:
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         self.sizes[id(node)] = (values, chars)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node = super().compose_mapping_node(anchor)
         seen: dict[Any, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
@@ -65,7 +65,7 @@ class _Loader(yaml.SafeLoader):
                 raise _TooMuch(f"line {line}: a key is a word, not a list or mapping")
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
-            value = self.construct_object(key)  # type: ignore[no-untyped-call]
+            value = self.construct_object(key)
             if value in seen:
                 raise _TooMuch(f"line {line}: the key `{key.value}` is there already, in line {seen[value]}")
             seen[value] = line
@@ -79,9 +79,9 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         loader = _Loader(text)
         try:
-            return loader.get_single_data()  # type: ignore[no-untyped-call]
+            return loader.get_single_data()
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as e:
         told = "nested too deeply" if isinstance(e, RecursionError) else " ".join(str(e).split())[:300]
         raise UsageError(f"{where}: not valid YAML ({told})") from e

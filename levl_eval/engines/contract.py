@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from levl_eval.cards import TaskFields
 from levl_eval.core.progress import Progress
 from levl_eval.features.version import FEATURES
 from levl_eval.metrics.estimate import Estimate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from levl_eval.features.store import FeatureStore
 
 _T = TypeVar("_T")
+Card = TypeVar("Card", bound=TaskFields, covariant=True)
 
 # engine name of a card -> "module:function", imported only when it runs; function(Context) -> Outcome
 ENGINES: dict[str, str] = {
@@ -68,7 +70,8 @@ class RunCache:
         if slot not in self._found or self._found[slot][0] != key:
             self._found.pop(slot, None)  # gone before the next is read: two may not fit into memory
             self._found[slot] = key, make()
-        return self._found[slot][1]
+        out: _T = self._found[slot][1]
+        return out
 
     def drop(self, slot: str) -> None:
         """Forget what ``slot`` holds."""
@@ -76,10 +79,10 @@ class RunCache:
 
 
 @dataclass
-class Context:
+class Context(Generic[Card]):
     """One piece of work for an engine: this card, on this backbone, with this seed."""
 
-    card: Any  # the resolved task card (cards.VQACard, ...); recipes are already embedded
+    card: Card  # the resolved task card (cards.VQACard, ...); recipes are already embedded
     backbone: Backbone
     data: str  # a directory, or "hub"
     seed: int
@@ -113,9 +116,10 @@ class Outcome:
     files: dict[str, str] = field(default_factory=dict)  # further files by name, written to OUT/uploads/KEY/
 
 
-def engine(name: str) -> Callable[[Context], Outcome]:
+def engine(name: str) -> Callable[[Context[Any]], Outcome]:
     """The function of an engine."""
     import importlib
 
     module, _, function = ENGINES[name].partition(":")
-    return getattr(importlib.import_module(module), function)
+    out: Callable[[Context[Any]], Outcome] = getattr(importlib.import_module(module), function)
+    return out

@@ -26,7 +26,7 @@ def class_shares(labels: np.ndarray, classes: int, ignore: int) -> np.ndarray:
         out[c] = ((labels == c) & (labels != ignore)).sum(0)
     everywhere = out.sum((1, 2), keepdims=True)
     out = np.where(out.sum(0) > 0, out, everywhere)
-    return (out / np.maximum(out.sum(0), 1)).astype(np.float32)
+    return np.asarray((out / np.maximum(out.sum(0), 1)).astype(np.float32))
 
 
 def mean_map(depths: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def of_counts(
     axis = 1 - both.ndim  # of the two sides, whatever axes stand before them
 
     def gain(sums: np.ndarray) -> np.ndarray:
-        return statistic(np.take(sums, 0, axis=axis)) - statistic(np.take(sums, 1, axis=axis))
+        return np.asarray(statistic(np.take(sums, 0, axis=axis)) - statistic(np.take(sums, 1, axis=axis)))
 
     found = bootstrap_statistic(both, gain)
     return {

@@ -182,7 +182,8 @@ class FeatureStore:
         return not wrong
 
     def _meta(self, key: str) -> dict[str, Any]:
-        return json.loads((self._path(key) / "meta.json").read_text(encoding="utf-8"))
+        out: dict[str, Any] = json.loads((self._path(key) / "meta.json").read_text(encoding="utf-8"))
+        return out
 
     def _open(self, key: str, hit: bool) -> FeatureSet:
         meta = self._meta(key)

@@ -20,7 +20,8 @@ def calibration_counts(confidence: np.ndarray, right: np.ndarray, bins: int = 15
 
 def calibration_of_sums(sums: np.ndarray) -> np.ndarray:
     """[..., bins + 1] summed counts -> calibration error [...]."""
-    return np.abs(sums[..., :-1]).sum(-1) / np.maximum(sums[..., -1], 1e-12)
+    out: np.ndarray = np.abs(sums[..., :-1]).sum(-1) / np.maximum(sums[..., -1], 1e-12)
+    return out
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> Estimate:

@@ -92,7 +92,7 @@ def _rest(values: np.ndarray, by_seed: np.ndarray, by_image: np.ndarray, value: 
     """Variance of what neither seed nor image explains."""
     left = values - by_seed[..., :, None] - by_image[..., None, :] + value[..., None, None]
     seeds, images = values.shape[-2:]
-    return (left**2).sum((-2, -1)) / ((seeds - 1) * (images - 1))
+    return np.asarray((left**2).sum((-2, -1)) / ((seeds - 1) * (images - 1)))
 
 
 def components(values: np.ndarray) -> Components:
@@ -124,4 +124,6 @@ def pseudo_values(counts: np.ndarray, function: Callable[[np.ndarray], np.ndarra
     rows = max(1, _BLOCK // max(1, total.size))
     without = np.concatenate([function(total - counts[at : at + rows]) for at in range(0, n, rows)])
     pseudo = n * whole - (n - 1) * without
-    return pseudo - pseudo.mean() + whole  # the jackknife's shift, of order 1/n: the value shown is the statistic itself
+    return np.asarray(
+        pseudo - pseudo.mean() + whole
+    )  # the jackknife's shift, of order 1/n: the value shown is the statistic itself

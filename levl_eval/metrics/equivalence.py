@@ -43,7 +43,7 @@ NOTHING = Evidence(np.asarray(1.0), np.asarray(1.0))
 
 def _both_ways(p: np.ndarray) -> np.ndarray:
     """One-sided to the smallest alpha of a two-sided interval."""
-    return np.minimum(1.0, 2 * p)
+    return np.asarray(np.minimum(1.0, 2 * p))
 
 
 def evidence(difference: Crossed, relation: Relation, margin: float = 0.0) -> Evidence:

@@ -7,7 +7,7 @@ reference distribution is complete where that is cheap (few images, or differenc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ class PValue:
     method: str
 
 
-def _signs(k: int, draws: int, seed: int):
+def _signs(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield [b, K] arrays of +-1: every combination for few images, else ``draws`` random rows."""
     if k <= EXACT_UP_TO:
         rows = np.arange(2**k)
@@ -64,7 +64,8 @@ def swap_test(
         return PValue(1.0, "exact")
 
     def apart(shift: np.ndarray) -> np.ndarray:
-        return np.abs(function((total + shift) / 2) - function((total - shift) / 2))
+        out: np.ndarray = np.abs(function((total + shift) / 2) - function((total - shift) / 2))
+        return out
 
     observed = float(apart(d.sum(0).reshape(1, *total.shape))[0])
     reached = seen = 0

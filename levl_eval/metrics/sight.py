@@ -48,7 +48,7 @@ def share_of_sight(
     def share(sums: np.ndarray) -> np.ndarray:
         least = at(sums, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (at(sums, 0) - least) / (at(sums, 2) - least)
+            return np.asarray((at(sums, 0) - least) / (at(sums, 2) - least))
 
     found = bootstrap_statistic(counts, share, draws, seed, n)
     return found.model_copy(update={"method": f"paired {found.method}"})
@@ -73,6 +73,6 @@ def share_of_sight_of_means(
     counts = [np.stack([np.bincount(index, s, k), items], -1) for s in sides]
 
     def mean(sums: np.ndarray) -> np.ndarray:
-        return sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+        return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1e-12))
 
     return share_of_sight(counts[0], counts[1], counts[2], mean, draws, seed, size)

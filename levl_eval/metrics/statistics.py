@@ -170,7 +170,8 @@ def _clustered_mean(scores: np.ndarray, index: np.ndarray, k: int, seed: int, dr
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+    out: np.ndarray = sums[..., 0] / np.maximum(sums[..., 1], 1e-12)
+    return out
 
 
 def _student(x: np.ndarray, method: str, bounds: Bounds = ANY) -> Estimate:

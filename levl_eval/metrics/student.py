@@ -27,7 +27,7 @@ def _log_tails() -> np.ndarray:
 
 def normal_tail(z: np.ndarray | float) -> np.ndarray:
     """P(Z > z) of the standard normal, for |z| up to 38; beyond it, as at 38."""
-    return np.exp(np.interp(z, _Z, _log_tails()))
+    return np.asarray(np.exp(np.interp(z, _Z, _log_tails())))
 
 
 def student_tail(x: np.ndarray | float, df: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def student_tail(x: np.ndarray | float, df: int) -> np.ndarray:
         total = total + term
         term = term * cosine * cosine * ((2 * j) / (2 * j + 1) if df % 2 else (2 * j - 1) / (2 * j))
     inside = 2 / math.pi * (angle + sine * total) if df % 2 else sine * total
-    return np.clip(0.5 - inside / 2, 0.0, 1.0)
+    return np.asarray(np.clip(0.5 - inside / 2, 0.0, 1.0))
 
 
 @lru_cache(64)

@@ -345,4 +345,5 @@ def _type_of(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         some = [_type_of(p) for p in parts if p is not Ellipsis]
         return f"list of {some[0]}" if Ellipsis in parts else f"[{', '.join(some)}]"
-    return {"TowerConfig": "mapping", "str": "text", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)
+    out: str = {"TowerConfig": "mapping", "str": "text", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)
+    return out

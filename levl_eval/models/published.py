@@ -91,7 +91,8 @@ class Description:
         value = self.part("text_encoder").get("readout", self.values.get("text_readout", "eot"))
         if value not in READOUTS:
             raise UsageError(f"{self.path}: field `text_encoder.readout` is {value!r}; expected one of {', '.join(READOUTS)}")
-        return value
+        out: str = value
+        return out
 
     def positions(self, rows: int) -> int:
         """Rows of the model's own position table among the file's ``rows``."""

@@ -7,6 +7,8 @@ ViT with L blocks this leaves out about 0.8 / L of the arithmetic, a fifth at na
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor
@@ -30,13 +32,16 @@ class ClassTokenBlock(Block):
 
     only_class_token = False
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor
         if not (self.only_class_token and self.training) or args or kwargs:
-            return super().forward(x, *args, **kwargs)
+            out = super().forward(x, *args, **kwargs)
+            return out
         first, normed, attention = x[:, :1], self.norm1(x), self.attn
         width = x.shape[-1]
         weight, bias = attention.qkv.weight, attention.qkv.bias
         query = F.linear(normed[:, :1], weight[:width], bias[:width])
         key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
         first = first + attention.proj(attend(query, key, value, attention.num_heads, attention.fused_attn))
-        return first + self.mlp(self.norm2(first))
+        out = first + self.mlp(self.norm2(first))
+        return out

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -250,7 +251,7 @@ class _Streamed(torch.autograd.Function):
     """statistic(z [B, d], directions [d, S]); the gradient with respect to z is made in the forward pass, tile by tile."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool, engine: str) -> Tensor:
+    def forward(ctx: Any, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool, engine: str) -> Tensor:
         kind = z.dtype if z.dtype == torch.float64 else torch.float32
         zf, a = z.detach().to(kind), directions.detach().to(kind)
         gradient = torch.zeros_like(zf) if ctx.needs_input_grad[0] else None
@@ -264,7 +265,7 @@ class _Streamed(torch.autograd.Function):
         return total * (len(z) / a.shape[1])
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0], None, None, None, None, None
 
@@ -289,7 +290,8 @@ class SIGReg(nn.Module):
     def directions(self, dim: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Fresh directions [dim, num_slices] of unit length."""
         a = torch.randn(dim, self.num_slices, generator=generator, device=like.device)
-        return a / a.norm(dim=0, keepdim=True)
+        out: Tensor = a / a.norm(dim=0, keepdim=True)
+        return out
 
     def forward(self, z: Tensor, directions: Tensor | None = None) -> Tensor:
         """z: [B, d], or [V, B, d] for V views, whose statistics are averaged. directions: [d, S], drawn anew where None."""

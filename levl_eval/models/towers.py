@@ -27,11 +27,11 @@ def vision_tower(width: int, depth: int, heads: int, patch: int, image_size: int
 
     from levl_eval.models.readout import ClassTokenBlock
 
-    net = VisionTransformer(
+    net: nn.Module = VisionTransformer(
         img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=0, dynamic_img_size=True,
         block_fn=ClassTokenBlock,
     )  # fmt: skip
-    net.blocks[-1].only_class_token = True  # type: ignore[assignment]
+    net.blocks[-1].only_class_token = True  # type: ignore[union-attr,index]
     return net
 
 
@@ -43,7 +43,8 @@ def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> n
         vocab_size=vocab, n_positions=length, n_embd=width, n_layer=depth, n_head=heads, n_inner=4 * width,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    return GPT2Model(config)
+    out: nn.Module = GPT2Model(config)
+    return out
 
 
 def pre_projection(width: int, hidden: Sequence[int], dim: int, dropout: float = 0.0) -> nn.Sequential:
@@ -99,12 +100,14 @@ class DualEncoder(nn.Module):
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> z_v [B, d], from the class token after the final norm."""
-        return self.vision.pre_proj(self.vision.encoder(pixels))
+        out: Tensor = self.vision.pre_proj(self.vision.encoder(pixels))
+        return out
 
     def embed_views(self, crops: Sequence[Tensor]) -> Tensor:
         """Crops of one size each, [V_k, B, 3, S_k, S_k] -> z [V, B, d]; one BatchNorm over all views together."""
         pooled = torch.cat([self.vision.encoder(x.flatten(0, 1)) for x in crops if len(x)])
-        return self.vision.pre_proj(pooled).unflatten(0, (-1, crops[0].shape[1]))
+        out: Tensor = self.vision.pre_proj(pooled).unflatten(0, (-1, crops[0].shape[1]))
+        return out
 
     def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
         """Token ids [B, L] and the index of each row's last token before padding [B] -> z_t [B, d] (PAPER 1.5).
@@ -114,7 +117,8 @@ class DualEncoder(nn.Module):
         pad77: read at the last position, L - 1, which attends to the tokens up to that index and to no padding, not even itself; where it
         stands does change the result, so rows must be padded to the maximal length.
         """
-        return self.text.pre_proj(self._text_states(ids, last))
+        out: Tensor = self.text.pre_proj(self._text_states(ids, last))
+        return out
 
     def _text_states(self, ids: Tensor, last: Tensor) -> Tensor:
         rows = torch.arange(len(ids), device=ids.device)
@@ -163,13 +167,14 @@ def plain_attention(model: DualEncoder) -> None:
     backward take 102 ms fused and 22 ms plain; in float32 the fused one wins (38 against 43 ms). Same sums, other rounding.
     """
     for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
-        block.attn.fused_attn = False  # type: ignore[union-attr]
+        block.attn.fused_attn = False
     model.text.encoder.set_attn_implementation("eager")  # type: ignore[operator]
 
 
 def text_states(encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Last hidden states [B, L, width] of a GPT-2 at positions 0 to L - 1; mask [B, L]: 1 where a token may be attended to."""
-    return encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    out: Tensor = encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return out
 
 
 def build_model(config: Any, vocab: int) -> DualEncoder:

@@ -103,7 +103,8 @@ def _blurred(x: Tensor, kernel: int | None, g: np.random.Generator) -> Tensor:
     from torchvision.transforms.v2 import functional as T
 
     side = kernel or max(3, 2 * (x.shape[-1] * 23 // 448) + 1)
-    return T.gaussian_blur(x, [side, side], [g.uniform(0.1, 2.0)] * 2)
+    out: Tensor = T.gaussian_blur(x, [side, side], [g.uniform(0.1, 2.0)] * 2)
+    return out
 
 
 def _cropped(x: Tensor, size: int, scale: Pair, g: np.random.Generator, ratio: Pair = (3 / 4, 4 / 3)) -> Tensor:
@@ -111,7 +112,8 @@ def _cropped(x: Tensor, size: int, scale: Pair, g: np.random.Generator, ratio: P
     from torchvision.transforms.v2 import functional as T
 
     top, left, h, w = _box(x.shape[-1], x.shape[-2], scale, ratio, g)
-    return T.resized_crop(x, top, left, h, w, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    out: Tensor = T.resized_crop(x, top, left, h, w, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return out
 
 
 def standard(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> np.ndarray:

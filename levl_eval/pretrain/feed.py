@@ -233,6 +233,7 @@ class StreamFeed(Feed):
 
     def _next(self) -> Batch:
         if self._loader is None:
+            assert self._start is not None, "start() comes first"
             workers = self.config.workers
             loader = DataLoader(
                 self._start, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,

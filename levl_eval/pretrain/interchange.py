@@ -11,7 +11,8 @@ from torch import nn
 
 from levl_eval.core.errors import UsageError
 from levl_eval.models import checkpoints
-from levl_eval.models.config import SIZES, PretrainConfig
+from levl_eval.models.config import PretrainConfig
+from levl_eval.models.presets import SIZES
 from levl_eval.models.published import Description
 from levl_eval.models.tokenizer import eot_id, load_gpt2
 from levl_eval.models.towers import DualEncoder

@@ -6,6 +6,8 @@ rows a process that is the gradient of the mean over all rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -23,14 +25,14 @@ class _Gather(torch.autograd.Function):
     """All processes' rows, in rank order; the gradient of a row is the sum over the processes that used it."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.rows
@@ -46,13 +48,13 @@ class _Sum(torch.autograd.Function):
     """Sum over processes; its gradient is the sum of the processes' gradients."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -83,7 +85,8 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         out = centred * torch.rsqrt(var + self.eps)
         if self.affine:
             out = out * self.weight + self.bias
-        return out.to(input.dtype)
+        found: Tensor = out.to(input.dtype)
+        return found
 
 
 def sync_batch_norm(module: nn.Module) -> nn.Module:
@@ -106,7 +109,7 @@ class _PairwiseSigmoid(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, v: Tensor, t: Tensor, log_scale: Tensor, bias: Tensor, offset: int, block: int) -> Tensor:
+    def forward(ctx: Any, v: Tensor, t: Tensor, log_scale: Tensor, bias: Tensor, offset: int, block: int) -> Tensor:
         scale = log_scale.exp()
         total = v.new_zeros(())
         gv, gt, gs, gb = torch.zeros_like(v), torch.zeros_like(t), v.new_zeros(()), v.new_zeros(())
@@ -131,7 +134,7 @@ class _PairwiseSigmoid(torch.autograd.Function):
         return total / n
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gv, gt, gs, gb = ctx.saved_tensors
         g = grads[0]
         return g * gv, g * gt, g * gs, g * gb, None, None
@@ -139,4 +142,5 @@ class _PairwiseSigmoid(torch.autograd.Function):
 
 def pairwise_sigmoid(v: Tensor, t: Tensor, log_scale: Tensor, bias: Tensor, offset: int, block: int) -> Tensor:
     """See :class:`_PairwiseSigmoid`; differentiable in all four tensors."""
-    return _PairwiseSigmoid.apply(v, t, log_scale, bias, offset, block)
+    out: Tensor = _PairwiseSigmoid.apply(v, t, log_scale, bias, offset, block)
+    return out

@@ -109,7 +109,8 @@ def from_first(value: Any) -> Any:
 
 
 def _sharded(accelerator: Any) -> bool:
-    return accelerator.distributed_type.value == "FSDP"
+    out: bool = accelerator.distributed_type.value == "FSDP"
+    return out
 
 
 def states(accelerator: Any, wrapped: Any, model: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:

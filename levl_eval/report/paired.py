@@ -69,13 +69,15 @@ def _classes(samples: Sequence[Sample]) -> int:
 
 def mean_iou_of(sums: np.ndarray) -> np.ndarray:
     """[..., S, C, 3] -> mean over seeds of the mean IoU [...]."""
-    return statistics_from_counts(sums)["mean_iou"].mean(-1)
+    out: np.ndarray = statistics_from_counts(sums)["mean_iou"].mean(-1)
+    return out
 
 
 def _difference_of_iou(sums: np.ndarray) -> np.ndarray:
     """[..., 2, S, C, 3] sums of both sides -> difference [...]."""
     iou = mean_iou_of(sums)
-    return iou[..., 0] - iou[..., 1]
+    out: np.ndarray = iou[..., 0] - iou[..., 1]
+    return out
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class Paired:
         """[S] differences a - b."""
         if self.counted:
             return _difference_of_iou(np.stack([self.a.sum(1), self.b.sum(1)], 1)[:, :, None])
-        return self.a.mean(1) - self.b.mean(1)
+        out: np.ndarray = self.a.mean(1) - self.b.mean(1)
+        return out
 
     @property
     def seed_sd(self) -> float | None:

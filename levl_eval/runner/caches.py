@@ -86,7 +86,8 @@ class Kind:
         if not self.check:
             return ""
         module, _, function = self.check.partition(":")
-        return getattr(importlib.import_module(module), function)(entry.path)
+        out: str = getattr(importlib.import_module(module), function)(entry.path)
+        return out
 
 
 KINDS: dict[str, Kind] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from levl_eval.cards import DataSpec, RecipeCard
+from levl_eval.cards import DataSpec, LMMSCard, RecipeCard, RetrievalCard, TaskCard, ZeroShotCard
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.set_identity import Kind, of_set
@@ -43,7 +43,7 @@ class DataFacts:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def parts_of(card: Any, data: str, limit: int | None) -> list[Part]:
+def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     """Every set that the card's engine reads, in the order in which it reads them. data: --data. Raises UsageError as readers do."""
     kind = _KINDS.get(card.engine)
     options: dict[str, Any] = {"scale": card.depth_scale} if card.engine == "depth" else {}
@@ -58,7 +58,7 @@ def parts_of(card: Any, data: str, limit: int | None) -> list[Part]:
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     found = [Part("test", kind, card.data, limit, options)]
-    if getattr(card, "train", None) is not None:
+    if not isinstance(card, (ZeroShotCard, RetrievalCard)):
         found.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"
@@ -79,7 +79,7 @@ def _mix(recipe: RecipeCard | str) -> Iterator[DataSpec]:
     yield from recipe.data
 
 
-def data_facts(card: Any, data: str, limit: int | None, known: FingerprintCache) -> DataFacts:
+def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintCache) -> DataFacts:
     """The identity of all data of a card. Raises UsageError/LevlError where a set is missing or cannot be read."""
     found = [(p, of_set(known, p.kind, p.spec, data, p.limit, **p.options)) for p in parts_of(card, data, limit)]
     tests = [(p, s) for p, s in found if p.role.startswith("test")]
@@ -105,7 +105,7 @@ def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, A
     return out
 
 
-def _lmms_data(card: Any, data: str) -> dict[str, str]:
+def _lmms_data(card: LMMSCard, data: str) -> dict[str, str]:
     """What an lmms-eval task reads, as far as it is known before lmms-eval has loaded it: its local repositories by content."""
     from levl_eval.data.hub import local_digest
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from levl_eval.cards import BackboneCard, protocol_of
+from levl_eval.cards import BackboneCard, LMMSCard, RecipeCard, TaskCard, VQACard, protocol_of
 from levl_eval.cards.base import plain
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
@@ -66,7 +66,7 @@ class Job:
     """One backbone on one resolved task card with one seed. problem: why its data cannot be read; it then fails with that."""
 
     backbone: BackboneHandle
-    card: Any
+    card: TaskCard
     seed: int
     identity: JobIdentity
     data: DataFacts
@@ -156,7 +156,7 @@ def resolve_tasks(
     return out
 
 
-def resolved_of(card: Any, preprocess: dict[str, Any] | None) -> dict[str, Any]:
+def resolved_of(card: TaskCard, preprocess: dict[str, Any] | None) -> dict[str, Any]:
     """What the card leaves to the backbone, to a file or to a library, as it came out. preprocess: None where no backbone is named."""
     out: dict[str, Any] = {}
     if card.engine == "segmentation" and preprocess is not None:
@@ -185,13 +185,13 @@ def _versions(*packages: str) -> dict[str, str]:
     return out
 
 
-def precision_of(card: Any, device: str) -> dict[str, str]:
+def precision_of(card: TaskCard, device: str) -> dict[str, str]:
     """Number formats as they come out on a kind of device: of the encoder, the language model and the connector's training."""
     out = {"encoder": "float32"}
-    if card.engine in TOGETHER:
+    if isinstance(card, (VQACard, LMMSCard)):
         out["language_model"] = _dtype(card.llm_dtype, device)
-        recipe = card.recipe
-        while recipe is not None:
+        recipe: RecipeCard | str | None = card.recipe
+        while isinstance(recipe, RecipeCard):
             out["connector"] = _dtype(recipe.precision, device)
             recipe = recipe.first
     return out

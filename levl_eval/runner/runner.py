@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from levl_eval.cards import TaskCard
 from levl_eval.core.distributed import launched, place, team, work_alone
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
@@ -134,7 +135,7 @@ class Runner:
         except Exception:
             return
 
-    def _context(self, number: int, helping: bool = False) -> Context:
+    def _context(self, number: int, helping: bool = False) -> Context[TaskCard]:
         job, config = self.jobs[number], self.plan.config
         for other in self.plan.backbones:  # only the one at work takes the device's memory
             if other is not job.backbone:

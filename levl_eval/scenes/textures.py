@@ -24,13 +24,15 @@ def _noise(rng: np.random.Generator, cell: int) -> np.ndarray:
     j = (i + 1) % n
     top = lattice[np.ix_(i, i)] * (1 - f) + lattice[np.ix_(i, j)] * f
     low = lattice[np.ix_(j, i)] * (1 - f) + lattice[np.ix_(j, j)] * f
-    return top * (1 - f)[:, None] + low * f[:, None]
+    out: np.ndarray = top * (1 - f)[:, None] + low * f[:, None]
+    return out
 
 
 def _mix(t: np.ndarray, a: tuple[int, int, int], b: tuple[int, int, int]) -> np.ndarray:
     """Colours between ``a`` (t = 0) and ``b`` (t = 1)."""
     t = np.clip(t, 0, 1)[..., None]
-    return np.asarray(a) * (1 - t) + np.asarray(b) * t
+    out: np.ndarray = np.asarray(a) * (1 - t) + np.asarray(b) * t
+    return out
 
 
 def _sky(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -93,7 +95,8 @@ def stuff_tile(name: str) -> np.ndarray:
     """uint8 [TILE, TILE, 3], periodic, of one kind of stuff."""
     rng = np.random.default_rng(list(name.encode()))
     y, x = np.mgrid[0:TILE, 0:TILE].astype(float)
-    return np.clip(_STUFF[name](rng, y, x), 0, 255).astype(np.uint8)
+    out: np.ndarray = np.clip(_STUFF[name](rng, y, x), 0, 255).astype(np.uint8)
+    return out
 
 
 @cache
@@ -120,4 +123,5 @@ def pattern(texture: str, size: int) -> np.ndarray:
         marks = ((x * 5).astype(int) + (y * 5).astype(int)) % 2 == 0
     else:
         marks = np.zeros((size, size), bool)
-    return (marks * 255).astype(np.uint8)
+    out: np.ndarray = (marks * 255).astype(np.uint8)
+    return out

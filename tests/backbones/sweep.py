@@ -6,7 +6,7 @@ The whole sweep, in parts, and the table of docs/encoders.md written from its re
     python -m tests.backbones.sweep open_clip --part 1/4 --out FOLDER
     python -m tests.backbones.sweep table --out FOLDER                 (rewrites the tables between the marks of docs/encoders.md)
 
-`pytest -m slow tests/backbones/test_sweep.py` runs the same, and a small subset of it runs with the other tests.
+`pytest -m sweep tests/backbones/test_sweep.py` runs the same, and a small subset of it runs with the other tests.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ def timm_repository(folder, architecture="vit_tiny_patch16_224", **args):
     return net
 
 
+@pytest.mark.hub
 def test_timm_from_hub_and_directory(tmp_path, monkeypatch):
     net = timm_repository(hub_folder(tmp_path, "someone/vit"), img_size=32, embed_dim=24, depth=2, num_heads=2)
     use_cache(monkeypatch, tmp_path)
@@ -75,6 +76,7 @@ def open_clip_repository(folder, weights=True):
     return net
 
 
+@pytest.mark.hub
 def test_open_clip_from_hub_and_directory(tmp_path, monkeypatch):
     open_clip = pytest.importorskip("open_clip")
     folder = hub_folder(tmp_path, "someone/clip")
@@ -375,6 +377,7 @@ def test_every_hf_card_is_tried_below():
             ), name
 
 
+@pytest.mark.hub
 @pytest.mark.parametrize("name", list(HF_CARDS))
 def test_hf_cards_load_from_a_hub_cache(name, tmp_path, monkeypatch):
     card = backbone_card(name)

@@ -1,4 +1,4 @@
-"""A representative part of the sweep with every run of the tests; the whole with `-m slow`, in parts."""
+"""A representative part of the sweep with every run of the tests; the whole with `-m sweep`, in parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_sweep_sees_a_mistake(monkeypatch):
     assert row["verdict"] == "wrong" and "patches" in row["off"]
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("part", [f"{i}/8" for i in range(1, 9)])
 @pytest.mark.parametrize("library", ["timm", "open_clip"])
 def test_every_model(library, part, tmp_path):

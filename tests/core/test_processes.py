@@ -59,6 +59,7 @@ def results(out):
     return found
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the launcher's workers in /proc")
 def test_a_lost_process_ends_the_run_and_two_others_end_it_as_one_would(world, tmp_path, monkeypatch):
     p = launch(words(world, tmp_path / "two"), tmp_path / "cache")
@@ -131,6 +132,7 @@ def _worker(rank, port, folder):
     os._exit(0)
 
 
+@pytest.mark.distributed
 def test_a_process_that_fails_alone_learns_so(tmp_path):
     import torch.multiprocessing as mp
 

@@ -12,6 +12,8 @@ from levl_eval.cards.registry import task_card
 from levl_eval.data.readers import read_questions
 from levl_eval.metrics.vqa import vqa_accuracy
 
+pytestmark = pytest.mark.hub
+
 
 def image(red: int) -> Image.Image:
     return Image.new("RGB", (8, 8), (red, 0, 0))

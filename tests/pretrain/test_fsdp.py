@@ -21,6 +21,8 @@ from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.parallel import sync_batch_norm
 from levl_eval.pretrain.schedule import optimizer_of
 
+pytestmark = pytest.mark.distributed
+
 FSDP = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
 CONFIG = parse_config(["vision.depth=2", "text.depth=1", "vision.width=24", "text.width=16", "embed_dim=12", "head_width=20",
                        "predictor_width=16", "predictor_depth=1", "image_size=16", "max_length=9", "lr=0.01"])  # fmt: skip

@@ -79,6 +79,7 @@ def _two(rank, port, out):
     dist.destroy_process_group()
 
 
+@pytest.mark.distributed
 def test_distributed_sigreg_is_the_global_statistic_times_the_local_batch(tmp_path):
     import torch.multiprocessing as mp
 
@@ -153,6 +154,7 @@ def _words(out, *more):
             "vocab_size=400", "precision=fp32", "log_every=1", "threads=1", *more]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(tmp_path):
     env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     kind = ("steps=30", "accumulate=2", "dropout=0.1", "keep=2")  # dropout draws from the global generator

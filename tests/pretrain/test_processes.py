@@ -115,6 +115,7 @@ def two(tmp_path_factory):
     return folder
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", list(RUNS))
 def test_two_processes_follow_one_with_the_same_batch(two, tmp_path, name):
     words = _words(tmp_path, name)
@@ -128,6 +129,7 @@ def test_two_processes_follow_one_with_the_same_batch(two, tmp_path, name):
         assert torch.allclose(x, y, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.distributed
 def test_gathered_negatives_and_batch_norm_have_the_gradients_of_the_whole_batch(two):
     whole = _losses_and_gradients(0, 1)
     parts = [torch.load(two / f"{r}.pt", weights_only=True) for r in range(2)]
@@ -145,6 +147,7 @@ def test_gathered_negatives_and_batch_norm_have_the_gradients_of_the_whole_batch
             assert torch.allclose(got[0][k], expected[k]) and torch.equal(got[0][k], got[1][k])
 
 
+@pytest.mark.distributed
 def test_torchrun_on_two_nodes_begins_and_accelerate_on_one_goes_on(tmp_path):
     env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     run = [*_words(tmp_path, "levljepa"), "resume=true"]

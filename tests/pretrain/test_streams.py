@@ -170,6 +170,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.hub
 @pytest.mark.parametrize("streaming", ["false", "true"])
 def test_hub_data_map_style_and_streaming(folder, tmp_path, streaming):
     config = _config(f"hf:{folder}", f"streaming={streaming}", "workers=2", "max_broken=0.3")

@@ -294,6 +294,7 @@ document.body.dataset.seen = JSON.stringify(seen);
 </script></body>"""
 
 
+@pytest.mark.slow
 def test_in_a_real_browser(results, tmp_path):
     browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
     if browser is None:

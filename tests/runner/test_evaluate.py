@@ -290,7 +290,13 @@ def test_the_self_test_runs_and_leaves_nothing_behind(tmp_path, monkeypatch):
     from levl_eval.scenes import export
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    drawn_counts: list[int] = []
+    make_scenes = export.make_scenes
+    monkeypatch.setattr(
+        export, "make_scenes", lambda *a, **k: drawn_counts.append(sum(k["counts"].values())) or make_scenes(*a, **k)
+    )
     assert selftest.self_test().startswith("gqa, ade20k, linear on drawn images; ade20k, linear twice, with the same numbers")
+    assert drawn_counts[0] < 200  # a set that is not named would be drawn in full
     assert not list(tmp_path.glob("levl-eval-doctor-*"))  # torch may leave folders of its own there
     drawn = iter([0.5, 0.5, 0.5, 0.5, 0.25])  # the last task gives another number the second time
 

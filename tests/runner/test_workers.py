@@ -34,6 +34,7 @@ def _children(pid) -> list[int]:
     return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.distributed
 def test_two_workers_share_the_pieces_and_give_one_table(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = [sys.executable, "-m", "levl_eval.cli"]
@@ -53,6 +54,7 @@ def test_two_workers_share_the_pieces_and_give_one_table(world, tmp_path, monkey
     assert (tmp_path / "both" / "leaderboard.csv").read_bytes() == (tmp_path / "one" / "leaderboard.csv").read_bytes()
 
 
+@pytest.mark.distributed
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 def test_a_worker_ends_with_the_process_that_started_it(world, tmp_path):
     env = {**os.environ, "LEVL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}

@@ -52,7 +52,8 @@ def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
     height, width = depth.shape
     inside = np.zeros(depth.shape, bool)
     inside[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
-    return inside & valid(depth, card)
+    out: np.ndarray = inside & valid(depth, card)
+    return out
 
 
 @dataclass
@@ -86,11 +87,11 @@ class _Places(nn.Module):
 
 
 def fit(
-    context: Context, train: DepthSet, test: DepthSet
+    context: Context[DepthCard], train: DepthSet, test: DepthSet
 ) -> tuple[Fitted, Fitted, dict[str, Any], dict[str, float], dict[str, int]]:
     """Features of both sets and the head: what predicts, the same without an image (the training mean at each place), notes on the
     training, seconds and cache hits."""
-    card: DepthCard = context.card
+    card = context.card
     cache = {"feature_hits": 0, "feature_misses": 0}
     geometry = task_preprocess(card, context.backbone.preprocess)
     started = time.monotonic()

@@ -17,7 +17,8 @@ from levl_eval.engines.segmentation.head import LinearHead, token_statistics
 def valid(depth: np.ndarray, card: DepthCard) -> np.ndarray:
     """Which pixels are known and within (min_depth, max_depth]."""
     with np.errstate(invalid="ignore"):
-        return np.isfinite(depth) & (depth > card.min_depth) & (depth <= card.max_depth)
+        out: np.ndarray = np.isfinite(depth) & (depth > card.min_depth) & (depth <= card.max_depth)
+        return out
 
 
 def grid_depth(depth: np.ndarray, grid: tuple[int, int], card: DepthCard) -> np.ndarray:
@@ -39,11 +40,15 @@ def grid_depth(depth: np.ndarray, grid: tuple[int, int], card: DepthCard) -> np.
 class DepthHead(nn.Module):
     """[B, n, D] tokens -> metres [B, h, w], positive, not yet clipped."""
 
+    centres: Tensor
+
     def __init__(self, linear: LinearHead, card: DepthCard, softplus: bool) -> None:
         super().__init__()
         self.linear, self.card, self.softplus = linear, card, softplus
-        ends = (card.min_depth, card.max_depth)
-        steps = torch.linspace(*(map(math.log, ends) if card.bin_spacing == "log" else ends), card.bins)
+        near, far = card.min_depth, card.max_depth
+        if card.bin_spacing == "log":
+            near, far = math.log(near), math.log(far)
+        steps = torch.linspace(near, far, card.bins)
         self.register_buffer("centres", steps.exp() if card.bin_spacing == "log" else steps)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -53,7 +58,8 @@ class DepthHead(nn.Module):
             return torch.einsum("bkhw,k->bhw", weight / weight.sum(1, keepdim=True), self.centres)
         x = x[:, 0]
         if self.card.target == "log":
-            return x.clamp(-20, 20).exp()
+            out: Tensor = x.clamp(-20, 20).exp()
+            return out
         # A trained head stays positive; the closed form may not be, and is clipped where it is scored.
         return nn.functional.softplus(x) if self.softplus else x
 

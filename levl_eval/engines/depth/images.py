@@ -34,7 +34,7 @@ def paint_error(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray) -> n
     """uint8 [H, W, 3] of |p - t| / t: white for none, red from one half on, grey where unknown."""
     share = np.zeros(truth.shape)
     share[keep] = np.clip(np.abs(predicted[keep] - truth[keep]) / truth[keep] / _ERROR, 0, 1)
-    out = (255 - share[..., None] * np.array([55, 225, 225])).round().astype(np.uint8)
+    out: np.ndarray = (255 - share[..., None] * np.array([55, 225, 225])).round().astype(np.uint8)
     out[~keep] = 128
     return out
 
@@ -81,7 +81,7 @@ def keep_images(folder: Path, fitted: Fitted, test: DepthSet, count: int = 6, si
 
 
 def show_depth(
-    contexts: Sequence[tuple[str, Context]], names: Sequence[str] | None = None, count: int = 6, side: int = 128
+    contexts: Sequence[tuple[str, Context[DepthCard]]], names: Sequence[str] | None = None, count: int = 6, side: int = 128
 ) -> bytes:
     """One PNG: a row an image; photo and truth, then for each (name, context) prediction, relative error and PCA.
 

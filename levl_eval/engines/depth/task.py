@@ -34,9 +34,9 @@ def _one(metric: str, sums: np.ndarray) -> np.ndarray:
     return depth_metrics(sums)[metric]
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[DepthCard]) -> Outcome:
     """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data."""
-    card: DepthCard = context.card
+    card = context.card
     test = read_depth(card.data, context.data, card.depth_scale, context.limit)
     train = read_depth(card.train, context.data, card.depth_scale)
     fitted, blind, notes, seconds, cache = fit(context, train, test)

@@ -136,7 +136,8 @@ class Asker:
         def visual_of(names: Sequence[str]) -> Tensor:
             raw = read_tokens(features, [row[n] for n in names], net.spec)
             with torch.inference_mode():
-                return net(torch.from_numpy(raw).to(self.resources.device))
+                out: Tensor = net(torch.from_numpy(raw).to(self.resources.device))
+                return out
 
         return visual_of
 
@@ -235,7 +236,7 @@ class Likelihood(tuple, GenerationResult):
         pass
 
     @property
-    def text(self) -> Any:  # type: ignore[override]
+    def text(self) -> Any:
         return tuple(self)
 
 

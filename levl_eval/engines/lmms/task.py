@@ -216,7 +216,7 @@ class _Scores:
             )  # fmt: skip
 
 
-def _evaluate(card: LMMSCard, context: Context, model: Any, output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _evaluate(card: LMMSCard, context: Context[LMMSCard], model: Any, output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """lmms-eval's results and its task objects. Raises UsageError: unknown task, data set that is not there."""
     from lmms_eval.evaluator import simple_evaluate
 
@@ -237,7 +237,7 @@ def _evaluate(card: LMMSCard, context: Context, model: Any, output: Path) -> tup
     return found, _leaves(manager.loaded)
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[LMMSCard]) -> Outcome:
     """Train or reuse the connector, let lmms-eval ask and score.
 
     Raises UsageError/LevlError: unknown task, data set that is neither local nor in the hub's cache, more than one image a
@@ -245,7 +245,7 @@ def run(context: Context) -> Outcome:
     """
     from levl_eval.engines.lmms.model import Asker, Levl
 
-    card: LMMSCard = context.card
+    card = context.card
     assert isinstance(card.recipe, RecipeCard)
     seconds: dict[str, float] = {}
     started = time.monotonic()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from levl_eval.cards import AttentiveCard
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
@@ -42,7 +43,8 @@ class AttentiveHead(nn.Module):
         self.q, self.k = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
         self.v, self.proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        last = nn.Linear(hidden, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), last)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
@@ -51,7 +53,7 @@ class AttentiveHead(nn.Module):
         nn.init.trunc_normal_(self.query, std=0.02, a=-2.0, b=2.0)
         self.linear = nn.Linear(dim, classes)
         with torch.no_grad():
-            for end in (self.proj, self.mlp[2]):
+            for end in (self.proj, last):
                 end.weight.div_(math.sqrt(2))
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -65,10 +67,12 @@ class AttentiveHead(nn.Module):
         means = weights.transpose(1, 2) @ x  # [B, heads, D]
         read = torch.einsum("bhd,hsd->bhs", means, self.v.weight.view(self.heads, size, dim)).flatten(1) + self.v.bias
         y = self.query + self.proj(read)
-        return y + self.mlp(self.norm2(y))
+        out: Tensor = y + self.mlp(self.norm2(y))
+        return out
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.linear(self.pool(tokens))
+        out: Tensor = self.linear(self.pool(tokens))
+        return out
 
 
 def _tokens(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -91,8 +95,8 @@ def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: to
 
 
 def train(
-    head: AttentiveHead, arrays: Sequence[np.ndarray], rows: np.ndarray, labels: np.ndarray, card, seed: int, device: torch.device,
-    progress: Progress, each_epoch,
+    head: AttentiveHead, arrays: Sequence[np.ndarray], rows: np.ndarray, labels: np.ndarray, card: AttentiveCard, seed: int, device: torch.device,
+    progress: Progress, each_epoch: Callable[[], object],
 ) -> list[float]:  # fmt: skip
     """Fit the head on stored patch tokens by AdamW with a cosine by step; ``each_epoch()`` is called after every epoch.
 
@@ -128,7 +132,7 @@ def train(
     return curve
 
 
-def _training_tokens(context: Context, parts: Parts) -> list[np.ndarray]:
+def _training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.ndarray]:
     """Stored tokens of the training images as they are, or of each of the card's random views of them."""
     card, own = context.card, context.backbone.preprocess
     if not card.views:
@@ -146,7 +150,7 @@ def _training_tokens(context: Context, parts: Parts) -> list[np.ndarray]:
     return found
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[AttentiveCard]) -> Outcome:
     """Raises UsageError for heads that do not divide the width, and what common.load_parts raises."""
     card, device = context.card, context.device
     parts = load_parts(context, choices=False, more=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from levl_eval.cards import BackgroundsCard
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import REFERENCE, variant_specs
@@ -61,7 +62,7 @@ def _by_foreground(ids: dict[str, list[str]], wanted: list[str], right: dict[str
     return [{name: float(right[name][at[name][i]]) for name in same} for i in wanted]
 
 
-def variants_of(card: Any, data: str, limit: int | None) -> dict[str, ClassificationSet]:
+def variants_of(card: BackgroundsCard, data: str, limit: int | None) -> dict[str, ClassificationSet]:
     """The test set of every variant that is there, by name. Raises UsageError where a required one is missing."""
     return {name: read_classification(spec, data, limit) for name, spec in variant_specs(card, data)[0].items()}
 
@@ -73,7 +74,7 @@ def fingerprint_of_sets(sets: dict[str, ClassificationSet]) -> str:
     return digest({f"test/{name}": data_of(s)["fingerprint"] for name, s in sets.items()})
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[BackgroundsCard]) -> Outcome:
     """Raises UsageError/LevlError: a required variant is missing, or classes differ."""
     card = context.card
     sets = variants_of(card, context.data, context.limit)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.cards import CarvedSpec, DataSpec
+from levl_eval.cards import CarvedSpec, DataSpec, ProbeCard, TaskFields
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.leakage import shared_images
@@ -64,7 +64,8 @@ class Matrix:
 
     @property
     def dim(self) -> int:
-        return self.array.shape[1]
+        out: int = self.array.shape[1]
+        return out
 
     def _read(self, index: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.asarray(self.array[self.rows[index]], np.float32))
@@ -158,7 +159,8 @@ class Part:
 
     @property
     def labels(self) -> np.ndarray:
-        return self.data.labels[self.rows]
+        out: np.ndarray = self.data.labels[self.rows]
+        return out
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -186,7 +188,7 @@ def _same_classes(name: str, a: ClassificationSet, b: ClassificationSet, what: s
         raise LevlError(f"{name}: class folders of training and {what} differ{first}; give both the same ones")
 
 
-def layers_of(card: Any, backbone: Backbone) -> list[int] | None:
+def layers_of(card: TaskFields, backbone: Backbone) -> list[int] | None:
     """Blocks to read for a card: its ``layers``, or the last one where its class token is wanted and the encoder pools otherwise.
 
     Raises LevlError for ``readout: cls`` of an encoder without class token.
@@ -199,7 +201,7 @@ def layers_of(card: Any, backbone: Backbone) -> list[int] | None:
     return [-1] if layers is None and backbone.class_token == "blocks" else layers
 
 
-def features_of(context: Context, data: ClassificationSet, cache: dict[str, int]) -> FeatureSet:
+def features_of(context: Context[TaskFields], data: ClassificationSet, cache: dict[str, int]) -> FeatureSet:
     """Features of a set from the store at the layers the card needs, counted as hit or miss."""
     found = context.store.get(
         context.backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress,
@@ -209,7 +211,7 @@ def features_of(context: Context, data: ClassificationSet, cache: dict[str, int]
     return found
 
 
-def _own_validation(context: Context, notes: dict[str, Any]) -> ClassificationSet | None:
+def _own_validation(context: Context[ProbeCard], notes: dict[str, Any]) -> ClassificationSet | None:
     """The published validation set the card names; None where it is to be carved out of training.
 
     Hub copies often lack the list: a card that names no hub source for it is carved there, and the notes say so.
@@ -230,7 +232,7 @@ def _own_validation(context: Context, notes: dict[str, Any]) -> ClassificationSe
 
 
 def _apart(
-    context: Context, train: ClassificationSet, own: ClassificationSet, notes: dict[str, Any]
+    context: Context[ProbeCard], train: ClassificationSet, own: ClassificationSet, notes: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of training without the validation images it lists too (as `trainval` does), found by content. Also where in training
     all of validation stands, or None where it is not wholly there. Raises LevlError where nothing is left to train on."""
@@ -247,7 +249,7 @@ def _apart(
     return np.flatnonzero(~inside), held if whole else None
 
 
-def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
+def load_parts(context: Context[ProbeCard], choices: bool, more: bool = False) -> Parts:
     """The card's sets with features. choices: a validation part is needed, the card's own or carved out of training; training
     images that the validation set holds too are then not trained on.
     more: the engine asks for further features, and calls ``context.ready()`` itself when it has them.
@@ -318,7 +320,7 @@ def load_parts(context: Context, choices: bool, more: bool = False) -> Parts:
     )  # fmt: skip
 
 
-def matrices(parts: Parts, card: Any) -> tuple[Matrix, Matrix | None, Matrix]:
+def matrices(parts: Parts, card: ProbeCard) -> tuple[Matrix, Matrix | None, Matrix]:
     """The card's read-out of training, validation and test, scaled by training."""
     arrays: dict[str, np.ndarray] = {}
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from levl_eval.cards import KNNCard
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import majority
@@ -48,7 +49,7 @@ def votes(cosines: np.ndarray, labels: np.ndarray, classes: int, temperature: fl
     return torch.zeros(len(weight), classes, dtype=torch.float64).scatter_add_(1, torch.from_numpy(labels), weight)
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[KNNCard]) -> Outcome:
     """Raises UsageError/LevlError for unusable sets (see common.load_parts)."""
     card = context.card
     parts = load_parts(context, choices=False)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from levl_eval.cards import LinearProbeCard, LinearTraining
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
@@ -33,7 +34,7 @@ def classes_of(layer: nn.Module, matrix: Matrix, device: torch.device) -> np.nda
 
 
 def fit(
-    x: Matrix, y: np.ndarray, classes: int, card: Any, seed: int, device: torch.device,
+    x: Matrix, y: np.ndarray, classes: int, card: LinearTraining, seed: int, device: torch.device,
     watch: tuple[Matrix, np.ndarray] | None = None, progress: Progress | None = None,
 ) -> tuple[nn.Linear, list[float], list[float]]:  # fmt: skip
     """One linear layer on [N, D] by AdamW and cross entropy, batch by batch from the stored features.
@@ -91,7 +92,7 @@ def fit_by_card(
     return layer, curve, watched, state
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[LinearProbeCard]) -> Outcome:
     """Raises UsageError/LevlError: missing or empty folders, class folders that differ, images that cannot be decoded."""
     card = context.card
     parts = load_parts(context, choices=card.keep == "best")

@@ -11,7 +11,7 @@ problems answer otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +136,7 @@ def _scales(diagonal: Tensor, ridge: Tensor, b: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _solve(
-    rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note
+    rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note: Callable[[int, int], None]
 ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
     """Minimise all problems from (w [r, K, P], b [K, P]); returns both, the iterations and whether each has converged."""
     device = w.device

@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 
+from levl_eval.cards import LinearPathCard
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import chance, majority
 from levl_eval.engines.probes.common import Matrix, Parts, all_scores, load_parts, matrices, mean_per_class, samples_of
@@ -14,12 +16,12 @@ from levl_eval.engines.probes.logistic import PathFit, solve_path
 from levl_eval.metrics.statistics import mean_estimate
 
 
-def strengths_of(card: Any) -> np.ndarray:
+def strengths_of(card: LinearPathCard) -> np.ndarray:
     """The card's values of C, ascending."""
     return 10.0 ** np.linspace(card.c_powers[0], card.c_powers[1], card.c_values)
 
 
-def choose(fit: PathFit, x: Matrix, y: np.ndarray, device) -> tuple[int, np.ndarray]:
+def choose(fit: PathFit, x: Matrix, y: np.ndarray, device: torch.device) -> tuple[int, np.ndarray]:
     """Position of the C with the best accuracy on validation (the smallest of equals), and all accuracies."""
     accuracy = (fit.predictions(x, device) == y[:, None]).mean(0)
     return int(accuracy.argmax()), accuracy
@@ -45,11 +47,11 @@ def _state(fit: PathFit, best: PathFit, card: Any) -> dict[str, Any]:
     }
 
 
-def _whole(context: Context, parts: Parts) -> Outcome:
+def _whole(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     card, device = context.card, context.device
     train, validation, test = matrices(parts, card)
     assert validation is not None and parts.validation is not None
-    options = {"tolerance": card.tolerance, "max_iterations": card.max_iterations, "progress": context.progress}
+    options: dict[str, Any] = {"tolerance": card.tolerance, "max_iterations": card.max_iterations, "progress": context.progress}
     y, classes = parts.train.labels, len(parts.classes)
     fit = solve_path([(train, y)], classes, strengths_of(card), device, **options)
     at, accuracy = choose(fit, validation, parts.validation.labels, device)
@@ -75,7 +77,7 @@ def _whole(context: Context, parts: Parts) -> Outcome:
     return Outcome(metrics, samples_of(parts.test.data, logits.argmax(1).numpy(), right), parts.data, notes)
 
 
-def _few(context: Context, parts: Parts) -> Outcome:
+def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     """Accuracy by shots: the mean over draws of training images; the interval is over test images, the draws' spread in the notes."""
     card, device = context.card, context.device
     assert parts.validation is not None
@@ -123,7 +125,7 @@ def _few(context: Context, parts: Parts) -> Outcome:
     return Outcome(metrics, samples_of(parts.test.data, predicted, right), parts.data, notes)
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[LinearPathCard]) -> Outcome:
     """Raises UsageError/LevlError for unusable sets (see common.load_parts)."""
     parts = load_parts(context, choices=True)
     started = time.monotonic()

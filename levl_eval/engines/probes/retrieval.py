@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from levl_eval.cards import RetrievalCard
 from levl_eval.core.errors import UsageError
 from levl_eval.data.captions import first_captions
 from levl_eval.data.images import fingerprint_of
@@ -59,7 +61,7 @@ def ranks(
     def within(places: Tensor, start: int, size: int) -> Tensor:
         return torch.nonzero((places >= start) & (places < start + size)).flatten()
 
-    def blocks():
+    def blocks() -> Iterator[tuple[int, int]]:
         for i in range(0, len(a), rows):
             for j in range(0, len(b), columns):
                 yield i, j
@@ -93,7 +95,9 @@ def ranks(
     return Ranks(image.cpu().numpy(), text.cpu().numpy())
 
 
-def recalls(images: Tensor, texts: Tensor, owner: np.ndarray, ks: list[int], folds: int, device: torch.device):
+def recalls(
+    images: Tensor, texts: Tensor, owner: np.ndarray, ks: list[int], folds: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
     """Hits [len(ks), images] and [len(ks), captions], each fold of consecutive images on its own."""
     n = len(images)
     by_image, by_text = np.zeros((len(ks), n)), np.zeros((len(ks), len(texts)))
@@ -129,12 +133,12 @@ def _chance(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray, card: 
     }
 
 
-def captions_of(card: Any, data: str, limit: int | None) -> CaptionSet:
+def captions_of(card: RetrievalCard, data: str, limit: int | None) -> CaptionSet:
     """The card's captions and their images. Raises UsageError for unusable files."""
     return first_captions(read_captions(card.data, data, limit), card.captions_per_image)
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[RetrievalCard]) -> Outcome:
     """Raises LevlError for a backbone without text, UsageError for unusable caption files or more folds than images."""
     card, backbone = context.card, context.backbone
     chosen = main_readout(backbone, card.readout, card.name)

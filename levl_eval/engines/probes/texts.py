@@ -36,7 +36,9 @@ def _kept(path: Path, count: int) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def text_embeddings(backbone, texts: list[str], cache: Path | None = None, progress: Progress | None = None) -> dict[str, Tensor]:
+def text_embeddings(
+    backbone: Backbone, texts: list[str], cache: Path | None = None, progress: Progress | None = None
+) -> dict[str, Tensor]:
     """float32 [N, E] on the CPU by the embedding's name. Equal texts are encoded once, so their embeddings are equal bit by bit."""
     progress = progress or Progress(quiet=True)
     distinct = list(dict.fromkeys(texts))
@@ -96,7 +98,7 @@ def said_names(chosen: list[str] | str | None, classes: tuple[str, ...], names: 
     return list(found)
 
 
-def class_embeddings(backbone, names: list[str], templates: list[str], cache: Path | None = None) -> dict[str, Tensor]:
+def class_embeddings(backbone: Backbone, names: list[str], templates: list[str], cache: Path | None = None) -> dict[str, Tensor]:
     """[C, E] by name: the mean over the templates' normalised embeddings, normalised again (as CLIP's prompt ensembles)."""
     texts = [t.format(n) for t in templates for n in names]
     found = text_embeddings(backbone, texts, cache)
@@ -107,7 +109,7 @@ def class_embeddings(backbone, names: list[str], templates: list[str], cache: Pa
 
 
 @torch.inference_mode()
-def image_embeddings(backbone, pooled: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+def image_embeddings(backbone: Backbone, pooled: np.ndarray, device: torch.device) -> dict[str, Tensor]:
     """[N, E] on the CPU by name, from stored pooled features."""
     parts = [
         backbone.image_embeddings(torch.from_numpy(np.asarray(pooled[i : i + 4096], np.float32)).to(device))

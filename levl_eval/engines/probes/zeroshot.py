@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from levl_eval.backbones.base import Backbone
 from levl_eval.cards import ZeroShotCard
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import did_you_mean
@@ -19,7 +20,7 @@ from levl_eval.metrics.calibration import calibration_error
 from levl_eval.metrics.estimate import Estimate
 
 
-def main_readout(backbone, chosen: str | None, task: str) -> str:
+def main_readout(backbone: Backbone, chosen: str | None, task: str) -> str:
     """Name of the read-out behind the main metric: the card's, or the one the backbone's authors report (its first).
 
     Raises LevlError for a backbone without text, UsageError for a read-out it does not have.
@@ -36,12 +37,12 @@ def main_readout(backbone, chosen: str | None, task: str) -> str:
     return chosen or known[0]
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[ZeroShotCard]) -> Outcome:
     """Every read-out has its own metrics, as ``top1/average``; ``top1`` is the paper's (notes: main_readout).
 
     Raises LevlError for a backbone without text, UsageError for wrong class names, templates or read-out.
     """
-    card: ZeroShotCard = context.card
+    card = context.card
     backbone = context.backbone
     chosen = main_readout(backbone, card.readout, card.name)
     data = read_classification(card.data, context.data, context.limit)

@@ -55,8 +55,18 @@ def ridge_head(
 class NeighbourHead(Head):
     """In-context retrieval: each token takes the labels of its nearest labelled training tokens, weighted by exp(cosine / T)."""
 
+    memory: Tensor
+    labels: Tensor
+
     def __init__(
-        self, mean: Tensor, std: Tensor, grid: tuple[int, int], memory: Tensor, labels: Tensor, classes: int, card
+        self,
+        mean: Tensor,
+        std: Tensor,
+        grid: tuple[int, int],
+        memory: Tensor,
+        labels: Tensor,
+        classes: int,
+        card: SegmentationCard,
     ) -> None:
         super().__init__(mean, std, grid)
         self.register_buffer("memory", memory)  # [M, D], unit length
@@ -67,10 +77,10 @@ class NeighbourHead(Head):
         tokens = F.normalize(x.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
         votes = []
         for part in tokens.split(1024):  # bounds the [tokens, M] similarities
-            did_you_mean = (part @ self.memory.T).topk(self.k, dim=1)
-            weight = ((did_you_mean.values - did_you_mean.values[:, :1]) / self.temperature).exp()
+            nearest = (part @ self.memory.T).topk(self.k, dim=1)
+            weight = ((nearest.values - nearest.values[:, :1]) / self.temperature).exp()
             table = torch.zeros(len(part), self.classes, device=x.device)
-            votes.append(table.scatter_add_(1, self.labels[did_you_mean.indices], weight / weight.sum(1, keepdim=True)))
+            votes.append(table.scatter_add_(1, self.labels[nearest.indices], weight / weight.sum(1, keepdim=True)))
         return torch.cat(votes).view(len(x), *self.grid, self.classes).permute(0, 3, 1, 2)
 
 

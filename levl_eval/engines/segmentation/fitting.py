@@ -90,7 +90,7 @@ def training_labels(
     views: Views | None,
     grid: tuple[int, int],
     card: SegmentationCard,
-    context: Context,
+    context: Context[SegmentationCard],
 ) -> np.ndarray:
     """int16 [N V, h, w]: the labels each view's tokens are trained on, in the order of the stored features."""
     out = []
@@ -103,7 +103,7 @@ def training_labels(
 
 def fit(
     card: SegmentationCard, patches: np.ndarray, labels: np.ndarray, grid: tuple[int, int], classes: int, ignore: int, seed: int,
-    context: Context, views: int = 1,
+    context: Context[SegmentationCard], views: int = 1,
 ) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
     """The card's head on [N, n, D] tokens and [N, h, w] labels, and what is worth noting about its training."""
     device, progress = context.device, context.progress
@@ -137,7 +137,8 @@ def dense_logits(
         place = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
         out[:, :, place[0], place[1]] += each[:, k].flip(-1) if box.flip else each[:, k]
         times[place] += 1
-    return out / times
+    found: Tensor = out / times
+    return found
 
 
 @dataclass
@@ -182,9 +183,9 @@ def majority_map(fitted: Fitted, labels: np.ndarray, classes: int) -> Callable[[
     return lru_cache(16)(lambda size: blind.predict(0, size))
 
 
-def prepare(context: Context) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
+def prepare(context: Context[SegmentationCard]) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
     """Training and test set, geometry and views of the card. Raises UsageError/LevlError for what does not fit together."""
-    card: SegmentationCard = context.card
+    card = context.card
     if card.score == "original" and card.resize != "squash":
         raise UsageError(
             f"{card.name}: field `score`: original needs `resize: squash`; a centre crop gives the pixels outside it no prediction"
@@ -207,10 +208,10 @@ def truth_of(test: SegmentationSet, name: str, geometry: Preprocess, card: Segme
 
 
 def train_and_open(
-    context: Context, train: SegmentationSet, test: SegmentationSet, geometry: Preprocess, views: Views | None
+    context: Context[SegmentationCard], train: SegmentationSet, test: SegmentationSet, geometry: Preprocess, views: Views | None
 ) -> tuple[Fitted, np.ndarray, dict[str, Any], dict[str, float], dict[str, int]]:
     """Features of both sets and the head: what predicts, the training labels, notes, seconds and cache hits."""
-    card: SegmentationCard = context.card
+    card = context.card
     cache = {"feature_hits": 0, "feature_misses": 0}
     started = time.monotonic()
 

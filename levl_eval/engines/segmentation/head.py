@@ -35,6 +35,9 @@ def token_statistics(patches: np.ndarray, block: int = 512, floor: float = 1e-8)
 class Head(nn.Module):
     """Standardised tokens to a map; subclasses give ``logits(x [B, D, h, w]) -> [B, C, h, w]``."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor, grid: tuple[int, int]) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
@@ -58,7 +61,8 @@ class LinearHead(Head):
         self.linear = nn.Linear(len(mean), classes, bias=bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+        out: Tensor = self.linear(x.movedim(1, -1)).movedim(-1, 1)
+        return out
 
 
 class NormedLinearHead(Head):
@@ -70,7 +74,8 @@ class NormedLinearHead(Head):
         self.linear = nn.Conv2d(len(mean), classes, 1, bias=bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.linear(self.norm(x))
+        out: Tensor = self.linear(self.norm(x))
+        return out
 
 
 class ConvHead(Head):
@@ -83,7 +88,8 @@ class ConvHead(Head):
         )  # fmt: skip
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.body(x)
+        out: Tensor = self.body(x)
+        return out
 
 
 def batches(
@@ -163,7 +169,8 @@ def check_labels(labels: np.ndarray, ignore: int) -> None:
 @torch.inference_mode()
 def logits_of(head: nn.Module, patches: np.ndarray, device: torch.device) -> Tensor:
     """[B, C, h, w] on the device of stored tokens [B, n, D]."""
-    return head(torch.from_numpy(patches.astype(np.float32)).to(device))
+    out: Tensor = head(torch.from_numpy(patches.astype(np.float32)).to(device))
+    return out
 
 
 def upsample(logits: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:

@@ -106,7 +106,7 @@ def predicted_columns(fitted: Fitted, test: SegmentationSet, ids: Sequence[str])
 
 
 def show_dense(
-    contexts: Sequence[tuple[str, Context]], names: Sequence[str] | None = None, count: int = 6, side: int = 128
+    contexts: Sequence[tuple[str, Context[SegmentationCard]]], names: Sequence[str] | None = None, count: int = 6, side: int = 128
 ) -> bytes:
     """One PNG: a row an image; photo and truth, then for each (name, context) its prediction, its errors and its tokens' PCA.
 

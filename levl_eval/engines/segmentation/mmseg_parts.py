@@ -81,7 +81,8 @@ class LevlLinearHead(BaseDecodeHead):
         self.norm = nn.BatchNorm2d(self.in_channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        return self.cls_seg(self.norm(self._transform_inputs(inputs)))
+        out: Tensor = self.cls_seg(self.norm(self._transform_inputs(inputs)))
+        return out
 
 
 class TaskImages(Dataset):
@@ -109,7 +110,8 @@ class TaskImages(Dataset):
         np.random.seed(seed)
         random.seed(seed)
         try:
-            return self.pipeline(results)
+            out: dict[str, Any] = self.pipeline(results)
+            return out
         finally:
             np.random.set_state(before[0])
             random.setstate(before[1])
@@ -165,7 +167,8 @@ class PerImage(IoUMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         self.areas = list(results)
-        return super().compute_metrics(results)
+        out: dict[str, float] = super().compute_metrics(results)
+        return out
 
     def counts(self) -> np.ndarray:
         """int64 [N, C, 3] pixels of (intersection, target, prediction) by image and class."""
@@ -184,7 +187,8 @@ class LevlTrainLoop(IterBasedTrainLoop):
             self.run_iter(next(self.dataloader_iterator))
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
-        return self.runner.model
+        out: nn.Module = self.runner.model
+        return out
 
 
 class Keeper(Hook):

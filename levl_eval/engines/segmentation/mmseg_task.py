@@ -32,9 +32,9 @@ from levl_eval.records.identity import cache_key
 POINTS = 100  # of the loss in a record
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[MMSegCard]) -> Outcome:
     """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data and configs."""
-    card: MMSegCard = context.card
+    card = context.card
     context.ready()  # no features are stored here, so nobody can help
     test = read_segmentation(card.data, context.data, context.limit)
     train = read_segmentation(card.train, context.data)
@@ -58,7 +58,7 @@ def run(context: Context) -> Outcome:
 HEAD = 1  # version of the training: raised when equal inputs would give another head
 
 
-def head_key(context: Context, train: SegmentationSet, amp: str = "") -> str:
+def head_key(context: Context[MMSegCard], train: SegmentationSet, amp: str = "") -> str:
     """What a kept training must share to be resumed. amp: where mixed precision was asked for, what became of it."""
     backbone = context.backbone
     return cache_key(
@@ -76,7 +76,9 @@ def _version(package: str) -> str:
         return ""
 
 
-def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test: SegmentationSet, work: Path) -> Outcome:
+def _train_and_score(
+    context: Context[MMSegCard], plan: Plan, train: SegmentationSet, test: SegmentationSet, work: Path
+) -> Outcome:
     from levl_eval.engines.segmentation import mmseg_parts
 
     mmseg_parts.register(plan.imports)

@@ -85,7 +85,8 @@ def sweep_head(
         """[b, n, D] -> [b n, S, C]: one matrix product for all candidates."""
         z = ((x - mean) / std).flatten(0, 1) @ weights.flatten(0, 1).T
         z = z.unflatten(1, (len(pairs), classes))
-        return z if bias is None else z + bias
+        out: Tensor = z if bias is None else z + bias
+        return out
 
     total = card.epochs * math.ceil(len(rows[0]) / card.batch_size)
     step, curves = 0, []

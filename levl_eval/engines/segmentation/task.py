@@ -24,9 +24,9 @@ from levl_eval.records import Sample
 METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[SegmentationCard]) -> Outcome:
     """Train the head on the card's training set and score it on its test set. Raises UsageError/LevlError for unusable data."""
-    card: SegmentationCard = context.card
+    card = context.card
     train, test, geometry, views = prepare(context)
     fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
     started = time.monotonic()

@@ -44,7 +44,8 @@ class VLM:
     def look(self, image: Image.Image) -> torch.Tensor:
         """Visual tokens [1, M, width] of a image."""
         preprocessed = self.backbone.preprocess(image)[None].to(self.language.device)
-        return self.connector(look(self.backbone, preprocessed, self.connector.spec))
+        out: torch.Tensor = self.connector(look(self.backbone, preprocessed, self.connector.spec))
+        return out
 
     def answer(self, image: Image.Image | str | Path, question: str) -> str:
         """The greedy answer to one question about a image or its file."""

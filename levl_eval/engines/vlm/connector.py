@@ -38,12 +38,14 @@ class _Attend(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            out: Tensor = t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return out
 
         k, v = self.kv(self.norm_t(tokens)).chunk(2, -1)
         seen = F.scaled_dot_product_attention(split(self.q(self.norm_x(x))), split(k), split(v))
         x = x + self.out(seen.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm_m(x))
+        out: Tensor = x + self.mlp(self.norm_m(x))
+        return out
 
 
 class _Resampler(nn.Module):
@@ -59,7 +61,8 @@ class _Resampler(nn.Module):
         x = self.queries.expand(len(tokens), -1, -1).to(tokens.dtype)
         for block in self.blocks:
             x = block(x, tokens)
-        return self.last(x)
+        out: Tensor = self.last(x)
+        return out
 
 
 def _mlp(dim: int, width: int) -> list[nn.Module]:
@@ -80,6 +83,10 @@ class Connector(nn.Module):
     embeddings: outputs start at the size of words, since a frozen model was never shown larger ones. ``grid``: (h, w) of the
     patches, needed by unshuffle_mlp only. Raises UsageError where it cannot be divided.
     """
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
 
     def __init__(
         self, spec: ConnectorSpec, patch_dim: int, width: int, scale: float, grid: tuple[int, int] | None = None
@@ -110,7 +117,8 @@ class Connector(nn.Module):
         if self.spec.kind == "unshuffle_mlp":
             assert self.grid is not None
             x = _unshuffle(x, self.grid, self.spec.downsample)
-        return self.map(x) * self.scale * 4.0  # a default-initialised last layer gives outputs of about a quarter
+        out: Tensor = self.map(x) * self.scale * 4.0  # a default-initialised last layer gives outputs of about a quarter
+        return out
 
     def count(self, tokens: int) -> int:
         """How many visual tokens come out for so many in."""
@@ -131,8 +139,8 @@ def fit_standardization(connector: Connector, read: Callable[[int, int], Any], c
         square += (x * x).sum(0)
         seen += len(x)
     mean = total / seen
-    connector.mean.copy_(mean)  # type: ignore[operator]
-    connector.std.copy_((square / seen - mean * mean).clamp(min=1e-12).sqrt())  # type: ignore[operator]
+    connector.mean.copy_(mean)
+    connector.std.copy_((square / seen - mean * mean).clamp(min=1e-12).sqrt())
 
 
 def save(path: Path, connector: Connector, meta: dict[str, Any]) -> None:

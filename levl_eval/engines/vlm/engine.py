@@ -52,7 +52,8 @@ def _cut(language: LanguageModel, ids: list[int], stop: Sequence[str]) -> str:
         body = text.lstrip()
         if mark in body:
             text = body.split(mark)[0]
-    return text.strip()
+    out: str = text.strip()
+    return out
 
 
 def _embed_prefix(language: LanguageModel, prompt: Prompt, visual: Tensor | None, count: int) -> Tensor:

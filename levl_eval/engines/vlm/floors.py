@@ -72,7 +72,8 @@ def visual_reader(resources: VQAResources, trained: Trained, data: QuestionSet, 
     def visual_of(names: Sequence[str]) -> torch.Tensor:
         raw = read_tokens(features, [row[other[n] if other else n] for n in names], net.spec)
         with torch.inference_mode():
-            return net(torch.from_numpy(raw).to(resources.device))
+            out: torch.Tensor = net(torch.from_numpy(raw).to(resources.device))
+            return out
 
     return visual_of
 

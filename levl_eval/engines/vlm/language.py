@@ -47,15 +47,18 @@ class LanguageModel:
 
     @property
     def width(self) -> int:
-        return self.model.get_input_embeddings().weight.shape[1]
+        out: int = self.model.get_input_embeddings().weight.shape[1]
+        return out
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype
+        out: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return out
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        out: torch.device = self.model.get_input_embeddings().weight.device
+        return out
 
     @property
     def context(self) -> int:
@@ -76,7 +79,8 @@ class LanguageModel:
 
     @property
     def eos(self) -> int:
-        return self.tokenizer.eos_token_id
+        out: int = self.tokenizer.eos_token_id
+        return out
 
     @property
     def ends(self) -> frozenset[int]:
@@ -105,7 +109,8 @@ class LanguageModel:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> input embeddings [..., width]."""
-        return self.model.get_input_embeddings()(ids)
+        out: Tensor = self.model.get_input_embeddings()(ids)
+        return out
 
     def cache_argument(self) -> str:
         """transformers renamed `past_key_values` to `cache`; the old name warns, the new one is unknown to older releases."""
@@ -118,7 +123,8 @@ class LanguageModel:
         kept = int(getattr(c, "num_key_value_heads", 0) or heads)
         size = int(getattr(c, "head_dim", 0) or self.width // heads)
         layers = int(getattr(c, "num_hidden_layers", 0) or getattr(c, "n_layer", 1))
-        return 2 * layers * kept * size * positions * self.dtype.itemsize + 4 * c.vocab_size
+        out: int = 2 * layers * kept * size * positions * self.dtype.itemsize + 4 * c.vocab_size
+        return out
 
 
 _NO_SETTINGS = frozenset({"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"})

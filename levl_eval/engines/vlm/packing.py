@@ -109,7 +109,8 @@ def _logits(language: LanguageModel, hidden: Tensor) -> Tensor:
         logits = logits * float(getattr(c, name, None) or 1.0)
     logits = logits / float(getattr(c, "logits_scaling", None) or 1.0)  # Granite
     cap = getattr(c, "final_logit_softcapping", None)  # Gemma 2
-    return cap * torch.tanh(logits / cap) if cap else logits
+    out: Tensor = cap * torch.tanh(logits / cap) if cap else logits
+    return out
 
 
 def packed_terms(language: LanguageModel, prompt: Prompt, visual: Tensor, items: Sequence[Item]) -> tuple[Tensor, float]:

@@ -54,7 +54,8 @@ def _chat_text(spec: PromptSpec, language: LanguageModel) -> str:
     turns = [{"role": "system", "content": spec.system}] if spec.system else []
     turns.append({"role": "user", "content": spec.user})
     try:
-        return language.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        out: str = language.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return out
     except Exception as e:  # templates are programs of their own and raise what they like
         raise UsageError(
             f"{language.name}: its chat template refuses the prompt ({' '.join(str(e).split())[:120]}); change `prompt.system` or `prompt.user`"

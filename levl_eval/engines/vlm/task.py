@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from levl_eval.cards import RecipeCard, VQACard
+from levl_eval.cards import LMMSCard, RecipeCard, VQACard
 from levl_eval.core.errors import UsageError
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import QuestionSet
@@ -28,7 +28,7 @@ from levl_eval.records.identity import cache_key
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
-def vqa_resources(context: Context, llm_dtype: str) -> VQAResources:
+def vqa_resources(context: Context[VQACard | LMMSCard], llm_dtype: str) -> VQAResources:
     """What a connector is made with, from what the run gives."""
     dtype = pick_dtype(llm_dtype, context.device)
     language = context.kept.get("language", (context.llm, dtype), lambda: load_language_model(context.llm, context.device, dtype))
@@ -77,12 +77,12 @@ def upload_file(data: QuestionSet, answers: Answers) -> dict[str, str]:
     return {f"v2_OpenEnded_mscoco_{data.split}_levl-eval_results.json": json.dumps(rows, ensure_ascii=False) + "\n"}
 
 
-def run(context: Context) -> Outcome:
+def run(context: Context[VQACard]) -> Outcome:
     """Train or reuse the connector of (backbone, language model, recipe, seed), answer the test questions, score them.
 
     Raises UsageError/LevlError: data that is missing or empty, images that cannot be decoded, prefixes beyond the context.
     """
-    card: VQACard = context.card
+    card = context.card
     assert isinstance(card.recipe, RecipeCard)
     seconds: dict[str, float] = {}
     started = time.monotonic()

@@ -71,4 +71,5 @@ def read_tokens(features: FeatureSet, rows: Sequence[int], spec: ConnectorSpec) 
 
 def token_width(features: FeatureSet, spec: ConnectorSpec) -> int:
     """D' of the tokens a connector gets."""
-    return features.pooled.shape[-1] if spec.tokens == "cls" else features.patches.shape[-1]
+    out: int = features.pooled.shape[-1] if spec.tokens == "cls" else features.patches.shape[-1]
+    return out

@@ -275,8 +275,8 @@ def _loop(
                 epoch = step // per_epoch
                 schedule = _batches(items, recipe.images_per_batch, epoch, seed)
             rate = learning_rate(recipe, step, steps)
-            for part in optimizer.param_groups:
-                part["lr"] = rate
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = rate
             optimizer.zero_grad(set_to_none=False)
             value = _step(language, prompt, recipe, features, [items[i] for i in schedule[step % per_epoch]], net, device, bf16)
             if not math.isfinite(value):

@@ -109,7 +109,8 @@ def words_loss(model: Any, hidden: torch.Tensor, words: Looks) -> torch.Tensor:
     owner = torch.tensor(words.owner)
     held = model.lm_head(model.model.norm(hidden[torch.tensor(words.row), torch.tensor(words.at)])).log_softmax(-1)
     count = torch.bincount(owner, minlength=len(words)).float()[owner]
-    return -((held[owner, torch.tensor(words.target)] + count.log()) / count).sum() / len(words)
+    out: torch.Tensor = -((held[owner, torch.tensor(words.target)] + count.log()) / count).sum() / len(words)
+    return out
 
 
 def loss_of(model: Any, batch: Batch, guide: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -332,7 +333,8 @@ def main() -> int:
     e.add_argument("--json", default="")
     e.set_defaults(call=evaluate)
     args = parser.parse_args()
-    return args.call(args)
+    out: int = args.call(args)
+    return out
 
 
 if __name__ == "__main__":

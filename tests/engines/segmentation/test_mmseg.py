@@ -103,6 +103,7 @@ run(context(Path(sys.argv[1]), Path(sys.argv[2]), limit=1, steps=2000, checkpoin
 """
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_it_is_the_training_that_was_never_stopped(world, tmp_path):
     from levl_eval.engines.segmentation.mmseg_task import run
 

@@ -299,6 +299,7 @@ def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch
         lmms_eval.models.get_model("levl").create_from_arg_string("llm=x")
 
 
+@pytest.mark.distributed
 def test_two_processes_run_its_tasks_as_one_does(go, data, llm, tmp_path, monkeypatch):
     """Their shares of the images are unlike (five), and so are those of the questions without one (three)."""
     tasks = ("tiny_yes", "tiny_choice")
@@ -328,6 +329,7 @@ def test_two_processes_run_its_tasks_as_one_does(go, data, llm, tmp_path, monkey
     assert not list((tmp_path / "cache" / "answers").glob("*"))
 
 
+@pytest.mark.distributed
 def test_two_processes_of_lmms_eval_run_our_model_as_one_does(go, data, llm, tmp_path, monkeypatch):
     """It shares nine documents out as five and four, and pads; the connector is trained once for both."""
     from lmms_eval.evaluator import simple_evaluate

@@ -162,6 +162,7 @@ def test_muon_makes_steps_of_one_size_in_every_direction():
     assert sizes.min() > 0.5 and sizes.max() < 1.4
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_stopped_and_exports(tmp_path, tokenizer):
     """Killed after its first export and started again, the command ends where an undisturbed one ends."""
     call = [

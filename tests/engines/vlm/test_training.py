@@ -234,6 +234,7 @@ def _worker(tmp_path, model, out, epochs, extra=()):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_with_9_in_the_middle_it_goes_on_to_the_same_connector(llama, tmp_path):
     model = Path(llama.name)
     p = _worker(tmp_path, model, tmp_path / "killed", 300)
@@ -253,6 +254,7 @@ def test_killed_with_9_in_the_middle_it_goes_on_to_the_same_connector(llama, tmp
     assert not hit and notes["connector_steps"] == 900 and _equal(whole, resumed)
 
 
+@pytest.mark.distributed
 def test_two_processes_train_the_connector_of_one(llama, tmp_path):
     """Two processes on gloo, through accelerate: the same steps, half of each batch in each process, one file."""
     one = train(*_args(llama, tmp_path / "one", _recipe(epochs=4.0)))
