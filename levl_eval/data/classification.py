@@ -12,7 +12,8 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.data.entries import labelled_set
-from levl_eval.data.images import SUFFIXES, root_of, under
+from levl_eval.data.images import root_of, under
+from levl_eval.data.listing import list_classes, list_images
 from levl_eval.data.places import IMAGENET_FILES, TOPS
 from levl_eval.data.types import ClassificationSet
 
@@ -64,7 +65,7 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
             f"{path}: line {odd} has {len(rows[odd - 1])} columns, the first {len(rows[0])}; use one form throughout"
         )
     if rows and len(rows[0]) == 1:
-        files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p.relative_to(folder).as_posix() for p in list_images(folder, deep=True).files)
         if len(files) != len(rows):
             raise UsageError(f"{path}: {len(rows)} labels for the {len(files)} images of {folder}; a label for each is needed")
         rows = [[f, r[0]] for f, r in zip(files, rows, strict=True)]
@@ -83,7 +84,7 @@ def class_folders(spec: DataSpec, root: Path, limit: int | None) -> Classificati
     from levl_eval.data.imagefolder import read_imagefolder
 
     folder = root / spec.split
-    if not folder.is_dir() or not any(p.is_dir() for p in folder.iterdir()):
+    if not folder.is_dir() or not list_classes(folder)[0]:
         return None
     return read_imagefolder(spec.model_copy(update={"root": str(root)}), "", limit)
 

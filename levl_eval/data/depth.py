@@ -10,6 +10,7 @@ depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
+from levl_eval.data.listing import Listing, by_stem, list_images
 from levl_eval.data.types import DepthSet, ImageSet
 
 _GET = (
@@ -70,8 +72,9 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
     for folder in (images, maps):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
-    of_stem = {p.stem: p for p in sorted(maps.iterdir()) if p.suffix.lower() in (*SUFFIXES, ".npy")}
-    image_files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
+    maps_found, images_found = list_images(maps, (*SUFFIXES, ".npy")), list_images(images)
+    of_stem, image_files = by_stem(maps_found, maps), images_found.files
+    by_stem(Listing([p for p in image_files if p.stem in of_stem]), images)
     pairs = [(p.name, p, of_stem[p.stem]) for p in image_files if p.stem in of_stem]
     if not pairs:
         first = f" (first {image_files[0].name})" if image_files else ""
@@ -79,10 +82,15 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
     orphans = set(of_stem) - {p.stem for p in image_files}
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} depth maps have no image, first {sorted(orphans)[0]}; complete the pairs")
-    return _files(spec, pairs[:limit], str(images), scale)
+    left_out = images_found.left_out + maps_found.left_out
+    if len(image_files) > len(pairs):
+        left_out["images without a depth map"] = len(image_files) - len(pairs)
+    return _files(spec, pairs[:limit], str(images), scale, left_out)
 
 
-def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, scale: float) -> DepthSet:
+def _files(
+    spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, scale: float, left_out: Mapping[str, int] | None = None
+) -> DepthSet:
     of_image = {i: p for i, p, _ in pairs}
     of_map = {i: m for i, _, m in pairs}
     lost = [m for m in of_map.values() if not m.is_file()]
@@ -90,7 +98,7 @@ def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, sca
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
     contents, _ = file_contents(of_map)
     digest = fingerprint_text([fingerprint_contents(contents), str(scale)])
-    images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs")
+    images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs", left_out)
     return DepthSet(
         spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest, contents.__getitem__, float(scale)
     )
@@ -117,7 +125,7 @@ def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, P
             out.append((name, top / name, top / depth.lstrip("/")))
         return out
     for top in tops[:-1]:
-        found = sorted(p for p in top.rglob("rgb_*") if p.suffix.lower() in SUFFIXES) if top.is_dir() else []
+        found = list_images(top, deep=True, prefix="rgb_").files if top.is_dir() else []
         if found:
             return [(str(p.relative_to(top)), p, p.with_name(f"sync_depth_{p.stem[4:]}.png")) for p in found]
     raise UsageError(f"{root}: holds neither nyu_depth_v2_labeled.mat nor rgb_* images of the {split} split; {_GET}")

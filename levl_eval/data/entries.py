@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def spread(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
 
 def labelled_set(
     spec: DataSpec, name: str, entries: Sequence[Entry], classes: Sequence[str], limit: int | None, source: Path, where: str,
-    names: Sequence[str] = (),
+    names: Sequence[str] = (), left_out: Mapping[str, int] | None = None,
 ) -> ClassificationSet:  # fmt: skip
     """Entries as a set. Raises UsageError for an empty one, an id given twice, or images that are missing."""
     if len(classes) < 2:
@@ -40,7 +40,7 @@ def labelled_set(
         ids = [e[0] for e in kept]
         twice = next(i for i in ids if ids.count(i) > 1)
         raise UsageError(f"{source}: image {twice} is listed twice; keep one line")
-    images = image_set(at, lambda i: at[i][1], str(source), where)
+    images = image_set(at, lambda i: at[i][1], str(source), where, left_out)
     labels = np.array([at[i][2] for i in images.ids], np.int64)
     digest = fingerprint_text([*classes, *map(str, labels)])
     return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest, tuple(names))

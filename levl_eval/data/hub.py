@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hub import hub
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
@@ -26,6 +27,7 @@ from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.questions import Pool, gqa_question, limited, pope_version
+from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, open_rgb, to_rgb
 from levl_eval.data.segmentation import class_list, label_map, to_classes
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 
@@ -75,15 +77,42 @@ def _need(spec: DataSpec) -> None:
 ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' content is their pixels
 
 
+@dataclass(frozen=True)
+class TableOpener:
+    """id -> RGB image of a table's row, decoded as files are."""
+
+    table: Any
+    column: str
+    rows: dict[str, int]
+    source: str
+    rules: Rules = DEFAULT
+
+    def __post_init__(self) -> None:
+        import datasets
+
+        table = self.table.select_columns([self.column])  # a row of it is decoded without its other columns
+        if isinstance(table.features[self.column], datasets.Image):
+            table = table.cast_column(self.column, datasets.Image(decode=False))
+        object.__setattr__(self, "table", table)
+
+    def __call__(self, name: str) -> Image.Image:
+        cell, what = self.table[self.rows[name]][self.column], f"{self.source}: row {self.rows[name]} (image {name})"
+        if isinstance(cell, Image.Image):
+            return to_rgb(cell, what, self.rules)
+        if not cell or (cell.get("bytes") is None and not cell.get("path")):
+            raise LevlError(f"{what}: holds no image; correct or download the table again")
+        if cell.get("bytes") is not None:
+            return decode_rgb(cell["bytes"], what, self.rules)
+        return open_rgb(cell["path"], self.rules)
+
+
 def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec) -> ImageSet:
     """Images of a table by id, known by their encoded bytes (or pixels, for sets that are published as arrays)."""
     assert spec.hub is not None
 
-    def opened(name: str) -> Image.Image:
-        return table[rows[name]][column].convert("RGB")
-
+    opener = TableOpener(table, column, rows, spec.hub.repo)
     contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
-    return ImageSet(tuple(rows), opened, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole)
+    return ImageSet(tuple(rows), opener, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole)
 
 
 def _finish(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
-from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, image_set, root_of, under
+from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
+from levl_eval.data.listing import Listing, by_stem, list_images
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.types import SegmentationSet
 
@@ -110,23 +113,27 @@ def class_list(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str
     return tuple(x.strip() for x in lines), None
 
 
-def _pairs(images: Path, masks: Path) -> list[tuple[str, Path, Path]]:
-    """(id, image, mask) by equal stem, in order of name. Raises UsageError for missing folders and pairs."""
+def _pairs(images: Path, masks: Path) -> tuple[list[tuple[str, Path, Path]], Counter[str]]:
+    """(id, image, mask) by equal stem, in order of name; and what the two folders hold besides. Raises UsageError for missing folders and pairs."""
     for folder in (images, masks):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; {_ADE if 'ADE' in str(folder) else 'set `images` and `annotations`'}")
-    by_stem = {p.stem: p for p in masks.iterdir() if p.suffix.lower() in SUFFIXES}
-    files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UsageError(f"{images}: holds no images")
+    found, masks_found = list_images(images), list_images(masks)
+    of_stem = by_stem(masks_found, masks)
+    if not found.files:
+        raise UsageError(f"{images}: holds no images" + (f" ({found.words()})" if found.left_out else ""))
     # A folder of more images than masks is a superset (COCO's photos): only what has a mask is used, but something must have one.
-    out = [(p.name, p, by_stem[p.stem]) for p in files if p.stem in by_stem]
+    files = by_stem(Listing([p for p in found.files if p.stem in of_stem]), images)
+    out = [(p.name, p, of_stem[stem]) for stem, p in files.items()]
     if not out:
-        raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {files[0].name})")
-    orphans = set(by_stem) - {p.stem for p in files}
+        raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {found.files[0].name})")
+    orphans = set(of_stem) - set(files)
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {sorted(orphans)[0]}; complete the pairs")
-    return out
+    left_out = found.left_out + masks_found.left_out
+    if len(found.files) > len(out):
+        left_out["images without a mask"] = len(found.files) - len(out)
+    return out, left_out
 
 
 def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
@@ -154,19 +161,21 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
         classes, table = class_list(spec, data, None)
         name, split = "segmentation", spec.split
-    return _set(spec, _pairs(images, masks)[:limit], classes, table, str(images), split, name)
+    pairs, left_out = _pairs(images, masks)
+    return _set(spec, pairs[:limit], classes, table, str(images), split, name, left_out)
 
 
 def _set(
     spec: DataSpec, pairs: list[tuple[str, Path, Path]], classes: tuple[str, ...], table: np.ndarray | None, source: str, split: str,
-    name: str = "",
+    name: str = "", left_out: Mapping[str, int] | None = None,
 ) -> SegmentationSet:  # fmt: skip
     """The set of (id, image, mask) triples."""
     of_image = {i: p for i, p, _ in pairs}
     of_mask = {i: m for i, _, m in pairs}
     read = partial(load_mask, table=table, classes=len(classes), ignore=spec.ignore_index, reduce_zero=spec.reduce_zero_label)
     contents, _ = file_contents(of_mask)
-    found = image_set(of_image, of_image.__getitem__, source, _ADE if spec.layout == "ade20k" else "complete the download")
+    where = _ADE if spec.layout == "ade20k" else "complete the download"
+    found = image_set(of_image, of_image.__getitem__, source, where, left_out)
     own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
     return SegmentationSet(
         name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, fingerprint_contents(contents), own,

@@ -10,7 +10,6 @@ beside it under the same KEY, in sequence.
 from __future__ import annotations
 
 import glob
-import io
 import json
 import random
 import re
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.rgb import decode_rgb, to_rgb
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
 
@@ -247,9 +247,8 @@ def opened(raw: Raw) -> Image.Image | None:
     if raw.image is None or not raw.captions:
         return None
     try:
-        image = Image.open(io.BytesIO(raw.image)) if isinstance(raw.image, bytes) else raw.image
-        return image.convert("RGB")
-    except Exception:  # whatever a decoder throws at a broken file
+        return decode_rgb(raw.image, raw.name) if isinstance(raw.image, bytes) else to_rgb(raw.image, raw.name)
+    except LevlError:  # whatever a decoder throws at a broken file
         return None
 
 
