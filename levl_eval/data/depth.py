@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
@@ -23,6 +23,7 @@ from levl_eval.core.files import regular
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.types import DepthSet, ImageSet
 
 _GET = (
@@ -37,16 +38,18 @@ def load_depth(path: Path, scale: float) -> np.ndarray:
         if path.suffix == ".npy":
             raw = np.load(regular(path), allow_pickle=False)
         else:
-            with Image.open(regular(path)) as image:
+            with decoding(str(path)), open_image(path) as image:
                 if image.mode not in (*_INTEGER, "F"):
                     raise LevlError(f"{path}: a {image.mode} image; expected one depth a pixel (16-bit PNG, float TIFF or .npy)")
                 raw = np.array(image)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such depth map; complete the pairs") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+    except (OSError, ValueError, EOFError) as e:
         raise LevlError(f"{path}: depth cannot be read ({type(e).__name__}); replace the file") from e
     if raw.ndim != 2 or raw.dtype.kind not in "uif":
         raise LevlError(f"{path}: holds {raw.dtype} of shape {raw.shape}; expected one number a pixel [H, W]")
+    if raw.size and raw.dtype.kind != "u" and (np.nan_to_num(raw) < 0).any():
+        raise LevlError(f"{path}: holds negative depths, first {raw[np.nan_to_num(raw) < 0][0]:g}; 0 stands for unknown")
     return (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
 
 
@@ -167,6 +170,18 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     of_map = {name: content("depths", name) for name in rows}
     digest = fingerprint_text(of_map.values())
     return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest, of_map.__getitem__)
+
+
+def check_depth(found: DepthSet) -> DepthSet:
+    """The set, where some pixel of its maps has a depth. Raises UsageError; all maps are read only where the first few hold none."""
+    for name in found.images.ids:
+        depth = found.depth(name)
+        if (np.isfinite(depth) & (depth > 0)).any():
+            return found
+    raise UsageError(
+        f"{found.images.source}: no pixel of the {len(found.images)} depth maps has a depth (0 and what is not finite are unknown), "
+        "errors are not defined on this set; replace the maps"
+    )
 
 
 READERS = {"nyuv2": read_nyuv2, "depth": read_folders}

@@ -27,6 +27,24 @@ def spread(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
     return sorted(i for _, _, i in sorted(ranked)[:limit])
 
 
+def checked_labels(labels: Sequence[int | None] | np.ndarray, classes: int, source: str) -> np.ndarray:
+    """Labels as int64 [N], each of 0 to ``classes`` - 1. Raises UsageError: missing (-1 or none, as splits without public labels have
+    them), or beyond the classes, with the first row."""
+    missing = [i for i, y in enumerate(labels) if y is None or y == -1]
+    if missing:
+        what = "all" if len(missing) == len(labels) else f"{len(missing)} of {len(labels)}"
+        raise UsageError(
+            f"{source}: {what} labels are missing (-1), first row {missing[0]}; take a split whose labels are public"
+        )
+    values = np.asarray(labels)
+    if values.ndim != 1 or (len(values) and values.dtype.kind not in "iu"):
+        raise UsageError(f"{source}: labels are {values.dtype} of shape {values.shape}; expected one integer an image")
+    wrong = np.flatnonzero((values < 0) | (values >= classes))
+    if len(wrong):
+        raise UsageError(f"{source}: row {wrong[0]}: label {values[wrong[0]]} is beyond the {classes} classes; correct the table")
+    return values.astype(np.int64)
+
+
 def labelled_set(
     spec: DataSpec, name: str, entries: Sequence[Entry], classes: Sequence[str], limit: int | None, source: Path, where: str,
     names: Sequence[str] = (), left_out: Mapping[str, int] | None = None,

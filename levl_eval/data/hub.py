@@ -22,13 +22,14 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hub import hub
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
-from levl_eval.data.entries import spread
+from levl_eval.data.entries import checked_labels, spread
 from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
+from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
 from levl_eval.data.questions import Pool, gqa_question, limited, pope_version
-from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, open_rgb, to_rgb
-from levl_eval.data.segmentation import class_list, label_map, to_classes
+from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, to_rgb
+from levl_eval.data.segmentation import class_list
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 
 
@@ -219,18 +220,23 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
         raise UsageError(f"{spec.hub.repo}: field 'annotation' is missing; its columns are {', '.join(table.column_names)}")
     rows = _ids(table, limit)
     names, ids = (ADE20K_CLASSES, None) if spec.layout == "ade20k" and not spec.classes else class_list(spec, "", None)
-    how = (ids, len(names), spec.ignore_index, spec.reduce_zero_label)
+    labels, source = LabelMap(len(names), spec.ignore_index, spec.reduce_zero_label, ids), spec.hub.repo
 
-    def mask(name: str) -> np.ndarray:
-        stored = np.array(table[rows[name]]["annotation"]).astype(np.int64)
-        return to_classes(stored, f"{source}: row {rows[name]}", *how)
+    def called(name: str) -> str:
+        return f"{source}: row {rows[name]}"
 
-    source = spec.hub.repo
+    def stored(name: str) -> np.ndarray:
+        with decoding(called(name)):
+            cell = table[rows[name]]["annotation"]
+        if not isinstance(cell, Image.Image):
+            raise LevlError(f"{called(name)}: column 'annotation' holds no image; correct or download the table again")
+        return stored_mask(cell, called(name))
+
     images = _images(table, "image", rows, spec)
     contents, _ = column_contents(table, "annotation", rows, pixels=False)
     return SegmentationSet(
-        spec.layout, spec.split, images, mask, names, spec.ignore_index, fingerprint_contents(contents), None, contents.__getitem__,
-        label_map(ids, spec.ignore_index, spec.reduce_zero_label),
+        spec.layout, spec.split, images, MaskReader(stored, called, labels), names, labels.void, fingerprint_contents(contents), None,
+        contents.__getitem__, labels.digest(),
     )  # fmt: skip
 
 
@@ -245,7 +251,7 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     if label is None or image is None:
         lacking = "class-label" if label is None else "image"
         raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
-    labels = np.array(table[label], np.int64)
+    labels = checked_labels(table[label], len(table.features[label].names), f"{spec.hub.repo} ({spec.hub.split})")
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
     images = _images(table, image, rows, spec)
     kept = labels[list(rows.values())]

@@ -10,6 +10,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.data import arrays, benchmarks, captions, classification, depth, questions
 from levl_eval.data.imagefolder import read_imagefolder
 from levl_eval.data.images import opened_by
+from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.segmentation import read_segmentation as _segmentation
@@ -59,8 +60,8 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_segmentation
 
-        return _ruled(hub_segmentation(spec, limit), spec)
-    return _ruled(_segmentation(spec, data, limit), spec)
+        return _ruled(check_masks(hub_segmentation(spec, limit)), spec)
+    return _ruled(check_masks(_segmentation(spec, data, limit)), spec)
 
 
 def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -94,4 +95,4 @@ def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None
         raise UsageError(
             "--data hub: depth is read from files; use --data DIR, or set data.root (nyuv2), data.images and data.annotations"
         )
-    return _ruled(depth.READERS[spec.layout](spec, data, scale, limit), spec)
+    return _ruled(depth.check_depth(depth.READERS[spec.layout](spec, data, scale, limit)), spec)

@@ -2,67 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import regular
+from levl_eval.core.files import lines_of
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
 from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.masks import LabelMap, MaskReader, checked_names, json_classes, mask_file
+from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.types import SegmentationSet
 
 _ADE = "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it there"
 
 
-def load_mask(path: Path, table: np.ndarray | None, classes: int, ignore: int, reduce_zero: bool) -> np.ndarray:
-    """A label file as int64 [H, W], classes 0..C-1 and ``ignore``. 8-bit, 16-bit and palette files; RGB is refused.
+def load_mask(path: Path, labels: LabelMap) -> np.ndarray:
+    """A label file as int64 [H, W], classes 0..C-1 and ``labels.void``. 8-bit, 16-bit and palette files; RGB is refused.
 
-    table: for sparse ids, class of each id (``ignore`` for unlisted ones). Raises LevlError naming the file.
+    Raises LevlError naming the file.
     """
-    try:
-        with Image.open(regular(path)) as image:
-            if image.mode not in ("L", "P", "I", "I;16", "I;16B", "I;16L", "1"):
-                raise LevlError(
-                    f"{path}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels"
-                )
-            mask = np.array(image).astype(np.int64)
-    except (UnidentifiedImageError, OSError, SyntaxError) as e:
-        raise LevlError(f"{path}: mask cannot be read ({type(e).__name__}); replace the file") from e
-    return to_classes(mask, str(path), table, classes, ignore, reduce_zero)
-
-
-def _mapped(values: np.ndarray, table: np.ndarray | None, ignore: int, reduce_zero: bool) -> np.ndarray:
-    if table is not None:
-        return table[np.minimum(values, len(table) - 1)]
-    return np.where(values == 0, ignore, values - 1) if reduce_zero else values
-
-
-def label_map(table: np.ndarray | None, ignore: int, reduce_zero: bool) -> str:
-    """Digest of the class that each value of a mask file stands for: how its bytes are read."""
-    values = _mapped(np.arange(max(256, 0 if table is None else len(table))), table, ignore, reduce_zero)
-    return hashlib.sha256(values.astype("<i8").tobytes()).hexdigest()
-
-
-def to_classes(mask: np.ndarray, path: str, table: np.ndarray | None, classes: int, ignore: int, reduce_zero: bool) -> np.ndarray:
-    """Labels as stored -> int64 classes 0..C-1 and ``ignore``. Raises LevlError naming ``path`` for a label beyond the classes."""
-    mask = _mapped(mask, table, ignore, reduce_zero)
-    wrong = (mask != ignore) & ((mask < 0) | (mask >= classes))
-    if wrong.any():
-        value = int(mask[wrong][0]) + int(reduce_zero and table is None)
-        raise LevlError(
-            f"{path}: label {value} is beyond the {classes} classes; correct `classes`, `ignore_index` or `reduce_zero_label`"
-        )
-    return mask
+    return labels.apply(mask_file(path), str(path))
 
 
 def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero: bool) -> tuple[int, ...] | None:
@@ -71,9 +36,9 @@ def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero
     A grey ramp is no choice of colours: writers put it where a image has none.
     """
     try:
-        with Image.open(regular(path)) as image:
+        with decoding(str(path)), open_image(path) as image:
             flat = image.getpalette() if image.mode == "P" else None
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except (LevlError, FileNotFoundError):
         return None
     if not flat:
         return None
@@ -89,28 +54,18 @@ def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero
 def class_list(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Class names, and for a JSON mapping of sparse ids the table id -> class."""
     if isinstance(spec.classes, list):
-        return tuple(spec.classes), None
+        return checked_names(spec.classes, "field `classes`"), None
     path = under(data, spec.classes) if spec.classes else found
     if path is None:
         raise UsageError(
             "segmentation: field `classes` is not set; give a list, a text file with one name a line, or a JSON file {id: name}"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise UsageError(f"{path}: class list cannot be read ({e.strerror})") from e
+    lines = lines_of(path, "class list: give a text file with one name a line, or a JSON file {id: name}")
     if path.suffix == ".json":
-        raw = json.loads(text)
-        if isinstance(raw, list):
-            return tuple(str(x) for x in raw), None
-        ids = sorted(int(k) for k in raw if int(k) != 0)
-        table = np.full(max(ids) + 2, spec.ignore_index, np.int64)
-        table[ids] = np.arange(len(ids))
-        return tuple(str(raw[str(i)]) for i in ids), table
-    lines = [x for x in text.splitlines() if x.strip()]
+        return json_classes(path, "\n".join(lines), spec.ignore_index)
     if lines and lines[0].startswith("Idx"):  # objectInfo150.txt
         return tuple(x.split("\t")[-1].strip() for x in lines[1:]), None
-    return tuple(x.strip() for x in lines), None
+    return checked_names(lines, str(path)), None
 
 
 def _pairs(images: Path, masks: Path) -> tuple[list[tuple[str, Path, Path]], Counter[str]]:
@@ -172,12 +127,13 @@ def _set(
     """The set of (id, image, mask) triples."""
     of_image = {i: p for i, p, _ in pairs}
     of_mask = {i: m for i, _, m in pairs}
-    read = partial(load_mask, table=table, classes=len(classes), ignore=spec.ignore_index, reduce_zero=spec.reduce_zero_label)
+    labels = LabelMap(len(classes), spec.ignore_index, spec.reduce_zero_label, table)
+    read = MaskReader(lambda i: mask_file(of_mask[i]), lambda i: str(of_mask[i]), labels)
     contents, _ = file_contents(of_mask)
     where = _ADE if spec.layout == "ade20k" else "complete the download"
     found = image_set(of_image, of_image.__getitem__, source, where, left_out)
     own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
     return SegmentationSet(
-        name or spec.layout, split, found, lambda i: read(of_mask[i]), classes, spec.ignore_index, fingerprint_contents(contents), own,
-        contents.__getitem__, label_map(table, spec.ignore_index, spec.reduce_zero_label),
+        name or spec.layout, split, found, read, classes, labels.void, fingerprint_contents(contents), own, contents.__getitem__,
+        labels.digest(),
     )  # fmt: skip

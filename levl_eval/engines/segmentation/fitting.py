@@ -196,6 +196,6 @@ def train_and_open(
     labels = training_labels(train, geometry, views, grid, card, context)
     many = len(views.boxes) if views else 1
     patches = patches.reshape(-1, *patches.shape[-2:])
-    head, notes = fit(card, patches, labels, grid, len(train.classes), card.train.ignore_index, context.seed, context, many)
+    head, notes = fit(card, patches, labels, grid, len(train.classes), train.ignore_index, context.seed, context, many)
     seconds["head"] = time.monotonic() - started
     return Fitted(head, test_features, views, geometry, card, context.device), labels, notes, seconds, cache

@@ -29,7 +29,7 @@ def run(context: Context) -> Outcome:
     train, test, geometry, views = prepare(context)
     fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
     started = time.monotonic()
-    classes, ignore = len(test.classes), card.data.ignore_index
+    classes, ignore = len(test.classes), test.ignore_index
     counts = np.zeros((len(test.images), classes, 3), np.int64)
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
         truth = torch.from_numpy(truth_of(test, name, geometry, card)).to(context.device)
@@ -39,7 +39,7 @@ def run(context: Context) -> Outcome:
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
         keep_images(context.work, fitted, test)
-    known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
+    known = set(np.unique(labels[labels != train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
     return outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
 
