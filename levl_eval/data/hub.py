@@ -24,6 +24,7 @@ from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.entries import checked_labels, spread
 from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, unique_ids
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
@@ -121,7 +122,10 @@ def _finish(
 ) -> QuestionSet:
     """Questions over the images of ``table`` that they are about; rows: image id -> row."""
     assert spec.hub is not None
+    unique_ids((q.question_id for q in questions), spec.hub.repo)
     questions = limited(questions, limit)
+    if not questions:
+        raise UsageError(f"{spec.hub.repo}: holds no questions")
     wanted = {q.image_id for q in questions}
     missing = wanted - set(rows)
     if missing:
@@ -164,47 +168,40 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
         rows = {str(name): i for i, name in enumerate(images["id"])}
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     if spec.layout == "vqav2":
-        for i, q in enumerate(text):
-            answers = tuple(a["answer"] for a in q["answers"] or ())
-            name = f"COCO_{q['image_id']:012d}" if isinstance(q["image_id"], int) else str(q["image_id"])
+        for i, raw in enumerate(text):
+            q = checked(HubVQAv2, raw, spec.hub.repo, f"row {i}")
+            name = f"COCO_{raw['image_id']:012d}" if isinstance(raw["image_id"], int) else q.image_id
             rows.setdefault(name, i)
-            meta = {k: q[k] for k in ("question_type", "answer_type") if k in q}
-            out.append(Question(str(q["question_id"]), name, q["question"], q.get("multiple_choice_answer") or "", answers, meta))
+            meta = {k: v for k in ("question_type", "answer_type") if (v := getattr(q, k)) is not None}
+            out.append(Question(q.question_id, name, q.question, q.multiple_choice_answer, tuple(q.answers), meta))
         return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
     if spec.layout != "pope":
         pool = Pool()
         for i, q in enumerate(text):
-            question = _further(spec.layout, i, q, pool)
-            if question is not None:
-                out.append(question)
-                rows.setdefault(question.image_id, i)
+            question = _further(spec.layout, i, q, pool, spec.hub.repo)
+            out.append(question)
+            rows.setdefault(question.image_id, i)
         return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
-    for i, q in enumerate(text):
-        name = str(q.get("image_source") or q.get("id"))
+    for i, raw in enumerate(text):
+        p = checked(HubPOPE, raw, spec.hub.repo, f"row {i}")
+        name = p.image_source or p.id or str(i)
         rows.setdefault(name, i)
-        out.append(
-            Question(
-                f"{q['category']}/{q.get('question_id', i)}",
-                name,
-                q["question"],
-                q["answer"].lower(),
-                (),
-                {"split": q["category"]},
-            )
-        )
+        qid = str(i) if p.question_id is None else p.question_id
+        out.append(Question(f"{p.category}/{qid}", name, p.question, p.answer, (), {"split": p.category}))
     return _finish(spec, out, table, rows, limit, pope_version(out))
 
 
-def _further(layout: str, row: int, q: dict[str, Any], pool: Pool) -> Question | None:
+def _further(layout: str, row: int, q: dict[str, Any], pool: Pool, source: str) -> Question:
     """A row of the TextVQA, VizWiz, ScienceQA (its configuration with images only) or MME tables."""
     if layout == "textvqa":
-        return textvqa_question(q, pool, str(q["image_id"]))
+        return textvqa_question(q, pool, source, f"row {row}")
     if layout == "vizwiz":
-        answers = [a["answer"] if isinstance(a, dict) else str(a) for a in q["answers"] or ()]
-        return vizwiz_question(str(q["question_id"]), str(q["question_id"]), q, answers, pool)
+        e = checked(HubVizWiz, q, source, f"row {row}")
+        return vizwiz_question(e.question_id, e, pool)
     if layout == "scienceqa":
-        return scienceqa_question(f"{row:06d}", f"{row:06d}", q)
-    return mme_question(f"{q['question_id']}/{row}", str(q["question_id"]), q["question"], q["answer"], q["category"])
+        return scienceqa_question(f"{row:06d}", f"{row:06d}", q, source)
+    m = checked(MME, q, source, f"row {row}")
+    return mme_question(f"{m.question_id}/{row}", m.question_id, m.question, m.answer, m.category)
 
 
 def _ids(table: Any, limit: int | None) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.fingerprints import fingerprint_of as fingerprint_of  # the one entry for engines and report
 from levl_eval.data.listing import in_words
@@ -82,9 +84,11 @@ def image_set(
     if not names:
         raise UsageError(f"{source}: holds no images{_left_out(left_out)}")
     files = {n: _composed(locate(_encodable(n, source))) for n in names}
-    missing = [n for n, file in files.items() if not file.exists()]
+    missing = [n for n, file in files.items() if not os.path.exists(file)]
     if missing:
-        raise UsageError(f"{source}: {len(missing)} of {len(names)} images are missing, first {locate(missing[0])}; {where}")
+        raise UsageError(
+            f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(str(locate(missing[0])))[:400]}; {where}"
+        )
     known, whole = file_contents(files)
     opener = FileOpener(files.__getitem__)
     return ImageSet(
@@ -108,10 +112,10 @@ def _encodable(name: str, source: str) -> str:
 
 def _composed(path: Path) -> Path:
     """``path``, or the file there whose name is the same text with accents composed or taken apart."""
-    if str(path).isascii() or path.exists():
+    if str(path).isascii() or os.path.exists(path):
         return path
     forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
-    return next((p for p in forms if p.exists()), path)
+    return next((p for p in forms if os.path.exists(p)), path)
 
 
 def root_of(spec_root: str | None, directory: str, data: str) -> Path:

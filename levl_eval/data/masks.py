@@ -136,7 +136,7 @@ def check_masks(found: SegmentationSet) -> SegmentationSet:
             "this test set; correct `ignore_index`, `reduce_zero_label` or `classes`"
         )
     raise UsageError(
-        f"{found.images.source}: labels are 0 and 255 in all {len(ids)} masks: did you mean classes 0 and 1? 255 is void "
+        f"{found.images.source}: labels are 0 and 255: did you mean classes 0 and 1? In all {len(ids)} masks 255 is void "
         f'(`ignore_index`); store 1 for 255, or set `classes` to a JSON file {{"0": ..., "255": ...}} and another `ignore_index`'
     )
 
