@@ -7,7 +7,6 @@ The order is a pure function of (seed, epoch), so a resumed run sees what an uni
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import disk_full_as_error, regular
 from levl_eval.core.progress import Progress
+from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.rgb import decode_rgb, open_rgb
 from levl_eval.models.config import PretrainConfig, crops_originals
 from levl_eval.pretrain.sealed import key_of, marks_of, sealed
@@ -109,25 +109,11 @@ def _csv_rows(
     """(image file, captions) of a csv whose header names both columns; files relative to it or to images/ beside it.
 
     fields: names of the caption column; the first that the header has is read. Several rows of an image are its captions, which
-    are taken as they stand unless ``strip``; blank ones are left out.
+    are taken as they stand unless ``strip``. COCO's captions_*.json and Flickr's token file are read too (data.caption_files).
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f, delimiter=delimiter)
-            header = list(reader.fieldnames or [])
-            caption = next((f for f in fields if f in header), None)
-            if image not in header or caption is None:
-                raise UsageError(
-                    f"{path}: the header is {header}; expected columns {image} and {fields[0]} (image_field=, caption_fields=)"
-                )
-            by_image: dict[str, list[str]] = {}
-            for row in reader:
-                if row[image] and (row[caption] or "").strip():
-                    by_image.setdefault(row[image], []).append(row[caption].strip() if strip else row[caption])
-    except OSError as e:
-        raise UsageError(f"data=csv:{path}: cannot be read ({e.strerror})") from e
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UsageError(f"data=csv:{path}: not a UTF-8 table ({e}); save it as UTF-8 csv or tsv") from e
+    by_image: dict[str, list[str]] = {}
+    for c in read_caption_file(path, image, fields, delimiter=delimiter):
+        by_image.setdefault(c.image, []).append(c.caption.strip() if strip else c.caption)
     if not by_image:
         raise UsageError(f"{path}: holds no image with a caption")
 
