@@ -241,7 +241,10 @@ def _jobs(plan: Plan) -> list[Job]:
     @cache
     def facts(task: str) -> tuple[DataFacts, LevlError | None]:
         try:
-            return data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints), None
+            found = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
+            for source, words in found.notes.get("left_out", {}).items():
+                plan.fingerprints.say(f"{task}: {source}: {words}")
+            return found, None
         except LevlError as e:
             return DataFacts(DataIdentity("")), e
 

@@ -88,7 +88,7 @@ def test_majority_map_of_windows_lies_where_the_windows_do():
         tokens = np.zeros((1, len(cut), labels.shape[1] ** 2, 2), np.float16)
         features = type("F", (), {"patches": tokens[:, 0] if views is None else tokens})()
         fitted = Fitted(torch.nn.Identity(), features, views, geometry, card, torch.device("cpu"))
-        assert (majority_map(fitted, labels, 2)((8, 8)).numpy() == mask).all()
+        assert (majority_map(fitted, labels, 2, 255)((8, 8)).numpy() == mask).all()
 
 
 @pytest.fixture

@@ -171,14 +171,14 @@ class _Places(nn.Module):
         return self.get_buffer("map").repeat(len(tokens) // len(self.get_buffer("map")), 1, 1, 1)
 
 
-def majority_map(fitted: Fitted, labels: np.ndarray, classes: int) -> Callable[[tuple[int, int]], Tensor]:
+def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) -> Callable[[tuple[int, int]], Tensor]:
     """The floor without an image: size -> labels [H, W] of the most frequent class at each place of the training masks.
 
-    labels: [N V, h, w] as the head is trained on. How often each class is there takes the place of a head's logits, so that
+    labels: [N V, h, w] as the head is trained on, ``ignore`` where void. How often each class is there takes the place of a head's logits, so that
     windows and upsampling are the same.
     """
     many = len(fitted.views.boxes) if fitted.views else 1
-    shares = [class_shares(labels[v::many], classes, fitted.card.train.ignore_index) for v in range(many)]
+    shares = [class_shares(labels[v::many], classes, ignore) for v in range(many)]
     blind = replace(fitted, head=_Places(torch.from_numpy(np.stack(shares)).to(fitted.device)))
     return lru_cache(16)(lambda size: blind.predict(0, size))
 
@@ -231,6 +231,6 @@ def train_and_open(
     labels = training_labels(train, geometry, views, grid, card, context)
     many = len(views.boxes) if views else 1
     patches = patches.reshape(-1, *patches.shape[-2:])
-    head, notes = fit(card, patches, labels, grid, len(train.classes), card.train.ignore_index, context.seed, context, many)
+    head, notes = fit(card, patches, labels, grid, len(train.classes), train.ignore_index, context.seed, context, many)
     seconds["head"] = time.monotonic() - started
     return Fitted(head, test_features, views, geometry, card, context.device), labels, notes, seconds, cache

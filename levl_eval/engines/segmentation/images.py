@@ -85,7 +85,7 @@ def truth_columns(
     colours = palette(card.data.layout, len(test.classes), test.palette)
     out = []
     for name in ids:
-        truth = paint(truth_of(test, name, geometry, card), colours, card.data.ignore_index)
+        truth = paint(truth_of(test, name, geometry, card), colours, test.ignore_index)
         out.append([_photo(test, name, geometry, card.score == "original"), truth])
     return out
 
@@ -93,7 +93,7 @@ def truth_columns(
 def predicted_columns(fitted: Fitted, test: SegmentationSet, ids: Sequence[str]) -> list[list[np.ndarray]]:
     """Prediction, errors and tokens' PCA of each image."""
     card, row_of = fitted.card, fitted.features.row
-    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
+    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), test.ignore_index
     tokens = np.asarray(fitted.features.patches)[[row_of[i] for i in ids]]
     if fitted.views is not None:
         tokens = tokens[:, 0]  # the first window
@@ -151,7 +151,7 @@ def keep_predictions(
     folder: Path, card: SegmentationCard | MMSegCard, test: SegmentationSet, found: dict[str, np.ndarray], side: int = 96
 ) -> None:
     """As keep_images, of predictions [H, W] that are there already, at the masks' own resolution and without tokens."""
-    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
+    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), test.ignore_index
     truth = {name: full_mask(test, name) for name in found}
     data = [[np.array(test.images.open(n)), paint(t, colours, ignore)] for n, t in truth.items()]
     made = [[paint(p, colours, ignore), error_map(p, truth[n], ignore)] for n, p in found.items()]

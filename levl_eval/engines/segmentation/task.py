@@ -30,9 +30,9 @@ def run(context: Context[SegmentationCard]) -> Outcome:
     train, test, geometry, views = prepare(context)
     fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
     started = time.monotonic()
-    classes, ignore = len(test.classes), card.data.ignore_index
+    classes, ignore = len(test.classes), test.ignore_index
     counts, unsighted = np.zeros((2, len(test.images), classes, 3), np.int64)
-    floor = majority_map(fitted, labels, classes)
+    floor = majority_map(fitted, labels, classes, train.ignore_index)
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
         truth = torch.from_numpy(truth_of(test, name, geometry, card)).to(context.device)
         predicted = fitted.predict(k, (truth.shape[0], truth.shape[1]))
@@ -42,7 +42,7 @@ def run(context: Context[SegmentationCard]) -> Outcome:
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
         keep_images(context.work, fitted, test)
-    known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
+    known = set(np.unique(labels[labels != train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
     found = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
     found.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
