@@ -76,7 +76,13 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
 ]  # fmt: skip
 
 
-BASES = ("StrictModel", "TaskFields")  # what cards are built of; their fields are tried in each card
+BASES = (
+    "StrictModel",
+    "TaskFields",
+    "ReadoutCard",
+    "ProbeCard",
+    "LinearTraining",
+)  # what cards are built of; their fields are tried in each card
 
 
 def classes(base: type[BaseModel] = StrictModel) -> Iterator[type[BaseModel]]:
