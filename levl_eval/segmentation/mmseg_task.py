@@ -17,17 +17,22 @@ import numpy as np
 import torch
 
 from levl_eval.cards import MMSegCard, protocol_of
+from levl_eval.convergence import convergence, thinned
 from levl_eval.data.images import fingerprint_text
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines import Context, Outcome
 from levl_eval.errors import LevlError
 from levl_eval.features import check_size
+from levl_eval.floors import class_shares, of_counts
+from levl_eval.segmentation.head import upsample
 from levl_eval.segmentation.mmseg_config import Plan, plan_of
 from levl_eval.segmentation.pictures import keep_predictions, spread
-from levl_eval.segmentation.task import outcome_of
+from levl_eval.segmentation.sweep import class_counts
+from levl_eval.segmentation.task import full_mask, grid_labels, mean_iou_of, outcome_of
 
 POINTS = 100  # of the loss in a record
+PLACES = 32  # rows and columns of the majority map
 
 
 def run(context: Context) -> Outcome:
@@ -107,13 +112,30 @@ def _train_and_score(context: Context, plan: Plan, train: SegmentationSet, test:
     order = {name: k for k, name in enumerate(metric.ids)}
     counts = metric.counts()[[order[name] for name in test.images.ids]]
     notes: dict[str, Any] = {
-        **plan.notes, "steps_before_this_run": first, "head_loss": _thinned(losses),
+        **plan.notes, "steps_before_this_run": first, "head_loss": thinned(losses, POINTS), "converged": convergence(losses),
         "classes_absent_from_training": [name for c, name in enumerate(test.classes) if not seen[c]],
         "head_parameters": sum(p.numel() for p in runner.model.parameters()),
         "mmseg": {k: float(v) for k, v in official.items()},  # as its IoUMetric prints them: percent, rounded
         **({"mixed_precision": amp} if amp else {}),
     }  # fmt: skip
-    return outcome_of(train, test, counts, notes, seconds, {})
+    outcome = outcome_of(train, test, counts, notes, seconds, {})
+    outcome.metrics |= of_counts("majority_map", counts, _unsighted(context, train, test), mean_iou_of)
+    return outcome
+
+
+def _unsighted(context: Context, train: SegmentationSet, test: SegmentationSet) -> np.ndarray:
+    """int64 [N, C, 3] counts of the floor without an image: the most frequent class at each place of the training masks."""
+    grid = (PLACES, PLACES)
+    names = context.progress.track(train.images.ids, "training masks", unit="mask")
+    labels = np.stack([grid_labels(full_mask(train, n), grid).astype(np.int16) for n in names])
+    shares = torch.from_numpy(class_shares(labels, len(train.classes), train.ignore_index))[None]
+    out = np.zeros((len(test.images), len(test.classes), 3), np.int64)
+    for k, name in enumerate(context.progress.track(test.images.ids, "scoring the floor", unit="mask")):
+        truth = torch.from_numpy(full_mask(test, name)).long()
+        predicted = upsample(shares, (truth.shape[0], truth.shape[1])).argmax(1)[0]
+        keep = truth != test.ignore_index
+        out[k] = class_counts(predicted[keep], truth[keep], len(test.classes)).numpy()
+    return out
 
 
 def _with_backbone(model: dict[str, Any], backbone: Any) -> Any:
@@ -128,12 +150,6 @@ def _on_device(wrapper: dict[str, Any], device: torch.device) -> tuple[dict[str,
         kept = {k: v for k, v in wrapper.items() if k not in ("dtype", "loss_scale")}
         return {**kept, "type": "OptimWrapper"}, "off: no CUDA device"
     return wrapper, ""
-
-
-def _thinned(losses: list[float]) -> list[float]:
-    """At most POINTS means of consecutive steps."""
-    parts = np.array_split(np.asarray(losses), min(POINTS, len(losses)))
-    return [round(float(p.mean()), 5) for p in parts]
 
 
 @contextlib.contextmanager
