@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from levl_eval.backbones.base import Backbone, Preprocess
 from levl_eval.backbones.code import code_of, structure_of
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
-from levl_eval.cards.registry import backbone_card
+from levl_eval.cards.registry import SCHEMES, backbone_card
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
-
-# scheme -> module:function(rest of the URI, name, URI)
-_LOADERS = {
-    "levl": "levl:load", "official": "official:load", "timm": "timm:load", "random": "timm:load_random",
-    "open_clip": "open_clip:load", "hf": "hf:load", "py": "py:load", "oracle": "oracle:load",
-}  # fmt: skip
 
 
 def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
@@ -38,8 +31,7 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
             raise UsageError(
                 f"{file}: its SHA-256 is not the one in the card of {card.name} (field `sha256`); the file is damaged or another one"
             )
-    module, _, function = _LOADERS[scheme].partition(":")
-    backbone: Backbone = getattr(import_module(f"levl_eval.backbones.{module}"), function)(rest, card.name, card.uri)
+    backbone: Backbone = SCHEMES.load(scheme)(rest, card.name, card.uri)
     backbone.code = {**backbone.code, "modules": structure_of(backbone), **code_of(scheme, rest)}
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.cards import BackboneCard
-from levl_eval.cards.registry import ASSETS, URI_SCHEMES
+from levl_eval.cards.registry import ASSETS, SCHEMES
 from levl_eval.core.errors import UsageError
 
 
@@ -26,7 +26,7 @@ def locate(card: BackboneCard) -> Location:
     """Raises UsageError for a folder that holds none of the known forms."""
     where = card.uri.replace("@assets", str(ASSETS))
     scheme, colon, rest = where.partition(":")
-    if not colon or scheme not in URI_SCHEMES:
+    if not colon or scheme not in SCHEMES:
         path = Path(where).expanduser()
         scheme, rest = _path_scheme(path), where
         if scheme == "levl" and path.is_dir():

@@ -7,6 +7,7 @@ Plug-ins: entry points in the groups ``levl_eval.backbones`` and ``levl_eval.tas
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,11 +30,18 @@ from levl_eval.cards.lmms import PREFIX, lmms_value
 from levl_eval.cards.overrides import override
 from levl_eval.cards.trust import FIELDS, check_fields
 from levl_eval.core.errors import UsageError
+from levl_eval.core.registry import SHIPPED, Registry, imported
 from levl_eval.core.text import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = PACKAGE / "assets"
-URI_SCHEMES = ("levl", "official", "timm", "open_clip", "hf", "random", "py", "oracle")
+# scheme of a backbone's URI -> its loader, a function of (what follows the scheme, name, URI)
+SCHEMES: Registry[str, Callable[[str, str, str], Any]] = Registry("scheme", imported, {
+    scheme: f"levl_eval.backbones.{function}" for scheme, function in {
+        "levl": "levl:load", "official": "official:load", "timm": "timm:load", "open_clip": "open_clip:load", "hf": "hf:load",
+        "random": "timm:load_random", "py": "py:load", "oracle": "oracle:load",
+    }.items()
+})  # fmt: skip
 
 
 def card_folder(room: str) -> Path:
@@ -43,52 +51,52 @@ def card_folder(room: str) -> Path:
 
 
 @cache
-def _folders(room: str) -> tuple[Path, ...]:
-    folders = [card_folder(room)]
+def _folders(room: str) -> tuple[tuple[Path, str], ...]:
+    """Folders of cards with their origins: ours, then those of plug-ins."""
+    folders = [(card_folder(room), SHIPPED)]
     for point in entry_points(group=f"levl_eval.{room}"):
         target = point.load()
-        folders.append(Path(str(target() if callable(target) else target)))
+        brought_by = f"plug-in {point.dist.name if point.dist else point.name}"
+        folders.append((Path(str(target() if callable(target) else target)), brought_by))
     return tuple(folders)
 
 
+_KINDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
+    "tasks": ("task", lambda names: "`levl-eval list tasks` shows all, or give a card's path, or lmms:NAME"),
+    "backbones": ("backbone", lambda names: "`levl-eval list backbones` shows all"),
+    "tasks/sets": ("set", lambda names: f"there are {', '.join(names)}, or give a card's path"),
+    "tasks/recipes": ("recipe", lambda names: f"there are {', '.join(names)}, or give a card's path"),
+    "tasks/claims": ("claim", lambda names: f"there are {', '.join(names)}, or give a card's path"),
+    "tasks/llms": ("language model", lambda names: f"there are {', '.join(names)}"),
+}
+
+
 @cache
-def _paths(room: str) -> dict[str, Path]:
-    """Name -> file; a plug-in cannot silently replace a shipped card."""
-    out: dict[str, Path] = {}
-    for folder in _folders(room):
-        for path in sorted(folder.glob("*.yaml")):
-            if path.stem in out:
-                raise UsageError(f"{path}: a card named {path.stem} exists already ({out[path.stem]}); rename the file")
-            out[path.stem] = path
+def cards_in(place: str) -> Registry[Path, Any]:
+    """The cards of "tasks", "backbones", "tasks/sets", "tasks/recipes" or "tasks/llms": name -> file, loaded as :func:`cards.load_card` does."""
+    kind, remedy = _KINDS[place]
+    out: Registry[Path, Any] = Registry(kind, load_card, remedy=remedy)
+    room, _, inner = place.partition("/")
+    for folder, origin in _folders(room):
+        for path in sorted((folder / inner).glob("*.yaml")):
+            out.add(path.stem, path, origin)
     return out
 
 
 def names(room: str) -> list[str]:
     """Names of the cards of a room ("tasks", "backbones"), sorted."""
-    return sorted(_paths(room))
+    return sorted(cards_in(room))
 
 
 def _task_file(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    paths = _paths("tasks")
-    if name not in paths:
-        raise UsageError(
-            f"unknown task {name!r}{did_you_mean(name, list(paths))}; `levl-eval list tasks` shows all, or give a card's path, or lmms:NAME"
-        )
-    return paths[name]
+    return cards_in("tasks").find(name)
 
 
 def _recipe(name: str) -> dict[str, Any]:
     """A recipe's mapping, with the recipes of its earlier stages (field ``first``) in place of their names."""
-    path = Path(name)
-    if not name.endswith((".yaml", ".yml")):
-        known = {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "recipes").glob("*.yaml"))}
-        if name not in known:
-            raise UsageError(
-                f"unknown recipe {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
-            )
-        path = known[name]
+    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/recipes").find(name)
     value = read_yaml(path)
     if isinstance(value.get("first"), str):
         if value["first"] in (name, value.get("name")):
@@ -107,15 +115,7 @@ def recipe_card(name: str) -> RecipeCard:
 
 def set_card(name: str) -> SetCard:
     """A card of tasks/sets by name or path."""
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    else:
-        known = set_names()
-        if name not in known:
-            raise UsageError(
-                f"unknown set {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
-            )
-        path = known[name]
+    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/sets").find(name)
     card = load_card(path)
     if not isinstance(card, SetCard):
         raise UsageError(f"{path}: field `kind`: a set card was expected, found {card.kind}")
@@ -124,22 +124,17 @@ def set_card(name: str) -> SetCard:
 
 def set_names() -> dict[str, Path]:
     """Classification sets that any head can be run on as HEAD@SET: name -> file."""
-    return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "sets").glob("*.yaml"))}
+    return dict(cards_in("tasks/sets"))
 
 
 def claim_files() -> dict[str, Path]:
     """Claim cards that ship with the package and those of plug-ins: name -> file."""
-    return {p.stem: p for folder in _folders("tasks") for p in sorted((folder / "claims").glob("*.yaml"))}
+    return dict(cards_in("tasks/claims"))
 
 
 def claim_card(name: str) -> ClaimCard:
     """A claim card by name or path. Raises UsageError for an unknown name or a bad card."""
-    known = claim_files()
-    if not name.endswith((".yaml", ".yml")) and name not in known:
-        raise UsageError(
-            f"unknown claim {name!r}{did_you_mean(name, list(known))}; there are {', '.join(known)}, or give a card's path"
-        )
-    path = known.get(name, Path(name))
+    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/claims").find(name)
     card = load_card(path)
     if not isinstance(card, ClaimCard):
         raise UsageError(f"{path}: field `kind`: a claim card was expected, found {card.kind}")
@@ -228,28 +223,28 @@ def backbone_card(name: str) -> BackboneCard:
         if not isinstance(card, BackboneCard):
             raise UsageError(f"{name}: field `kind`: a backbone card was expected, found {card.kind}")
         return card
-    paths = _paths("backbones")
+    paths = cards_in("backbones")
     if name in paths:
-        card = load_card(paths[name])
+        card = paths.load(name)
         if not isinstance(card, BackboneCard):
             raise UsageError(f"{paths[name]}: field `kind`: a backbone card was expected, found {card.kind}")
         return card
     scheme, colon, rest = name.partition(":")
-    if colon and scheme in URI_SCHEMES:
+    if colon and scheme in SCHEMES:
         if not rest:
             raise UsageError(f"backbone {name!r}: nothing after `{scheme}:`")
         return _named(name, name, baseline=scheme == "random")
     path = Path(name).expanduser()
     if path.exists():
         return _named(path.stem if path.stem != "ckpt" else path.resolve().parent.name, name)
-    known = [*paths, *(s + ":" for s in URI_SCHEMES)]
+    known = [*paths, *(s + ":" for s in SCHEMES)]
     if path.suffix in (".pt", ".pth", ".safetensors", ".ckpt") or len(path.parts) > 1:
         raise UsageError(
-            f"{name}: no such file or directory; give a checkpoint, a URI ({', '.join(URI_SCHEMES)}:...) or a card's name"
+            f"{name}: no such file or directory; give a checkpoint, a URI ({', '.join(SCHEMES)}:...) or a card's name"
         )
     if colon:
         raise UsageError(
-            f"backbone {name!r}: unknown scheme `{scheme}:`{did_you_mean(scheme, list(URI_SCHEMES))}; known are {', '.join(URI_SCHEMES)}"
+            f"backbone {name!r}: unknown scheme `{scheme}:`{did_you_mean(scheme, list(SCHEMES))}; known are {', '.join(SCHEMES)}"
         )
     raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, known)}; `levl-eval list backbones` shows all")
 
@@ -261,5 +256,5 @@ def language_models() -> dict[str, Path]:
 
 def llm_cards() -> dict[str, LLMCard]:
     """Cards of language models (tasks/llms/*.yaml): name -> card."""
-    files = [p for folder in _folders("tasks") for p in sorted((folder / "llms").glob("*.yaml"))]
-    return {p.stem: load_card(p) for p in files}
+    known = cards_in("tasks/llms")
+    return {name: known.load(name) for name in known}

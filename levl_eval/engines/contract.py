@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from levl_eval.cards import TaskFields
 from levl_eval.core.progress import Progress
+from levl_eval.core.registry import Registry, imported
 from levl_eval.features.version import FEATURES
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Sample
@@ -23,7 +24,7 @@ _T = TypeVar("_T")
 Card = TypeVar("Card", bound=TaskFields, covariant=True)
 
 # engine name of a card -> "module:function", imported only when it runs; function(Context) -> Outcome
-ENGINES: dict[str, str] = {
+ENGINES: Registry[str, Callable[[Context[Any]], Outcome]] = Registry("engine", imported, {
     "vqa": "levl_eval.engines.vlm.task:run",
     "segmentation": "levl_eval.engines.segmentation.task:run",
     "linear": "levl_eval.engines.probes.linear:run",
@@ -36,7 +37,7 @@ ENGINES: dict[str, str] = {
     "lmms": "levl_eval.engines.lmms.task:run",
     "mmseg": "levl_eval.engines.segmentation.mmseg_task:run",
     "depth": "levl_eval.engines.depth.task:run",
-}
+})  # fmt: skip
 
 # Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.
 VERSIONS: dict[str, int] = {
@@ -118,8 +119,4 @@ class Outcome:
 
 def engine(name: str) -> Callable[[Context[Any]], Outcome]:
     """The function of an engine."""
-    import importlib
-
-    module, _, function = ENGINES[name].partition(":")
-    out: Callable[[Context[Any]], Outcome] = getattr(importlib.import_module(module), function)
-    return out
+    return ENGINES.load(name)

@@ -10,7 +10,7 @@ import torch
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.code import LIBRARIES, LOADER_VERSIONS, code_of, constants_of, tokenizer_digest, user_sources
-from levl_eval.cards.registry import URI_SCHEMES
+from levl_eval.cards.registry import SCHEMES
 from levl_eval.core.errors import UsageError
 
 MODEL = """
@@ -98,7 +98,7 @@ def test_a_module_that_is_not_there_is_one_line():
 
 
 def test_every_scheme_says_its_libraries_and_its_loaders_version():
-    assert set(LIBRARIES) == set(LOADER_VERSIONS) == set(URI_SCHEMES)
+    assert set(LIBRARIES) == set(LOADER_VERSIONS) == set(SCHEMES)
     assert {"timm", "torch", "loader"} <= set(code_of("random", "nano"))
 
 

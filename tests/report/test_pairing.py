@@ -1,0 +1,27 @@
+"""Two sides are matched by item and resampled by image."""
+
+from __future__ import annotations
+
+from levl_eval.metrics.statistics import mean_estimate
+from levl_eval.records import Sample
+from levl_eval.report.paired import pair
+from tests.report.conftest import record
+
+
+def side(name: str, right: list[float]) -> tuple:
+    """Fifty questions about each of two images."""
+    samples = {f"q{k:03}": Sample(id=f"q{k:03}", image_id=f"i{k // 50}", score=s) for k, s in enumerate(right)}
+    return record(name, "gqa", "accuracy", {"accuracy": mean_estimate([*right])}), samples
+
+
+def test_questions_of_one_image_are_one_observation():
+    """A hundred questions about two images show little: both swaps of two images are as far apart."""
+    found = pair([side("a", [1.0] * 100)], [side("b", [0.0] * 50 + [1.0] * 50)])
+    assert set(found.images) == {"i0", "i1"}
+    assert found.test().p == 1.0 and found.difference().clusters == 2
+
+
+def test_items_are_matched_by_their_id():
+    a, (b, samples) = side("a", [1.0, 0.0] * 50), side("b", [1.0, 0.0] * 50)
+    found = pair([a], [(b, dict(reversed(samples.items())))])
+    assert (found.a == found.b).all() and found.ids == tuple(sorted(samples))
