@@ -33,6 +33,7 @@ MAX_BYTES = 12_000_000  # of images in all
 MAX_DENSE = 1_500_000  # of the dense tasks' images, before they are written as text
 PLACE = Markup("<!--samples-->")  # where the browser's data go; no text of others can hold it, as that is escaped
 SHEETS = ("truth.png", "dense.png", "legend.json")  # of engines/segmentation/images.py
+SMALLEST = 0.45  # of their own size that sheets are shown at
 KINDS = {"records": "json", "samples": "jsonl"}  # folders of a run, and how their files' names end
 
 
@@ -107,6 +108,16 @@ class Panel:
     def columns(self) -> str:
         """Widths of the sheets in proportion, so that their rows stay level."""
         return " ".join(f"{s['width']}fr" for s in self.sheets)
+
+    @property
+    def width(self) -> int:
+        """Pixels that all sheets take at their own size; they are made smaller to fit a page, not larger."""
+        return sum(s["width"] for s in self.sheets)
+
+    @property
+    def least(self) -> int:
+        """Pixels below which they scroll: eight backbones still stand side by side at 1280."""
+        return int(SMALLEST * self.width)
 
 
 def _legend(path: Path) -> list[tuple[str, str]]:
@@ -211,7 +222,7 @@ def build(results: Results, opener: Opener | None = None, out: Path | None = Non
     shown = browser.tasks_of(results, link)
     page = render(
         "report.html.j2", css=own_file(HERE / "report.css"), script=own_file(HERE / "report.js"), results=results, head=facts.head(results),
-        data_notes=data_notes(results), tables=tables(results), notes=[*floor_notes(results.records), *failures(results), *results.notes()],
+        data_notes=data_notes(results), tables=tables(results), notes=list(dict.fromkeys([*floor_notes(results.records), *failures(results), *results.notes()])),
         gain=_gains(results, colour), scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),
         breakdowns=[_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values())],
         shared=protocols.shared(results.rows), tasks=_tasks(results, link), images=IMAGES, right=RIGHT, data=PLACE,

@@ -20,8 +20,8 @@
   const value = (cell) => (cell && cell.dataset.v !== undefined ? Number(cell.dataset.v) : -Infinity);
   const clear = (t) => { for (const th of t.querySelectorAll("th[aria-sort]")) th.removeAttribute("aria-sort"); };
   const sortRows = (t, th) => {
-    const down = th.aria_next ?? th.cellIndex >= FIRST; // numbers begin with the largest, names with a
-    th.aria_next = !down;
+    const down = th.nextDown ?? th.cellIndex >= FIRST; // numbers begin with the largest, names with a
+    th.nextDown = !down;
     const k = th.cellIndex;
     const rows = body(t).sort((a, b) => k < FIRST
       ? a.cells[k].textContent.localeCompare(b.cells[k].textContent) * (down ? -1 : 1)
@@ -34,8 +34,8 @@
     for (const row of [t.tHead.rows[0], ...body(t)]) row.append(...sequence.map((k) => row.cells[k]));
   };
   const sortColumns = (t, th) => {
-    const down = th.aria_next ?? true;
-    th.aria_next = !down;
+    const down = th.nextDown ?? true;
+    th.nextDown = !down;
     const cells = [...th.parentElement.cells];
     const sequence = cells.map((_, k) => k).slice(FIRST).sort((a, b) => (value(cells[b]) - value(cells[a]) || 0) * (down ? 1 : -1));
     moveColumns(t, sequence);
@@ -74,7 +74,7 @@
         moveColumns(t, order(t).heads.slice(FIRST).map((h) => heads.indexOf(h)));
         t.tBodies[0].append(...order(t).rows);
         clear(t);
-        for (const th of t.querySelectorAll("th")) delete th.aria_next;
+        for (const th of t.querySelectorAll("th")) delete th.nextDown;
       }
       choose();
     });
