@@ -111,6 +111,15 @@ def _remarks(record: Record) -> list[str]:
     ]
 
 
+def _of_seeds(results: Results, row: Row, name: str) -> list[str]:
+    """What the tables show in place of several seeds' results; [] for one seed."""
+    s = results.summary(row, name)
+    if s.seed_sd is None:
+        return []
+    e = s.estimate
+    return [f"mean of {s.seeds} seeds {interval(e.value, e.low, e.high, row.kind)}, seed sd {text(s.seed_sd, row.kind)}"]
+
+
 def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
     """What stands behind one number."""
     gain, over = results.gain_of_record(row, name, record), results.reference(row, name)
@@ -120,6 +129,7 @@ def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
     out = [
         ("failed", [record.reason] if record.status != "done" else []),
         ("result", [_result(record.main_metric, main, record)] if main else []),
+        ("in the tables", _of_seeds(results, row, name) if main else []),
         ("floors and ceiling", _bounds(record) if main else []),
         (
             f"gain over {over}",
