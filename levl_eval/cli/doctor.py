@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from levl_eval.cli.options import Commands
@@ -58,7 +59,6 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
     """One mapping a finding: level (ok | note | error), what, found. test: run the self-test too."""
     from levl_eval.core import third_party
     from levl_eval.core.distributed import cores
-    from levl_eval.core.paths import default_cache
     from levl_eval.runner import selftest
     from levl_eval.runner.environment import environment
 
@@ -97,6 +97,14 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
             tell("ok", "self-test", selftest.self_test())
         except Exception as e:
             tell("error", "self-test", f"{type(e).__name__}: {' '.join(str(e).split())[:200]}")
+    _surroundings(data, tell)
+    return out
+
+
+def _surroundings(data: Path, tell: Callable[[str, str, str], None]) -> None:
+    """The hub, the data sets and the disks, which change from day to day."""
+    from levl_eval.core.paths import default_cache
+
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     tell(
         "ok",
@@ -115,7 +123,6 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
     tell(level, "cache", f"{cache}: {_size(cache) / 1e6:,.0f} MB used, {free / 1e9:,.0f} GB free on its disk")
     here = shutil.disk_usage(".").free
     tell("ok" if here > 5e8 else "error", "disk", f"{here / 1e9:,.0f} GB free where runs are written (this folder's disk)")
-    return out
 
 
 def run(args: argparse.Namespace) -> int:

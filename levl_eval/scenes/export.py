@@ -28,8 +28,10 @@ from levl_eval.core.files import atomic_write, disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
 from levl_eval.scenes import VERSION, manifest
+from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
-from levl_eval.scenes.questions import SceneQuestion, balance_answers, gqa_questions, vqa_questions
+from levl_eval.scenes.programs import SceneQuestion
+from levl_eval.scenes.questions import gqa_questions, vqa_questions
 from levl_eval.scenes.render import render_image, render_mask
 from levl_eval.scenes.world import (
     CATEGORIES,

@@ -8,105 +8,15 @@ each question can be answered from a complete description as well as from the pi
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from levl_eval.scenes.answers import annotators
 from levl_eval.scenes.language import COLUMNS_OF_PICTURE, ROWS_OF_PICTURE, column, relation, row
+from levl_eval.scenes.programs import Program, SceneQuestion, a, execute, operation, plural
 from levl_eval.scenes.world import CATEGORIES, COLORS, GROUP_OF, GROUPS, STUFF, Scene, SceneObject, place_weights
-
-Program = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class SceneQuestion:
-    """A question with its answer, GQA's types and program, and what it tells (``facts``) for entailment."""
-
-    question: str
-    answer: str
-    full_answer: str
-    structural: str  # verify | query | choose | logical | compare
-    semantic: str  # obj | attr | cat | rel | global
-    group: str  # answers are balanced within a group
-    program: Program
-    facts: frozenset[str] = frozenset()
-    needs: str = "objects"  # what a description must hold: objects | color | stuff | count
-    answers: tuple[str, ...] = ()  # ten annotators' answers (VQAv2)
-    entailed: tuple[int, ...] = ()  # indices within the scene's list
-
-    @property
-    def answer_type(self) -> str:
-        return "yes/no" if self.answer in ("yes", "no") else "number" if self.answer.isdigit() else "other"
-
-
-def _op(operation: str, argument: str = "", *dependencies: int) -> dict[str, Any]:
-    return {"operation": operation, "argument": argument, "dependencies": list(dependencies)}
-
-
-def execute(program: Program, scene: Scene) -> str:
-    """The answer of a functional program on a scene: "yes"/"no", a word or a number.
-
-    Operations: select NAME | all; filter color VALUE; relate SIDE (objects on that side of the one selected); at "ROW COLUMN";
-    group NAME; exist; count; query name | color | stuff; verify color VALUE; verify rel SIDE (of two dependencies); choose A|B;
-    same color; stuff NAME (exists in the background); ground; and; or.
-    """
-    results: list[Any] = []
-    for step in program:
-        op, arg, deps = step["operation"], step["argument"], [results[i] for i in step["dependencies"]]
-        value: Any
-        if op == "select":
-            value = [o for o in scene.objects if arg in ("all", o.category)]
-        elif op == "group":
-            value = [o for o in scene.objects if GROUP_OF[o.category] == arg]
-        elif op == "filter color":
-            value = [o for o in deps[0] if o.color == arg]
-        elif op == "relate":
-            value = [o for o in scene.objects if o is not deps[0][0] and relation(o, deps[0][0]) == arg]
-        elif op == "at":
-            value = [o for o in deps[0] if f"{row(o)} {column(o)}" == arg]
-        elif op == "exist":
-            value = bool(deps[0])
-        elif op == "stuff":
-            value = arg in scene.stuff_names()
-        elif op == "ground":
-            value = scene.bands[-1].stuff
-        elif op == "count":
-            value = str(len(deps[0]))
-        elif op == "query":
-            o: SceneObject = deps[0][0]
-            value = {"name": o.category, "color": o.color, "stuff": o.stuff, "column": column(o)}[arg]
-        elif op == "verify color":
-            value = deps[0][0].color == arg
-        elif op == "verify rel":
-            value = relation(deps[0][0], deps[1][0]) == arg
-        elif op == "same color":
-            value = deps[0][0].color == deps[1][0].color
-        elif op == "choose":
-            options = arg.split("|")
-            value = next(x for x in options if x == deps[0])
-        elif op == "choose present":
-            value = next(x for x in arg.split("|") if any(o.category == x for o in scene.objects))
-        elif op == "and":
-            value = all(deps)
-        elif op == "or":
-            value = any(deps)
-        else:
-            raise ValueError(f"operation {op!r}: not known")
-        results.append(value)
-    last = results[-1]
-    return last if isinstance(last, str) else "yes" if last else "no"
-
-
-def a(word: str) -> str:
-    """The word with its indefinite article."""
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
-
-
-def plural(word: str) -> str:
-    """The plural of a category's name."""
-    return {"fish": "fish", "butterfly": "butterflies", "snowman": "snowmen"}.get(word, word + "s")
-
 
 _SIDE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -148,7 +58,7 @@ class _Asker:
     def exist(self) -> SceneQuestion:
         c = self.rng.choice(self.present) if self.rng.random() < 0.5 else _absent(self.scene, self.rng)
         texts = (f"Is there {a(c)} in the picture?", f"Do you see {a(c)}?", f"Is there {a(c)} in the image?", f"Is there {a(c)}?")
-        program = [_op("select", c), _op("exist", "", 0)]
+        program = [operation("select", c), operation("exist", "", 0)]
         return self.make(
             texts,
             f"{{}}, {a(c)}",
@@ -163,7 +73,7 @@ class _Asker:
         o = self.rng.choice(self.scene.objects)
         color = o.color if self.rng.random() < 0.5 else self.rng.choice([c for c in COLORS if c != o.color])
         texts = (f"Is there {a(color)} {o.category}?", f"Do you see {a(color)} {o.category} in the picture?")
-        program = [_op("select", o.category), _op("filter color", color, 0), _op("exist", "", 1)]
+        program = [operation("select", o.category), operation("filter color", color, 0), operation("exist", "", 1)]
         there = any(p.category == o.category and p.color == color for p in self.scene.objects)
         told = {f"has:{o.category}", f"some:{o.category}:{color}"} if there else {f"nosome:{o.category}:{color}"}
         return self.make(texts, "{}", "verify", "attr", "exist-color", program, needs="color", facts=frozenset(told))
@@ -183,11 +93,11 @@ class _Asker:
         if self.rng.random() < 0.5:
             texts = [_exchange(t, a(words[0]), a(words[1])) for t in texts]
         ops = [
-            _op("select", words[0]),
-            _op("exist", "", 0),
-            _op("select", words[1]),
-            _op("exist", "", 2),
-            _op("and" if both else "or", "", 1, 3),
+            operation("select", words[0]),
+            operation("exist", "", 0),
+            operation("select", words[1]),
+            operation("exist", "", 2),
+            operation("and" if both else "or", "", 1, 3),
         ]
         there = [w in self.present for w in words]
         decided = all(there) if both else not any(there)  # "not both" and "one of them" do not tell which
@@ -199,7 +109,9 @@ class _Asker:
         self.rng.shuffle(words)
         texts = (f"Which is in the picture, {a(words[0])} or {a(words[1])}?", f"What do you see, {a(words[0])} or {a(words[1])}?")
         told = frozenset(f"{'has' if w in self.present else 'no'}:{w}" for w in words)
-        return self.make(texts, "the {}", "choose", "obj", "choose-object", [_op("choose present", "|".join(words))], facts=told)
+        return self.make(
+            texts, "the {}", "choose", "obj", "choose-object", [operation("choose present", "|".join(words))], facts=told
+        )
 
     def query_group(self) -> SceneQuestion | None:
         groups = Counter(GROUP_OF[o.category] for o in self.scene.objects)
@@ -209,7 +121,7 @@ class _Asker:
         g = self.rng.choice(fit)
         texts = (f"Which {g} is in the picture?", f"What kind of {g} is it?", f"What {g} do you see?")
         name = next(o.category for o in self.scene.objects if GROUP_OF[o.category] == g)
-        program, told = [_op("group", g), _op("query", "name", 0)], frozenset({f"has:{name}", f"group:{g}:{name}"})
+        program, told = [operation("group", g), operation("query", "name", 0)], frozenset({f"has:{name}", f"group:{g}:{name}"})
         return self.make(texts, "the {}", "query", "cat", f"group-{g}", program, facts=told)
 
     def query_color(self) -> SceneQuestion | None:
@@ -220,7 +132,7 @@ class _Asker:
             f"What is the color of the {o.category}?",
             f"Which color does the {o.category} have?",
         )
-        program = [_op("select", o.category), _op("query", "color", 0)]
+        program = [operation("select", o.category), operation("query", "color", 0)]
         facts = frozenset({f"has:{o.category}", f"color:{o.category}:{o.color}"})
         return self.make(texts, f"the {o.category} is {{}}", "query", "attr", "color", program, needs="color", facts=facts)
 
@@ -229,7 +141,7 @@ class _Asker:
             return None
         color = o.color if self.rng.random() < 0.5 else self.rng.choice([c for c in COLORS if c != o.color])
         truth = f"color:{o.category}:{color}" if color == o.color else f"notcolor:{o.category}:{color}"
-        program = [_op("select", o.category), _op("verify color", color, 0)]
+        program = [operation("select", o.category), operation("verify color", color, 0)]
         texts = (f"Is the {o.category} {color}?", f"Does the {o.category} look {color}?")
         return self.make(
             texts, "{}", "verify", "attr", "verify-color", program, needs="color", facts=frozenset({f"has:{o.category}", truth})
@@ -240,7 +152,7 @@ class _Asker:
             return None
         colors = [o.color, self.rng.choice([c for c in COLORS if c != o.color])]
         self.rng.shuffle(colors)
-        program = [_op("select", o.category), _op("query", "color", 0), _op("choose", "|".join(colors), 1)]
+        program = [operation("select", o.category), operation("query", "color", 0), operation("choose", "|".join(colors), 1)]
         return self.make(
             (f"Is the {o.category} {colors[0]} or {colors[1]}?",),
             f"the {o.category} is {{}}",
@@ -256,7 +168,7 @@ class _Asker:
         if (p := self.pair()) is None:
             return None
         x, y = p
-        program = [_op("select", x.category), _op("select", y.category), _op("same color", "", 0, 1)]
+        program = [operation("select", x.category), operation("select", y.category), operation("same color", "", 0, 1)]
         texts = (
             f"Are the {x.category} and the {y.category} the same color?",
             f"Does the {x.category} have the color of the {y.category}?",
@@ -267,7 +179,7 @@ class _Asker:
     def query_stuff(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
             return None
-        program = [_op("select", o.category), _op("query", "stuff", 0)]
+        program = [operation("select", o.category), operation("query", "stuff", 0)]
         facts = frozenset({f"has:{o.category}", f"stuff:{o.category}:{o.stuff}"})
         texts = (
             (f"What is the {o.category} on?", f"What is behind the {o.category}?")
@@ -281,7 +193,7 @@ class _Asker:
             return None
         x, y = p
         asked = side if self.rng.random() < 0.5 else _OPPOSITE[side]
-        program = [_op("select", x.category), _op("select", y.category), _op("verify rel", asked, 0, 1)]
+        program = [operation("select", x.category), operation("select", y.category), operation("verify rel", asked, 0, 1)]
         texts = (
             f"Is the {x.category} {_SIDE[asked]} the {y.category}?",
             f"Do you see the {x.category} {_SIDE[asked]} the {y.category}?",
@@ -299,7 +211,7 @@ class _Asker:
         if not fit:
             return None
         side = self.rng.choice(fit)
-        program = [_op("select", o.category), _op("relate", side, 0), _op("query", "name", 1)]
+        program = [operation("select", o.category), operation("relate", side, 0), operation("query", "name", 1)]
         texts = (f"What is {_SIDE[side]} the {o.category}?", f"Which object is {_SIDE[side]} the {o.category}?")
         name = next(p.category for p in self.scene.objects if p is not o and relation(p, o) == side)
         told = {f"has:{name}", f"has:{o.category}", f"rel:{name}:{side}:{o.category}", f"only:{side}:{o.category}"}
@@ -312,7 +224,7 @@ class _Asker:
             return None
         cell = self.rng.choice(fit)
         name = next(o.category for o in self.scene.objects if f"{row(o)} {column(o)}" == cell)
-        program = [_op("select", "all"), _op("at", cell, 0), _op("query", "name", 1)]
+        program = [operation("select", "all"), operation("at", cell, 0), operation("query", "name", 1)]
         return self.make(
             (f"What is at the {cell}?", f"Which object is in the {cell} of the picture?"),
             "the {}",
@@ -330,7 +242,7 @@ class _Asker:
         o = self.rng.choice(fit)
         sides = ["left", "right"]
         self.rng.shuffle(sides)
-        program = [_op("select", o.category), _op("query", "column", 0), _op("choose", "|".join(sides), 1)]
+        program = [operation("select", o.category), operation("query", "column", 0), operation("choose", "|".join(sides), 1)]
         return self.make(
             (f"Is the {o.category} on the {sides[0]} or on the {sides[1]}?",),
             "on the {}",
@@ -345,7 +257,7 @@ class _Asker:
         names = self.scene.stuff_names()
         s = self.rng.choice(names) if self.rng.random() < 0.5 else self.rng.choice([x for x in STUFF if x not in names])
         texts = (f"Is there {s} in the picture?", f"Do you see {s}?", f"Is there any {s}?")
-        return self.make(texts, "{}", "verify", "global", "stuff-exist", [_op("stuff", s)], needs="stuff")
+        return self.make(texts, "{}", "verify", "global", "stuff-exist", [operation("stuff", s)], needs="stuff")
 
     def ground(self) -> SceneQuestion:
         return self.make(
@@ -354,14 +266,14 @@ class _Asker:
             "query",
             "global",
             "ground",
-            [_op("ground")],
+            [operation("ground")],
             needs="stuff",
         )
 
     def count(self) -> SceneQuestion:
         c = self.rng.choice(self.present) if self.rng.random() < 0.8 else _absent(self.scene, self.rng)
         texts = (f"How many {plural(c)} are there?", f"How many {plural(c)} do you see?")
-        return self.make(texts, "{}", "query", "obj", "count", [_op("select", c), _op("count", "", 0)], needs="count")
+        return self.make(texts, "{}", "query", "obj", "count", [operation("select", c), operation("count", "", 0)], needs="count")
 
 
 def _lies(p: SceneObject, o: SceneObject, side: str) -> bool:
@@ -446,59 +358,9 @@ def gqa_questions(scene: Scene, rng: random.Random, n: int = 12) -> list[SceneQu
     ]
 
 
-_NEAR = {
-    "red": "orange", "orange": "red", "yellow": "orange", "green": "blue", "blue": "purple", "purple": "blue", "white": "gray", "black": "dark",
-    "airplane": "plane", "boat": "ship", "cup": "mug", "cat": "kitten", "dog": "puppy", "truck": "lorry", "house": "building", "bird": "owl",
-    "duck": "bird", "car": "vehicle", "grass": "ground", "sand": "beach", "water": "lake", "snow": "ice", "road": "street", "brick": "wall",
-    "wood": "floor", "sky": "air", "tree": "plant", "flower": "plant", "yes": "no", "no": "yes",
-}  # fmt: skip
-
-
-def annotators(answer: str, rng: random.Random) -> tuple[str, ...]:
-    """Ten people's answers: seven to ten agree, the others give a near answer (synonym, neighbouring colour, a miscount)."""
-    # On yes or no people seldom differ; a wrong answer must not earn credit for it.
-    agree = (
-        rng.choices((10, 9), (0.7, 0.3))[0] if answer in ("yes", "no") else rng.choices((10, 9, 8, 7), (0.45, 0.3, 0.15, 0.1))[0]
-    )
-    if answer.isdigit():
-        other = str(max(0, int(answer) + rng.choice((-1, 1))))
-        other = other if other != answer else str(int(answer) + 1)
-    else:
-        other = _NEAR.get(answer, "not sure")
-    out = [answer] * agree + [other] * (10 - agree)
-    rng.shuffle(out)
-    return tuple(out)
-
-
 def vqa_questions(scene: Scene, rng: random.Random, n: int = 8) -> list[SceneQuestion]:
     """``n`` questions in VQAv2's manner, each with ten annotators' answers whose mode is ``answer``."""
     return [replace(q, answers=annotators(q.answer, rng)) for q in ask(scene, rng, VQA_MIX, n)]
-
-
-def balance_answers(
-    questions: list[tuple[str, SceneQuestion]], rng: random.Random, ratio: float = 1.5
-) -> list[tuple[str, SceneQuestion]]:
-    """Thin out dominant answers of each group, after GQA's balancing: no answer more than ``ratio`` times the next frequent one.
-
-    questions: (image id, question) pairs; order is kept. Deterministic for an equally seeded ``rng``.
-    """
-    by_group: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for i, (_, q) in enumerate(questions):
-        by_group[q.group][q.answer].append(i)
-    keep: set[int] = set()
-    for group in sorted(by_group):
-        answers = sorted(by_group[group].items(), key=lambda kv: (len(kv[1]), kv[0]))
-        if {x for x, _ in answers} <= {"yes", "no"}:
-            limit = float(len(answers[0][1])) if len(answers) == 2 else float("inf")
-            for _, indices in answers:
-                keep.update(rng.sample(indices, min(len(indices), int(min(limit, len(indices))))))
-            continue
-        previous: int | None = None
-        for _, indices in answers:  # from the rarest up
-            allowed = len(indices) if previous is None else min(len(indices), max(int(previous * ratio), 3))
-            keep.update(rng.sample(indices, allowed))
-            previous = max(previous or 0, allowed)
-    return [pair for i, pair in enumerate(questions) if i in keep]
 
 
 # Training text asks more of what is hard to read: which attribute and which place belong to which object.

@@ -12,17 +12,10 @@ from dataclasses import replace
 import pytest
 
 from levl_eval.metrics.vqa import vqa_accuracy
+from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.language import STYLES, describe
-from levl_eval.scenes.questions import (
-    READING,
-    Program,
-    SceneQuestion,
-    ask,
-    balance_answers,
-    execute,
-    gqa_questions,
-    vqa_questions,
-)
+from levl_eval.scenes.programs import Program, SceneQuestion, execute
+from levl_eval.scenes.questions import READING, ask, gqa_questions, vqa_questions
 from levl_eval.scenes.world import CATEGORIES, COLORS, STUFF, Scene, sample_scene, stable_seed
 from tests.scenes.readers import READERS, answer
 

@@ -12,9 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.language import caption, column, describe, row
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
-from levl_eval.scenes.questions import balance_answers, execute, gqa_questions, vqa_questions
+from levl_eval.scenes.programs import execute
+from levl_eval.scenes.questions import gqa_questions, vqa_questions
 from levl_eval.scenes.render import render, render_image, render_mask
 from levl_eval.scenes.world import (
     ASPECT,

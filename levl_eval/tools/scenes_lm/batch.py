@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levl_eval.tools.scenes_lm.text import BOS, EOS, PROMPT, TOGETHER, Example
+from levl_eval.tools.scenes_lm.text import BOS, EOS, PROMPT, TOGETHER, Asked, Example, Phrase
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -96,80 +96,114 @@ def _token_at(encoding: Encoding, character: int) -> int:
     return next(i for i, (start, end) in enumerate(encoding.offsets) if start <= character < end)
 
 
+@dataclass
+class _Row:
+    """One description with its questions, while it grows. ends: where the copies of each phrase end; held: the words each phrase says."""
+
+    number: int
+    ids: list[int]
+    ends: list[list[int]] = field(default_factory=list)
+    held: list[list[int]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    block: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+
+class _Packer:
+    """Lays examples out in rows and notes where their positions should look."""
+
+    def __init__(self, examples: Sequence[Example], tokenizer: Tokenizer, blind: frozenset[int]) -> None:
+        self.bos, self.eos = (int(i) for i in tokenizer.encode(BOS + EOS).ids)
+        self.meaning, self.blind = _Words(tokenizer), blind
+        texts: list[str] = []
+        for e in examples:
+            texts += [" " + p.text for p in e.phrases]  # every word then carries its space, also the first
+            for q in e.questions:
+                texts += [PROMPT.format(question=q.question), f" {q.answer}"]
+        self.encoded = iter(tokenizer.encode_batch(texts))
+        self.added: list[tuple[int, int, int, float]] = []  # row, position, token, weight
+        self.looks = {k: Looks() for k in (GATHER, FIND, COMPARE, READ)}
+        self.words = {k: Looks() for k in (GATHER, FIND)}
+        self.rows = [self._row(i, e) for i, e in enumerate(examples)]
+
+    def _row(self, number: int, example: Example) -> _Row:
+        row = _Row(number, [self.bos])
+        rng = random.Random(len(example.text))
+        bare = example.unsure and rng.random() < 0.5  # a connector's tokens hold no punctuation
+        for phrase in example.phrases:
+            self._phrase(row, example, phrase, bare, rng)
+        start = len(row.ids)
+        row.positions, row.block, row.weights = list(range(start)), [0] * start, [0.0] * start
+        for k, question in enumerate(example.questions):
+            self._question(row, question, start, k + 1)
+        return row
+
+    def _phrase(self, row: _Row, example: Example, phrase: Phrase, bare: bool, rng: random.Random) -> None:
+        """As often as it has copies, word by word or (TOGETHER) as one token that its words are added to."""
+        tokens = next(self.encoded).ids
+        content = self.meaning.of(tokens)
+        where = []
+        for _ in range(0 if row.number in self.blind else phrase.copies):
+            start = len(row.ids)
+            if example.style == TOGETHER:
+                row.ids.append(tokens[-1])
+                held_now = [(w, 1.0) for w in content]
+                if example.unsure:
+                    held_now = _with_doubt(content, phrase.name, example.absent, self.meaning, rng)
+                self.added += [(row.number, start, w, x) for w, x in held_now]
+                if bare:
+                    self.added.append((row.number, start, tokens[-1], -1.0))
+                kept = [w for w, _ in held_now if w in content]
+            else:
+                row.ids += tokens
+                targets = [start + k for k, t in enumerate(tokens) if t in self.meaning.meaning]
+                self.looks[GATHER].add(row.number, len(row.ids) - 1, targets)
+                kept = content
+            where.append(len(row.ids) - 1)
+            self.words[GATHER].add(row.number, where[-1], kept)
+        row.ends.append(where)
+        row.held.append(content)
+
+    def _question(self, row: _Row, question: Asked, start: int, block: int) -> None:
+        """Behind all that is there, at the positions right behind the description, which ends at ``start``."""
+        prompt, answer = next(self.encoded), [*next(self.encoded).ids, self.eos]
+        blind, shift = row.number in self.blind, PROMPT.index("{")
+        seen = [] if blind else [(len(row.ids) + _token_at(prompt, shift + at), points) for at, points in question.cues]
+        for at, points in seen:
+            self.looks[FIND].add(row.number, at, [x for p in points for x in row.ends[p]] or [0])
+            self.words[FIND].add(row.number, at, sorted({w for p in points for w in row.held[p]}) or [self.bos])
+        if question.compares and len(seen) == 2:
+            self.looks[COMPARE].add(row.number, seen[1][0], [seen[0][0]])
+        if question.source and not blind:
+            self.looks[READ].add(
+                row.number, len(row.ids) + len(prompt.ids) - 1, [x for p in question.source for x in row.ends[p]]
+            )
+        row.ids += prompt.ids + answer
+        row.positions += range(start, start + len(prompt.ids) + len(answer))
+        row.block += [block] * (len(prompt.ids) + len(answer))
+        row.weights += [0.0] * len(prompt.ids) + [1.0] * len(answer)
+
+
 def pack(examples: Sequence[Example], tokenizer: Tokenizer, blind: frozenset[int] = frozenset()) -> Batch:
     """Descriptions with all their questions in one row each. Every question sees the description and itself, and stands right
     behind the description by its positions, as at inference. Answers and their ends are the targets. ``blind``: rows whose
     description is left out (text-only prior)."""
-    bos, eos = (int(i) for i in tokenizer.encode(BOS + EOS).ids)
-    meaning = _Words(tokenizer)
-    texts: list[str] = []
-    for e in examples:
-        texts += [" " + p.text for p in e.phrases]  # every word then carries its space, also the first
-        for q in e.questions:
-            texts += [PROMPT.format(question=q.question), f" {q.answer}"]
-    encoded = iter(tokenizer.encode_batch(texts))
-    rows = []
-    added: list[tuple[int, int, int, float]] = []
-    looks = {k: Looks() for k in (GATHER, FIND, COMPARE, READ)}
-    words = {k: Looks() for k in (GATHER, FIND)}
-    shift = PROMPT.index("{")
-    for i, e in enumerate(examples):
-        ids, ends, held = [bos], [], []
-        rng = random.Random(len(e.text))
-        bare = e.unsure and rng.random() < 0.5  # a connector's tokens hold no punctuation
-        for p in e.phrases:
-            tokens = next(encoded).ids
-            content = meaning.of(tokens)
-            where = []
-            for _ in range(0 if i in blind else p.copies):
-                start = len(ids)
-                if e.style == TOGETHER:
-                    ids.append(tokens[-1])
-                    held_now = _with_doubt(content, p.name, e.absent, meaning, rng) if e.unsure else [(w, 1.0) for w in content]
-                    added += [(i, start, w, x) for w, x in held_now]
-                    if bare:
-                        added.append((i, start, tokens[-1], -1.0))
-                    kept = [w for w, _ in held_now if w in content]
-                else:
-                    ids += tokens
-                    looks[GATHER].add(i, len(ids) - 1, [start + k for k, t in enumerate(tokens) if t in meaning.meaning])
-                    kept = content
-                where.append(len(ids) - 1)
-                words[GATHER].add(i, where[-1], kept)
-            ends.append(where)
-            held.append(content)
-        start = len(ids)
-        positions, block, weights = list(range(start)), [0] * start, [0.0] * start
-        for k, q in enumerate(e.questions):
-            prompt, answer = next(encoded), [*next(encoded).ids, eos]
-            seen = [] if i in blind else [(len(ids) + _token_at(prompt, shift + at), points) for at, points in q.cues]
-            for at, points in seen:
-                looks[FIND].add(i, at, [x for p in points for x in ends[p]] or [0])
-                words[FIND].add(i, at, sorted({w for p in points for w in held[p]}) or [bos])
-            if q.compares and len(seen) == 2:
-                looks[COMPARE].add(i, seen[1][0], [seen[0][0]])
-            if q.source and i not in blind:
-                looks[READ].add(i, len(ids) + len(prompt.ids) - 1, [x for p in q.source for x in ends[p]])
-            ids += prompt.ids + answer
-            positions += range(start, start + len(prompt.ids) + len(answer))
-            block += [k + 1] * (len(prompt.ids) + len(answer))
-            weights += [0.0] * len(prompt.ids) + [1.0] * len(answer)
-        rows.append((ids, positions, block, weights))
-    width = max(len(r[0]) for r in rows)
-    shape = (len(rows), width)
+    packed = _Packer(examples, tokenizer, blind)
+    width = max(len(row.ids) for row in packed.rows)
+    shape = (len(packed.rows), width)
     out = Batch(
         ids=np.zeros(shape, np.int64),
         positions=np.zeros(shape, np.int64),
         targets=np.full(shape, -100),
         weights=np.zeros(shape, np.float32),
         block=np.full(shape, -1),
-        added=[(i * width + at, w, x) for i, at, w, x in added],
-        looks=looks,
-        words=words,
+        added=[(i * width + at, w, x) for i, at, w, x in packed.added],
+        looks=packed.looks,
+        words=packed.words,
     )
-    for i, (ids, positions, block, weights) in enumerate(rows):
-        n = len(ids)
-        out.ids[i, :n], out.positions[i, :n], out.block[i, :n] = ids, positions, block
+    for i, row in enumerate(packed.rows):
+        n = len(row.ids)
+        out.ids[i, :n], out.positions[i, :n], out.block[i, :n] = row.ids, row.positions, row.block
         # Token t is predicted by t - 1, which lies in the same block wherever the weight is not zero.
-        out.targets[i, : n - 1], out.weights[i, : n - 1] = ids[1:], weights[1:]
+        out.targets[i, : n - 1], out.weights[i, : n - 1] = row.ids[1:], row.weights[1:]
     return out

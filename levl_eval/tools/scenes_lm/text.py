@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from levl_eval.scenes.language import STYLES, phrases, swap_words
-from levl_eval.scenes.questions import GQA_MIX, READING, SceneQuestion, a, ask, plural
+from levl_eval.scenes.programs import SceneQuestion, a, plural
+from levl_eval.scenes.questions import GQA_MIX, READING, ask
 from levl_eval.scenes.world import CATEGORIES, COLORS, STUFF, Scene, SceneObject, sample_scene, stable_seed
 
 if TYPE_CHECKING:
