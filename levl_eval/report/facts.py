@@ -78,10 +78,15 @@ def _bounds(record: Record) -> list[str]:
 
 
 def _convergence(record: Record) -> list[str]:
-    """How training of the head or connector ended, from its loss curve."""
+    """How training of the head or connector ended: what the engine says of it, and its loss curve's ends."""
     out = []
     if "converged" in record.notes:
-        out.append("converged" if record.notes["converged"] else "NOT converged")
+        said = record.notes["converged"]  # a mapping with the rule and its value, or yes or no alone
+        rule, value, yes = (
+            (said.get("rule"), said.get("value"), said.get("converged")) if isinstance(said, dict) else (None, None, said)
+        )
+        why = "".join(f", {x}" for x in (rule, None if value is None else f"value {value:g}") if x)
+        out.append(("converged" if yes else "NOT converged") + why)
     for name, values in record.notes.items():
         if not name.endswith("_loss") or not isinstance(values, list):
             continue

@@ -162,6 +162,20 @@ def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
     assert "nothing is trained" in next(p for p in text.split("<details")[1:] if "good on pope, seed 0</summary>" in p)
 
 
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        ({"rule": "a rule", "value": 0.4, "converged": False}, "NOT converged, a rule, value 0.4"),
+        ({"rule": "a rule", "value": None, "converged": False}, "NOT converged, a rule"),
+        ({"rule": "solved", "value": 0.0, "converged": True}, "converged, solved, value 0"), (True, "converged"), (False, "NOT converged"),
+    ],
+)  # fmt: skip
+def test_the_panel_says_whether_training_had_converged(tmp_path, note, told):
+    """Kills: a mapping that says no, taken for yes as it is not empty."""
+    fill(tmp_path, ("good",), ("linear",), seeds=(0,), notes={"converged": note})
+    assert f"<dt>training</dt><dd>{told}</dd>" in build(Results.read([tmp_path]))
+
+
 def test_protocols_are_tables_with_the_differences_marked(tmp_path):
     fill(tmp_path, ("good",), ("gqa",))
     fill(
