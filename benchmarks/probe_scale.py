@@ -81,6 +81,7 @@ def head(name: str, o: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import torch
 
     from levl_eval.cards.registry import task_card
+    from levl_eval.core.messages import show_messages
     from levl_eval.core.progress import Progress
     from levl_eval.engines.probes.attentive import AttentiveHead, classes_of, train
     from levl_eval.engines.probes.common import Matrix
@@ -89,6 +90,7 @@ def head(name: str, o: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from levl_eval.engines.probes.linear import fit
     from levl_eval.engines.probes.logistic import solve_path
 
+    show_messages()
     device, progress = torch.device("cpu"), Progress()
     array, labels = np.load(folder / ("t.npy" if name == "attentive" else "x.npy"), mmap_mode="r"), np.load(folder / "y.npy")
     held = np.arange(0, len(array), max(1, len(array) // 20000))

@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation("epochs are no protocol", "cards/probes.py", "epochs: Epochs = protocol(50)", 'epochs: Epochs = not_protocol("they say nothing", 50)', _FIELDS),
     Mutation("the prompt is no protocol", "cards/vlm.py", "template: str = protocol(", 'template: str = not_protocol("it says nothing", ', _FIELDS),
     Mutation("pairing by image ignored", "report/paired.py", "np.array([s.image_id for s in rows[0][0]])", "np.array([s.id for s in rows[0][0]])", "report/test_pairing.py::test_questions_of_one_image_are_one_observation"),
-    Mutation("failed answers are wrong answers", "report/paired.py", 't[i].status == "ok" and t[i].score', "t[i].score", "report/test_compare.py::test_failed_answers_are_left_out_of_both_sides"),
+    Mutation("failed answers are wrong answers", "report/paired.py", 't[i].status == "ok" and t[i].score', "t[i].score", "report/test_pairing.py::test_a_failed_answer_is_left_out_on_both_sides_whatever_its_score"),
     Mutation("lower is better ignored", "report/compare.py", "!= self.kind.lower_is_better", "!= False", "report/test_compare.py::test_of_an_error_the_smaller_is_the_better"),
     Mutation("split weights all 1", "report/paired.py", "return len(splits) / (len(names) * counts[index])", "return np.ones(len(splits))", f"{_RANGES}::test_splits_weigh_alike_however_many_questions_they_have"),
     Mutation("intervals beyond the range", "metrics/statistics.py", "min(max(e, low), high)", "e", f"{_RANGES}::test_errors_and_differences_are_cut_at_their_ends_and_say_so"),

@@ -79,6 +79,12 @@ class Backbone(nn.Module, abc.ABC):
         limits = {k: v for k in ("max_length", "readout") if isinstance(v := getattr(self, k, None), (int, str))}
         return {"tokenizer": tokenizer_digest(tokenizer), **limits}
 
+    def open_data(self, data: str) -> None:
+        """Called once before a run encodes anything, with where its data lie (a directory, or "hub").
+
+        Raises UsageError where the backbone has nothing to say about them.
+        """
+
     @abc.abstractmethod
     def encode(self, images: Tensor) -> Features:
         """float [B, 3, H, W], preprocessed -> Features. Called without gradient."""

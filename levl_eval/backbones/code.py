@@ -21,11 +21,11 @@ from levl_eval.core.files import sha256_file
 from levl_eval.core.hashing import digest
 
 # Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
-LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 2, "random": 2, "open_clip": 2, "hf": 2, "py": 1}
+LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 2, "random": 2, "open_clip": 2, "hf": 2, "py": 1, "oracle": 1}
 # Scheme -> distributions whose code computes the features.
 LIBRARIES = {
     "levl": ("timm", "transformers"), "official": ("timm", "transformers"), "timm": ("timm",), "random": ("timm",),
-    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (),
+    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (), "oracle": ("pillow", "numpy"),
 }  # fmt: skip
 
 

@@ -76,6 +76,10 @@ class DataSpec(StrictModel):
     classes: str | list[str] | None = protocol(None)  # class names, or a text file with one a line
     ignore_index: Annotated[int, Between(-65_535, 65_535)] = protocol(255)
     reduce_zero_label: bool = protocol(False)  # mask value 0 is void and v stands for class v - 1 (ADE20K)
+    orientation: Literal["exif", "stored"] = protocol("exif")  # whether images are turned as their EXIF tag says (data/rgb.py)
+    background: Literal["white", "black", "dropped"] = protocol(
+        "white"
+    )  # behind transparent pixels; dropped: their stored colours
     level: str | None = protocol(None)  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
     hub: HubSource | None = not_protocol(PLACE, None)
     choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place

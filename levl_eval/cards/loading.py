@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
+from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, MMSegCard, SegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
 from levl_eval.cards.probes import (
@@ -54,6 +55,7 @@ __all__ = [
     "BackboneCard",
     "BackgroundsCard",
     "CarvedSpec",
+    "ClaimCard",
     "ConnectorSpec",
     "DataSpec",
     "DepthCard",
@@ -169,7 +171,7 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
 
 
 def parse_card(value: dict[str, Any], where: str) -> Any:
-    """A mapping with ``kind: task | recipe | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
+    """A mapping with ``kind: task | recipe | set | llm | claim | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
     kind = value.get("kind", "task")
     try:
         if kind == "backbone":
@@ -180,14 +182,18 @@ def parse_card(value: dict[str, Any], where: str) -> Any:
             return SetCard.model_validate(value)
         if kind == "llm":
             return LLMCard.model_validate(value)
+        if kind == "claim":
+            return ClaimCard.model_validate(value)
         if kind != "task":
-            raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm or backbone, found {kind!r}")
+            raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm, claim or backbone, found {kind!r}")
         engine = value.get("engine")
         if engine not in _models():
             raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
         return _TASK.validate_python(value)
     except ValidationError as e:
-        kinds: dict[str, type[BaseModel]] = {"backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard, "llm": LLMCard}
+        kinds: dict[str, type[BaseModel]] = {
+            "backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard, "llm": LLMCard, "claim": ClaimCard,
+        }  # fmt: skip
         model = kinds.get(kind) or _models().get(str(value.get("engine")))
         raise _explain(e, where, model) from e
 

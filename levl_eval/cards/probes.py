@@ -72,6 +72,9 @@ class LinearTraining(ReadoutCard):
     lr: Rate = protocol(0.1)
     weight_decay: Rate = protocol(1e-4)
     epochs: Epochs = protocol(50)
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
+    # (engines.convergence), at least the epochs.
+    until: Literal["epochs", "converged"] = protocol("epochs")
     batch_size: BatchSize = protocol(4096)
     schedule: Literal["constant", "cosine"] = protocol("constant")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from levl_eval.cards import (
     BackboneCard,
+    ClaimCard,
     LLMCard,
     RecipeCard,
     SetCard,
@@ -38,7 +39,7 @@ ASSETS = PACKAGE / "assets"
 SCHEMES: Registry[str, Callable[[str, str, str], Any]] = Registry("scheme", imported, {
     scheme: f"levl_eval.backbones.{function}" for scheme, function in {
         "levl": "levl:load", "official": "official:load", "timm": "timm:load", "open_clip": "open_clip:load", "hf": "hf:load",
-        "random": "timm:load_random", "py": "py:load",
+        "random": "timm:load_random", "py": "py:load", "oracle": "oracle:load",
     }.items()
 })  # fmt: skip
 
@@ -65,6 +66,7 @@ _KINDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
     "backbones": ("backbone", lambda names: "`levl-eval list backbones` shows all"),
     "tasks/sets": ("set", lambda names: f"there are {', '.join(names)}, or give a card's path"),
     "tasks/recipes": ("recipe", lambda names: f"there are {', '.join(names)}, or give a card's path"),
+    "tasks/claims": ("claim", lambda names: f"there are {', '.join(names)}, or give a card's path"),
     "tasks/llms": ("language model", lambda names: f"there are {', '.join(names)}"),
 }
 
@@ -123,6 +125,20 @@ def set_card(name: str) -> SetCard:
 def set_names() -> dict[str, Path]:
     """Classification sets that any head can be run on as HEAD@SET: name -> file."""
     return dict(cards_in("tasks/sets"))
+
+
+def claim_files() -> dict[str, Path]:
+    """Claim cards that ship with the package and those of plug-ins: name -> file."""
+    return dict(cards_in("tasks/claims"))
+
+
+def claim_card(name: str) -> ClaimCard:
+    """A claim card by name or path. Raises UsageError for an unknown name or a bad card."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/claims").find(name)
+    card = load_card(path)
+    if not isinstance(card, ClaimCard):
+        raise UsageError(f"{path}: field `kind`: a claim card was expected, found {card.kind}")
+    return card
 
 
 def _place(value: dict[str, Any], chosen: str, own: bool) -> None:

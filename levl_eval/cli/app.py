@@ -16,11 +16,13 @@ from levl_eval.cli import (
     audit,
     cache,
     check,
+    claims,
     compare,
     data,
     doctor,
     health,
     leaderboard,
+    plan,
     report,
     rerun,
     run,
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for module in (
-        run, show, data, ask, audit, cache, check, health, leaderboard, compare, show_dense, report, verify, rerun, doctor,
+        run, show, data, ask, audit, cache, check, health, leaderboard, compare, claims, plan, show_dense, report, verify, rerun, doctor,
     ):  # fmt: skip
         module.add(commands)
     return parser

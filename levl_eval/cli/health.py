@@ -44,7 +44,8 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
     """The images to look at. Raises UsageError for none."""
     from levl_eval.cards.registry import task_card
     from levl_eval.core.progress import Progress
-    from levl_eval.data.images import SUFFIXES, image_set
+    from levl_eval.data.images import image_set
+    from levl_eval.data.listing import list_images
     from levl_eval.data.readers import read_classification
     from levl_eval.data.sources import resolve_data
 
@@ -57,7 +58,7 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
     root = Path(args.images).expanduser()
     if not root.is_dir():
         raise UsageError(f"--images {args.images}: no such folder")
-    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = sorted(p.relative_to(root).as_posix() for p in list_images(root, deep=True).files)
     if len(found) < 2:
         raise UsageError(f"--images {args.images}: holds {len(found)} images; at least 2 are needed")
     return image_set(found[: args.limit], lambda i: root / i, str(root), "")

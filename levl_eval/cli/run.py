@@ -29,6 +29,9 @@ def add(commands: Commands) -> None:
     run.add_argument(
         "--tasks", type=comma_list, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
     )
+    run.add_argument(
+        "--grid", action="append", default=[], metavar="task.field=v1,v2", help="every combination of these values (repeatable)"
+    )
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
     run.add_argument("--trust", action="store_true", help=trust.HELP)
     run_options(run, "runs/latest")
@@ -56,19 +59,22 @@ def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
     asked = any(c.engine in TOGETHER for c in cards.values())
     language = language_model_parts(args.llm, known.sha256) if asked else None
     plan = []
-    for card in cards.values():
+    for label, card in cards.items():
         own = language if card.engine in TOGETHER else None
         protocol = shown_protocol(
             protocol_of(card), versions_of(card.engine), resolved_of(card, None), precision_of(card, device), own, args.limit
         )
-        plan.append((card, protocol))
+        plan.append((label, card, protocol))
     if args.json:
         print(
-            json.dumps([{"task": c.name, "protocol_hash": digest(p), "protocol": p, "card": plain(c)} for c, p in plan], indent=1)
+            json.dumps(
+                [{"task": c.name, "variant": v, "protocol_hash": digest(p), "protocol": p, "card": plain(c)} for v, c, p in plan],
+                indent=1,
+            )
         )
         return
-    for card, protocol in plan:
-        print(f"# {printable(card.name)}: protocol {digest(protocol)[:12]}")
+    for label, card, protocol in plan:
+        print(f"# {printable(label)}: protocol {digest(protocol)[:12]}")
         print(yaml_text(plain(card), columns()) + "\n")
 
 
@@ -76,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.runner.plan import resolve_tasks
 
-    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust)
+    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
     for name in args.backbone:
         backbone_card(name)
     if args.dry_run:
@@ -120,6 +126,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             seeds=args.seeds,
             limit=args.limit,
             settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
+            grid=getattr(args, "grid", ()),  # the demo has none
             out=out,
             device=args.device,
             batch_size=args.batch_size,

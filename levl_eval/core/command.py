@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.messages import on_stderr
 from levl_eval.core.text import printable
 
 
@@ -19,9 +20,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
-    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to go on."""
+    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to go on.
+
+    The package's messages go to stderr meanwhile.
+    """
     try:
-        return call()
+        with on_stderr():
+            return call()
     except LevlError as e:
         if debug:
             raise

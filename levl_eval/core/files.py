@@ -126,9 +126,33 @@ def _digest(handle: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest
 
 def lines_of(path: Path, where: str) -> list[str]:
     """Lines of a text file that are not blank, without the white space around them. Raises UsageError: missing or not text."""
+    return [line.strip() for line in split_lines(text_of(path, where)) if line.strip()]
+
+
+def text_of(path: Path, where: str = "") -> str:
+    """A UTF-8 text file, with or without a byte order mark. Raises UsageError: missing, or in another encoding (which one)."""
+    more = f"; {where}" if where else ""
     try:
-        return [line.strip() for line in Path(regular(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
+        content = Path(regular(path)).read_bytes()
     except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror}); {where}") from e
+        raise UsageError(f"{path}: cannot be read ({e.strerror}){more}") from e
+    refuse_encoding(path, content[:4], where)
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise UsageError(f"{path}: not UTF-8 text; {where}") from e
+        line = content.count(b"\n", 0, e.start) + 1
+        raise UsageError(
+            f"{path}: line {line}: not UTF-8 text (byte 0x{content[e.start]:02x}; is it Latin-1?); save it as UTF-8{more}"
+        ) from None
+
+
+def refuse_encoding(path: object, head: bytes, where: str = "") -> None:
+    """Raises UsageError for the first bytes of UTF-16 or UTF-32 text, with a byte order mark or without one."""
+    marks = head.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(head) >= 2 and head[:2].count(0) == 1)
+    if marks or head == b"\0\0\xfe\xff":
+        raise UsageError(f"{path}: is UTF-16 or UTF-32 text; save it as UTF-8" + (f"; {where}" if where else ""))
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines ended by LF, CR LF or CR alone: separators such as U+2028 or a form feed are characters of a line."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -7,13 +7,17 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
+from levl_eval.core.messages import message
 from levl_eval.core.text import printable
 
 T = TypeVar("T")
 
 
 class Progress:
-    """Progress of named stages, written to stderr. ``quiet`` shows nothing (tests, library use)."""
+    """Progress of named stages: bars on a terminal's stderr, else a message now and then. ``quiet``: neither bars nor messages.
+
+    Messages go through the standard ``logging`` (core/messages.py); only the commands show them without being asked to.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -33,8 +37,9 @@ class Progress:
         return Stage(self, description, total, unit)
 
     def say(self, text: str) -> None:
+        """A message of level INFO of the logger named like the calling module; nothing where ``quiet``."""
         if not self.quiet:
-            print(printable(text), file=sys.stderr, flush=True)
+            message(text, sys._getframe(1).f_globals.get("__name__", ""))
 
 
 class Stage:

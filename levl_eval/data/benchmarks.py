@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
+from levl_eval.core.files import split_lines, text_of
+from levl_eval.data.formats import HubVizWiz, LLaVA, ScienceQA, TextVQA, VizWiz, checked, majority, shown
 from levl_eval.data.images import SUFFIXES, root_of, under
 from levl_eval.data.questions import Pool, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
@@ -16,14 +17,11 @@ from levl_eval.data.types import Question, QuestionSet
 LETTERS = "ABCDEFGHIJ"
 
 
-def majority(answers: list[str]) -> str:
-    """The most frequent of several annotators' answers, the first of those where they tie."""
-    return Counter(answers).most_common(1)[0][0] if answers else ""
-
-
-def textvqa_question(q: dict[str, Any], pool: Pool, image_id: str) -> Question:
-    answers = [str(pool(a)) for a in q.get("answers") or ()]
-    return Question(str(q["question_id"]), image_id, q["question"], majority(answers), tuple(answers), {})
+def textvqa_question(q: Any, pool: Pool, source: object, entry: str) -> Question:
+    """An entry of TextVQA's files or table. Raises UsageError naming source and entry."""
+    e = checked(TextVQA, q, source, entry)
+    answers = [str(pool(a)) for a in e.answers]
+    return Question(e.question_id, e.image_id, e.question, majority(answers), tuple(answers), {})
 
 
 def _in_folder(
@@ -41,20 +39,18 @@ def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     file = under(data, spec.questions) or first_of(root, [f"TextVQA_*_{split}.json"], "the question file", where)
     folder = under(data, spec.images) or root / ("test_images" if split == "test" else "train_images")
     pool = Pool()
-    questions = [
-        textvqa_question(q, pool, str(q["image_id"])) for _, q in _fields(file, "data", ("question_id", "image_id", "question"))
-    ]
+    questions = [textvqa_question(q, pool, file, f"entry {k + 1}") for k, q in stream(file, "data")]
     version = f"{file.stem}, {len(questions)} questions"
     return finish_questions(
         "textvqa", split, questions, lambda i: folder / f"{i}.jpg", file, f"put the images into {folder}; {where}", limit, version
     )
 
 
-def vizwiz_question(qid: str, image_id: str, q: dict[str, Any], answers: list[str], pool: Pool) -> Question:
-    kind = q.get("answer_type") or q.get("category")
-    return Question(
-        qid, image_id, q["question"], pool(majority(answers)), tuple(map(pool, answers)), {"answer_type": kind} if kind else {}
-    )
+def vizwiz_question(name: str, e: VizWiz | HubVizWiz, pool: Pool) -> Question:
+    """name: of the image, which is the question's id too."""
+    kind = e.answer_type or e.category
+    meta = {"answer_type": kind} if kind else {}
+    return Question(name, name, e.question, pool(majority(e.answers)), tuple(map(pool, e.answers)), meta)
 
 
 def read_vizwiz(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -66,19 +62,19 @@ def read_vizwiz(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     )
     folder, pool = under(data, spec.images) or root / split, Pool()
     questions = []
-    for _, q in _fields(file, None, ("image", "question")):
-        answers = [a["answer"] for a in q.get("answers") or ()]
-        questions.append(vizwiz_question(q["image"], q["image"], q, answers, pool))
+    for number, q in stream(file):
+        e = checked(VizWiz, q, file, f"entry {number + 1}" if isinstance(number, int) else f"entry {shown(number)}")
+        questions.append(vizwiz_question(e.image, e, pool))
     return _in_folder("vizwiz", split, questions, folder, file, where, limit)
 
 
-def scienceqa_question(qid: str, image_id: str, q: dict[str, Any]) -> Question:
-    """Context, question and lettered choices as LLaVA asks them; the answer is the letter."""
-    hint = (q.get("hint") or "").strip()
-    choices = " ".join(f"({LETTERS[k]}) {c}" for k, c in enumerate(q["choices"]))
-    text = (f"Context: {hint}\n" if hint else "") + f"{q['question'].strip()}\n{choices}"
-    meta = {"options": len(q["choices"]), **{k: q[k] for k in ("subject", "topic") if q.get(k)}}
-    return Question(qid, image_id, text, LETTERS[int(q["answer"])], (), meta)
+def scienceqa_question(qid: str, image_id: str, q: Any, source: object) -> Question:
+    """Context, question and lettered choices as LLaVA asks them; the answer is the letter. Raises UsageError."""
+    e = checked(ScienceQA, q, source, f"problem {shown(qid)}")
+    choices = " ".join(f"({LETTERS[k]}) {c}" for k, c in enumerate(e.choices))
+    text = (f"Context: {e.hint.strip()}\n" if e.hint.strip() else "") + f"{e.question.strip()}\n{choices}"
+    meta: dict[str, Any] = {"options": len(e.choices), **{k: v for k in ("subject", "topic") if (v := getattr(e, k))}}
+    return Question(qid, image_id, text, LETTERS[e.answer], (), meta)
 
 
 def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -93,11 +89,13 @@ def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     folder = under(data, spec.images) or next((d for d in (root / "images" / split, root / split) if d.is_dir()), root / split)
     questions = []
     for pid, q in stream(file):
-        if pid in wanted and q.get("image"):
-            try:
-                questions.append(scienceqa_question(pid, f"{pid}/{q['image']}", q))
-            except (KeyError, ValueError, IndexError, TypeError) as e:
-                raise UsageError(f"{file}: problem {pid}: {e}; this is not ScienceQA's problems.json") from e
+        if pid not in wanted or not isinstance(q, dict) or not q.get("image"):
+            continue
+        if not isinstance(q["image"], str):
+            raise UsageError(
+                f"{file}: problem {shown(pid)}: field `image`: expected a name, found {shown(q['image'])}; take the published file"
+            )
+        questions.append(scienceqa_question(pid, f"{pid}/{q['image']}", q, file))
     return _in_folder("scienceqa", split, questions, folder, file, where, limit)
 
 
@@ -122,7 +120,7 @@ def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
             image = next((p for p in (images / f"{file.stem}{s}" for s in SUFFIXES) if p.exists()), images / f"{file.stem}.jpg")
             name = f"{category.name}/{image.name}"
             places[name] = image
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for number, line in enumerate(split_lines(text_of(file)), 1):
                 text, tab, answer = line.strip().rpartition("\t")
                 if line.strip() and (not tab or answer.strip().lower() not in ("yes", "no")):
                     raise UsageError(f"{file}: line {number}: expected a question, a tab, and Yes or No")
@@ -146,19 +144,17 @@ def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     folder = under(data, spec.images) or file.parent / "images"
     questions = []
     for number, q in stream_rows(file):
-        if not isinstance(q, dict) or not isinstance(q.get("conversations"), list):
-            raise UsageError(f"{file}: entry {number}: field `conversations` is missing; this is not one of LLaVA's files")
-        if not q.get("image"):
+        e = checked(LLaVA, q, file, f"entry {number}")
+        if e.image is None:
             continue
-        turns = q["conversations"]
+        turns = e.conversations
         for k in range(0, len(turns) - 1, 2):
-            text = str(turns[k].get("value", "")).replace("<image>", "").strip()
-            answer = str(turns[k + 1].get("value", "")).strip()
-            if turns[k].get("from") != "human" or turns[k + 1].get("from") != "gpt" or not answer:
+            text, answer = turns[k].value.replace("<image>", "").strip(), turns[k + 1].value.strip()
+            if turns[k].speaker != "human" or turns[k + 1].speaker != "gpt" or not answer:
                 raise UsageError(
-                    f"{file}: entry {number}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt"
+                    f"{file}: entry {number}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt; correct the entry"
                 )
-            questions.append(Question(f"{number}/{k // 2}", q["image"], text, answer, (), {}))
+            questions.append(Question(f"{number}/{k // 2}", e.image, text, answer, (), {}))
     return finish_questions(
         "llava",
         spec.split,
@@ -169,12 +165,3 @@ def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         limit,
         f"{len(questions)} turns",
     )
-
-
-def _fields(file: Path, field: str | None, needed: tuple[str, ...]):
-    """Entries of a file, each with the fields it needs."""
-    for number, (_, q) in enumerate(stream(file, field), 1):
-        missing = [k for k in needed if not isinstance(q, dict) or k not in q]
-        if missing:
-            raise UsageError(f"{file}: entry {number}: field `{missing[0]}` is missing")
-        yield number, q

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
+from levl_eval.data.caption_files import read_caption_file
+from levl_eval.data.formats import Entry, MaybeText, Text, checked
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.questions import read_json
 from levl_eval.data.types import CaptionSet
+
+
+class Sentence(Entry):
+    raw: Text
+
+
+class KarpathyImage(Entry):
+    filename: Text
+    split: Text
+    filepath: MaybeText = ""
+    sentences: list[Sentence]
 
 
 def _finish(
@@ -58,20 +72,21 @@ def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> Captio
             f"{path or root / 'dataset_*.json'}: no such file; put Karpathy's split file there, or set `annotations`"
         )
     raw = read_json(path)
-    if not isinstance(raw, dict) or "images" not in raw:
+    if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
         raise UsageError(f"{path}: field `images` is missing; this is not one of Karpathy's split files")
-    splits = sorted({str(i.get("split")) for i in raw["images"]})
+    listed = [checked(KarpathyImage, one, path, f"image {k}") for k, one in enumerate(raw["images"], 1)]
+    splits = sorted({i.split for i in listed})
     if spec.split not in splits:
-        raise UsageError(f"{path}: field `split`: {spec.split!r} does not occur; it has {', '.join(splits)}")
+        raise UsageError(f"{path}: field `split`: {spec.split!r} does not occur; it has {', '.join(map(printable, splits))}")
     folder = under(data, spec.images) if spec.images else None
     bases = [folder] if folder else [root, root / "images", root / "flickr30k-images", root / "flickr30k_images", root / "Images"]
     rows = []
-    for image in raw["images"]:
-        if str(image["split"]) != spec.split:
+    for image in listed:
+        if image.split != spec.split:
             continue
-        names = [n for n in (f"{image.get('filepath', '')}/{image['filename']}".lstrip("/"), image["filename"]) if n]
-        file = next((b / n for b in bases for n in names if (b / n).exists()), bases[0] / names[0])
-        rows.append((names[0], file, [s["raw"].strip() for s in image["sentences"]]))
+        names = [f"{image.filepath}/{image.filename}".lstrip("/"), image.filename]
+        file = next((b / n for b in bases for n in names if os.path.exists(b / n)), bases[0] / names[0])
+        rows.append((names[0], file, [s.raw.strip() for s in image.sentences]))
     return _finish(
         spec, str(raw.get("dataset", path.stem)), rows, limit, path, "put the images there, or set `images` to their folder"
     )
@@ -79,6 +94,7 @@ def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> Captio
 
 def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
     """A csv or tsv file (`annotations`) with the columns image and caption, and split where `split` is set; a caption a line.
+    Or COCO's captions_*.json, or Flickr's token file (caption_files).
 
     Images by `images`, or beside the file or in images/ there. Raises UsageError: what is missing, with the line.
     """
@@ -86,24 +102,13 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
         raise UsageError("layout captions: field `annotations` must be set to a csv file with the columns image and caption")
     path = under(data, spec.annotations)
     assert path is not None
-    wanted = {"image", "caption", "split"} if spec.split else {"image", "caption"}
-    try:
-        with open(path, newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f, delimiter="\t" if path.suffix == ".tsv" else ",")
-            if not reader.fieldnames or not wanted <= set(reader.fieldnames):
-                raise UsageError(f"{path}: the header is {reader.fieldnames}; expected columns {', '.join(sorted(wanted))}")
-            found: dict[str, list[str]] = {}
-            for row in reader:
-                if spec.split and row["split"] != spec.split:
-                    continue
-                if not row["image"] or row["caption"] is None or not row["caption"].strip():
-                    raise UsageError(f"{path}: line {reader.line_num}: image or caption is empty; fill it or remove the line")
-                found.setdefault(row["image"], []).append(row["caption"].strip())
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UsageError(f"{path}: not a UTF-8 table ({e}); save it as UTF-8 csv") from e
+    found: dict[str, list[str]] = {}
+    for c in read_caption_file(path, split="split" if spec.split and path.suffix.lower() in (".csv", ".tsv") else ""):
+        if not c.split or c.split == spec.split:
+            found.setdefault(c.image, []).append(c.caption.strip())
+    if not found:
+        raise UsageError(f"{path}: column `split`: {spec.split!r} does not occur" if spec.split else f"{path}: holds no captions")
     folder = under(data, spec.images) if spec.images else None
     bases = [folder] if folder else [path.parent, path.parent / "images"]
-    rows = [(i, next((b / i for b in bases if (b / i).exists()), bases[0] / i), c) for i, c in found.items()]
+    rows = [(i, next((b / i for b in bases if os.path.exists(b / i)), bases[0] / i), c) for i, c in found.items()]
     return _finish(spec, path.stem, rows, limit, path, "put the images there, or set `images` to their folder")

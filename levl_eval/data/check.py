@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,13 @@ import numpy as np
 from levl_eval.cards import DataSpec
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import LevlError
+from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
+from levl_eval.data.listing import in_words
 from levl_eval.data.published import ADE20K, NYUV2, RELEASES, SETS
 from levl_eval.data.readers import read_classification, read_depth, read_questions, read_segmentation
+from levl_eval.data.rgb import conversions
+from levl_eval.data.types import ImageSet
 
 VALIDATION = {"aircraft": (3_333,)}
 
@@ -67,7 +72,17 @@ def _ade(split: str, data: str) -> list[Finding]:
     labels.discard(found.ignore_index)
     same = len(found.images) == ADE20K[split]
     text = f"{len(found.images):,} pairs, {len(labels)} of {len(found.classes)} classes occur"
-    return [Finding("ok", f"ade20k/{split}", text + (", the published release" if same else ""))]
+    name = f"ade20k/{split}"
+    return [Finding("ok", name, text + (", the published release" if same else "")), *_converted(name, found.images)]
+
+
+def _converted(name: str, images: ImageSet) -> list[Finding]:
+    """What opening the images changes besides their colour space, and what their folders hold besides them, counted."""
+    opener = images.open
+    kinds = Counter(k for i in images.ids for k in conversions(opener.locate(i))) if isinstance(opener, FileOpener) else Counter()
+    words = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+    out = [Finding("note", name, f"images that are converted (data/rgb.py): {words}")] if words else []
+    return out + ([Finding("note", name, in_words(images.left_out))] if images.left_out else [])
 
 
 def _nyu(split: str, data: str) -> Iterable[Finding]:
@@ -106,7 +121,7 @@ def _folders(room: str, split: str, data: str) -> list[Finding]:
         found.images.open(name)
     counts = np.bincount(found.labels, minlength=len(found.classes))
     text = f"{len(found.images):,} images, {len(found.classes)} classes, {counts.min()} to {counts.max()} each"
-    return [Finding("ok", f"{room}/{split}", text)]
+    return [Finding("ok", f"{room}/{split}", text), *_converted(f"{room}/{split}", found.images)]
 
 
 def _set(name: str, data: str) -> Iterable[Finding]:

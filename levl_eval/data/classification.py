@@ -13,6 +13,8 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.data.entries import labelled_set
 from levl_eval.data.images import SUFFIXES, root_of, under
+from levl_eval.data.listing import list_classes, list_images
+from levl_eval.data.masks import checked_names
 from levl_eval.data.places import IMAGENET_FILES, TOPS
 from levl_eval.data.types import ClassificationSet
 
@@ -38,9 +40,17 @@ def class_names(spec: DataSpec, data: str) -> list[str] | None:
 def _number(text: str, classes: Sequence[str], path: Path, line: int) -> int:
     """A label as its class's number: a number of the list, or a name of it."""
     if text in classes:
+        if classes.count(text) > 1:
+            raise UsageError(
+                f"{path}: line {line}: label {text!r} is the name of {classes.count(text)} classes; use their numbers"
+            )
         return classes.index(text)
-    if text.lstrip("-").isdigit() and 0 <= int(text) < len(classes):
+    if text.isascii() and text.isdigit() and int(text) < len(classes):
         return int(text)
+    if text == str(len(classes)):
+        raise UsageError(
+            f"{path}: line {line}: label {text} is beyond the {len(classes)} classes 0 to {len(classes) - 1}; do the labels count from 1?"
+        )
     raise UsageError(
         f"{path}: line {line}: label {text!r} is none of the {len(classes)} classes (0 to {len(classes) - 1}, or a name)"
     )
@@ -64,18 +74,45 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
             f"{path}: line {odd} has {len(rows[odd - 1])} columns, the first {len(rows[0])}; use one form throughout"
         )
     if rows and len(rows[0]) == 1:
-        files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p.relative_to(folder).as_posix() for p in list_images(folder, deep=True).files)
         if len(files) != len(rows):
             raise UsageError(f"{path}: {len(rows)} labels for the {len(files)} images of {folder}; a label for each is needed")
         rows = [[f, r[0]] for f, r in zip(files, rows, strict=True)]
     words = list(dict.fromkeys(r[1] for r in rows))
+    _sane(path, rows, words)
     if spec.classes is None:
-        numeric = all(w.isdigit() for w in words)
+        numeric = all(w.isascii() and w.isdigit() for w in words)
+        if numeric and min(map(int, words), default=0) == 1:
+            raise UsageError(
+                f"{path}: labels run from 1 to {max(map(int, words))}, numbers count from 0; subtract 1, or set `classes` (0 to the last)"
+            )
         classes = [str(i) for i in range(1 + max((int(w) for w in words), default=0))] if numeric else sorted(words)
     else:
-        classes = class_names(spec, data) or []
+        classes = list(checked_names(class_names(spec, data) or [], "field `classes`"))
     entries = [(f, folder / f.lstrip("/"), _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
     return labelled_set(spec, path.stem, entries, classes, limit, path, f"correct the list, or put the images below {folder}")
+
+
+def _sane(path: Path, rows: list[list[str]], words: list[str]) -> None:
+    """Raises UsageError for columns in another order or form, and for labels that are missing or no classes."""
+    for number, (name, label) in enumerate(rows, 1):
+        if label.lower().endswith(SUFFIXES):
+            hint = (
+                f"`{name} {label}`: expected IMAGE LABEL in this order"
+                if not name.lower().endswith(SUFFIXES)
+                else "holds no label"
+            )
+            raise UsageError(f"{path}: line {number}: {hint}; correct the list")
+        if "," in label and label.split(",")[0].lower().endswith(SUFFIXES):
+            raise UsageError(f"{path}: line {number}: {label!r}: image and label are separated by a space; replace the commas")
+    negative = [w for w in words if w.startswith("-") and w[1:].isdigit()]
+    if negative:
+        raise UsageError(
+            f"{path}: label {negative[0]} stands for no class (a missing label?); take a split whose labels are public"
+        )
+    huge = [w for w in words if w.isascii() and w.isdigit() and (len(w) > 7 or int(w) > 1_000_000)]
+    if huge:
+        raise UsageError(f"{path}: label {huge[0][:20]} is no number of a class; numbers count from 0")
 
 
 def class_folders(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet | None:
@@ -83,7 +120,7 @@ def class_folders(spec: DataSpec, root: Path, limit: int | None) -> Classificati
     from levl_eval.data.imagefolder import read_imagefolder
 
     folder = root / spec.split
-    if not folder.is_dir() or not any(p.is_dir() for p in folder.iterdir()):
+    if not folder.is_dir() or not list_classes(folder)[0]:
         return None
     return read_imagefolder(spec.model_copy(update={"root": str(root)}), "", limit)
 

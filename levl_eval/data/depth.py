@@ -10,17 +10,20 @@ depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
+from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.types import DepthSet, ImageSet
 
 _GET = (
@@ -35,16 +38,18 @@ def load_depth(path: Path, scale: float) -> np.ndarray:
         if path.suffix == ".npy":
             raw = np.load(regular(path), allow_pickle=False)
         else:
-            with Image.open(regular(path)) as image:
+            with decoding(str(path)), open_image(path) as image:
                 if image.mode not in (*_INTEGER, "F"):
                     raise LevlError(f"{path}: a {image.mode} image; expected one depth a pixel (16-bit PNG, float TIFF or .npy)")
                 raw = np.array(image)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such depth map; complete the pairs") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+    except (OSError, ValueError, EOFError) as e:
         raise LevlError(f"{path}: depth cannot be read ({type(e).__name__}); replace the file") from e
     if raw.ndim != 2 or raw.dtype.kind not in "uif":
         raise LevlError(f"{path}: holds {raw.dtype} of shape {raw.shape}; expected one number a pixel [H, W]")
+    if raw.size and raw.dtype.kind != "u" and (np.nan_to_num(raw) < 0).any():
+        raise LevlError(f"{path}: holds negative depths, first {raw[np.nan_to_num(raw) < 0][0]:g}; 0 stands for unknown")
     return (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
 
 
@@ -70,8 +75,9 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
     for folder in (images, maps):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
-    of_stem = {p.stem: p for p in sorted(maps.iterdir()) if p.suffix.lower() in (*SUFFIXES, ".npy")}
-    image_files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
+    maps_found, images_found = list_images(maps, (*SUFFIXES, ".npy")), list_images(images)
+    of_stem, image_files = by_stem(maps_found, maps), images_found.files
+    by_stem(Listing([p for p in image_files if p.stem in of_stem]), images)
     pairs = [(p.name, p, of_stem[p.stem]) for p in image_files if p.stem in of_stem]
     if not pairs:
         first = f" (first {image_files[0].name})" if image_files else ""
@@ -79,10 +85,15 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
     orphans = set(of_stem) - {p.stem for p in image_files}
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} depth maps have no image, first {sorted(orphans)[0]}; complete the pairs")
-    return _files(spec, pairs[:limit], str(images), scale)
+    left_out = images_found.left_out + maps_found.left_out
+    if len(image_files) > len(pairs):
+        left_out["images without a depth map"] = len(image_files) - len(pairs)
+    return _files(spec, pairs[:limit], str(images), scale, left_out)
 
 
-def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, scale: float) -> DepthSet:
+def _files(
+    spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, scale: float, left_out: Mapping[str, int] | None = None
+) -> DepthSet:
     of_image = {i: p for i, p, _ in pairs}
     of_map = {i: m for i, _, m in pairs}
     lost = [m for m in of_map.values() if not m.is_file()]
@@ -90,7 +101,7 @@ def _files(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, sca
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
     contents, _ = file_contents(of_map)
     digest = fingerprint_text([fingerprint_contents(contents), str(scale)])
-    images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs")
+    images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs", left_out)
     return DepthSet(
         spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest, contents.__getitem__, float(scale)
     )
@@ -117,7 +128,7 @@ def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, P
             out.append((name, top / name, top / depth.lstrip("/")))
         return out
     for top in tops[:-1]:
-        found = sorted(p for p in top.rglob("rgb_*") if p.suffix.lower() in SUFFIXES) if top.is_dir() else []
+        found = list_images(top, deep=True, prefix="rgb_").files if top.is_dir() else []
         if found:
             return [(str(p.relative_to(top)), p, p.with_name(f"sync_depth_{p.stem[4:]}.png")) for p in found]
     raise UsageError(f"{root}: holds neither nyu_depth_v2_labeled.mat nor rgb_* images of the {split} split; {_GET}")
@@ -159,6 +170,18 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     of_map = {name: content("depths", name) for name in rows}
     digest = fingerprint_text(of_map.values())
     return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest, of_map.__getitem__)
+
+
+def check_depth(found: DepthSet) -> DepthSet:
+    """The set, where some pixel of its maps has a depth. Raises UsageError; all maps are read only where the first few hold none."""
+    for name in found.images.ids:
+        depth = found.depth(name)
+        if (np.isfinite(depth) & (depth > 0)).any():
+            return found
+    raise UsageError(
+        f"{found.images.source}: no pixel of the {len(found.images)} depth maps has a depth (0 and what is not finite are unknown), "
+        "errors are not defined on this set; replace the maps"
+    )
 
 
 READERS = {"nyuv2": read_nyuv2, "depth": read_folders}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,27 @@ def spread(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
     return sorted(i for _, _, i in sorted(ranked)[:limit])
 
 
+def checked_labels(labels: Sequence[int | None] | np.ndarray, classes: int, source: str) -> np.ndarray:
+    """Labels as int64 [N], each of 0 to ``classes`` - 1. Raises UsageError: missing (-1 or none, as splits without public labels have
+    them), or beyond the classes, with the first row."""
+    missing = [i for i, y in enumerate(labels) if y is None or y == -1]
+    if missing:
+        what = "all" if len(missing) == len(labels) else f"{len(missing)} of {len(labels)}"
+        raise UsageError(
+            f"{source}: {what} labels are missing (-1), first row {missing[0]}; take a split whose labels are public"
+        )
+    values = np.asarray(labels)
+    if values.ndim != 1 or (len(values) and values.dtype.kind not in "iu"):
+        raise UsageError(f"{source}: labels are {values.dtype} of shape {values.shape}; expected one integer an image")
+    wrong = np.flatnonzero((values < 0) | (values >= classes))
+    if len(wrong):
+        raise UsageError(f"{source}: row {wrong[0]}: label {values[wrong[0]]} is beyond the {classes} classes; correct the table")
+    return values.astype(np.int64)
+
+
 def labelled_set(
     spec: DataSpec, name: str, entries: Sequence[Entry], classes: Sequence[str], limit: int | None, source: Path, where: str,
-    names: Sequence[str] = (),
+    names: Sequence[str] = (), left_out: Mapping[str, int] | None = None,
 ) -> ClassificationSet:  # fmt: skip
     """Entries as a set. Raises UsageError for an empty one, an id given twice, or images that are missing."""
     if len(classes) < 2:
@@ -40,7 +58,7 @@ def labelled_set(
         ids = [e[0] for e in kept]
         twice = next(i for i in ids if ids.count(i) > 1)
         raise UsageError(f"{source}: image {twice} is listed twice; keep one line")
-    images = image_set(at, lambda i: at[i][1], str(source), where)
+    images = image_set(at, lambda i: at[i][1], str(source), where, left_out)
     labels = np.array([at[i][2] for i in images.ids], np.int64)
     digest = fingerprint_text([*classes, *map(str, labels)])
     return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest, tuple(names))

@@ -15,16 +15,17 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import locked, regular
+from levl_eval.core.messages import message
 
 FILE = "fingerprints.sqlite"
 FORMAT = 1  # of the tables
@@ -38,10 +39,6 @@ CREATE TABLE IF NOT EXISTS sets (key BLOB PRIMARY KEY, value BLOB NOT NULL, mark
 PRAGMA user_version = {FORMAT};
 """
 Said = Callable[[str], None]
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def stat_mark(s: os.stat_result) -> bytes:
@@ -112,7 +109,7 @@ class FingerprintCache:
         self, folder: str | Path | None, rehash: bool = False, sample_above: int = SAMPLE_ABOVE, say: Said | None = None
     ) -> None:
         self.folder = None if folder is None else Path(folder)
-        self.rehash, self.sample_above, self.say = rehash, sample_above, say or _print
+        self.rehash, self.sample_above, self.say = rehash, sample_above, say or partial(message, caller=__name__)
         self.touched: dict[str, bytes] | None = None  # path -> stat_mark of every file hashed, while someone asks (``watch``)
         self.unsettled = False  # whether one of them was changed just before
         self._db: sqlite3.Connection | None = None

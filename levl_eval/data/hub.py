@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hub import hub
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
-from levl_eval.data.entries import spread
+from levl_eval.data.entries import checked_labels, spread
 from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, unique_ids
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
+from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
 from levl_eval.data.questions import Pool, gqa_question, limited, pope_version
-from levl_eval.data.segmentation import class_list, label_map, to_classes
+from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, to_rgb
+from levl_eval.data.segmentation import class_list
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 
 
@@ -75,15 +79,42 @@ def _need(spec: DataSpec) -> None:
 ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' content is their pixels
 
 
+@dataclass(frozen=True)
+class TableOpener:
+    """id -> RGB image of a table's row, decoded as files are."""
+
+    table: Any
+    column: str
+    rows: dict[str, int]
+    source: str
+    rules: Rules = DEFAULT
+
+    def __post_init__(self) -> None:
+        import datasets
+
+        table = self.table.select_columns([self.column])  # a row of it is decoded without its other columns
+        if isinstance(table.features[self.column], datasets.Image):
+            table = table.cast_column(self.column, datasets.Image(decode=False))
+        object.__setattr__(self, "table", table)
+
+    def __call__(self, name: str) -> Image.Image:
+        cell, what = self.table[self.rows[name]][self.column], f"{self.source}: row {self.rows[name]} (image {name})"
+        if isinstance(cell, Image.Image):
+            return to_rgb(cell, what, self.rules)
+        if not cell or (cell.get("bytes") is None and not cell.get("path")):
+            raise LevlError(f"{what}: holds no image; correct or download the table again")
+        if cell.get("bytes") is not None:
+            return decode_rgb(cell["bytes"], what, self.rules)
+        return open_rgb(cell["path"], self.rules)
+
+
 def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec) -> ImageSet:
     """Images of a table by id, known by their encoded bytes (or pixels, for sets that are published as arrays)."""
     assert spec.hub is not None
 
-    def opened(name: str) -> Image.Image:
-        return table[rows[name]][column].convert("RGB")
-
+    opener = TableOpener(table, column, rows, spec.hub.repo)
     contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
-    return ImageSet(tuple(rows), opened, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole)
+    return ImageSet(tuple(rows), opener, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole)
 
 
 def _finish(
@@ -91,7 +122,10 @@ def _finish(
 ) -> QuestionSet:
     """Questions over the images of ``table`` that they are about; rows: image id -> row."""
     assert spec.hub is not None
+    unique_ids((q.question_id for q in questions), spec.hub.repo)
     questions = limited(questions, limit)
+    if not questions:
+        raise UsageError(f"{spec.hub.repo}: holds no questions")
     wanted = {q.image_id for q in questions}
     missing = wanted - set(rows)
     if missing:
@@ -134,47 +168,40 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
         rows = {str(name): i for i, name in enumerate(images["id"])}
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     if spec.layout == "vqav2":
-        for i, q in enumerate(text):
-            answers = tuple(a["answer"] for a in q["answers"] or ())
-            name = f"COCO_{q['image_id']:012d}" if isinstance(q["image_id"], int) else str(q["image_id"])
+        for i, raw in enumerate(text):
+            q = checked(HubVQAv2, raw, spec.hub.repo, f"row {i}")
+            name = f"COCO_{raw['image_id']:012d}" if isinstance(raw["image_id"], int) else q.image_id
             rows.setdefault(name, i)
-            meta = {k: q[k] for k in ("question_type", "answer_type") if k in q}
-            out.append(Question(str(q["question_id"]), name, q["question"], q.get("multiple_choice_answer") or "", answers, meta))
+            meta = {k: v for k in ("question_type", "answer_type") if (v := getattr(q, k)) is not None}
+            out.append(Question(q.question_id, name, q.question, q.multiple_choice_answer, tuple(q.answers), meta))
         return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
     if spec.layout != "pope":
         pool = Pool()
         for i, q in enumerate(text):
-            question = _further(spec.layout, i, q, pool)
-            if question is not None:
-                out.append(question)
-                rows.setdefault(question.image_id, i)
+            question = _further(spec.layout, i, q, pool, spec.hub.repo)
+            out.append(question)
+            rows.setdefault(question.image_id, i)
         return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
-    for i, q in enumerate(text):
-        name = str(q.get("image_source") or q.get("id"))
+    for i, raw in enumerate(text):
+        p = checked(HubPOPE, raw, spec.hub.repo, f"row {i}")
+        name = p.image_source or p.id or str(i)
         rows.setdefault(name, i)
-        out.append(
-            Question(
-                f"{q['category']}/{q.get('question_id', i)}",
-                name,
-                q["question"],
-                q["answer"].lower(),
-                (),
-                {"split": q["category"]},
-            )
-        )
+        qid = str(i) if p.question_id is None else p.question_id
+        out.append(Question(f"{p.category}/{qid}", name, p.question, p.answer, (), {"split": p.category}))
     return _finish(spec, out, table, rows, limit, pope_version(out))
 
 
-def _further(layout: str, row: int, q: dict[str, Any], pool: Pool) -> Question | None:
+def _further(layout: str, row: int, q: dict[str, Any], pool: Pool, source: str) -> Question:
     """A row of the TextVQA, VizWiz, ScienceQA (its configuration with images only) or MME tables."""
     if layout == "textvqa":
-        return textvqa_question(q, pool, str(q["image_id"]))
+        return textvqa_question(q, pool, source, f"row {row}")
     if layout == "vizwiz":
-        answers = [a["answer"] if isinstance(a, dict) else str(a) for a in q["answers"] or ()]
-        return vizwiz_question(str(q["question_id"]), str(q["question_id"]), q, answers, pool)
+        e = checked(HubVizWiz, q, source, f"row {row}")
+        return vizwiz_question(e.question_id, e, pool)
     if layout == "scienceqa":
-        return scienceqa_question(f"{row:06d}", f"{row:06d}", q)
-    return mme_question(f"{q['question_id']}/{row}", str(q["question_id"]), q["question"], q["answer"], q["category"])
+        return scienceqa_question(f"{row:06d}", f"{row:06d}", q, source)
+    m = checked(MME, q, source, f"row {row}")
+    return mme_question(f"{m.question_id}/{row}", m.question_id, m.question, m.answer, m.category)
 
 
 def _ids(table: Any, limit: int | None) -> dict[str, int]:
@@ -190,18 +217,23 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
         raise UsageError(f"{spec.hub.repo}: field 'annotation' is missing; its columns are {', '.join(table.column_names)}")
     rows = _ids(table, limit)
     names, ids = (ADE20K_CLASSES, None) if spec.layout == "ade20k" and not spec.classes else class_list(spec, "", None)
-    how = (ids, len(names), spec.ignore_index, spec.reduce_zero_label)
+    labels, source = LabelMap(len(names), spec.ignore_index, spec.reduce_zero_label, ids), spec.hub.repo
 
-    def mask(name: str) -> np.ndarray:
-        stored = np.array(table[rows[name]]["annotation"]).astype(np.int64)
-        return to_classes(stored, f"{source}: row {rows[name]}", *how)
+    def called(name: str) -> str:
+        return f"{source}: row {rows[name]}"
 
-    source = spec.hub.repo
+    def stored(name: str) -> np.ndarray:
+        with decoding(called(name)):
+            cell = table[rows[name]]["annotation"]
+        if not isinstance(cell, Image.Image):
+            raise LevlError(f"{called(name)}: column 'annotation' holds no image; correct or download the table again")
+        return stored_mask(cell, called(name))
+
     images = _images(table, "image", rows, spec)
     contents, _ = column_contents(table, "annotation", rows, pixels=False)
     return SegmentationSet(
-        spec.layout, spec.split, images, mask, names, spec.ignore_index, fingerprint_contents(contents), None, contents.__getitem__,
-        label_map(ids, spec.ignore_index, spec.reduce_zero_label),
+        spec.layout, spec.split, images, MaskReader(stored, called, labels), names, labels.void, fingerprint_contents(contents), None,
+        contents.__getitem__, labels.digest(),
     )  # fmt: skip
 
 
@@ -216,7 +248,7 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     if label is None or image is None:
         lacking = "class-label" if label is None else "image"
         raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
-    labels = np.array(table[label], np.int64)
+    labels = checked_labels(table[label], len(table.features[label].names), f"{spec.hub.repo} ({spec.hub.split})")
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
     images = _images(table, image, rows, spec)
     kept = labels[list(rows.values())]

@@ -11,6 +11,7 @@ import numpy as np
 from levl_eval.core.errors import LevlError
 from levl_eval.data.fingerprint_cache import FingerprintCache, active, bytes_hash, ends_of, settled, stat_mark
 from levl_eval.data.fingerprints import pixel_hash
+from levl_eval.data.rgb import to_rgb
 
 _ROWS = 256  # read at once
 
@@ -61,7 +62,7 @@ def _hash_rows(
 
     if pixels or not isinstance(table.features[column], datasets.Image):
         encoded = isinstance(table.features[column], datasets.Image)
-        return [(pixel_hash(np.asarray(table[r][column].convert("RGB"))), True) for r in rows], encoded
+        return [(pixel_hash(np.asarray(to_rgb(table[r][column], f"row {r}"))), True) for r in rows], encoded
     stored = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     out: list[tuple[str, bool]] = []
     inside = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.data.entries import Entry, labelled_set
-from levl_eval.data.images import SUFFIXES, root_of
+from levl_eval.data.images import root_of
+from levl_eval.data.listing import list_classes, list_images
 from levl_eval.data.types import ClassificationSet
 
 
@@ -19,13 +20,15 @@ def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> Cla
     folder = root / spec.split if spec.split and (root / spec.split).is_dir() else root
     if not folder.is_dir() or (spec.split and folder == root and not spec.root):
         raise UsageError(f"{root / spec.split}: no such folder; put class folders there (CLASS/IMAGE.jpg), or set `root`")
-    classes = tuple(sorted(d.name for d in folder.iterdir() if d.is_dir()))
+    classes, left_out = list_classes(folder)
     if len(classes) < 2:
         raise UsageError(f"{folder}: holds {len(classes)} class folders; at least 2 are needed")
     entries: list[Entry] = []
     for k, name in enumerate(classes):
-        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UsageError(f"{folder / name}: holds no images; remove the folder or fill it")
-        entries += [(f"{name}/{p.name}", p, k) for p in found]
-    return labelled_set(spec, root.name, entries, classes, limit, folder, "")
+        found = list_images(folder / name)
+        left_out += found.left_out
+        if not found.files:
+            more = f" ({found.words()})" if found.left_out else ""
+            raise UsageError(f"{folder / name}: holds no images{more}; remove the folder or fill it")
+        entries += [(f"{name}/{p.name}", p, k) for p in found.files]
+    return labelled_set(spec, root.name, entries, classes, limit, folder, "", left_out=left_out)

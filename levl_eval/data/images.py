@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import regular
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.fingerprints import fingerprint_of as fingerprint_of  # the one entry for engines and report
+from levl_eval.data.listing import in_words
 from levl_eval.data.places import SUFFIXES as SUFFIXES
+from levl_eval.data.rgb import DEFAULT, Rules
+from levl_eval.data.rgb import open_rgb as open_rgb
 from levl_eval.data.types import ImageSet
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
-    try:
-        with Image.open(regular(path)) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise LevlError(f"{path}: cannot be decoded ({type(e).__name__}); replace the file") from e
+@dataclass(frozen=True)
+class FileOpener:
+    """id -> RGB image of the file that ``locate`` names, by ``rules``."""
+
+    locate: Callable[[str], Path]
+    rules: Rules = DEFAULT
+
+    def __call__(self, name: str) -> Image.Image:
+        return open_rgb(self.locate(name), self.rules)
+
+
+def opened_by(images: ImageSet, rules: Rules) -> ImageSet:
+    """The set with its images opened by other rules than the default ones; features of it are kept apart.
+
+    Sets of bare arrays have no EXIF and no transparency and stay as they are.
+    """
+    if not rules.key or not dataclasses.is_dataclass(images.open) or not hasattr(images.open, "rules"):
+        return images
+    opener = dataclasses.replace(images.open, rules=rules)
+    return dataclasses.replace(images, open=opener, fingerprint=fingerprint_text([images.fingerprint, rules.key]))
 
 
 def file_contents(files: Mapping[str, Path]) -> tuple[dict[str, str], int | None]:
@@ -54,16 +73,49 @@ def fingerprint_text(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def image_set(ids: Iterable[str], locate: Callable[[str], Path], source: str, where: str) -> ImageSet:
-    """An image set of files. Raises UsageError where images are missing: how many, the first one, and ``where`` to get them."""
+def image_set(
+    ids: Iterable[str], locate: Callable[[str], Path], source: str, where: str, left_out: Mapping[str, int] | None = None
+) -> ImageSet:
+    """An image set of files. Raises UsageError where images are missing: how many, the first one, and ``where`` to get them.
+
+    A name of the list and a file that differ only in how accents are composed (NFC, NFD) are one. left_out: see ImageSet.
+    """
     names = tuple(dict.fromkeys(ids))
     if not names:
-        raise UsageError(f"{source}: holds no images")
-    missing = [n for n in names if not locate(n).exists()]
+        raise UsageError(f"{source}: holds no images{_left_out(left_out)}")
+    files = {n: _composed(locate(_encodable(n, source))) for n in names}
+    missing = [n for n, file in files.items() if not os.path.exists(file)]
     if missing:
-        raise UsageError(f"{source}: {len(missing)} of {len(names)} images are missing, first {locate(missing[0])}; {where}")
-    known, whole = file_contents({n: locate(n) for n in names})
-    return ImageSet(names, lambda n: open_rgb(locate(n)), fingerprint_contents(known), source, known.__getitem__, whole)
+        raise UsageError(
+            f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(str(locate(missing[0])))[:400]}; {where}"
+        )
+    known, whole = file_contents(files)
+    opener = FileOpener(files.__getitem__)
+    return ImageSet(
+        names, opener, fingerprint_contents(known), source, known.__getitem__, whole, dict(left_out or Counter())
+    )  # fmt: skip
+
+
+def _left_out(left_out: Mapping[str, int] | None) -> str:
+    return f" ({in_words(left_out)})" if left_out else ""
+
+
+def _encodable(name: str, source: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{source}: the image name {name!a} is no UTF-8 text; rename the image") from None
+    if "\0" in name:
+        raise UsageError(f"{source}: the image name {name!a} holds a null character; correct the entry")
+    return name
+
+
+def _composed(path: Path) -> Path:
+    """``path``, or the file there whose name is the same text with accents composed or taken apart."""
+    if str(path).isascii() or os.path.exists(path):
+        return path
+    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return next((p for p in forms if os.path.exists(p)), path)
 
 
 def root_of(spec_root: str | None, directory: str, data: str) -> Path:

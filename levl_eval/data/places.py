@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+# Every suffix of a format that Pillow decodes to pixels by itself (rgb.FORMATS); the most frequent first.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif", ".jpe", ".jfif", ".apng", ".avif", ".avifs", ".jp2",
+    ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".pgm", ".pbm", ".pnm", ".pfm", ".dib", ".tga", ".icb", ".vda", ".vst", ".ico", ".icns",
+    ".cur", ".psd", ".pcx", ".dcx", ".dds", ".blp", ".ftc", ".ftu", ".fit", ".fits", ".fli", ".flc", ".gbr", ".iim", ".im", ".mpo", ".msp",
+    ".pcd", ".pxr", ".qoi", ".ras", ".bw", ".rgb", ".rgba", ".sgi", ".xbm", ".xpm",
+)  # fmt: skip
 # The folder in which a set's published archive unpacks itself: below its root, or directly below --data DIR.
 TOPS: dict[str, tuple[str, ...]] = {
     "imagenet": ("ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import regular
+from levl_eval.core.files import split_lines, text_of
+from levl_eval.data.formats import GQA, POPE, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
@@ -23,21 +25,23 @@ _COCO = "COCO's val2014 images: cocodataset.org, or --set {task}.data.images=DIR
 
 def read_json(path: Path) -> Any:
     """A JSON file, a JSON array, or one JSON value a line (POPE, JSON lines)."""
-    try:
-        text = Path(regular(path)).read_text(encoding="utf-8")
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
+    text = text_of(path)
     try:
         return json.loads(text)
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply; take the published file") from None
     except ValueError:
         pass
     out = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             try:
                 out.append(json.loads(line))
+            except RecursionError:
+                raise UsageError(f"{path}: line {number} is nested too deeply; correct it") from None
             except ValueError as e:
-                raise UsageError(f"{path}: line {number} is not valid JSON ({e}); correct or download it again") from e
+                words = str(e).split(":")[0]
+                raise UsageError(f"{path}: line {number} is not valid JSON ({words}); correct or download it again") from e
     return out
 
 
@@ -75,9 +79,7 @@ def finish_questions(
 ) -> QuestionSet:
     if not questions:
         raise UsageError(f"{source}: holds no questions")
-    repeated = [k for k, n in Counter(q.question_id for q in questions).items() if n > 1]
-    if repeated:
-        raise UsageError(f"{source}: question id {repeated[0]!r} occurs twice ({len(repeated)} such); make ids unique")
+    unique_ids((q.question_id for q in questions), source)
     questions = limited(questions, limit)
     images = image_set((q.image_id for q in questions), locate, str(source), where)
     digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
@@ -122,15 +124,23 @@ def gqa_file(file: Path, choices: dict[str, Any] | None = None) -> list[Question
 
 def gqa_question(qid: str, q: Any, pool: Pool, source: str, choices: dict[str, Any] | None = None) -> Question:
     """One entry of GQA's files. Of the program only the number of steps is kept. Raises UsageError naming a missing field."""
-    try:
-        meta = {k: pool(q[k]) for k in ("types", "groups", "entailed", "isBalanced") if q.get(k) is not None}
-        if isinstance(q.get("semantic"), list):
-            meta["steps"] = gqa_steps(q["semantic"])
-        if choices and qid in choices:
-            meta |= {k: pool(choices[qid][k]) for k in ("valid", "plausible")}
-        return Question(qid, pool(f"{q['imageId']}"), q["question"], pool(q.get("answer") or ""), (), meta)
-    except (KeyError, TypeError) as e:
-        raise UsageError(f"{source}: question {qid}: field {e} is missing; this is not a GQA question file") from e
+    e = checked(GQA, q, source, f"question {shown(qid)}")
+    meta: dict[str, Any] = {k: pool(v) for k in ("types", "groups", "entailed", "isBalanced") if (v := getattr(e, k)) is not None}
+    if e.semantic is not None:
+        try:
+            meta["steps"] = gqa_steps(e.semantic)
+        except KeyError as error:
+            raise UsageError(
+                f"{source}: question {shown(qid)}: field `semantic`: a step has no {error}; take the published file"
+            ) from None
+    if choices and qid in choices:
+        lists = choices[qid]
+        if not isinstance(lists, dict) or not all(isinstance(lists.get(k), list) for k in ("valid", "plausible")):
+            raise UsageError(
+                f"{source}: question {shown(qid)}: its choices have no lists `valid` and `plausible`; take the published file"
+            )
+        meta |= {k: [str(pool(a)) for a in lists[k]] for k in ("valid", "plausible")}
+    return Question(qid, pool(e.imageId), e.question, pool(e.answer), (), meta)
 
 
 def _gqa_choices(spec: DataSpec, data: str, root: Path, file: Path, split: str) -> dict[str, Any] | None:
@@ -162,19 +172,22 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         notes = under(data, spec.annotations) or first_of(
             root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where
         )
-        for _, a in stream(notes, "annotations"):
-            meta = {k: pool(a[k]) for k in ("question_type", "answer_type")}
-            answers[a["question_id"]] = pool(a["multiple_choice_answer"]), tuple(pool(x["answer"]) for x in a["answers"]), meta
+        for number, raw in stream(notes, "annotations"):
+            a = checked(VQAv2Annotation, raw, notes, f"annotation {number + 1}")
+            meta = {"question_type": pool(a.question_type), "answer_type": pool(a.answer_type)}
+            answers[a.question_id] = pool(a.multiple_choice_answer), tuple(map(pool, a.answers)), meta
     folder, prefix = _vqav2_images(spec, data, root, split), "test2015" if split.startswith("test") else split
     questions = []
-    for _, q in stream(file, "questions"):
-        if answers and q["question_id"] not in answers:
+    for number, raw in stream(file, "questions"):
+        q = checked(VQAv2Question, raw, file, f"question {number + 1}")
+        if not split.startswith("test") and q.question_id not in answers:
             raise UsageError(
-                f"{file}: question {q['question_id']} has no annotation; questions and annotations are of different releases"
+                f"{file}: question {shown(q.question_id)} has no annotation; questions and annotations are of different releases"
             )
-        answer, given, meta = answers.get(q["question_id"], ("", (), {}))
-        name = pool(f"COCO_{prefix}_{q['image_id']:012d}.jpg")
-        questions.append(Question(str(q["question_id"]), name, pool(q["question"]), answer, given, meta))
+        answer, given, meta = answers.get(q.question_id, ("", (), {}))
+        questions.append(
+            Question(q.question_id, pool(f"COCO_{prefix}_{q.image_id:012d}.jpg"), pool(q.question), answer, given, meta)
+        )
     return finish_questions(
         "vqav2",
         split,
@@ -209,13 +222,8 @@ def pope_questions(root: Path, split: str = "") -> list[Question]:
     for kind, file in files.items():
         rows = read_json(file)
         for number, q in enumerate(rows if isinstance(rows, list) else [rows], 1):  # a file of one line is one value
-            try:
-                label = str(q["label"]).strip().lower()
-                if label not in ("yes", "no"):
-                    raise UsageError(f"{file}: line {number}: field `label`: expected yes or no, found {q['label']!r}")
-                questions.append(Question(f"{kind}/{q['question_id']}", q["image"], q["text"], label, (), {"split": kind}))
-            except (KeyError, TypeError) as e:
-                raise UsageError(f"{file}: line {number}: field {e} is missing; this is not a POPE file") from e
+            e = checked(POPE, q, file, f"line {number}")
+            questions.append(Question(f"{kind}/{e.question_id}", e.image, e.text, e.label, (), {"split": kind}))
     return questions
 
 
@@ -231,7 +239,7 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         root.parent / "val2014",
     ]
     folder = under(data, spec.images) or next(
-        (c for c in candidates if questions and (c / questions[0].image_id).exists()), candidates[0]
+        (c for c in candidates if questions and os.path.exists(c / questions[0].image_id)), candidates[0]
     )
     return finish_questions(
         "pope",
@@ -246,7 +254,7 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 
 
 def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """A user's questions: JSON lines (or an array) of image, question, answer or answers, and optionally question_id."""
+    """A user's questions: JSON lines (or an array) of image, question, answer or answers, and optionally question_id; see formats.VQA."""
     file = under(data, spec.questions)
     if file is None:
         raise UsageError(
@@ -256,19 +264,12 @@ def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     folder = under(data, spec.images) or file.parent
     questions = []
     for number, q in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        if not isinstance(q, dict):
-            raise UsageError(f"{file}: entry {number} is no object with image, question and answer")
-        for field in ("image", "question"):
-            if not isinstance(q.get(field), str):
-                raise UsageError(f"{file}: entry {number}: field `{field}` is missing or no text")
-        answers = tuple(str(a) for a in q.get("answers", ()) or ())
-        answer = str(q.get("answer", "") if q.get("answer") is not None else "") or (
-            Counter(answers).most_common(1)[0][0] if answers else ""
+        e = checked(VQA, q, file, f"entry {number}")
+        answer, answers = e.references()
+        meta = {"type": e.type} if e.type is not None else {}
+        questions.append(
+            Question(str(number) if e.question_id is None else e.question_id, e.image, e.question, answer, answers, meta)
         )
-        if not answer.strip():
-            raise UsageError(f"{file}: entry {number}: neither `answer` nor `answers` holds a word")
-        qid = str(q.get("question_id", number))
-        questions.append(Question(qid, q["image"], q["question"], answer, answers, {k: q[k] for k in ("type",) if k in q}))
     return finish_questions(
         "vqa",
         spec.split,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TypeVar
+
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.data import arrays, benchmarks, captions, classification, depth, questions
 from levl_eval.data.imagefolder import read_imagefolder
+from levl_eval.data.images import opened_by
+from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
+from levl_eval.data.rgb import rules_of
 from levl_eval.data.segmentation import read_segmentation as _segmentation
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
 
@@ -27,6 +33,15 @@ def _wrong(spec: DataSpec, expected: str) -> UsageError:
     return UsageError(f"field `data.layout`: {spec.layout!r} holds no {expected}")
 
 
+S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet)
+
+
+def _ruled(found: S, spec: DataSpec) -> S:
+    """The set with its images opened by the rules of its card, whichever reader found it."""
+    images = opened_by(found.images, rules_of(spec))
+    return found if images is found.images else dataclasses.replace(found, images=images)
+
+
 def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
     """Questions with their images; ``limit`` keeps those about the first so many images. Raises UsageError: what is missing where."""
     if spec.layout not in _QUESTIONS:
@@ -34,8 +49,8 @@ def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> Quest
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_questions
 
-        return hub_questions(spec, limit)
-    return _QUESTIONS[spec.layout](spec, data, limit)
+        return _ruled(hub_questions(spec, limit), spec)
+    return _ruled(_QUESTIONS[spec.layout](spec, data, limit), spec)
 
 
 def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
@@ -45,8 +60,8 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_segmentation
 
-        return hub_segmentation(spec, limit)
-    return _segmentation(spec, data, limit)
+        return _ruled(check_masks(hub_segmentation(spec, limit)), spec)
+    return _ruled(check_masks(_segmentation(spec, data, limit)), spec)
 
 
 def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -56,8 +71,8 @@ def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> 
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_classification
 
-        return hub_classification(spec, limit)
-    return _CLASSES[spec.layout](spec, data, limit)
+        return _ruled(hub_classification(spec, limit), spec)
+    return _ruled(_CLASSES[spec.layout](spec, data, limit), spec)
 
 
 def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
@@ -68,7 +83,8 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
         raise UsageError(
             f"--data hub: retrieval reads {spec.layout} from files; use --data DIR, or set data.annotations and data.images"
         )
-    return (captions.read_karpathy if spec.layout == "karpathy" else captions.read_captions)(spec, data, limit)
+    read = captions.read_karpathy if spec.layout == "karpathy" else captions.read_captions
+    return _ruled(read(spec, data, limit), spec)
 
 
 def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
@@ -79,4 +95,4 @@ def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None
         raise UsageError(
             "--data hub: depth is read from files; use --data DIR, or set data.root (nyuv2), data.images and data.annotations"
         )
-    return depth.READERS[spec.layout](spec, data, scale, limit)
+    return _ruled(depth.check_depth(depth.READERS[spec.layout](spec, data, scale, limit)), spec)

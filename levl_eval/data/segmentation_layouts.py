@@ -41,9 +41,9 @@ class Layout(NamedTuple):
     source: str
 
 
-def _table(of_label: dict[int, int], ignore: int) -> np.ndarray:
-    """Lookup table of 8-bit labels; all others are void."""
-    table = np.full(257, ignore, np.int64)
+def _table(of_label: dict[int, int]) -> np.ndarray:
+    """Lookup table of 8-bit labels; all others are void (-1)."""
+    table = np.full(256, -1, np.int64)
     for label, value in of_label.items():
         table[label] = value
     return table
@@ -84,11 +84,11 @@ def coco_stuff(spec: DataSpec, data: str) -> Layout:
     fine = fine_classes()
     if spec.layout == "coco-stuff":
         names = tuple(fine.values())
-        table = _table({i - 1: k for k, i in enumerate(fine)}, spec.ignore_index) if raw else None
+        table = _table({i - 1: k for k, i in enumerate(fine)}) if raw else None
     else:
         names = COARSE
         ids = {i - 1: coarse_of(i) for i in fine} if raw else {k: coarse_of(i) for k, i in enumerate(fine)}
-        table = _table(ids, spec.ignore_index)
+        table = _table(ids)
     return Layout(pairs, names, table, str(images))
 
 
@@ -120,7 +120,7 @@ def cityscapes(spec: DataSpec, data: str) -> Layout:
         stem = p.name.removesuffix("_leftImg8bit.png")
         pairs.append((f"{p.parent.name}/{p.name}", p, masks / p.parent.name / f"{stem}{ending}"))
     of_label = {k: k for k in range(19)} if ready else {v: k for k, v in enumerate(CITYSCAPES.values())}
-    return Layout(_complete(pairs, masks), tuple(CITYSCAPES), _table(of_label, spec.ignore_index), str(images))
+    return Layout(_complete(pairs, masks), tuple(CITYSCAPES), _table(of_label), str(images))
 
 
 LAYOUTS: dict[str, Callable[[DataSpec, str], Layout]] = {

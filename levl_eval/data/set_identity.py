@@ -19,7 +19,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +41,8 @@ class SetIdentity:
 
     fingerprint, order: see data.fingerprints. counts: images, and questions, classes or captions; ``hashed_whole`` where sampled.
     source: its folder or file (absolute), or hub repository; not part of what the set is. sampled: only sizes, ends and a sample of
-    the images were hashed. published: the published set it is (data.published), whole; None: none that is known.
+    the images were hashed. published: the published set it is (data.published), whole; None: none that is known. left_out: entries
+    of its folders that are none of its images (junk, other suffixes), counted by reason.
     """
 
     fingerprint: str
@@ -52,10 +53,11 @@ class SetIdentity:
     source: str = ""
     sampled: bool = False
     published: str | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
         """For a record's ``data``: what is not empty, as JSON holds it."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, "", False)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, "", False, {})}
 
 
 def of_set(
@@ -117,7 +119,7 @@ def identity_of(found: Any, spec: DataSpec, data: str) -> SetIdentity:
     return SetIdentity(
         content.fingerprint, content.order, counts, getattr(found, "version", ""), found.split,
         source if hub and not Path(source).expanduser().is_dir() else absolute(source),
-        found.images.whole is not None, published_set(found, spec.layout),
+        found.images.whole is not None, published_set(found, spec.layout), dict(found.images.left_out),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import regular
+from levl_eval.core.files import refuse_encoding, regular
 
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"
@@ -21,7 +21,9 @@ class _Reader:
         self.path, self.text, self.at, self.gone, self.ended = path, "", 0, 0, False
         self.decoder = json.JSONDecoder()
         try:
-            self.file = open(regular(path), encoding="utf-8")
+            with open(regular(path), "rb") as head:
+                refuse_encoding(path, head.read(4))
+            self.file = open(path, encoding="utf-8-sig")
         except OSError as e:
             raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
 
@@ -34,7 +36,9 @@ class _Reader:
         try:
             part = self.file.read(size)
         except UnicodeDecodeError as e:
-            raise UsageError(f"{self.path}: not UTF-8 text ({e.reason}); download it again") from e
+            raise UsageError(
+                f"{self.path}: not UTF-8 text ({e.reason}; is it Latin-1?); save it as UTF-8, or download it again"
+            ) from e
         self.ended = not part
         self.gone += self.at
         self.text, self.at = self.text[self.at :] + part, 0
@@ -67,10 +71,21 @@ class _Reader:
                     self.at = end
                     return value
                 self.more(size)
+            except RecursionError:
+                raise self.wrong("nested too deeply") from None
             except ValueError as e:
+                if "integer string conversion" in str(e):
+                    raise self.wrong("a number of more than 4300 digits") from None
                 if not self.more(size):
                     raise self.wrong(str(e).split(":")[0]) from e
             size *= 2
+
+    def key(self) -> str:
+        """The name of an object's field."""
+        found = self.value()
+        if not isinstance(found, str):
+            raise self.wrong("expected a field's name in quotes")
+        return found
 
 
 def _entries(r: _Reader) -> Iterator[tuple[Any, Any]]:
@@ -86,7 +101,7 @@ def _entries(r: _Reader) -> Iterator[tuple[Any, Any]]:
             r.take(",")
         key: Any = index
         if kind == "{":
-            key = r.value()
+            key = r.key()
             r.take(":")
         yield key, r.value()
         index += 1
@@ -111,7 +126,7 @@ def stream(path: Path, field: str | None = None) -> Iterator[tuple[Any, Any]]:
             if not first:
                 r.take(",")
             first = False
-            key = r.value()
+            key = r.key()
             r.take(":")
             if key == field:
                 yield from _entries(r)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class ImageSet:
     source: str = ""  # where it comes from, for messages: a directory or a hub name
     content: Callable[[str], str] | None = None  # id -> hash of the image's bytes; equal for copies under other names
     whole: int | None = None  # of a set too large to be read whole: how many images ``content`` has read whole; None: all
+    left_out: Mapping[str, int] = field(default_factory=dict)  # entries of its folders that are none of its images, by reason
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,3 +1,5 @@
 """The version of stored features. Raised when equal inputs give others on purpose; part of every identity and every store key."""
 
-FEATURES = 2  # how images become stored features. 2: images that are not square are resized and cropped as torchvision does
+# How images become stored features. 2: images that are not square are resized and cropped as torchvision does. 3: images become RGB
+# by data/rgb.py: turned as their EXIF tag says, transparency on white, 16 bits by their range.
+FEATURES = 3

@@ -18,8 +18,8 @@ def gqa_answer(text: str) -> str:
 
 
 def gqa_correct(prediction: str, answer: str) -> bool:
-    """Exact match of the two in the form of :func:`gqa_answer` (the published code compares them as they are)."""
-    return gqa_answer(prediction) == gqa_answer(answer)
+    """Exact match of the two in the form of :func:`gqa_answer` (the published code compares them as they are); what it empties matches nothing."""
+    return gqa_answer(prediction) == gqa_answer(answer) != ""
 
 
 def gqa_steps(semantic: Sequence[Mapping[str, Any]]) -> int:
@@ -32,7 +32,7 @@ def gqa_belongs(prediction: str, group: Sequence[str], question: Mapping[str, An
     """Whether an answer is among a question's valid or plausible ones; of "what is common" questions these are three, as published."""
     if "Common" in str((question.get("types") or {}).get("detailed") or ""):
         group = ("color", "material", "shape")
-    return gqa_answer(prediction) in {gqa_answer(g) for g in group}
+    return gqa_answer(prediction) in {gqa_answer(g) for g in group} - {""}
 
 
 def gqa_distribution(gold: Sequence[str], given: Sequence[str], groups: Sequence[str]) -> float:

@@ -58,6 +58,23 @@ def normalize_vqa_answer(answer: str) -> str:
     return " ".join(words)
 
 
+def _key(normalized: str, raw: str) -> str:
+    """What two answers are compared by: the normal form, and where nothing is left of it ("A", "the"), the bare word itself.
+
+    "" where there is no word either; it equals nothing.
+    """
+    if normalized:
+        return normalized
+    bare = " ".join(re.sub(r"[^\w\s]", " ", raw).lower().split())
+    return f"\0{bare}" if bare else ""
+
+
+def exact_match(prediction: str, answer: str) -> bool:
+    """Whether two answers are equal in the official form. What normalisation empties never matches what it empties of another."""
+    key = _key(normalize_vqa_answer(prediction), prediction)
+    return bool(key) and key == _key(normalize_vqa_answer(answer), answer)
+
+
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Soft accuracy in [0, 1]: the mean over the annotators left out in turn of min(1, matches among the others / 3).
 
@@ -69,16 +86,16 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     if not human:
         raise ValueError("vqa_accuracy: no reference answers")
     if len(human) == 1:
-        return float(normalize_vqa_answer(given) == normalize_vqa_answer(human[0]))
+        return float(exact_match(given, human[0]))
     if len(set(human)) > 1:
-        human = [normalize_vqa_answer(a) for a in human]
-        given = normalize_vqa_answer(given)
+        human = [_key(normalize_vqa_answer(a), a) for a in human]
+        given = _key(normalize_vqa_answer(given), given)
     return _soft(given, human)
 
 
 def _soft(given: str, human: Sequence[str], enough: int = 3) -> float:
     """Mean over the annotators left out in turn of min(1, matches among the others / ``enough``)."""
-    equal = [a == given for a in human]
+    equal = [a == given != "" for a in human]
     total = sum(equal)
     return sum(min(1.0, (total - e) / enough) for e in equal) / len(equal)
 
@@ -91,8 +108,9 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     if not answers:
         raise ValueError("soft_accuracy: no reference answers")
-    given, human = normalize_vqa_answer(prediction), [normalize_vqa_answer(a) for a in answers]
-    return float(given == human[0]) if len(human) == 1 else _soft(given, human, min(3, len(human) - 1))
+    given = _key(normalize_vqa_answer(prediction), prediction)
+    human = [_key(normalize_vqa_answer(a), a) for a in answers]
+    return float(given == human[0] != "") if len(human) == 1 else _soft(given, human, min(3, len(human) - 1))
 
 
 def _textvqa_answer(text: str) -> str:
@@ -107,7 +125,7 @@ def textvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     if not answers:
         raise ValueError("textvqa_accuracy: no reference answers")
-    return _soft(_textvqa_answer(prediction), [_textvqa_answer(a) for a in answers])
+    return _soft(_key(_textvqa_answer(prediction), prediction), [_key(_textvqa_answer(a), a) for a in answers])
 
 
 def vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:

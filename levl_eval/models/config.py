@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from levl_eval.cards import read_yaml
 from levl_eval.core.errors import UsageError
+from levl_eval.core.safe_yaml import parse_yaml
 from levl_eval.core.text import did_you_mean
 from levl_eval.models.presets import PRESETS, SIZES
 
@@ -300,10 +301,7 @@ def parse_config(words: list[str]) -> PretrainConfig:
             raise UsageError(
                 f"{key}: no such field{did_you_mean(field, list(PretrainConfig.model_fields))}; see `levl-pretrain --help`"
             )
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise UsageError(f"{word}: not valid YAML; quote the value") from e
+        value = parse_yaml(text, word)
         if "." in key:
             inner = key.split(".", 1)[1]
             if field not in ("vision", "text") or inner not in TowerConfig.model_fields:

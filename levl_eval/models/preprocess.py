@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from levl_eval.data.rgb import to_rgb
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -34,7 +36,7 @@ class Preprocess:
         """PIL image -> float32 [3, size, size]."""
         import numpy as np
 
-        return self.normalize(torch.from_numpy(np.array(self.geometry(image.convert("RGB")))))
+        return self.normalize(torch.from_numpy(np.array(self.geometry(to_rgb(image)))))
 
     def geometry(self, image: Image.Image, nearest: bool = False, fill: int = 0) -> Image.Image:
         """Resize and crop only; ``nearest`` for label maps, which must follow exactly the image's geometry.

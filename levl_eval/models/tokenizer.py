@@ -41,7 +41,7 @@ def load_gpt2(name: str) -> Tokenizer:
     try:
         from transformers import AutoTokenizer
 
-        return Tokenizer.from_str(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
+        return Tokenizer.from_str(AutoTokenizer.from_pretrained(name, trust_remote_code=False).backend_tokenizer.to_str())
     except Exception as e:
         raise UsageError(
             f"tokenizer={name}: not to be had from the hub ({type(e).__name__}); give a directory or tokenizer=trained"

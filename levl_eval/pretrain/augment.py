@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from levl_eval.core.third_party import repair
+from levl_eval.data.rgb import to_rgb
 from levl_eval.models.config import Pair, PretrainConfig, local_size
 
 repair()
@@ -60,7 +61,7 @@ def erase(x: Tensor, probability: float, generator: torch.Generator, part: tuple
 
 def resized(image: Image.Image, size: int, how: str = "squash", interpolation: str = "bicubic") -> np.ndarray:
     """uint8 [S, S, 3]: squashed, or shortest side to S and centre crop."""
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if how == "crop":
         w, h = image.size
         side = min(w, h)

@@ -7,9 +7,7 @@ The order is a pure function of (seed, epoch), so a resumed run sees what an uni
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import random
@@ -24,13 +22,16 @@ import PIL
 
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import disk_full_as_error
+from levl_eval.core.files import disk_full_as_error, regular
 from levl_eval.core.progress import Progress
+from levl_eval.data.caption_files import read_caption_file
+from levl_eval.data.rgb import decode_rgb, open_rgb
 from levl_eval.models.config import PretrainConfig, crops_originals
 from levl_eval.pretrain.sealed import key_of, marks_of, sealed
 
 _CHUNK = 500
-VERSION = 2  # of what a pool holds; raise it when the same inputs give other contents
+# Of what a pool holds; raised when the same inputs give other contents. 3: images become RGB by data/rgb.py.
+VERSION = 3
 
 
 class Originals:
@@ -44,14 +45,11 @@ class Originals:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """uint8 [H, W, 3]."""
-        from PIL import Image
-
         start = int(self.ends[row - 1]) if row else 0
         with open(self.path, "rb") as handle:
             handle.seek(start)
             data = handle.read(int(self.ends[row]) - start)
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+        return np.asarray(decode_rgb(data, f"{self.path}: image {row}"))
 
 
 @dataclass(frozen=True)
@@ -111,25 +109,11 @@ def _csv_rows(
     """(image file, captions) of a csv whose header names both columns; files relative to it or to images/ beside it.
 
     fields: names of the caption column; the first that the header has is read. Several rows of an image are its captions, which
-    are taken as they stand unless ``strip``; blank ones are left out.
+    are taken as they stand unless ``strip``. COCO's captions_*.json and Flickr's token file are read too (data.caption_files).
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f, delimiter=delimiter)
-            header = list(reader.fieldnames or [])
-            caption = next((f for f in fields if f in header), None)
-            if image not in header or caption is None:
-                raise UsageError(
-                    f"{path}: the header is {header}; expected columns {image} and {fields[0]} (image_field=, caption_fields=)"
-                )
-            by_image: dict[str, list[str]] = {}
-            for row in reader:
-                if row[image] and (row[caption] or "").strip():
-                    by_image.setdefault(row[image], []).append(row[caption].strip() if strip else row[caption])
-    except OSError as e:
-        raise UsageError(f"data=csv:{path}: cannot be read ({e.strerror})") from e
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UsageError(f"data=csv:{path}: not a UTF-8 table ({e}); save it as UTF-8 csv or tsv") from e
+    by_image: dict[str, list[str]] = {}
+    for c in read_caption_file(path, image, fields, delimiter=delimiter):
+        by_image.setdefault(c.image, []).append(c.caption.strip() if strip else c.caption)
     if not by_image:
         raise UsageError(f"{path}: holds no image with a caption")
 
@@ -142,37 +126,33 @@ def _csv_rows(
 
 def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tuple[Any, list[list[str]], list[str]]:
     """Images of some rows at the training size, their captions, and the names of what cannot be read."""
-    from PIL import Image
-
     from levl_eval.pretrain.augment import resized
 
     rows, size, how, interpolation = args
     pixels, texts, broken = [], [], []
     for path, captions in rows:
         try:
-            with Image.open(path) as image:
-                pixels.append(resized(image, size, how, interpolation))
+            pixels.append(resized(open_rgb(path), size, how, interpolation))
             texts.append(captions)
-        except Exception as e:  # whatever a decoder throws at a broken file
-            broken.append(f"{path} ({type(e).__name__})")
+        except LevlError as e:
+            broken.append(str(e))
     return np.array(pixels, np.uint8).reshape(len(pixels), size, size, 3), texts, broken
 
 
 def _original_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tuple[Any, list[list[str]], list[str]]:
     """:func:`_csv_chunk` with the files' bytes, of which each was decoded once to see that it can be."""
-    from PIL import Image
-
     files: list[bytes] = []
     texts, broken = [], []
     for path, captions in args[0]:
         try:
-            data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as image:
-                image.convert("RGB")
+            data = Path(regular(path)).read_bytes()
+            decode_rgb(data, str(path))
             files.append(data)
             texts.append(captions)
-        except Exception as e:  # whatever a decoder throws at a broken file
-            broken.append(f"{path} ({type(e).__name__})")
+        except OSError as e:
+            broken.append(f"{path} ({e.strerror})")
+        except LevlError as e:
+            broken.append(str(e))
     return files, texts, broken
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.data.listing import list_classes, list_images
+from levl_eval.data.rgb import open_rgb
 from levl_eval.models.config import PretrainConfig
 
 
@@ -43,8 +45,8 @@ def of_pairs(z_v: Tensor, z_t: Tensor) -> dict[str, float]:
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:
     """Share of test rows [M, D] whose k nearest training rows by cosine vote for their label, votes weighted exp(cos / 0.07)."""
-    did_you_mean = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
-    value, index = did_you_mean.topk(min(k, len(train)), dim=1)
+    cosine = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
+    value, index = cosine.topk(min(k, len(train)), dim=1)
     votes = torch.zeros(len(test), int(train_labels.max()) + 1, device=train.device)
     votes.scatter_add_(1, train_labels[index], (value / 0.07).exp())
     return float((votes.argmax(1) == test_labels).float().mean())
@@ -59,7 +61,6 @@ class Probe:
 
     def __init__(self, folder: Path, size: int, resize: str, interpolation: str = "bicubic", limit: int = 1000) -> None:
         import numpy as np
-        from PIL import Image
 
         from levl_eval.pretrain.augment import resized
 
@@ -67,17 +68,16 @@ class Probe:
         self.labels: dict[str, Tensor] = {}
         if not (folder / "train").is_dir() or not (folder / "test").is_dir():
             raise UsageError(f"probe={folder}: expected class folders below train/ and test/")
-        classes = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir())
+        classes = list_classes(folder / "train")[0]
         if len(classes) < 2:
             raise UsageError(f"probe={folder}: {len(classes)} class folders below train/; at least 2")
         self.names = [name.replace("_", " ") for name in classes]
         for split in ("train", "test"):
             images, labels = [], []
             for i, name in enumerate(classes):
-                files = sorted(f for f in (folder / split / name).glob("*") if f.is_file())
+                files = list_images(folder / split / name).files
                 for f in files[: max(1, limit // len(classes))]:
-                    with Image.open(f) as image:
-                        images.append(resized(image, size, resize, interpolation))
+                    images.append(resized(open_rgb(f), size, resize, interpolation))
                     labels.append(i)
             self.pixels[split] = torch.from_numpy(np.stack(images))
             self.labels[split] = torch.tensor(labels)

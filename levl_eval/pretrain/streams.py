@@ -3,18 +3,20 @@
 A *consumer* is one reading worker of one process. Its samples are a pure function of (seed, epoch, its number), and with every
 batch it tells how far into which epoch it has come; a resumed run passes over so many samples without decoding and goes on.
 
-Formats: WebDataset as img2dataset and cc12m-wds write it: members KEY.EXT with an image (jpg, jpeg, png, webp) and .txt or .json
-beside it under the same KEY, in sequence.
+Formats: WebDataset as img2dataset and cc12m-wds write it: members KEY.EXT with an image (any suffix of data.places) and .txt or .json
+beside it under the same KEY, in sequence. KEY ends at the first dot of the name; members that begin with a dot are passed over, as
+webdataset does. Stricter than it: a key that comes twice, a tar that is cut off and one with a damaged header raise.
 """
 
 from __future__ import annotations
 
 import glob
-import io
 import json
+import lzma
 import random
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +26,13 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import printable
+from levl_eval.data.places import SUFFIXES
+from levl_eval.data.rgb import decode_rgb, to_rgb
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -63,22 +68,47 @@ def _texts(value: Any, strip: bool) -> list[str]:
     return [t.strip() if strip else t for t in texts if isinstance(t, str) and t.strip()]
 
 
+def _utf8(content: bytes) -> str:
+    """A caption's text; "" where it is no UTF-8, so that its sample counts as broken."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return ""
+
+
 def _captions(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
     """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json."""
     told: Any = {}
     if "json" in members:
         try:
             told = json.loads(members["json"])
-        except ValueError:
+        except (ValueError, RecursionError):
             told = {}
     for name in fields:
-        value = members["txt"].decode("utf-8", "replace") if name == "txt" and "txt" in members else None
+        value = _utf8(members["txt"]) if name == "txt" and "txt" in members else None
         if value is None and isinstance(told, dict):
             value = told.get(name)
         texts = _texts(value, strip)
         if texts:
             return texts
-    return _texts(members["txt"].decode("utf-8", "replace"), strip) if "txt" in members else []
+    return _texts(_utf8(members["txt"]), strip) if "txt" in members else []
+
+
+def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
+    """Raises LevlError where the members end before the tar does (a damaged header), or the tar has no end (cut off).
+
+    A whole tar ends with two blocks of zeros; the first made tarfile stop, and nothing but zeros follows.
+    """
+    stream: Any = tar.fileobj
+    ended = False
+    while content := stream.read(1 << 20):
+        ended = True
+        if any(content):
+            raise LevlError(
+                f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"
+            )
+    if not ended:
+        raise LevlError(f"{path}: is cut off, it has no end mark; {again}")
 
 
 def read_tar(path: str, fields: Iterable[str], strip: bool = False) -> Iterator[Raw]:
@@ -93,23 +123,31 @@ def read_tar(path: str, fields: Iterable[str], strip: bool = False) -> Iterator[
 
     key = ""
     members: dict[str, bytes] = {}
+    seen: set[str] = set()
+    again = "download it again or leave it out of the pattern"
     try:
         with tarfile.open(path, "r|*") as tar:
             for member in tar:
-                if not member.isfile():
-                    continue
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
+                if not member.isfile() or not stem or (stem.startswith("__") and stem.endswith("__")):
+                    continue
                 name = f"{folder}/{stem}" if folder else stem
                 if name != key:
                     if members:
                         yield sample(key, members)
+                    if name in seen:
+                        raise LevlError(f"{path}: holds the sample {printable(name)} twice; keep one of the two")
+                    seen.add(name)
                     key, members = name, {}
+                if suffix.lower() in members:
+                    raise LevlError(f"{path}: holds {printable(member.name)} twice; keep one of the two")
                 stream = tar.extractfile(member)
                 if stream is not None:
                     members[suffix.lower()] = stream.read()
-    except (tarfile.TarError, OSError, EOFError) as e:
-        raise LevlError(f"{path}: cannot be read as a tar ({e}); download it again or leave it out of the pattern") from e
+            _check_end(path, tar, again)
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as e:
+        raise LevlError(f"{path}: cannot be read as a tar ({e}); {again}") from e
     if members:
         yield sample(key, members)
 
@@ -247,9 +285,8 @@ def opened(raw: Raw) -> Image.Image | None:
     if raw.image is None or not raw.captions:
         return None
     try:
-        image = Image.open(io.BytesIO(raw.image)) if isinstance(raw.image, bytes) else raw.image
-        return image.convert("RGB")
-    except Exception:  # whatever a decoder throws at a broken file
+        return decode_rgb(raw.image, raw.name) if isinstance(raw.image, bytes) else to_rgb(raw.image, raw.name)
+    except LevlError:  # whatever a decoder throws at a broken file
         return None
 
 

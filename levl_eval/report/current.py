@@ -34,7 +34,8 @@ def _inputs(out: Path, records: Sequence[Record], options: dict[str, Any]) -> st
     """Everything the tables are made of: files of records and samples, what is shown, how wide, and our own code."""
     files = {f"{p.parent.name}/{p.name}": _stat(p) for folder in ("records", "samples") for p in (out / folder).glob("*.json*")}
     package = Path(__file__).resolve().parents[1]
-    code = {p.name: _stat(p) for folder in ("report", "metrics", "records") for p in (package / folder).glob("*")}
+    folders = [package / name for name in ("report", "metrics", "records")]
+    code = {str(p.relative_to(package)): _stat(p) for f in folders for p in f.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((80, 24)).columns if terminal else 0
     shown = [r.key for r in records]

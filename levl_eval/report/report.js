@@ -1,16 +1,91 @@
 "use strict";
-// The sample browser. The data stand in the page as JSON; text is always set as text, never as markup.
+// Tables, sample browser, links to protocols. The data stand in the page as JSON; text is always set as text, never as markup.
 (() => {
-  const tasks = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const PAGE = 24;
-  let page = 0;
   const make = (tag, text, name) => {
     const e = document.createElement(tag);
     if (text !== undefined) e.textContent = text;
     if (name) e.className = name;
     return e;
   };
+
+  // Wide tables: a column's head sorts the rows, a row's head sorts the columns of backbones; two fields choose rows and columns.
+  const FIRST = 2; // columns before the backbones: task and metric
+  const tables = [...document.querySelectorAll("table.wide")];
+  const body = (t) => [...t.tBodies[0].rows];
+  const order = (t) => {
+    if (!t.first) t.first = { rows: body(t), heads: [...t.tHead.rows[0].cells] };
+    return t.first;
+  };
+  const value = (cell) => (cell && cell.dataset.v !== undefined ? Number(cell.dataset.v) : -Infinity);
+  const clear = (t) => { for (const th of t.querySelectorAll("th[aria-sort]")) th.removeAttribute("aria-sort"); };
+  const sortRows = (t, th) => {
+    const down = th.nextDown ?? th.cellIndex >= FIRST; // numbers begin with the largest, names with a
+    th.nextDown = !down;
+    const k = th.cellIndex;
+    const rows = body(t).sort((a, b) => k < FIRST
+      ? a.cells[k].textContent.localeCompare(b.cells[k].textContent) * (down ? -1 : 1)
+      : (value(b.cells[k]) - value(a.cells[k]) || 0) * (down ? 1 : -1));
+    t.tBodies[0].append(...rows);
+    clear(t);
+    th.setAttribute("aria-sort", down ? "descending" : "ascending");
+  };
+  const moveColumns = (t, sequence) => {
+    for (const row of [t.tHead.rows[0], ...body(t)]) row.append(...sequence.map((k) => row.cells[k]));
+  };
+  const sortColumns = (t, th) => {
+    const down = th.nextDown ?? true;
+    th.nextDown = !down;
+    const cells = [...th.parentElement.cells];
+    const sequence = cells.map((_, k) => k).slice(FIRST).sort((a, b) => (value(cells[b]) - value(cells[a]) || 0) * (down ? 1 : -1));
+    moveColumns(t, sequence);
+    clear(t);
+    th.setAttribute("aria-sort", down ? "descending" : "ascending");
+  };
+  const choose = () => {
+    const words = $("rows").value.toLowerCase(), names = $("columns").value.toLowerCase();
+    let seen = 0, all = 0;
+    for (const [i, t] of tables.entries()) {
+      for (const row of body(t)) {
+        row.hidden = !(row.cells[0].textContent + " " + row.cells[1].textContent).toLowerCase().includes(words);
+        if (i === 0) { all += 1; seen += row.hidden ? 0 : 1; }
+      }
+      const hide = [...t.tHead.rows[0].cells].map((c, k) => k >= FIRST && !c.textContent.toLowerCase().includes(names));
+      for (const row of [t.tHead.rows[0], ...body(t)]) for (const [k, c] of [...row.cells].entries()) c.hidden = hide[k];
+    }
+    $("shown").textContent = `${seen} of ${all} tasks`;
+  };
+  for (const t of tables) {
+    order(t);
+    for (const th of t.querySelectorAll("th")) {
+      const b = make("button", th.textContent);
+      b.type = "button";
+      th.replaceChildren(b);
+      b.addEventListener("click", () => (th.scope === "row" ? sortColumns : sortRows)(t, th));
+    }
+  }
+  if (tables.length) {
+    $("choose").hidden = $("sorting").hidden = false;
+    for (const id of ["rows", "columns"]) $(id).addEventListener("input", choose);
+    $("reset").addEventListener("click", () => {
+      $("rows").value = $("columns").value = "";
+      for (const t of tables) {
+        const heads = [...t.tHead.rows[0].cells];
+        moveColumns(t, order(t).heads.slice(FIRST).map((h) => heads.indexOf(h)));
+        t.tBodies[0].append(...order(t).rows);
+        clear(t);
+        for (const th of t.querySelectorAll("th")) delete th.nextDown;
+      }
+      choose();
+    });
+    choose();
+  }
+
+  // Samples, grouped by image.
+  const tasks = JSON.parse($("data").textContent);
+  const RIGHT = Number($("meaning").dataset.right);
+  const PAGE = 12; // images
+  let page = 0;
   for (const [i, t] of tasks.entries()) {
     const o = make("option", t.title);
     o.value = String(i);
@@ -22,7 +97,7 @@
     const words = $("search").value.toLowerCase();
     const kind = $("filter").value;
     const fits = (s) => {
-      const good = s.s.map((x) => x >= 0.5);
+      const good = s.s.map((x) => x >= RIGHT);
       if (kind === "differ" && good.every((g) => g === good[0])) return false;
       if (kind === "wrong" && good.some((g) => g)) return false;
       if (kind === "right" && good.some((g) => !g)) return false;
@@ -30,34 +105,47 @@
     };
     return [t.samples.filter(fits), t];
   };
+  const question = (t, s, image) => {
+    const part = make("div", undefined, "question");
+    if (s.q || s.id !== image) part.append(make("strong", s.q || s.id));
+    const dl = make("dl");
+    if (s.t) dl.append(make("dt", "reference"), make("dd", s.t));
+    t.backbones.forEach((b, k) => {
+      const good = s.s[k] >= RIGHT;
+      // A score without an answer (IoU of an image) is neither right nor wrong.
+      const dd = s.p[k] === "" ? make("dd", `${t.metric} ${s.s[k].toFixed(2)}`) : make("dd", `${good ? "✓" : "✗"} ${s.p[k]}`, good ? "right" : "wrong");
+      if (t.files[k]) {
+        const a = make("a", `line ${s.l[k]}`);
+        a.href = t.files[k];
+        a.title = `line ${s.l[k]} of ${t.files[k]}`;
+        dd.append(" ", a);
+      }
+      dl.append(make("dt", b), dd);
+    });
+    part.append(dl);
+    return part;
+  };
   const show = () => {
     const [found, t] = chosen();
-    const pages = Math.max(1, Math.ceil(found.length / PAGE));
+    const images = [...new Set(found.map((s) => s.i))];
+    const pages = Math.max(1, Math.ceil(images.length / PAGE));
     page = Math.min(page, pages - 1);
-    $("count").textContent = `${found.length} of ${t ? t.samples.length : 0} samples, page ${page + 1} of ${pages}`;
+    $("count").textContent = `${found.length} of ${t ? t.samples.length : 0} samples on ${images.length} images, page ${page + 1} of ${pages}`;
+    const seeds = t ? [...new Set(t.seeds)].join(", ") : "";
+    $("meaning").textContent = t ? `Right is a sample's ${t.metric} of ${RIGHT} or more, as a fraction. Seed ${seeds}.` : "";
     $("before").disabled = page === 0;
     $("after").disabled = page >= pages - 1;
     const list = $("samples");
     list.replaceChildren();
-    for (const s of found.slice(page * PAGE, (page + 1) * PAGE)) {
+    for (const name of images.slice(page * PAGE, (page + 1) * PAGE)) {
       const li = make("li");
-      const image = t.images[s.i];
-      if (image) {
+      if (t.images[name]) {
         const img = make("img");
-        img.src = image;
-        img.alt = `image ${s.i}`;
+        img.src = t.images[name];
+        img.alt = `image ${name}`;
         li.append(img);
       }
-      li.append(make("strong", s.q || s.id));
-      const dl = make("dl");
-      if (s.t) dl.append(make("dt", "reference"), make("dd", s.t));
-      t.backbones.forEach((b, k) => {
-        const good = s.s[k] >= 0.5;
-        // A score without an answer (IoU of a image) is neither right nor wrong.
-        if (s.p[k] === "") dl.append(make("dt", b), make("dd", s.s[k].toFixed(2)));
-        else dl.append(make("dt", b), make("dd", `${good ? "✓" : "✗"} ${s.p[k]}`, good ? "right" : "wrong"));
-      });
-      li.append(dl);
+      li.append(make("h3", name), ...found.filter((s) => s.i === name).map((s) => question(t, s, name)));
       list.append(li);
     }
   };
@@ -65,22 +153,29 @@
   $("before").addEventListener("click", () => { page -= 1; show(); });
   $("after").addEventListener("click", () => { page += 1; show(); });
   show();
-  // A number's link leads to a folded protocol, which opens; also where the link is followed again after it was closed.
+
+  // A number's link leads to a folded panel, which opens with its task's protocol; also where the link is followed again after it was closed.
   const reveal = () => {
     const at = $(decodeURIComponent(location.hash.slice(1)));
     if (!at || at.tagName !== "DETAILS") return;
     at.open = true;
+    const protocol = at.closest(".task")?.querySelector(".protocol");
+    if (protocol) { // stands below the panel that was asked for
+      at.after(protocol);
+      protocol.open = true;
+    }
     at.querySelector("summary").focus();
     at.scrollIntoView();
   };
   window.addEventListener("hashchange", reveal);
   document.addEventListener("click", (e) => { if (e.target.closest('a[href^="#r-"]')) setTimeout(reveal); });
   reveal();
+
   // On paper nothing can be opened: metrics and curves are, and closed again after; of the protocols only those a reader opened.
   const folded = () => document.querySelectorAll("main > details:not([open])");
   let opened = [];
   window.addEventListener("beforeprint", () => {
-    const last = document.getElementById("protocols");
+    const last = $("protocols");
     opened = [...folded()].filter((d) => last.compareDocumentPosition(d) & Node.DOCUMENT_POSITION_PRECEDING);
     for (const d of opened) d.open = true;
   });

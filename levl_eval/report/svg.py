@@ -1,18 +1,25 @@
-"""Charts as SVG text: gain bars with intervals, learning curves, dense against global. Drawn here, so that they need no script."""
+"""Charts as SVG: gain bars with intervals, learning curves, dense against global. Drawn here, so that they need no script.
+
+Positions are computed here, marks are made by ``templates/charts.html.j2``. A chart of nothing is the empty text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from levl_eval.core.text import html_text
+from markupsafe import Markup
+
 from levl_eval.metrics.estimate import Estimate
+from levl_eval.report.templating import macro
+
+CHARTS = "charts.html.j2"
+COLOURS = 8  # classes c0 ... c7 of the style sheet; further backbones begin again
+NAME = 34  # characters of a name beside a bar
+LETTER = 7  # pixels of a letter, about
 
 
-def _escape(text: str) -> str:
-    return html_text(text)
-
-
-def _ticks(low: float, high: float) -> list[float]:
+def round_steps(low: float, high: float) -> list[float]:
     """Round steps that cover [low, high]."""
     span = max(high - low, 1e-9)
     step = next(s * 10**e for e in range(-4, 9) for s in (1, 2, 5) if span / (s * 10**e) <= 8)
@@ -20,78 +27,101 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(k * step, 6) for k in range(first, first + 12) if low - step / 2 <= k * step <= high + step / 2]
 
 
-def bars(rows: Sequence[tuple[str, Sequence[tuple[str, int, Estimate]]]], label: str) -> str:
+@dataclass(frozen=True)
+class Axis:
+    """Values [low, high] on pixels [start, end]."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """Pixel of a value, to a tenth."""
+        return round(self.start + (value - self.low) / max(self.high - self.low, 1e-9) * (self.end - self.start), 1)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """(pixel, label) of the round values within."""
+        return [(self.at(t), f"{t:g}") for t in round_steps(self.low, self.high) if self.low - 1e-9 <= t <= self.high + 1e-9]
+
+
+def bars(rows: Sequence[tuple[str, Sequence[tuple[str, int, Estimate]]]], label: str) -> Markup:
     """Horizontal bars with 95% whiskers around a zero line. rows: (task, [(backbone, colour, gain in points)])."""
     values = [x for _, b in rows for *_, e in b for x in (e.value, e.low, e.high) if x is not None]
     if not values:
-        return ""
-    low, high = min(0.0, *values), max(0.0, *values)
-    ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
-    left, width, line = 260, 480, 20
-
-    def x(v: float) -> float:
-        return left + (v - low) / max(high - low, 1e-9) * width
-
-    y, parts = 10, []
+        return Markup()
+    ticks = round_steps(min(0.0, *values), max(0.0, *values))
+    axis = Axis(min(0.0, *values, ticks[0]), max(0.0, *values, ticks[-1]), 260, 740)
+    y, groups = 10, []
     for task, group in rows:
         y += 22
-        parts.append(f'<text x="4" y="{y}" font-weight="700">{_escape(task)}</text>')
+        head, lines = y, []
         for name, colour, e in group:
-            y += line
-            a, b = sorted((x(0), x(e.value)))
-            shown = name if len(name) < 34 else name[:32] + "…"
-            parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{_escape(shown)}</text>')
-            parts.append(f'<rect class="c{colour % 6}" x="{a:.1f}" y="{y - 6}" width="{max(b - a, 0.5):.1f}" height="12"/>')
-            if e.low is not None and e.high is not None:
-                parts.append(f'<line class="whisker" x1="{x(e.low):.1f}" x2="{x(e.high):.1f}" y1="{y}" y2="{y}"/>')
-    y += 14
-    for t in ticks:
-        parts.insert(0, f'<line class="axis" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="10" y2="{y}"/>')
-        parts.append(f'<text x="{x(t):.1f}" y="{y + 16}" text-anchor="middle">{t:{"+" if t else ""}g}</text>')
-    return f'<svg role="img" aria-label="{_escape(label)}" viewBox="0 0 780 {y + 26}" width="780">{"".join(parts)}</svg>'
+            y += 20
+            a, b = sorted((axis.at(0), axis.at(e.value)))
+            ends = None if e.low is None or e.high is None else (axis.at(e.low), axis.at(e.high))
+            shown = name if len(name) < NAME else name[: NAME - 2] + "…"
+            lines.append(
+                {"name": shown, "colour": colour % COLOURS, "y": y, "x": a, "width": round(max(b - a, 0.5), 1), "ends": ends}
+            )
+        groups.append({"task": task, "y": head, "lines": lines})
+    marks = [(axis.at(t), f"{t:{'+' if t else ''}g}") for t in ticks]
+    return macro(CHARTS, "bars", groups, marks, y + 14, label)
 
 
-def curves(lines: Sequence[tuple[str, int, Sequence[float]]], label: str) -> str:
+def curves(lines: Sequence[tuple[str, int, Sequence[float]]], label: str) -> Markup:
     """Loss curves over training, each stretched over the width. lines: (name, colour, values)."""
-    lines = [(n, c, [v for v in y if v is not None]) for n, c, y in lines]
-    lines = [x for x in lines if len(x[2]) > 1]
-    if not lines:
-        return ""
-    low, high = min(min(y) for *_, y in lines), max(max(y) for *_, y in lines)
-    parts = [f'<text x="4" y="16">{high:.2f}</text><text x="4" y="174">{low:.2f}</text>']
-    for k, (name, colour, y) in enumerate(lines):
-        points = [(50 + 400 * i / (len(y) - 1), 12 + 160 * (high - v) / max(high - low, 1e-9)) for i, v in enumerate(y)]
-        parts.append(f'<path class="c{colour % 6}" d="M{" L".join(f"{a:.1f} {b:.1f}" for a, b in points)}"/>')
-        parts.append(f'<rect class="c{colour % 6}" x="470" y="{12 + 18 * k}" width="10" height="10"/>')
-        parts.append(f'<text x="486" y="{21 + 18 * k}">{_escape(name)}</text>')
-    height = max(184, 30 + 18 * len(lines))
-    return f'<svg role="img" aria-label="{_escape(label)}" viewBox="0 0 700 {height}" width="700">{"".join(parts)}</svg>'
+    shown = [(n, c, [v for v in y if v is not None]) for n, c, y in lines]
+    shown = [x for x in shown if len(x[2]) > 1]
+    if not shown:
+        return Markup()
+    values = [v for *_, y in shown for v in y]
+    axis, share = Axis(min(values), max(values), 172, 12), Axis(0, 100, 60, 460)
+    paths = []
+    for name, colour, y in shown:
+        points = [(share.at(100 * i / (len(y) - 1)), axis.at(v)) for i, v in enumerate(y)]
+        paths.append({"name": name, "colour": colour % COLOURS, "d": "M" + " L".join(f"{a} {b}" for a, b in points)})
+    return macro(CHARTS, "curves", paths, share.ticks(), axis.ticks(), max(216, 30 + 18 * len(paths)), label)
 
 
-def scatter(points: Sequence[tuple[str, int, float, float]], x_label: str, y_label: str) -> str:
-    """Named points. points: (name, colour, x, y)."""
+def _axis_of(estimates: Sequence[Estimate], start: float, end: float) -> Axis:
+    """An axis that holds all values with their intervals, and a margin of 6%."""
+    ends = [x for e in estimates for x in (e.value, e.low, e.high) if x is not None]
+    margin = 0.06 * (max(ends) - min(ends) or 1)
+    return Axis(min(ends) - margin, max(ends) + margin, start, end)
+
+
+def _label_places(points: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, bool]]:
+    """Where each point's name stands, as (x, y, whether it ends there): the first of six places that is free. points: (x, y, letters)."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in points]
+    out = []
+    for x, y, letters in points:
+        wide = LETTER * letters
+        options = [(x + 10, y - 8, False), (x - 10, y - 8, True), (x + 10, y + 16, False), (x - 10, y + 16, True),
+                   (x + 10, y - 24, False), (x - 10, y + 32, True)]  # fmt: skip
+        boxes = [(a - wide if ends else a, b - 11, a if ends else a + wide, b + 3) for a, b, ends in options]
+
+        def free(box: tuple[float, float, float, float]) -> bool:
+            inside = box[0] >= 60 and box[2] <= 720
+            return inside and all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken)
+
+        best = next((k for k, box in enumerate(boxes) if free(box)), 0)
+        taken.append(boxes[best])
+        out.append(options[best])
+    return out
+
+
+def scatter(points: Sequence[tuple[str, int, Estimate, Estimate]], x_label: str, y_label: str) -> Markup:
+    """Named points with their 95% intervals both ways; the axes need not begin at zero, as their ticks say. points: (name, colour, x, y)."""
     if len(points) < 2:
-        return ""
-    xs, ys = [p[2] for p in points], [p[3] for p in points]
-    spans = [(min(v) - 0.08 * (max(v) - min(v) or 1), max(v) + 0.08 * (max(v) - min(v) or 1)) for v in (xs, ys)]
-
-    def at(v: float, k: int, low: float, high: float) -> float:
-        return low + (v - spans[k][0]) / (spans[k][1] - spans[k][0]) * (high - low)
-
-    parts = ['<line class="axis" x1="60" x2="560" y1="280" y2="280"/><line class="axis" x1="60" x2="60" y1="10" y2="280"/>']
-    for t in _ticks(*spans[0]):
-        if spans[0][0] <= t <= spans[0][1]:
-            parts.append(f'<text x="{at(t, 0, 60, 560):.1f}" y="297" text-anchor="middle">{t:g}</text>')
-    for t in _ticks(*spans[1]):
-        if spans[1][0] <= t <= spans[1][1]:
-            parts.append(f'<text x="54" y="{at(t, 1, 280, 10) + 4:.1f}" text-anchor="end">{t:g}</text>')
-    for name, colour, x, y in points:
-        a, b = at(x, 0, 60, 560), at(y, 1, 280, 10)
-        parts.append(
-            f'<circle class="c{colour % 6}" cx="{a:.1f}" cy="{b:.1f}" r="6"/><text x="{a + 10:.1f}" y="{b + 4:.1f}">{_escape(name)}</text>'
-        )
-    parts.append(
-        f'<text x="310" y="318" text-anchor="middle">{_escape(x_label)}</text><text x="64" y="10">{_escape(y_label)}</text>'
-    )
-    return f'<svg role="img" aria-label="{_escape(y_label)} against {_escape(x_label)}" viewBox="0 0 720 326" width="720">{"".join(parts)}</svg>'
+        return Markup()
+    x_axis, y_axis = _axis_of([p[2] for p in points], 60, 600), _axis_of([p[3] for p in points], 300, 20)
+    marks, places = [], _label_places([(x_axis.at(x.value), y_axis.at(y.value), len(name)) for name, _, x, y in points])
+    for (name, colour, x, y), place in zip(points, places, strict=True):
+        a, b = x_axis.at(x.value), y_axis.at(y.value)
+        whiskers = [
+            (x_axis.at(x.low), b, x_axis.at(x.high), b) if x.low is not None and x.high is not None else None,
+            (a, y_axis.at(y.low), a, y_axis.at(y.high)) if y.low is not None and y.high is not None else None,
+        ]
+        marks.append({"name": name, "colour": colour % COLOURS, "x": a, "y": b, "place": place, "whiskers": whiskers})
+    return macro(CHARTS, "scatter", marks, x_axis.ticks(), y_axis.ticks(), x_label, y_label)

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from levl_eval.core.text import csv_cell, html_text, latex_text, markdown_text, printable
+from levl_eval.core.text import csv_cell, latex_text, markdown_text, printable
 from levl_eval.report.provenance import data_values
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import all_notes
+from levl_eval.report.templating import render
 from levl_eval.report.units import interval, lower_note, text
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
@@ -23,11 +24,12 @@ GAIN_CAPTION = "Gain over {over} in points, paired over images, with 95% interva
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a wide table: text for people, whether it is bold, and the key of the (first) record it is from."""
+    """A cell of a wide table: text for people, whether it is bold, the key of the (first) record it is from, and the number itself."""
 
     text: str
     bold: bool = False
     record: str = ""
+    number: float | None = None  # in the unit of the text
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
     if s.seed_sd is not None:
         shown += f", seed sd {text(s.seed_sd, row.kind)} ({s.seeds})"
-    return Entry(shown, name == best, cell.any.key)
+    return Entry(shown, name == best, cell.any.key, round(row.kind.factor * s.estimate.value, 4))
 
 
 def _gain(results: Results, row: Row, name: str, told: bool) -> Entry:
@@ -58,7 +60,12 @@ def _gain(results: Results, row: Row, name: str, told: bool) -> Entry:
     if e is None:
         return Entry("")
     over = f" over {results.reference(row, name)}" if told else ""
-    return Entry(interval(e.value, e.low, e.high, row.kind, signed=True) + over, False, row.cells[name].any.key)
+    return Entry(
+        interval(e.value, e.low, e.high, row.kind, signed=True) + over,
+        False,
+        row.cells[name].any.key,
+        round(row.kind.factor * e.value, 4),
+    )
 
 
 def references(results: Results) -> list[str]:
@@ -132,45 +139,9 @@ def latex(results: Results) -> str:
     return "\n\n".join([*out, rf"{{\footnotesize\raggedright {notes}\par}}"]) + "\n"
 
 
-def html_tables(results: Results, linked: bool = False) -> str:
-    """The tables alone, to stand in a page. linked: every number leads to the element ``r-KEY`` of its record."""
-
-    def shown(e: Entry) -> str:
-        text = _in_lines(e.text)
-        return f'<a href="#r-{html_text(e.record)}">{text}</a>' if linked and e.record else text
-
-    parts = []
-    for table in tables(results):
-        head = "".join(f'<th scope="col"{" class=n" if k > 1 else ""}>{html_text(h)}</th>' for k, h in enumerate(table.heads))
-        body = "".join(
-            f'<tr><th scope="row">{html_text(t)}</th><td>{html_text(m)}</td>'
-            + "".join(f'<td class="n{" best" if e.bold else ""}">{shown(e)}</td>' for e in entries)
-            + "</tr>"
-            for t, m, entries in table.rows
-        )
-        parts.append(
-            f"<table><caption>{html_text(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
-    return "\n".join(parts)
-
-
-def _in_lines(text: str) -> str:
-    """A cell's text as markup; the spread over seeds on a line of its own, so that columns stay narrow."""
-    return "<br/>".join(html_text(part) for part in text.replace(", seed sd", "\nseed sd").split("\n"))
-
-
 def html_page(results: Results) -> str:
     """A small page of its own; `report.html` is the large one."""
-    notes = "".join(f"<li>{html_text(n)}</li>" for n in all_notes(results))
-    style = (
-        ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}table{border-collapse:collapse;margin:1.5rem 0}"
-        "caption{text-align:left;padding:.3rem 0}th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #8884}"
-        ".n{text-align:right!important;font-variant-numeric:tabular-nums}.best{font-weight:700}"
-    )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>levl-eval leaderboard</title><style>{style}</style>{html_tables(results)}<ul>{notes}</ul></html>\n"
-    )
+    return str(render("leaderboard.html.j2", tables=tables(results), notes=all_notes(results)))
 
 
 WIDE_COLUMNS = ("value", "low", "high", "gain", "gain_low", "gain_high", "reference", "seed_sd", "seeds", "best")

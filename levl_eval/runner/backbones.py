@@ -39,12 +39,12 @@ class BackboneFacts:
 class BackboneHandle:
     """One backbone of a run. Its facts come from the cache where the files they were read from are unchanged, else from loading it.
 
-    known: hashes of files, remembered. Raises UsageError, when facts or the encoder are asked for, for whatever is missing,
+    known: hashes of files, remembered. data: the run's directory of data sets, for encoders that must know it (oracles). Raises UsageError, when facts or the encoder are asked for, for whatever is missing,
     unreadable, unsafe or not finite.
     """
 
-    def __init__(self, card: BackboneCard, cache: Path, known: FingerprintCache) -> None:
-        self.card, self.name = card, card.name
+    def __init__(self, card: BackboneCard, cache: Path, known: FingerprintCache, data: str = "scenes") -> None:
+        self.card, self.name, self._data = card, card.name, data
         self._cache, self._known = cache / "backbones", known
         self._loaded: Backbone | None = None
 
@@ -92,6 +92,7 @@ class BackboneHandle:
 
             bare = self.card.model_copy(update={"preprocess": None})
             loaded = load_backbone(bare.uri, card=bare)
+            loaded.open_data(self._data)
             self._own_preprocess = loaded.preprocess.describe()
             loaded.preprocess = type(loaded.preprocess)(**_tuples({**self._own_preprocess, **self._overrides}))
             self._loaded = loaded

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from levl_eval.cards import DataSpec, LMMSCard, RecipeCard, RetrievalCard, TaskCard, ZeroShotCard
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
+from levl_eval.data.listing import in_words
 from levl_eval.data.set_identity import Kind, of_set
 from levl_eval.records.identity import DataIdentity
 
@@ -102,6 +103,9 @@ def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, A
     sampled = [f"{s.source}: {s.counts.get('hashed_whole', 0)} of {s.counts['images']} images" for s in all_sets if s.sampled]
     if sampled:
         out["sampled"] = sampled  # too large to be hashed whole: sizes and a sample of contents
+    left_out = {s.source: in_words(s.left_out) for s in all_sets if s.left_out}
+    if left_out:
+        out["left_out"] = left_out  # entries of the folders that are none of the set's images
     return out
 
 

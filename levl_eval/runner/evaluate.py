@@ -25,6 +25,7 @@ def evaluate(
       seeds       of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without)
       limit       at most so many test images a task
       settings    ``task.field=value`` overrides
+      grid        ``task.field=v1,v2``: every combination is a protocol with records of its own
       out, cache  folders: records and samples are written to ``out`` as soon as each is done; a record of equal identity that
                   is there already is read, not computed
       device, batch_size, rehash (distrust remembered fingerprints of files), debug

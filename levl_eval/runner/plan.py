@@ -20,6 +20,7 @@ from levl_eval.cards.registry import backbone_card, names, task_card
 from levl_eval.cards.trust import check_card
 from levl_eval.core.device import device_kind
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hashing import digest
 from levl_eval.core.paths import default_cache
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import did_you_mean
@@ -30,6 +31,7 @@ from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts, data_facts
+from levl_eval.runner.grid import Variant, check_distinct, variants
 from levl_eval.runner.language import language_model_parts
 from levl_eval.runner.options import check_options
 
@@ -45,6 +47,7 @@ class RunConfig:
     seeds: Sequence[int] | None = None
     limit: int | None = None
     settings: Sequence[str] = ()
+    grid: Sequence[str] = ()
     out: str | Path = "runs/latest"
     cache: str | Path | None = None
     device: str = "auto"
@@ -120,8 +123,12 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
     return out
 
 
-def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False) -> dict[str, Any]:
-    """Task names to resolved cards, in order. Raises UsageError for the first thing that is wrong.
+def resolve_tasks(
+    tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label.
+
+    Raises UsageError for the first thing that is wrong.
 
     trust: cards may name Python that runs here (levl_eval.cards.trust); without it only what ``settings`` name may.
     """
@@ -130,10 +137,17 @@ def resolve_tasks(tasks: Sequence[Any], settings: Sequence[str], data: str, trus
     words = [t for t in tasks if isinstance(t, str)]
     overrides = split_overrides(settings, words)
     recipe = "scenes" if data == "scenes" else None
+    by_task: dict[str, list[Variant]] = {}
+    for variant in variants(grid, words, settings):
+        by_task.setdefault(variant.task, []).append(variant)
     out: dict[str, Any] = {}
     for t in tasks:
         if isinstance(t, str):
-            out[t] = task_card(t, overrides[t], default_recipe=recipe, trust=trust)
+            of_task = {
+                v.label: task_card(t, {**overrides[t], **dict(v.choices)}, default_recipe=recipe, trust=trust) for v in by_task[t]
+            }
+            check_distinct(list(of_task), [digest(protocol_of(c)) for c in of_task.values()])
+            out |= of_task
         else:  # resolved already, as a record holds it
             out[t.name] = t
             t._trusted = t._trusted or trust
@@ -195,7 +209,7 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
     Raises UsageError for wrong names, cards, paths and unreadable backbones. Data that cannot be read fail their jobs alone.
     """
     check_options(config.limit, config.batch_size, config.seeds)
-    cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust)
+    cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid)
     specs = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in config.backbones]
     if not specs:
         raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
@@ -212,10 +226,11 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
         except OSError as e:
             raise UsageError(f"{needed}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
     known = FingerprintCache(folder / "fingerprints", rehash=config.rehash, say=progress.say)
-    handles = [BackboneHandle(c, folder, known) for c in specs]
+    data = resolve_data(config.data, folder, progress)
+    handles = [BackboneHandle(c, folder, known, data) for c in specs]
     for handle in handles:
         _ = handle.facts
-    plan = Plan(config, handles, cards, resolve_data(config.data, folder, progress), device, known)
+    plan = Plan(config, handles, cards, data, device, known)
     plan.jobs = _jobs(plan)
     return plan
 
@@ -226,7 +241,10 @@ def _jobs(plan: Plan) -> list[Job]:
     @cache
     def facts(task: str) -> tuple[DataFacts, LevlError | None]:
         try:
-            return data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints), None
+            found = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
+            for source, words in found.notes.get("left_out", {}).items():
+                plan.fingerprints.say(f"{task}: {source}: {words}")
+            return found, None
         except LevlError as e:
             return DataFacts(DataIdentity("")), e
 

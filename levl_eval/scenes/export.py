@@ -32,7 +32,7 @@ from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
 from levl_eval.scenes.programs import SceneQuestion
 from levl_eval.scenes.questions import gqa_questions, vqa_questions
-from levl_eval.scenes.render import render, render_image
+from levl_eval.scenes.render import render_image, render_mask
 from levl_eval.scenes.world import (
     CATEGORIES,
     GROUP_OF,
@@ -52,6 +52,7 @@ COUNTS: dict[str, int] = {
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9,
 }  # fmt: skip
 QUALITY = 95
+_ADE20K = "ade20k/ADEChallengeData2016"
 FOREGROUNDS = tuple(g for g in GROUPS if g not in ("insect", "building"))  # nine, as ImageNet-9 has
 
 
@@ -72,33 +73,42 @@ def _jpeg(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, bytes]]:
-    """(path below the root, bytes) of everything picture ``index`` of ``part`` gives."""
+def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]]:
+    """(path below the root, scene) of every image that number ``index`` of ``part`` gives; imagenet9/val gives three."""
     scene = scene_of(part, index, seed)
     room, split = part.split("/")
     if room == "gqa":
-        yield f"gqa/images/{image_id(part, index)}.jpg", _jpeg(render_image(scene, size))
+        yield f"gqa/images/{image_id(part, index)}.jpg", scene
     elif room in ("vqav2", "pope"):
-        yield f"{room}/{split}/{image_id(part, index)}.jpg", _jpeg(render_image(scene, size))
+        yield f"{room}/{split}/{image_id(part, index)}.jpg", scene
     elif room == "ade20k":
-        stem = f"ADE_{'train' if split == 'training' else 'val'}_{index + 1:08d}"
-        drawn = render(scene, size)
-        root = "ade20k/ADEChallengeData2016"
-        yield f"{root}/images/{split}/{stem}.jpg", _jpeg(drawn.image)
-        buffer = io.BytesIO()
-        Image.fromarray(drawn.mask).save(buffer, "PNG")
-        yield f"{root}/annotations/{split}/{stem}.png", buffer.getvalue()
+        yield f"{_ADE20K}/images/{split}/{_ade_stem(split, index)}.jpg", scene
     elif room == "classification":
-        yield f"classification/{split}/{scene.objects[0].category}/{index:06d}.jpg", _jpeg(render_image(scene, size))
+        yield f"classification/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
     else:
         group = GROUP_OF[scene.objects[0].category]
-        yield f"imagenet9/original/{split}/{group}/{index:06d}.jpg", _jpeg(render_image(scene, size))
+        yield f"imagenet9/original/{split}/{group}/{index:06d}.jpg", scene
         if split == "val":
-            # Another picture's background: of the same group, or of the next one (never the same group).
+            # Another image's background: of the same group, or of the next one (never the same group).
             groups = len(FOREGROUNDS)
             for name, step in (("mixed_same", groups), ("mixed_rand", 1 + stable_seed("mix", seed, index) % (groups - 1))):
                 other = scene_of("imagenet9/background", index + step, seed)
-                yield f"imagenet9/{name}/val/{group}/{index:06d}.jpg", _jpeg(render_image(with_background(scene, other), size))
+                yield f"imagenet9/{name}/val/{group}/{index:06d}.jpg", with_background(scene, other)
+
+
+def _ade_stem(split: str, index: int) -> str:
+    return f"ADE_{'train' if split == 'training' else 'val'}_{index + 1:08d}"
+
+
+def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, bytes]]:
+    """(path below the root, bytes) of everything image ``index`` of ``part`` gives."""
+    for path, scene in image_scenes(part, index, seed):
+        yield path, _jpeg(render_image(scene, size))
+        if part.startswith("ade20k"):
+            split = part.split("/")[1]
+            buffer = io.BytesIO()
+            Image.fromarray(render_mask(scene, size)).save(buffer, "PNG")
+            yield f"{_ADE20K}/annotations/{split}/{_ade_stem(split, index)}.png", buffer.getvalue()
 
 
 def image_id(part: str, index: int) -> str:

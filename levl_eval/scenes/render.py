@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -145,10 +146,19 @@ def render_mask(scene: Scene, size: int = 96) -> np.ndarray:
     labels[:] = CLASS_ID[scene.bands[0].stuff]
     for edge, band in zip(_edges(scene, size), scene.bands[1:], strict=False):
         labels[rows >= edge[None, :]] = CLASS_ID[band.stuff]
-    image = Image.fromarray(labels)
+    return _draw_labels(labels, scene, size, [CLASS_ID[o.category] for o in scene.objects])
+
+
+def render_instances(scene: Scene, size: int = 96) -> np.ndarray:
+    """Which object every pixel shows, uint8 [size, size]: 0 the background, i + 1 ``scene.objects[i]``, in front of what it hides."""
+    return _draw_labels(np.zeros((size, size), np.uint8), scene, size, range(1, len(scene.objects) + 1))
+
+
+def _draw_labels(ground: np.ndarray, scene: Scene, size: int, labels: Sequence[int]) -> np.ndarray:
+    """``ground`` with the polygons of every object filled with its label, without anti-aliasing."""
+    image = Image.fromarray(ground)
     draw = ImageDraw.Draw(image)
-    for obj in scene.objects:
-        label = CLASS_ID[obj.category]
+    for obj, label in zip(scene.objects, labels, strict=True):
         for _, points in _polygons(obj, size):
             draw.polygon([(x - 0.5, y - 0.5) for x, y in points], fill=label)
     return np.array(image)

@@ -118,8 +118,15 @@ def timm_reference(model: Any, images: Tensor) -> tuple[Tensor | None, Tensor]:
     tokens = model.forward_features(images)
     pooled = model.forward_head(tokens, pre_logits=True)
     norm = late_norm(model)
-    if tokens.ndim == 3:  # timm's own map of the tokens: raster order, prefix stripped
-        own = model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW")[-1]
+    if tokens.ndim == 3:  # timm's own map of the last block tells grid and order; class attention may follow it (XCiT, CaiT)
+        last = model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW")[-1]
+        own = tokens[:, tokens.shape[1] - last.shape[2] * last.shape[3] :].transpose(1, 2).unflatten(2, tuple(last.shape[2:]))
+        if apart(own, last) > TOLERANCE:
+            a, b = (nn.functional.normalize(t.flatten(2)[0].float(), dim=0) for t in (own, last))
+            nearest = (a.T @ b).argmax(1)
+            assert (nearest == torch.arange(len(nearest))).float().mean() > 0.9, (
+                "the tokens are in another order than timm's own map"
+            )
     else:
         own = tokens.movedim(-1, 1) if tokens.shape[1] != model.num_features else tokens
     if norm is not None:

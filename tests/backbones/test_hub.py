@@ -204,7 +204,7 @@ def rename_vit(state, siglip):
     for key, value in state.items():
         if key.startswith("blocks."):
             _, i, rest = key.split(".", 2)
-            to = f"encoder.layers.{i}." if siglip else f"layers.{i}."
+            to = f"encoder.layers.{i}." if siglip else f"encoder.layer.{i}."
             if rest.startswith("attn.qkv."):
                 for part, name in zip(value.chunk(3), "qkv", strict=True):
                     out[f"{to}{'self_attn' if siglip else 'attention'}.{name}_proj.{rest[9:]}"] = part
@@ -290,12 +290,14 @@ def test_without_a_network_the_answer_takes_two_seconds(uri, monkeypatch, tmp_pa
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
     monkeypatch.setattr(offline, "_proxy", lambda: None)
     offline.reachable.cache_clear()
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)  # what a retry waits
     for warm in (False, True):  # the first round also imports the library
-        start = time.perf_counter()
+        start = time.process_time()  # of this process alone: a busy machine is no retry
         with pytest.raises(UsageError, match="hub cannot be reached"):
             load_backbone(uri)
         if warm:
-            assert time.perf_counter() - start < 2.0
+            assert time.process_time() - start + offline.PATIENCE_S < 2.0 and sum(slept) < 0.1
     assert constants.HF_HUB_OFFLINE is False
     offline.reachable.cache_clear()
 

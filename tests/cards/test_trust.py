@@ -225,10 +225,11 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path, kind):
         with pytest.raises(LevlError, match=r"x\.png: is a (named pipe|directory|socket|device), not a regular file"):
             call()
     from levl_eval.core.files import lines_of
+    from levl_eval.data.masks import LabelMap
     from levl_eval.data.questions import read_json
     from levl_eval.data.segmentation import load_mask
 
-    for call in (lambda: lines_of(path, "w"), lambda: read_json(path), lambda: load_mask(path, None, 3, 255, False)):
+    for call in (lambda: lines_of(path, "w"), lambda: read_json(path), lambda: load_mask(path, LabelMap(3))):
         with pytest.raises(LevlError):
             call()
 

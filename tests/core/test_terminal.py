@@ -83,10 +83,11 @@ def test_lists_fit_a_terminal_of_80_columns(capsys, monkeypatch):
 
 def test_a_stage_that_tells_of_its_first_item_before_it_is_done(capsys, monkeypatch):
     from levl_eval.core import progress
+    from levl_eval.core.messages import on_stderr
 
     clock = iter(range(0, 1000, 30))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    with progress.Progress().stage("logistic regression", 45, "C") as bar:
+    with on_stderr(), progress.Progress().stage("logistic regression", 45, "C") as bar:
         bar.advance(0, note="iteration 1")
         bar.advance(9)
     first, second = capsys.readouterr().err.splitlines()

@@ -12,6 +12,7 @@ import pytest
 from levl_eval.cli import main
 from levl_eval.core.command import guard
 from levl_eval.core.errors import UsageError
+from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
 from levl_eval.core.terminal import numbers, print_rows
 from levl_eval.core.text import csv_cell, html_text, json_text, latex_text, markdown_text, printable
@@ -22,7 +23,8 @@ ACTING = ["\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "a\nb", "a\rb", "\x08\x08", 
 @pytest.mark.parametrize("name", ACTING)
 def test_nothing_acts_on_the_terminal(name, capsys):
     print_rows([[name, "x", name]])
-    Progress().say(f"[1/1] {name}")
+    with on_stderr():
+        Progress().say(f"[1/1] {name}")
     guard(lambda: (_ for _ in ()).throw(UsageError(f"{name}: no such file")), False, "levl-eval")
     print("\n".join(numbers(["a", "b", "c"], [[name, name, "1"]], None)))
     out, err = capsys.readouterr()

@@ -226,7 +226,7 @@ def loss_of(case: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if c["objective"] == "clip":
             return -(s.log_softmax(1).diag().mean() + s.log_softmax(0).diag().mean()) / 2, w
         w["logit_bias"] = torch.tensor(-2.0).requires_grad_()
-        sign = 2 * torch.backbone(BATCH) - 1
+        sign = 2 * torch.eye(BATCH) - 1
         return F.softplus(-sign * (s + w["logit_bias"])).sum() / BATCH, w
     rest = c["lv"] * sigreg(z, a_v) + c["lt"] * sigreg(z_t, a_t)
     if c["objective"] == "direct":

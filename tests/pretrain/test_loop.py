@@ -108,7 +108,7 @@ def test_projections_and_neighbours_where_the_answer_is_known():
     assert std == pytest.approx(3, rel=0.02) and kurtosis == pytest.approx(3, rel=0.05)
     found = diagnostics.of_pairs(z[:500], z[:500])
     assert found["matched_cosine"] == pytest.approx(1) and abs(found["shuffled_cosine"]) < 0.1
-    centres = 10 * torch.backbone(16)[:4]
+    centres = 10 * torch.eye(16)[:4]
     labels = torch.arange(400) % 4
     x = centres[labels] + z[:400]
     assert diagnostics.knn_accuracy(x[:300], labels[:300], x[300:], labels[300:]) == 1
@@ -133,7 +133,7 @@ def test_the_probe_reads_class_folders(tmp_path):
     images = F.normalize(t.model.embed_images(t.pixels(t.probe.pixels["test"].numpy(), None)), dim=1)
     by_hand = ((images @ texts.T).argmax(1) == t.probe.labels["test"]).float().mean().item()
     assert told["probe_zeroshot"] == pytest.approx(by_hand)
-    one_hot = torch.backbone(2)
+    one_hot = torch.eye(2)
     for truth, score in ((t.probe.labels["test"], 1.0), (1 - t.probe.labels["test"], 0.0)):
         assert t.probe.zero_shot(lambda x, z=one_hot[truth]: {"z_v": z, "z_t": 3 * one_hot}) == score
     with pytest.raises(UsageError, match="probe_template"):

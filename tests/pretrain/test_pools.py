@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
 from levl_eval.models.config import parse_config
 from levl_eval.models.tokenizer import train
@@ -137,12 +138,14 @@ def test_a_damaged_pool_is_said_and_made_again(tmp_path, source, capsys, form, h
     names = sorted(p.name for p in folder.iterdir())
     for name in names:
         harm(folder / name)
-        again = open_pool(config, tmp_path / "cache", Progress())
+        with on_stderr():
+            again = open_pool(config, tmp_path / "cache", Progress())
         assert again.sha256 == whole.sha256 and again.captions == whole.captions, name
         assert all(np.array_equal(again.pixels[i], whole.pixels[i]) for i in range(16))
         err = capsys.readouterr().err
         assert str(folder) in err and "making it again" in err, name
-    open_pool(config, tmp_path / "cache", Progress())
+    with on_stderr():
+        open_pool(config, tmp_path / "cache", Progress())
     assert "making it again" not in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
 from levl_eval.models.checkpoints import read, save
 from levl_eval.models.config import PretrainConfig, parse_config
@@ -22,8 +23,9 @@ SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slic
 
 def _run(tmp_path, *words, out="a"):
     config = parse_config([f"out={tmp_path / out}", *SMALL, *words])
-    trainer = Trainer(config, Progress(), tmp_path / "cache")
-    trainer.run()
+    with on_stderr():
+        trainer = Trainer(config, Progress(), tmp_path / "cache")
+        trainer.run()
     return trainer
 
 

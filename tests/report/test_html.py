@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +19,15 @@ from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_classification
 from levl_eval.engines.probes import common
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import read_samples
 from levl_eval.report import html as page
-from levl_eval.report.html import build
+from levl_eval.report.html import build, write_report
+from levl_eval.report.protocols import of_row, shared
 from levl_eval.report.results import Results
 from levl_eval.report.svg import bars, curves, scatter
 from levl_eval.runner.evaluate import evaluate
-from tests.report.conftest import record
+from tests.report.conftest import fill, record
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,12 @@ def test_images_are_bounded(results, monkeypatch):
 
 
 def test_charts_of_nothing_are_nothing():
-    assert bars([], "x") == curves([("a", 0, [1.0])], "x") == scatter([("a", 0, 1.0, 2.0)], "x", "y") == ""
+    assert (
+        bars([], "x")
+        == curves([("a", 0, [1.0])], "x")
+        == scatter([("a", 0, Estimate(value=1), Estimate(value=2))], "x", "y")
+        == ""
+    )
 
 
 def test_the_command_writes_it(run_dir, capsys):
@@ -112,12 +120,122 @@ def test_samples_of_every_engine_have_their_images(world, tmp_path, monkeypatch)
 
 def test_every_number_leads_to_its_protocol(results):
     text = build(results)
-    targets = re.findall(r'<details id="([^"]+)"', text)
+    targets = re.findall(r'<details id="(r-[^"]+)"', text)
     assert sorted(targets) == sorted(f"r-{r.key}" for r in results.records) and len(set(targets)) == len(targets)
     linked = re.findall(r'<a href="#(r-[^"]+)">([^<]+)', text)
     assert {key for key, _ in linked} <= set(targets)
-    cells = re.findall(r'<td class="n[^"]*">(.*?)</td>', text.split('id="gain"')[0].split("<h2 id=gain>")[0])
+    cells = re.findall(r'<td class="n[^"]*"[^>]*>(.*?)</td>', text.split('id="gain"')[0])
+    assert len(cells) == 5 * 4 + 4 * 3  # values of four backbones, gains of three
     assert cells and all(c.startswith("<a href") or c == "" for c in cells)
+
+
+def test_a_sample_and_a_number_lead_to_their_files(results, run_dir):
+    text = write_report(run_dir, results).read_text()
+    linked = set(re.findall(r'href="([^"#][^"]*\.jsonl?)"', text))
+    assert linked == {f"{kind}/{r.key}.{end}" for r in results.records for kind, end in page.KINDS.items() if (run_dir / kind / f"{r.key}.{end}").is_file()}  # fmt: skip
+    gqa = next(t for t in data_of(text) if t["title"] == "gqa")
+    assert set(gqa["files"]) < linked
+    for file, lines in zip(gqa["files"], zip(*(s["l"] for s in gqa["samples"]), strict=True), strict=True):
+        there = (run_dir / file).read_text().splitlines()
+        assert [json.loads(there[k - 1])["id"] for k in lines] == [s["id"] for s in gqa["samples"]]
+    assert not any(any(t["files"]) for t in data_of(build(results)))  # a page for elsewhere links to nothing beside it
+
+
+def test_the_head_says_what_when_how_and_on_what(tmp_path):
+    made = {"date": "2026-11-30T05:02:28+00:00", "command": ["/usr/bin/levl-eval", "run", "--tasks", "a b"], "device_name": "Some <CPU>",
+            "packages": {"levl-eval": "0.1.0", "torch": "2.13.0"}, "git": {"revision": "ab" * 20, "dirty": True}}  # fmt: skip
+    fill(tmp_path, ("good", "random"), ("gqa", "linear"), device="cpu", precision={"encoder": "float32"}, environment=made)
+    head = build(Results.read([tmp_path])).split("</header>")[0]
+    for part in ("2 frozen encoders on 2 tasks", "random (random weights)", "2026-11-30", "/usr/bin/levl-eval run --tasks &#39;a b&#39;", "cpu (Some &lt;CPU&gt;) float32", "levl-eval 0.1.0, torch 2.13.0", "with changes not committed"):  # fmt: skip
+        assert part in head, part
+
+
+def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
+    text = build(results)
+    panel = next(p for p in text.split("<details")[1:] if "good on gqa, seed 0</summary>" in p)
+    for part in ("floor text only 33.0 [30.0, 36.0]", "gain over random", "connector loss 2 at first, 0.8 at last (-11.1% over the last tenth", "test fingerprint", "good.jsonl" if "good.jsonl" in panel else "weights"):  # fmt: skip
+        assert part in panel, part
+    failed = next(p for p in text.split("<details")[1:] if "random on zeroshot, seed 0</summary>" in p)
+    assert "no text encoder" in failed and "gain over" not in failed
+    assert "nothing is trained" in next(p for p in text.split("<details")[1:] if "good on pope, seed 0</summary>" in p)
+
+
+def test_protocols_are_tables_with_the_differences_marked(tmp_path):
+    fill(tmp_path, ("good",), ("gqa",))
+    fill(
+        tmp_path, ("good",), ("pope",), protocol={"name": "pope", "prompt": {"template": "Q", "max_new_tokens": 4}, "extra": None}
+    )
+    results = Results.read([tmp_path])
+    found = {f.name: f for f in shared(results.rows)}
+    assert {n: f.differs for n, f in found.items()} == {"prompt.max_new_tokens": True, "prompt.template": False}
+    assert found["prompt.max_new_tokens"].values == ["8", "4"] and next(iter(found)) == "prompt.max_new_tokens"
+    own = {f.name: f for f in of_row(results.rows[1], results.rows)}
+    assert (
+        own["prompt.max_new_tokens"].others == [("gqa", "8")]
+        and not own["prompt.template"].others
+        and own["extra"].value == "none"
+    )
+    text = build(results)
+    assert "1 of 2 fields that several tasks have" in text and text.count('class="differs"') == 3 and "gqa: 8" in text
+    assert "<pre>" not in text  # no raw JSON
+
+
+def test_dense_panels_name_backbones_and_classes(tmp_path):
+    fill(tmp_path, ("good", "random"), ("ade20k",))
+    results = Results.read([tmp_path])
+    for r in results.records:
+        folder = tmp_path / "work" / r.key
+        folder.mkdir(parents=True)
+        Image.new("RGB", (204, 20)).save(folder / "truth.png")
+        Image.new("RGB", (304, 20)).save(folder / "dense.png")
+    assert "legend" not in build(results).split('id="dense"')[1].split('id="browse"')[0]  # a run of before has none
+    for r, legend in zip(
+        results.records, ([["sky", "#0000ff"], ["x", "red;}"]], [["<b>grass", "#00ff00"], ["sky", "#0000ff"]]), strict=True
+    ):
+        (tmp_path / "work" / r.key / "legend.json").write_text(json.dumps(legend))
+    dense = build(results).split('id="dense"')[1].split('id="browse"')[0]
+    assert re.findall(r"<figcaption>(.*?)</figcaption><img", dense) == ["the data", "good", "random"]  # above their images
+    assert "grid-template-columns:204fr 304fr 304fr" in dense
+    swatches = re.findall(r'<li><span style="background:([^"]*)"></span>(.*?)</li>', dense)
+    assert {n: c for c, n in swatches} == {"sky": "#0000ff", "&lt;b&gt;grass": "#00ff00"}
+
+
+def test_every_section_has_the_backbones_in_one_order(results):
+    text = build(results)
+    order = results.backbones
+    for row in results.rows:
+        panels = re.findall(rf"<summary>(\S+) on {row.task}, seed", text)
+        assert list(dict.fromkeys(panels)) == [n for n in order if n in row.cells]
+    heads = [re.findall(r'<th scope="col" class="n">(?:<a[^>]*>)?([^<]+)', part) for part in text.split("<table")[1:]]
+    assert all(h == [n for n in order if n in h] for h in heads) and any(h == order for h in heads)
+    assert all(t["backbones"] == [n for n in order if n in t["backbones"]] for t in data_of(text))
+
+
+def test_markup_in_any_text_stays_text(tmp_path):
+    bad = "<b>&\"'</script>\x1b"
+    fill(tmp_path, (bad, "random"), ("gqa", "linear"), reason=bad, environment={"command": [bad], "device_name": bad, "date": bad},
+         protocol={"name": "x", bad: bad}, notes={bad: bad, "y_loss": [2.0, 1.0]})  # fmt: skip
+    text = build(Results.read([tmp_path]))
+    assert "<b>" not in text and "\x1b" not in text and text.count("</script>") == 2
+
+
+def test_the_wheel_holds_the_templates():
+    from hatchling.builders.wheel import WheelBuilder
+
+    root = Path(__file__).resolve().parents[2]
+    shipped = {f.distribution_path for f in WheelBuilder(str(root)).recurse_included_files()}
+    assert {f"levl_eval/report/{p.relative_to(root / 'levl_eval' / 'report')}" for p in (root / "levl_eval" / "report").rglob("*.*") if p.suffix in (".j2", ".css", ".js")} <= shipped  # fmt: skip
+    assert any(name.endswith("report.html.j2") for name in shipped)
+
+
+def test_no_markup_is_written_in_python():
+    """Kills: a tag in an f-string, which nothing escapes."""
+    root = Path(page.__file__).parent
+    for file in root.glob("*.py"):
+        assert not re.search(
+            r"""["']\s*</?(a|b|d[dtl]|div|h\d|html|li|nav|p|rect|script|section|span|svg|t[dhr]|table|text|ul)\b""",
+            file.read_text(),
+        ), file
 
 
 def test_images_of_other_data_are_not_shown(tmp_path, capsys):
@@ -146,17 +264,32 @@ const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event(
 const task = [...$("task").options].find((o) => o.textContent === "gqa").value;
 seen.all = set("task", task);
 seen.differ = set("filter", "differ");
-seen.mixed = [...document.querySelectorAll("#samples li")].every((li) => li.querySelector(".right") && li.querySelector(".wrong"));
+seen.mixed = [...document.querySelectorAll("#samples .question")].every((q) => q.querySelector(".right") && q.querySelector(".wrong"));
 seen.none = set("search", "no such words");
 set("search", ""); set("filter", "all");
+seen.meaning = $("meaning").textContent;
+seen.grouped = [...document.querySelectorAll("#samples > li")].map((li) => li.querySelectorAll(".question").length);
 const link = document.querySelector('td a[href^="#r-"]'), there = $(link.hash.slice(1));
-link.click(); dispatchEvent(new Event("hashchange")); seen.protocol = there.open && document.activeElement.parentElement === there; there.open = false;
+link.click(); dispatchEvent(new Event("hashchange")); seen.protocol = there.open && document.activeElement.parentElement === there;
+seen.table = there.nextElementSibling.matches(".protocol[open]"); there.open = false;
 $("after").focus(); seen.focus = document.activeElement.id; $("after").click();
 seen.second = $("count").textContent;
 seen.images = document.querySelectorAll("#samples img").length;
 const open = () => document.querySelectorAll("main > details[open]").length;
 dispatchEvent(new Event("beforeprint")); seen.opened = open(); dispatchEvent(new Event("afterprint")); seen.closed = open();
 seen.wide = document.documentElement.scrollWidth <= innerWidth;
+const wide = document.querySelector("table.wide"), heads = () => [...wide.tHead.rows[0].cells].slice(2).map((c) => c.textContent);
+const rows = () => [...wide.tBodies[0].rows].filter((r) => !r.hidden).map((r) => r.cells[0].textContent);
+const first = [heads(), rows()];
+wide.tHead.rows[0].cells[heads().indexOf("good") + 2].querySelector("button").click();
+seen.rows = rows(); seen.sorted = wide.querySelector("[aria-sort]").getAttribute("aria-sort");
+[...wide.tBodies[0].rows].find((r) => r.cells[0].textContent === "gqa").querySelector("th button").click();
+seen.heads = heads();
+const choose = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("input")); };
+choose("rows", "GQ"); choose("columns", "fair");
+seen.chosen = [rows(), [...wide.tHead.rows[0].cells].filter((c) => !c.hidden).map((c) => c.textContent), $("shown").textContent];
+$("reset").click();
+seen.reset = JSON.stringify([heads(), rows()]) === JSON.stringify(first) && !wide.querySelector("[aria-sort], [hidden]");
 document.body.dataset.seen = JSON.stringify(seen);
 </script></body>"""
 
@@ -183,6 +316,15 @@ def test_in_a_real_browser(results, tmp_path):
     assert seen["all"].startswith(f"{len(gqa['samples'])} of") and seen["differ"].startswith(f"{len(differ)} of")
     assert seen["mixed"] and seen["none"].startswith("0 of") and seen["focus"] == "after" and "page 2 of" in seen["second"]
     assert seen["images"] > 0 and seen["wide"]  # 420 px wide: only tables scroll, not the page
-    assert seen["protocol"]
+    assert seen["protocol"] and seen["table"]  # the panel of the number, and below it the table of its protocol
+    assert seen["grouped"] == [6] * 12 and "accuracy of 0.5 or more" in seen["meaning"]
+    values = {r.title: r for r in results.rows}
+    of_good = {t: -results.summary(r, "good").estimate.value for t, r in values.items()}
+    of_gqa = {n: -results.summary(values["gqa"], n).estimate.value for n in results.backbones}
+    assert seen["rows"] == sorted(of_good, key=of_good.get) and seen["sorted"] == "descending"
+    assert seen["heads"] == sorted(of_gqa, key=of_gqa.get)
+    assert seen["chosen"][0] == ["gqa"] and seen["chosen"][2] == "1 of 5 tasks"
+    assert seen["chosen"][1][:2] == ["task", "metric"] and set(seen["chosen"][1][2:]) == {"fair", "fair-twin"}
+    assert seen["reset"]
     folded = path.read_text().split('id="protocols"')[0].count("<details>")
     assert 0 < seen["opened"] == folded and seen["closed"] == 0  # on paper metrics and curves are open, protocols are not

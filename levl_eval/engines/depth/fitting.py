@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards.dense import DepthCard
 from levl_eval.core.errors import LevlError
 from levl_eval.data.types import DepthSet, ImageSet
 from levl_eval.engines.contract import Context
+from levl_eval.engines.convergence import closed_form, thinned, train_until_converged
 from levl_eval.engines.depth.head import DepthHead, grid_depth, train_head, valid
+from levl_eval.engines.floors import mean_map
 from levl_eval.features.store import FeatureSet
 
 # Top, bottom, left, right as shares of the map: rows 45 to 471 and columns 41 to 601 of 480 x 640 (Eigen et al. 2014, NYUv2),
@@ -55,7 +60,7 @@ def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
 class Fitted:
     """A trained head with what it predicts the test images from."""
 
-    head: DepthHead
+    head: nn.Module  # tokens [B, n, D] -> metres [B, h, w]
     features: FeatureSet
     card: DepthCard
     device: torch.device
@@ -70,10 +75,22 @@ class Fitted:
         return large.clamp(self.card.min_depth, self.card.max_depth).cpu().numpy()
 
 
+class _Places(nn.Module):
+    """A head that has no eyes: the same metres [h, w] for every image."""
+
+    def __init__(self, metres: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("map", metres)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.get_buffer("map").expand(len(tokens), -1, -1)
+
+
 def fit(
     context: Context[DepthCard], train: DepthSet, test: DepthSet
-) -> tuple[Fitted, list[float], dict[str, float], dict[str, int]]:
-    """Features of both sets and the head: what predicts, the loss by epoch, seconds and cache hits."""
+) -> tuple[Fitted, Fitted, dict[str, Any], dict[str, float], dict[str, int]]:
+    """Features of both sets and the head: what predicts, the same without an image (the training mean at each place), notes on the
+    training, seconds and cache hits."""
     card = context.card
     cache = {"feature_hits": 0, "feature_misses": 0}
     geometry = task_preprocess(card, context.backbone.preprocess)
@@ -93,6 +110,16 @@ def fit(
     started = time.monotonic()
     names = context.progress.track(train.images.ids, "training depths", unit="map")
     labels = np.stack([grid_depth(full_depth(train, name), learn.grid, card) for name in names])
-    head, curve = train_head(learn.patches, labels, learn.grid, card, context.seed, context.device, context.progress)
+
+    def train_by(card: DepthCard) -> tuple[DepthHead, list[float]]:
+        return train_head(learn.patches, labels, learn.grid, card, context.seed, context.device, context.progress)
+
+    if card.head == "ridge":
+        head = train_by(card)[0]
+        notes: dict[str, Any] = {"converged": closed_form()}
+    else:
+        head, curve, found = train_until_converged(card, math.ceil(len(learn.patches) / card.batch_size), train_by)
+        notes = {"head_loss": thinned(curve), "converged": found}
     seconds["head"] = time.monotonic() - started
-    return Fitted(head, judge, card, context.device), curve, seconds, cache
+    blind = _Places(torch.from_numpy(mean_map(labels)).to(context.device))
+    return Fitted(head, judge, card, context.device), Fitted(blind, judge, card, context.device), notes, seconds, cache

@@ -12,12 +12,22 @@ from levl_eval.core.errors import LevlError
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_depth
 from levl_eval.engines.contract import Context, Outcome
-from levl_eval.engines.depth.fitting import fit, full_depth, scored
+from levl_eval.engines.depth.fitting import Fitted, fit, full_depth, scored
 from levl_eval.engines.depth.images import keep_images
+from levl_eval.engines.floors import of_means
 from levl_eval.metrics import catalogue
 from levl_eval.metrics.depth import METRICS, depth_metrics, depth_sums
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
 from levl_eval.records import Sample
+
+
+def _sums(fitted: Fitted, row: int, truth: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """metrics.depth.depth_sums of one image's prediction against metres [H, W] where bool [H, W] says that they count."""
+    card = fitted.card
+    predicted, goal = fitted.predict(row, (truth.shape[0], truth.shape[1]))[keep], truth[keep]
+    if card.align == "median":
+        predicted = (predicted * (np.median(goal) / np.median(predicted))).clip(card.min_depth, card.max_depth)
+    return depth_sums(predicted, goal)
 
 
 def _one(metric: str, sums: np.ndarray) -> np.ndarray:
@@ -29,19 +39,17 @@ def run(context: Context[DepthCard]) -> Outcome:
     card = context.card
     test = read_depth(card.data, context.data, card.depth_scale, context.limit)
     train = read_depth(card.train, context.data, card.depth_scale)
-    fitted, curve, seconds, cache = fit(context, train, test)
+    fitted, blind, notes, seconds, cache = fit(context, train, test)
     started = time.monotonic()
-    kept, names, empty = [], [], []
+    kept, unsighted, names, empty = [], [], [], []
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
         truth = full_depth(test, name)
         keep = scored(truth, card)
         if not keep.any():
             empty.append(name)
             continue
-        predicted, goal = fitted.predict(k, (truth.shape[0], truth.shape[1]))[keep], truth[keep]
-        if card.align == "median":
-            predicted = (predicted * (np.median(goal) / np.median(predicted))).clip(card.min_depth, card.max_depth)
-        kept.append(depth_sums(predicted, goal))
+        kept.append(_sums(fitted, k, truth, keep))
+        unsighted.append(_sums(blind, k, truth, keep))
         names.append(name)
     if not kept:
         raise LevlError(
@@ -56,6 +64,7 @@ def run(context: Context[DepthCard]) -> Outcome:
     # Over all pixels together, as some papers average; their intervals are over images too.
     metrics |= {f"pixels/{m}": bootstrap_statistic(sums, partial(_one, m)) for m in METRICS}
     main = card.main_metric if card.main_metric in by_image else "rmse"
+    metrics |= of_means("mean_map", by_image[main], depth_metrics(np.stack(unsighted))[main], f"/{main}")
     samples = [
         Sample(
             id=n, image_id=n, score=float(by_image[main][k]),
@@ -68,5 +77,4 @@ def run(context: Context[DepthCard]) -> Outcome:
         "counts": {"images": len(test.images), "train_images": len(train.images)},
         "train": fingerprint_of(train), "split": test.split,
     }  # fmt: skip
-    notes = {"images_without_scored_pixels": empty, **({"head_loss": [round(x, 5) for x in curve]} if curve else {})}
-    return Outcome(metrics, samples, data, notes, seconds, cache)
+    return Outcome(metrics, samples, data, {"images_without_scored_pixels": empty, **notes}, seconds, cache)

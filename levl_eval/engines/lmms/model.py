@@ -28,6 +28,7 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.kept import tree_digest
 from levl_eval.core.third_party import repair_lmms
 from levl_eval.data.images import SUFFIXES, fingerprint_text, open_rgb
+from levl_eval.data.rgb import to_rgb
 from levl_eval.data.types import ImageSet, Question
 from levl_eval.engines.vlm.answers import ENGINE, Journal, answer_set, bounds_for, flip_rate
 from levl_eval.engines.vlm.connector import Connector
@@ -67,7 +68,7 @@ def _image(found: Any, where: str) -> Image.Image | None:
         raise UsageError(f"{where}: has {len(visuals)} images; a connector is trained for one image a question")
     (one,) = visuals
     if isinstance(one, Image.Image):
-        return one.convert("RGB")
+        return to_rgb(one, where)
     if isinstance(one, (str, Path)) and Path(one).suffix.lower() in SUFFIXES:
         return open_rgb(Path(one))
     raise UsageError(f"{where}: shows {str(one)[:60]!r} ({type(one).__name__}); only images can be answered about")
@@ -303,6 +304,7 @@ def _assemble(
 ) -> Asker:
     """From model arguments to an asker; the connector is reused or trained as in `levl-eval ask`."""
     from levl_eval.core.device import pick_device
+    from levl_eval.core.messages import show_messages
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
     from levl_eval.engines.vlm.api import assemble, load
@@ -311,6 +313,7 @@ def _assemble(
 
     if bool(model) == bool(backbone):
         raise UsageError("lmms-eval --model_args: give either backbone=... (with llm=...) or model=DIR of a saved one")
+    show_messages()  # lmms-eval's own handlers, where it has some, go first
     where, cache, progress = pick_device(device), default_cache(), Progress()
     if model:
         vlm = load(model, device=str(where))

@@ -20,6 +20,8 @@ from levl_eval.cards import AttentiveCard
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.convergence import convergence
+from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Parts, all_scores, load_parts, samples_of
 from levl_eval.features.augmented import cropped
 from levl_eval.metrics.statistics import mean_estimate
@@ -179,7 +181,8 @@ def run(context: Context[AttentiveCard]) -> Outcome:
     )  # fmt: skip
     logits = predict(head, test.features.patches, test.rows, device)
     metrics, right = all_scores(logits, parts, card.ece_bins)
-    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve]}
+    metrics |= majority(right, truth, parts.train.labels, len(parts.classes))
+    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve], "converged": convergence(curve)}
     if card.report_best:
         metrics["top1_best_epoch"] = mean_estimate(best_right)
         notes["top1_by_epoch"] = [round(v, 5) for v in best]

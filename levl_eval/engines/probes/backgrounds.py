@@ -20,8 +20,10 @@ from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.convergence import thinned
+from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Matrix, data_of, features_of, global_features, samples_of
-from levl_eval.engines.probes.linear import fit, logits_of
+from levl_eval.engines.probes.linear import fit_by_card, logits_of
 from levl_eval.metrics.catalogue import DIFFERENCE
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import Z95, mean_estimate, paired_difference, within
@@ -48,6 +50,16 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
         value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=n, method="two samples, not paired"
     )
     return within(found, DIFFERENCE)
+
+
+def _by_foreground(ids: dict[str, list[str]], wanted: list[str], right: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    """For each foreground of ``wanted`` whether it was right on every variant that shows the same foregrounds once each.
+
+    So that two encoders' drops can be compared image by image.
+    """
+    at = {name: {i: k for k, i in enumerate(there)} for name, there in ids.items()}
+    same = [name for name in ids if len(at[name]) == len(ids[name]) == len(wanted) and set(at[name]) == set(wanted)]
+    return [{name: float(right[name][at[name][i]]) for name in same} for i in wanted]
 
 
 def variants_of(card: BackgroundsCard, data: str, limit: int | None) -> dict[str, ClassificationSet]:
@@ -91,7 +103,9 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
     started = time.monotonic()
     if card.standardize:
         x.fit_scale()
-    layer, curve, _ = fit(x, train.labels, len(train.classes), card, context.seed, context.device, None, context.progress)
+    layer, curve, _, state = fit_by_card(
+        x, train.labels, len(train.classes), card, context.seed, context.device, None, context.progress
+    )
     right, predicted = {}, {}
     for name, m in tests.items():
         m.scale_like(x)
@@ -112,7 +126,11 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
         "counts": {"images": len(sets[main].images), "train_images": len(train.images), "classes": len(train.classes)},
         "split": card.data.split,
     }
-    notes: dict[str, Any] = {"probe_loss": [round(v, 5) for v in curve], "variants": list(sets)}
+    metrics |= majority(right[main], sets[main].labels, train.labels, len(train.classes))
+    notes: dict[str, Any] = {"probe_loss": thinned(curve), "converged": state, "variants": list(sets)}
     if twice:
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(sets[REFERENCE].images)}
-    return Outcome(metrics, samples_of(sets[main], predicted[main], right[main]), data, notes, seconds, cache)
+    samples = samples_of(sets[main], predicted[main], right[main])
+    for s, variants in zip(samples, _by_foreground(ids, ids[main], right), strict=True):
+        s.meta["variants"] = variants
+    return Outcome(metrics, samples, data, notes, seconds, cache)

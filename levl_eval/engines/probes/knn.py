@@ -15,6 +15,7 @@ from torch import Tensor
 from levl_eval.cards import KNNCard
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Matrix, load_parts, matrices, mean_per_class, samples_of
 from levl_eval.metrics.statistics import mean_estimate
 
@@ -72,5 +73,6 @@ def run(context: Context[KNNCard]) -> Outcome:
             if parts.leaked.any():
                 metrics["top1_unleaked"] = mean_estimate(right[~parts.leaked])
             samples = samples_of(parts.test.data, predicted, right)
+            metrics |= majority(right, truth, parts.train.labels, len(parts.classes))
     parts.seconds["probe"] = time.monotonic() - started
     return Outcome(metrics, samples or [], parts.data, notes, parts.seconds, parts.cache)

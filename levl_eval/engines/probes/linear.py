@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from levl_eval.cards import LinearProbeCard, LinearTraining
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.convergence import thinned, train_until_converged
+from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Matrix, all_scores, load_parts, matrices, samples_of
 
 
@@ -75,6 +78,20 @@ def fit(
     return layer.eval().requires_grad_(False), curve, watched
 
 
+def fit_by_card(
+    x: Matrix, y: np.ndarray, classes: int, card: Any, seed: int, device: torch.device,
+    watch: tuple[Matrix, np.ndarray] | None = None, progress: Progress | None = None,
+) -> tuple[nn.Linear, list[float], list[float], dict[str, Any]]:  # fmt: skip
+    """:func:`fit` for as long as the card's ``until`` says; also what notes say of convergence."""
+
+    def train_by(card: Any) -> tuple[tuple[nn.Linear, list[float]], list[float]]:
+        layer, curve, watched = fit(x, y, classes, card, seed, device, watch, progress)
+        return (layer, watched), curve
+
+    (layer, watched), curve, state = train_until_converged(card, math.ceil(len(x) / card.batch_size), train_by)
+    return layer, curve, watched, state
+
+
 def run(context: Context[LinearProbeCard]) -> Outcome:
     """Raises UsageError/LevlError: missing or empty folders, class folders that differ, images that cannot be decoded."""
     card = context.card
@@ -82,13 +99,13 @@ def run(context: Context[LinearProbeCard]) -> Outcome:
     started = time.monotonic()
     train, validation, test = matrices(parts, card)
     watch = (validation, parts.validation.labels) if validation is not None and parts.validation is not None else None
-    layer, curve, watched = fit(
-        train, parts.train.labels, len(parts.classes), card, context.seed, context.device, watch, context.progress
-    )
+    y, classes = parts.train.labels, len(parts.classes)
+    layer, curve, watched, state = fit_by_card(train, y, classes, card, context.seed, context.device, watch, context.progress)
     logits = logits_of(layer, test, context.device)
     metrics, right = all_scores(logits, parts, card.ece_bins)
+    metrics |= majority(right, parts.test.labels, y, classes)
     parts.seconds["probe"] = time.monotonic() - started
-    notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve]}
+    notes = {**parts.notes, "probe_loss": thinned(curve), "converged": state}
     if watched:
         notes["epoch"] = int(np.argmax(watched)) + 1
         notes["validation_top1"] = [round(v, 5) for v in watched]

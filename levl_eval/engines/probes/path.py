@@ -10,6 +10,7 @@ import torch
 
 from levl_eval.cards import LinearPathCard
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.floors import chance, majority
 from levl_eval.engines.probes.common import Matrix, Parts, all_scores, load_parts, matrices, mean_per_class, samples_of
 from levl_eval.engines.probes.logistic import PathFit, solve_path
 from levl_eval.metrics.statistics import mean_estimate
@@ -30,6 +31,20 @@ def draw(labels: np.ndarray, count: int, *key: int) -> np.ndarray:
     """Positions of at most ``count`` images of each class, drawn without replacement by the integers of ``key``."""
     rng = np.random.default_rng(key)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:count] for c in np.unique(labels)]))
+
+
+_RULE = "the largest gradient entry of the mean loss is at most {:g} for every C that was chosen"
+
+
+def _state(fit: PathFit, best: PathFit, card: Any) -> dict[str, Any]:
+    """What notes say of convergence: the chosen C must have converged, and those that did not by name."""
+    left = [float(f"{c:.6g}") for c, done in zip(fit.strengths, fit.converged, strict=True) if not done]
+    return {
+        "rule": _RULE.format(card.tolerance),
+        "value": len(left),
+        "converged": bool(best.converged.all()),
+        "not_converged_C": left,
+    }
 
 
 def _whole(context: Context[LinearPathCard], parts: Parts) -> Outcome:
@@ -54,7 +69,8 @@ def _whole(context: Context[LinearPathCard], parts: Parts) -> Outcome:
         best = solve_path(both, classes, best.strengths, device, start=best, **options)
     logits = best.logits(test, 0, device)
     metrics, right = all_scores(logits, parts, card.ece_bins)
-    notes = {**parts.notes, "path": path, "chosen_C": float(best.strengths[0]), "converged": bool(best.converged.all())}
+    metrics |= majority(right, parts.test.labels, y, classes)
+    notes = {**parts.notes, "path": path, "chosen_C": float(best.strengths[0]), "converged": _state(fit, best, card)}
     if at in (0, len(fit.strengths) - 1):
         notes["warning"] = "the best C is at an end of the path; widen c_powers"
         context.progress.say(f"  {card.name}: {notes['warning']}")
@@ -72,6 +88,7 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     metrics, notes = {}, {**parts.notes, "draws": {}}
     right = np.zeros(len(truth))
     predicted = np.zeros(len(truth), int)
+    settled = True
     for shots in card.shots:
         hits, chosen = [], []
         for number in range(card.draws):
@@ -88,6 +105,7 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
                 tolerance=card.tolerance, max_iterations=card.max_iterations,
             )  # fmt: skip
             at, _ = choose(fit, v, parts.validation.labels[held], device)
+            settled &= bool(fit.converged[at])
             predicted = fit.logits(test, at, device).argmax(1).numpy()
             hits.append((predicted == truth).astype(float))
             chosen.append(float(f"{fit.strengths[at]:.6g}"))
@@ -101,6 +119,8 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
             "C": chosen,
         }
     metrics["mean_per_class"] = mean_per_class(right, truth)
+    metrics |= chance(right, classes)  # every class has the same number of shots
+    notes["converged"] = {"rule": _RULE.format(card.tolerance), "converged": settled}
     # Samples are of the last entry of `shots`: the share of draws that were right, and the last draw's class.
     return Outcome(metrics, samples_of(parts.test.data, predicted, right), parts.data, notes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_captions
 from levl_eval.data.types import CaptionSet
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.floors import retrieval_chance
 from levl_eval.engines.probes.texts import image_embeddings, text_embeddings
 from levl_eval.engines.probes.zeroshot import main_readout
 from levl_eval.metrics.estimate import Estimate
@@ -121,6 +123,16 @@ def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -
     )  # fmt: skip
 
 
+def _chance(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray, card: Any) -> dict[str, Estimate]:
+    """The mean recall of a random order, which hits as often on average for any embeddings, and the gain over it."""
+    theirs = retrieval_chance(owner, by_image.shape[1], card.k, card.folds)
+    gain = _mean_recall(by_image - theirs[0], by_text - theirs[1], owner)
+    return {
+        "floor_chance": _mean_recall(*theirs, owner),
+        "gain_over_chance": gain.model_copy(update={"method": f"paired {gain.method}"}),
+    }
+
+
 def captions_of(card: RetrievalCard, data: str, limit: int | None) -> CaptionSet:
     """The card's captions and their images. Raises UsageError for unusable files."""
     return first_captions(read_captions(card.data, data, limit), card.captions_per_image)
@@ -153,7 +165,7 @@ def run(context: Context[RetrievalCard]) -> Outcome:
             found[f"text_to_image_r{k}"] = mean_estimate(by_text[r], clusters)
         others |= {f"{k}/{readout.name}": v for k, v in found.items()}
         if readout.name == chosen:
-            metrics |= found
+            metrics |= found | _chance(by_image, by_text, data.owner, card)
             one, other = by_image.mean(0), by_text.mean(0)
             samples = [
                 Sample(id=f"image/{i}", image_id=i, score=float(one[k]), meta={"split": "image-to-text"})

@@ -13,6 +13,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import did_you_mean
 from levl_eval.data.readers import read_classification
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.floors import chance
 from levl_eval.engines.probes.common import data_of, features_of, samples_of, scores
 from levl_eval.engines.probes.texts import class_embeddings, image_embeddings, prompt_templates, said_names
 from levl_eval.metrics.calibration import calibration_error
@@ -67,7 +68,7 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
         confidence = (card.logit_scale * logits.double()).softmax(1).amax(1).numpy()
         found["calibration_error"] = calibration_error(confidence, right, card.ece_bins)
         if readout.name == chosen:
-            metrics |= found
+            metrics |= found | chance(right, len(data.classes))
             samples = samples_of(data, logits.argmax(1).numpy(), right)
         others |= {f"{k}/{readout.name}": v for k, v in found.items()}
     notes = {

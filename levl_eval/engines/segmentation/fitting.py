@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,15 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import ImageSet, SegmentationSet
 from levl_eval.engines.contract import Context
+from levl_eval.engines.convergence import closed_form, convergence, thinned, train_until_converged
+from levl_eval.engines.floors import class_shares
 from levl_eval.engines.segmentation.closed import neighbour_head, ridge_head
 from levl_eval.engines.segmentation.head import logits_of, train_head, upsample
 from levl_eval.engines.segmentation.sweep import sweep_head, sweep_pairs
 from levl_eval.features.store import FeatureSet
 from levl_eval.features.views import Views, make_views
+
+METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
 
 
 def task_preprocess(card: SegmentationCard, own: Preprocess) -> Preprocess:
@@ -102,13 +109,17 @@ def fit(
     device, progress = context.device, context.progress
     if len(sweep_pairs(card)) > 1:
         swept, curve, found = sweep_head(patches, labels, grid, classes, card, ignore, seed, device, progress, views)
-        return swept, {"head_loss": [round(x, 5) for x in curve], "sweep": found}
+        return swept, {"head_loss": thinned(curve), "sweep": found, "converged": convergence(curve)}
     if card.head == "ridge":
-        return ridge_head(patches, labels, grid, classes, card, ignore, device, progress), {}
+        return ridge_head(patches, labels, grid, classes, card, ignore, device, progress), {"converged": closed_form()}
     if card.head == "knn":
         return neighbour_head(patches, labels, grid, classes, card, ignore, seed, device), {}
-    head, curve = train_head(patches, labels, grid, classes, card, ignore, seed, device, progress)
-    return head, {"head_loss": [round(x, 5) for x in curve]}
+
+    def train_by(card: SegmentationCard) -> tuple[nn.Module, list[float]]:
+        return train_head(patches, labels, grid, classes, card, ignore, seed, device, progress)
+
+    head, curve, state = train_until_converged(card, math.ceil(len(patches) / card.batch_size), train_by)
+    return head, {"head_loss": thinned(curve), "converged": state}
 
 
 def dense_logits(
@@ -147,6 +158,29 @@ class Fitted:
         tokens = np.asarray(self.features.patches[row : row + 1])
         logits = dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
         return upsample(logits, size, self.card.upsample).argmax(1)[0]
+
+
+class _Places(nn.Module):
+    """A head that has no eyes: logits [V, C, h, w] of the V views of an image, the same for every image."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("map", logits)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.get_buffer("map").repeat(len(tokens) // len(self.get_buffer("map")), 1, 1, 1)
+
+
+def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) -> Callable[[tuple[int, int]], Tensor]:
+    """The floor without an image: size -> labels [H, W] of the most frequent class at each place of the training masks.
+
+    labels: [N V, h, w] as the head is trained on, ``ignore`` where void. How often each class is there takes the place of a head's logits, so that
+    windows and upsampling are the same.
+    """
+    many = len(fitted.views.boxes) if fitted.views else 1
+    shares = [class_shares(labels[v::many], classes, ignore) for v in range(many)]
+    blind = replace(fitted, head=_Places(torch.from_numpy(np.stack(shares)).to(fitted.device)))
+    return lru_cache(16)(lambda size: blind.predict(0, size))
 
 
 def prepare(context: Context[SegmentationCard]) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
@@ -197,6 +231,6 @@ def train_and_open(
     labels = training_labels(train, geometry, views, grid, card, context)
     many = len(views.boxes) if views else 1
     patches = patches.reshape(-1, *patches.shape[-2:])
-    head, notes = fit(card, patches, labels, grid, len(train.classes), card.train.ignore_index, context.seed, context, many)
+    head, notes = fit(card, patches, labels, grid, len(train.classes), train.ignore_index, context.seed, context, many)
     seconds["head"] = time.monotonic() - started
     return Fitted(head, test_features, views, geometry, card, context.device), labels, notes, seconds, cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def truth_columns(
     colours = palette(card.data.layout, len(test.classes), test.palette)
     out = []
     for name in ids:
-        truth = paint(truth_of(test, name, geometry, card), colours, card.data.ignore_index)
+        truth = paint(truth_of(test, name, geometry, card), colours, test.ignore_index)
         out.append([_photo(test, name, geometry, card.score == "original"), truth])
     return out
 
@@ -92,7 +93,7 @@ def truth_columns(
 def predicted_columns(fitted: Fitted, test: SegmentationSet, ids: Sequence[str]) -> list[list[np.ndarray]]:
     """Prediction, errors and tokens' PCA of each image."""
     card, row_of = fitted.card, fitted.features.row
-    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
+    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), test.ignore_index
     tokens = np.asarray(fitted.features.patches)[[row_of[i] for i in ids]]
     if fitted.views is not None:
         tokens = tokens[:, 0]  # the first window
@@ -126,29 +127,37 @@ def show_dense(
     return png(sheet(rows, captions, side))
 
 
-TRUTH, DENSE = "truth.png", "dense.png"
+TRUTH, DENSE, LEGEND = "truth.png", "dense.png", "legend.json"
+
+
+def _keep_legend(folder: Path, shown: Sequence[np.ndarray], colours: np.ndarray, classes: Sequence[str], most: int = 60) -> None:
+    """Names and colours (#rrggbb) of the classes that painted labels [H, W, 3] show, in order of class, for the report's legend."""
+    there = {tuple(c) for image in shown for c in np.unique(image.reshape(-1, 3), axis=0)}
+    found = [[n, "#" + bytes(c).hex()] for n, c in zip(classes, colours, strict=True) if tuple(c) in there]
+    atomic_write(folder / LEGEND, json.dumps(found[:most], ensure_ascii=False))
 
 
 def keep_images(folder: Path, fitted: Fitted, test: SegmentationSet, count: int = 6, side: int = 96) -> None:
-    """The same images of one backbone as two files for the report: photo and truth, and what the backbone makes of them."""
+    """The same images of one backbone as files for the report: photo and truth, what the backbone makes of them, and a legend."""
     ids = [test.images.ids[i] for i in spread(len(test.images), count)]
-    truth = sheet(truth_columns(test, ids, fitted.geometry, fitted.card), ["image", "truth"], side)
-    atomic_write(folder / TRUTH, png(truth))
-    atomic_write(
-        folder / DENSE, png(sheet(predicted_columns(fitted, test, ids), ["prediction", "errors", "PCA"], side, photos=False))
-    )
+    data, made = truth_columns(test, ids, fitted.geometry, fitted.card), predicted_columns(fitted, test, ids)
+    atomic_write(folder / TRUTH, png(sheet(data, ["image", "truth"], side)))
+    atomic_write(folder / DENSE, png(sheet(made, ["prediction", "errors", "PCA"], side, photos=False)))
+    colours = palette(fitted.card.data.layout, len(test.classes), test.palette)
+    _keep_legend(folder, [*(row[1] for row in data), *(row[0] for row in made)], colours, test.classes)
 
 
 def keep_predictions(
     folder: Path, card: SegmentationCard | MMSegCard, test: SegmentationSet, found: dict[str, np.ndarray], side: int = 96
 ) -> None:
     """As keep_images, of predictions [H, W] that are there already, at the masks' own resolution and without tokens."""
-    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), card.data.ignore_index
+    colours, ignore = palette(card.data.layout, len(test.classes), test.palette), test.ignore_index
     truth = {name: full_mask(test, name) for name in found}
     data = [[np.array(test.images.open(n)), paint(t, colours, ignore)] for n, t in truth.items()]
     made = [[paint(p, colours, ignore), error_map(p, truth[n], ignore)] for n, p in found.items()]
     atomic_write(folder / TRUTH, png(sheet(data, ["image", "truth"], side)))
     atomic_write(folder / DENSE, png(sheet(made, ["prediction", "errors"], side, photos=False)))
+    _keep_legend(folder, [*(row[1] for row in data), *(row[0] for row in made)], colours, test.classes)
 
 
 def png(image: Image.Image) -> bytes:

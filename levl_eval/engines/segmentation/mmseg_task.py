@@ -23,13 +23,19 @@ from levl_eval.core.hashing import digest
 from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context, Outcome
+from levl_eval.engines.convergence import convergence, thinned
+from levl_eval.engines.floors import class_shares, of_counts
+from levl_eval.engines.segmentation.fitting import full_mask, grid_labels
+from levl_eval.engines.segmentation.head import upsample
 from levl_eval.engines.segmentation.images import keep_predictions, spread
 from levl_eval.engines.segmentation.mmseg_config import Plan, plan_of
-from levl_eval.engines.segmentation.task import outcome_of
+from levl_eval.engines.segmentation.sweep import class_counts
+from levl_eval.engines.segmentation.task import mean_iou_of, outcome_of
 from levl_eval.features.store import check_size
 from levl_eval.records.identity import cache_key
 
 POINTS = 100  # of the loss in a record
+PLACES = 32  # rows and columns of the majority map
 
 
 def run(context: Context[MMSegCard]) -> Outcome:
@@ -123,13 +129,30 @@ def _train_and_score(
     order = {name: k for k, name in enumerate(metric.ids)}
     counts = metric.counts()[[order[name] for name in test.images.ids]]
     notes: dict[str, Any] = {
-        **plan.notes, "steps_before_this_run": first, "head_loss": _thinned(losses),
+        **plan.notes, "steps_before_this_run": first, "head_loss": thinned(losses, POINTS), "converged": convergence(losses),
         "classes_absent_from_training": [name for c, name in enumerate(test.classes) if not seen[c]],
         "head_parameters": sum(p.numel() for p in runner.model.parameters()),
         "mmseg": {k: float(v) for k, v in official.items()},  # as its IoUMetric prints them: percent, rounded
         **({"mixed_precision": amp} if amp else {}),
     }  # fmt: skip
-    return outcome_of(train, test, counts, notes, seconds, {})
+    outcome = outcome_of(train, test, counts, notes, seconds, {})
+    outcome.metrics |= of_counts("majority_map", counts, _unsighted(context, train, test), mean_iou_of)
+    return outcome
+
+
+def _unsighted(context: Context, train: SegmentationSet, test: SegmentationSet) -> np.ndarray:
+    """int64 [N, C, 3] counts of the floor without an image: the most frequent class at each place of the training masks."""
+    grid = (PLACES, PLACES)
+    names = context.progress.track(train.images.ids, "training masks", unit="mask")
+    labels = np.stack([grid_labels(full_mask(train, n), grid).astype(np.int16) for n in names])
+    shares = torch.from_numpy(class_shares(labels, len(train.classes), train.ignore_index))[None]
+    out = np.zeros((len(test.images), len(test.classes), 3), np.int64)
+    for k, name in enumerate(context.progress.track(test.images.ids, "scoring the floor", unit="mask")):
+        truth = torch.from_numpy(full_mask(test, name)).long()
+        predicted = upsample(shares, (truth.shape[0], truth.shape[1])).argmax(1)[0]
+        keep = truth != test.ignore_index
+        out[k] = class_counts(predicted[keep], truth[keep], len(test.classes)).numpy()
+    return out
 
 
 def _with_backbone(model: dict[str, Any], backbone: Any) -> Any:
@@ -144,12 +167,6 @@ def _on_device(wrapper: dict[str, Any], device: torch.device) -> tuple[dict[str,
         kept = {k: v for k, v in wrapper.items() if k not in ("dtype", "loss_scale")}
         return {**kept, "type": "OptimWrapper"}, "off: no CUDA device"
     return wrapper, ""
-
-
-def _thinned(losses: list[float]) -> list[float]:
-    """At most POINTS means of consecutive steps."""
-    parts = np.array_split(np.asarray(losses), min(POINTS, len(losses)))
-    return [round(float(p.mean()), 5) for p in parts]
 
 
 @contextlib.contextmanager

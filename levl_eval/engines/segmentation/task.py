@@ -13,7 +13,8 @@ from levl_eval.cards import SegmentationCard
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context, Outcome
-from levl_eval.engines.segmentation.fitting import prepare, train_and_open, truth_of
+from levl_eval.engines.floors import of_counts
+from levl_eval.engines.segmentation.fitting import majority_map, prepare, train_and_open, truth_of
 from levl_eval.engines.segmentation.images import keep_images
 from levl_eval.engines.segmentation.sweep import class_counts
 from levl_eval.metrics.segmentation import statistics_from_counts
@@ -29,19 +30,28 @@ def run(context: Context[SegmentationCard]) -> Outcome:
     train, test, geometry, views = prepare(context)
     fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
     started = time.monotonic()
-    classes, ignore = len(test.classes), card.data.ignore_index
-    counts = np.zeros((len(test.images), classes, 3), np.int64)
+    classes, ignore = len(test.classes), test.ignore_index
+    counts, unsighted = np.zeros((2, len(test.images), classes, 3), np.int64)
+    floor = majority_map(fitted, labels, classes, train.ignore_index)
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
         truth = torch.from_numpy(truth_of(test, name, geometry, card)).to(context.device)
         predicted = fitted.predict(k, (truth.shape[0], truth.shape[1]))
         keep = truth != ignore
         counts[k] = class_counts(predicted[keep], truth[keep], classes).cpu().numpy()
+        unsighted[k] = class_counts(floor((truth.shape[0], truth.shape[1]))[keep], truth[keep], classes).cpu().numpy()
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
         keep_images(context.work, fitted, test)
-    known = set(np.unique(labels[labels != card.train.ignore_index]).tolist())
+    known = set(np.unique(labels[labels != train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
-    return outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
+    found = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
+    found.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
+    return found
+
+
+def mean_iou_of(sums: np.ndarray) -> np.ndarray:
+    """mIoU [...] of summed counts [..., C, 3]."""
+    return statistics_from_counts(sums)["mean_iou"]
 
 
 def outcome_of(

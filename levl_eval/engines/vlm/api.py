@@ -17,6 +17,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
 from levl_eval.core.progress import Progress
+from levl_eval.data.rgb import to_rgb
 from levl_eval.engines.vlm import connector as connectors
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.engine import answer_batch
@@ -56,7 +57,7 @@ class VLM:
         from levl_eval.data.images import open_rgb
 
         preprocessed = image if isinstance(image, Image.Image) else open_rgb(Path(image))
-        return answer_batch(self.language, self.prompt, self.look(preprocessed.convert("RGB")), [questions])[0]
+        return answer_batch(self.language, self.prompt, self.look(to_rgb(preprocessed)), [questions])[0]
 
     def save(self, folder: str | Path) -> Path:
         """Write vlm.json and connector.safetensors; encoder and language model are named by their hashes, not copied."""

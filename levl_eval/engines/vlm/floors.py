@@ -15,6 +15,7 @@ from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import hash_weights
 from levl_eval.cards import RecipeCard, VQACard
 from levl_eval.core.distributed import team
+from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
 from levl_eval.data.types import QuestionSet
@@ -35,6 +36,8 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
     """The same architecture with random weights: normal of 0.02 for matrices and embeddings as ViTs are initialised, ones and zeros
     for norms, scales and biases, torch's own rule for convolutions. Preprocessing and hence the geometry stay the same.
     """
+    if next(backbone.parameters(), None) is None:
+        raise UsageError(f"{backbone.name}: has no weights to draw at random; leave out the random-vit floor")
     twin = copy.deepcopy(backbone)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)

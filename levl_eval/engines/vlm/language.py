@@ -156,14 +156,18 @@ def _load(source: str, revision: str | None, dtype: torch.dtype, device: torch.d
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
     except ValueError as e:
         if "attention" not in str(e).lower():
             raise
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=dtype, attn_implementation="eager", trust_remote_code=False
+        )
     return tokenizer, model
 
 

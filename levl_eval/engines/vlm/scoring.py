@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.types import Question
 from levl_eval.metrics.calibration import calibration_of_sums
 from levl_eval.metrics.estimate import Estimate
@@ -14,16 +16,45 @@ from levl_eval.metrics.gqa import gqa_belongs, gqa_correct, weighted_gqa_distrib
 from levl_eval.metrics.mme import COGNITION, PERCEPTION, mme_answer
 from levl_eval.metrics.pope import is_unparsed, pope_answer, probability_counts, weighted_average_precision, yes_probability
 from levl_eval.metrics.statistics import Z95, bootstrap_statistic, bootstrap_weighted, mean_estimate
-from levl_eval.metrics.vqa import normalize_vqa_answer, soft_accuracy, textvqa_accuracy, vizwiz_accuracy, vqa_accuracy
+from levl_eval.metrics.vqa import exact_match, soft_accuracy, textvqa_accuracy, vizwiz_accuracy, vqa_accuracy
 
 _SOFT = {"vqav2": vqa_accuracy, "textvqa": textvqa_accuracy, "vizwiz": vizwiz_accuracy, "soft": soft_accuracy}  # by annotators
-_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)].*)?$", re.DOTALL)
+_TEN = ("vqav2", "textvqa", "vizwiz")  # scorers made for ten annotators a question
+_LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[.:)\],].*|\s[-\u2013\u2014]\s.*)?$", re.DOTALL)
+_NAMED = re.compile(
+    r"\b(?i:answer|option|choice|it)\b(?i:\s+(?:is|would be|should be))?(?i:\s+(?:option|choice))?\s*[:=]?\s*[(\[]?([A-Za-z])(?=[.:)\],]|\s*$|\s)"
+)
+_BRACKETS = re.compile(r"\(([A-Z])\)")
 
 
 def chosen_letter(text: str) -> str:
-    """The letter of a choice an answer gives, "" where it gives none: "b", "(B) steam", "B. steam"; no word's first letter."""
-    found = _LETTER.match(text.strip())
-    return found[1].upper() if found else ""
+    """The letter of a choice an answer gives, "" where it gives none or several; no word's first letter.
+
+    "b", "(B) steam", "B. steam", "B - steam"; "The answer is B.", "Answer: (B)", "Option B"; one letter in brackets; also in
+    Markdown's bold. LLaVA's official rule for ScienceQA knows the bare letter, "B. ..." and "The answer is B." alone.
+    """
+    plain = re.sub(r"[*_`]+", "", text).strip()
+    found = _LETTER.match(plain)
+    if found:
+        return found[1].upper()
+    for pattern in (_NAMED, _BRACKETS):
+        # In running text "a" is an article: a small letter counts only where a mark or the end follows.
+        letters = {
+            m[1].upper() for m in pattern.finditer(plain) if m[1].isupper() or plain[m.end() : m.end() + 1] in ("", ".", ":", ")", "]", ",")
+        }  # fmt: skip
+        if letters:
+            return letters.pop() if len(letters) == 1 else ""
+    return ""
+
+
+def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
+    """Raises UsageError where a rule for ten annotators meets a question with a single answer, which it could never score 1."""
+    single = [q for q in questions if len(q.answers) == 1 or (not q.answers and q.answer)] if scorer in _TEN else []
+    if single:
+        raise UsageError(
+            f"scorer {scorer}: {len(single)} of {len(questions)} questions have a single answer, first {printable(single[0].question_id)}; "
+            "its rule is made for ten annotators: give all their answers, or set scorer to soft or exact"
+        )
 
 
 def score(scorer: str, question: Question, text: str) -> float:
@@ -38,7 +69,7 @@ def score(scorer: str, question: Question, text: str) -> float:
         return _SOFT[scorer](text, question.answers or (question.answer,))
     if scorer == "letter":
         return float(chosen_letter(text) == question.answer.upper())
-    return float(normalize_vqa_answer(text) == normalize_vqa_answer(question.answer))
+    return float(exact_match(text, question.answer))
 
 
 def weights(questions: Sequence[Question]) -> np.ndarray:
@@ -55,6 +86,7 @@ def estimates(
     likelihoods: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Estimate]:
     """The metrics of a task by name. ``answers`` and ``likelihoods`` (of yes and no) by question id."""
+    check_scorer(scorer, questions)
     texts = [answers[q.question_id] for q in questions]
     scores = np.array([score(scorer, q, t) for q, t in zip(questions, texts, strict=True)])
     images = np.array([q.image_id for q in questions])

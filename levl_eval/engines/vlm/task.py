@@ -19,7 +19,7 @@ from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, 
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
 from levl_eval.engines.vlm.prompts import make_prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
-from levl_eval.engines.vlm.scoring import estimates, score
+from levl_eval.engines.vlm.scoring import check_scorer, estimates, score
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample
@@ -98,6 +98,8 @@ def run(context: Context[VQACard]) -> Outcome:
         raise UsageError(
             f"{test.images.source}: split {test.split} has no public answers; choose one that has, or task vqav2-testdev for an upload file"
         )
+    if public:
+        check_scorer(card.scorer, test.questions)
     resources = vqa_resources(context, card.llm_dtype)
     prompt = make_prompt(card.prompt, resources.language)
     lap("read")

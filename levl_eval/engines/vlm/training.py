@@ -24,6 +24,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import locked
 from levl_eval.core.kept import mark_used, read_state, recall, write_state
 from levl_eval.core.progress import Progress
+from levl_eval.engines.convergence import convergence, thinned
 from levl_eval.engines.vlm import connector as connectors
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
@@ -210,7 +211,9 @@ def _train_or_take(
     if team().agree(kept is not None):
         kept = kept or connectors.recover(path, recipe.connector, dim, language.width, grid)
         mark_used(path)
-        return kept[0].to(device), kept[1], True
+        # Of a connector kept by an earlier version the thinned curve must do.
+        notes = {"converged": convergence(kept[1].get("connector_loss", [])), **kept[1]}
+        return kept[0].to(device), notes, True
     items = items() if callable(items) else items
     if not items:
         raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
@@ -287,8 +290,10 @@ def _loop(
                 saved = time.monotonic()
                 state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
                 write_state(state_path, path.stem, state)
-    curve = [round(float(np.mean(part)), 5) for part in np.array_split(np.array(losses), min(50, len(losses)))]
-    return {"connector_steps": steps, "connector_loss": curve, "connector_questions": sum(len(i.questions) for i in items)}
+    return {
+        "connector_steps": steps, "connector_loss": thinned(losses, 50), "converged": convergence(losses),
+        "connector_questions": sum(len(i.questions) for i in items),
+    }  # fmt: skip
 
 
 def _step(

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.messages import show_messages
 from levl_eval.core.progress import Progress
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.scenes.language import STYLES
@@ -185,6 +186,7 @@ def train(args: argparse.Namespace) -> int:
             optimizer.load_state_dict(saved)
         start = state["step"]
     window: list[float] = []
+    show_messages()
     with Progress().stage("scenes-lm", args.steps - start, "step") as bar:
         for step in range(start, args.steps):
             warm = min(1.0, (step + 1) / 50)

@@ -53,7 +53,7 @@ def test_ridge_is_the_regression():
     head = ridge_head(patches, void, (4, 6), 3, card(head="ridge", ridge_lambda=2.0, batch_size=7), 255, CPU, QUIET)
     flat = patches.reshape(-1, 10)
     x = ((flat - flat.mean(0)) / flat.std(0))[void.reshape(-1) != 255]
-    reference = Ridge(alpha=2.0).fit(x, np.backbone(3)[void[void != 255]])
+    reference = Ridge(alpha=2.0).fit(x, np.eye(3)[void[void != 255]])
     assert np.allclose(head.linear.weight.numpy(), reference.coef_, atol=1e-4)
     assert np.allclose(head.linear.bias.numpy(), reference.intercept_, atol=1e-4)
     assert (predict(head, patches, (4, 6), CPU) == labels).mean() > 0.9
@@ -69,9 +69,9 @@ def test_neighbours_vote_as_counted_by_hand():
     keep = void[:20].reshape(-1) != 255
     query = (patches[20, 7] - head.mean.numpy()) / head.std.numpy()
     cosine = unit[keep] @ (query / np.linalg.norm(query))
-    did_you_mean = np.argsort(-cosine)[:5]
-    weight = np.exp(cosine[did_you_mean] / 0.1)
-    want = np.bincount(void[:20].reshape(-1)[keep][did_you_mean], weight / weight.sum(), 3)
+    nearest = np.argsort(-cosine)[:5]
+    weight = np.exp(cosine[nearest] / 0.1)
+    want = np.bincount(void[:20].reshape(-1)[keep][nearest], weight / weight.sum(), 3)
     assert np.allclose(votes[:, 1, 1].numpy(), want, atol=1e-4)
     few = neighbour_head(patches, void, (4, 6), 3, c.model_copy(update={"knn_memory": 40}), 255, 0, CPU)
     assert few.memory.shape == (40, 10)

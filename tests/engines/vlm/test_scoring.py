@@ -129,10 +129,19 @@ def test_popes_likelihoods_stand_beside_the_answers():
 
 
 def test_popes_releases_are_told_apart():
-    three = dict.fromkeys(("random", "popular", "adversarial"), 3000)
-    assert pope_version(three) == "official, 3 x 3,000"
-    assert pope_version({**three, "random": 2910}).startswith("older release, 2,910")
-    assert pope_version({"random": 12}) == "own files, random 12"
+    """By what they ask: as many questions of another kind are not the release (tests/data/test_published.py has the real files)."""
+
+    def asked(random):
+        splits = {"random": random, "popular": 3000, "adversarial": 3000}
+        return [
+            Question(f"{s}/{i}", str(i), f"Is there a {s} {i}?", "yes", (), {"split": s})
+            for s, n in splits.items()
+            for i in range(n)
+        ]
+
+    assert pope_version(asked(3000)) == "own files, random 3000, popular 3000, adversarial 3000"
+    assert "as many random ones as the older release has" in pope_version(asked(2910))
+    assert pope_version(asked(12)[:12]) == "own files, random 12"
 
 
 def test_mme_points_by_hand():

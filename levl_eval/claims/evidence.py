@@ -1,0 +1,287 @@
+"""What records say of two roles on one task under one protocol: the difference, what its error comes from, and what forbids its use.
+
+A role is one backbone, or several that differ in their pretraining seed only. Both sides are matched item by item, image by image and
+seed by seed: a trained head's records by their head seed; of several backbones the pretraining seeds by the seed that their
+checkpoints recorded, or, where those are not the same on both sides, in the order given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from levl_eval.claims.images import by_image, value_of
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hashing import digest
+from levl_eval.core.text import did_you_mean
+from levl_eval.metrics.crossed import Crossed, crossed
+from levl_eval.records import Record
+from levl_eval.report.paired import Samples, load_samples
+from levl_eval.report.units import factor, lower_is_better
+
+MIN_IMAGES = 10  # below it the spread between images says too little of itself
+_WITHOUT_HEAD = ("zeroshot", "knn", "retrieval", "health")  # engines that train nothing
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One difference, subject minus other, in the metric's own numbers (fractions).
+
+    values: of both sides. layout: [outer seeds, images] what each image says under each outer seed. outer: what the rows are
+    ("pretraining seeds", "head seeds", or "" for a single one).
+    """
+
+    difference: Crossed
+    values: tuple[float, float]
+    layout: np.ndarray = field(repr=False)
+    outer: str
+    images: int
+    items: int
+    pretraining_seeds: int
+    head_seeds: int
+    left_out: int
+    records: tuple[str, ...]  # identity hashes, or keys of records that hold none
+    caveats: tuple[str, ...] = ()
+
+
+class Unusable(LevlError):
+    """Evidence that is missing, or that says nothing: the claim is undecided for this reason."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A backbone of the run directories: its records by task, comparison hash and head seed."""
+
+    label: str
+    tasks: dict[str, dict[str, dict[int, Record]]]
+
+    @property
+    def any(self) -> Record:
+        return next(r for t in self.tasks.values() for c in t.values() for r in c.values())
+
+
+def _parts(record: Record) -> dict[str, Any]:
+    b = record.backbone
+    return {"weights": b["weights_sha256"], **{k: b.get(k) or {} for k in ("code", "preprocess", "text")}}
+
+
+def encoder_of(records: Sequence[Record], word: str) -> Encoder:
+    """The backbone that ``word`` names: NAME, or NAME@ and the first letters of its weights' hash.
+
+    Raises UsageError where there is none or where the name stands for several.
+    """
+    name, at, prefix = word.rpartition("@")
+    names = list(dict.fromkeys(r.backbone["name"] for r in records))
+    if word in names or not at:
+        name, prefix = word, ""
+    mine = [r for r in records if r.backbone["name"] == name and str(r.backbone["weights_sha256"]).startswith(prefix)]
+    if not mine:
+        raise UsageError(
+            f"--as: no finished record of a backbone {word!r}{did_you_mean(word, names)}; there are {', '.join(names)}"
+        )
+    first = _parts(mine[0])
+    differing = sorted({k for r in mine for k, v in _parts(r).items() if v != first[k]})
+    if differing:
+        weights = sorted({f"{name}@{r.backbone['weights_sha256'][:8]}" for r in mine})
+        choose = f"give one of {', '.join(weights)}" if len(weights) > 1 else "give run directories that hold one of them"
+        raise UsageError(f"--as: several encoders are named {name!r} (other {', '.join(differing)}); {choose}")
+    tasks: dict[str, dict[str, dict[int, Record]]] = {}
+    for r in mine:
+        seeds = tasks.setdefault(r.task, {}).setdefault(r.comparison_hash, {})
+        known = seeds.setdefault(r.seed, r)
+        if known is not r and known.metrics != r.metrics:
+            raise UsageError(f"{r.key}: {known.home} and {r.home} have it with different values; give only one of them")
+    return Encoder(word, tasks)
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of claims and who plays it: one encoder, or one a pretraining seed."""
+
+    name: str
+    encoders: tuple[Encoder, ...]
+
+    def protocols(self, task: str) -> list[str]:
+        """Comparison hashes under which every encoder of the role was run on a task."""
+        found = [set(e.tasks.get(task, {})) for e in self.encoders]
+        common = set.intersection(*found) if found else set()
+        return [h for h in self.encoders[0].tasks.get(task, {}) if h in common]
+
+    def example(self, task: str) -> Record | None:
+        """Any record of a task."""
+        return next((r for e in self.encoders for seeds in e.tasks.get(task, {}).values() for r in seeds.values()), None)
+
+
+def roles_of(records: Sequence[Record], named: Mapping[str, Sequence[str]]) -> dict[str, Role]:
+    """``named``: role -> backbones. Raises UsageError for unknown ones, one encoder in two places, or seeds with equal weights."""
+    out: dict[str, Role] = {}
+    seen: dict[str, str] = {}
+    for role, words in named.items():
+        encoders = [encoder_of(records, w) for w in words]
+        for e in encoders:
+            identity = digest(_parts(e.any))
+            if identity in seen:
+                raise UsageError(
+                    f"--as {role}={e.label}: is the same encoder as {seen[identity]}; a difference needs two, and a seed is one"
+                )
+            seen[identity] = f"{role}={e.label}"
+        out[role] = Role(role, tuple(encoders))
+    return out
+
+
+def _pretraining_seed(e: Encoder) -> int | None:
+    found = (e.any.backbone.get("info") or {}).get("seed")
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def _seed_pairs(a: Role, b: Role) -> tuple[list[tuple[Encoder, Encoder]], str]:
+    """Encoders of both roles, one pair a pretraining seed, and how they were paired."""
+    if len(a.encoders) != len(b.encoders):
+        raise UsageError(
+            f"--as: {a.name} has {len(a.encoders)} backbones and {b.name} {len(b.encoders)}; seeds are paired, so give as many of each"
+        )
+    left, right = ({_pretraining_seed(e): e for e in r.encoders} for r in (a, b))
+    if len(a.encoders) > 1 and None not in left and len(left) == len(a.encoders) and left.keys() == right.keys():
+        return [(left[k], right[k]) for k in sorted(left, key=str)], "by their recorded pretraining seed"
+    return list(zip(a.encoders, b.encoders, strict=True)), "in the order given"
+
+
+class Workbench:
+    """Records' samples, read once."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, Samples] = {}
+
+    def samples(self, record: Record) -> Samples:
+        key = f"{record.home}/{record.key}"
+        if key not in self._samples:
+            self._samples[key] = load_samples(record)
+        return self._samples[key]
+
+    def contrast(self, a: Role, b: Role, task: str, metric: str | None, protocol: str) -> Contrast:
+        """``a`` minus ``b`` on a task under one protocol (a comparison hash that both have).
+
+        Raises Unusable where seeds, images or samples do not allow it, or where the head is the limit.
+        """
+        pairs, how = _seed_pairs(a, b)
+        heads = [e.tasks[task][protocol] for pair in pairs for e in pair]
+        seeds = sorted(set.intersection(*(set(h) for h in heads)))
+        if not seeds:
+            raise Unusable(f"{task}: {a.name} and {b.name} have no head seed in common; run the same --seeds for both")
+        used = [[[e.tasks[task][protocol][s] for s in seeds] for e in pair] for pair in pairs]
+        flat = [r for pair in used for side in pair for r in side]
+        name = metric or flat[0].main_metric
+        _check_instrument(flat, [[r for pair in used for r in pair[k]] for k in (0, 1)], (a.name, b.name), name)
+        layout, values, images, items, left_out = self._layout(used, name)
+        caveats = list(_caveats(flat, used, (a.name, b.name), name))
+        if len(pairs) > 1:
+            caveats.append(f"{task}: the pretraining seeds are paired {how}")
+        dropped = sorted({s for h in heads for s in h} - set(seeds))
+        if dropped:
+            caveats.append(f"{task}: head seeds {', '.join(map(str, dropped))} are not on both sides and are left out")
+        outer = "pretraining seeds" if len(pairs) > 1 else "head seeds" if len(seeds) > 1 else ""
+        if outer and len(layout) == 2 and np.ptp(layout, axis=0).any():  # equal rows: nothing is drawn by seed
+            caveats.append(
+                f"{task}: two {outer} only, so the spread between them has one degree of freedom and the interval is wide"
+            )
+        return Contrast(
+            crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds), left_out,
+            tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
+        )  # fmt: skip
+
+    def _layout(
+        self, used: Sequence[Sequence[Sequence[Record]]], metric: str
+    ) -> tuple[np.ndarray, tuple[float, float], int, int, int]:
+        """[outer seeds, images] differences; both sides' values; images, items and failed items left out."""
+        first = used[0][0][0]
+        tables = [self.samples(r) for pair in used for side in pair for r in side]
+        common = set.intersection(*(set(t) for t in tables))
+        ids = sorted(i for i in common if all(t[i].status == "ok" for t in tables))
+        if not ids:
+            raise Unusable(f"{first.task}: no item that both sides have answered")
+        for i in ids:
+            if len({t[i].image_id for t in tables}) > 1:
+                raise Unusable(f"{first.task}: item {i!r} is about another image on the other side")
+        names, where = np.unique([tables[0][i].image_id for i in ids], return_inverse=True)
+        if len(names) < MIN_IMAGES:
+            raise Unusable(f"{first.task}: {len(names)} images in common; at least {MIN_IMAGES} are needed")
+        sides: tuple[list[list[np.ndarray]], list[list[np.ndarray]]] = ([], [])
+        whole = len(ids) == max(len(t) for t in tables)
+        for pair in used:
+            for k, side in enumerate(pair):
+                rows = []
+                for r in side:
+                    pseudo = by_image(r, [self.samples(r)[i] for i in ids], where, len(names), metric)
+                    _check_value(r, metric, float(pseudo.mean()), whole)
+                    rows.append(pseudo)
+                sides[k].append(rows)
+        a, b = np.array(sides[0]), np.array(sides[1])  # [pretraining seeds, head seeds, images]
+        d = a - b
+        layout = d.mean(1) if len(d) > 1 else d[0]
+        return layout, (float(a.mean()), float(b.mean())), len(names), len(ids), len(common) - len(ids)
+
+
+def _check_value(record: Record, metric: str, value: float, whole: bool) -> None:
+    """Where nothing was left out the samples must give the record's own number, or they say nothing about it."""
+    told = value_of(record, metric)
+    if whole and told is not None and abs(told - value) > 1e-6:
+        raise Unusable(f"{record.task}: {metric} from the samples of {record.key} is {value:.6f}, the record says {told:.6f}")
+
+
+def converged(record: Record) -> bool | None:
+    """What a record's note ``converged`` says: of one head or of several; None where it says nothing."""
+
+    def flag(value: Any) -> bool | None:
+        if isinstance(value, bool) or value is None:
+            return value
+        if isinstance(value, dict):
+            value = [value["converged"]] if "converged" in value else list(value.values())
+        if isinstance(value, list):
+            found = [flag(v) for v in value]
+            return False if False in found else True if found and None not in found else None
+        return None
+
+    return flag(record.notes.get("converged"))
+
+
+def _check_instrument(flat: Sequence[Record], sides: Sequence[Sequence[Record]], names: tuple[str, str], metric: str) -> None:
+    """Raises Unusable where a head had not converged, or where neither side is above the floor without sight."""
+    for name, side in zip(names, sides, strict=True):
+        late = [r for r in side if converged(r) is False]
+        if late:
+            heads = f"{len(late)} of {len(side)} heads of {name} ({late[0].backbone['name']}, seed {late[0].seed})"
+            raise Unusable(f"{flat[0].task}: {heads} had not converged, so the head may be the limit; give it a larger budget")
+    if metric != flat[0].main_metric:
+        return
+    floors = [e.value for r in flat for k, e in r.metrics.items() if k.startswith("floor_")]
+    if not floors:
+        return
+    down = lower_is_better(metric)
+    floor = min(floors) if down else max(floors)
+    ends = [r.metrics[metric].high if down else r.metrics[metric].low for r in flat if metric in r.metrics]
+    if ends and all(e is not None and (e >= floor if down else e <= floor) for e in ends):
+        raise Unusable(
+            f"{flat[0].task}: neither {names[0]} nor {names[1]} is above the floor without sight ({factor(metric) * floor:.1f}), so nothing was seen"
+        )
+
+
+def _caveats(
+    flat: Sequence[Record], used: Sequence[Sequence[Sequence[Record]]], names: tuple[str, str], metric: str
+) -> list[str]:
+    """What must be told beside a verdict."""
+    task, out = flat[0].task, []
+    if flat[0].engine not in _WITHOUT_HEAD and any(converged(r) is None for r in flat):
+        out.append(f"{task}: whether the heads had converged is not recorded")
+    for key in sorted({k for r in flat for k in r.metrics if k.startswith("floor_")}):
+        found = [r.metrics[key].value for r in flat if key in r.metrics]
+        if max(found) - min(found) > 1e-6 or len(found) < len(flat):
+            out.append(f"{task}: {key} is not the same on both sides, so a difference of gains over it is another number")
+    shapes = [digest((side[0].backbone.get("info") or {}).get("architecture")) for pair in used for side in pair]
+    if len(set(shapes)) > 1:
+        out.append(
+            f"{task}: {names[0]} and {names[1]} are of different architecture: gains over each one's own random twin are other numbers"
+        )
+    return out

@@ -1,0 +1,273 @@
+"""From records to a verdict on each claim: supported, contradicted or undecided, by one stated rule (docs/claims.md).
+
+The tests are those of metrics.equivalence. A claim is a tree: over its tasks, within a task over the protocols that were run, within
+a protocol over the roles it is against; each level says whether all or any must hold. The claims judged together are a family, whose
+p-values are adjusted by Holm, those of support and those of contradiction each. What is missing or says nothing counts as p = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from levl_eval.cards.claim import ClaimCard, ClaimTask
+from levl_eval.claims.evidence import Contrast, Role, Unusable, Workbench, roles_of
+from levl_eval.claims.published import PublishedDifference, published_differences
+from levl_eval.core.errors import LevlError, ProtocolMismatch, UsageError
+from levl_eval.metrics.equivalence import NOTHING, Evidence, combined, evidence
+from levl_eval.metrics.permutation import holm
+from levl_eval.records import Record, read_records
+from levl_eval.report.compare import differing_fields, mismatches
+from levl_eval.report.units import factor
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One test of a claim: a task under a protocol, subject against one role. contrast: None where ``reason`` says why there is none."""
+
+    task: str
+    metric: str
+    subject: str
+    other: str
+    protocol: str  # comparison hash, "" where the task was not run
+    contrast: Contrast | None
+    found: Evidence
+    reason: str = ""
+    refused: bool = False  # the two sides were not measured alike
+    choices: tuple[tuple[str, str], ...] = ()  # protocol fields in which the protocols of the task differ
+    published: tuple[PublishedDifference, ...] = ()
+
+    def verdict(self, alpha: float) -> Verdict:
+        """Of this test alone, not adjusted."""
+        return _verdict(float(self.found.support), float(self.found.contradiction), alpha)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict. holm: the two p-values adjusted over the ``family`` of claims judged together."""
+
+    card: ClaimCard
+    differences: tuple[Difference, ...]
+    found: Evidence
+    alpha: float
+    family: int = 1
+    holm: tuple[float, float] = (1.0, 1.0)
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        return _verdict(*self.holm, self.alpha)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why differences could not be tested."""
+        return tuple(dict.fromkeys(d.reason for d in self.differences if d.reason))
+
+    @property
+    def tested(self) -> bool:
+        return any(d.contrast is not None for d in self.differences)
+
+    @property
+    def refused(self) -> bool:
+        return any(d.refused for d in self.differences)
+
+    @property
+    def protocols(self) -> tuple[tuple[str, tuple[Difference, ...], Verdict], ...]:
+        """Per task and protocol: its tests, and the verdict of that protocol alone (at alpha, not adjusted)."""
+        groups: dict[tuple[str, str, str], list[Difference]] = {}
+        for d in self.differences:
+            groups.setdefault((d.task, d.metric, d.protocol), []).append(d)
+        out = []
+        for (task, _, _), tests in groups.items():
+            e = combined([t.found for t in tests], self.card.over.against)
+            out.append((task, tuple(tests), _verdict(float(e.support), float(e.contradiction), self.alpha)))
+        return tuple(out)
+
+    @property
+    def holds_in(self) -> tuple[int, int]:
+        """In how many of all combinations of the tasks' protocols the claim is supported (at alpha, not adjusted)."""
+        yes: dict[tuple[str, str], int] = {}
+        of: dict[tuple[str, str], int] = {}
+        for task, tests, verdict in self.protocols:
+            at = (task, tests[0].metric)
+            yes[at], of[at] = yes.get(at, 0) + (verdict == "supported"), of.get(at, 0) + 1
+        k, n = 1, 1
+        for at in of:
+            n *= of[at]
+            k *= yes[at] if self.card.over.tasks == "all" else of[at] - yes[at]
+        return (k, n) if self.card.over.tasks == "all" else (n - k, n)
+
+
+def _verdict(support: float, contradiction: float, alpha: float) -> Verdict:
+    return "supported" if support <= alpha else "contradicted" if contradiction <= alpha else "undecided"
+
+
+@dataclass
+class Judge:
+    """Everything that claims are judged from: the roles, and the samples read so far."""
+
+    roles: Mapping[str, Role]
+    alpha: float = ALPHA
+    bench: Workbench = field(default_factory=Workbench)
+
+    def judge(self, cards: Sequence[ClaimCard]) -> list[Judged]:
+        """Every claim, as one family: those of which nothing could be tested do not count in it."""
+        found = [self._one(card) for card in cards]
+        family = [n for n, j in enumerate(found) if j.tested]
+        support = holm([float(found[n].found.support) for n in family])
+        against = holm([float(found[n].found.contradiction) for n in family])
+        for place, n in enumerate(family):
+            found[n] = replace(found[n], family=len(family), holm=(support[place], against[place]))
+        return found
+
+    def _one(self, card: ClaimCard) -> Judged:
+        differences: list[Difference] = []
+        by_task: list[Evidence] = []
+        caveats: list[str] = []
+        for task in card.tasks:
+            tests, left = self._task(card, task)
+            caveats += left
+            by_protocol: dict[str, list[Evidence]] = {}
+            for d in tests:
+                by_protocol.setdefault(d.protocol, []).append(d.found)
+            parts = [combined(p, card.over.against) for p in by_protocol.values()]
+            by_task.append(combined(parts, card.over.protocols))
+            differences += tests
+        caveats += [c for d in differences if d.contrast is not None for c in d.contrast.caveats]
+        return Judged(
+            card, tuple(differences), combined(by_task, card.over.tasks), self.alpha, caveats=tuple(dict.fromkeys(caveats))
+        )
+
+    def _task(self, card: ClaimCard, task: ClaimTask) -> tuple[list[Difference], list[str]]:
+        """The tests of one task, protocol by protocol, and what is to be told of protocols that only some roles have."""
+        there = [self.roles[r] for r in (card.subject, *card.against) if r in self.roles]
+        runs = {r.name: r.protocols(task.task) for r in there if r.protocols(task.task)}
+        shared = [h for h in next(iter(runs.values()), []) if all(h in v for v in runs.values())] if len(runs) > 1 else []
+        hashes = shared or [""]
+        choices = _choices({h: _example(there, task.task, h) for h in shared})
+        out = [replace(self._test(card, task, other, h), choices=choices.get(h, ())) for h in hashes for other in card.against]
+        every = {h for v in runs.values() for h in v}
+        left = [f"{task.task}: {len(every) - len(shared)} of {len(every)} protocols were not run by all roles and are left out"]
+        return out, left if shared and len(every) > len(shared) else []
+
+    def _test(self, card: ClaimCard, task: ClaimTask, other: str, protocol: str) -> Difference:
+        metric = task.metric or ""
+        blank = Difference(task.task, metric, card.subject, other, protocol, None, NOTHING)
+        try:
+            a, b = (self._role(name, task.task) for name in (card.subject, other))
+            example = a.example(task.task)
+            assert example is not None
+            metric = task.metric or example.main_metric
+            blank = replace(blank, metric=metric, published=published_differences(card, task.task, metric, other))
+            _check_data(card, example)
+            both = [h for h in a.protocols(task.task) if h in b.protocols(task.task)]
+            if not both:
+                raise _mismatch(a, b, task.task)
+            contrast = self.bench.contrast(a, b, task.task, task.metric, protocol or both[0])
+            _check_seeds(card, task.task, contrast)
+        except ProtocolMismatch as e:
+            return replace(blank, reason=str(e), refused=True)
+        except LevlError as e:
+            if isinstance(e, UsageError) and str(e).startswith("--as"):
+                raise  # who is who is wrong for every claim
+            return replace(blank, reason=str(e))
+        margin = card.margin / factor(metric)
+        return replace(
+            blank, protocol=protocol or both[0], contrast=contrast, found=evidence(contrast.difference, card.relation, margin)
+        )
+
+    def _role(self, name: str, task: str) -> Role:
+        if name not in self.roles:
+            raise Unusable(f"nobody was named for {name}; add --as {name}=BACKBONE")
+        role = self.roles[name]
+        missing = [e.label for e in role.encoders if task not in e.tasks]
+        if missing:
+            raise Unusable(f"{task}: was not run (or failed) for {', '.join(missing)} ({name})")
+        return role
+
+
+def _example(roles: Sequence[Role], task: str, protocol: str) -> Record:
+    return next(r for role in roles for e in role.encoders for r in e.tasks.get(task, {}).get(protocol, {}).values())
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
+    return {path: " ".join(str(value).split())[:60]}
+
+
+def _choices(protocols: Mapping[str, Record]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """By comparison hash: the fields in which the protocols differ, with their values."""
+    flat = {h: _flat(r.comparison) for h, r in protocols.items()}
+    fields = list(dict.fromkeys(k for f in flat.values() for k in f))
+    differing = [k for k in fields if len({f.get(k, "") for f in flat.values()}) > 1]
+    return {h: tuple((k.removeprefix("protocol."), f.get(k, "")) for k in differing) for h, f in flat.items()}
+
+
+def _mismatch(a: Role, b: Role, task: str) -> ProtocolMismatch:
+    """Names the fields in which two roles' records of a task differ, or those of one role's backbones among themselves."""
+    for role in (a, b):
+        if not role.protocols(task):
+            first, *rest = (next(iter(next(iter(e.tasks[task].values())).values())) for e in role.encoders)
+            fields = next((m for r in rest if (m := _differing(first, r))), ["protocol"])
+            return ProtocolMismatch(f"{task}: the backbones of {role.name} were not measured alike: {'; '.join(fields[:4])}")
+    x, y = a.example(task), b.example(task)
+    assert x is not None and y is not None
+    return ProtocolMismatch(f"{task}: {a.name} and {b.name} were not measured alike: {'; '.join(_differing(x, y)[:4])}")
+
+
+def _differing(a: Record, b: Record) -> list[str]:
+    return mismatches(a, b) or differing_fields(a.comparison, b.comparison) or ["comparison"]
+
+
+def _check_data(card: ClaimCard, record: Record) -> None:
+    scenes = str(record.data.get("source", "scenes")) == "scenes"
+    if card.data == "published" and scenes:
+        raise Unusable(f"{record.task}: was run on generated scenes, the claim is about the published data")
+    if card.data == "scenes" and not scenes:
+        raise Unusable(f"{record.task}: was run on other data, the claim is about generated scenes")
+
+
+def _check_seeds(card: ClaimCard, task: str, contrast: Contrast) -> None:
+    for found, needed, kind in (
+        (contrast.pretraining_seeds, card.over.pretraining_seeds, "pretraining"),
+        (contrast.head_seeds, card.over.head_seeds, "head"),
+    ):
+        if found < needed:
+            raise Unusable(f"{task}: {found} {kind} seed{'s' if found > 1 else ''} a role, the claim asks for {needed}")
+
+
+def finished_records(directories: Sequence[str | Path]) -> list[Record]:
+    """The finished records of run directories. Raises UsageError for one without, and for damaged ones."""
+    out: list[Record] = []
+    for name in directories:
+        found = [r for r in read_records(Path(name)) if r.status == "done"]
+        if not found:
+            raise UsageError(f"{name}: no finished records below {Path(name) / 'records'}; give the --out of a run")
+        out += found
+    return out
+
+
+def judge(
+    cards: Sequence[ClaimCard], records: Sequence[Record], named: Mapping[str, Sequence[str]], alpha: float = ALPHA
+) -> list[Judged]:
+    """Judge claims as one family. named: role -> backbones as they are called in the records.
+
+    Raises UsageError for roles that no claim has or that the records do not hold, and for an alpha outside (0, 0.5).
+    """
+    if not 0 < alpha < 0.5:
+        raise UsageError(f"--alpha {alpha}: above 0 and below 0.5")
+    known = list(dict.fromkeys(r for c in cards for r in c.roles))
+    for role in named:
+        if role not in known:
+            from levl_eval.core.text import did_you_mean
+
+            raise UsageError(
+                f"--as {role}: no claim asked for has such a role{did_you_mean(role, known)}; there are {', '.join(known)}"
+            )
+    return Judge(roles_of(records, named), alpha).judge(cards)

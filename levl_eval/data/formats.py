@@ -1,0 +1,266 @@
+"""One model for each format of questions: which fields an entry has and of what type, alike for files, tables of the hub and users.
+
+An entry that does not fit is refused in one line that names the file, the entry and the field. References may be a text, a list of
+texts, or the official list of objects with `answer`; nothing else becomes text by being printed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from levl_eval.core.errors import UsageError
+
+
+def _unicode(value: str) -> str:
+    """The text itself. Raises ValueError for half of a surrogate pair, which JSON can escape and no file can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character") from None
+    return value
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("expected text that is not blank")
+    return _unicode(value)
+
+
+def _id(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise ValueError("expected a number or text")
+    return _unicode(str(value))
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError("expected text")
+    return str(value)
+
+
+def _label(value: Any) -> Any:
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word not in ("yes", "no"):
+        raise ValueError("expected yes or no")
+    return word
+
+
+def _answers(value: Any) -> Any:
+    """A text, a list of texts, or a list of objects with `answer`, as a list of texts."""
+    if value is None:
+        return []
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    out = []
+    for one in listed:
+        word = one.get("answer") if isinstance(one, dict) else one
+        if isinstance(word, bool) or not isinstance(word, (str, int, float)):
+            raise ValueError("expected a text, a list of texts, or a list of objects with `answer`")
+        out.append(_unicode(str(word)))
+    return out
+
+
+def _maybe_text(value: Any) -> Any:
+    return "" if value is None else _unicode(value) if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Id = Annotated[str, BeforeValidator(_id)]
+Word = Annotated[str, BeforeValidator(_word)]
+Answers = Annotated[list[str], BeforeValidator(_answers)]
+Label = Annotated[str, BeforeValidator(_label)]
+MaybeText = Annotated[str, BeforeValidator(_maybe_text)]
+
+
+class Entry(BaseModel):
+    """What is known of an entry; other fields it has are passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class GQA(Entry):
+    imageId: Id
+    question: Text
+    answer: MaybeText = ""
+    types: dict[str, str | None] | None = None
+    groups: dict[str, str | None] | None = None
+    entailed: list[str] | None = None
+    isBalanced: bool | None = None
+    semantic: list[dict[str, Any]] | None = None
+
+
+class VQAv2Question(Entry):
+    question_id: Id
+    image_id: Annotated[int, Field(ge=0, lt=10**12)]
+    question: Text
+
+
+class VQAv2Annotation(Entry):
+    question_id: Id
+    question_type: str
+    answer_type: str
+    multiple_choice_answer: str
+    answers: Annotated[Answers, Field(min_length=1)]
+
+
+class POPE(Entry):
+    question_id: Id
+    image: Text
+    text: Text
+    label: Label
+
+
+class Turn(Entry):
+    speaker: str = Field(alias="from")
+    value: str
+
+
+class LLaVA(Entry):
+    conversations: list[Turn]
+    image: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_image(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("image"), list):
+            raise ValueError(f"field `image`: a list of {len(value['image'])}; a connector is trained for one image an entry")
+        return {**value, "image": None} if isinstance(value, dict) and value.get("image") == "" else value
+
+
+class TextVQA(Entry):
+    question_id: Id
+    image_id: Id
+    question: Text
+    answers: Answers = []
+
+
+class VizWiz(Entry):
+    image: Text
+    question: Text
+    answers: Answers = []
+    answer_type: str | None = None
+    category: str | None = None
+
+
+class ScienceQA(Entry):
+    question: Text
+    choices: Annotated[list[str], Field(min_length=2, max_length=10)]
+    answer: Annotated[int, Field(ge=0)]
+    hint: MaybeText = ""
+    subject: str | None = None
+    topic: str | None = None
+
+    @model_validator(mode="after")
+    def _inside(self) -> ScienceQA:
+        if self.answer >= len(self.choices):
+            raise ValueError(f"field `answer`: {self.answer} is none of the {len(self.choices)} choices, which count from 0")
+        return self
+
+
+class MME(Entry):
+    question_id: Id
+    question: Text
+    answer: Label
+    category: Text
+
+
+class VQA(Entry):
+    """A user's question; with both, ``answer`` is shown as the reference and ``answers`` are scored against."""
+
+    image: Text
+    question: Text
+    answer: Answers = []
+    answers: Answers = []
+    question_id: Id | None = None
+    type: Word | None = None
+
+    @model_validator(mode="after")
+    def _answered(self) -> VQA:
+        if any(not a.strip() for a in (*self.answer, *self.answers)):
+            raise ValueError("neither `answer` nor `answers` holds a word" if not any(
+                a.strip() for a in (*self.answer, *self.answers)) else "an answer is blank; fill it or leave it out")  # fmt: skip
+        if not self.answer and not self.answers:
+            raise ValueError("neither `answer` nor `answers` holds a word")
+        return self
+
+    def references(self) -> tuple[str, tuple[str, ...]]:
+        """The answer to show, and all that count."""
+        answers = self.answers or (self.answer if len(self.answer) > 1 else [])
+        shown = self.answer[0] if len(self.answer) == 1 else Counter(answers).most_common(1)[0][0]
+        return shown, tuple(answers)
+
+
+class HubPOPE(Entry):
+    question: Text
+    answer: Label
+    category: Literal["random", "popular", "adversarial"]
+    question_id: Id | None = None
+    image_source: Id | None = None
+    id: Id | None = None
+
+
+class HubVQAv2(Entry):
+    question_id: Id
+    image_id: Id
+    question: Text
+    answers: Answers = []
+    multiple_choice_answer: MaybeText = ""
+    question_type: str | None = None
+    answer_type: str | None = None
+
+
+class HubVizWiz(Entry):
+    question_id: Id
+    question: Text
+    answers: Answers = []
+    answer_type: str | None = None
+    category: str | None = None
+
+
+M = TypeVar("M", bound=Entry)
+
+
+def checked(model: type[M], value: Any, source: object, entry: str) -> M:
+    """``value`` as a ``model``. Raises UsageError: ``source``, ``entry``, the first field that does not fit, and what it holds."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise UsageError(f"{source}: {entry}: {_first(e, value)}; correct the entry or take the published file") from None
+
+
+def _first(error: ValidationError, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"expected an object with fields, found {shown(value)}"
+    one = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(p) for p in one["loc"])
+    if one["type"] == "missing":
+        return f"field `{field}` is missing"
+    words = one["msg"].removeprefix("Value error, ")
+    if not field:
+        return words
+    return f"field `{field}`: {words[:1].lower()}{words[1:]}, found {shown(one['input'])}"
+
+
+def shown(value: Any) -> str:
+    """A value as JSON in printable ASCII, cut to 60 characters."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    return (text if len(text) <= 60 else text[:57] + "...").replace("\x7f", r"\u007f")
+
+
+def unique_ids(ids: Iterable[str], source: object) -> None:
+    """Raises UsageError where a question id occurs twice: one answer would be scored for both."""
+    repeated = [k for k, n in Counter(ids).items() if n > 1]
+    if repeated:
+        raise UsageError(f"{source}: question id {shown(repeated[0])} occurs twice ({len(repeated)} such); make ids unique")
+
+
+def majority(answers: Sequence[str]) -> str:
+    """The most frequent of several annotators' answers, the first of those where they tie; "" of none."""
+    return Counter(answers).most_common(1)[0][0] if answers else ""

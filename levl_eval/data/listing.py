@@ -1,0 +1,132 @@
+"""Folders of images: which of their entries are images of the set, and what is left out, counted by the reason."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
+from levl_eval.data.places import SUFFIXES
+
+# What operating systems, archivers and notebooks leave among the files of a set.
+_JUNK = frozenset(
+    {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found", "icon\r"}
+)
+
+
+def junk(name: str) -> str:
+    """Why an entry of this name is none of a set's: "hidden", "system"; "" where it may be one."""
+    return "hidden" if name.startswith(".") else "system" if name.lower() in _JUNK else ""
+
+
+@dataclass
+class Listing:
+    """files: images in order of name. left_out: reason -> how many entries."""
+
+    files: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def words(self) -> str:
+        """What was left out, in words; "" where nothing was."""
+        return in_words(self.left_out)
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """ "left out: 1 hidden, 2 of unknown suffix .txt": counts by reason, most frequent first."""
+    counts = sorted(left_out.items(), key=lambda r: (-r[1], r[0]))
+    return "left out: " + ", ".join(f"{n} {printable(reason)}" for reason, n in counts) if counts else ""
+
+
+def list_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, deep: bool = False, prefix: str = "") -> Listing:
+    """The images of a folder (with ``deep`` of all below it too, links to folders followed once) whose names begin with ``prefix``.
+
+    Hidden and system files and folders and those of other suffixes are left out and counted. Raises UsageError: the folder cannot
+    be read, or a name that is no UTF-8 (it could stand in no record).
+    """
+    out = Listing()
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        here = pending.pop()
+        for name, path, inner in entries(here):
+            reason = junk(name)
+            if reason:
+                out.left_out[reason] += 1
+            elif inner and not name.lower().endswith(tuple(suffixes)):
+                mark = _mark(path) if deep else None
+                if mark is None:
+                    out.left_out["folders"] += 1
+                elif mark in seen:
+                    out.left_out["folders listed already"] += 1
+                else:
+                    seen.add(mark)
+                    pending.append(path)
+            elif name.lower().endswith(tuple(suffixes)):
+                if name.startswith(prefix):
+                    out.files.append(path)
+            else:
+                out.left_out[f"of unknown suffix {path.suffix.lower()[:12]}" if path.suffix else "without suffix"] += 1
+    out.files.sort()
+    return out
+
+
+def list_classes(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Names of the class folders in order, and what else lies there. Raises UsageError as :func:`list_images`."""
+    names: list[str] = []
+    left_out: Counter[str] = Counter()
+    for name, _, inner in entries(folder):
+        reason = junk(name)
+        if inner and not reason:
+            names.append(name)
+        else:
+            left_out[reason or "files beside the class folders"] += 1
+    return sorted(names), left_out
+
+
+def by_stem(listing: Listing, folder: Path) -> dict[str, Path]:
+    """stem -> file. Raises UsageError where two files have one stem: which of them belongs to it cannot be told."""
+    out: dict[str, Path] = {}
+    for path in listing.files:
+        if path.stem in out:
+            raise UsageError(f"{folder}: {out[path.stem].name} and {path.name} have one name; keep one of the two")
+        out[path.stem] = path
+    return out
+
+
+def entries(folder: Path) -> list[tuple[str, Path, bool]]:
+    """(name, path, whether a folder) of a folder's entries. Raises UsageError: cannot be read, or a name that is no UTF-8."""
+    try:
+        with os.scandir(folder) as found:
+            out = [(e.name, folder / e.name, _is_dir(e)) for e in found]
+    except OSError as e:
+        raise UsageError(f"{folder}: cannot be listed ({e.strerror})") from e
+    for name, _, _ in out:
+        check_name(name, folder)
+    return out
+
+
+def check_name(name: str, folder: Path | str) -> None:
+    """Raises UsageError for a file name that is no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{printable(str(folder))}: the file name {printable(name)!r} is not UTF-8; rename the file") from None
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    try:
+        s = os.stat(path)
+    except OSError:
+        return None
+    return s.st_dev, s.st_ino

@@ -1,0 +1,184 @@
+"""The one way from an encoded image to RGB pixels: files, tables of the hub, pretraining, `ask` and reports all come through here.
+
+orientation  "exif": turned as the EXIF tag says (what viewers and browsers show); "stored": the pixels as they lie in the file.
+background   what shows through transparent pixels: "white", "black", or "dropped", the stored colours without their alpha
+             (Pillow's convert("RGB"), which many published evaluations use).
+depth        16 bits a channel are scaled by the mode's range (65535 is white); floats from 0 to 1 by theirs; other floats and 32-bit
+             integers have no agreed white and are refused, never clipped.
+animated     the first frame. Colour profiles are left as they are: no conversion to sRGB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from levl_eval.core.errors import LevlError
+from levl_eval.core.files import regular
+
+if TYPE_CHECKING:
+    from levl_eval.cards.base import DataSpec
+
+_ORIENTATION = 0x0112  # EXIF tag
+_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_CONVERTED = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
+_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
+_SIXTEEN_AS_I = ("PNG", "PPM")  # which some versions of Pillow open as 32-bit integers of 16-bit range
+# Formats that Pillow decodes by itself. EPS, which it gives to Ghostscript to run, and formats for which it needs another program
+# are no images here, whatever a file's name says.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "MPO", "JPEG2000", "AVIF", "DIB", "TGA", "ICO", "ICNS", "CUR", "PSD", "PCX",
+    "DCX", "DDS", "BLP", "FTEX", "FITS", "FLI", "GBR", "IPTC", "IM", "IMT", "MSP", "PCD", "PIXAR", "QOI", "SUN", "SGI", "SPIDER",
+    "XBM", "XPM", "XVTHUMB", "MCIDAS",
+)  # fmt: skip
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How images become RGB; see the module's text. ``key`` is "" for the default rules, else what distinguishes their pixels."""
+
+    orientation: str = "exif"
+    background: str = "white"
+
+    @property
+    def key(self) -> str:
+        return "" if self == Rules() else f"orientation {self.orientation}, background {self.background}"
+
+
+DEFAULT = Rules()
+
+
+def rules_of(spec: DataSpec) -> Rules:
+    """The rules that a card's data specification states."""
+    return Rules(spec.orientation, spec.background)
+
+
+def open_rgb(path: str | os.PathLike[str], rules: Rules = DEFAULT) -> Image.Image:
+    """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
+    try:
+        with decoding(str(path)), open_image(path) as image:
+            return to_rgb(image, str(path), rules)
+    except FileNotFoundError:
+        raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None
+
+
+def decode_rgb(content: bytes | BinaryIO, what: str, rules: Rules = DEFAULT) -> Image.Image:
+    """Encoded bytes as RGB; ``what`` names them in errors. Raises LevlError."""
+    with decoding(what), open_image(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        return to_rgb(image, what, rules)
+
+
+def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    """Pillow's lazily opened image of a regular file or stream, of :data:`FORMATS` alone. Raises what Pillow raises; see decoding."""
+    path = regular(file) if isinstance(file, (str, os.PathLike)) else file
+    return Image.open(path, formats=_formats())
+
+
+@lru_cache(1)
+def _formats() -> tuple[str, ...]:
+    Image.preinit()
+    first = [f for f in FORMATS if f in Image.OPEN]
+    Image.init()  # what this build of Pillow has of the others
+    return (*first, *(f for f in FORMATS if f in Image.OPEN and f not in first))
+
+
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Whatever a decoder throws at a damaged image, as a LevlError of one line; FileNotFoundError passes."""
+    try:
+        yield
+    except (LevlError, FileNotFoundError):
+        raise
+    except Image.DecompressionBombError as e:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise LevlError(f"{what}: has more than Pillow's limit of {limit:,} pixels; store a smaller copy") from e
+    except UnidentifiedImageError as e:
+        raise LevlError(f"{what}: cannot be decoded (no image format Pillow knows); replace the file") from e
+    except OSError as e:
+        reason = e.strerror or ("it is cut off" if "truncated" in str(e) else type(e).__name__)
+        raise LevlError(f"{what}: cannot be decoded ({reason}); replace the file") from e
+    except Exception as e:  # Pillow's plugins raise SyntaxError, ValueError, struct.error, KeyError, zlib.error and others
+        raise LevlError(f"{what}: cannot be decoded ({type(e).__name__}); replace the file") from e
+
+
+def to_rgb(image: Image.Image, what: str = "image", rules: Rules = DEFAULT) -> Image.Image:
+    """An opened image of any mode as RGB, turned and laid on a background by ``rules``. Plain RGB comes back as its own copy.
+
+    Raises LevlError naming ``what``: a mode without an agreed range, or a file that cannot be decoded.
+    """
+    with decoding(what):
+        if getattr(image, "is_animated", False):
+            image.seek(0)
+        stored = image.format
+        image.load()
+        turn = _TURNS.get(orientation(image)) if rules.orientation == "exif" else None
+        out = _eight_bits(image, stored, what)
+        transparent = out.mode in _ALPHA or "transparency" in out.info
+        if transparent and rules.background != "dropped":
+            rgba = out.convert("RGBA")
+            base = Image.new("RGBA", rgba.size, (*_COLOURS[rules.background], 255))
+            out = Image.alpha_composite(base, rgba).convert("RGB")
+        else:
+            out = out.convert("RGB")
+        if turn is not None:
+            out = out.transpose(turn)
+        out.info.clear()  # what was applied must not be applied again by whoever gets the pixels
+        return out
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 0 where there is none, or one that cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 0)
+    except Exception:  # a damaged tag: the pixels are as they are stored
+        return 0
+    return value if isinstance(value, int) and 1 <= value <= 8 else 0
+
+
+def _eight_bits(image: Image.Image, stored: str | None, what: str) -> Image.Image:
+    """An image of 8 bits a channel. Raises LevlError for modes without an agreed range."""
+    mode = image.mode
+    if mode in _CONVERTED:
+        return image
+    if mode in _SIXTEEN or (mode == "I" and stored in _SIXTEEN_AS_I):
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.round(np.clip(values, 0, 65535) / 257).astype(np.uint8))
+    if mode == "F":
+        values = np.asarray(image)
+        if np.isfinite(values).all() and values.size and 0 <= values.min() and values.max() <= 1:
+            return Image.fromarray(np.round(values.astype(np.float64) * 255).astype(np.uint8))
+        raise LevlError(
+            f"{what}: a float image with values outside 0 to 1, which have no agreed white; store it with 8 or 16 bits"
+        )
+    if mode == "I":
+        raise LevlError(f"{what}: a 32-bit integer image, which has no agreed white; store it with 8 or 16 bits")
+    raise LevlError(f"{what}: has Pillow's mode {mode}, which cannot be shown as RGB; store it as RGB")
+
+
+def conversions(path: Path) -> list[str]:
+    """What opening a file changes besides its colour space, from its header: "animated", "turned", "transparent", "16 bits", "float"."""
+    try:
+        with open_image(path) as image:
+            alpha = image.mode in _ALPHA or "transparency" in image.info
+            deep = image.mode in _SIXTEEN or image.mode == "I"
+            found = {
+                "animated": getattr(image, "is_animated", False), "turned": orientation(image) > 1, "transparent": alpha,
+                "16 bits": deep, "float": image.mode == "F", "colour profile": bool(image.info.get("icc_profile")),
+            }  # fmt: skip
+    except Exception:  # told by whoever opens it
+        return []
+    return [name for name, is_so in found.items() if is_so]

@@ -1,0 +1,83 @@
+"""Whether a trained head or connector had learned what it could: one rule on the loss curve, and training until it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+SHARE = 0.01  # of the whole fall of the loss that may still have happened between the last two quarters of the curve
+POINTS = 8  # a curve of fewer values does not tell
+RULE = (
+    f"mean loss of the third quarter of the curve less that of the last, as a share of the whole fall, is at most {SHARE:g} or within "
+    "two standard errors of 0"
+)
+_H = TypeVar("_H")
+
+
+def convergence(curve: Sequence[float]) -> dict[str, Any]:
+    """What a record's notes say of a loss curve, by step or by epoch: {"rule", "value", "converged"}.
+
+    value: how much of the loss's whole fall, from the first twentieth of the curve to its last quarter, came between the third
+    quarter and the last. A schedule that ends at a rate of zero flattens the end of any curve, so the quarter before counts
+    too. Never negative: a loss that rose or only wavered has stopped falling. None, and not converged, where the curve is too
+    short to tell. An undertrained head shows as one whose loss was still falling by more than SHARE.
+    """
+    values = np.asarray(curve, np.float64)
+    if len(values) < POINTS or not np.isfinite(values).all():
+        return {"rule": RULE, "value": None, "converged": False}
+    _, _, third, last = np.array_split(values, 4)
+    start = float(values[: max(1, len(values) // 20)].mean())
+    fall = float(third.mean() - last.mean())
+    whole = max(start - float(last.mean()), fall, 0.0)
+    value = max(0.0, fall) / whole if whole > 0 else 0.0
+    still = fall > 2 * math.hypot(_standard_error(third), _standard_error(last))
+    return {"rule": RULE, "value": round(value, 5), "converged": value <= SHARE or not still}
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Of a window's mean by the scatter about its own line; a window that falls is not noisy for that."""
+    if len(values) < 3:
+        return 0.0
+    x = np.arange(len(values))
+    rest = values - np.polyval(np.polyfit(x, values, 1), x)
+    return float(math.sqrt((rest * rest).sum() / (len(values) - 2) / len(values)))
+
+
+def closed_form() -> dict[str, Any]:
+    """What the notes say of a head that was solved, not trained."""
+    return {"rule": "solved in closed form", "value": 0.0, "converged": True}
+
+
+def thinned(curve: Sequence[float], points: int = 100) -> list[float]:
+    """At most ``points`` means of consecutive values, as records keep them."""
+    parts = np.array_split(np.asarray(curve, np.float64), min(points, len(curve))) if len(curve) else []
+    return [round(float(p.mean()), 5) for p in parts]
+
+
+STEPS = 400  # a head that is trained until it has converged gets at least so many
+DOUBLINGS = 5
+
+
+def train_until_converged(
+    card: Any, per_epoch: int, train: Callable[[Any], tuple[_H, list[float]]]
+) -> tuple[_H, list[float], dict[str, Any]]:
+    """``train(card)`` -> (head, loss by epoch); by the card's ``until`` once, or with ever more epochs until it has converged.
+
+    per_epoch: steps an epoch has. until: "epochs" trains the card's epochs. "converged" starts at the card's epochs or at STEPS
+    steps, whichever is more, and doubles them, from the start each time as the schedule spans them all, until the rule holds or
+    DOUBLINGS times. Returns the head, its curve and what the notes say: :func:`convergence` and the epochs trained.
+    """
+    if card.until == "epochs":
+        head, curve = train(card)
+        return head, curve, {**convergence(curve), "epochs": card.epochs}
+    epochs = max(card.epochs, math.ceil(STEPS / max(1, per_epoch)))
+    for doubling in range(DOUBLINGS + 1):
+        head, curve = train(card.model_copy(update={"epochs": epochs}))
+        found = convergence(curve)
+        if found["converged"] or doubling == DOUBLINGS:
+            break
+        epochs *= 2
+    return head, curve, {**found, "epochs": epochs}

@@ -1,0 +1,103 @@
+"""`--grid task.field=v1,v2`: a task under every combination of some of its fields, each a protocol of its own.
+
+Features do not depend on a head's fields, so they are computed once and only heads run again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.text import did_you_mean
+
+MAX_VARIANTS = 1_000  # of one task
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A task with some fields set. label: the task's name alone where nothing is varied."""
+
+    task: str
+    choices: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.task}[{', '.join(f'{k}={v}' for k, v in self.choices)}]" if self.choices else self.task
+
+
+def split_values(text: str) -> list[str]:
+    """Commas outside brackets, braces and quotes separate values: ``[0.9,0.99],[0.9,0.95]`` are two."""
+    out, depth, quote, start = [], 0, "", 0
+    for at, c in enumerate(text):
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "\"'":
+            quote = c
+        elif c in "[{(":
+            depth += 1
+        elif c in "]})":
+            depth -= 1
+        elif c == "," and depth == 0:
+            out.append(text[start:at].strip())
+            start = at + 1
+    return [*out, text[start:].strip()]
+
+
+def parse_grid(
+    words: Sequence[str], tasks: Sequence[str], settings: Sequence[str] = ()
+) -> dict[str, list[tuple[str, list[str]]]]:
+    """``["linear.lr=0.1,0.01"]`` -> {"linear": [("lr", ["0.1", "0.01"])]}.
+
+    Raises UsageError for another form, a task that is not run, a field given twice or also by ``--set``, and for values given twice.
+    """
+    stems = {
+        t.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml") if t.endswith((".yaml", ".yml")) else t: t for t in tasks
+    }
+    fixed = {s.partition("=")[0] for s in settings}
+    out: dict[str, list[tuple[str, list[str]]]] = {}
+    for word in words:
+        left, equals, text = word.partition("=")
+        task, dot, field = left.partition(".")
+        values = split_values(text)
+        if not equals or not dot or not field or "" in values:
+            raise UsageError(f"--grid {word!r}: expected task.field=value,value, for example ade20k.label_grid=nearest,corner")
+        if task not in stems:
+            raise UsageError(f"--grid {word!r}: {task!r} is not among --tasks{did_you_mean(task, list(stems))}")
+        if left in fixed:
+            raise UsageError(f"--grid {word!r}: {left} is fixed by --set; give it only once")
+        mine = out.setdefault(stems[task], [])
+        if field in (f for f, _ in mine):
+            raise UsageError(f"--grid {word!r}: {left} is given twice; put all its values into one")
+        if len(set(values)) < len(values):
+            raise UsageError(f"--grid {word!r}: a value is given twice")
+        mine.append((field, values))
+    return out
+
+
+def variants(words: Sequence[str], tasks: Sequence[str], settings: Sequence[str] = ()) -> list[Variant]:
+    """Every task in order, each under every combination of its grid. Raises UsageError as parse_grid, and for more than MAX_VARIANTS."""
+    grid = parse_grid(words, tasks, settings)
+    out = []
+    for task in tasks:
+        fields = grid.get(task, [])
+        count = 1
+        for _, values in fields:
+            count *= len(values)
+        if count > MAX_VARIANTS:
+            raise UsageError(f"--grid: {count:,} combinations of {task}; at most {MAX_VARIANTS:,}")
+        names = [f for f, _ in fields]
+        out += [Variant(task, tuple(zip(names, chosen, strict=True))) for chosen in itertools.product(*(v for _, v in fields))]
+    return out
+
+
+def check_distinct(labels: Sequence[str], hashes: Sequence[str]) -> None:
+    """Raises UsageError where two variants are one protocol: a field that moves no number, or two ways to write a value."""
+    seen: dict[str, str] = {}
+    for label, found in zip(labels, hashes, strict=True):
+        if found in seen:
+            raise UsageError(
+                f"--grid: {seen[found]} and {label} are the same protocol (a field that moves no number, or one value written twice)"
+            )
+        seen[found] = label

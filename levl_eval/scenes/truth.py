@@ -1,0 +1,138 @@
+"""What is known of each patch of a synthetic scene, and whose scene an image is: the ground under the `oracle:` backbones.
+
+Patch facts are shares of the patch's pixels, read off the masks that are drawn from the same polygons as the image:
+  classes     [len(MASK_CLASSES)]   of each class, stuff and objects; they add up to 1
+  attributes  those, then of pixels that show an object of each colour, texture and size word (COLORS, TEXTURES, SIZES)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from levl_eval.core.distributed import cores
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.scenes import VERSION
+from levl_eval.scenes.export import COUNTS, image_scenes
+from levl_eval.scenes.render import render_instances, render_mask
+from levl_eval.scenes.world import COLORS, MASK_CLASSES, SIZES, TEXTURES, Scene
+
+MANIFEST = "scenes.json"
+KINDS: dict[str, int] = {
+    "classes": len(MASK_CLASSES),
+    "attributes": len(MASK_CLASSES) + len(COLORS) + len(TEXTURES) + len(SIZES),
+}  # kind of knowledge -> numbers a patch
+
+
+def default_manifest() -> dict[str, Any]:
+    """The manifest of the world that ``--data scenes`` makes."""
+    return {"generator": VERSION, "seed": 0, "size": 96, "counts": dict(COUNTS)}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the world in a folder, None where there is no world. Raises UsageError for one of another generator."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = {"generator": found["generator"], "seed": int(found["seed"]), "size": int(found["size"])}
+        known["counts"] = {str(k): int(v) for k, v in found["counts"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        raise UsageError(f"{path}: not a manifest of synthetic scenes ({type(e).__name__}); make the world again") from e
+    if known["generator"] != VERSION:
+        raise UsageError(f"{path}: made by generator {known['generator']}, this is {VERSION}; make the world again")
+    return known
+
+
+def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
+    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``."""
+    classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]
+    if kind == "classes":
+        return classes
+    shown = _shares(render_instances(scene, size), grid, len(scene.objects) + 1)[:, 1:]
+    words = [(field, word) for field, known in (("color", COLORS), ("texture", TEXTURES), ("size", SIZES)) for word in known]
+    has = np.array([[getattr(o, field) == word for field, word in words] for o in scene.objects], np.float32)
+    return np.concatenate([classes, shown @ has.reshape(len(scene.objects), len(words))], 1)
+
+
+def _shares(labels: np.ndarray, grid: int, count: int) -> np.ndarray:
+    """float32 [grid * grid, count]: the share of each label 0 .. count - 1 in each cell of [S, S]."""
+    side = len(labels) // grid
+    row = np.arange(len(labels)) // side
+    cell = row[:, None] * grid + row[None, :]
+    table = np.bincount((cell * count + labels).reshape(-1), minlength=grid * grid * count)
+    return (table.reshape(grid * grid, count) / (side * side)).astype(np.float32)
+
+
+def digest_of(pixels: np.ndarray) -> bytes:
+    """16 bytes of uint8 [H, W, 3]: what an image is known by."""
+    return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
+
+
+def _references(manifest: dict[str, Any]) -> Iterator[tuple[str, int, int, str]]:
+    """(part, number, which of the number's images, path) of every image of a world."""
+    for part, count in manifest["counts"].items():
+        for index in range(count):
+            for k, (path, _) in enumerate(image_scenes(part, index, manifest["seed"])):
+                yield part, index, k, path
+
+
+def _digest_at(root: Path, reference: tuple[str, int, int, str]) -> bytes:
+    path = root / reference[3]
+    try:
+        with Image.open(path) as image:
+            return digest_of(np.asarray(image.convert("RGB")))
+    except OSError as e:
+        raise LevlError(f"{path}: cannot be read ({type(e).__name__}); make the world of synthetic scenes again") from e
+
+
+@lru_cache(4)
+def world_at(root: Path, manifest: str) -> World:
+    """The world of a folder, once for all backbones of a process. manifest: its JSON, by which a changed folder is another."""
+    return World(root, json.loads(manifest))
+
+
+class World:
+    """A world on disk by its images' pixels.
+
+    The index is made when it is first asked for, by reading every image once (its pixels are those a decoder gives, which no
+    manifest tells), and is the same in any order of asking.
+    """
+
+    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+        self.root, self.manifest = root, manifest
+        self._index: dict[bytes, tuple[str, int, int]] | None = None
+
+    @property
+    def size(self) -> int:
+        return int(self.manifest["size"])
+
+    def scene(self, digest: bytes) -> Scene | None:
+        """The scene that an image of these pixels shows, None where the world has no such image. Raises LevlError, UsageError."""
+        if self._index is None:
+            self._index = self._read()
+        found = self._index.get(digest)
+        if found is None:
+            return None
+        part, index, k = found
+        return next(islice(image_scenes(part, index, self.manifest["seed"]), k, None))[1]
+
+    def _read(self) -> dict[bytes, tuple[str, int, int]]:
+        if read_manifest(self.root) != self.manifest:
+            raise UsageError(
+                f"{self.root}: the synthetic scenes are not there; run with --data scenes or a folder made by `levl-eval data make scenes`"
+            )
+        references = list(_references(self.manifest))
+        with ThreadPoolExecutor(min(8, cores())) as pool:
+            digests = pool.map(partial(_digest_at, self.root), references)
+            return {d: r[:3] for d, r in zip(digests, references, strict=True)}

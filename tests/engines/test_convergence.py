@@ -1,0 +1,103 @@
+"""The rule on loss curves, on curves whose state is known, and training until it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from levl_eval.engines.convergence import DOUBLINGS, STEPS, closed_form, convergence, train_until_converged
+
+T = np.linspace(0, 1, 200)
+
+
+@pytest.mark.parametrize(
+    ("curve", "wanted"),
+    [
+        (np.full(200, 0.7), True),
+        (2.0 * np.exp(-12 * T) + 0.5, True),
+        (2.0 - T, False),
+        (2.0 * np.exp(-2 * T) + 0.5, False),
+        (1.0 / np.sqrt(0.01 + T), False),  # a power law goes on for ever
+        (np.where(T < 0.5, 2.0, 2.0 - T), False),  # a plateau left late
+        (0.5 + T, True),  # a rising loss has stopped falling
+    ],
+)
+def test_curves_without_noise(curve, wanted):
+    found = convergence(curve.tolist())
+    assert found["converged"] is wanted, found
+    assert found["value"] >= 0 and "quarter" in found["rule"]
+
+
+def test_noise_neither_hides_a_fall_nor_feigns_one():
+    """A fall is never hidden; one is feigned about as often as two standard errors, one side, allow (2.3%)."""
+    t, feigned = np.linspace(0, 1, 400), 0
+    for seed in range(40):
+        noise = np.random.default_rng(seed).normal(0, 0.05, 400)
+        assert convergence(2.0 - t + noise)["converged"] is False
+        feigned += convergence(2.0 * np.exp(-12 * t) + 0.5 + noise)["converged"] is False
+    assert feigned <= 4
+
+
+def test_flat_and_noisy_is_converged():
+    """Nothing was there to learn: at most a few of many such curves may look like a fall (two standard errors, one side)."""
+    flat = [convergence(1.0 + np.random.default_rng(s).normal(0, 0.1, 400))["converged"] for s in range(100)]
+    assert sum(flat) >= 93
+
+
+def test_a_rate_that_ends_at_zero_is_not_convergence():
+    """Gradient descent on a slow parabola with a cosine schedule: the curve ends flat, far above its minimum."""
+    x, curve = 1.0, []
+    for step in range(200):
+        curve.append(x * x)
+        x -= 0.01 * 0.5 * (1 + np.cos(np.pi * step / 200)) * x
+    assert curve[-1] - curve[-2] > -1e-3 and curve[-1] > 0.1
+    assert convergence(curve)["converged"] is False
+
+
+def test_short_and_broken_curves_are_not_called_converged():
+    for curve in ([], [1.0] * 7, [1.0] * 20 + [float("nan")]):
+        assert convergence(curve) == {"rule": convergence([])["rule"], "value": None, "converged": False}
+    assert closed_form()["converged"] is True
+
+
+@dataclass(frozen=True)
+class Card:
+    until: str
+    epochs: int = 10
+
+    def model_copy(self, update):
+        return replace(self, **update)
+
+
+def _trainer(rate: float, asked: list[int]):
+    def train(card):
+        asked.append(card.epochs)
+        return card.epochs, list(1.0 + np.exp(-rate * np.arange(card.epochs)))
+
+    return train
+
+
+def test_published_protocols_keep_their_epochs():
+    asked: list[int] = []
+    head, curve, notes = train_until_converged(Card("epochs"), 1, _trainer(0.001, asked))
+    assert asked == [10] == [head] == [len(curve)] and notes["epochs"] == 10 and notes["converged"] is False
+
+
+def test_own_data_is_trained_until_it_has_converged():
+    asked: list[int] = []
+    head, curve, notes = train_until_converged(Card("converged"), 1, _trainer(0.005, asked))
+    assert asked == [STEPS, 2 * STEPS, 4 * STEPS][: len(asked)] and len(asked) > 1
+    assert notes["converged"] and notes["epochs"] == head == asked[-1] == len(curve)
+    fast: list[int] = []
+    train_until_converged(Card("converged", epochs=3), 100, _trainer(9.0, fast))
+    assert len(fast) <= 2  # few epochs of many steps do
+
+
+def test_training_ends_and_says_so():
+    asked: list[int] = []
+    _, _, notes = train_until_converged(
+        Card("converged"), 1, lambda c: (asked.append(c.epochs), list(2.0 - np.linspace(0, 1, c.epochs)))
+    )
+    assert len(asked) == DOUBLINGS + 1 and notes["converged"] is False
