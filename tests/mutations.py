@@ -64,7 +64,7 @@ MUTATIONS = (
     Mutation("mIoU of counts over all classes", "metrics/segmentation.py", "np.maximum(seen.sum(-1), 1)", "counts.shape[-2]", f"{_METRICS}::test_confusion_and_means_against_plain_loops"),
     Mutation("void pixels count", "metrics/segmentation.py", "keep = target != ignore_index", "keep = target >= 0", f"{_METRICS}::test_confusion_and_means_against_plain_loops"),
     Mutation("POPE: unparsed is right", "metrics/pope.py", '[pope_answer(a) == "yes" for a in answers]', '[(x if is_unparsed(a) else pope_answer(a)) == "yes" for a, x in zip(answers, labels, strict=True)]', f"{_METRICS}::test_pope_scores_by_hand"),
-    Mutation("GQA: an answer that holds the right one", "metrics/gqa.py", "return gqa_answer(prediction) == gqa_answer(answer)", "return gqa_answer(answer) in gqa_answer(prediction)", f"{_METRICS}::test_gqa_scores_by_hand"),
+    Mutation("GQA: an answer that holds the right one", "metrics/gqa.py", "return gqa_answer(prediction) == gqa_answer(answer)", "return gqa_answer(answer) in gqa_answer(prediction)", f"{_METRICS}::test_gqa_is_an_exact_match_but_for_case_and_marks"),
     Mutation("VQA: nobody is left out", "metrics/vqa.py", "(total - e) / enough", "total / enough", f"{_METRICS}::test_vqa_accuracy_is_the_leave_one_out_mean"),
     Mutation("stop strings ignored", "engines/vlm/engine.py", "    for mark in stop:", "    for mark in ():", "engines/vlm/test_engine.py::test_stop_strings_and_end_tokens_end_an_answer"),
     Mutation("seeds ignored", "engines/probes/linear.py", "    torch.manual_seed(seed)\n    generator = torch.Generator().manual_seed(seed)", "    torch.manual_seed(0)\n    generator = torch.Generator().manual_seed(0)", "engines/probes/test_seed.py"),

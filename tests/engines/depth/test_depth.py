@@ -115,6 +115,7 @@ def test_colours_of_depth():
     assert error[0] == [255] * 3 and error[2] == [200, 30, 30] and error[1][1] == round(255 - 0.2 * 225) and error[3] == [128] * 3
 
 
+@pytest.mark.slow
 def test_show_dense_draws_depth(tmp_path, monkeypatch, capsys):
     rooms(tmp_path / "nyuv2/train", 4, 0)
     rooms(tmp_path / "nyuv2/test", 3, 1)

@@ -135,6 +135,7 @@ def test_windows_and_mirror_images_are_put_back_where_they_were_cut():
     assert torch.allclose(found, image, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {"head": "knn", "score": "original", "resize": "squash"},
     {"head": "ridge", "size": "96", "window": "64", "stride": "32", "flip": "true", "layers": "[-2, -1]", "resize": "squash",
