@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+import pytest
 from PIL import Image
 
 from levl_eval.cli.app import build_parser, main
@@ -20,6 +21,7 @@ def commands(block):
     return [shlex.split(line) for line in block.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_the_walk_through_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "walkthrough.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)

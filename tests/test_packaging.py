@@ -36,6 +36,7 @@ def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
     assert str(tmp_path / "site") in out.stdout and str(names("tasks")) in out.stdout
 
 
+@pytest.mark.slow
 def test_torchvision_imports_after_the_repair():
     code = (
         "from levl_eval.core.third_party import repair; first = repair(); import torchvision.transforms.functional as F, timm\n"

@@ -45,8 +45,8 @@ def of_pairs(z_v: Tensor, z_t: Tensor) -> dict[str, float]:
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:
     """Share of test rows [M, D] whose k nearest training rows by cosine vote for their label, votes weighted exp(cos / 0.07)."""
-    did_you_mean = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
-    value, index = did_you_mean.topk(min(k, len(train)), dim=1)
+    cosine = F.normalize(test.float(), dim=1) @ F.normalize(train.float(), dim=1).T
+    value, index = cosine.topk(min(k, len(train)), dim=1)
     votes = torch.zeros(len(test), int(train_labels.max()) + 1, device=train.device)
     votes.scatter_add_(1, train_labels[index], (value / 0.07).exp())
     return float((votes.argmax(1) == test_labels).float().mean())

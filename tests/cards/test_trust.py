@@ -90,6 +90,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=list(ATTACKS))
 def test_a_config_of_a_record_names_registered_types_only(tmp_path, monkeypatch, capsys, attack):
     pytest.importorskip("mmseg")

@@ -125,6 +125,7 @@ def many(tmp_path):
     return listed, [sha(b"%d" % k) for k in range(3000)]
 
 
+@pytest.mark.slow
 def test_two_processes_fill_it_at_once(tmp_path, many, reads):
     listed, expected = many
     running = [_fill(tmp_path / "cache", listed) for _ in range(2)]
@@ -135,6 +136,7 @@ def test_two_processes_fill_it_at_once(tmp_path, many, reads):
     assert reads == []
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_whole_file(tmp_path, many):
     listed, expected = many
     for pause in (0.2, 0.5, 0.9):
@@ -147,6 +149,7 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path, many):
         assert [h for h, _ in cache.hash_files(listed.read_text().split())] == expected and not said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["no data base", "cut", "zeros inside"])
 def test_a_damaged_file_is_built_anew_and_said_once(tmp_path, many, how):
     listed, expected = many

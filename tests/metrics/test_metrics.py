@@ -71,6 +71,13 @@ def test_pope_scores_by_hand():
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "right"), [("Red.", True), (" red", True), ("red car", False), ("reddish", False), ("re", False), ("", False)]
+)
+def test_gqa_is_an_exact_match_but_for_case_and_marks(said, right):
+    assert gqa_correct(said, "red") is right
+
+
 def test_gqa_scores_by_hand():
     def q(answer, structural, entailed=()):
         return {

@@ -20,6 +20,7 @@ SAYINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_answer_processing_equals_lmms_evals_copy_of_the_official_one():
     from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
 

@@ -59,19 +59,17 @@ def test_of_an_error_the_smaller_is_the_better(tmp_path, capsys):
         errors = level + 0.1 * np.random.default_rng(len(name)).random(30)
         samples = [Sample(id=f"i{k}", image_id=f"i{k}", score=float(e)) for k, e in enumerate(errors)]
         write_record(tmp_path, record(name, "depth", "rmse", {"rmse": mean_estimate(errors)}, engine="depth"), samples)
-    did_you_mean, far = of(tmp_path, "near", "depth")[0], of(tmp_path, "far", "depth")[0]
-    c = compare(did_you_mean, far)
+    near, far = of(tmp_path, "near", "depth")[0], of(tmp_path, "far", "depth")[0]
+    c = compare(near, far)
     assert c.verdict.startswith("near is better than far by 0.388 in rmse") and c.wins == (30, 0)
-    assert compare(far, did_you_mean).verdict.startswith("near is better than far by 0.388 in rmse") and compare(
-        far, did_you_mean
-    ).wins == (
+    assert compare(far, near).verdict.startswith("near is better than far by 0.388 in rmse") and compare(far, near).wins == (
         0,
         30,
     )
     for form in ("table", "md", "html"):
         assert main(["leaderboard", str(tmp_path), "--format", form]) == 0
         assert "ower is better for rmse" in capsys.readouterr().out
-    with_itself = compare(did_you_mean, did_you_mean)
+    with_itself = compare(near, near)
     assert "anything from +0.000 to +0.000 in rmse is possible" in with_itself.verdict
 
 

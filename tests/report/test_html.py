@@ -88,6 +88,7 @@ def test_the_command_writes_it(run_dir, capsys):
     assert (run_dir / "report.html").stat().st_size < 15_000_000
 
 
+@pytest.mark.slow
 def test_samples_of_every_engine_have_their_images(world, tmp_path, monkeypatch):
     """Also of the engines whose test set is no plain folder of classes; each is read again by the reader that was measured with."""
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))

@@ -25,3 +25,10 @@ def test_items_are_matched_by_their_id():
     a, (b, samples) = side("a", [1.0, 0.0] * 50), side("b", [1.0, 0.0] * 50)
     found = pair([a], [(b, dict(reversed(samples.items())))])
     assert (found.a == found.b).all() and found.ids == tuple(sorted(samples))
+
+
+def test_a_failed_answer_is_left_out_on_both_sides_whatever_its_score():
+    (a, mine), (b, other) = side("a", [1.0] * 100), side("b", [1.0] * 100)
+    mine["q007"] = mine["q007"].model_copy(update={"status": "failed", "score": 0.0})
+    found = pair([(a, mine)], [(b, other)])
+    assert found.left_out == 1 and "q007" not in found.ids and found.values == (1.0, 1.0)

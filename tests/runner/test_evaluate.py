@@ -282,6 +282,7 @@ def test_known_broken_combinations_are_told_with_a_remedy():
     assert "overwrite" in broken({"mmcv": "2.1.0", "mmcv-lite": "2.1.0"}, [])[0]
 
 
+@pytest.mark.slow
 def test_the_self_test_runs_and_leaves_nothing_behind(tmp_path, monkeypatch):
     import tempfile
     from types import SimpleNamespace

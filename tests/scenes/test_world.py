@@ -69,6 +69,7 @@ make(Path(sys.argv[1]), seed=1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.05, 0.3, 0.8])
 def test_another_seed_killed_half_way_and_then_the_first_again(zero, copied, after):
     root = Path(__file__).parents[2]
@@ -108,6 +109,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CHANGES)
 def test_a_changed_world_is_said_and_repaired(how, zero, copied):
     times = (copied / LABEL).stat()

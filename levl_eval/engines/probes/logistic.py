@@ -271,13 +271,13 @@ def solve_path(
                 at = level[i : i + per_stack]
                 if known and start is None:
                     for j in at:
-                        did_you_mean = sorted(known, key=lambda k: abs(k - j))[:4]
-                        if not min(did_you_mean) < j < max(did_you_mean) or len(set(values[did_you_mean])) < len(did_you_mean):
-                            did_you_mean = did_you_mean[:1]  # a polynomial is not to be trusted beyond its points
-                        share = lagrange(np.log(values[did_you_mean]), float(np.log(values[j])))
+                        nearby = sorted(known, key=lambda k: abs(k - j))[:4]
+                        if not min(nearby) < j < max(nearby) or len(set(values[nearby])) < len(nearby):
+                            nearby = nearby[:1]  # a polynomial is not to be trusted beyond its points
+                        share = lagrange(np.log(values[nearby]), float(np.log(values[j])))
                         w[:, :, j], b[:, j] = (
-                            w[:, :, did_you_mean] @ w.new_tensor(share),
-                            b[:, did_you_mean] @ b.new_tensor(share),
+                            w[:, :, nearby] @ w.new_tensor(share),
+                            b[:, nearby] @ b.new_tensor(share),
                         )
                 elif start is None:  # from zero, most of the way in single precision
                     w, b = w.float(), b.float()

@@ -95,10 +95,10 @@ def _mask(language: LanguageModel, sees: Tensor, position: Tensor, kind: torch.d
 
     if language.window is None:
         return additive(sees)
-    did_you_mean = sees & (position[:, :, None] - position[:, None, :] < language.window)
+    close = sees & (position[:, :, None] - position[:, None, :] < language.window)
     if getattr(language.config, "layer_types", None):
-        return {"full_attention": additive(sees), "sliding_attention": additive(did_you_mean)}
-    return additive(did_you_mean)
+        return {"full_attention": additive(sees), "sliding_attention": additive(close)}
+    return additive(close)
 
 
 def _logits(language: LanguageModel, hidden: Tensor) -> Tensor:

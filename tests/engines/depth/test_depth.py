@@ -109,12 +109,13 @@ def test_bins_and_losses_by_hand():
 def test_colours_of_depth():
     metres = np.array([[1.0, 3.0, 10.0, np.nan]])
     keep = np.isfinite(metres)
-    did_you_mean, middle, far, unknown = paint_depth(metres, 1.0, 10.0, keep)[0].astype(int)
-    assert did_you_mean.sum() > middle.sum() > far.sum() and unknown.tolist() == [128] * 3
+    near, middle, far, unknown = paint_depth(metres, 1.0, 10.0, keep)[0].astype(int)
+    assert near.sum() > middle.sum() > far.sum() and unknown.tolist() == [128] * 3
     error = paint_error(np.array([[1.0, 3.3, 30.0, 1.0]]), metres, keep)[0].tolist()
     assert error[0] == [255] * 3 and error[2] == [200, 30, 30] and error[1][1] == round(255 - 0.2 * 225) and error[3] == [128] * 3
 
 
+@pytest.mark.slow
 def test_show_dense_draws_depth(tmp_path, monkeypatch, capsys):
     rooms(tmp_path / "nyuv2/train", 4, 0)
     rooms(tmp_path / "nyuv2/test", 3, 1)

@@ -108,6 +108,7 @@ def context(tmp_path, world):
     return make
 
 
+@pytest.mark.slow
 def test_segmentation_counts_rebuild_the_metric_and_other_sizes_are_scored(context):
     from levl_eval.cards.registry import task_card
     from levl_eval.metrics import mean_iou

@@ -50,6 +50,7 @@ def test_health_warns_of_collapse():
     assert same["duplicates"] == 19 and math.isfinite(same["effective_rank"])
 
 
+@pytest.mark.slow
 def test_health_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
@@ -83,6 +84,7 @@ def test_audit_intervals_hold_for_all_candidates_at_once():
     assert among[1]["difference"] == pytest.approx(1 - np.mean(list(own.values())))
 
 
+@pytest.mark.slow
 def test_audit_warns_of_a_card_whose_normalisation_loses(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     for split, k, i in itertools.product(("train", "test"), (0, 1), range(8)):
@@ -108,6 +110,7 @@ def test_audit_warns_of_a_card_whose_normalisation_loses(tmp_path, monkeypatch, 
         assert len(warned) == 4
 
 
+@pytest.mark.slow
 def test_audit_command(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     words = ["audit", "--backbone", "random:nano", "--data", str(world), "--limit", "24", "--out", str(tmp_path / "a"), "--json"]

@@ -251,6 +251,7 @@ def test_calibration_error_by_hand():
     assert calibration_error(np.ones(5), np.ones(5), 15).value == 0
 
 
+@pytest.mark.slow
 def test_every_head_on_the_world_reads_features_made_once(context):
     nano = load_backbone("random:nano")
     cards = {

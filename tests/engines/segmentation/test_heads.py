@@ -69,9 +69,9 @@ def test_neighbours_vote_as_counted_by_hand():
     keep = void[:20].reshape(-1) != 255
     query = (patches[20, 7] - head.mean.numpy()) / head.std.numpy()
     cosine = unit[keep] @ (query / np.linalg.norm(query))
-    did_you_mean = np.argsort(-cosine)[:5]
-    weight = np.exp(cosine[did_you_mean] / 0.1)
-    want = np.bincount(void[:20].reshape(-1)[keep][did_you_mean], weight / weight.sum(), 3)
+    nearest = np.argsort(-cosine)[:5]
+    weight = np.exp(cosine[nearest] / 0.1)
+    want = np.bincount(void[:20].reshape(-1)[keep][nearest], weight / weight.sum(), 3)
     assert np.allclose(votes[:, 1, 1].numpy(), want, atol=1e-4)
     few = neighbour_head(patches, void, (4, 6), 3, c.model_copy(update={"knn_memory": 40}), 255, 0, CPU)
     assert few.memory.shape == (40, 10)
@@ -135,6 +135,7 @@ def test_windows_and_mirror_images_are_put_back_where_they_were_cut():
     assert torch.allclose(found, image, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {"head": "knn", "score": "original", "resize": "squash"},
     {"head": "ridge", "size": "96", "window": "64", "stride": "32", "flip": "true", "layers": "[-2, -1]", "resize": "squash",

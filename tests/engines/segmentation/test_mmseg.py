@@ -38,6 +38,7 @@ def head_of(work: Path) -> dict[str, torch.Tensor]:
     return torch.load(work / "head.pt", weights_only=True)["head"]
 
 
+@pytest.mark.slow
 def test_a_training_learns_and_its_record_is_whole(world, tmp_path):
     settings = [f"ade20k-mmseg.{s}" for s in ("steps=40", "batch_size=8", "lr=0.01", "ratio=[1.0,1.5]", "photometric=false")]
     [record] = evaluate(
