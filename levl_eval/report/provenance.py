@@ -20,8 +20,8 @@ def published_set(record: Record) -> str:
 
 
 def source_word(record: Record) -> str:
-    """``scenes``, ``hub``, or the directory as it was given."""
-    return str(record.data.get("source", "scenes"))
+    """Where the test data lay: their own place where a card names one, else ``scenes``, ``hub``, or the directory as it was given."""
+    return str(record.data.get("test_source") or record.data.get("source", "scenes"))
 
 
 def date_of(record: Record) -> str:

@@ -95,7 +95,27 @@ def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintC
         "test": [s.order for _, s in tests], "train": [s.order for s in train], "validation": [s.order for s in validation]
     }  # fmt: skip
     identity = DataIdentity(test, tuple(s.fingerprint for s in train), validation[0].fingerprint if validation else "", order)
-    return DataFacts(identity, _notes([s for _, s in tests], [s for _, s in found]))
+    notes = _notes([s for _, s in tests], [s for _, s in found])
+    if any(has_own_place(p.spec) for p, _ in tests):
+        notes["test_source"] = tests[0][1].source  # not below --data
+    return DataFacts(identity, notes)
+
+
+def has_own_place(spec: DataSpec) -> bool:
+    """Whether a card or ``--set`` names where the set lies, so that ``--data`` does not say it."""
+    return any(getattr(spec, field) for field in ("root", "questions", "annotations", "images"))
+
+
+def mixed_sources(card: TaskCard, data: str) -> str:
+    """A line for who tests on data of their own and trains on the synthetic scenes, "" for all others. data: --data as it was given."""
+    if data != "scenes" or card.engine == "lmms":
+        return ""
+    parts = parts_of(card, data, None) if card.engine != "backgrounds" else []
+    tests = [p.spec for p in parts if p.role == "test"]
+    train = [p.spec for p in parts if p.role == "train"]
+    if any(map(has_own_place, tests)) and train and not all(map(has_own_place, train)):
+        return f"{card.name}: is tested on data of your own, but trained on the synthetic scenes; give --data DIR, or the training set by --set"
+    return ""
 
 
 def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from levl_eval.engines.contract import TOGETHER, versions_of
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
-from levl_eval.runner.datasets import DataFacts, data_facts
+from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources
 from levl_eval.runner.grid import Variant, check_distinct, variants
 from levl_eval.runner.language import language_model_parts
 from levl_eval.runner.options import check_options
@@ -226,6 +226,9 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
         except OSError as e:
             raise UsageError(f"{needed}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
     known = FingerprintCache(folder / "fingerprints", rehash=config.rehash, say=progress.say)
+    for card in cards.values():
+        if told := mixed_sources(card, config.data):
+            progress.say(told)
     data = resolve_data(config.data, folder, progress)
     handles = [BackboneHandle(c, folder, known, data) for c in specs]
     for handle in handles:

@@ -414,3 +414,21 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
     assert not list((tmp_path / "out").rglob("*.json"))
     alike = True
     assert runner.Runner(plan, QUIET, {})._compute(0).status == "failed" and list((tmp_path / "out").rglob("*.json"))
+
+
+def test_own_questions_with_a_connector_trained_on_scenes_are_told_before_it_starts():
+    from levl_eval.runner.datasets import mixed_sources
+
+    own = {"data.questions": "mine.jsonl", "data.images": "images"}
+    assert "trained on the synthetic scenes" in mixed_sources(task_card("pope", own, default_recipe="scenes"), "scenes")
+    assert mixed_sources(task_card("pope", own), "somewhere") == ""
+    assert mixed_sources(task_card("pope", default_recipe="scenes"), "scenes") == ""
+    assert mixed_sources(task_card("classify", {"train.root": "a", "data.root": "b"}), "scenes") == ""
+
+
+def test_the_source_of_a_test_set_with_a_place_of_its_own_is_that_place(run, tmp_path):
+    from levl_eval.report.provenance import source_word
+
+    a = paint(tmp_path / "a")
+    (record,) = run(a / "train", a / "test")
+    assert source_word(record) == str(a / "test")
