@@ -54,7 +54,7 @@ def test_the_planned_images_reach_about_the_power(parts, seeds, relation, margin
 def test_where_seeds_differ_too_much_no_number_of_images_is_enough():
     parts = Components(0.0025, 0.04, 0.0)
     assert images_needed(parts, 2, "greater", 0.02, 0.8) is None
-    assert images_needed(parts, 2, "greater", 0.5, 0.8) is not None
+    assert images_needed(parts, 2, "greater", 1.5, 0.8) is not None
 
 
 def test_the_command_and_its_refusals(run, tmp_path, capsys):
