@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from levl_eval.metrics import confusion_matrix, gqa_scores, mean_iou, normalize_vqa_answer, pope_answer, pope_scores, vqa_accuracy
+from levl_eval.metrics.gqa import gqa_correct
 from levl_eval.metrics.segmentation import mean_accuracy, pixel_accuracy, statistics_from_counts
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate, paired_difference
 
