@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from levl_eval.claims.evidence import MIN_IMAGES
 from levl_eval.claims.verdict import Difference, Judged
 from levl_eval.core.errors import UsageError
 from levl_eval.metrics.crossed import PSEUDO_IMAGES, Components, Crossed, components
 from levl_eval.metrics.equivalence import Relation, evidence
 from levl_eval.report.units import factor
 
-DRAWS = 4_000
+DRAWS = 1_000
 MOST_IMAGES = 1_000_000
 SEEDS = (2, 3, 5, 8, 12, 20)
 
@@ -58,12 +59,9 @@ def images_needed(
 
     if not enough(MOST_IMAGES):
         return None
-    low, high = 9, 20
-    while not enough(high):
-        low, high = high, high * 4
-    high = min(high, MOST_IMAGES)
-    while high - low > max(1, low // 50):
-        middle = (low + high) // 2
+    low, high = MIN_IMAGES - 1, MOST_IMAGES
+    while high - low > max(1, low // 50):  # in equal ratios: most claims need far fewer than a million
+        middle = max(low + 1, min(high - 1, round((low * high) ** 0.5)))
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 

@@ -6,6 +6,7 @@ layout, and an offline machine with a filled cache (HF_HUB_OFFLINE=1) works.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -63,10 +64,39 @@ def _load(spec: DataSpec, name: str | None) -> Any:
     import datasets
 
     assert spec.hub is not None
-    here = Path(spec.hub.repo).expanduser()
-    path, more = (str(here), {"cache_dir": local_cache(here)}) if here.is_dir() else (spec.hub.repo, {})
-    with hub(f"--data hub: {spec.hub.repo}"):
-        return datasets.load_dataset(path, name, split=spec.hub.split, revision=spec.hub.revision, **more)
+    here, source = Path(spec.hub.repo).expanduser(), spec.hub
+    if here.is_dir():
+        with hub(f"--data hub: {source.repo}"):
+            cache = local_cache(here)
+            return datasets.load_dataset(str(here), name, split=source.split, revision=source.revision, cache_dir=cache)
+    names = names_of(source.repo)
+    for repo in names[:-1]:
+        with contextlib.suppress(Exception):  # told of the last one
+            return datasets.load_dataset(repo, name, split=source.split, revision=source.revision)
+    with hub(f"--data hub: {names[-1]}"):
+        return datasets.load_dataset(names[-1], name, split=source.split, revision=source.revision)
+
+
+def names_of(repo: str) -> list[str]:
+    """The names a repository is tried under, the card's own last, so that errors name it.
+
+    lmms-lab's sets moved to lmms-lab-encoder; old names redirect, but a cache answers only to the name it was filled under. Where
+    the other name is cached and the card's own is not, it comes first; online the card's own name is enough.
+    """
+    owner, _, name = repo.partition("/")
+    moved = {"lmms-lab": "lmms-lab-encoder", "lmms-lab-encoder": "lmms-lab"}.get(owner)
+    if moved is None or cached_tables(repo):
+        return [repo]
+    other = f"{moved}/{name}"
+    return [other, repo] if cached_tables(other) or owner == "lmms-lab-encoder" else [repo]
+
+
+def cached_tables(repo: str) -> bool:
+    """Whether the cache of `datasets` holds tables of a repository."""
+    import datasets
+
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / repo.replace("/", "___")
+    return folder.is_dir() or (folder.parent / folder.name.lower()).is_dir()
 
 
 def _need(spec: DataSpec) -> None:
@@ -139,7 +169,15 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     """GQA (two configurations), VQAv2 and POPE. Raises UsageError where the hub cannot be reached or a field is missing."""
     _need(spec)
     assert spec.hub is not None
-    table = _load(spec, spec.hub.questions)
+    try:
+        table = _load(spec, spec.hub.questions)
+    except UsageError as e:
+        if spec.layout == "vqav2" and spec.hub.split == "train":
+            raise UsageError(
+                f"{e}; lmms-lab's VQAv2 has no training split: set `root` of this set to a folder of the official files "
+                "(questions, annotations, train2014; visualqa.org/download.html), or `hub` to a repository that has it"
+            ) from e
+        raise
     columns = set(table.column_names)
     needed = {
         "gqa": {"id", "imageId", "question", "answer"},

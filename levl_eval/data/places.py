@@ -131,7 +131,8 @@ def _hub_trees(spec: DataSpec) -> list[str] | None:
     tables = Path(getattr(config, "HF_DATASETS_CACHE", None) or os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
     files = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
     owner = spec.hub.repo.split("/")[0]
-    trees = [str(p) for p in sorted(tables.glob(f"{owner}___*"))]
+    owners = ("lmms-lab", "lmms-lab-encoder") if owner.startswith("lmms-lab") else (owner,)  # one organisation under two names
+    trees = [str(p) for o in owners for p in sorted(tables.glob(f"{o}___*"))]
     return [*trees, str(files / f"datasets--{spec.hub.repo.replace('/', '--')}")] if trees else None
 
 

@@ -78,10 +78,15 @@ def _bounds(record: Record) -> list[str]:
 
 
 def _convergence(record: Record) -> list[str]:
-    """How training of the head or connector ended, from its loss curve."""
+    """How training of the head or connector ended: what the engine says of it, and its loss curve's ends."""
     out = []
     if "converged" in record.notes:
-        out.append("converged" if record.notes["converged"] else "NOT converged")
+        said = record.notes["converged"]  # a mapping with the rule and its value, or yes or no alone
+        rule, value, yes = (
+            (said.get("rule"), said.get("value"), said.get("converged")) if isinstance(said, dict) else (None, None, said)
+        )
+        why = "".join(f", {x}" for x in (rule, None if value is None else f"value {value:g}") if x)
+        out.append(("converged" if yes else "NOT converged") + why)
     for name, values in record.notes.items():
         if not name.endswith("_loss") or not isinstance(values, list):
             continue
@@ -111,6 +116,15 @@ def _remarks(record: Record) -> list[str]:
     ]
 
 
+def _of_seeds(results: Results, row: Row, name: str) -> list[str]:
+    """What the tables show in place of several seeds' results; [] for one seed."""
+    s = results.summary(row, name)
+    if s.seed_sd is None:
+        return []
+    e = s.estimate
+    return [f"mean of {s.seeds} seeds {interval(e.value, e.low, e.high, row.kind)}, seed sd {text(s.seed_sd, row.kind)}"]
+
+
 def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
     """What stands behind one number."""
     gain, over = results.gain_of_record(row, name, record), results.reference(row, name)
@@ -120,6 +134,7 @@ def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
     out = [
         ("failed", [record.reason] if record.status != "done" else []),
         ("result", [_result(record.main_metric, main, record)] if main else []),
+        ("in the tables", _of_seeds(results, row, name) if main else []),
         ("floors and ceiling", _bounds(record) if main else []),
         (
             f"gain over {over}",

@@ -18,7 +18,7 @@ from levl_eval.metrics.equivalence import evidence
 from tests.claims.test_cards import GOOD
 
 
-def simulated(parts, images, seeds, relation, margin, runs=800):
+def simulated(parts, images, seeds, relation, margin, runs=500):
     """Share of drawn runs in which the difference is shown."""
     rng = np.random.default_rng(99)
     true = {"greater": margin, "less": -margin, "equivalent": 0.0}[relation]
@@ -47,7 +47,7 @@ def simulated(parts, images, seeds, relation, margin, runs=800):
 def test_the_planned_images_reach_about_the_power(parts, seeds, relation, margin):
     n = images_needed(parts, seeds, relation, margin, 0.8)
     assert n is not None and 30 < n < 3_000
-    assert simulated(parts, n, seeds, relation, margin) == pytest.approx(0.8, abs=0.05)
+    assert simulated(parts, n, seeds, relation, margin) == pytest.approx(0.8, abs=0.06)
     assert power_of(parts, n // 3, seeds, relation, margin) < 0.6
 
 

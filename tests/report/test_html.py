@@ -156,9 +156,25 @@ def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
     panel = next(p for p in text.split("<details")[1:] if "good on gqa, seed 0</summary>" in p)
     for part in ("floor text only 33.0 [30.0, 36.0]", "gain over random", "connector loss 2 at first, 0.8 at last (-11.1% over the last tenth", "test fingerprint", "good.jsonl" if "good.jsonl" in panel else "weights"):  # fmt: skip
         assert part in panel, part
+    linear = next(p for p in text.split("<details")[1:] if "good on linear, seed 1</summary>" in p)
+    assert "mean of 3 seeds" in linear and "mean of" not in panel  # the number that led here is not one seed's
     failed = next(p for p in text.split("<details")[1:] if "random on zeroshot, seed 0</summary>" in p)
     assert "no text encoder" in failed and "gain over" not in failed
     assert "nothing is trained" in next(p for p in text.split("<details")[1:] if "good on pope, seed 0</summary>" in p)
+
+
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        ({"rule": "a rule", "value": 0.4, "converged": False}, "NOT converged, a rule, value 0.4"),
+        ({"rule": "a rule", "value": None, "converged": False}, "NOT converged, a rule"),
+        ({"rule": "solved", "value": 0.0, "converged": True}, "converged, solved, value 0"), (True, "converged"), (False, "NOT converged"),
+    ],
+)  # fmt: skip
+def test_the_panel_says_whether_training_had_converged(tmp_path, note, told):
+    """Kills: a mapping that says no, taken for yes as it is not empty."""
+    fill(tmp_path, ("good",), ("linear",), seeds=(0,), notes={"converged": note})
+    assert f"<dt>training</dt><dd>{told}</dd>" in build(Results.read([tmp_path]))
 
 
 def test_protocols_are_tables_with_the_differences_marked(tmp_path):

@@ -77,6 +77,26 @@ def upload_file(data: QuestionSet, answers: Answers) -> dict[str, str]:
     return {f"v2_OpenEnded_mscoco_{data.split}_levl-eval_results.json": json.dumps(rows, ensure_ascii=False) + "\n"}
 
 
+def _how_answered(card: VQACard, resources: VQAResources, test: QuestionSet, answers: Answers) -> dict[str, Any]:
+    """Notes on the answering: how many questions in how long, by which arithmetic, asked in which form."""
+    return {
+        "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
+        "dtype": str(resources.language.dtype).removeprefix("torch."), "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
+        "chat": resources.language.chat if card.prompt.chat is None else card.prompt.chat,
+    }  # fmt: skip
+
+
+def _about(test: QuestionSet, trained: Trained) -> dict[str, Any]:
+    """What a record says of the data."""
+    return {
+        "fingerprint": fingerprint_of(test),
+        "counts": {
+            "questions": len(test.questions), "images": len(test.images), "train_questions": sum(len(s.questions) for s in trained.sets)
+        },
+        "version": test.version, "split": test.split, "train": [fingerprint_of(s) for s in trained.sets],
+    }  # fmt: skip
+
+
 def run(context: Context[VQACard]) -> Outcome:
     """Train or reuse the connector of (backbone, language model, recipe, seed), answer the test questions, score them.
 
@@ -118,12 +138,7 @@ def run(context: Context[VQACard]) -> Outcome:
         journal,
         card.likelihood,
     )
-    notes = dict(trained.notes)
-    notes["answering"] = {
-        "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
-        "dtype": str(resources.language.dtype).removeprefix("torch."), "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
-        "chat": resources.language.chat if card.prompt.chat is None else card.prompt.chat,
-    }  # fmt: skip
+    notes = {**trained.notes, "answering": _how_answered(card, resources, test, answers)}
     if notes["answering"]["dtype"] != "float32":
         notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, test.questions, answers)
     lap("answers")
@@ -140,11 +155,4 @@ def run(context: Context[VQACard]) -> Outcome:
         metrics["answered"] = mean_estimate(given, images)
     lap("scores")
     journal.remove()
-    data = {
-        "fingerprint": fingerprint_of(test),
-        "counts": {
-            "questions": len(test.questions), "images": len(test.images), "train_questions": sum(len(s.questions) for s in trained.sets)
-        },
-        "version": test.version, "split": test.split, "train": [fingerprint_of(s) for s in trained.sets],
-    }  # fmt: skip
-    return Outcome(metrics, samples(card, test, answers), data, notes, seconds, resources.counts, files)
+    return Outcome(metrics, samples(card, test, answers), _about(test, trained), notes, seconds, resources.counts, files)

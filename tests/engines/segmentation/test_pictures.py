@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from functools import partial
 
 import numpy as np
@@ -68,6 +69,9 @@ def test_a_run_keeps_images_and_the_report_shows_them_side_by_side(world, tmp_pa
     page = build(Results.read([tmp_path / "o"]))
     section = page[page.index('id="dense"') : page.index('id="browse"')]
     assert section.count("<img src=") == 3 and "random:nano?seed=1</figcaption>" in section
+    legend = json.loads((folders[0] / "legend.json").read_text())
+    shown = {"#" + bytes(c).hex() for c in np.unique(np.array(truth)[20:116, 104:200].reshape(-1, 3), axis=0).astype(np.uint8)}
+    assert shown - {"#000000"} <= {c for _, c in legend} and all(f"</span>{name}</li>" in section for name, _ in legend)
     (folders[0] / "dense.png").unlink()
     (folders[1] / "dense.png").unlink()
     assert 'id="dense"' not in build(Results.read([tmp_path / "o"]))
