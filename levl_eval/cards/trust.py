@@ -7,9 +7,13 @@ record, in a card's file or in a saved model needs `--trust`. Nothing else in th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from levl_eval.cards.base import TaskFields
 from levl_eval.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from levl_eval.cards import TaskCard
 
 HELP = "run what the record or card names as Python here: `py:` backbones, mmseg config files, task folders of lmms-eval"
 REMEDY = "say --trust if you know who wrote it"
@@ -22,7 +26,7 @@ def check_backbone(uri: str, where: str, trust: bool) -> None:
         raise UsageError(f"{where}: its backbone {uri!r} is Python that would run here; {REMEDY}")
 
 
-def check_fields(card: Any, where: str, named: set[str], trust: bool) -> None:
+def check_fields(card: TaskFields, where: str, named: set[str], trust: bool) -> None:
     """Raises UsageError for a field that names Python and that the user did not set (``named``)."""
     for field in FIELDS:
         value = getattr(card, field, None)
@@ -32,7 +36,7 @@ def check_fields(card: Any, where: str, named: set[str], trust: bool) -> None:
             )
 
 
-def check_card(card: Any, where: str) -> None:
+def check_card(card: TaskCard, where: str) -> None:
     """Raises UsageError for what a resolved task card would execute unless it is trusted: also what its config's text builds."""
     if card._trusted:
         return

@@ -7,9 +7,12 @@ import platform
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from levl_eval.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str) -> Any:
@@ -51,7 +54,7 @@ def _cpu_build() -> bool:
     return bool(built_for) and all(value == "None" for value in built_for)
 
 
-def device_name(device: Any) -> str:
+def device_name(device: torch.device) -> str:
     """What the device is, for the records: the GPU's name, or the processor's."""
     if device.type == "cuda":
         import torch

@@ -14,7 +14,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from levl_eval.core.errors import LevlError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.hashing import digest
 from levl_eval.core.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 _SEAL = "levl-eval"  # name of the member of a .npz that holds key and checksum
@@ -142,7 +145,7 @@ def write_state(path: Path, key: str, state: Mapping[str, Any]) -> None:
         torch.save({**state, "key": key, "checksum": tree_digest(state)}, temporary)
 
 
-def read_state(path: Path, key: str, device: Any = "cpu") -> dict[str, Any]:
+def read_state(path: Path, key: str, device: torch.device | str = "cpu") -> dict[str, Any]:
     """What :func:`write_state` has written. Raises FileNotFoundError, Damaged."""
     import torch
 
@@ -159,7 +162,7 @@ def read_state(path: Path, key: str, device: Any = "cpu") -> dict[str, Any]:
     return out
 
 
-def _moved(value: Any, device: Any) -> Any:
+def _moved(value: Any, device: torch.device | str) -> Any:
     if hasattr(value, "detach"):
         return value.to(device)
     if isinstance(value, dict):

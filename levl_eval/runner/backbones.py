@@ -20,6 +20,8 @@ from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.records.identity import cache_key
 
 if TYPE_CHECKING:
+    import torch
+
     from levl_eval.backbones.base import Backbone
 
 FACTS_VERSION = 2  # of what is remembered about a backbone
@@ -124,7 +126,7 @@ class BackboneHandle:
             "text": f.text, "info": {**f.info, "baseline": self.card.baseline or bool(f.info.get("baseline"))}, "card": plain(self.card),
         }  # fmt: skip
 
-    def to(self, device: Any) -> None:
+    def to(self, device: torch.device | str) -> None:
         """Move the encoder, where it is built."""
         if self._loaded is not None:
             self._loaded.to(device)

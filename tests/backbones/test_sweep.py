@@ -20,12 +20,14 @@ TIMM = [
 OPEN_CLIP = ["ViT-S-32", "RN50", "coca_ViT-B-32", "ViT-L-14-CLIPA", "PE-Core-T-16-384", "EVA02-B-16", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_models_are_timms_own(name):
     row = sweep.run("timm", name)
     assert row["verdict"] == "equal", row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPEN_CLIP)
 def test_open_clip_models_are_open_clips_own(name):
     pytest.importorskip("open_clip")
@@ -33,6 +35,7 @@ def test_open_clip_models_are_open_clips_own(name):
     assert row["verdict"] == "equal", row
 
 
+@pytest.mark.slow
 def test_the_sweep_sees_a_mistake(monkeypatch):
     """Tokens before the norm behind the pooling, as they once were read."""
     monkeypatch.setattr("levl_eval.backbones.timm.late_norm_of", lambda model: None)

@@ -192,3 +192,14 @@ def test_kept_draws_are_the_drawn_ones():
     assert (first == np.random.default_rng(3).multinomial(k, np.full(k, 1 / k), size=draws)).all()
     first += 1  # the caller's own
     assert (again.sum(1) == k).all() and (next(_draws(k, draws, 3)) == again).all()
+
+
+@pytest.mark.parametrize("test", ["sign_flip", "swap"])
+def test_no_drawn_permutation_gives_a_p_of_zero(test):
+    """The data are one of the swaps: with 20 draws, none of which reaches them, p is 1 in 21."""
+    d = 1.0 + np.arange(60) / 60
+    if test == "sign_flip":
+        found = sign_flip_test(d, draws=20)
+    else:
+        found = swap_test(d[:, None], np.zeros((60, 1)), lambda sums: sums[..., 0], draws=20)
+    assert found.p == pytest.approx(1 / 21)

@@ -43,6 +43,7 @@ def _batch(rows=6):
     return pixels, ids, last
 
 
+@pytest.mark.slow
 def test_each_encoder_learns_from_prediction_only_through_its_own_branch():
     """Whole towers: the image encoder's gradient is that of its own predictor against a constant, and the text encoder's likewise."""
     c, model = _model("lambda_v=0.1", "lambda_t=0.2", "text_buckets=1")

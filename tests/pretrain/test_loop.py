@@ -30,6 +30,7 @@ def _trainer(tmp_path, *words, out="a"):
     return Trainer(parse_config([f"out={tmp_path / out}", *SMALL, *words]), Progress(quiet=True), tmp_path / "cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(tmp_path, number):
     steps = "steps=8"

@@ -128,6 +128,7 @@ def _cut(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pixels", "originals", "scenes"])
 @pytest.mark.parametrize("harm", [_flip, _cut, lambda p: p.unlink(), lambda p: p.write_bytes(b"")])
 def test_a_damaged_pool_is_said_and_made_again(tmp_path, source, capsys, form, harm):

@@ -79,12 +79,12 @@ def fit(
 
 
 def fit_by_card(
-    x: Matrix, y: np.ndarray, classes: int, card: Any, seed: int, device: torch.device,
+    x: Matrix, y: np.ndarray, classes: int, card: LinearTraining, seed: int, device: torch.device,
     watch: tuple[Matrix, np.ndarray] | None = None, progress: Progress | None = None,
 ) -> tuple[nn.Linear, list[float], list[float], dict[str, Any]]:  # fmt: skip
     """:func:`fit` for as long as the card's ``until`` says; also what notes say of convergence."""
 
-    def train_by(card: Any) -> tuple[tuple[nn.Linear, list[float]], list[float]]:
+    def train_by(card: LinearTraining) -> tuple[tuple[nn.Linear, list[float]], list[float]]:
         layer, curve, watched = fit(x, y, classes, card, seed, device, watch, progress)
         return (layer, watched), curve
 

@@ -36,7 +36,7 @@ def draw(labels: np.ndarray, count: int, *key: int) -> np.ndarray:
 _RULE = "the largest gradient entry of the mean loss is at most {:g} for every C that was chosen"
 
 
-def _state(fit: PathFit, best: PathFit, card: Any) -> dict[str, Any]:
+def _state(fit: PathFit, best: PathFit, card: LinearPathCard) -> dict[str, Any]:
     """What notes say of convergence: the chosen C must have converged, and those that did not by name."""
     left = [float(f"{c:.6g}") for c, done in zip(fit.strengths, fit.converged, strict=True) if not done]
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +122,7 @@ def _mean_recall(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray) -
     )  # fmt: skip
 
 
-def _chance(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray, card: Any) -> dict[str, Estimate]:
+def _chance(by_image: np.ndarray, by_text: np.ndarray, owner: np.ndarray, card: RetrievalCard) -> dict[str, Estimate]:
     """The mean recall of a random order, which hits as often on average for any embeddings, and the gain over it."""
     theirs = retrieval_chance(owner, by_image.shape[1], card.k, card.folds)
     gain = _mean_recall(by_image - theirs[0], by_text - theirs[1], owner)

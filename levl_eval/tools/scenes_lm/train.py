@@ -14,7 +14,7 @@ import math
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from levl_eval.scenes.language import STYLES
 from levl_eval.scenes.world import stable_seed
 from levl_eval.tools.scenes_lm.batch import COMPARE, FIND, GATHER, READ, Batch, Looks, pack
 from levl_eval.tools.scenes_lm.text import BOS, EOS, PAD, PROMPT, corpus, easy_example, make_example, train_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # (layer, head) pairs that are shown where to look, in the order in which an answer comes about, and the hidden states (after so
 # many layers) from which the words found must be readable.
@@ -143,7 +146,7 @@ def loss_of(model: Any, batch: Batch, guide: float = 0.0) -> tuple[torch.Tensor,
     return loss, loss + guide * (shown + held)
 
 
-def _batch(step: int, size: int, seed: int, tokenizer: Any, easy: int) -> Batch:
+def _batch(step: int, size: int, seed: int, tokenizer: Tokenizer, easy: int) -> Batch:
     """Training batch of ``step``, a pure function of step and seed. Short scenes come first while reading is being learned: all
     steps up to ``easy``, then every other one up to three times as many."""
     simple = step < easy or (step < 3 * easy and step % 2 == 0)
@@ -234,9 +237,9 @@ def export(model: Any, token_file: Path, out: Path) -> None:
 
 
 @torch.no_grad()
-def answers(model: Any, tokenizer: Any, prompts: list[list[int]], new: int = 6) -> list[str]:
+def answers(model: Any, tokenizer: Tokenizer, prompts: list[list[int]], new: int = 6) -> list[str]:
     """Greedy answers to token prompts, one text each; rows of one length are run together."""
-    eos = tokenizer.token_to_id(EOS)
+    (eos,) = tokenizer.encode(EOS).ids
     out = [""] * len(prompts)
     by_length: dict[int, list[int]] = defaultdict(list)
     for i, p in enumerate(prompts):
@@ -257,10 +260,10 @@ def answers(model: Any, tokenizer: Any, prompts: list[list[int]], new: int = 6) 
     return out
 
 
-def accuracy(model: Any, tokenizer: Any, scenes: int, seed: int = 0) -> dict[str, Any]:
+def accuracy(model: Any, tokenizer: Tokenizer, scenes: int, seed: int = 0) -> dict[str, Any]:
     """Exact-match accuracy on held-out scenes: when reading, per style and per question family, and without the description."""
     model.eval()
-    bos = tokenizer.token_to_id(BOS)
+    (bos,) = tokenizer.encode(BOS).ids
     prompts, targets, keys, clusters = [], [], [], []
     for i in range(scenes):
         for style in STYLES:

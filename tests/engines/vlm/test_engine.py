@@ -33,6 +33,7 @@ def _everything(language, prompt, bounds, visual=VISUAL):
     return [out[i] for i in range(len(ASKED))]
 
 
+@pytest.mark.slow
 def test_answers_equal_generate_at_every_batch_size_and_padding_side(language):
     prompt = make_prompt(PromptSpec(max_new_tokens=7, stop=[]), language)
     want = [[answer_alone(language, prompt, v, q) for q in qs] for v, qs in zip(VISUAL, ASKED, strict=True)]

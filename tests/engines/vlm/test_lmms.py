@@ -169,6 +169,7 @@ def go(data, llm, tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_its_own_pope_vqav2_and_gqa(go, data):
     tasks = ["lmms:pope", "lmms:vqav2_val", "lmms:gqa"]
     found = go(tasks)
@@ -200,6 +201,7 @@ def test_its_own_pope_vqav2_and_gqa(go, data):
     assert vqa.metrics["exact_match"].value == pytest.approx(np.mean(official))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_our_own_task(go):
     """The same questions through our reader and through lmms-eval's give the same answers: images and prompts are the same."""
     card = "prompt.max_new_tokens=3"
@@ -217,6 +219,7 @@ def test_answers_are_those_of_our_own_task(go):
     assert found["pope"].notes["connector"] == found["lmms:pope"].notes["connector"]
 
 
+@pytest.mark.slow
 def test_tasks_of_ones_own(go, data):
     more = [f"lmms:{t}.include={data / 'tasks'}" for t in TASKS]
     found = go([f"lmms:{t}" for t in TASKS], *more)
@@ -251,6 +254,7 @@ def test_wrong_names_are_one_line(go, data):
         go(["lmms:"])
 
 
+@pytest.mark.slow
 def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch):
     """The entry point of pyproject.toml, a saved model, and likelihoods equal to the engine's own."""
     import lmms_eval.models

@@ -126,6 +126,7 @@ def test_look_and_word_losses_against_plain_loops(tokenizer):
     assert words_loss(model, out.hidden_states[3], held).item() == pytest.approx(np.mean(total), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_being_shown_teaches_where_to_look(tokenizer):
     """Forty guided steps on easy scenes: heads gather phrases and find things; without the guide they do not."""
 

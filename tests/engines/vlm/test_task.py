@@ -46,6 +46,7 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.slow
 def test_pope_with_every_floor(world, llm, cache, tmp_path):
     floors = "floors=[text-only, blank-image, shuffled-images, random-vit]"
     record = go(world, llm, tmp_path, cache, "pope", floors, "likelihood=['yes', 'no']")
@@ -128,6 +129,7 @@ def test_a_run_reads_each_question_set_and_the_language_model_once(world, llm, c
     assert same[0].metrics == alone.metrics
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_flip_rate_is_recorded(world, llm, cache, tmp_path, monkeypatch):
     """Counted on a sample of the questions, asked alone: of a batch with other answers every one is a flip."""
     record = go(world, llm, tmp_path / "a", cache, "gqa", "llm_dtype=bf16", "floors=[]")
