@@ -12,7 +12,7 @@ import torch
 from levl_eval.backbones import load_backbone
 from levl_eval.cards.registry import task_card
 from levl_eval.core.progress import Progress
-from levl_eval.engines.contract import Context, Kept, Outcome, engine
+from levl_eval.engines.contract import Context, Outcome, RunCache, engine
 from levl_eval.features.store import FeatureStore
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import bootstrap_statistic, paired_difference
@@ -38,11 +38,11 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Kept:
-    return Kept()
+def shared() -> RunCache:
+    return RunCache()
 
 
-def measure(place: Path, shared: Kept, task: str, backbone: str, settings: dict[str, str]) -> Outcome:
+def measure(place: Path, shared: RunCache, task: str, backbone: str, settings: dict[str, str]) -> Outcome:
     loaded = load_backbone(backbone)
     loaded.open_data(str(place / "world"))
     context = Context(

@@ -26,6 +26,7 @@ def _standard(*words, image=None, seed=0):
     return augment.standard(_image() if image is None else image, config, np.random.default_rng(seed))
 
 
+@pytest.mark.slow
 def test_no_augmentation_is_torchvisions_bilinear_resize():
     from torchvision.transforms.v2 import functional as T
 

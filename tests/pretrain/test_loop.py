@@ -205,6 +205,7 @@ def test_augmentation_keeps_size_and_crops_at_most_a_fifth():
     assert torch.equal(x, crop(ramp, torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.slow
 def test_order_is_a_function_of_seed_and_epoch(tmp_path):
     pool = _trainer(tmp_path, "steps=1", "objective=clip").pool
     epoch = np.concatenate([pool.order(1, 0)])

@@ -150,6 +150,7 @@ def test_a_damaged_pool_is_said_and_made_again(tmp_path, source, capsys, form, h
     assert "making it again" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pool_being_written_has_no_manifest_and_what_a_kill_left_is_gone(tmp_path, source):
     code = f"""
 import os

@@ -166,6 +166,7 @@ def test_the_terminal_table_is_plain_in_a_pipe_and_fits_80_columns(results, run_
     assert all(len(line) <= 80 for line, _ in lines(long, 80))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "md", "tex", "html", "json", "table"])
 def test_every_format_goes_to_the_terminal_or_a_file(run_dir, tmp_path, capsys, kind):
     assert main(["leaderboard", str(run_dir), "--format", kind]) == 0

@@ -345,6 +345,7 @@ def test_processes_start_at_different_pieces_and_give_the_order_of_one(world, mo
     assert [r.seed for r in go(world, out=world / "second", **options)] == one == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_json_of_every_command_is_json_alone(world, capsys):
     def read(*words, code=0):
         assert main(list(words)) == code

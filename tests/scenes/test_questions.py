@@ -151,6 +151,7 @@ def sensible(program: Program, scene: Scene) -> bool:
     return bool(result)
 
 
+@pytest.mark.slow
 def test_an_entailed_answer_holds_wherever_the_entailing_one_does():
     rng = random.Random(7)
     pairs: Counter[tuple[str, str]] = Counter()

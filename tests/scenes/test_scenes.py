@@ -209,6 +209,7 @@ def test_mixed_backgrounds_keep_the_object():
     assert (render_mask(mixed, 96) == CLASS_ID["cat"]).sum() == (render_mask(a, 96) == CLASS_ID["cat"]).sum()
 
 
+@pytest.mark.slow
 def test_export_is_complete_deterministic_and_done_once(world, tmp_path):
     from levl_eval.core.progress import Progress
     from levl_eval.data.check import check

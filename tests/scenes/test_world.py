@@ -154,6 +154,7 @@ def test_what_is_not_ours_is_never_touched(zero, copied, tmp_path):
     assert files(mine) == {"gqa/x.txt": b"mine"}
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(tmp_path, capsys, monkeypatch):
     from levl_eval.scenes import export
 

@@ -67,6 +67,7 @@ def toy(n: int = 24, noise: float = 0.0):
     return patches.astype(np.float32), known, labels
 
 
+@pytest.mark.slow
 def test_ridge_is_the_regression():
     from sklearn.linear_model import Ridge
 
@@ -79,6 +80,7 @@ def test_ridge_is_the_regression():
     assert np.allclose(head(torch.from_numpy(patches)).log().flatten().numpy(), reference.predict(x), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [
     {"head": "regression"}, {"head": "regression", "target": "metres", "loss": "l1"}, {"head": "bins", "loss": "l2", "lr": 0.1},
     {"head": "bins", "bin_spacing": "log", "bin_weights": "softmax"},

@@ -41,6 +41,7 @@ def seg_card(**more) -> SegmentationCard:
     )
 
 
+@pytest.mark.slow
 def test_a_spatially_structured_toy_is_learned_exactly():
     """Tokens that hold their class at their own place: any mix-up of space and channels could not reach this."""
     rng = np.random.default_rng(0)
@@ -133,6 +134,7 @@ def load_classes(context, card):
     return read_segmentation(card.data, context(card, None).data).classes
 
 
+@pytest.mark.slow
 def test_linear_probe_solves_what_is_separable_and_agrees_with_scikit_learn():
     from sklearn.linear_model import LogisticRegression
 

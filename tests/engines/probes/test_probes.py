@@ -119,6 +119,7 @@ def test_carving_is_fixed_by_class_and_leaves_single_images_in_training():
     assert (carve(labels, CarvedSpec(share=0.1, seed=1))[1] != held).any()
 
 
+@pytest.mark.slow
 def test_the_path_agrees_with_scikit_learn_at_every_strength():
     from sklearn.linear_model import LogisticRegression
 
@@ -312,6 +313,7 @@ def test_the_class_token_is_read_where_the_encoder_pools_otherwise(context):
                 run.run(context(card, none))
 
 
+@pytest.mark.slow
 def test_few_shot_draws_differ_and_repeat(context):
     nano = load_backbone("random:nano")
     card = task_card("few-shot", {"shots": "[1, 2]", "draws": "2", "c_values": "3", "main_metric": "top1_2shot"})

@@ -211,6 +211,7 @@ HUB = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(set_names()) - {"scenes"}))
 def test_every_sets_hub_copy_is_read_by_every_head(name, monkeypatch, context):
     import datasets

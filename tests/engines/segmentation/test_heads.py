@@ -38,6 +38,7 @@ def toy(n: int = 30, noise: float = 0.1):
     return patches.astype(np.float32), void.astype(np.int16), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "linear-bn", "conv"])
 def test_gradient_heads_learn_a_structured_toy(head):
     patches, void, labels = toy()
@@ -46,6 +47,7 @@ def test_gradient_heads_learn_a_structured_toy(head):
     assert right[:, 1:].mean() > 0.99 and curve[-1] < 0.1 * curve[0]
 
 
+@pytest.mark.slow
 def test_ridge_is_the_regression():
     from sklearn.linear_model import Ridge
 

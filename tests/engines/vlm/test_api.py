@@ -21,6 +21,7 @@ from levl_eval.runner.evaluate import evaluate
 from tests.engines.vlm.models import TEXTS, make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", [{}, {"kind": "unshuffle_mlp", "layer": -2}, {"kind": "resampler", "tokens": "cls+patches", "layer": 1}]
 )

@@ -134,6 +134,7 @@ def test_likelihoods_equal_those_of_whole_sequences(language):
                 assert found[i][k][j] == pytest.approx(want, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_choices_of_one_token_are_read_where_the_answer_begins(language):
     prompt = make_prompt(PromptSpec(max_new_tokens=4), language)
     short = [w for w in (*string.ascii_lowercase, "the", "is") if len(prompt.answer_start(language, w)) == 1][:2]

@@ -197,6 +197,7 @@ def test_training_goes_on_where_it_was_stopped_and_exports(tmp_path, tokenizer):
     assert (cut / "hf" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_embedded_model_reads_and_has_a_floor():
     """The shipped model answers what it reads far above what it answers without reading; no image is involved."""
     from transformers import LlamaForCausalLM
