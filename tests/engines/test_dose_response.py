@@ -23,11 +23,6 @@ COUNTS = {
     "gqa/train": 140, "gqa/testdev": 40, "vqav2/train2014": 12, "vqav2/val2014": 12, "pope/val2014": 50, "ade20k/training": 60,
     "ade20k/validation": 40, "classification/train": 240, "classification/test": 120, "imagenet9/train": 12, "imagenet9/val": 12,
 }  # fmt: skip
-# A connector in half a minute: gqa's questions alone, small steps.
-SMALL = {
-    "recipe": "scenes", "recipe.data": "[{layout: gqa, directory: gqa, split: train_balanced}]", "recipe.steps": "150",
-    "recipe.images_per_batch": "4", "floors": "[]",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +66,10 @@ def gain(task: str, more: Outcome, less: Outcome):
     return paired_difference(a, b, np.array([s.image_id for s in more.samples]))
 
 
-@pytest.mark.parametrize(("task", "keeps"), [("linear", KEEP), ("ade20k", KEEP), ("pope", (0, 0.5, 1)), ("gqa", (0, 0.5, 1))])
-def test_more_information_never_scores_lower(place, shared, task, keeps):
-    settings = SMALL if task in ("pope", "gqa") else {}
-    found = [measure(place, shared, task, f"oracle:attributes?keep={k}", settings) for k in keeps]
+@pytest.mark.parametrize("task", ["linear", "ade20k"])
+def test_more_information_never_scores_lower(place, shared, task):
+    found = [measure(place, shared, task, f"oracle:attributes?keep={k}", {}) for k in KEEP]
     steps = [gain(task, b, a) for a, b in pairwise(found)]
-    print(task, [round(o.metrics[task_card(task).main_metric].value, 3) for o in found])
     assert all(s.high >= 0 for s in steps), [(s.value, s.low, s.high) for s in steps]
     assert gain(task, found[-1], found[0]).low > 0
 
@@ -86,9 +79,3 @@ def test_without_information_a_head_finds_the_floor(place, shared):
     flat = measure(place, shared, "linear", "oracle:attributes?keep=0", {})
     assert flat.metrics["top1"].value <= flat.metrics["floor_majority"].high
     assert blind.metrics["mean_iou"].value < blind.metrics["floor_majority_map"].value  # a linear head knows no places
-
-
-@pytest.mark.parametrize("task", ["pope", "gqa"])
-def test_poorer_information_never_beats_richer(place, shared, task):
-    richer, poorer = (measure(place, shared, task, f"oracle:{kind}", SMALL) for kind in ("attributes", "classes"))
-    assert gain(task, richer, poorer).high >= 0
