@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from levl_eval.core.text import html_text
 from levl_eval.report.svg import round_steps
+from levl_eval.report.templating import render
 
 _LEFT, _COLUMN, _LINE, _HEIGHT = 230, 14, 16, 180
 _LONGEST = 34  # characters of a choice's name
@@ -64,38 +64,34 @@ def specification_curve_svg(rows: Sequence[Specification], label: str, margins: 
     def y(v: float) -> float:
         return 10 + (high - v) / max(high - low, 1e-9) * _HEIGHT
 
-    parts = []
-    for t in ticks:
-        parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right:.1f}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:{"+" if t else ""}g}</text>')
-    for m in dict.fromkeys((0.0, *margins)):
-        dashes = "" if m == 0 else ' stroke-dasharray="4 3"'
-        parts.append(f'<line class="whisker" x1="{_LEFT}" x2="{right:.1f}" y1="{y(m):.1f}" y2="{y(m):.1f}"{dashes}/>')
-    colour = {"supported": 0, "contradicted": 1}
-    for k, r in enumerate(rows):
-        x = _LEFT + column * (k + 0.5)
-        told = f"{r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}] {r.verdict}: " + ", ".join(f"{a}={b}" for a, b in r.choices)
-        parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y(r.low):.1f}" y2="{y(r.high):.1f}"/>')
-        c = colour.get(r.verdict, 2)
-        parts.append(
-            f'<circle class="c{c}" cx="{x:.1f}" cy="{y(r.value):.1f}" r="{min(4.0, column / 2):.1f}"><title>{html_text(told)}</title></circle>'
+    points = [
+        {
+            "x": round(_LEFT + column * (k + 0.5), 1), "y": round(y(r.value), 1), "low": round(y(r.low), 1), "high": round(y(r.high), 1),
+            "colour": {"supported": 0, "contradicted": 1}.get(r.verdict, 2),
+            "told": f"{r.value:+.2f} [{r.low:+.2f}, {r.high:+.2f}] {r.verdict}: " + ", ".join(f"{a}={b}" for a, b in r.choices),
+        }
+        for k, r in enumerate(rows)
+    ]  # fmt: skip
+    table, bottom = _dots(rows, column, _HEIGHT + 28)
+    return str(
+        render(
+            "specification.svg.j2", label=label, width=round(max(right, 420)), bottom=bottom, left=_LEFT, right=round(right, 1),
+            ticks=[(round(y(t), 1), f"{t:{'+' if t else ''}g}") for t in ticks],
+            edges=[(round(y(m), 1), m != 0) for m in dict.fromkeys((0.0, *margins))],
+            points=points, rows=table, radius=round(min(4.0, column / 2), 1), dot=round(min(3.0, column / 2), 1),
         )
-    bottom = _dots(parts, rows, column, _HEIGHT + 28)
-    width = max(right, 420)
-    return f'<svg role="img" aria-label="{html_text(label)}" viewBox="0 0 {width:.0f} {bottom}" width="{width:.0f}">{"".join(parts)}</svg>'
+    )  # fmt: skip
 
 
-def _dots(parts: list[str], rows: Sequence[Specification], column: float, top: int) -> int:
-    """Append the table of choices below the curve; returns the y of its end."""
+def _dots(rows: Sequence[Specification], column: float, top: int) -> tuple[list[dict[str, Any]], int]:
+    """The table of choices below the curve, a line each for a choice's name and its values; and the y of its end."""
+    table: list[dict[str, Any]] = []
     at = top
     for name, values in _choices_of(rows):
         at += _LINE
-        parts.append(f'<text x="4" y="{at}" font-weight="700">{html_text(_short(name))}</text>')
+        table.append({"y": at, "name": _short(name)})
         for value in values:
             at += _LINE
-            parts.append(f'<text x="{_LEFT - 6}" y="{at}" text-anchor="end">{html_text(_short(value))}</text>')
-            for k, r in enumerate(rows):
-                if dict(r.choices).get(name, "-") == value:
-                    x = _LEFT + column * (k + 0.5)
-                    parts.append(f'<circle class="c5" cx="{x:.1f}" cy="{at - 4}" r="{min(3.0, column / 2):.1f}"/>')
-    return at + 12
+            has = [round(_LEFT + column * (k + 0.5), 1) for k, r in enumerate(rows) if dict(r.choices).get(name, "-") == value]
+            table.append({"y": at, "name": "", "value": _short(value), "dots": has})
+    return table, at + 12

@@ -26,7 +26,8 @@ def questions(scorer):
             "valid": ["yes"], "plausible": ["yes"], "groups": {"global": "color"},
         },
     }.get(scorer, lambda k: {"answer_type": "yes/no", "question_type": "is the", "type": "logic", "subject": "physics"})  # fmt: skip
-    return [Question(str(k), f"i{k // 2}", f"q {k}?", "yes" if k % 2 else "no", (), meta(k)) for k in range(12)]
+    ten = (("yes",) * 10) if scorer == "vqav2" else ()
+    return [Question(str(k), f"i{k // 2}", f"q {k}?", "yes" if k % 2 else "no", ten, meta(k)) for k in range(12)]
 
 
 @pytest.mark.parametrize("scorer", ["pope", "gqa", "mme", "exact", "vqav2"])

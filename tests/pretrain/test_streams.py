@@ -207,7 +207,7 @@ def _tok():
 
 def test_wrong_hub_data_is_one_line(folder, tmp_path):
     for words, expected in [
-        ([f"hf:{folder}", "image_field=image"], "field `image_field`: no column 'image'"),
+        ([f"hf:{folder}", "image_field=photo"], "field `image_field`: no column 'photo'"),
         ([f"hf:{folder}", "caption_fields=[title]"], "field `caption_fields`"),
         ([f"hf:{tmp_path}/gone"], "cannot be opened"),
     ]:

@@ -16,7 +16,7 @@ def manifest() -> Any:
 
 
 def main() -> int:
-    """`python -m levl_eval.cards.lmms ...` is `lmms-eval ...` after our repairs of third-party imports, and with our model."""
+    """`python -m levl_eval.lmms ...` is `lmms-eval ...` after our repairs of third-party imports, and with our model."""
     repair()
     import lmms_eval.models
     from lmms_eval.cli.dispatch import main as command

@@ -24,6 +24,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.messages import show_messages
 from levl_eval.core.progress import Progress
+from levl_eval.core.third_party import repair
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.scenes.language import STYLES
 from levl_eval.scenes.world import stable_seed
@@ -32,6 +33,8 @@ from levl_eval.tools.scenes_lm.text import BOS, EOS, PAD, PROMPT, corpus, easy_e
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+repair()  # before transformers imports torchvision
 
 # (layer, head) pairs that are shown where to look, in the order in which an answer comes about, and the hidden states (after so
 # many layers) from which the words found must be readable.

@@ -293,7 +293,7 @@ def test_the_class_token_is_read_where_the_encoder_pools_otherwise(context):
     data = common.read_classification(task_card("knn").data, context(None, None).data)
     x = torch.stack([averaging.preprocess(data.images.open(i)) for i in data.images.ids[:3]])
     with torch.no_grad():
-        tokens = averaging.model.forward_features(x)
+        tokens = averaging.model.fc_norm(averaging.model.forward_features(x))  # the norm this model applies after pooling
     found = {
         r: common.global_features(common.features_of(context(task_card("knn", {"readout": r}), averaging), data, cls.cache), r)
         for r in ("pooled", "cls")
@@ -355,7 +355,7 @@ def test_classes_of_one_image_are_told(context, world, tmp_path):
 def test_backgrounds_drops_are_paired(context, world):
     nano = load_backbone("random:nano")
     out = backgrounds.run(context(task_card("imagenet9", {"epochs": "3"}), nano))
-    assert {"original", "mixed_same", "mixed_rand", "drop_mixed_same", "drop_mixed_rand", "background_gap"} == set(out.metrics)
+    assert {"original", "mixed_same", "mixed_rand", "drop_mixed_same", "drop_mixed_rand", "background_gap", "floor_majority", "gain_over_majority"} == set(out.metrics)  # fmt: skip
     m = out.metrics
     assert m["drop_mixed_rand"].value == pytest.approx(m["original"].value - m["mixed_rand"].value)
     assert m["drop_mixed_rand"].method.startswith("paired") and m["mixed_rand"].value == pytest.approx(

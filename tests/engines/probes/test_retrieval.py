@@ -90,7 +90,7 @@ def test_captions_csv(tmp_path):
     assert read_captions(spec.model_copy(update={"split": "test"}), "").captions == ("one",)
     for text, message in {
         "file,caption\n": "the header is", "image,caption\na.png,\n": "line 2: image or caption is empty",
-        "image,caption\ngone.png,x\n": "1 of 1 images are missing", "image,caption\n": "holds no images",
+        "image,caption\ngone.png,x\n": "1 of 1 images are missing", "image,caption\n": "holds no captions",
     }.items():  # fmt: skip
         table.write_text(text)
         with pytest.raises(UsageError, match=message):

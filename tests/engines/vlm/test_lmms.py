@@ -179,7 +179,7 @@ def test_its_own_pope_vqav2_and_gqa(go, data):
 
     assert set(pope.metrics) == {f"pope_{m}" for m in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")}
     assert pope.main_metric == "pope_accuracy" and pope.data["version"] == "pope version 0.0"
-    assert pope.protocol["lmms_eval"] and pope.data["counts"]["questions"] == 24 and pope.data["counts"]["images"] < 24
+    assert pope.resolved["lmms_eval"] and pope.data["counts"]["questions"] == 24 and pope.data["counts"]["images"] < 24
     score = pope.metrics["pope_accuracy"]
     assert "cluster" in score.method and score.clusters == pope.data["counts"]["images"]
     assert score.low <= score.value <= score.high and score.value == np.mean([s.score for s in rows["lmms:pope"]])
@@ -236,7 +236,7 @@ def test_tasks_of_ones_own(go, data):
     assert [e["answer"] for e in json.loads(file.read_text())] == [s.prediction for s in rows]
     assert yes.data["version"] == "tiny_yes version 3.5" and "temperature=0.7" in yes.notes["lmms"]["greedy"]
     assert yes.data["counts"]["questions"] == 9 and yes.data["counts"]["images"] == 5  # three have no image
-    assert "lmms_tasks" in yes.protocol and "include" not in yes.protocol
+    assert "lmms_tasks" in yes.resolved and "include" not in yes.protocol
     assert 0 <= choice.metrics["acc"].value <= 1
     assert pairs.status == "failed" and re.match(r"lmms-eval task tiny_pairs: document 0 of test: has 2 images", pairs.reason)
     # Nothing is asked twice, and a changed task file is another protocol.
@@ -363,7 +363,7 @@ def test_two_processes_of_lmms_eval_run_our_model_as_one_does(go, data, llm, tmp
         "tiny_yes,tiny_choice",
     ]
     words += ["--device", "cpu", "--log_samples"]
-    both = launch([*words, "--output_path", str(tmp_path / "two")], tmp_path / "cache", "levl_eval.cards.lmms")
+    both = launch([*words, "--output_path", str(tmp_path / "two")], tmp_path / "cache", "levl_eval.lmms")
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "other cache"))
     monkeypatch.chdir(tmp_path)  # lmms-eval writes its submissions into the current folder
     manager = TaskManager("ERROR", include_path=str(tmp_path / "tasks"), include_defaults=False, model_name="levl")
