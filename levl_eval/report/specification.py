@@ -83,9 +83,9 @@ def specification_curve_svg(rows: Sequence[Specification], label: str, margins: 
     )  # fmt: skip
 
 
-def _dots(rows: Sequence[Specification], column: float, top: int) -> tuple[list[dict[str, Any]], int]:
+def _dots(rows: Sequence[Specification], column: float, top: int) -> tuple[list[dict[str, object]], int]:
     """The table of choices below the curve, a line each for a choice's name and its values; and the y of its end."""
-    table: list[dict[str, Any]] = []
+    table: list[dict[str, object]] = []
     at = top
     for name, values in _choices_of(rows):
         at += _LINE
