@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test check lint types unit fast clean
+.PHONY: demo test check lint types docs unit fast clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +23,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/levl-eval demo --out $(DEMO_OUT)
 
-test: lint types unit
+test: lint types docs unit
 
 # What a change is tried with at every step, in 90 seconds on two cores: all but tests that take long or several processes.
 check: lint types fast
@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+# The documentation as a site in build/site; a warning (a dead link, a name that is gone) fails.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -55,3 +55,16 @@ def test_commands_named_in_running_text_parse():
     assert len(named) >= len(pages)
     for words in named:
         build_parser().parse_args(shlex.split(words))
+
+
+def test_the_reference_holds_every_public_name():
+    """The pages are built from the code with warnings as errors (`make docs`); which names they hold is said here."""
+    import levl_eval
+    from levl_eval import metrics, pretrain, vlm
+
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    text += (ROOT / "docs" / "_hooks.py").read_text(encoding="utf-8")
+    errors = {"LevlError", "UsageError", "ProtocolMismatch"}  # on the page of their module
+    assert "::: levl_eval.core.errors" in text
+    for name in {*levl_eval.__all__, *metrics.__all__, *pretrain.__all__, *vlm.__all__} - errors:
+        assert re.search(rf"^::: levl_eval\.[\w.]+\.{name}$|::: levl_eval\.[\w.]+\.{name}\\n", text, re.M), name
