@@ -115,6 +115,7 @@ def test_open_clip_without_its_weights_is_one_line(tmp_path):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_what_open_clips_weights_want():
     """Activation and pixels of the tag, where the architecture's name says neither."""
     pytest.importorskip("open_clip")
@@ -390,6 +391,7 @@ def test_hf_cards_load_from_a_hub_cache(name, tmp_path, monkeypatch):
     assert COMMIT and MODELS and processor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in names("backbones") if backbone_card(n).uri.startswith(("open_clip:", "timm:"))])
 def test_timm_and_open_clip_cards_have_their_architecture(name):
     """With random weights: the tag exists, the tower is read, and the card's pixels are those of its weights unless it says why not."""

@@ -77,6 +77,7 @@ def test_timm_tokens_without_prefix_and_other_sizes():
     assert r.encode(torch.randn(1, 3, 256, 256)).patches.shape[1] == 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["xcit_nano_12_p16_224", "mixer_s32_224", "levit_128s", "coat_lite_tiny", "tnt_s_patch16_224"])
 def test_timm_families_that_do_not_describe_their_tokens(model):
     """A class token or none, a patch size that is a number or not given: the patches are timm's own map of the last stage."""

@@ -108,6 +108,7 @@ def test_a_config_of_a_record_names_registered_types_only(tmp_path, monkeypatch,
         plan_of(parse_card({**MMSEG, "config_text": config(**attack)}, "t"), None, 2)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_an_ordinary_config_of_a_record_passes_and_what_is_no_config_is_told():
     pytest.importorskip("mmseg")
     check_card(parse_card({**MMSEG, "config_text": config()}, "t"), "t")

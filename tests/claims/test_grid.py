@@ -52,6 +52,7 @@ def test_cards_of_a_grid_differ_and_keep_their_task_s_name(capsys):
     assert len({f["protocol_hash"] for f in found}) == 2 and found[0]["variant"] == "linear[lr=0.1]"
 
 
+@pytest.mark.slow
 def test_a_run_shares_features_and_gives_a_record_a_combination(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     words = [

@@ -34,6 +34,7 @@ def simulated(parts, images, seeds, relation, margin, runs=500):
     return shown / runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts, seeds, relation, margin",
     [
@@ -57,6 +58,7 @@ def test_where_seeds_differ_too_much_no_number_of_images_is_enough():
     assert images_needed(parts, 2, "greater", 1.5, 0.8) is not None
 
 
+@pytest.mark.slow
 def test_the_command_and_its_refusals(run, tmp_path, capsys):
     folder = run(one=0.6, two=0.55, seeds=(0, 1, 2))
     card = tmp_path / "c.yaml"

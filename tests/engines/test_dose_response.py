@@ -66,6 +66,7 @@ def gain(task: str, more: Outcome, less: Outcome):
     return paired_difference(a, b, np.array([s.image_id for s in more.samples]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["linear", "ade20k"])
 def test_more_information_never_scores_lower(place, shared, task):
     found = [measure(place, shared, task, f"oracle:attributes?keep={k}", {}) for k in KEEP]

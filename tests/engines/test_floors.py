@@ -103,6 +103,7 @@ def run(tmp_path, world):
     return go
 
 
+@pytest.mark.slow
 def test_engines_write_floor_gain_and_convergence(run):
     for task, main, floor, settings in (
         ("ade20k", "mean_iou", "majority_map", ["epochs=2"]), ("linear", "top1", "majority", []), ("knn", "top1_k20", "majority", []),
@@ -136,6 +137,7 @@ def rooms(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_depth_on_few_images_is_trained_out_and_beats_the_mean(run, rooms):
     """Ten images are one step an epoch: the epochs alone leave the head far above the mean map."""
     places = [f"{part}.{field}={rooms}/{split}/{folder}" for part, split in (("train", "train"), ("data", "test")) for field, folder in (("images", "images"), ("annotations", "depths"))]  # fmt: skip

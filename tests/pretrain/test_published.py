@@ -57,6 +57,7 @@ def offline(monkeypatch, tmp_path):
     return tmp_path / "hub"
 
 
+@pytest.mark.slow
 @pytest.mark.hub
 def test_a_vit_b_in_the_hub_cache_goes_the_whole_way(offline, tmp_path):
     repo = "lukaskuhn/LeVLJEPA-ViT-B-DataComp-200k"

@@ -45,6 +45,7 @@ def test_starting_anew_needs_an_empty_folder(tmp_path):
         (tmp_path / "a" / left).unlink()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_trained_on_at_the_last_rate(tmp_path, capsys):
     _run(tmp_path, "steps=3", "objective=clip")
     _run(tmp_path, "steps=3", "objective=clip", "extend_to=5")
@@ -63,6 +64,7 @@ def test_a_finished_run_is_trained_on_at_the_last_rate(tmp_path, capsys):
         assert [learning_rate(c, s) for s in (100, 150, 299)] == pytest.approx([1e-4] * 3)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_resumed_as_it_began(tmp_path, capsys):
     _run(tmp_path, "steps=2", "objective=clip")
     state = read(tmp_path / "a" / "ckpt.pt")

@@ -115,6 +115,7 @@ def test_a_consumer_goes_on_where_it_was_and_counts_broken_samples_once_an_epoch
         ]
 
 
+@pytest.mark.slow
 def test_a_run_on_tars_resumes_exactly_with_two_readers(tmp_path):
     for s in range(2):
         _tar(tmp_path / f"{s}.tar", range(s * 40, s * 40 + 40), broken={3, 50}, form="json")
@@ -170,6 +171,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.hub
 @pytest.mark.parametrize("streaming", ["false", "true"])
 def test_hub_data_map_style_and_streaming(folder, tmp_path, streaming):

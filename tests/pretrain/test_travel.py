@@ -60,6 +60,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["official", "safetensors"])
 @pytest.mark.parametrize("words", CASES)
 def test_every_form_gives_the_same_numbers_bit_for_bit(tmp_path, words, form):

@@ -74,6 +74,7 @@ def test_the_same_weights_give_the_same_cosines(page, capsys):
         assert d["images"] == 12 and d["largest"] < 2e-5 and d["within"] and d["accuracy"] == d["published_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_where_it_is(page, capsys):
     root, words = page
     value = json.loads((root / "data.json").read_text())

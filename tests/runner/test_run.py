@@ -99,6 +99,7 @@ def test_the_leaderboard_is_tidy_and_gains_are_paired(first):
     assert "seconds" not in rows[0]
 
 
+@pytest.mark.slow
 def test_again_it_computes_nothing_and_elsewhere_it_gives_the_same_bytes(first, world, checkpoints, capsys, monkeypatch):
     root, _ = first
     board = (root / "a" / "leaderboard.csv").read_bytes()

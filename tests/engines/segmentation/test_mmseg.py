@@ -85,6 +85,7 @@ def record_card(record):
     ({"head": "fcn", "channels": 16, "depth": 1, "short": 96, "stride": 32}, "decode_head.convs.0"),
     ({"head": "linear-bn", "test": "whole"}, "decode_head.norm"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_every_head_runs(world, tmp_path, fields, keys):
     from levl_eval.engines.segmentation.mmseg_task import run
 

@@ -245,6 +245,7 @@ def test_tasks_of_ones_own(go, data):
     assert go(["lmms:tiny_yes"], more[0])["lmms:tiny_yes"].protocol_hash != yes.protocol_hash
 
 
+@pytest.mark.slow
 def test_wrong_names_are_one_line(go, data):
     found = go(["lmms:poep", "lmms:scienceqa_img"])
     assert "no task 'poep'" in found["lmms:poep"].reason and "pope" in found["lmms:poep"].reason

@@ -112,6 +112,7 @@ def test_a_split_without_public_answers_gives_the_servers_file(world, llm, cache
     assert failed.status == "failed" and "no public answers" in failed.reason
 
 
+@pytest.mark.slow
 def test_a_run_reads_each_question_set_and_the_language_model_once(world, llm, cache, tmp_path, monkeypatch):
     read, loaded = [], []
     reader, loader = recipes.read_questions, tasks.load_language_model
