@@ -70,7 +70,12 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 def cell(text: str) -> str:
     """Text that cannot end a table's cell."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return text.replace("\n", " ").replace("<", "&lt;").replace("|", "&#124;")
+
+
+def code(text: str) -> str:
+    """Text as code in a table's cell: Markdown's own backticks would show the escapes."""
+    return f"<code>{cell(text)}</code>"
 
 
 def type_name(annotation: Any) -> str:
@@ -81,15 +86,18 @@ def type_name(annotation: Any) -> str:
 
 
 def fields_table(model: type[BaseModel]) -> str:
-    """Markdown of a model's fields: name, type, default, whether it is protocol, meaning."""
-    said = meanings(model)
+    """Markdown of a model's fields: name, type, default, whether it is protocol, meaning (and where it is none, why)."""
+    comments = meanings(model)
     rows = ["| field | type | default | protocol | meaning |", "|---|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+        default = "required" if field.is_required() else code(repr(field.get_default(call_default_factory=True)))
         mark = mark_of(field)
-        moves = "yes" if mark is True else f"no: {mark}" if isinstance(mark, str) else ""
-        row = (f"`{field.alias or name}`", f"`{type_name(field.annotation)}`", default, moves, said.get(name, ""))
-        rows.append("| " + " | ".join(map(cell, row)) + " |")
+        meaning = comments.get(name, "")
+        if isinstance(mark, str):  # why it can move no number
+            meaning = f"{meaning} ({mark})" if meaning else mark
+        protocol = "yes" if mark is True else "no"
+        row = (code(field.alias or name), code(type_name(field.annotation)), default, protocol, cell(meaning))
+        rows.append("| " + " | ".join(row) + " |")
     return "\n".join(rows)
 
 

@@ -20,16 +20,18 @@ def evaluate(
     """Evaluate every backbone on every task with every seed and return the records, in that order.
 
     backbones: card names, checkpoint paths or URIs. tasks: card names, card files or resolved cards. options, as in RunConfig:
-      data        a directory, "hub" or "scenes"
-      llm         name of a language model, a hub name or a directory
-      seeds       of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without)
-      limit       at most so many test images a task
-      settings    ``task.field=value`` overrides
-      grid        ``task.field=v1,v2``: every combination is a protocol with records of its own
-      out, cache  folders: records and samples are written to ``out`` as soon as each is done; a record of equal identity that
-                  is there already is read, not computed
-      device, batch_size, rehash (distrust remembered fingerprints of files), debug
-      trust       cards may name Python that runs here (levl_eval.cards.trust)
+
+    - ``data``: a directory, "hub" or "scenes"
+    - ``llm``: the name of a language model, a hub name or a directory
+    - ``seeds``: of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without)
+    - ``limit``: at most so many test images a task
+    - ``settings``: ``task.field=value`` overrides
+    - ``grid``: ``task.field=v1,v2``; every combination is a protocol with records of its own
+    - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
+      identity that is there already is read, not computed
+    - ``device``, ``batch_size``, ``debug``, ``rehash`` (distrust remembered fingerprints of files)
+    - ``trust``: cards may name Python that runs here (levl_eval.cards.trust)
+
     A failing job gives a record with status "failed" and the run goes on.
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.

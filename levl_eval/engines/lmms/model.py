@@ -95,18 +95,18 @@ class Asker:
     journals: list[Journal] = field(default_factory=list)
     _images: Images = field(default_factory=Images)
 
-    def _document(self, look: Callable[[Any], Any], task: str, split: str, number: int) -> str:
+    def _document(self, document_to_image: Callable[[Any], Any], task: str, split: str, number: int) -> str:
         """Id of the image of a document, "" where it has none."""
         at = (task, split, number)
         if at not in self.image_of:
             where = f"lmms-eval task {task}: document {number} of {split}"
 
             def opened() -> Image.Image:
-                image = _image(look(self.docs(task, split)[number]), where)
+                image = _image(document_to_image(self.docs(task, split)[number]), where)
                 assert image is not None
                 return image
 
-            first = _image(look(self.docs(task, split)[number]), where)
+            first = _image(document_to_image(self.docs(task, split)[number]), where)
             self.image_of[at] = "" if first is None else self._images.add(_once(first, opened))
         return self.image_of[at]
 
@@ -149,8 +149,8 @@ class Asker:
         prompts: dict[str, Prompt] = {}
         with self.resources.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
             for r in requests:
-                context, wanted, look, number, task, split = r.args
-                prompt, image = self._prompt(wanted or {}), self._document(look, task, split, number)
+                context, wanted, document_to_image, number, task, split = r.args
+                prompt, image = self._prompt(wanted or {}), self._document(document_to_image, task, split, number)
                 kind = f"{bool(image)} {prompt.spec.model_dump_json()}"
                 prompts[kind] = prompt
                 name, text = f"{task}/{split}/{number}/{r.idx}", self._text(context)
@@ -190,8 +190,8 @@ class Asker:
         groups: dict[str, list[tuple[int, str, str]]] = {}
         with self.resources.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
             for k, r in enumerate(requests):
-                context, end, look, number, task, split = r.args
-                image = self._document(look, task, split, number)
+                context, end, document_to_image, number, task, split = r.args
+                image = self._document(document_to_image, task, split, number)
                 text = str(end(self.docs(task, split)[number]) if callable(end) else end)
                 question = self.question_of[task, split, number] = self._text(context)
                 groups.setdefault(image, []).append((k, question, text))

@@ -24,7 +24,7 @@ from levl_eval.engines.vlm.engine import answer_batch
 from levl_eval.engines.vlm.language import LanguageModel, load_language_model, pick_dtype
 from levl_eval.engines.vlm.prompts import make_prompt
 from levl_eval.engines.vlm.recipe import VQAResources, get_or_train_connector
-from levl_eval.engines.vlm.tokens import check_layer, look, width_of
+from levl_eval.engines.vlm.tokens import check_layer, encode_tokens, width_of
 from levl_eval.features.store import FeatureStore
 
 
@@ -42,14 +42,14 @@ class VLM:
         self.prompt = make_prompt(prompt, language)
 
     @torch.inference_mode()
-    def look(self, image: Image.Image) -> torch.Tensor:
-        """Visual tokens [1, M, width] of a image."""
+    def encode_tokens(self, image: Image.Image) -> torch.Tensor:
+        """Visual tokens [1, M, width] of an image."""
         preprocessed = self.backbone.preprocess(image)[None].to(self.language.device)
-        out: torch.Tensor = self.connector(look(self.backbone, preprocessed, self.connector.spec))
+        out: torch.Tensor = self.connector(encode_tokens(self.backbone, preprocessed, self.connector.spec))
         return out
 
     def answer(self, image: Image.Image | str | Path, question: str) -> str:
-        """The greedy answer to one question about a image or its file."""
+        """The greedy answer to one question about an image or its file."""
         return self.answers(image, [question])[0]
 
     def answers(self, image: Image.Image | str | Path, questions: list[str]) -> list[str]:
@@ -57,7 +57,7 @@ class VLM:
         from levl_eval.data.images import open_rgb
 
         preprocessed = image if isinstance(image, Image.Image) else open_rgb(Path(image))
-        return answer_batch(self.language, self.prompt, self.look(to_rgb(preprocessed)), [questions])[0]
+        return answer_batch(self.language, self.prompt, self.encode_tokens(to_rgb(preprocessed)), [questions])[0]
 
     def save(self, folder: str | Path) -> Path:
         """Write vlm.json and connector.safetensors; encoder and language model are named by their hashes, not copied."""

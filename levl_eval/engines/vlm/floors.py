@@ -23,7 +23,7 @@ from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, prompt_identity
 from levl_eval.engines.vlm.scoring import estimates, score, weights
-from levl_eval.engines.vlm.tokens import look, read_tokens
+from levl_eval.engines.vlm.tokens import encode_tokens, read_tokens
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import paired_difference
 from levl_eval.records.identity import cache_key
@@ -84,7 +84,7 @@ def _blank(resources: VQAResources, trained: Trained) -> VisualOf:
     size = backbone.preprocess.size
     image = backbone.preprocess(Image.new("RGB", (size, size), (127, 127, 127)))[None].to(resources.device)
     with torch.inference_mode():
-        visual = net(look(backbone, image, net.spec))
+        visual = net(encode_tokens(backbone, image, net.spec))
     return lambda names: visual.expand(len(names), -1, -1)
 
 

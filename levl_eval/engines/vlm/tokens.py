@@ -28,7 +28,7 @@ def check_layer(backbone: Backbone, spec: ConnectorSpec) -> None:
         raise UsageError(f"field `recipe.connector.layer`: {e}") from e
 
 
-def look(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Tensor:
+def encode_tokens(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Tensor:
     """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store."""
     layers = layers_of(spec)
     with torch.inference_mode():
@@ -44,7 +44,7 @@ def look(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Tensor:
 
 
 def width_of(backbone: Backbone, spec: ConnectorSpec) -> int:
-    """D' of the tokens that ``look`` gives: an earlier block's class token is as wide as its patches."""
+    """D' of the tokens that :func:`encode_tokens` gives: an earlier block's class token is as wide as its patches."""
     return backbone.dim if spec.tokens == "cls" and spec.layer == "last" else backbone.patch_dim
 
 
