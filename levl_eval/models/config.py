@@ -34,6 +34,9 @@ def _f(default: Any, about: str, **limits: Any) -> Any:
 Pair = tuple[float, float]
 Share = {"ge": 0, "le": 1}
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0)]
+Jitter = tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]]
 
 
 class PretrainConfig(BaseModel):
@@ -62,15 +65,16 @@ class PretrainConfig(BaseModel):
     resize: Literal["squash", "crop"] = _f("squash", "to the square (May), or shortest side and centre crop (ours)")
     interpolation: Literal["bilinear", "bicubic"] = _f("bilinear", "of that resize (May: bilinear; nano: bicubic)")
     crop_scale: Pair = _f((0.8, 1.0), "standard: share of the area (July; OpenCLIP 0.9 to 1)")
-    crop_ratio: Pair = _f((0.75, 4 / 3), "standard: width to height (July)")
+    crop_ratio: Pair = _f((0.75, 4 / 3), "standard, levljepa_plus: width to height of random crops (May, July)")
     flip_prob: float = _f(0.5, "standard: of a horizontal flip (July)", **Share)
-    color_jitter: tuple[float, float, float, float] = _f(
-        (0.2, 0.2, 0.2, 0.02), "standard: strengths of brightness, contrast, saturation, hue (July)"
-    )
+    color_jitter: Jitter = _f((0.2, 0.2, 0.2, 0.02), "standard: strengths of brightness, contrast, saturation, hue (July)")
     color_jitter_prob: float = _f(0.3, "standard (July)", **Share)
     grayscale_prob: float = _f(0.05, "standard (July)", **Share)
-    gaussian_blur_prob: float = _f(0.0, "standard (July); sigma 0.1 to 2", **Share)
-    random_erasing_prob: float = _f(0.0, "standard (July): 0.02 to 0.33 of the normalised image set to 0", **Share)
+    gaussian_blur_prob: float = _f(0.0, "standard (July)", **Share)
+    random_erasing_prob: float = _f(0.0, "standard (July): of a box of the normalised image set to 0", **Share)
+    erasing_scale: Pair = _f((0.02, 0.33), "that box's share of the area (July: torchvision's)")
+    erasing_ratio: Pair = _f((0.3, 3.3), "its width to height (July: torchvision's)")
+    blur_sigma: Pair = _f((0.1, 2.0), "standard, levljepa_plus: range of the blur's sigma in pixels (May, July)")
     blur_kernel: int | None = _f(
         23, "side of the blur (May: 23 for global and local crops, July: 23); None: grows with the crop (nano)", ge=3
     )
@@ -131,6 +135,15 @@ class PretrainConfig(BaseModel):
     local_views: int = _f(4, "levljepa_plus (May)", ge=0)
     global_scale: Pair = _f((0.4, 1.0), "levljepa_plus: share of the area (May)")
     local_scale: Pair = _f((0.05, 0.4), "levljepa_plus: share of the area (May)")
+    views_flip_prob: float = _f(0.5, "levljepa_plus (May), as all that follow of views", **Share)
+    views_color_jitter: Jitter = _f((0.4, 0.4, 0.2, 0.1), "strengths of brightness, contrast, saturation, hue")
+    views_color_jitter_prob: float = _f(0.8, "of colour jitter", **Share)
+    views_grayscale_prob: float = _f(0.2, "of grey", **Share)
+    views_blur_prob: tuple[Probability, Probability, Probability] = _f(
+        (1.0, 0.1, 0.5), "of blur on the first global crop, on the other global crops, on local crops"
+    )
+    views_solarize_prob: float = _f(0.2, "of solarisation, on the second global crop alone", **Share)
+    views_solarize_threshold: int = _f(128, "values from it upward are inverted", ge=0, le=255)
     local_size: int | None = _f(
         None, "levljepa_plus: side of local crops; None: 3/7 of image_size in whole patches (May: 96 of 224)", ge=1
     )
@@ -225,7 +238,7 @@ class PretrainConfig(BaseModel):
             why = "final_lr is 0, so that nothing would be learned" if self.extend_to > self.steps else f"steps is {self.steps}"
             raise ValueError(f"extend_to is {self.extend_to}, but {why}; expected a later update than steps, with a rate above 0")
         self._blur_fits()
-        for name in ("crop_scale", "crop_ratio", "global_scale", "local_scale"):
+        for name in ("crop_scale", "crop_ratio", "global_scale", "local_scale", "erasing_scale", "erasing_ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name.endswith("scale") and high > 1):
                 raise ValueError(

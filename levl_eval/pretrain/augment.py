@@ -39,18 +39,19 @@ def crop(x: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)) 
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def erase(x: Tensor, probability: float, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
-    """Random erasing of normalised images [B, 3, S, S] as torchvision's: with ``probability`` a box of 0.02 to 0.33 of the area and
-    aspect 0.3 to 3.3 is set to 0, which after normalising is the mean colour (July). part: as for :func:`crop`.
+def erase(x: Tensor, config: PretrainConfig, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
+    """Random erasing of normalised images [B, 3, S, S] as torchvision's: with ``random_erasing_prob`` a box of ``erasing_scale`` of the
+    area and ``erasing_ratio`` is set to 0, which after normalising is the mean colour (July). part: as for :func:`crop`.
     """
     (k, n), b = part, len(x)
+    (low, high_share), (flat, tall) = config.erasing_scale, config.erasing_ratio
     random = torch.rand(b * n, 3 + 2 * 10, generator=generator)[k * b : (k + 1) * b]
     high, wide = x.shape[-2:]
     out = x.clone()
     for i, (hit, top, left, *attempts) in enumerate(random.tolist()):
-        for area, aspect in zip(attempts[::2], attempts[1::2], strict=True) if hit < probability else ():
-            area = high * wide * (0.02 + 0.31 * area)
-            ratio = math.exp(math.log(0.3) + aspect * (math.log(3.3) - math.log(0.3)))
+        for area, aspect in zip(attempts[::2], attempts[1::2], strict=True) if hit < config.random_erasing_prob else ():
+            area = high * wide * (low + (high_share - low) * area)
+            ratio = math.exp(math.log(flat) + aspect * (math.log(tall) - math.log(flat)))
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if h < high and w < wide:
                 y, z = int(top * (high - h + 1)), int(left * (wide - w + 1))
@@ -84,14 +85,14 @@ def _box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float
 
 
 def _jitter(x: Tensor, strength: tuple[float, float, float, float], g: np.random.Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue in random order, as ColorJitter."""
+    """Brightness, contrast, saturation and hue in random order, as ColorJitter: a factor within 1 - s and 1 + s, not below 0."""
     from torchvision.transforms.v2 import functional as T
 
     b, c, s, h = strength
     change = {
-        0: lambda y: T.adjust_brightness(y, g.uniform(1 - b, 1 + b)),
-        1: lambda y: T.adjust_contrast(y, g.uniform(1 - c, 1 + c)),
-        2: lambda y: T.adjust_saturation(y, g.uniform(1 - s, 1 + s)),
+        0: lambda y: T.adjust_brightness(y, g.uniform(max(0.0, 1 - b), 1 + b)),
+        1: lambda y: T.adjust_contrast(y, g.uniform(max(0.0, 1 - c), 1 + c)),
+        2: lambda y: T.adjust_saturation(y, g.uniform(max(0.0, 1 - s), 1 + s)),
         3: lambda y: T.adjust_hue(y, g.uniform(-h, h)),
     }
     for k in g.permutation(4):
@@ -99,12 +100,12 @@ def _jitter(x: Tensor, strength: tuple[float, float, float, float], g: np.random
     return x
 
 
-def _blurred(x: Tensor, kernel: int | None, g: np.random.Generator) -> Tensor:
-    """Gaussian blur with sigma 0.1 to 2; a kernel of None grows with the image, 23 at 224 pixels."""
+def _blurred(x: Tensor, kernel: int | None, g: np.random.Generator, sigma: Pair = (0.1, 2.0)) -> Tensor:
+    """Gaussian blur with a sigma within the pair; a kernel of None grows with the image, 23 at 224 pixels."""
     from torchvision.transforms.v2 import functional as T
 
     side = kernel or max(3, 2 * (x.shape[-1] * 23 // 448) + 1)
-    out: Tensor = T.gaussian_blur(x, [side, side], [g.uniform(0.1, 2.0)] * 2)
+    out: Tensor = T.gaussian_blur(x, [side, side], [g.uniform(*sigma)] * 2)
     return out
 
 
@@ -130,53 +131,45 @@ def standard(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) 
     if g.random() < c.grayscale_prob:
         x = T.rgb_to_grayscale(x, num_output_channels=3)
     if c.gaussian_blur_prob and g.random() < c.gaussian_blur_prob:
-        x = _blurred(x, c.blur_kernel, g)
+        x = _blurred(x, c.blur_kernel, g, c.blur_sigma)
     return x.permute(1, 2, 0).contiguous().numpy()
 
 
 def augmented(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> Any:
     """One image's training form: the standard augmentation [S, S, 3], or its (global, local) crops for levljepa_plus."""
     if config.objective == "levljepa_plus":
-        c = config
-        return views(
-            image,
-            (c.image_size, local_size(c)),
-            (c.global_views, c.local_views),
-            (c.global_scale, c.local_scale),
-            g,
-            c.blur_kernel,
-        )
+        return views(image, config, g)
     return standard(image, config, g)
 
 
-def views(
-    image: np.ndarray, sizes: tuple[int, int], counts: tuple[int, int], scales: tuple[tuple[float, float], tuple[float, float]],
-    g: np.random.Generator, blur_kernel: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def views(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [H, W, 3] -> global crops [V, S, S, 3] and local crops [v, s, s, 3] with DINO's augmentation (PAPER 1.8).
 
-    Flip 0.5; jitter (.4, .4, .2, .1) at 0.8; grey 0.2; Gaussian blur (sigma 0.1 to 2) at 1.0 on the first global crop, 0.1 on the
-    others, 0.5 on local ones; solarisation at 0.2 on the second global crop. blur_kernel: 23 for all crops as published, None: by size.
+    Crop, flip, colour jitter, grey, blur and, on the second global crop, solarisation, by the fields ``views_*``.
     """
     from torchvision.transforms.v2 import functional as T
 
+    c = config
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    first, others, local = c.views_blur_prob
     out: list[np.ndarray] = []
-    for kind in (0, 1):
+    for kind, (size, count, scale) in enumerate(
+        ((c.image_size, c.global_views, c.global_scale), (local_size(c), c.local_views, c.local_scale))
+    ):
         made = []
-        for k in range(counts[kind]):
-            y = _cropped(x, sizes[kind], scales[kind], g)
-            if g.random() < 0.5:
+        for k in range(count):
+            y = _cropped(x, size, scale, g, c.crop_ratio)
+            if g.random() < c.views_flip_prob:
                 y = y.flip(-1)
-            if g.random() < 0.8:
-                y = _jitter(y, (0.4, 0.4, 0.2, 0.1), g)
-            if g.random() < 0.2:
+            if g.random() < c.views_color_jitter_prob:
+                y = _jitter(y, c.views_color_jitter, g)
+            if g.random() < c.views_grayscale_prob:
                 y = T.rgb_to_grayscale(y, num_output_channels=3)
-            if g.random() < (0.5 if kind else 1.0 if k == 0 else 0.1):
-                y = _blurred(y, blur_kernel, g)
-            if kind == 0 and k == 1 and g.random() < 0.2:
-                y = T.solarize(y, 128)
+            if g.random() < (local if kind else first if k == 0 else others):
+                y = _blurred(y, c.blur_kernel, g, c.blur_sigma)
+            if kind == 0 and k == 1 and g.random() < c.views_solarize_prob:
+                y = T.solarize(y, c.views_solarize_threshold)
             made.append(y.permute(1, 2, 0).contiguous().numpy())
-        empty = np.empty((0, sizes[kind], sizes[kind], 3), np.uint8)
+        empty = np.empty((0, size, size, 3), np.uint8)
         out.append(np.stack(made) if made else empty)
     return out[0], out[1]

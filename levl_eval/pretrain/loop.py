@@ -189,7 +189,7 @@ class Trainer:
             if c.augmentation == "crop":
                 x = crop(x, generator, world())
             elif c.augmentation == "standard" and c.random_erasing_prob:
-                x = erase(x, c.random_erasing_prob, generator, world())
+                x = erase(x, c, generator, world())
         return x.contiguous(memory_format=torch.channels_last) if c.channels_last and x.ndim == 4 else x
 
     def _regulariser(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

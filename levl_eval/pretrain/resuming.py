@@ -29,7 +29,10 @@ def as_it_began(state: dict[str, Any], config: PretrainConfig, path: Path) -> Pr
     kept = {k: v for k, v in old.items() if k in state.get("before", ())}
     config = PretrainConfig.model_validate({**config.model_dump(mode="json"), **kept})
     new = config.model_dump(mode="json")
-    other = [k for k in new if k not in _FREE and k in old and old[k] != new[k]]
+    old = (
+        PretrainConfig.model_validate({**old, "preset": None}).model_dump(mode="json") | old
+    )  # its size's values for newer fields
+    other = [k for k in new if k not in {*_FREE, "preset"} and old[k] != new[k]]
     if other:
         raise UsageError(
             f"{path}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; "

@@ -64,13 +64,17 @@ def test_each_knob_of_the_standard_augmentation():
 
 def test_random_erasing_is_of_normalised_images_and_of_their_rows_alone():
     x = torch.ones(400, 3, 40, 40)
-    out = augment.erase(x, 0.5, torch.Generator().manual_seed(0))
+    half = parse_config(["random_erasing_prob=0.5"])
+    out = augment.erase(x, half, torch.Generator().manual_seed(0))
     area = (out == 0).float().mean((1, 2, 3))
     assert 0.4 < (area > 0).float().mean() < 0.6 and 0.018 < area[area > 0].min() and area.max() < 0.34
     assert area[area > 0].mean().item() == pytest.approx(0.17, abs=0.03)
-    parts = [augment.erase(x[:200], 0.5, torch.Generator().manual_seed(0), (k, 2)) for k in range(2)]
+    parts = [augment.erase(x[:200], half, torch.Generator().manual_seed(0), (k, 2)) for k in range(2)]
     assert torch.equal(torch.cat(parts), out)  # two processes are one
-    assert torch.equal(augment.erase(x, 0.0, torch.Generator().manual_seed(0)), x)
+    assert torch.equal(augment.erase(x, parse_config([]), torch.Generator().manual_seed(0)), x)
+    flat = parse_config(["random_erasing_prob=1", "erasing_scale=[0.1, 0.1]", "erasing_ratio=[4, 4]"])
+    boxes = augment.erase(x, flat, torch.Generator().manual_seed(0))[:, 0] == 0
+    assert boxes.any(2).sum(1).tolist() == [25] * 400 and boxes.any(1).sum(1).tolist() == [6] * 400  # 160 pixels, four to one
 
 
 def test_local_crops_are_blurred_by_a_kernel_of_23(monkeypatch):
@@ -90,6 +94,62 @@ def test_local_crops_are_blurred_by_a_kernel_of_23(monkeypatch):
         assert found == ({(224, 23), (96, 23)} if words[0] == "model=base" else {(224, 23), (96, 9)})
     with pytest.raises(UsageError, match="blur_kernel 23 needs crops of more than 11 pixels, found 8"):
         parse_config(["objective=levljepa_plus", "blur_kernel=23", "local_size=8"])
+
+
+STILL = ["objective=levljepa_plus", "image_size=32", "vision.patch=8", "local_size=16", "global_scale=[1, 1]", "local_scale=[1, 1]",
+         "crop_ratio=[1, 1]", "views_flip_prob=0", "views_color_jitter_prob=0", "views_grayscale_prob=0", "views_blur_prob=[0, 0, 0]",
+         "views_solarize_prob=0"]  # fmt: skip
+
+
+def _views(*words, image=None, seed=0):
+    config = parse_config([*STILL, *words])
+    return augment.augmented(_image(size=(64, 64)) if image is None else image, config, np.random.default_rng(seed))
+
+
+def test_each_knob_of_the_views():
+    square = _image(size=(64, 64))
+    plain, small = _views(image=square)
+    assert plain.shape == (2, 32, 32, 3) and small.shape == (4, 16, 16, 3)
+    assert np.array_equal(plain[0], plain[1]) and all(np.array_equal(small[0], s) for s in small)
+    flipped = _views("views_flip_prob=1", image=square)
+    assert np.array_equal(flipped[0], _views(image=square[:, ::-1])[0])
+    grey = _views("views_grayscale_prob=1")
+    assert np.ptp(grey[0], axis=3).max() == 0 == np.ptp(grey[1], axis=3).max()
+    blurred = _views("views_blur_prob=[0, 1, 0]", "blur_sigma=[2, 2]")
+    assert (
+        np.array_equal(blurred[0][0], plain[0])
+        and blurred[0][1].std() < 0.8 * plain[1].std()
+        and np.array_equal(blurred[1], small)
+    )
+    sharp = _views("views_blur_prob=[1, 1, 1]", "blur_sigma=[0.01, 0.01]")  # a kernel that is a point
+    assert np.array_equal(sharp[0], plain) and np.array_equal(sharp[1], small)
+    turned = _views("views_solarize_prob=1", "views_solarize_threshold=100")
+    assert np.array_equal(turned[0][0], plain[0]) and np.array_equal(turned[1], small)
+    assert np.array_equal(turned[0][1], np.where(plain[1] >= 100, 255 - plain[1], plain[1]))
+    flat = np.full((64, 64, 3), 100, np.uint8)
+    bright = [
+        _views("views_color_jitter_prob=1", "views_color_jitter=[0.5, 0, 0, 0]", image=flat, seed=s)[0].mean((1, 2, 3))
+        for s in range(60)
+    ]
+    assert 48 <= np.min(bright) < 60 and 140 < np.max(bright) <= 152
+    wide = _views(
+        "global_scale=[0.3, 0.3]",
+        "crop_ratio=[3, 3]",
+        "views_solarize_prob=0",
+        image=np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 64, 3)),
+    )
+    assert np.ptp(wide[0][0].astype(int)) < 24  # 20 rows of a ramp of 64: as wide as three times its height
+
+
+def test_the_views_are_mays_where_nothing_is_said():
+    c = parse_config(["model=base", "objective=levljepa_plus"])
+    assert c.views_color_jitter == (0.4, 0.4, 0.2, 0.1) and c.views_blur_prob == (1.0, 0.1, 0.5) and c.blur_sigma == (0.1, 2.0)
+    assert (c.views_flip_prob, c.views_color_jitter_prob, c.views_grayscale_prob, c.views_solarize_prob) == (0.5, 0.8, 0.2, 0.2)
+    assert c.views_solarize_threshold == 128 and c.crop_ratio == (0.75, 4 / 3) and c.blur_kernel == 23
+    with pytest.raises(UsageError, match="field `views_blur_prob.2`: input should be less than or equal to 1"):
+        parse_config(["views_blur_prob=[1, 1, 2]"])
+    with pytest.raises(UsageError, match="blur_sigma is \\(2, 1\\)"):
+        parse_config(["blur_sigma=[2, 1]"])
 
 
 @pytest.mark.parametrize("strip", [False, True])

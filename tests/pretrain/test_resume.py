@@ -15,6 +15,7 @@ from levl_eval.models.checkpoints import read, save
 from levl_eval.models.config import PretrainConfig, parse_config
 from levl_eval.pretrain.cli import main
 from levl_eval.pretrain.loop import Trainer
+from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate
 
 SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1", "vocab_size=400",
@@ -78,6 +79,15 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(tmp_path, capsys):
     assert trainer.step == 3
     kept = capsys.readouterr().err.partition("resumed as it began: ")[2].splitlines()[0].split()
     assert set(kept) == {"weight_decay_on=matrices", "strip_captions=True", "pad77_attends=all"}
+
+
+def test_a_field_that_an_earlier_version_lacked_is_compared_with_what_that_version_did(tmp_path):
+    config = parse_config(SMALL)
+    state = {"optimizer": {}, "config": config.model_dump(mode="json"), "before": []}
+    del state["config"]["blur_sigma"], state["config"]["views_flip_prob"], state["config"]["preset"]
+    assert as_it_began(state, config, tmp_path).blur_sigma == (0.1, 2.0)
+    with pytest.raises(UsageError, match=r"field `blur_sigma` was \[0.1, 2.0\], now \[0.1, 1.0\]"):
+        as_it_began(state, parse_config([*SMALL, "blur_sigma=[0.1, 1.0]"]), tmp_path)
 
 
 def test_every_field_is_explained_and_can_be_given_back(tmp_path, capsys):
