@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 from levl_eval.cards.fields import Between, Name, Share, mark_of, not_protocol, protocol
+from levl_eval.cards.skip import NO_SKIPPING, SkipBound, checked_bound
 
 
 def plain(card: BaseModel) -> dict[str, Any]:
@@ -80,9 +81,36 @@ class DataSpec(StrictModel):
     background: Literal["white", "black", "dropped"] = protocol(
         "white"
     )  # behind transparent pixels; dropped: their stored colours
+    # images of more pixels than Pillow's limit (178,956,970) are refused; a number here allows up to so many
+    max_pixels: Annotated[int, Between(1, 1_000_000_000_000)] | None = not_protocol("a permission; no pixel is another", None)
     level: str | None = protocol(None)  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
     hub: HubSource | None = not_protocol(PLACE, None)
     choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place
+    # N or P%: how many of the set's items may be left out because they cannot be read; None: none (--skip-broken)
+    skip_broken: Annotated[str, AfterValidator(checked_bound)] | None = not_protocol(
+        "a permission; what was left out is part of the data's fingerprint", None
+    )
+
+    @property
+    def may_skip(self) -> SkipBound:
+        """``skip_broken`` as a bound."""
+        return NO_SKIPPING if self.skip_broken is None else SkipBound.parse(self.skip_broken)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def with_skipping(card: _Model, bound: str) -> _Model:
+    """A copy of a card whose data sets, those of its recipe included, may leave out broken items; fields that are set already stay."""
+
+    def changed(node: object) -> object:
+        if isinstance(node, DataSpec):
+            return node.model_copy(update={} if node.skip_broken is not None else {"skip_broken": bound})
+        if isinstance(node, BaseModel):
+            return with_skipping(node, bound)
+        return [changed(n) for n in node] if isinstance(node, list) else node
+
+    return card.model_copy(update={name: changed(getattr(card, name)) for name in type(card).model_fields})
 
 
 class TaskFields(StrictModel):

@@ -6,7 +6,7 @@ import argparse
 from typing import TypeAlias
 
 from levl_eval.core.command import Parser
-from levl_eval.runner.options import BATCH, LIMIT, seed_list
+from levl_eval.runner.options import BATCH, LIMIT, seed_list, skip_option
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what add_subparsers gives; each command's `add` puts its own there
 
@@ -28,6 +28,10 @@ def run_options(p: argparse.ArgumentParser, out: str) -> None:
         "--seeds", type=seed_list, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
     )
     p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images a task")
+    p.add_argument(
+        "--skip-broken", type=skip_option, metavar="N|P%%", dest="skip_broken",
+        help="leave out at most so many unreadable items of a set: failed rows, wrong as answers (default: the task fails)",
+    )  # fmt: skip
     p.add_argument(
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )

@@ -125,6 +125,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
             llm=args.llm,
             seeds=args.seeds,
             limit=args.limit,
+            skip_broken=args.skip_broken,
             settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
             grid=getattr(args, "grid", ()),  # the demo has none
             out=out,

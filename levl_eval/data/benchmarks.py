@@ -10,7 +10,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.formats import HubVizWiz, LLaVA, ScienceQA, TextVQA, VizWiz, checked, majority, shown
 from levl_eval.data.images import SUFFIXES, root_of, under
-from levl_eval.data.questions import Pool, finish_questions, first_of
+from levl_eval.data.questions import About, Pool, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
 
@@ -24,12 +24,10 @@ def textvqa_question(q: Any, pool: Pool, source: object, entry: str) -> Question
     return Question(e.question_id, e.image_id, e.question, majority(answers), tuple(answers), {})
 
 
-def _in_folder(
-    name: str, split: str, questions: list[Question], folder: Path, file: Path, where: str, limit: int | None
-) -> QuestionSet:
+def _in_folder(about: About, questions: list[Question], folder: Path, spec: DataSpec, limit: int | None) -> QuestionSet:
     """A set whose image ids are paths below ``folder``."""
-    said = f"put the images into {folder}; {where}"
-    return finish_questions(name, split, questions, lambda i: folder / i, file, said, limit, f"{len(questions)} questions")
+    about = about._replace(where=f"put the images into {folder}; {about.where}")
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 
 
 def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -41,9 +39,8 @@ def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     pool = Pool()
     questions = [textvqa_question(q, pool, file, f"entry {k + 1}") for k, q in stream(file, "data")]
     version = f"{file.stem}, {len(questions)} questions"
-    return finish_questions(
-        "textvqa", split, questions, lambda i: folder / f"{i}.jpg", file, f"put the images into {folder}; {where}", limit, version
-    )
+    about = About("textvqa", split, file, f"put the images into {folder}; {where}", version)
+    return finish_questions(about, questions, lambda i: folder / f"{i}.jpg", spec, limit)
 
 
 def vizwiz_question(name: str, e: VizWiz | HubVizWiz, pool: Pool) -> Question:
@@ -65,7 +62,7 @@ def read_vizwiz(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     for number, q in stream(file):
         e = checked(VizWiz, q, file, f"entry {number + 1}" if isinstance(number, int) else f"entry {shown(number)}")
         questions.append(vizwiz_question(e.image, e, pool))
-    return _in_folder("vizwiz", split, questions, folder, file, where, limit)
+    return _in_folder(About("vizwiz", split, file, where, f"{len(questions)} questions"), questions, folder, spec, limit)
 
 
 def scienceqa_question(qid: str, image_id: str, q: Any, source: object) -> Question:
@@ -96,7 +93,7 @@ def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                 f"{file}: problem {shown(pid)}: field `image`: expected a name, found {shown(q['image'])}; take the published file"
             )
         questions.append(scienceqa_question(pid, f"{pid}/{q['image']}", q, file))
-    return _in_folder("scienceqa", split, questions, folder, file, where, limit)
+    return _in_folder(About("scienceqa", split, file, where, f"{len(questions)} questions"), questions, folder, spec, limit)
 
 
 def mme_question(qid: str, image_id: str, text: str, answer: str, category: str) -> Question:
@@ -128,7 +125,8 @@ def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                     questions.append(mme_question(f"{category.name}/{file.stem}/{number}", name, text, answer, category.name))
     if not questions:
         raise UsageError(f"{root}: holds no MME category folders with question files; {where}")
-    return finish_questions("mme", "test", questions, lambda i: places[i], root, where, limit, f"{len(questions)} questions")
+    about = About("mme", "test", root, where, f"{len(questions)} questions")
+    return finish_questions(about, questions, lambda i: places[i], spec, limit)
 
 
 def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -155,13 +153,5 @@ def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                     f"{file}: entry {number}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt; correct the entry"
                 )
             questions.append(Question(f"{number}/{k // 2}", e.image, text, answer, (), {}))
-    return finish_questions(
-        "llava",
-        spec.split,
-        questions,
-        lambda i: folder / i,
-        file,
-        f"images are looked for in {folder}; set `images`",
-        limit,
-        f"{len(questions)} turns",
-    )
+    about = About("llava", spec.split, file, f"images are looked for in {folder}; set `images`", f"{len(questions)} turns")
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit)

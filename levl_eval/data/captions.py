@@ -38,7 +38,7 @@ def _finish(
     empty = [i for i, _, c in rows if not c]
     if empty:
         raise UsageError(f"{source}: {len(empty)} images have no caption, first {empty[0]}; every image needs one")
-    images = image_set(at, lambda i: at[i][0], str(source), where)
+    images = image_set(at, lambda i: at[i][0], str(source), where, spec=spec)
     captions = [(c, k) for k, i in enumerate(images.ids) for c in at[i][1]]
     digest = fingerprint_text(json.dumps([images.ids[k], c]) for c, k in captions)
     owner = np.array([k for _, k in captions], np.int64)

@@ -24,6 +24,7 @@ from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.listing import Listing, by_stem, list_images
 from levl_eval.data.rgb import decoding, open_image
+from levl_eval.data.skipping import broken_files
 from levl_eval.data.types import DepthSet, ImageSet
 
 _GET = (
@@ -96,12 +97,19 @@ def _files(
 ) -> DepthSet:
     of_image = {i: p for i, p, _ in pairs}
     of_map = {i: m for i, _, m in pairs}
+    broken: dict[str, str] = {}
+    if spec.skip_broken is not None:
+        broken = {
+            i: f"depth map: {why}" for i, why in broken_files(of_map, lambda m: load_depth(m, scale), f"depth {scale}").items()
+        }
+        of_image, of_map = ({i: p for i, p in d.items() if i not in broken} for d in (of_image, of_map))
     lost = [m for m in of_map.values() if not m.is_file()]
     if lost:
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
     contents, _ = file_contents(of_map)
     digest = fingerprint_text([fingerprint_contents(contents), str(scale)])
-    images = image_set(of_image, of_image.__getitem__, source, _GET if spec.layout == "nyuv2" else "complete the pairs", left_out)
+    where = _GET if spec.layout == "nyuv2" else "complete the pairs"
+    images = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
     return DepthSet(
         spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest, contents.__getitem__, float(scale)
     )

@@ -58,7 +58,7 @@ def labelled_set(
         ids = [e[0] for e in kept]
         twice = next(i for i in ids if ids.count(i) > 1)
         raise UsageError(f"{source}: image {twice} is listed twice; keep one line")
-    images = image_set(at, lambda i: at[i][1], str(source), where, left_out)
+    images = image_set(at, lambda i: at[i][1], str(source), where, left_out, spec)
     labels = np.array([at[i][2] for i in images.ids], np.int64)
     digest = fingerprint_text([*classes, *map(str, labels)])
     return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest, tuple(names))

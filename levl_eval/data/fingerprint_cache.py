@@ -32,6 +32,7 @@ FORMAT = 1  # of the tables
 SAMPLE_ABOVE = 2_000_000  # images of a set; a larger one is hashed in part
 SAMPLE_SHARE = 16  # of which one in so many, chosen by size and ends, is read whole
 END = 4096  # bytes at each end of a file that are always looked at
+ABSENT = b"absent;"  # in place of a file's status
 _BATCH = 1024
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (key BLOB PRIMARY KEY, value BLOB NOT NULL, mark BLOB NOT NULL) WITHOUT ROWID;
@@ -195,6 +196,19 @@ class FingerprintCache:
                 outer |= self.touched
                 self.unsettled |= outer_unsettled
             self.touched = outer
+
+    def note(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        """Let who watches know of files that are looked at but not hashed: broken ones, whose repair must be noticed."""
+        for path in paths:
+            name = os.path.abspath(path)
+            try:
+                s = os.stat(name)
+                mark, calm = stat_mark(s), settled(s)
+            except OSError:
+                mark, calm = ABSENT, True
+            if self.touched is not None:
+                self.touched[name] = mark
+                self.unsettled |= not calm
 
     # ---- rows
 

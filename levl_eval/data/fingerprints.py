@@ -13,6 +13,8 @@ one fingerprint from files and from the hub. The order (it moves training batche
   class          its number, and the names of all classes in order (as one says them, where they differ from the folders').
   caption        text; the order of an image's captions is part of the order.
 
+Images that are left out because they cannot be read (--skip-broken) enter by their number, and questions about them by their texts.
+
 Sets of more than ``SAMPLE_ABOVE`` images are hashed in part (``fingerprint_cache``); ``ImageSet.whole`` then says how many images were
 hashed whole, and the fingerprint never equals that of a set hashed whole.
 """
@@ -81,7 +83,8 @@ def _content(found: AnySet) -> Content:
         groups: dict[str, list[bytes]] = {}
         for q, item in zip(found.questions, items, strict=True):
             groups.setdefault(q.image_id, []).append(item)
-        return _finish("questions", [_hash(*sorted(g)) for g in groups.values()], {}, items, found.images)
+        asked = {"failed": sorted(_hash(question_text(q)).hex() for q in found.failed)} if found.failed else {}
+        return _finish("questions", [_hash(*sorted(g)) for g in groups.values()], asked, items, found.images)
     images = found if isinstance(found, ImageSet) else found.images
     contents = [bytes.fromhex(image_content(images, i)) for i in images.ids]
     facts: dict[str, Any] = {}
@@ -110,6 +113,8 @@ def _content(found: AnySet) -> Content:
 def _finish(kind: str, items: Iterable[bytes], facts: dict[str, Any], sequence: Iterable[bytes], images: ImageSet) -> Content:
     if images.whole is not None:
         facts = {**facts, "sampled": True}
+    if images.skipped:
+        facts = {**facts, "skipped": len(images.skipped)}
     head = json.dumps([FORM, kind, facts], sort_keys=True, ensure_ascii=False).encode()
     return Content(_hash(head, *sorted(items)).hex(), _hash(b"order", head, *sequence).hex())
 

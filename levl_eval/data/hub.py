@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, u
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
-from levl_eval.data.questions import Pool, gqa_question, limited, pope_version
-from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, to_rgb
+from levl_eval.data.questions import Pool, gqa_question, limited, of_images, pope_version
+from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, rules_of, to_rgb
 from levl_eval.data.segmentation import class_list
+from levl_eval.data.skipping import named, why_broken
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
 
 
@@ -138,13 +140,21 @@ class TableOpener:
         return open_rgb(cell["path"], self.rules)
 
 
-def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec) -> ImageSet:
+def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec, skipped: Mapping[str, str] | None = None) -> ImageSet:
     """Images of a table by id, known by their encoded bytes (or pixels, for sets that are published as arrays)."""
     assert spec.hub is not None
 
-    opener = TableOpener(table, column, rows, spec.hub.repo)
+    opener = TableOpener(table, column, rows, spec.hub.repo, rules_of(spec))
+    broken = dict(skipped or {})
+    if spec.skip_broken is not None:
+        broken |= {
+            n: why for n, r in rows.items() if (why := why_broken(partial(opener, n), f"{spec.hub.repo}: row {r} (image {n})"))
+        }
+        rows = {n: r for n, r in rows.items() if n not in broken}
+        if not rows:
+            raise UsageError(f"{spec.hub.repo}: none of its images can be used: {named(broken)}")
     contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
-    return ImageSet(tuple(rows), opener, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole)
+    return ImageSet(tuple(rows), opener, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole, {}, broken)
 
 
 def _finish(
@@ -157,12 +167,12 @@ def _finish(
     if not questions:
         raise UsageError(f"{spec.hub.repo}: holds no questions")
     wanted = {q.image_id for q in questions}
-    missing = wanted - set(rows)
-    if missing:
-        raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {sorted(missing)[0]}")
-    images = _images(table, "image", {k: v for k, v in rows.items() if k in wanted}, spec)
-    digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
-    return QuestionSet(spec.layout, spec.split, questions, images, digest, version)
+    missing = sorted(wanted - set(rows))
+    if missing and spec.skip_broken is None:
+        raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {missing[0]}")
+    skipped = dict.fromkeys(missing, "is missing")
+    images = _images(table, "image", {k: v for k, v in rows.items() if k in wanted}, spec, skipped)
+    return of_images(spec.layout, spec.split, questions, images, version)
 
 
 def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
@@ -267,8 +277,11 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
             raise LevlError(f"{called(name)}: column 'annotation' holds no image; correct or download the table again")
         return stored_mask(cell, called(name))
 
-    images = _images(table, "image", rows, spec)
-    contents, _ = column_contents(table, "annotation", rows, pixels=False)
+    skipped: dict[str, str] = {}
+    if spec.skip_broken is not None:
+        skipped = {n: f"mask: {why}" for n in rows if (why := why_broken(partial(stored, n), called(n)))}
+    images = _images(table, "image", {n: r for n, r in rows.items() if n not in skipped}, spec, skipped)
+    contents, _ = column_contents(table, "annotation", {n: rows[n] for n in images.ids}, pixels=False)
     return SegmentationSet(
         spec.layout, spec.split, images, MaskReader(stored, called, labels), names, labels.void, fingerprint_contents(contents), None,
         contents.__getitem__, labels.digest(),
@@ -289,7 +302,7 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     labels = checked_labels(table[label], len(table.features[label].names), f"{spec.hub.repo} ({spec.hub.split})")
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
     images = _images(table, image, rows, spec)
-    kept = labels[list(rows.values())]
+    kept = labels[[rows[i] for i in images.ids]]
     classes, said = tuple(table.features[label].names), ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
         classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)

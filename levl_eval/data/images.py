@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -19,9 +20,13 @@ from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.fingerprints import fingerprint_of as fingerprint_of  # the one entry for engines and report
 from levl_eval.data.listing import in_words
 from levl_eval.data.places import SUFFIXES as SUFFIXES
-from levl_eval.data.rgb import DEFAULT, Rules
+from levl_eval.data.rgb import DEFAULT, Rules, rules_of
 from levl_eval.data.rgb import open_rgb as open_rgb
+from levl_eval.data.skipping import broken_files, named, without
 from levl_eval.data.types import ImageSet
+
+if TYPE_CHECKING:
+    from levl_eval.cards.base import DataSpec
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,11 @@ def opened_by(images: ImageSet, rules: Rules) -> ImageSet:
 
     Sets of bare arrays have no EXIF and no transparency and stay as they are.
     """
-    if not rules.key or not dataclasses.is_dataclass(images.open) or not hasattr(images.open, "rules"):
+    if rules == DEFAULT or not dataclasses.is_dataclass(images.open) or not hasattr(images.open, "rules"):
         return images
     opener = dataclasses.replace(images.open, rules=rules)
-    return dataclasses.replace(images, open=opener, fingerprint=fingerprint_text([images.fingerprint, rules.key]))
+    fingerprint = fingerprint_text([images.fingerprint, rules.key]) if rules.key else images.fingerprint
+    return dataclasses.replace(images, open=opener, fingerprint=fingerprint)
 
 
 def file_contents(files: Mapping[str, Path]) -> tuple[dict[str, str], int | None]:
@@ -74,16 +80,27 @@ def fingerprint_text(parts: Iterable[str]) -> str:
 
 
 def image_set(
-    ids: Iterable[str], locate: Callable[[str], Path], source: str, where: str, left_out: Mapping[str, int] | None = None
-) -> ImageSet:
+    ids: Iterable[str], locate: Callable[[str], Path], source: str, where: str, left_out: Mapping[str, int] | None = None,
+    spec: DataSpec | None = None, skipped: Mapping[str, str] | None = None,
+) -> ImageSet:  # fmt: skip
     """An image set of files. Raises UsageError where images are missing: how many, the first one, and ``where`` to get them.
 
-    A name of the list and a file that differ only in how accents are composed (NFC, NFD) are one. left_out: see ImageSet.
+    A name of the list and a file that differ only in how accents are composed (NFC, NFD) are one. left_out: see ImageSet. spec: where it
+    allows that broken images are skipped, missing and unreadable ones are, beside those that the caller found (``skipped``, none of
+    ``ids``).
     """
     names = tuple(dict.fromkeys(ids))
-    if not names:
+    if not names and not skipped:
         raise UsageError(f"{source}: holds no images{_left_out(left_out)}")
     files = {n: _composed(locate(_encodable(n, source))) for n in names}
+    broken = dict(skipped or {})
+    if spec is not None and spec.skip_broken is not None:
+        rules = rules_of(spec)
+        broken |= broken_files(files, lambda path: open_rgb(path, rules), f"image {rules}")
+        names = tuple(without(names, broken))
+        files = {n: files[n] for n in names}
+        if not names:
+            raise UsageError(f"{source}: none of its images can be used: {named(broken)}")
     missing = [n for n, file in files.items() if not os.path.exists(file)]
     if missing:
         raise UsageError(
@@ -92,8 +109,8 @@ def image_set(
     known, whole = file_contents(files)
     opener = FileOpener(files.__getitem__)
     return ImageSet(
-        names, opener, fingerprint_contents(known), source, known.__getitem__, whole, dict(left_out or Counter())
-    )  # fmt: skip
+        names, opener, fingerprint_contents(known), source, known.__getitem__, whole, dict(left_out or Counter()), broken
+    )
 
 
 def _left_out(left_out: Mapping[str, int] | None) -> str:

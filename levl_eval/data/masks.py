@@ -98,10 +98,10 @@ def stored_mask(image: Image.Image, what: str) -> np.ndarray:
         return np.array(image).astype(np.int64)
 
 
-def mask_file(path: Path) -> np.ndarray:
-    """:func:`stored_mask` of a file. Raises LevlError naming it."""
+def mask_file(path: Path, max_pixels: int = 0) -> np.ndarray:
+    """:func:`stored_mask` of a file; max_pixels as in rgb. Raises LevlError naming it."""
     try:
-        with decoding(str(path)), open_image(path) as image:
+        with decoding(str(path)), open_image(path, max_pixels) as image:
             return stored_mask(image, str(path))
     except FileNotFoundError:
         raise LevlError(f"{path}: no such mask; complete the pairs") from None

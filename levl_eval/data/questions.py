@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
@@ -16,7 +16,7 @@ from levl_eval.data.formats import GQA, POPE, VQA, VQAv2Annotation, VQAv2Questio
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
-from levl_eval.data.types import Question, QuestionSet
+from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
 
 POPE_SPLITS = ("random", "popular", "adversarial")
@@ -74,16 +74,35 @@ class Pool:
         return [self(v) for v in value] if isinstance(value, list) else value
 
 
+class About(NamedTuple):
+    """What a question set is called and where it comes from. where: what to do about images that are missing."""
+
+    name: str
+    split: str
+    source: Path
+    where: str
+    version: str
+
+
 def finish_questions(
-    name: str, split: str, questions: list[Question], locate, source: Path, where: str, limit: int | None, version: str
+    about: About, questions: list[Question], locate: Callable[[str], Path], spec: DataSpec, limit: int | None
 ) -> QuestionSet:
+    """Questions with their images as a set. locate: image id -> file. Raises UsageError: none, ids that repeat, images that are missing."""
+    source = about.source
     if not questions:
         raise UsageError(f"{source}: holds no questions")
     unique_ids((q.question_id for q in questions), source)
     questions = limited(questions, limit)
-    images = image_set((q.image_id for q in questions), locate, str(source), where)
+    images = image_set((q.image_id for q in questions), locate, str(source), about.where, spec=spec)
+    return of_images(about.name, about.split, questions, images, about.version)
+
+
+def of_images(name: str, split: str, questions: list[Question], images: ImageSet, version: str) -> QuestionSet:
+    """Questions over an image set; those about skipped images have failed."""
     digest = fingerprint_text(json.dumps([q.question_id, q.image_id, q.question, q.answer, list(q.answers)]) for q in questions)
-    return QuestionSet(name, split, questions, images, digest, version)
+    failed = tuple(q for q in questions if q.image_id in images.skipped)
+    asked = [q for q in questions if q.image_id not in images.skipped] if failed else questions
+    return QuestionSet(name, split, asked, images, digest, version, failed)
 
 
 def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -100,16 +119,9 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     images = under(data, spec.images) or root / "images"
     choices = _gqa_choices(spec, data, root, file, split)
     questions = gqa_file(file, choices)
-    return finish_questions(
-        "gqa",
-        split,
-        questions,
-        lambda i: images / f"{i}.jpg",
-        file,
-        f"put GQA's images into {images}; {where}",
-        limit,
-        f"{len(questions)} questions" + (", with choices" if choices else ""),
-    )
+    version = f"{len(questions)} questions" + (", with choices" if choices else "")
+    about = About("gqa", split, file, f"put GQA's images into {images}; {where}", version)
+    return finish_questions(about, questions, lambda i: images / f"{i}.jpg", spec, limit)
 
 
 def gqa_file(file: Path, choices: dict[str, Any] | None = None) -> list[Question]:
@@ -188,16 +200,8 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         questions.append(
             Question(q.question_id, pool(f"COCO_{prefix}_{q.image_id:012d}.jpg"), pool(q.question), answer, given, meta)
         )
-    return finish_questions(
-        "vqav2",
-        split,
-        questions,
-        lambda i: folder / i,
-        file,
-        f"put COCO's {prefix} images into {folder}; {where}",
-        limit,
-        f"{len(questions)} questions",
-    )
+    about = About("vqav2", split, file, f"put COCO's {prefix} images into {folder}; {where}", f"{len(questions)} questions")
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 
 
 def pope_version(questions: Sequence[Question]) -> str:
@@ -241,16 +245,9 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     folder = under(data, spec.images) or next(
         (c for c in candidates if questions and os.path.exists(c / questions[0].image_id)), candidates[0]
     )
-    return finish_questions(
-        "pope",
-        spec.split or "all",
-        questions,
-        lambda i: folder / i,
-        root,
-        f"put them into {folder}, or set `data.images`; {_POPE_FILES}",
-        limit,
-        pope_version(questions),
-    )
+    where = f"put them into {folder}, or set `data.images`; {_POPE_FILES}"
+    about = About("pope", spec.split or "all", root, where, pope_version(questions))
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 
 
 def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -270,13 +267,5 @@ def read_vqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         questions.append(
             Question(str(number) if e.question_id is None else e.question_id, e.image, e.question, answer, answers, meta)
         )
-    return finish_questions(
-        "vqa",
-        spec.split,
-        questions,
-        lambda i: folder / i,
-        file,
-        f"images are looked for in {folder}; set `data.images`",
-        limit,
-        f"{len(questions)} questions",
-    )
+    about = About("vqa", spec.split, file, f"images are looked for in {folder}; set `data.images`", f"{len(questions)} questions")
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit)

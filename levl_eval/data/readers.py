@@ -14,6 +14,7 @@ from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.segmentation import read_segmentation as _segmentation
+from levl_eval.data.skipping import check_skipped
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
 
 _QUESTIONS = {
@@ -37,7 +38,8 @@ S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, QuestionSet, Segmentat
 
 
 def _ruled(found: S, spec: DataSpec) -> S:
-    """The set with its images opened by the rules of its card, whichever reader found it."""
+    """The set with its images opened by the rules of its card, whichever reader found it; refused where more of it than allowed is broken."""
+    check_skipped(found.images, spec)
     images = opened_by(found.images, rules_of(spec))
     return found if images is found.images else dataclasses.replace(found, images=images)
 

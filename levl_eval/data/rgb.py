@@ -5,6 +5,7 @@ background   what shows through transparent pixels: "white", "black", or "droppe
              (Pillow's convert("RGB"), which many published evaluations use).
 depth        16 bits a channel are scaled by the mode's range (65535 is white); floats from 0 to 1 by theirs; other floats and 32-bit
              integers have no agreed white and are refused, never clipped.
+max_pixels   images above Pillow's limit (178,956,970 pixels, against decompression bombs) are refused unless a card allows more.
 animated     the first frame. Colour profiles are left as they are: no conversion to sRGB.
 """
 
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -49,14 +51,19 @@ _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 @dataclass(frozen=True)
 class Rules:
-    """How images become RGB; see the module's text. ``key`` is "" for the default rules, else what distinguishes their pixels."""
+    """How images become RGB; see the module's text. ``key`` is "" for the default rules, else what distinguishes their pixels.
+
+    max_pixels: 0 for Pillow's own limit. It allows or refuses and changes no pixel, so it is no part of the key.
+    """
 
     orientation: str = "exif"
     background: str = "white"
+    max_pixels: int = 0
 
     @property
     def key(self) -> str:
-        return "" if self == Rules() else f"orientation {self.orientation}, background {self.background}"
+        plain = (self.orientation, self.background) == ("exif", "white")
+        return "" if plain else f"orientation {self.orientation}, background {self.background}"
 
 
 DEFAULT = Rules()
@@ -64,13 +71,13 @@ DEFAULT = Rules()
 
 def rules_of(spec: DataSpec) -> Rules:
     """The rules that a card's data specification states."""
-    return Rules(spec.orientation, spec.background)
+    return Rules(spec.orientation, spec.background, spec.max_pixels or 0)
 
 
 def open_rgb(path: str | os.PathLike[str], rules: Rules = DEFAULT) -> Image.Image:
     """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
     try:
-        with decoding(str(path)), open_image(path) as image:
+        with decoding(str(path)), open_image(path, rules.max_pixels) as image:
             return to_rgb(image, str(path), rules)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None
@@ -78,14 +85,35 @@ def open_rgb(path: str | os.PathLike[str], rules: Rules = DEFAULT) -> Image.Imag
 
 def decode_rgb(content: bytes | BinaryIO, what: str, rules: Rules = DEFAULT) -> Image.Image:
     """Encoded bytes as RGB; ``what`` names them in errors. Raises LevlError."""
-    with decoding(what), open_image(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+    with decoding(what), open_image(io.BytesIO(content) if isinstance(content, bytes) else content, rules.max_pixels) as image:
         return to_rgb(image, what, rules)
 
 
-def open_image(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
-    """Pillow's lazily opened image of a regular file or stream, of :data:`FORMATS` alone. Raises what Pillow raises; see decoding."""
+def open_image(file: str | os.PathLike[str] | BinaryIO, max_pixels: int = 0) -> Image.Image:
+    """Pillow's lazily opened image of a regular file or stream, of :data:`FORMATS` alone. max_pixels: 0 for Pillow's limit.
+
+    Raises what Pillow raises; see decoding.
+    """
     path = regular(file) if isinstance(file, (str, os.PathLike)) else file
-    return Image.open(path, formats=_formats())
+    if not max_pixels:
+        return Image.open(path, formats=_formats())
+    with _LIMIT:  # the limit is Pillow's global; the header alone is read under it
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path, formats=_formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise TooLarge(f"has {image.width * image.height:,} pixels, the card's `max_pixels` allows {max_pixels:,}; raise it")
+    return image
+
+
+class TooLarge(Exception):
+    """An image above the limit of its card."""
+
+
+_LIMIT = Lock()
 
 
 @lru_cache(1)
@@ -105,7 +133,11 @@ def decoding(what: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as e:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise LevlError(f"{what}: has more than Pillow's limit of {limit:,} pixels; store a smaller copy") from e
+        raise LevlError(
+            f"{what}: has more than Pillow's limit of {limit:,} pixels; store a smaller copy, or allow it by the data's field `max_pixels`"
+        ) from e
+    except TooLarge as e:
+        raise LevlError(f"{what}: {e}") from e
     except UnidentifiedImageError as e:
         raise LevlError(f"{what}: cannot be decoded (no image format Pillow knows); replace the file") from e
     except OSError as e:

@@ -17,6 +17,7 @@ from levl_eval.data.listing import Listing, by_stem, list_images
 from levl_eval.data.masks import LabelMap, MaskReader, checked_names, json_classes, mask_file
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.segmentation_layouts import LAYOUTS
+from levl_eval.data.skipping import broken_files
 from levl_eval.data.types import SegmentationSet
 
 _ADE = "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it there"
@@ -68,8 +69,9 @@ def class_list(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str
     return checked_names(lines, str(path)), None
 
 
-def _pairs(images: Path, masks: Path) -> tuple[list[tuple[str, Path, Path]], Counter[str]]:
-    """(id, image, mask) by equal stem, in order of name; and what the two folders hold besides. Raises UsageError for missing folders and pairs."""
+def _pairs(images: Path, masks: Path, skip: bool) -> tuple[list[tuple[str, Path, Path]], Counter[str]]:
+    """(id, image, mask) by equal stem, in order of name; and what the two folders hold besides. Raises UsageError for missing folders and,
+    unless ``skip``, for masks without an image."""
     for folder in (images, masks):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; {_ADE if 'ADE' in str(folder) else 'set `images` and `annotations`'}")
@@ -83,8 +85,9 @@ def _pairs(images: Path, masks: Path) -> tuple[list[tuple[str, Path, Path]], Cou
     if not out:
         raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {found.files[0].name})")
     orphans = set(of_stem) - set(files)
-    if orphans:
+    if orphans and not skip:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {sorted(orphans)[0]}; complete the pairs")
+    out += [(f"{stem}.jpg", images / f"{stem}.jpg", of_stem[stem]) for stem in sorted(orphans)]  # missing, which skips them
     left_out = found.left_out + masks_found.left_out
     if len(found.files) > len(out):
         left_out["images without a mask"] = len(found.files) - len(out)
@@ -116,7 +119,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
         classes, table = class_list(spec, data, None)
         name, split = "segmentation", spec.split
-    pairs, left_out = _pairs(images, masks)
+    pairs, left_out = _pairs(images, masks, spec.skip_broken is not None)
     return _set(spec, pairs[:limit], classes, table, str(images), split, name, left_out)
 
 
@@ -128,10 +131,19 @@ def _set(
     of_image = {i: p for i, p, _ in pairs}
     of_mask = {i: m for i, _, m in pairs}
     labels = LabelMap(len(classes), spec.ignore_index, spec.reduce_zero_label, table)
-    read = MaskReader(lambda i: mask_file(of_mask[i]), lambda i: str(of_mask[i]), labels)
+    broken: dict[str, str] = {}
+
+    def opened(path: Path) -> np.ndarray:
+        return mask_file(path, spec.max_pixels or 0)
+
+    if spec.skip_broken is not None:
+        broken = {i: f"mask: {why}" for i, why in broken_files(of_mask, opened, f"mask {spec.max_pixels}").items()}
+        of_image, of_mask = ({i: p for i, p in d.items() if i not in broken} for d in (of_image, of_mask))
+        pairs = [p for p in pairs if p[0] not in broken]
+    read = MaskReader(lambda i: opened(of_mask[i]), lambda i: str(of_mask[i]), labels)
     contents, _ = file_contents(of_mask)
     where = _ADE if spec.layout == "ade20k" else "complete the download"
-    found = image_set(of_image, of_image.__getitem__, source, where, left_out)
+    found = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
     own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
     return SegmentationSet(
         name or spec.layout, split, found, read, classes, labels.void, fingerprint_contents(contents), own, contents.__getitem__,

@@ -56,10 +56,10 @@ def _folder(candidates: list[Path], what: str) -> Path:
     raise UsageError(f"{candidates[0]}: no such folder; {what}")
 
 
-def _complete(pairs: list[tuple[str, Path, Path]], where: Path) -> list[tuple[str, Path, Path]]:
+def _complete(pairs: list[tuple[str, Path, Path]], where: Path, spec: DataSpec) -> list[tuple[str, Path, Path]]:
     if not pairs:
         raise UsageError(f"{where}: holds no labelled images")
-    lost = [m for _, _, m in pairs if not m.exists()]
+    lost = [m for _, _, m in pairs if not m.exists()] if spec.skip_broken is None else []
     if lost:
         raise UsageError(f"{where}: {len(lost)} of {len(pairs)} masks are missing, first {lost[0]}; complete the download")
     return pairs
@@ -78,9 +78,10 @@ def coco_stuff(spec: DataSpec, data: str) -> Layout:
     of_mask = raw or relabelled
     image_files = {p.stem: p for p in sorted(images.glob("*.jpg"))}
     orphans = sorted(set(of_mask) - set(image_files))
-    if orphans:
+    if orphans and spec.skip_broken is None:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
-    pairs = _complete([(p.name, p, of_mask[k]) for k, p in image_files.items() if k in of_mask], masks)
+    image_files |= {k: images / f"{k}.jpg" for k in orphans}  # missing, which skips them
+    pairs = _complete([(p.name, p, of_mask[k]) for k, p in image_files.items() if k in of_mask], masks, spec)
     fine = fine_classes()
     if spec.layout == "coco-stuff":
         names = tuple(fine.values())
@@ -103,7 +104,7 @@ def voc(spec: DataSpec, data: str) -> Layout:
     images = under(data, spec.images) or base / "JPEGImages"
     masks = under(data, spec.annotations) or base / "SegmentationClass"
     return Layout(
-        _complete([(f"{n}.jpg", images / f"{n}.jpg", masks / f"{n}.png") for n in names], masks), VOC, None, str(images)
+        _complete([(f"{n}.jpg", images / f"{n}.jpg", masks / f"{n}.png") for n in names], masks, spec), VOC, None, str(images)
     )
 
 
@@ -120,7 +121,7 @@ def cityscapes(spec: DataSpec, data: str) -> Layout:
         stem = p.name.removesuffix("_leftImg8bit.png")
         pairs.append((f"{p.parent.name}/{p.name}", p, masks / p.parent.name / f"{stem}{ending}"))
     of_label = {k: k for k in range(19)} if ready else {v: k for k, v in enumerate(CITYSCAPES.values())}
-    return Layout(_complete(pairs, masks), tuple(CITYSCAPES), _table(of_label), str(images))
+    return Layout(_complete(pairs, masks, spec), tuple(CITYSCAPES), _table(of_label), str(images))
 
 
 LAYOUTS: dict[str, Callable[[DataSpec, str], Layout]] = {

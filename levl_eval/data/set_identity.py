@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from levl_eval.data.fingerprint_cache import FingerprintCache, ends_of, settled, stat_mark, using
+from levl_eval.data.fingerprint_cache import ABSENT, FingerprintCache, ends_of, settled, stat_mark, using
 from levl_eval.data.places import SUFFIXES, Scope, absolute, on_hub, places_of, scope_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class SetIdentity:
     fingerprint, order: see data.fingerprints. counts: images, and questions, classes or captions; ``hashed_whole`` where sampled.
     source: its folder or file (absolute), or hub repository; not part of what the set is. sampled: only sizes, ends and a sample of
     the images were hashed. published: the published set it is (data.published), whole; None: none that is known. left_out: entries
-    of its folders that are none of its images (junk, other suffixes), counted by reason.
+    of its folders that are none of its images (junk, other suffixes), counted by reason. skipped: id -> why, of images that cannot be
+    read (--skip-broken).
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class SetIdentity:
     sampled: bool = False
     published: str | None = None
     left_out: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
         """For a record's ``data``: what is not empty, as JSON holds it."""
@@ -120,6 +122,7 @@ def identity_of(found: Any, spec: DataSpec, data: str) -> SetIdentity:
         content.fingerprint, content.order, counts, getattr(found, "version", ""), found.split,
         source if hub and not Path(source).expanduser().is_dir() else absolute(source),
         found.images.whole is not None, published_set(found, spec.layout), dict(found.images.left_out),
+        dict(found.images.skipped),
     )  # fmt: skip
 
 
@@ -221,7 +224,7 @@ def _images_state(images: Iterable[Iterable[Any]], read: dict[str, bytes] | None
             if k in looked:
                 ends.update(ends_of(path)[1])
         except OSError:
-            mark = b"absent;"
+            mark = ABSENT
         same &= read is None or read[path] == mark
         digest.update(mark)
     return digest.digest() + ends.digest(), same

@@ -27,6 +27,9 @@ class ImageSet:
     content: Callable[[str], str] | None = None  # id -> hash of the image's bytes; equal for copies under other names
     whole: int | None = None  # of a set too large to be read whole: how many images ``content`` has read whole; None: all
     left_out: Mapping[str, int] = field(default_factory=dict)  # entries of its folders that are none of its images, by reason
+    skipped: Mapping[str, str] = field(
+        default_factory=dict
+    )  # id -> why, of images left out because they cannot be read (--skip-broken)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,7 +51,10 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions over an image set. ``version`` says which release the files are (e.g. POPE with 2,910 or 3,000 random questions)."""
+    """Questions over an image set. ``version`` says which release the files are (e.g. POPE with 2,910 or 3,000 random questions).
+
+    failed: questions that cannot be asked, about ``images.skipped``; their rows fail, which counts as wrong answers.
+    """
 
     name: str
     split: str
@@ -56,6 +62,12 @@ class QuestionSet:
     images: ImageSet
     fingerprint: str  # of questions and answers; the images have their own
     version: str = ""
+    failed: tuple[Question, ...] = ()
+
+    @property
+    def rows(self) -> Sequence[Question]:
+        """All questions, those that have failed last."""
+        return [*self.questions, *self.failed] if self.failed else self.questions
 
 
 @dataclass(frozen=True)

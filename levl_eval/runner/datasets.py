@@ -12,6 +12,7 @@ from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.listing import in_words
 from levl_eval.data.set_identity import Kind, of_set
+from levl_eval.data.skipping import skipped_words
 from levl_eval.records.identity import DataIdentity
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class DataFacts:
 
     identity: DataIdentity
     notes: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # test images that are skipped, by id: why (--skip-broken)
 
 
 def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
@@ -98,7 +100,8 @@ def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintC
     notes = _notes([s for _, s in tests], [s for _, s in found])
     if any(has_own_place(p.spec) for p, _ in tests):
         notes["test_source"] = tests[0][1].source  # not below --data
-    return DataFacts(identity, notes)
+    failed = {(name if len(tests) == 1 else f"{p.role}/{name}"): why for p, s in tests for name, why in s.skipped.items()}
+    return DataFacts(identity, notes, failed)
 
 
 def has_own_place(spec: DataSpec) -> bool:
@@ -126,6 +129,9 @@ def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, A
     left_out = {s.source: in_words(s.left_out) for s in all_sets if s.left_out}
     if left_out:
         out["left_out"] = left_out  # entries of the folders that are none of the set's images
+    skipped = {s.source: skipped_words(s.skipped, s.counts["images"] + len(s.skipped)) for s in all_sets if s.skipped}
+    if skipped:
+        out["skipped"] = skipped  # what cannot be read, under --skip-broken
     return out
 
 

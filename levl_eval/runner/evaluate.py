@@ -25,6 +25,9 @@ def evaluate(
     - ``llm``: the name of a language model, a hub name or a directory
     - ``seeds``: of heads and connectors; None: as many as each card's ``seeds`` says, from 0 (one for cards without)
     - ``limit``: at most so many test images a task
+    - ``skip_broken``: so many (3) or such a share ("0.5%") of a set's items may be left out because they cannot be read: images, masks
+      and depth maps that are missing or broken, questions that do not fit the context. They are rows of status "failed"; those of
+      question sets count as wrong answers, all others are in no metric. None: the first one fails the task
     - ``settings``: ``task.field=value`` overrides
     - ``grid``: ``task.field=v1,v2``; every combination is a protocol with records of its own
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from levl_eval.cards.fields import MAX_SEED, Between
+from levl_eval.cards.skip import checked_bound
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import UsageError
 
@@ -49,6 +50,26 @@ def seed_list(text: str) -> list[int]:
         return [SEED(p) for p in parts]
     except argparse.ArgumentTypeError as e:
         raise argparse.ArgumentTypeError(f"not a list of whole numbers such as 0,1,2: {e}") from None
+
+
+def skip_bound(value: object, name: str = "skip_broken") -> str | None:
+    """``value`` as a card's ``skip_broken``: 3, "3" or "0.5%"; None stays. Raises UsageError for anything else."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise ValueError(f"expected a whole number such as 3, or a percentage such as 0.5%, found {str(value)[:60]!r}")
+        return checked_bound(str(value))
+    except ValueError as e:
+        raise UsageError(f"{name}: {e}") from None
+
+
+def skip_option(text: str) -> str:
+    """An argparse type of :func:`skip_bound`."""
+    try:
+        return checked_bound(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
 
 
 def check_options(limit: Any = None, batch_size: Any = 64, seeds: Sequence[Any] | None = None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from levl_eval.cards import BackboneCard, LMMSCard, RecipeCard, TaskCard, VQACard, protocol_of
-from levl_eval.cards.base import plain
+from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
 from levl_eval.cards.trust import check_card
@@ -33,7 +33,7 @@ from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources
 from levl_eval.runner.grid import Variant, check_distinct, variants
 from levl_eval.runner.language import language_model_parts
-from levl_eval.runner.options import check_options
+from levl_eval.runner.options import check_options, skip_bound
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class RunConfig:
     llm: str = "scenes-lm"
     seeds: Sequence[int] | None = None
     limit: int | None = None
+    skip_broken: int | str | None = None
     settings: Sequence[str] = ()
     grid: Sequence[str] = ()
     out: str | Path = "runs/latest"
@@ -209,7 +210,10 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
     Raises UsageError for wrong names, cards, paths and unreadable backbones. Data that cannot be read fail their jobs alone.
     """
     check_options(config.limit, config.batch_size, config.seeds)
+    skip = skip_bound(config.skip_broken)
     cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid)
+    if skip is not None:
+        cards = {name: with_skipping(card, skip) for name, card in cards.items()}
     specs = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in config.backbones]
     if not specs:
         raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
@@ -245,8 +249,9 @@ def _jobs(plan: Plan) -> list[Job]:
     def facts(task: str) -> tuple[DataFacts, LevlError | None]:
         try:
             found = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
-            for source, words in found.notes.get("left_out", {}).items():
-                plan.fingerprints.say(f"{task}: {source}: {words}")
+            for kind in ("left_out", "skipped"):
+                for source, words in found.notes.get(kind, {}).items():
+                    plan.fingerprints.say(f"{task}: {source}: {words}")
             return found, None
         except LevlError as e:
             return DataFacts(DataIdentity("")), e

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from levl_eval.cards import TaskCard
+from levl_eval.cards import DataSpec, TaskCard
 from levl_eval.core.distributed import launched, place, team, work_alone
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
 from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, engine
 from levl_eval.metrics.estimate import Estimate
-from levl_eval.records import Record, fill_identity, identity_of, read_record, write_record
+from levl_eval.records import Record, Sample, fill_identity, identity_of, read_record, write_record
 from levl_eval.records.check import damage_of_samples
 from levl_eval.runner.plan import Job, Plan
 
@@ -169,7 +170,7 @@ class Runner:
             if team().first:
                 for name, text in outcome.files.items():
                     atomic_write(self.out / "uploads" / record.key / name, text)
-                write_record(self.out, record, outcome.samples)
+                write_record(self.out, record, chain(outcome.samples, _failed_rows(job)))
                 (self.out / "records" / f"{job.failed_key}.json").unlink(missing_ok=True)
         except Exception as e:
             if config.debug and not isinstance(e, LevlError):
@@ -208,8 +209,25 @@ class Runner:
         except UsageError as e:
             self.progress.say(f"  {e}; computed again")
             return None
+        if not _within_bound(record, job):
+            return None
         floors = {f"floor_{f.replace('-', '_')}" for f in getattr(job.card, "floors", ())}
         return record if floors <= record.metrics.keys() or record.main_metric == "answered" else None
+
+
+def _failed_rows(job: Job) -> list[Sample]:
+    """A row for each test image that is skipped; question sets tell theirs themselves, question by question."""
+    if job.card.engine in TOGETHER:
+        return []
+    return [Sample(id=name, image_id=name, status=f"failed: {why}") for name, why in job.data.failed.items()]
+
+
+def _within_bound(record: Record, job: Job) -> bool:
+    """Whether the questions that did not fit the context, which no identity knows beforehand, are as few as this run allows."""
+    spec, counts = getattr(job.card, "data", None), record.data.get("too_long")
+    if not counts or not isinstance(spec, DataSpec):
+        return True
+    return spec.may_skip.allows(counts["questions"], counts["of"])
 
 
 @contextmanager
@@ -254,6 +272,8 @@ def _fill(record: Record, outcome: Outcome, job: Job, started: float) -> None:
     if (strange | ({own} if own else set())) - {*job.identity.data.train, job.identity.data.validation}:
         raise LevlError(f"task {record.task}: its training data changed while the run went on; run it again")
     record.data |= data
+    if job.data.failed and "failed_rows" not in record.data:
+        record.data["failed_rows"] = len(job.data.failed)
     record.notes, record.cache = outcome.notes, outcome.cache
     if undefined:
         record.notes = {**record.notes, "undefined": undefined}

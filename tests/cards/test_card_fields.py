@@ -22,7 +22,7 @@ from levl_eval.core.errors import UsageError
 NOT_PROTOCOL = {
     "ClaimCard": "statement source note roles published",
     "HubSource": "repo questions images split revision label",
-    "DataSpec": "directory root questions annotations images hub choices",
+    "DataSpec": "directory root questions annotations images hub choices skip_broken max_pixels",
     "TaskFields": "description chance source",
     "RecipeCard": "description checkpointing",
     "VQACard": "floors",
@@ -123,6 +123,7 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
         yield from ((value if isinstance(value, (int, float)) else 0) * 0.5 + x for x in (0.01, 0.3))
     elif annotation is str:
         yield (value if isinstance(value, str) else "") + "x"
+        yield "1%"  # skip_broken takes numbers alone
 
 
 def changes(model: BaseModel, where: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], type[BaseModel], str, Any]]:

@@ -247,6 +247,28 @@ def test_links_in_circles_end(tmp_path):
     assert len(read_classification(spec, "").images) == 3
 
 
+def test_a_card_may_allow_images_beyond_pillows_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # an image of 120 pixels stands for one of 179 million
+    root = small.class_files(tmp_path)
+    spec = small.class_spec()
+    name = "cat/0.png"
+    with pytest.raises(
+        LevlError,
+        match="more than Pillow's limit of 100 pixels; store a smaller copy, or allow it by the data's field `max_pixels`",
+    ):
+        read_classification(spec, str(root)).images.open(name)
+    allowed = read_classification(spec.model_copy(update={"max_pixels": 120}), str(root))
+    assert allowed.images.open(name).size == (12, 10) and Image.MAX_IMAGE_PIXELS == 50
+    assert allowed.images.fingerprint == read_classification(spec, str(root)).images.fingerprint  # no pixel is another
+    with pytest.raises(LevlError, match="has 120 pixels, the card's `max_pixels` allows 119"):
+        read_classification(spec.model_copy(update={"max_pixels": 119}), str(root)).images.open(name)
+    ade = small.ade_files(tmp_path)
+    assert read_segmentation(small.ade_spec(max_pixels=120), str(ade)).mask("v0.jpg").shape == (10, 12)
+    repo = small.class_repository(tmp_path / "repo")
+    hub = read_classification(small.class_spec(repo).model_copy(update={"max_pixels": 120}), "hub")
+    assert hub.images.open(hub.images.ids[0]).size == (12, 10)
+
+
 PNG, JPEG = small.image_bytes(0), small.image_bytes(0, "JPEG")
 
 

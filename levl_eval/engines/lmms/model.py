@@ -30,9 +30,9 @@ from levl_eval.core.third_party import repair_lmms
 from levl_eval.data.images import SUFFIXES, fingerprint_text, open_rgb
 from levl_eval.data.rgb import to_rgb
 from levl_eval.data.types import ImageSet, Question
-from levl_eval.engines.vlm.answers import ENGINE, Journal, answer_set, bounds_for, flip_rate
+from levl_eval.engines.vlm.answers import ENGINE, Journal, answer_set, bounds_for, cut_words, flip_rate
 from levl_eval.engines.vlm.connector import Connector
-from levl_eval.engines.vlm.engine import likelihood_all
+from levl_eval.engines.vlm.engine import likelihood_all, too_long
 from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.engines.vlm.recipe import VQAResources, vlm_parts
 from levl_eval.engines.vlm.tokens import read_tokens
@@ -172,18 +172,27 @@ class Asker:
         )  # fmt: skip
         journal = Journal(resources.cache / "answers" / f"{key}.jsonl")
         self.journals.append(journal)
-        try:
-            found = answer_set(
-                resources.language, prompt, visual_of, questions, resources.progress, "answering lmms-eval", journal
-            )
-        except UsageError as e:
-            if "exceed its context" in str(e) and self.generation == "task":
-                raise UsageError(f"{e}; or take the answer length of the prompt: generation=card") from e
-            raise
+        self._check_fits(prompt, 0 if visual_of is None else visual_of([questions[0].image_id]).shape[1], questions)
+        found = answer_set(resources.language, prompt, visual_of, questions, resources.progress, "answering lmms-eval", journal)
+        if words := cut_words(len(found.cut), len(questions), prompt.spec.max_new_tokens):
+            self.notes["cut_answers"] = words
+            resources.progress.say(f"  {words}")
         self.notes["resumed"] = self.notes.get("resumed", 0) + found.resumed
         if resources.language.dtype != torch.float32 and visual_of is not None:
             self.notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, questions, found)
         return found.texts
+
+    def _check_fits(self, prompt: Prompt, visual: int, questions: list[Question]) -> None:
+        """Raises UsageError naming the first question that does not fit the language model's context."""
+        language = self.resources.language
+        long = too_long(language, prompt, visual, ((q.question_id, q.question) for q in questions))
+        if long:
+            first, need = next(iter(long.items()))
+            more = "; or take the answer length of the prompt: generation=card" if self.generation == "task" else ""
+            raise UsageError(
+                f"lmms-eval document {first}: needs {need} positions with {visual} image tokens and the answer, {language.name} has "
+                f"{language.context} ({len(long)} of {len(questions)} do not fit); use fewer image tokens or a model with more positions{more}"
+            )
 
     def likelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(log-likelihood of the continuation, whether greedy decoding would give it) for each request, in their order."""

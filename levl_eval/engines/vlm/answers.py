@@ -31,12 +31,13 @@ class Answers:
     texts: dict[str, str] = field(default_factory=dict)
     likelihoods: dict[str, list[float]] = field(default_factory=dict)
     resumed: int = 0  # questions found in the journal
+    cut: set[str] = field(default_factory=set)  # question ids whose answers reached max_new_tokens without an end
     seconds: float = 0.0
 
 
 class Journal:
     """Answers as they come, appended, one file a process. A line is [checksum, entries] of one image, an entry [question id, text,
-    likelihoods]; the checksum is over the journal's key too. A line torn by a crash is forgotten, any other broken one is said.
+    likelihoods] with a 1 behind them where the answer was cut; the checksum is over the journal's key too. A line torn by a crash is forgotten, any other broken one is said.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +90,7 @@ def read_journal(file: Path) -> tuple[list[list[Any]], int | None, int]:
     for line in whole[:end].splitlines():
         try:
             checksum, entries = json.loads(line.decode("utf-8", "surrogatepass"))
-            for question, text, values in entries:
+            for question, text, values, *_ in entries:
                 if not (isinstance(question, str) and isinstance(text, str) and isinstance(values, list)):
                     raise ValueError("an entry of another form")
             if checksum != _line_sum(key, entries):
@@ -138,9 +139,10 @@ def answer_set(
     group = team()
     out = Answers()
     wanted = {q.question_id for q in questions}
-    for qid, text, values in journal.read() if journal else ():
+    for qid, text, values, *more in journal.read() if journal else ():
         if qid in wanted and len(values) == len(choices):
             out.texts[qid] = text
+            out.cut |= {qid} if more else set()
             if choices:
                 out.likelihoods[qid] = values
     if journal and journal.broken:
@@ -159,20 +161,27 @@ def answer_set(
     fresh: list[list[Any]] = []
     with progress.stage(what, sum(map(len, asked)), "question") as bar:
         source = None if visual_of is None else visual
-        for i, texts, values in answer_all(language, prompt, source, asked, bounds_for(language.device), choices):
-            entries = [
-                [q.question_id, t, v] for q, t, v in zip(groups[names[i]], texts, values or [[]] * len(texts), strict=True)
-            ]
+        cut: dict[int, list[bool]] = {}
+        bounds = bounds_for(language.device)
+        for i, texts, values in answer_all(language, prompt, source, asked, bounds, choices, cut.__setitem__):
+            rows = zip(groups[names[i]], texts, values or [[]] * len(texts), cut.pop(i, [False] * len(texts)), strict=True)
+            entries = [[q.question_id, t, v, *([1] if c else [])] for q, t, v, c in rows]
             if journal:
                 journal.append(entries)
             fresh += entries
             bar.advance(len(entries))
-    for qid, text, values in group.gather(fresh):
+    for qid, text, values, *more in group.gather(fresh):
         out.texts[qid] = text
+        out.cut |= {qid} if more else set()
         if choices:
             out.likelihoods[qid] = values
     out.seconds = time.monotonic() - started
     return out
+
+
+def cut_words(cut: int, of: int, new: int) -> str:
+    """How many answers may be cut, in words; "" where none is."""
+    return f"{cut} of {of} answers end at max_new_tokens ({new}) and may be cut short" if cut else ""
 
 
 def flip_rate(

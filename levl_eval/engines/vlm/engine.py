@@ -9,7 +9,7 @@ question (``answer_alone``).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,25 @@ def _check_context(language: LanguageModel, prefix: int, longest: int, new: int)
         )
 
 
+def too_long(
+    language: LanguageModel, prompt: Prompt, visual: int, questions: Iterable[tuple[str, str]], new: int | None = None
+) -> dict[str, int]:
+    """key -> positions it needs, of the (key, question) pairs that do not fit the model's context. visual: image tokens before it.
+
+    Only questions of more bytes than there are positions left are tokenised: no token stands for less than a byte.
+    """
+    fixed = len(prompt.head) + visual + (prompt.spec.max_new_tokens if new is None else new)
+    around = len(prompt.question(language, "")) + 8
+    out = {}
+    for key, text in questions:
+        if fixed + around + len(text.encode("utf-8", "surrogatepass")) <= language.context:
+            continue
+        need = fixed + len(prompt.question(language, text))
+        if need > language.context:
+            out[key] = need
+    return out
+
+
 def _chunks(language: LanguageModel, lengths: Sequence[int], prefix: int, new: int, bounds: Bounds) -> Iterator[list[int]]:
     """Indices of rows that run together.
 
@@ -136,8 +155,10 @@ def _decode(
     prefix: int,
     tokens: Sequence[Sequence[int]],
     choices: Sequence[int] = (),
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Greedy continuations of rows of tokens that stand behind the rows of ``cache``; log-likelihoods of ``choices`` as their first."""
+) -> tuple[list[list[int]], list[list[float]], list[bool]]:
+    """Greedy continuations of rows of tokens that stand behind the rows of ``cache``; log-likelihoods of ``choices`` as their first; and
+    which rows went on to the last step without an end or a stop string.
+    """
     name, spec = language.cache_argument(), prompt.spec
     rows = _Rows(language, prefix, tokens)
     alive = list(range(len(tokens)))
@@ -162,13 +183,15 @@ def _decode(
             if token not in language.ends and not stopped:
                 keep.append(k)
         if not keep:
+            alive = []
             break
         index = torch.tensor(keep, device=language.device)
         if len(keep) < len(alive):
             cache.batch_select_indices(index)
         alive = [alive[k] for k in keep]
         rows.keep(index, chosen)
-    return out, values
+    cut = set(alive)
+    return out, values, [k in cut for k in range(len(tokens))]
 
 
 @torch.inference_mode()
@@ -194,8 +217,12 @@ def _answer(
     questions: Sequence[Sequence[str]],
     choices: Sequence[int],
     bounds: Bounds,
+    cut: list[list[bool]] | None = None,
 ) -> tuple[list[list[str]], list[list[list[float]]]]:
-    """Answers, and log-likelihoods of the tokens ``choices`` as their first: [image][question] and [image][question][choice]."""
+    """Answers, and log-likelihoods of the tokens ``choices`` as their first: [image][question] and [image][question][choice].
+
+    cut: filled with which answers reached ``max_new_tokens``, [image][question].
+    """
     asked = [(i, prompt.question(language, q)) for i, qs in enumerate(questions) for q in qs]
     if not asked:
         return [[] for _ in questions], [[] for _ in questions]
@@ -204,17 +231,21 @@ def _answer(
     lengths = [len(ids) for _, ids in asked]
     _check_context(language, embeds.shape[1], max(lengths), new)
     prefix = _prefill(language, embeds)
-    found: list[tuple[str, list[float]]] = [("", [])] * len(asked)
+    found: list[tuple[str, list[float], bool]] = [("", [], False)] * len(asked)
     for chunk in _chunks(language, lengths, prefix.length, new, bounds):
         cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
         said = _decode(language, prompt, cache, prefix.length, [asked[r][1] for r in chunk], choices)
-        for r, ids, likely in zip(chunk, *said, strict=True):
-            found[r] = _cut(language, ids, prompt.spec.stop), likely
+        for r, ids, likely, unended in zip(chunk, *said, strict=True):
+            found[r] = _cut(language, ids, prompt.spec.stop), likely, unended
     texts: list[list[str]] = [[] for _ in questions]
     values: list[list[list[float]]] = [[] for _ in questions]
-    for (i, _), (text, likely) in zip(asked, found, strict=True):
+    flags: list[list[bool]] = [[] for _ in questions]
+    for (i, _), (text, likely, unended) in zip(asked, found, strict=True):
         texts[i].append(text)
         values[i].append(likely)
+        flags[i].append(unended)
+    if cut is not None:
+        cut += flags
     return texts, values
 
 
@@ -304,8 +335,11 @@ def answer_all(
     questions: Sequence[Sequence[str]],
     bounds: Bounds = Bounds(),
     choices: Sequence[str] = (),
+    told_cut: Callable[[int, list[bool]], None] | None = None,
 ) -> Iterator[tuple[int, list[str], list[list[float]]]]:
     """Answers for many images, as they become ready: (image index, its answers, log-likelihoods of ``choices`` for each question).
+
+    told_cut: called before each with the image index and which of its answers reached ``max_new_tokens``.
 
     visual_of: image indices -> visual tokens [b, N, width]; None without images. Small images are grouped so that at most
     ``bounds`` are decoded together; an image with more questions is prefilled once and asked in chunks.
@@ -324,11 +358,15 @@ def answer_all(
     for group in _groups([len(qs) for qs in questions], rows):
         visual = visual_of(group) if visual_of is not None else None
         part = [questions[i] for i in group]
+        cut: list[list[bool]] = []
         with torch.inference_mode():
-            texts, values = _answer(language, prompt, visual, part, first, bounds)
+            texts, values = _answer(language, prompt, visual, part, first, bounds, cut)
         if choices and not first:
             values = score_batch(language, prompt, visual, part, choices, bounds)
-        yield from zip(group, texts, values if choices else [[] for _ in part], strict=True)
+        for i, answers, likely, flags in zip(group, texts, values if choices else [[] for _ in part], cut, strict=True):
+            if told_cut is not None:
+                told_cut(i, flags)
+            yield i, answers, likely
 
 
 def likelihood_all(

@@ -22,7 +22,7 @@ from levl_eval.data.types import QuestionSet
 from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, prompt_identity
-from levl_eval.engines.vlm.scoring import estimates, score, weights
+from levl_eval.engines.vlm.scoring import estimates, scores_of, weights
 from levl_eval.engines.vlm.tokens import encode_tokens, read_tokens
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import paired_difference
@@ -129,12 +129,15 @@ def _kept(path: Path, wanted: set[str]) -> dict[str, str]:
 def measure(
     resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
 ) -> dict[str, Estimate]:
-    """For each floor of the card its accuracy (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME)."""
+    """For each floor of the card its accuracy (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME).
+
+    Questions that have failed are wrong on both sides.
+    """
     assert isinstance(card.recipe, RecipeCard)
     out: dict[str, Estimate] = {}
-    factor = weights(data.questions)
-    images = np.array([q.image_id for q in data.questions])
-    mine = np.array([score(card.scorer, q, answers.texts[q.question_id]) for q in data.questions])
+    factor = weights(data.rows)
+    images = np.array([q.image_id for q in data.rows])
+    mine = scores_of(card.scorer, data.rows, answers.texts)
     for floor in card.floors:
         if floor == "text-only":
             found = text_only(resources, card, prompt, data)
@@ -147,8 +150,8 @@ def measure(
                 twin = VQAResources(**{**vars(resources), "backbone": random_twin(resources.backbone)})
                 visual_of = visual_reader(twin, get_or_train_connector(twin, card.recipe, card.prompt, seed), data)
             found = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
-        theirs = np.array([score(card.scorer, q, found.texts[q.question_id]) for q in data.questions])
+        theirs = scores_of(card.scorer, data.rows, found.texts)
         name = floor.replace("-", "_")
-        out[f"floor_{name}"] = estimates(card.scorer, data.questions, found.texts)["accuracy"]
+        out[f"floor_{name}"] = estimates(card.scorer, data.rows, found.texts)["accuracy"]
         out[f"gain_over_{name}"] = paired_difference(mine * factor, theirs * factor, images)
     return out

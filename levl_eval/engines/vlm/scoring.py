@@ -79,21 +79,34 @@ def weights(questions: Sequence[Question]) -> np.ndarray:
     return np.array([len(splits) / (len(counts) * counts[s]) for s in splits])
 
 
+def scores_of(scorer: str, questions: Sequence[Question], answers: Mapping[str, str]) -> np.ndarray:
+    """[questions] scores; a question without an answer (one that failed) scores 0, whatever its scorer makes of an empty text."""
+    found = [score(scorer, q, answers[q.question_id]) if q.question_id in answers else 0.0 for q in questions]
+    return np.array(found)
+
+
 def estimates(
     scorer: str,
     questions: Sequence[Question],
     answers: Mapping[str, str],
     likelihoods: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Estimate]:
-    """The metrics of a task by name. ``answers`` and ``likelihoods`` (of yes and no) by question id."""
+    """The metrics of a task by name. ``answers`` and ``likelihoods`` (of yes and no) by question id.
+
+    A question without an answer has failed and counts as answered wrongly: under POPE's rule, which reads everything as yes or no, with
+    the opposite of its label. Metrics of likelihoods leave it out.
+    """
     check_scorer(scorer, questions)
-    texts = [answers[q.question_id] for q in questions]
-    scores = np.array([score(scorer, q, t) for q, t in zip(questions, texts, strict=True)])
+    texts = [answers.get(q.question_id, "") for q in questions]
+    scores = scores_of(scorer, questions, answers)
     images = np.array([q.image_id for q in questions])
     if scorer == "pope":
-        out = _pope(questions, texts, images)
+        opposite = {"yes": "no", "no": "yes"}
+        given = [answers[q.question_id] if q.question_id in answers else opposite[q.answer] for q in questions]
+        out = _pope(questions, given, images)
         if likelihoods:
-            out |= _likelihood(questions, likelihoods, images)
+            asked = [q for q in questions if q.question_id in likelihoods]
+            out |= _likelihood(asked, likelihoods, np.array([q.image_id for q in asked]))
         return out
     out = {"accuracy": mean_estimate(scores, images)}
     if scorer == "gqa":

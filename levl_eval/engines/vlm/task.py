@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from levl_eval.cards import LMMSCard, RecipeCard, VQACard
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import QuestionSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.vlm import floors
-from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, flip_rate
+from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, cut_words, flip_rate
+from levl_eval.engines.vlm.engine import too_long
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
 from levl_eval.engines.vlm.prompts import make_prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
@@ -24,6 +28,10 @@ from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample
 from levl_eval.records.identity import cache_key
+
+if TYPE_CHECKING:
+    from levl_eval.engines.vlm.language import LanguageModel
+    from levl_eval.engines.vlm.prompts import Prompt
 
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
@@ -45,22 +53,59 @@ def vqa_resources(context: Context[VQACard | LMMSCard], llm_dtype: str) -> VQARe
     )
 
 
-def samples(card: VQACard, data: QuestionSet, answers: Answers) -> Iterator[Sample]:
-    """One sample a question, made as it is written: a large set's samples are never held together."""
+def asked_of(
+    context: Context[VQACard], language: LanguageModel, prompt: Prompt, visual_of: floors.VisualOf, test: QuestionSet
+) -> tuple[QuestionSet, dict[str, str]]:
+    """The test set with those questions failed that do not fit the language model's context, and why each failed row has failed.
+
+    Raises UsageError naming the first of them where more do not fit than the card allows to skip.
+    """
+    reasons = {q.question_id: f"image {test.images.skipped[q.image_id]}" for q in test.failed}
+    visual = visual_of([test.questions[0].image_id]).shape[1]
+    long = too_long(language, prompt, visual, ((q.question_id, q.question) for q in test.questions))
+    if not long:
+        return test, reasons
+    spec, total = context.card.data, len(test.rows)
+    first, need = next(iter(long.items()))
+    words = (
+        f"question {printable(first)[:200]} needs {need} positions of {language.name}, with {visual} image tokens and the answer"
+    )
+    if not spec.may_skip.allows(len(long), total):
+        more = f" ({len(long)} of {total} questions do not fit)" if len(long) > 1 else ""
+        raise UsageError(
+            f"{test.images.source}: {words}{more}, which exceed its context of {language.context}; use fewer image tokens "
+            "(connector.kind=resampler or unshuffle_mlp), a shorter question or a model with more positions, or let such rows fail (--skip-broken)"
+        )
+    context.progress.say(
+        f"  {context.card.name}: {len(long)} of {total} questions do not fit its context of {language.context} and fail: {words}"
+    )
+    reasons |= {name: f"needs {n} positions of {language.context}" for name, n in long.items()}
+    kept = [q for q in test.questions if q.question_id not in long]
+    if not kept:
+        raise UsageError(f"{test.images.source}: no question fits: {words}; use a model with more positions")
+    failed = (*test.failed, *(q for q in test.questions if q.question_id in long))
+    return replace(test, questions=kept, failed=failed), reasons
+
+
+def samples(
+    card: VQACard, data: QuestionSet, answers: Answers, reasons: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Sample]:
+    """One sample a question, made as it is written: a large set's samples are never held together. reasons: why failed ones failed."""
     known = has_answers(data)
-    for q in data.questions:
-        meta: dict[str, Any] = {"question": q.question, **{k: q.meta[k] for k in _META if k in q.meta}}
+    for q in data.rows:
+        meta: dict[str, object] = {"question": q.question, **{k: q.meta[k] for k in _META if k in q.meta}}
         if q.question_id in answers.likelihoods:
             meta["likelihoods"] = [round(v, 5) for v in answers.likelihoods[q.question_id]]
-        text = answers.texts[q.question_id]
+        text = answers.texts.get(q.question_id)
+        rated = score(card.scorer, q, text) if text is not None else 0.0
         yield Sample(
-            id=q.question_id, image_id=q.image_id, prediction=text, target=q.answer,
-            score=score(card.scorer, q, text) if known else None, meta=meta,
+            id=q.question_id, image_id=q.image_id, prediction=text or "", target=q.answer, score=rated if known else None,
+            status="ok" if text is not None else f"failed: {reasons.get(q.question_id, 'no answer')}", meta=meta,
         )  # fmt: skip
 
 
 def has_answers(data: QuestionSet) -> bool:
-    return any(q.answer for q in data.questions)
+    return any(q.answer for q in data.rows)
 
 
 def answers_key(resources: VQAResources, card: VQACard, trained: Trained, test: QuestionSet) -> str:
@@ -73,28 +118,47 @@ def answers_key(resources: VQAResources, card: VQACard, trained: Trained, test: 
 
 def upload_file(data: QuestionSet, answers: Answers) -> dict[str, str]:
     """The VQA server's format: a list of {question_id, answer}, in the file name it expects."""
-    rows = [{"question_id": int(q.question_id), "answer": answers.texts[q.question_id]} for q in data.questions]
+    rows = [{"question_id": int(q.question_id), "answer": answers.texts.get(q.question_id, "")} for q in data.rows]
     return {f"v2_OpenEnded_mscoco_{data.split}_levl-eval_results.json": json.dumps(rows, ensure_ascii=False) + "\n"}
 
 
-def _how_answered(card: VQACard, resources: VQAResources, test: QuestionSet, answers: Answers) -> dict[str, Any]:
+def _how_answered(card: VQACard, resources: VQAResources, test: QuestionSet, answers: Answers) -> dict[str, object]:
     """Notes on the answering: how many questions in how long, by which arithmetic, asked in which form."""
     return {
         "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
         "dtype": str(resources.language.dtype).removeprefix("torch."), "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
-        "chat": resources.language.chat if card.prompt.chat is None else card.prompt.chat,
+        "chat": resources.language.chat if card.prompt.chat is None else card.prompt.chat, "cut": len(answers.cut),
     }  # fmt: skip
 
 
-def _about(test: QuestionSet, trained: Trained) -> dict[str, Any]:
-    """What a record says of the data."""
-    return {
+def _about(test: QuestionSet, trained: Trained, asked: QuestionSet) -> dict[str, Any]:
+    """What a record says of the data. asked: ``test`` without the questions that do not fit."""
+    failed: dict[str, object] = {"failed_rows": len(asked.failed)} if asked.failed else {}
+    if len(asked.failed) > len(test.failed):
+        failed["too_long"] = {"questions": len(asked.failed) - len(test.failed), "of": len(test.rows)}
+    return failed | {
         "fingerprint": fingerprint_of(test),
         "counts": {
-            "questions": len(test.questions), "images": len(test.images), "train_questions": sum(len(s.questions) for s in trained.sets)
+            "questions": len(test.rows), "images": len(test.images), "train_questions": sum(len(s.questions) for s in trained.sets)
         },
         "version": test.version, "split": test.split, "train": [fingerprint_of(s) for s in trained.sets],
     }  # fmt: skip
+
+
+def _notes(
+    context: Context[VQACard], resources: VQAResources, asked: QuestionSet, answers: Answers, reasons: Mapping[str, str]
+) -> dict[str, object]:
+    """How the questions were answered, which answers were cut (said once on the screen too), and which rows failed."""
+    card = context.card
+    out: dict[str, object] = {"answering": _how_answered(context.card, resources, asked, answers)}
+    if words := cut_words(len(answers.cut), len(asked.questions), card.prompt.max_new_tokens):
+        out["cut_answers"] = words
+        context.progress.say(f"  {card.name}: {words}")
+    if reasons:
+        name, why = next(iter(reasons.items()))
+        first = f"{printable(name)[:200]} ({why})"
+        out["failed_rows"] = f"{len(asked.failed)} of {len(asked.rows)} rows failed and count as wrong answers, first {first}"
+    return out
 
 
 def run(context: Context[VQACard]) -> Outcome:
@@ -119,40 +183,41 @@ def run(context: Context[VQACard]) -> Outcome:
             f"{test.images.source}: split {test.split} has no public answers; choose one that has, or task vqav2-testdev for an upload file"
         )
     if public:
-        check_scorer(card.scorer, test.questions)
+        check_scorer(card.scorer, test.rows)
     resources = vqa_resources(context, card.llm_dtype)
     prompt = make_prompt(card.prompt, resources.language)
     lap("read")
     trained = get_or_train_connector(resources, card.recipe, card.prompt, context.seed, lap)
     visual_of = floors.visual_reader(resources, trained, test)
+    asked, reasons = asked_of(context, resources.language, prompt, visual_of, test)
     lap("features")
-
     journal = Journal(context.cache / "answers" / f"{answers_key(resources, card, trained, test)}.jsonl")
     answers = answer_set(
         resources.language,
         prompt,
         visual_of,
-        test.questions,
+        asked.questions,
         context.progress,
         f"answering {card.name}",
         journal,
         card.likelihood,
     )
-    notes = {**trained.notes, "answering": _how_answered(card, resources, test, answers)}
-    if notes["answering"]["dtype"] != "float32":
-        notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, test.questions, answers)
+    notes = {**trained.notes, **_notes(context, resources, asked, answers, reasons)}
+    if str(resources.language.dtype) != "torch.float32":
+        notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, asked.questions, answers)
     lap("answers")
-    images = np.array([q.image_id for q in test.questions])
     metrics: dict[str, Estimate] = {}
     files: dict[str, str] = {}
     if public:
-        metrics = estimates(card.scorer, test.questions, answers.texts, answers.likelihoods)
-        metrics |= floors.measure(resources, card, prompt, test, trained, answers, context.seed)
+        metrics = estimates(card.scorer, asked.rows, answers.texts, answers.likelihoods)
+        metrics |= floors.measure(resources, card, prompt, asked, trained, answers, context.seed)
     else:
-        files = upload_file(test, answers)
+        files = upload_file(asked, answers)
     if card.main_metric == "answered":
-        given = np.array([bool(answers.texts[q.question_id]) for q in test.questions], float)
-        metrics["answered"] = mean_estimate(given, images)
+        given = np.array([bool(answers.texts.get(q.question_id)) for q in asked.rows], float)
+        metrics["answered"] = mean_estimate(given, np.array([q.image_id for q in asked.rows]))
     lap("scores")
     journal.remove()
-    return Outcome(metrics, samples(card, test, answers), _about(test, trained), notes, seconds, resources.counts, files)
+    return Outcome(
+        metrics, samples(card, asked, answers, reasons), _about(test, trained, asked), notes, seconds, resources.counts, files
+    )

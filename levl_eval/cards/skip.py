@@ -1,0 +1,37 @@
+"""`--skip-broken N` or `P%`: how much of a data set may be left out because it cannot be read, where refusal is the default."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_FORM = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,6})?)\s*%")
+
+
+@dataclass(frozen=True)
+class SkipBound:
+    """At most ``count`` items, or at most the ``share`` (0 to 1) of a set's items."""
+
+    count: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> SkipBound:
+        """``"3"`` or ``"0.5%"``. Raises ValueError for anything else."""
+        found = _FORM.fullmatch(text.strip())
+        if found is None or (found[2] and float(found[2]) > 100):
+            raise ValueError(f"expected a whole number such as 3, or a percentage such as 0.5%, found {text[:60]!r}")
+        return cls(int(found[1])) if found[1] else cls(None, float(found[2]) / 100)
+
+    def allows(self, broken: int, total: int) -> bool:
+        """Whether ``broken`` of ``total`` items may be left out."""
+        return broken <= self.count if self.count is not None else broken <= (self.share or 0.0) * total
+
+
+NO_SKIPPING = SkipBound(0)
+
+
+def checked_bound(text: str) -> str:
+    """``text`` without white space at its ends. Raises ValueError where it is no bound; for fields and options alike."""
+    SkipBound.parse(text)
+    return text.strip()
