@@ -64,7 +64,7 @@ class DataSpec(StrictModel):
 
     layout: Literal[
         "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation",
-        "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397",
+        "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
     ] = protocol()  # fmt: skip
@@ -83,7 +83,9 @@ class DataSpec(StrictModel):
     )  # behind transparent pixels; dropped: their stored colours
     # images of more pixels than Pillow's limit (178,956,970) are refused; a number here allows up to so many
     max_pixels: Annotated[int, Between(1, 1_000_000_000_000)] | None = not_protocol("a permission; no pixel is another", None)
-    level: str | None = protocol(None)  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse
+    level: str | None = protocol(
+        None
+    )  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse, pope coco|aokvqa|gqa
     hub: HubSource | None = not_protocol(PLACE, None)
     choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place
     # N or P%: how many of the set's items may be left out because they cannot be read; None: none (--skip-broken)

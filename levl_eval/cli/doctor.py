@@ -36,6 +36,7 @@ SETS = {
     "pets": "images.tar.gz and annotations.tar.gz: https://www.robots.ox.ac.uk/~vgg/data/pets",
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
     "cifar100": "https://www.cs.toronto.edu/~kriz/cifar.html",
+    "tiny-imagenet": "tiny-imagenet-200.zip: http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     "stl10": "stl10_binary.tar.gz: https://cs.stanford.edu/~acoates/stl10",
     "coco": "dataset_coco.json (Karpathy): https://cs.stanford.edu/people/karpathy/deepimagesent, and COCO val2014 images",
     "flickr30k": "dataset_flickr30k.json (Karpathy): https://cs.stanford.edu/people/karpathy/deepimagesent; images on request",

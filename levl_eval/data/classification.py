@@ -16,6 +16,7 @@ from levl_eval.data.images import SUFFIXES, root_of, under
 from levl_eval.data.listing import list_classes, list_images
 from levl_eval.data.masks import checked_names
 from levl_eval.data.places import IMAGENET_FILES, TOPS
+from levl_eval.data.tiny_imagenet import tiny_imagenet
 from levl_eval.data.types import ClassificationSet
 
 
@@ -156,8 +157,19 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
         raise UsageError(
             f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
         )
-    names = tuple(said.get(c, c) for c in found.classes) if said else ()
+    names = tuple(said.get(c, c) for c in found.classes) if said else found.names
     return ClassificationSet("imagenet", spec.split, found.images, found.labels, found.classes, found.fingerprint, names)
+
+
+def read_tiny_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
+    """Tiny-ImageNet as published (:func:`tiny_imagenet`), or class folders SPLIT/CLASS. Raises UsageError."""
+    root = place(spec, data)
+    found = tiny_imagenet(spec, root, limit) or class_folders(spec, root, limit)
+    if found is None:
+        raise UsageError(
+            f"{root}: holds neither wnids.txt nor class folders {spec.split}/CLASS; unpack tiny-imagenet-200.zip there"
+        )
+    return found
 
 
 def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:

@@ -30,7 +30,8 @@ from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, u
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
-from levl_eval.data.questions import Pool, gqa_question, limited, of_images, pope_version
+from levl_eval.data.pope import pope_version
+from levl_eval.data.questions import Pool, gqa_question, limited, of_images
 from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, rules_of, to_rgb
 from levl_eval.data.segmentation import class_list
 from levl_eval.data.skipping import named, why_broken

@@ -7,6 +7,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.data.entries import Entry, labelled_set
 from levl_eval.data.images import root_of
 from levl_eval.data.listing import list_classes, list_images
+from levl_eval.data.tiny_imagenet import tiny_imagenet
 from levl_eval.data.types import ClassificationSet
 
 
@@ -17,6 +18,9 @@ def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> Cla
             "classification: field `root` is not set; give the folder of class folders (task.train.root and task.data.root)"
         )
     root = root_of(spec.root, spec.directory, data)
+    archive = tiny_imagenet(spec, root, limit) if spec.split in ("train", "val") else None
+    if archive is not None:
+        return archive
     folder = root / spec.split if spec.split and (root / spec.split).is_dir() else root
     if not folder.is_dir() or (spec.split and folder == root and not spec.root):
         raise UsageError(f"{root / spec.split}: no such folder; put class folders there (CLASS/IMAGE.jpg), or set `root`")
@@ -25,10 +29,10 @@ def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> Cla
         raise UsageError(f"{folder}: holds {len(classes)} class folders; at least 2 are needed")
     entries: list[Entry] = []
     for k, name in enumerate(classes):
-        found = list_images(folder / name)
-        left_out += found.left_out
-        if not found.files:
-            more = f" ({found.words()})" if found.left_out else ""
+        listed = list_images(folder / name)
+        left_out += listed.left_out
+        if not listed.files:
+            more = f" ({listed.words()})" if listed.left_out else ""
             raise UsageError(f"{folder / name}: holds no images{more}; remove the folder or fill it")
-        entries += [(f"{name}/{p.name}", p, k) for p in found.files]
+        entries += [(f"{name}/{p.name}", p, k) for p in listed.files]
     return labelled_set(spec, root.name, entries, classes, limit, folder, "", left_out=left_out)

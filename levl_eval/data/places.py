@@ -25,12 +25,12 @@ TOPS: dict[str, tuple[str, ...]] = {
     "places365": ("places365_standard", "places365standard_easyformat/places365_standard"),
     "aircraft": ("fgvc-aircraft-2013b/data", "data"), "pets": ("oxford-iiit-pet",), "sun397": ("SUN397",),
     "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py"), "cifar100": ("cifar-100-binary", "cifar-100-python"),
-    "stl10": ("stl10_binary",),
+    "stl10": ("stl10_binary",), "tiny-imagenet": ("tiny-imagenet-200",),
 }  # fmt: skip
 # In ImageNet's folder or up to three above it.
 IMAGENET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "LOC_val_solution.csv")
 _PATHS = ("root", "questions", "annotations", "images", "classes", "choices")  # fields of a DataSpec that name a place
-_SHARED = {"pope": ("coco", "vqav2"), "vqav2": ("coco",)}  # folders of --data DIR where a set's images may lie too
+_SHARED = {"pope": ("coco", "vqav2", "gqa/images"), "vqav2": ("coco",)}  # folders of --data DIR where a set's images may lie too
 
 
 def on_hub(spec: DataSpec, data: str) -> bool:

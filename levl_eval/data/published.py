@@ -16,7 +16,8 @@ from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageS
 
 _POPE = "POPE COCO (github.com/AoiDragon/POPE at 08d957b)"
 POPE_WHOLE = f"{_POPE}, 3 x 3,000"
-# Digest -> name. The random split of the older release (2,910 questions; LLaVA's) is another set and has no digest here.
+POPE_OLDER = "POPE COCO, older release with 2,910 random questions"
+# Digest -> name. The random file of the older release (LLaVA's) has no digest here: it is recognised beside the two others, which are the same.
 POPE: dict[str, str] = {
     "d6d5dc41613ac782ba5b0e7ce27f525915e3b34149ae617d6be1253410a1d07d": POPE_WHOLE,
     "6d2c2c6b74a6c5ae2c164fca787327794a2fe5df10507f7b5ac0ee707b097dbb": f"{_POPE}, random, 3,000",
@@ -38,10 +39,11 @@ RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
 SETS: dict[str, tuple[int, int]] = {
     "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
+    "tiny-imagenet": (100_000, 10_000),
 }  # fmt: skip
 CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
-    "stl10": (10,), "sun397": (397,),
+    "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,),
 }  # fmt: skip
 ADE20K = {"training": 20_210, "validation": 2_000}
 NYUV2 = {"train": 795, "test": 654}
@@ -49,7 +51,20 @@ NYUV2 = {"train": 795, "test": 654}
 
 def published_pope(questions: Sequence[Question]) -> str | None:
     """Which of POPE's official question files these are, whole; None: others, or a part of them."""
+    if len(questions) == 8910:
+        return POPE_OLDER if _older_pope(questions) else None
     return POPE.get(questions_digest(questions)) if len(questions) in (3000, 9000) else None
+
+
+def _older_pope(questions: Sequence[Question]) -> bool:
+    """Whether popular and adversarial questions are the official ones, and the 2,910 random ones are about the same images, with no object
+    said to be there that the others do not say to be there."""
+    of = {s: [q for q in questions if q.meta.get("split") == s] for s in ("random", "popular", "adversarial")}
+    if len(of["random"]) != 2910 or any(questions_digest(of[s]) not in POPE for s in ("popular", "adversarial")):
+        return False
+    there = {(q.image_id, q.question) for q in of["popular"] if q.answer == "yes"}
+    asked = {q.image_id for q in of["popular"]}
+    return all((q.image_id, q.question) in there if q.answer == "yes" else q.image_id in asked for q in of["random"])
 
 
 def published_set(found: AnySet, layout: str = "") -> str | None:

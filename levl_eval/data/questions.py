@@ -1,26 +1,21 @@
-"""Question sets in their published layouts: GQA, VQAv2, POPE, and a user's own JSON lines."""
+"""Question sets in their published layouts: GQA and GQA-OOD, VQAv2, and a user's own JSON lines (POPE: data/pope.py)."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
-from levl_eval.data.formats import GQA, POPE, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
+from levl_eval.data.formats import GQA, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
-from levl_eval.data.published import POPE_WHOLE, published_pope
 from levl_eval.data.stream import stream
 from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
-
-POPE_SPLITS = ("random", "popular", "adversarial")
-_COCO = "COCO's val2014 images: cocodataset.org, or --set {task}.data.images=DIR"
 
 
 def read_json(path: Path) -> Any:
@@ -105,17 +100,22 @@ def of_images(name: str, split: str, questions: list[Question], images: ImageSet
     return QuestionSet(name, split, asked, images, digest, version, failed)
 
 
+# GQA-OOD (Kervadec et al., CVPR 2021): testdev_ood_head, testdev_ood_tail, testdev_ood_all and the same of val, in GQA's form; the
+# files are named ood_testdev_head.json, ...
+_OOD = re.compile(r"(testdev|val)_ood_(head|tail|all)")
+_OOD_FOLDERS = ("", "ood/", "data/", "questions/", "GQA-OOD/data/")
+
+
 def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """GQA: questions*/SPLIT_questions.json (or parts of it in a folder), images/ID.jpg."""
+    """GQA: questions*/SPLIT_questions.json (or parts of it in a folder), images/ID.jpg. GQA-OOD: its question files, GQA's images."""
     root = root_of(spec.root, spec.directory, data)
     where = "get questions and images from cs.stanford.edu/people/dorarad/gqa (questions1.2.zip, images.zip)"
     split = spec.split or "testdev_balanced"
-    file = under(data, spec.questions) or first_of(
-        root,
-        [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"],
-        f"the question file of {split}",
-        where,
-    )
+    names = [f"questions/{split}_questions.json", f"questions*/{split}_questions.json", f"{split}_questions.json"]
+    if ood := _OOD.fullmatch(split):
+        where = "get the files from github.com/gqa-ood/GQA-OOD (data), and GQA's images from cs.stanford.edu/people/dorarad/gqa"
+        names = [f"{d}{w}.json" for w in (f"ood_{ood[1]}_{ood[2]}", f"{ood[1]}_ood_{ood[2]}") for d in _OOD_FOLDERS]
+    file = under(data, spec.questions) or first_of(root, names, f"the question file of {split}", where)
     images = under(data, spec.images) or root / "images"
     choices = _gqa_choices(spec, data, root, file, split)
     questions = gqa_file(file, choices)
@@ -201,52 +201,6 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
             Question(q.question_id, pool(f"COCO_{prefix}_{q.image_id:012d}.jpg"), pool(q.question), answer, given, meta)
         )
     about = About("vqav2", split, file, f"put COCO's {prefix} images into {folder}; {where}", f"{len(questions)} questions")
-    return finish_questions(about, questions, lambda i: folder / i, spec, limit)
-
-
-def pope_version(questions: Sequence[Question]) -> str:
-    """Which release POPE's questions are: recognised by what they ask, never by how many they are alone."""
-    counts = Counter(str(q.meta.get("split", "")) for q in questions)
-    if published_pope(questions) == POPE_WHOLE:
-        return "official, 3 x 3,000"
-    own = "own files, " + ", ".join(f"{k} {n}" for k, n in counts.items())
-    return f"{own} (as many random ones as the older release has)" if counts.get("random") == 2910 else own
-
-
-_POPE_FILES = "get the files from github.com/AoiDragon/POPE (output/coco) and COCO's val2014 images from cocodataset.org"
-
-
-def pope_questions(root: Path, split: str = "") -> list[Question]:
-    """Questions of coco_pope_{random,popular,adversarial}.json in ``root``, or of one of them. Raises UsageError."""
-    files = {s: root / f"coco_pope_{s}.json" for s in POPE_SPLITS if not split or s == split}
-    missing = [str(f) for f in files.values() if not f.exists()]
-    if missing:
-        raise UsageError(f"{root}: POPE's question files are missing, first {missing[0]}; {_POPE_FILES}")
-    questions = []
-    for kind, file in files.items():
-        rows = read_json(file)
-        for number, q in enumerate(rows if isinstance(rows, list) else [rows], 1):  # a file of one line is one value
-            e = checked(POPE, q, file, f"line {number}")
-            questions.append(Question(f"{kind}/{e.question_id}", e.image, e.text, e.label, (), {"split": kind}))
-    return questions
-
-
-def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """POPE: coco_pope_{random,popular,adversarial}.json, one JSON object a line; COCO val2014 images. All splits present are read."""
-    root = under(data, spec.questions) or root_of(spec.root, spec.directory, data)
-    questions = pope_questions(root, spec.split)
-    candidates = [
-        root / "val2014",
-        root / "images",
-        Path(data) / "coco" / "val2014",
-        Path(data) / "vqav2" / "val2014",
-        root.parent / "val2014",
-    ]
-    folder = under(data, spec.images) or next(
-        (c for c in candidates if questions and os.path.exists(c / questions[0].image_id)), candidates[0]
-    )
-    where = f"put them into {folder}, or set `data.images`; {_POPE_FILES}"
-    about = About("pope", spec.split or "all", root, where, pope_version(questions))
     return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.data import arrays, benchmarks, captions, classification, depth, questions
+from levl_eval.data import arrays, benchmarks, captions, classification, depth, pope, questions
 from levl_eval.data.imagefolder import read_imagefolder
 from levl_eval.data.images import opened_by
 from levl_eval.data.masks import check_masks
@@ -18,7 +18,7 @@ from levl_eval.data.skipping import check_skipped
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
 
 _QUESTIONS = {
-    "gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": questions.read_pope, "vqa": questions.read_vqa,
+    "gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": pope.read_pope, "vqa": questions.read_vqa,
     "llava": benchmarks.read_llava, "textvqa": benchmarks.read_textvqa, "vizwiz": benchmarks.read_vizwiz,
     "scienceqa": benchmarks.read_scienceqa, "mme": benchmarks.read_mme,
 }  # fmt: skip
@@ -27,6 +27,7 @@ _CLASSES = {
     "imagefolder": read_imagefolder, "labels": classification.read_labels, "imagenet": classification.read_imagenet,
     "places365": classification.read_places365, "aircraft": classification.read_aircraft, "pets": classification.read_pets,
     "sun397": classification.read_sun397, "cifar10": arrays.read_cifar, "cifar100": arrays.read_cifar, "stl10": arrays.read_stl10,
+    "tiny-imagenet": classification.read_tiny_imagenet,
 }  # fmt: skip
 
 

@@ -79,6 +79,10 @@ def _pairs(images: Path, masks: Path, skip: bool) -> tuple[list[tuple[str, Path,
     of_stem = by_stem(masks_found, masks)
     if not found.files:
         raise UsageError(f"{images}: holds no images" + (f" ({found.words()})" if found.left_out else ""))
+    if camvid := [stem for stem in of_stem if stem.endswith("_L")]:
+        stems = {p.stem for p in found.files}
+        if len(camvid) == len(of_stem) and not stems & of_stem.keys():
+            of_stem = {stem.removesuffix("_L"): path for stem, path in of_stem.items()}  # as CamVid names its masks
     # A folder of more images than masks is a superset (COCO's photos): only what has a mask is used, but something must have one.
     files = by_stem(Listing([p for p in found.files if p.stem in of_stem]), images)
     out = [(p.name, p, of_stem[stem]) for stem, p in files.items()]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from levl_eval.data.fingerprints import questions_digest
-from levl_eval.data.questions import gqa_file, pope_questions
+from levl_eval.data.pope import pope_questions
+from levl_eval.data.questions import gqa_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

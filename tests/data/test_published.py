@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec
+from levl_eval.data.pope import pope_questions
 from levl_eval.data.published import published_set
-from levl_eval.data.questions import gqa_file, pope_questions
+from levl_eval.data.questions import gqa_file
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ClassificationSet, ImageSet, QuestionSet
 from levl_eval.tools.published_sets import main

@@ -10,7 +10,7 @@ import pytest
 from levl_eval.cards import DataSpec
 from levl_eval.cards.registry import task_card
 from levl_eval.core.errors import UsageError
-from levl_eval.data.questions import pope_version
+from levl_eval.data.pope import pope_version
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import Question
 from levl_eval.engines.vlm.scoring import chosen_letter, estimates, score
