@@ -3,7 +3,7 @@
     python benchmarks/ablations.py [--seeds 1] [--out runs/ablations] [key=value ...]      e.g. steps=2000 batch_size=64
 
 Four configurations of `levl-pretrain` (results/ablations/*.yaml) with equal data, seeds and steps. Effective ranks are those of the
-run's last diagnosis: fixed pairs in evaluation mode (PAPER 1.6), of at most embed_dim. Runs that are complete are not repeated.
+run's last diagnosis: fixed pairs in evaluation mode (docs/paper.md), of at most embed_dim. Runs that are complete are not repeated.
 With several seeds a second table gives means with 95% intervals over seeds (Student's t).
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
         f"Step {rows[0]['step']}, one row a run. Effective ranks of fixed pairs in evaluation mode; the largest possible is the smaller of",
         "the embedding's width and the number of pairs. The paper's (CC12M, ViT-B): collapse to 3, 170, unstable, 477.", "",
         "Embeddings that fall to one point show it in their standard deviation (near 0; 1 is asked for) and in shuffled pairs as alike as",
-        "matched ones. Their rank does not show it: it is of centred embeddings (PAPER 1.6), so it is that of the noise about the point.", "",
+        "matched ones. Their rank does not show it: it is of centred embeddings (docs/paper.md), so it is that of the noise about the point.", "",
         "| | seed | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS),
         *(f"| {ROWS[r['ablation']]} | {r['seed']} | " + " | ".join(f"{r[c]:.3g}" for c in COLUMNS) + " |" for r in rows), "",
     ]  # fmt: skip

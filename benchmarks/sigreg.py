@@ -23,7 +23,7 @@ T_MAX = 3.0
 
 
 def plain(z, a, knots):
-    """PAPER 1.3 written down: cos and sin of a tensor [batch, slices, knots]."""
+    """SIGReg (docs/paper.md) written down: cos and sin of a tensor [batch, slices, knots]."""
     import torch
 
     t = torch.linspace(0, T_MAX, knots, dtype=z.dtype)

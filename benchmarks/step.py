@@ -27,7 +27,7 @@ PADDED = 77
 
 
 def plain_sigreg(z: Any, a: Any) -> Any:
-    """PAPER 1.3 written down: cos and sin of a tensor [batch, slices, 17]."""
+    """SIGReg (docs/paper.md) written down: cos and sin of a tensor [batch, slices, 17]."""
     import torch
 
     t = torch.linspace(0, 3.0, 17, dtype=z.dtype)

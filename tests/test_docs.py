@@ -128,3 +128,11 @@ def test_the_reference_holds_every_public_name():
     assert "::: levl_eval.core.errors" in text
     for name in {*levl_eval.__all__, *metrics.__all__, *pretrain.__all__, *vlm.__all__} - errors:
         assert re.search(rf"^::: levl_eval\.(?:[\w.]+\.)?{name}$|::: levl_eval\.[\w.]+\.{name}\\n", text, re.M), name
+
+
+def test_sources_are_written_out():
+    """No reference to notes that a reader does not have."""
+    folders = ("tasks", "backbones", "levl_eval", "docs", "results", "benchmarks")
+    files = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".yaml", ".md", ".csv", ".j2")]
+    wrong = [str(p) for p in files if re.search(r"PAPER \d|DESIGN\.md|FAULTS\.md|shared/", p.read_text(encoding="utf-8"))]
+    assert wrong == []

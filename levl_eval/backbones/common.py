@@ -16,7 +16,7 @@ from levl_eval.core.hub import hub as hub
 B = TypeVar("B", bound=Backbone)
 
 EMBEDDING = (Readout("embedding", "embedding", "embedding"),)
-# LeVLJEPA's read-outs (PAPER 2d); "cross" is built so that its dot product is the mean of the two cross cosines.
+# LeVLJEPA's read-outs (docs/paper.md); "cross" is built so that its dot product is the mean of the two cross cosines.
 LEVLJEPA: Sequence[Readout] = (
     Readout("image-to-predicted-text", "embedding", "predicted"),
     Readout("embedding", "embedding", "embedding"),

@@ -1,4 +1,4 @@
-"""`official:DIR_OR_REPO`: the published forms of LeVLJEPA and its baselines (PAPER 1.10).
+"""`official:DIR_OR_REPO`: the published forms of LeVLJEPA and its baselines (docs/paper.md).
 
 Either `vision_encoder.safetensors`, `text_encoder.safetensors` (keys `encoder.`, `pre_proj.`, `projector.`), or the pair
 `{run}_vision_step{N}.pt`, `{run}_text_step{N}.pt`. All dimensions are read off the weights; what they do not tell (attention heads, text

@@ -1,6 +1,6 @@
 """Cards: YAML files that declare backbones, tasks, recipes and language models, as validated models without heavy imports.
 
-A card says everything that can move a number and was not fixed by the paper (PAPER "UNKNOWN" items are fields here, never
+A card says everything that can move a number and was not fixed by the paper (docs/paper.md: what it leaves open are fields here, never
 buried constants). ``protocol`` of a task card, hashed, is what two rows must share to be compared: the fields that are declared
 by ``card_fields.protocol``. The models lie beside their kind (vlm_cards, probe_cards, dense_cards) and are all found here.
 """

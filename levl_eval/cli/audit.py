@@ -1,6 +1,6 @@
 """`levl-eval audit`: one backbone under the candidate normalisations and resizes, with the paired difference to its card's choice.
 
-Which statistics a checkpoint wants is often stated wrongly (PAPER 3.2); a cheap head on the same images settles it.
+Which statistics a checkpoint wants is often stated wrongly (docs/paper.md); a cheap head on the same images settles it.
 """
 
 from __future__ import annotations

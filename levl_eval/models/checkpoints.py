@@ -1,4 +1,4 @@
-"""Checkpoints: the run's own ckpt.pt, the half-precision release file, and the two published forms (PAPER 1.10).
+"""Checkpoints: the run's own ckpt.pt, the half-precision release file, and the two published forms (docs/paper.md).
 
 ckpt.pt is a dictionary of plain values and tensors, loadable with ``weights_only=True``:
   format "levl-pretrain/1"; config (dict); step; vision, text: {"encoder", "pre_proj", "projector"} state dicts (projector empty

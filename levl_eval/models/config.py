@@ -40,10 +40,10 @@ Jitter = tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5
 
 
 class PretrainConfig(BaseModel):
-    """Every choice of a run. Defaults are the published codes' (PAPER 1) unless the field says otherwise; see presets.SIZES for nano's."""
+    """Every choice of a run. Defaults are the published codes' (docs/paper.md) unless the field says otherwise; see presets.SIZES for nano's."""
 
     model_config = ConfigDict(extra="forbid")
-    objective: Literal["levljepa", "levljepa_plus", "clip", "siglip"] = _f("levljepa", "what is trained (PAPER 1.1, 1.8, 1.9)")
+    objective: Literal["levljepa", "levljepa_plus", "clip", "siglip"] = _f("levljepa", "what is trained (docs/paper.md)")
     model: Size = _f("nano", "size of towers and heads; base, small, tiny: published; nano: ours, for CPUs")
     preset: Literal["levljepa-may", "levljepa-july", "clip-openclip", "siglip"] | None = _f(
         None, "a whole published configuration; what is given besides it wins (presets.py)"
@@ -83,8 +83,8 @@ class PretrainConfig(BaseModel):
         "csv, tsv: what random crops are taken of (May, July: the original image); resized: already squashed (ours before)",
     )
 
-    vision: TowerConfig = _f(..., "the ViT: width, depth, heads, patch (PAPER 1.4)")
-    text: TowerConfig = _f(..., "the GPT-2: width, depth, heads (PAPER 1.4)")
+    vision: TowerConfig = _f(..., "the ViT: width, depth, heads, patch (docs/paper.md)")
+    text: TowerConfig = _f(..., "the GPT-2: width, depth, heads (docs/paper.md)")
     embed_dim: int = _f(768, "d, of the embeddings (May, July: the towers' width; released: 256, baselines 512)", ge=1)
     head_width: int = _f(2048, "hidden width of pre_proj (May, July `pre_proj_width`)", ge=1)
     pre_proj_depth: int = _f(1, "hidden layers of pre_proj (July)", ge=0)
@@ -92,7 +92,7 @@ class PretrainConfig(BaseModel):
     predictor_width: int = _f(2048, "hidden width of the predictors (May, July `projector_width`)", ge=1)
     predictor_depth: int = _f(4, "hidden layers of the predictors (May, July `projector_depth`)", ge=0)
     projector_hidden_dims: Widths | None = _f(None, "their widths, instead of predictor_width and predictor_depth (July)")
-    dropout: float = _f(0.0, "within predictors (May, July: 0; the paper: 0.1, PAPER 1.4)", ge=0, lt=1)
+    dropout: float = _f(0.0, "within predictors (May, July: 0; the paper: 0.1, docs/paper.md)", ge=0, lt=1)
     last_dropout: bool = _f(True, "the same dropout behind the predictors' last layer, as torchvision's MLP has it (May, July)")
     head_dropout: float = _f(0.0, "within pre_proj (May, July: none)", ge=0, lt=1)
     max_length: int = _f(77, "tokens of a caption (May, July)", ge=1)
@@ -101,7 +101,7 @@ class PretrainConfig(BaseModel):
     )
     text_readout: Literal["eot", "pad77"] = _f(
         "eot",
-        "eot: the state of an end-of-text token put behind (July); pad77: of the last of max_length padded positions (May) (PAPER 1.5)",
+        "eot: the state of an end-of-text token put behind (July); pad77: of the last of max_length padded positions (May) (docs/paper.md)",
     )
     pad77_attends: Literal["text", "all"] = _f(
         "text", "pad77: to the real tokens alone (May, July: attention mask); all: to padding as well (ours before)"
@@ -114,11 +114,11 @@ class PretrainConfig(BaseModel):
     strip_captions: bool = _f(False, "cut white space around captions (May, July: as they are)")
 
     prediction: Literal["predictor", "direct"] = _f(
-        "predictor", "direct: plain distance of the pair, both sides learn (PAPER 2f)"
+        "predictor", "direct: plain distance of the pair, both sides learn (docs/paper.md)"
     )
     align_loss: Literal["mse", "cosine"] = _f("mse", "distance of prediction and target (July)")
-    lambda_v: float = _f(0.02, "weight of SIGReg on images (May, July; the paper 0.01, PAPER 1.2)", ge=0)
-    lambda_t: float = _f(0.02, "weight of SIGReg on texts (May, July; the paper 0.01, PAPER 1.2)", ge=0)
+    lambda_v: float = _f(0.02, "weight of SIGReg on images (May, July; the paper 0.01, docs/paper.md)", ge=0)
+    lambda_t: float = _f(0.02, "weight of SIGReg on texts (May, July; the paper 0.01, docs/paper.md)", ge=0)
     sigreg_slices: int = _f(4096, "random directions a step (May, July)", ge=1)
     sigreg_knots: int = _f(17, "knots of the quadrature (May, July)", ge=3)
     sigreg_t_max: float = _f(3.0, "its last knot (May, July)", gt=0)

@@ -1,7 +1,7 @@
 """Sizes and whole published configurations, as values of config.PretrainConfig's fields.
 
 What a size or a preset does not name keeps the field's default, whose source stands beside it in config.py. Sources: May, the
-first published code (PAPER 1, C1); July, the second (C2); OpenCLIP, open_clip_train of open_clip 3.3.0.
+first published code (docs/paper.md); July, the second (C2); OpenCLIP, open_clip_train of open_clip 3.3.0.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OPENCLIP: dict[str, Any] = {
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # May's configs/levljepa.yaml; the batch is that of its results, 8 processes of 256 (PAPER 1.6).
+    # May's configs/levljepa.yaml; the batch is that of its results, 8 processes of 256 (docs/paper.md).
     "levljepa-may": {
         **_LEVLJEPA, "batch_size": 2048, "text_readout": "pad77", "augmentation": "none", "resize": "squash", "interpolation": "bilinear",
         "warmup_start_factor": 0.0,
@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_scale": (0.8, 1.0), "crop_ratio": (0.75, 4 / 3), "flip_prob": 0.5, "color_jitter": (0.2, 0.2, 0.2, 0.02),
         "color_jitter_prob": 0.3, "grayscale_prob": 0.05, "gaussian_blur_prob": 0.0, "random_erasing_prob": 0.0,
     },
-    # The paper's baselines: its towers and heads (d 512, 200k steps of 4,096) under OpenCLIP's defaults (PAPER 1.9); their own
+    # The paper's baselines: its towers and heads (d 512, 200k steps of 4,096) under OpenCLIP's defaults (docs/paper.md); their own
     # training code is not public.
     "clip-openclip": {**_OPENCLIP, "objective": "clip", "logit_scale_init": 1 / 0.07},
     "siglip": {**_OPENCLIP, "objective": "siglip", "logit_scale_init": 10.0, "logit_bias_init": -10.0},

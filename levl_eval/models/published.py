@@ -1,6 +1,6 @@
 """config.json of the published forms: what weights do not tell, written by checkpoints.export and read by `official:` and import.
 
-The authors' file names architecture and training only (PAPER 1.10). Ours adds, under text_encoder, ``readout``, ``max_length`` and
+The authors' file names architecture and training only (docs/paper.md). Ours adds, under text_encoder, ``readout``, ``max_length`` and
 ``positions`` (rows of the model's own position table: files hold GPT-2's 1,024, as the authors' loader expects), and ``preprocess``.
 Their training configuration's names ``text_readout`` and ``max_text_length`` at the top are read as well.
 """
@@ -21,7 +21,7 @@ from levl_eval.models.preprocess import Preprocess
 
 POSITIONS = 1024  # rows of GPT2Config's default position table
 READOUTS = ("eot", "pad77", "pad77-all")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the model cards say (PAPER 3.2)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the model cards say (docs/paper.md)
 
 
 def _three(x: Any) -> tuple[float, float, float]:
@@ -87,7 +87,7 @@ class Description:
         return heads
 
     def readout(self) -> str:
-        """Of texts; eot where nothing is said (PAPER 1.5)."""
+        """Of texts; eot where nothing is said (docs/paper.md)."""
         value = self.part("text_encoder").get("readout", self.values.get("text_readout", "eot"))
         if value not in READOUTS:
             raise UsageError(f"{self.path}: field `text_encoder.readout` is {value!r}; expected one of {', '.join(READOUTS)}")
@@ -116,7 +116,7 @@ class Description:
         return values
 
     def preprocess(self, side: int) -> Preprocess:
-        """As it says, else the model cards': shortest side to 256/224 of the size, centre crop, ImageNet statistics (PAPER 3.2)."""
+        """As it says, else the model cards': shortest side to 256/224 of the size, centre crop, ImageNet statistics (docs/paper.md)."""
         if "preprocess" in self.values:
             return preprocess_from(self.values["preprocess"], str(self.path))
         return Preprocess(side, "shortest", round(side * 256 / 224), "bicubic", IMAGENET_MEAN, IMAGENET_STD)

@@ -1,6 +1,6 @@
 """The last block of a tower computed for the one token that is read there.
 
-An objective reads the class token of the last block (PAPER 1.4), so the block's other outputs have no gradient and no use while
+An objective reads the class token of the last block (docs/paper.md), so the block's other outputs have no gradient and no use while
 training: keys and values of all tokens are needed, everything behind them only for that token. Same sums, other rounding; of a
 ViT with L blocks this leaves out about 0.8 / L of the arithmetic, a fifth at nano.
 """

@@ -1,6 +1,6 @@
 """SIGReg, streamed: the distance of embeddings from an isotropic Gaussian without the batch x slices x knots tensor.
 
-Definition (PAPER 1.3; LeJEPA's sliced Epps-Pulley statistic): with unit directions a_s, projections x = z a_s and knots
+Definition (docs/paper.md; LeJEPA's sliced Epps-Pulley statistic): with unit directions a_s, projections x = z a_s and knots
 t_k = k h on [0, t_max],
 
     statistic = N mean_s sum_k w_k [ (mean_b cos t_k x_bs - phi_k)^2 + (mean_b sin t_k x_bs)^2 ],   phi_k = exp(-t_k^2 / 2),

@@ -56,7 +56,7 @@ def eot_id(tokenizer: Tokenizer) -> int:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], length: int, readout: str = "eot") -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> (ids int64 [B, L], index of the last token before padding [B]) (PAPER 1.5).
+    """Texts -> (ids int64 [B, L], index of the last token before padding [B]) (docs/paper.md).
 
     eot: cut to ``length - 1`` tokens, an end-of-text token behind each, padded with it to the batch's longest, and read at it. pad77: cut to
     ``length``, none appended, padded with end-of-text to ``length`` and read at the last position, as the first published code.

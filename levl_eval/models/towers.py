@@ -1,6 +1,6 @@
-"""The towers and heads of PAPER 1.4: a timm ViT, a GPT-2 from scratch, BatchNorm heads and predictors.
+"""The towers and heads of docs/paper.md: a timm ViT, a GPT-2 from scratch, BatchNorm heads and predictors.
 
-Module names (encoder, pre_proj, projector) and the indices within heads are those of the published checkpoints (PAPER 1.10),
+Module names (encoder, pre_proj, projector) and the indices within heads are those of the published checkpoints (docs/paper.md),
 so that state dictionaries can be exchanged.
 """
 
@@ -48,7 +48,7 @@ def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> n
 
 
 def pre_projection(width: int, hidden: Sequence[int], dim: int, dropout: float = 0.0) -> nn.Sequential:
-    """Linear, BatchNorm, GELU for each of the hidden widths, and a Linear (PAPER 1.3): without it the encoder's final LayerNorm would
+    """Linear, BatchNorm, GELU for each of the hidden widths, and a Linear (docs/paper.md): without it the encoder's final LayerNorm would
     suppress the variance that SIGReg needs.
 
     Dropout, where there is any, stands within the activation, so that layers keep the published indices 0,1 / 3,4 / ... / 3 depth.
@@ -110,7 +110,7 @@ class DualEncoder(nn.Module):
         return out
 
     def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
-        """Token ids [B, L] and the index of each row's last token before padding [B] -> z_t [B, d] (PAPER 1.5).
+        """Token ids [B, L] and the index of each row's last token before padding [B] -> z_t [B, d] (docs/paper.md).
 
         eot: the tower is causal and is read at that token, so what stands behind it, and how far rows are padded, cannot change the
         result; no attention mask is needed, and rows of similar length are run together without the padding of the longest.

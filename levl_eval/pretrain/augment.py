@@ -143,7 +143,7 @@ def augmented(image: np.ndarray, config: PretrainConfig, g: np.random.Generator)
 
 
 def views(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] -> global crops [V, S, S, 3] and local crops [v, s, s, 3] with DINO's augmentation (PAPER 1.8).
+    """uint8 [H, W, 3] -> global crops [V, S, S, 3] and local crops [v, s, s, 3] with DINO's augmentation (docs/paper.md).
 
     Crop, flip, colour jitter, grey, blur and, on the second global crop, solarisation, by the fields ``views_*``.
     """

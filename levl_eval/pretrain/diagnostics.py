@@ -17,7 +17,7 @@ from levl_eval.models.config import PretrainConfig
 
 
 def effective_rank(z: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of mean-centred embeddings [N, d] (PAPER 1.6)."""
+    """exp of the entropy of the normalised singular values of mean-centred embeddings [N, d] (docs/paper.md)."""
     s = torch.linalg.svdvals((z - z.mean(0)).double())
     p = s / s.sum().clamp_min(1e-30)
     return float(torch.exp(-(p * torch.log(p + 1e-7)).sum()))

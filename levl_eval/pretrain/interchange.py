@@ -1,4 +1,4 @@
-"""From the published forms (PAPER 1.10) to a ckpt.pt; the other way is checkpoints.export."""
+"""From the published forms (docs/paper.md) to a ckpt.pt; the other way is checkpoints.export."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def import_published(source: str, out: Path, tokenizer: str | None = None) -> Pa
 
     Weights are kept bit for bit; predictors without dropout modules are renumbered (0,3,6,... to 0,4,8,...). A ckpt.pt made this
     way is for evaluation and export: it holds no optimizer. Preprocessing is config.json's where it tells one, else the
-    model cards' (shortest side to 256/224 of the size, centre crop, ImageNet statistics; PAPER 3.2).
+    model cards' (shortest side to 256/224 of the size, centre crop, ImageNet statistics; docs/paper.md).
     Raises UsageError: nothing found, truncated, foreign, heads that do not divide, a tokenizer of another size.
     """
     from levl_eval.backbones.official import build, read_pair

@@ -20,7 +20,7 @@ Regulariser = Callable[[Tensor], Tensor]
 
 
 def distance(prediction: Tensor, target: Tensor, kind: str = "mse") -> Tensor:
-    """mse: mean over batch and dimensions; cosine: mean of 2 - 2 cos, in float32 (PAPER 1.1)."""
+    """mse: mean over batch and dimensions; cosine: mean of 2 - 2 cos, in float32 (docs/paper.md)."""
     if kind == "cosine":
         return (2 - 2 * F.cosine_similarity(prediction, target, dim=-1)).mean()
     return F.mse_loss(prediction, target)
@@ -36,7 +36,7 @@ def levljepa(
     lambda_t: float,
     align: str = "mse",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(1 - lv - lt) cross + lv SIGReg(Z_v) + lt SIGReg(Z_t), cross at the code's scale (PAPER 1.1, equations 5 and 6).
+    """(1 - lv - lt) cross + lv SIGReg(Z_v) + lt SIGReg(Z_t), cross at the code's scale (docs/paper.md, equations 5 and 6).
 
     z_v, z_t: [B, d], not normalised. cross is the mean over batch and dimensions, averaged over both directions; targets carry
     no gradient, so each encoder learns from prediction only through its own branch. A regulariser of weight 0 is not computed.
@@ -49,7 +49,7 @@ def levljepa(
 def direct(
     z_v: Tensor, z_t: Tensor, sigreg: Regulariser, lambda_v: float, lambda_t: float, align: str = "mse"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The ablation without predictors: the pair's distance itself, with gradient to both sides (PAPER 2f, Table 7)."""
+    """The ablation without predictors: the pair's distance itself, with gradient to both sides (docs/paper.md, Table 7)."""
     return _regularised(distance(z_v, z_t, align), z_v, z_t, sigreg, lambda_v, lambda_t)
 
 
@@ -77,7 +77,7 @@ def levljepa_plus(
     lambda_m: float,
     align: str = "mse",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(1 - lv - lt - lm) cross + lv S_v + lt S_t + lm multi (PAPER 1.8).
+    """(1 - lv - lt - lm) cross + lv S_v + lt S_t + lm multi (docs/paper.md).
 
     views: [V, B, d], global crops first. The vision embedding is the mean of the global crops, with gradient; multi is the mean
     squared distance of every view from it; SIGReg is taken per view and averaged.

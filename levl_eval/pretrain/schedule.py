@@ -11,7 +11,7 @@ from levl_eval.models.config import PretrainConfig, wsd_steps
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
-    """The rate of update ``step`` (from 0) (PAPER 1.6).
+    """The rate of update ``step`` (from 0) (docs/paper.md).
 
     Linear warm-up from ``warmup_start_factor`` of the peak (May 0, July 0.01), which it reaches at update ``warmup``; where None, from
     1 / warmup, and the peak is reached one update earlier (OpenCLIP's). Then cosine: to ``final_lr`` of the peak at update ``steps``;

@@ -220,7 +220,7 @@ class Results:
         return reference_of(backbone, {n: c.records[0] for n, c in row.cells.items() if c.records}, self.named)
 
     def gain(self, row: Row, backbone: str) -> Estimate | None:
-        """Gain over the reference, the paper's figure where that is the random twin (PAPER 2a)."""
+        """Gain over the reference, the paper's figure where that is the random twin (docs/paper.md)."""
         reference = self.reference(row, backbone)
         return None if reference is None else self.difference(row, backbone, reference)
 

@@ -1,4 +1,4 @@
-"""The attentive probe (PAPER 2c): one learned query reads the frozen patch tokens by cross attention, then an MLP and a linear layer.
+"""The attentive probe (docs/paper.md): one learned query reads the frozen patch tokens by cross attention, then an MLP and a linear layer.
 
 With a single query, scores and values need no projection of every token: the query is folded into the key projection and the
 value projection follows the weighted mean, which is the same function (attention weights sum to one) at a fraction of the work.

@@ -1,4 +1,4 @@
-"""ImageNet-9 (Xiao et al., ICLR 2021): a probe trained on Original, read unchanged on images with other backgrounds (PAPER 2e).
+"""ImageNet-9 (Xiao et al., ICLR 2021): a probe trained on Original, read unchanged on images with other backgrounds (docs/paper.md).
 
 Every variant shows the same foregrounds, so a drop is a paired difference over them.
 """

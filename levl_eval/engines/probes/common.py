@@ -93,7 +93,7 @@ class Matrix:
             yield self.take(b)
 
     def fit_scale(self) -> None:
-        """Standardise from now on by these rows' own mean and standard deviation (at least 1e-8, PAPER 2c)."""
+        """Standardise from now on by these rows' own mean and standard deviation (at least 1e-8, docs/paper.md)."""
         total = torch.zeros(self.dim, dtype=torch.float64)
         square = total.clone()
         shift = self._read(np.arange(min(len(self), BLOCK))).double().mean(0)  # near the mean, against cancellation

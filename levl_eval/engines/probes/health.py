@@ -1,6 +1,6 @@
 """Health of embeddings without labels: do the features use their dimensions, and do different images get different ones?
 
-effective_rank      exp of the entropy of the singular values of the centred features (PAPER 1.6); at most the number of dimensions
+effective_rank      exp of the entropy of the singular values of the centred features (docs/paper.md); at most the number of dimensions
 epps_pulley         SIGReg's statistic against a standard Gaussian, after centring and one common scale: small is isotropic.
                     epps_pulley_gaussian is what Gaussian noise of the same shape gets
 uniformity          log of the mean of exp(-2 ||x - y||^2) over pairs on the sphere (Wang and Isola, ICML 2020); lower is better

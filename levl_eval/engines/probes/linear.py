@@ -1,4 +1,4 @@
-"""The linear probe on the frozen global read-out (PAPER 2c): standardised features, one linear layer, AdamW."""
+"""The linear probe on the frozen global read-out (docs/paper.md): standardised features, one linear layer, AdamW."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authors' own cosines recomputed: 500 Imagenette images by 10 prompts, as their project page shows them (PAPER 1.10).
+"""The authors' own cosines recomputed: 500 Imagenette images by 10 prompts, as their project page shows them (docs/paper.md).
 
 The reference is the page's `data.json`: {"meta": {"seed"}, "classes": [{"id", "prompt"}], "images": [{"id", "classId", "scores":
 {"levl": [10], "clip": [10]}}]}. Everything else is fixed as the page's script has it: which images are drawn, shortest side to 224

@@ -1,4 +1,4 @@
-"""Zero-shot classification by text prompts, with every read-out the backbone has (PAPER 2d)."""
+"""Zero-shot classification by text prompts, with every read-out the backbone has (docs/paper.md)."""
 
 from __future__ import annotations
 

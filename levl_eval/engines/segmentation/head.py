@@ -19,7 +19,7 @@ from levl_eval.core.progress import Progress
 
 
 def token_statistics(patches: np.ndarray, block: int = 512, floor: float = 1e-8) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per dimension over all tokens of [N, n, D]; std at least ``floor`` (PAPER 2b)."""
+    """Mean and standard deviation per dimension over all tokens of [N, n, D]; std at least ``floor`` (docs/paper.md)."""
     total = np.zeros(patches.shape[-1])
     square = total.copy()
     for i in range(0, len(patches), block):
