@@ -51,7 +51,10 @@ def test_popes_files_of_every_source(source, name, image, tmp_path):
     found = read_questions(DataSpec(layout="pope", directory="pope"), str(tmp_path))
     assert len(found.questions) == 36 and len(found.images) == 2
     if source != "coco":
-        assert found.version == f"{published_name(source)}, random 12, popular 12, adversarial 12: of POPE's form, not verified by content"
+        assert (
+            found.version
+            == f"{published_name(source)}, random 12, popular 12, adversarial 12: of POPE's form, not verified by content"
+        )
     one = read_questions(DataSpec(layout="pope", directory="pope", split="popular", level=source), str(tmp_path))
     assert {q.meta["split"] for q in one.questions} == {"popular"} and len(one.questions) == 12
 
@@ -84,7 +87,11 @@ def test_one_of_popes_files_may_be_named_itself(tmp_path):
 
 
 def test_popes_form():
-    asked = [Question(f"{s}/{r['question_id']}", r["image"], r["text"], r["label"], (), {"split": s}) for s in SPLITS for r in pope_rows(s)]
+    asked = [
+        Question(f"{s}/{r['question_id']}", r["image"], r["text"], r["label"], (), {"split": s})
+        for s in SPLITS
+        for r in pope_rows(s)
+    ]
     assert of_popes_form(asked)
     assert not of_popes_form(asked[:-1])
     assert not of_popes_form([*asked[:-1], Question("x", asked[-1].image_id, "What?", "no", (), {"split": "adversarial"})])
@@ -101,7 +108,9 @@ def test_the_older_release_is_known_by_its_questions(monkeypatch):
     first = older[0]
     other = Question(first.question_id, first.image_id, "Is there a whale in the image?", "yes", (), {"split": "random"})
     assert "own files" in pope_version([other, *older[1:]])  # an object that the others do not know to be there
-    assert "own files" in pope_version([*older[:-1], Question("x", "0", "Is there a whale in the image?", "no", (), {"split": "adversarial"})])
+    assert "own files" in pope_version(
+        [*older[:-1], Question("x", "0", "Is there a whale in the image?", "no", (), {"split": "adversarial"})]
+    )
 
 
 @pytest.mark.parametrize("name", ["ood_testdev_tail.json", "data/ood_testdev_tail.json", "testdev_ood_tail.json"])
@@ -132,7 +141,10 @@ def test_tiny_imagenet_as_its_archive_unpacks(tmp_path):
     card = set_card("tiny-imagenet")
     train, val = read_classification(card.train, str(tmp_path)), read_classification(card.data, str(tmp_path))
     assert train.classes == val.classes == ("n01", "n02") and val.names == ("goldfish, Carassius auratus", "bullfrog")
-    assert train.labels.tolist() == [0, 0, 1, 1] and dict(zip(val.images.ids, val.labels.tolist(), strict=True)) == {"val_0.JPEG": 1, "val_1.JPEG": 0}
+    assert train.labels.tolist() == [0, 0, 1, 1] and dict(zip(val.images.ids, val.labels.tolist(), strict=True)) == {
+        "val_0.JPEG": 1,
+        "val_1.JPEG": 0,
+    }
     for layout in ("imagefolder", "imagenet"):  # by whatever card it is named
         again = read_classification(DataSpec(layout=layout, root=str(root), split="val"), "")
         assert again.labels.tolist() == val.labels.tolist()
@@ -147,7 +159,9 @@ def test_camvids_names_of_masks(tmp_path):
     for k in range(2):
         small.write(tmp_path / "images" / f"0001TP_{k}.png", small.image_bytes(k))
         small.write(tmp_path / "labels" / f"0001TP_{k}_L.png", small.mask_bytes(k))
-    spec = DataSpec(layout="segmentation", images=str(tmp_path / "images"), annotations=str(tmp_path / "labels"), classes=["a", "b", "c", "d"])
+    spec = DataSpec(
+        layout="segmentation", images=str(tmp_path / "images"), annotations=str(tmp_path / "labels"), classes=["a", "b", "c", "d"]
+    )
     assert read_segmentation(spec, "").images.ids == ("0001TP_0.png", "0001TP_1.png")
     small.write(tmp_path / "labels" / "0001TP_9.png", small.mask_bytes(9))  # two conventions at once: nothing is guessed
     with pytest.raises(UsageError, match="no mask has the name of an image"):
