@@ -141,7 +141,7 @@ def save_release(path: Path, state: dict[str, Any]) -> None:
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in _flat(state).items()}
     local = {k: str(v).rsplit("/", 1)[-1] for k, v in state["config"].items() if k in ("out", "probe") and v}
     kind, colon, where = state["config"]["data"].partition(":")
-    if kind in ("csv", "tsv", "wds"):
+    if kind in ("csv", "tsv", "wds", "lance"):
         local["data"] = kind + colon + where.rsplit("/", 1)[-1]
     told = {**state, "config": {**state["config"], **local}}
     meta = {

@@ -48,7 +48,7 @@ class PretrainConfig(BaseModel):
     preset: Literal["levljepa-may", "levljepa-july", "clip-openclip", "siglip"] | None = _f(
         None, "a whole published configuration; what is given besides it wins (presets.py)"
     )
-    data: str = _f("scenes", "scenes | csv:FILE | tsv:FILE | wds:GLOB | hf:NAME[:SPLIT]")
+    data: str = _f("scenes", "scenes | csv:FILE | tsv:FILE | wds:GLOB | lance:PATH (July) | hf:NAME[:SPLIT] (May)")
     out: str = _f("runs/pretrain", "folder of the run")
     seed: int = _f(1, "of weights, order, augmentation and directions (May, July: 1)")
     steps: int = _f(50_000, "updates (May, July)", ge=1)
@@ -181,13 +181,16 @@ class PretrainConfig(BaseModel):
     scenes_pool: int = _f(40_000, "scenes: different images", ge=2)
     captions_per_image: int = _f(4, "scenes", ge=1)
     caption_fields: tuple[str, ...] = _f(
-        ("caption", "text", "txt", "captions"), "csv columns, json fields, hub columns: the first that is there"
+        ("caption", "text", "txt", "captions"), "csv, lance and hub columns, json fields: the first that is there"
     )
-    image_field: str = _f("image", "csv or hub column")
-    workers: int = _f(2, "reading processes a training process (wds, hf)", ge=0)
-    shuffle_buffer: int = _f(2000, "wds, hf streaming: samples held for shuffling", ge=1)
+    image_field: str = _f("image", "csv, lance or hub column")
+    workers: int = _f(2, "reading processes a training process (wds, lance, hf)", ge=0)
+    shuffle_buffer: int = _f(2000, "wds, lance, hf streaming: samples held for shuffling (July: 128)", ge=1)
     streaming: bool = _f(False, "hf: without downloading first")
     max_broken: float = _f(0.05, "share of unreadable images above which the run stops", **Share)
+    broken_shards: Literal["stop", "skip"] = _f(
+        "stop", "wds: at a shard that cannot be read to its end the run stops, or leaves the rest of it out and counts it"
+    )
     log_every: int = _f(20, "updates between lines of metrics.jsonl", ge=1)
     save_every: int = _f(200, "updates between checkpoints", ge=1)
     keep: int = _f(1, "checkpoints kept: the last as ckpt.pt, those before it as ckpt-STEP.pt", ge=1)

@@ -15,7 +15,7 @@ Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
 
   objective=levljepa|levljepa_plus|clip|siglip     model=nano|tiny|small|base
   data=scenes | csv:FILE or tsv:FILE (header image,caption) | wds:GLOB (tars of image + txt or json; {0000..0099} expands)
-       | hf:NAME[:SPLIT] (hub name, or directory of save_to_disk; streaming=true)
+       | lance:PATH (columns image, text) | hf:NAME[:SPLIT] (hub name, or directory of save_to_disk; streaming=true)
   out=DIR  steps=N  batch_size=N (images an update, over all processes)  seed=N
   preset=levljepa-may|levljepa-july|clip-openclip|siglip      a whole published configuration; what is given besides it wins
   The same command again resumes where it was stopped; extend_to=STEPS trains a finished run on; resume=false insists on an empty folder.

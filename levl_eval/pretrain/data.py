@@ -264,7 +264,7 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress, deep: boo
     elif config.data.startswith(("csv:", "tsv:")):
         plan = _csv_plan(config)
     else:
-        raise UsageError(f"data={config.data}: expected scenes, csv:FILE, tsv:FILE, wds:GLOB or hf:NAME")
+        raise UsageError(f"data={config.data}: expected scenes, csv:FILE, tsv:FILE, wds:GLOB, lance:PATH or hf:NAME")
     folder = cache / "pretrain" / f"{plan.kind}-{plan.key[:32]}"
     digest = sealed(folder, plan.key, lambda f: plan.build(f, config.max_broken, progress), progress, deep)
     texts = json.loads((folder / "captions.json").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,9 +23,15 @@ from levl_eval.models import tokenizer as words
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain.augment import augmented, resized
 from levl_eval.pretrain.data import Pool, open_pool
-from levl_eval.pretrain.streams import Decoded, Source, open_source, opened, stack
+from levl_eval.pretrain.samples import Source, opened
+from levl_eval.pretrain.streams import Decoded, open_source, stack
 
 _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
+
+
+def by_kind(kinds: Counter[str]) -> str:
+    """Counts in words, the largest first."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common() if count)
 
 
 @dataclass
@@ -40,15 +47,20 @@ class Batch:
 class Feed:
     """Batches in order. ``waited``: seconds the loop stood still for data since it was last set to 0.
 
-    seen, skipped: samples met and those among them that could not be read; broken: the names of the latter, each once.
+    seen, skipped: samples met and those among them that could not be read; kinds: the latter by what is wrong with them; broken:
+    their names and kinds, each once.
     """
 
     config: PretrainConfig
     part: tuple[int, int]  # (this process, processes)
     waited: float = 0.0
     seen: int = 0
-    skipped: int = 0
-    broken: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        return self.kinds.total()
 
     @property
     def rows(self) -> int:
@@ -189,6 +201,7 @@ class StreamFeed(Feed):
     def __init__(self, config: PretrainConfig, part: tuple[int, int]) -> None:
         super().__init__(config, part)
         self.source = open_source(config)
+        self._identity = self.source.identity()
         self._loader: Iterator[dict[str, Any]] | None = None
         self._start: Readers | None = None
 
@@ -204,7 +217,7 @@ class StreamFeed(Feed):
         for tried, raw in enumerate(self.source.epoch(0, 0, 1)):
             if len(images) == n or tried == 4 * n:
                 break
-            image = opened(raw)
+            image, _ = opened(raw)
             if image is not None:
                 images.append(resized(image, self.config.image_size, self.config.resize, self.config.interpolation))
                 captions.append(raw.captions[0])
@@ -215,20 +228,27 @@ class StreamFeed(Feed):
         self.close()
         self._tokenizer = tokenizer
         readers = max(1, self.config.workers)
-        state = state or {"turn": 0, "positions": [(0, 0)] * readers, "seen": 0, "skipped": 0, "broken": []}
+        state = state or {"turn": 0, "positions": [(0, 0)] * readers, "seen": 0, "kinds": {}, "broken": []}
+        if state.get("source", self._identity) != self._identity:
+            raise UsageError(
+                f"data={self.config.data}: is not what this run began with (its files, sizes or version changed); choose another out="
+            )
         if len(state["positions"]) != readers:
             raise UsageError(
                 f"field `workers`: the run was read by {len(state['positions'])} readers a process, now {readers}; "
                 "resume with the same number"
             )
         self._turn, self._positions = state["turn"], [(int(e), int(i)) for e, i in state["positions"]]
-        self.seen, self.skipped, self.broken = state["seen"], state["skipped"], list(state["broken"])
+        self.seen = state["seen"]
+        # Earlier versions counted without kinds, and named broken samples alone.
+        self.kinds = Counter(state.get("kinds") or {"unknown": state.get("skipped", 0)})
+        self.broken = [(b, "unknown") if isinstance(b, str) else (b[0], b[1]) for b in state["broken"]]
         self._start = Readers(self.config, self.source, self.rows, self.part, self._turn, list(self._positions))
 
     def state(self) -> dict[str, Any]:
         return {
             "turn": self._turn, "positions": [list(p) for p in self._positions],
-            "seen": self.seen, "skipped": self.skipped, "broken": list(self.broken),
+            "seen": self.seen, "kinds": dict(self.kinds), "broken": [list(b) for b in self.broken], "source": self._identity,
         }  # fmt: skip
 
     def _next(self) -> Batch:
@@ -237,7 +257,7 @@ class StreamFeed(Feed):
             workers = self.config.workers
             loader = DataLoader(
                 self._start, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
-                worker_init_fn=_quiet_worker,
+                worker_init_fn=_quiet_worker, multiprocessing_context="spawn" if workers and not self.source.fork_safe else None,
             )  # fmt: skip
             self._loader = iter(loader)
         got = next(self._loader)
@@ -246,13 +266,14 @@ class StreamFeed(Feed):
         self._positions[self._turn] = tuple(got["position"])
         self._turn = (self._turn + 1) % len(self._positions)
         self.seen += got["seen"]
-        self.skipped += got["skipped"]
-        known = set(self.broken)
-        self.broken += [name for name in got["broken"] if name not in known]
+        self.kinds.update(got["skipped"])
+        known = {name for name, _ in self.broken}
+        self.broken += [(name, kind) for name, kind in got["broken"] if name not in known]
         if self.skipped > max(3, self.config.max_broken * self.seen):
             raise UsageError(
                 f"data={self.config.data}: {self.skipped} of {self.seen} samples cannot be read, more than field "
-                f"`max_broken`={self.config.max_broken}; first {', '.join(self.broken[:3])}; repair or leave them out"
+                f"`max_broken`={self.config.max_broken} ({by_kind(self.kinds)}); first {', '.join(n for n, _ in self.broken[:3])}; "
+                "repair or leave them out"
             )
         pixels = got["pixels"]
         as_numpy = tuple(np.asarray(p) for p in pixels) if isinstance(pixels, (tuple, list)) else np.asarray(pixels)
@@ -270,7 +291,7 @@ def open_feed(config: PretrainConfig, part: tuple[int, int], cache: Path, progre
             f"field `batch_size`: {config.batch_size} over {part[1]} processes and accumulate={config.accumulate}; "
             f"choose a multiple of {share} with at least 2 images each"
         )
-    if config.data.startswith(("wds:", "hf:")):
+    if config.data.startswith(("wds:", "hf:", "lance:")):
         return StreamFeed(config, part)
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # its neighbours on a machine need not read the whole pool as well
     return PoolFeed(config, open_pool(config, cache, progress, deep=first), part)

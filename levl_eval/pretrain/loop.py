@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.paths import default_cache
 from levl_eval.core.progress import Progress
+from levl_eval.core.text import printable
 from levl_eval.models import checkpoints, tokenizer
 from levl_eval.models.config import PretrainConfig
 from levl_eval.models.sigreg import SIGReg
@@ -28,7 +30,7 @@ from levl_eval.models.towers import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain import diagnostics, processes
 from levl_eval.pretrain.augment import crop, erase
 from levl_eval.pretrain.diagnostics import Probe
-from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
+from levl_eval.pretrain.feed import Batch, PoolFeed, by_kind, open_feed
 from levl_eval.pretrain.interrupts import lines_until, stop_between_steps
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.parallel import sync_batch_norm, world
@@ -327,7 +329,7 @@ class Trainer:
         """Names of what this process could not read, one a line."""
         if self.feed.broken:
             name = "broken.txt" if world()[1] == 1 else f"broken-{world()[0]}.txt"
-            atomic_write(self.out / name, "\n".join(self.feed.broken) + "\n")
+            atomic_write(self.out / name, "".join(f"{printable(sample)}\t{kind}\n" for sample, kind in self.feed.broken))
 
     def _run(self) -> None:
         c = self.config
@@ -350,7 +352,7 @@ class Trainer:
                 last = self.step == self.end
                 if self.feed.skipped > skipped:
                     if not skipped:
-                        self.progress.say(f"skipped a sample that cannot be read: {self.feed.broken[0]}")
+                        self.progress.say("skipped a sample that cannot be read: {} ({})".format(*self.feed.broken[0]))
                     skipped = self.feed.skipped
                 if self.step % c.log_every == 0 or self.step % c.diagnose_every == 0 or last:
                     line: dict[str, Any] = {"step": self.step, "loss": loss, **self._means(parts)}
@@ -371,10 +373,13 @@ class Trainer:
                     self.save()
                 if stop and not last:
                     raise KeyboardInterrupt
-        if skipped:
-            self._list_broken()
+        self._list_broken()
+        counts = processes.collected((self.feed.seen, dict(self.feed.kinds)))
+        kinds: Counter[str] = sum((Counter(k) for _, k in counts), Counter())
+        if kinds:
+            names = "broken.txt" if world()[1] == 1 else "broken-PROCESS.txt"
             self.progress.say(
-                f"skipped {skipped} of {self.feed.seen} samples that cannot be read; their names: {self.out}/broken.txt"
+                f"skipped {kinds.total()} of {sum(n for n, _ in counts)} samples: {by_kind(kinds)}; their names: {self.out}/{names}"
             )
 
     def _means(self, parts: dict[str, Tensor]) -> dict[str, float]:

@@ -1,197 +1,26 @@
-"""Streams of image-caption pairs: WebDataset tars and `datasets`, split by process and worker, shuffled, exactly resumable.
+"""Streams of image-caption pairs: tars (tars.py), Lance (lance.py) and `datasets`, split by process and worker, shuffled, exactly resumable.
 
-A *consumer* is one reading worker of one process. Its samples are a pure function of (seed, epoch, its number), and with every
-batch it tells how far into which epoch it has come; a resumed run passes over so many samples without decoding and goes on.
-
-Formats: WebDataset as img2dataset and cc12m-wds write it: members KEY.EXT with an image (any suffix of data.places) and .txt or .json
-beside it under the same KEY, in sequence. KEY ends at the first dot of the name; members that begin with a dot are passed over, as
-webdataset does. Stricter than it: a key that comes twice, a tar that is cut off and one with a damaged header raise.
+With every batch a consumer (samples.py) tells how far into which epoch it has come; a resumed run begins behind so many samples.
 """
 
 from __future__ import annotations
 
-import glob
-import json
-import lzma
-import random
-import re
-import tarfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.text import printable
-from levl_eval.data.places import SUFFIXES
-from levl_eval.data.rgb import decode_rgb, to_rgb
+from levl_eval.core.errors import UsageError
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
-
-IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A sample before decoding: its name for messages, image bytes or a PIL image, and its captions."""
-
-    name: str
-    image: Any
-    captions: list[str]
-
-
-def expand(pattern: str) -> list[str]:
-    """Brace expansion of {a,b} and {000..123} (zero-padded as written), then globbing. Raises UsageError where nothing matches."""
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if found:
-        inner = found.group(1)
-        span = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
-        if span:
-            first, last = span.groups()
-            words = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-        else:
-            words = inner.split(",")
-        return [x for w in words for x in expand(pattern[: found.start()] + w + pattern[found.end() :])]
-    files = sorted(glob.glob(str(Path(pattern).expanduser())))
-    if not files:
-        raise UsageError(f"data=wds:{pattern}: no such file; give tars, for example wds:shards/{{00000..00099}}.tar")
-    return files
-
-
-def _texts(value: Any, strip: bool) -> list[str]:
-    """The strings of a field, as they are unless ``strip``; blank ones are left out."""
-    texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [t.strip() if strip else t for t in texts if isinstance(t, str) and t.strip()]
-
-
-def _utf8(content: bytes) -> str:
-    """A caption's text; "" where it is no UTF-8, so that its sample counts as broken."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return ""
-
-
-def _captions(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
-    """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json."""
-    told: Any = {}
-    if "json" in members:
-        try:
-            told = json.loads(members["json"])
-        except (ValueError, RecursionError):
-            told = {}
-    for name in fields:
-        value = _utf8(members["txt"]) if name == "txt" and "txt" in members else None
-        if value is None and isinstance(told, dict):
-            value = told.get(name)
-        texts = _texts(value, strip)
-        if texts:
-            return texts
-    return _texts(_utf8(members["txt"]), strip) if "txt" in members else []
-
-
-def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
-    """Raises LevlError where the members end before the tar does (a damaged header), or the tar has no end (cut off).
-
-    A whole tar ends with two blocks of zeros; the first made tarfile stop, and nothing but zeros follows.
-    """
-    stream: Any = tar.fileobj
-    ended = False
-    while content := stream.read(1 << 20):
-        ended = True
-        if any(content):
-            raise LevlError(
-                f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"
-            )
-    if not ended:
-        raise LevlError(f"{path}: is cut off, it has no end mark; {again}")
-
-
-def read_tar(path: str, fields: Iterable[str], strip: bool = False) -> Iterator[Raw]:
-    """Samples of one tar in order. A sample without image or caption is passed on with None or [] and counted as broken.
-
-    Raises LevlError where the tar cannot be read to its end.
-    """
-
-    def sample(key: str, members: dict[str, bytes]) -> Raw:
-        image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
-        return Raw(f"{path}:{key}", image, _captions(members, fields, strip))
-
-    key = ""
-    members: dict[str, bytes] = {}
-    seen: set[str] = set()
-    again = "download it again or leave it out of the pattern"
-    try:
-        with tarfile.open(path, "r|*") as tar:
-            for member in tar:
-                folder, _, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                if not member.isfile() or not stem or (stem.startswith("__") and stem.endswith("__")):
-                    continue
-                name = f"{folder}/{stem}" if folder else stem
-                if name != key:
-                    if members:
-                        yield sample(key, members)
-                    if name in seen:
-                        raise LevlError(f"{path}: holds the sample {printable(name)} twice; keep one of the two")
-                    seen.add(name)
-                    key, members = name, {}
-                if suffix.lower() in members:
-                    raise LevlError(f"{path}: holds {printable(member.name)} twice; keep one of the two")
-                stream = tar.extractfile(member)
-                if stream is not None:
-                    members[suffix.lower()] = stream.read()
-            _check_end(path, tar, again)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as e:
-        raise LevlError(f"{path}: cannot be read as a tar ({e}); {again}") from e
-    if members:
-        yield sample(key, members)
-
-
-class Source:
-    """Raw samples of an epoch for consumer k of n, in a fixed order."""
-
-    def epoch(self, epoch: int, k: int, n: int) -> Iterator[Raw]:
-        raise NotImplementedError
-
-
-@dataclass
-class Tars(Source):
-    """WebDataset shards: whole shards to consumers where there are enough of them, else every n-th sample of all."""
-
-    files: list[str]
-    fields: tuple[str, ...]
-    seed: int
-    buffer: int
-    strip: bool = False
-
-    def epoch(self, epoch: int, k: int, n: int) -> Iterator[Raw]:
-        rng = random.Random(f"wds/{self.seed}/{epoch}")
-        files = self.files[:]
-        rng.shuffle(files)
-        if len(files) >= n:
-            samples: Iterator[Raw] = (s for f in files[k::n] for s in read_tar(f, self.fields, self.strip))
-        else:
-            samples = (s for i, s in enumerate(s for f in files for s in read_tar(f, self.fields, self.strip)) if i % n == k)
-        return shuffled(samples, self.buffer, random.Random(f"buffer/{self.seed}/{epoch}/{k}/{n}"))
-
-
-def shuffled(samples: Iterator[Raw], size: int, rng: random.Random) -> Iterator[Raw]:
-    """A shuffle buffer: each sample leaves from a random place of the last ``size``."""
-    held: list[Raw] = []
-    for s in samples:
-        if len(held) < size:
-            held.append(s)
-            continue
-        i = rng.randrange(size)
-        out, held[i] = held[i], s
-        yield out
-    rng.shuffle(held)
-    yield from held
+from levl_eval.pretrain.lance import Lance
+from levl_eval.pretrain.samples import Raw, Source, opened
+from levl_eval.pretrain.tars import Tars, expand, texts_of
 
 
 @dataclass
@@ -238,61 +67,59 @@ class Hub(Source):
         self._opened = data
         return data
 
-    def _raw(self, name: str, row: dict[str, Any]) -> Raw:
-        value: Any = next((row[f] for f in self.fields if row.get(f)), [])
+    def _raw(self, name: str, row: Mapping[str, object]) -> Raw:
+        value: object = next((row[f] for f in self.fields if row.get(f)), [])
         image = row.get(self.image)
         if isinstance(image, dict):
             try:
-                image = image.get("bytes") or Path(image["path"]).read_bytes()
-            except (OSError, TypeError):
+                image = image.get("bytes") or Path(str(image["path"])).read_bytes()
+            except (OSError, TypeError, KeyError):
                 image = None
-        return Raw(name, image, _texts(value, self.strip))
+        return Raw(name, image if isinstance(image, (bytes, Image.Image)) else None, texts_of(value, self.strip))
 
-    def epoch(self, epoch: int, k: int, n: int) -> Iterator[Raw]:
+    def epoch(self, epoch: int, k: int, n: int, taken: int = 0) -> Iterator[Raw]:
         """Map-style: every n-th row of the epoch's permutation. Streaming: every n-th file where their number allows, else row."""
-        data = self.open()
-        if self.streaming:
-            from datasets.distributed import split_dataset_by_node
+        return islice(self._streamed(epoch, k, n), taken, None) if self.streaming else self._rows(epoch, k, n, taken)
 
-            mine = split_dataset_by_node(data.shuffle(seed=self.seed + epoch, buffer_size=self.buffer), k, n)
-            # Read in batches: row by row `datasets` would divide its files among a loader's workers once more.
-            i = 0
-            for batch in mine.iter(batch_size=16):
-                for values in zip(*batch.values(), strict=True):
-                    yield self._raw(f"{self.name}[{epoch}:{k}:{i}]", dict(zip(batch, values, strict=True)))
-                    i += 1
-            return
-        for i in np.random.default_rng([self.seed, epoch]).permutation(len(data))[k::n]:
+    def _rows(self, epoch: int, k: int, n: int, taken: int) -> Iterator[Raw]:
+        data = self.open()
+        for i in np.random.default_rng([self.seed, epoch]).permutation(len(data))[k::n][taken:]:
             yield self._raw(f"{self.name}[{i}]", data[int(i)])
+
+    def _streamed(self, epoch: int, k: int, n: int) -> Iterator[Raw]:
+        from datasets.distributed import split_dataset_by_node
+
+        mine = split_dataset_by_node(self.open().shuffle(seed=self.seed + epoch, buffer_size=self.buffer), k, n)
+        # Read in batches: row by row `datasets` would divide its files among a loader's workers once more.
+        i = 0
+        for batch in mine.iter(batch_size=16):
+            for values in zip(*batch.values(), strict=True):
+                yield self._raw(f"{self.name}[{epoch}:{k}:{i}]", dict(zip(batch, values, strict=True)))
+                i += 1
 
 
 def open_source(config: PretrainConfig) -> Source:
-    """The source of ``data=wds:...`` or ``data=hf:NAME[:SPLIT]``. Raises UsageError for what is not there."""
-    kind, _, where = config.data.partition(":")
+    """The source of ``data=wds:...``, ``data=lance:...`` or ``data=hf:NAME[:SPLIT]``. Raises UsageError for what is not there."""
+    c = config
+    kind, _, where = c.data.partition(":")
     if kind == "wds":
-        return Tars(expand(where), config.caption_fields, config.seed, config.shuffle_buffer, config.strip_captions)
+        skip = c.broken_shards == "skip"
+        return Tars(expand(where), c.caption_fields, c.seed, c.shuffle_buffer, c.strip_captions, skip)
+    if kind == "lance":
+        rows = Lance(where, c.image_field, c.caption_fields, c.seed, c.shuffle_buffer, c.strip_captions)
+        rows.open()
+        return rows
     name, colon, split = where.rpartition(":")
     if not colon or "/" in split:
         name, split = where, "train"
-    c = config
     hub = Hub(name, split, c.image_field, c.caption_fields, c.seed, c.shuffle_buffer, c.streaming, c.strip_captions)
     hub.open()
     return hub
 
 
-def opened(raw: Raw) -> Image.Image | None:
-    """The decoded image of a sample, or None where image or caption is missing or broken."""
-    if raw.image is None or not raw.captions:
-        return None
-    try:
-        return decode_rgb(raw.image, raw.name) if isinstance(raw.image, bytes) else to_rgb(raw.image, raw.name)
-    except LevlError:  # whatever a decoder throws at a broken file
-        return None
-
-
 class Decoded:
     """Batches of one consumer, without end: {"pixels" uint8 [B, S, S, 3] or crops, "captions", "position" behind its last sample,
-    and since the batch before it "seen" and "skipped" samples and the names of those skipped for the first time, "broken"}.
+    and since the batch before it: "seen" samples, those "skipped" by kind, and (name, kind) of each skipped for the first time, "broken"}.
 
     config fixes size and augmentation, rows the batch; position: (epoch, samples of it taken already), which are not decoded again.
     """
@@ -306,42 +133,42 @@ class Decoded:
         epoch, taken = self.position
         known: set[str] = set()  # names of broken samples, told once
         held: list[tuple[Any, str]] = []
-        broken: list[str] = []
-        seen = skipped = 0
+        broken: list[tuple[str, str]] = []
+        skipped: Counter[str] = Counter()
+        seen = 0
         usable = taken > 0
         while True:
-            for i, raw in enumerate(self.source.epoch(epoch, self.k, self.n)):
-                if i < taken:
-                    continue
+            for i, raw in enumerate(self.source.epoch(epoch, self.k, self.n, taken), taken):
                 seen += 1
-                made = self._make(raw, np.random.default_rng([self.config.seed, epoch, self.k, i]))
+                made, problem = self._make(raw, np.random.default_rng([self.config.seed, epoch, self.k, i]))
                 if made is None:
-                    skipped += 1
+                    skipped[problem] += 1
                     if raw.name not in known:
-                        broken.append(raw.name)
+                        broken.append((raw.name, problem))
                         known.add(raw.name)
                     continue
                 usable = True
                 held.append(made)
                 if len(held) == self.rows:
-                    yield {**_stack(held), "position": (epoch, i + 1), "broken": broken, "seen": seen, "skipped": skipped}
-                    held, broken, seen, skipped = [], [], 0, 0
+                    yield {**_stack(held), "position": (epoch, i + 1), "broken": broken, "seen": seen, "skipped": dict(skipped)}
+                    held, broken, seen, skipped = [], [], 0, Counter()
             if not usable:
                 raise UsageError(
                     f"data={self.config.data}: no usable sample for reader {self.k + 1} of {self.n}"
-                    + (f"; first broken {broken[0]}" if broken else "; give fewer workers, or more data")
+                    + (f"; first broken {broken[0][0]} ({broken[0][1]})" if broken else "; give fewer workers, or more data")
                 )
             epoch, taken, usable = epoch + 1, 0, False
 
-    def _make(self, raw: Raw, g: np.random.Generator) -> tuple[Any, str] | None:
-        image = opened(raw)
+    def _make(self, raw: Raw, g: np.random.Generator) -> tuple[tuple[Any, str] | None, str]:
+        """((image as it is trained on, caption), "") or (None, what is wrong)."""
+        image, problem = opened(raw)
         if image is None:
-            return None
+            return None, problem
         c = self.config
         caption = raw.captions[int(g.integers(len(raw.captions)))]
         if augments(c):
-            return augment.augmented(np.asarray(image), c, g), caption
-        return augment.resized(image, c.image_size, c.resize, c.interpolation), caption
+            return (augment.augmented(np.asarray(image), c, g), caption), ""
+        return (augment.resized(image, c.image_size, c.resize, c.interpolation), caption), ""
 
 
 def stack(images: list[Any]) -> Any:

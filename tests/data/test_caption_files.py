@@ -17,7 +17,8 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.readers import read_captions
 from levl_eval.pretrain.data import _csv_rows
-from levl_eval.pretrain.streams import opened, read_tar
+from levl_eval.pretrain.samples import opened
+from levl_eval.pretrain.tars import read_tar
 from tests.data import small_sets as small
 
 REFUSED = {
@@ -123,7 +124,7 @@ def samples(n: int) -> list[tuple[str, bytes]]:
 
 
 def usable(path: Path) -> list[str]:
-    return [r.captions[0] for r in read_tar(str(path), ("txt",)) if opened(r) is not None]
+    return [r.captions[0] for r in read_tar(str(path), ("txt",)) if opened(r)[0] is not None]
 
 
 def test_whole_tars_are_read_packed_too(tmp_path):

@@ -20,7 +20,7 @@ from levl_eval.data.readers import read_classification, read_depth, read_segment
 from levl_eval.data.rgb import FORMATS, Rules, conversions, decode_rgb, to_rgb
 from levl_eval.models.preprocess import Preprocess
 from levl_eval.pretrain.augment import resized
-from levl_eval.pretrain.streams import Raw, opened
+from levl_eval.pretrain.samples import Raw, opened
 from tests.data import small_sets as small
 
 RAMP = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
@@ -61,7 +61,7 @@ def test_depths_are_scaled_by_their_range(name, tmp_path):
     for found in (
         open_rgb(tmp_path / "a.png"),
         decode_rgb(encoded(image, kind), "row 1"),
-        opened(Raw("a", encoded(image, kind), ["x"])),
+        opened(Raw("a", encoded(image, kind), ["x"]))[0],
     ):
         assert np.abs(grey(found) - RAMP).max() <= 1
     assert np.abs(resized(Image.open(tmp_path / "a.png"), 6)[..., 0].mean() - RAMP.mean()) < 8  # neither white nor black
@@ -79,7 +79,7 @@ def test_a_range_that_nobody_agreed_on_is_refused(image, kind, words, tmp_path):
     (tmp_path / "a.tif").write_bytes(encoded(image, kind))
     with pytest.raises(LevlError, match=rf"a\.tif: .*{words}.*; store it"):
         open_rgb(tmp_path / "a.tif")
-    assert opened(Raw("a", encoded(image, kind), ["x"])) is None  # counted as broken
+    assert opened(Raw("a", encoded(image, kind), ["x"])) == (None, "image that cannot be decoded")  # counted as broken
 
 
 def test_colours_transparency_and_frames(tmp_path):

@@ -14,7 +14,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain import augment
 from levl_eval.pretrain.data import _csv_rows
-from levl_eval.pretrain.streams import read_tar
+from levl_eval.pretrain.tars import read_tar
 
 
 def _image(seed=0, size=(90, 60)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tarfile
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from PIL import Image
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
 from levl_eval.models.checkpoints import load_model, read
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain.feed import StreamFeed, open_feed
 from levl_eval.pretrain.loop import Trainer
-from levl_eval.pretrain.streams import Decoded, Raw, expand, open_source, read_tar, shuffled
+from levl_eval.pretrain.samples import Raw, shuffled, shuffled_from
+from levl_eval.pretrain.streams import Decoded, open_source
+from levl_eval.pretrain.tars import expand, read_tar
 
 
 def _jpeg(i: int, size=(40, 30)) -> bytes:
@@ -104,9 +108,11 @@ def test_a_consumer_goes_on_where_it_was_and_counts_broken_samples_once_an_epoch
     whole = take(14)  # 27 usable samples an epoch: two epochs and a half
     assert sorted([n for b in whole for n in _numbers(b)][:27]) == [i for i in range(20, 50) if i not in (23, 31, 40)]
     assert all(b["captions"] == [f"number {n}" for n in _numbers(b)] for b in whole)
-    assert {n.split(":")[-1][-2:] for b in whole for n in b["broken"]} == {"23", "31", "40"}
-    assert sum(b["skipped"] for b in whole) >= 6 > 3 == sum(len(b["broken"]) for b in whole)
-    assert sum(b["seen"] - b["skipped"] for b in whole) == 56
+    assert {n.split(":")[-1][-2:] for b in whole for n, _ in b["broken"]} == {"23", "31", "40"}
+    assert (
+        sum(b["skipped"].get("image that cannot be decoded", 0) for b in whole) >= 6 > 3 == sum(len(b["broken"]) for b in whole)
+    )
+    assert sum(b["seen"] - sum(b["skipped"].values()) for b in whole) == 56
     for done in (1, 6, 7, 11):
         rest = take(14 - done, whole[done - 1]["position"])
         assert [_numbers(b) for b in rest] == [_numbers(b) for b in whole[done:]]
@@ -218,3 +224,93 @@ def test_wrong_hub_data_is_one_line(folder, tmp_path):
         assert "\n" not in str(e.value)
     with pytest.raises(UsageError, match="field `batch_size`: 8 over 3 processes"):
         open_feed(_config(f"hf:{folder}"), (0, 3), tmp_path, Progress(quiet=True))
+
+
+@pytest.mark.parametrize("total, size", [(40, 7), (5, 7), (7, 7), (8, 1), (0, 3)])
+def test_a_shuffle_buffer_resumes_without_its_past(total, size):
+    read = set()
+
+    def stream(wanted):
+        for i in range(total):
+            if wanted is None or wanted(i):
+                read.add(i)
+                yield Raw(str(i), None, [])
+            else:
+                yield None
+
+    whole = [r.name for r in shuffled(stream(None), size, random.Random("s"))]
+    for taken in range(total + 1):
+        read.clear()
+        assert [r.name for r in shuffled_from(stream, size, "s", taken)] == whole[taken:]
+        assert len(read) <= total - taken + size
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_tar_read_to_a_place_is_resumed_without_the_bytes_before_it(tmp_path, monkeypatch, n):
+    for s in range(2):
+        _tar(tmp_path / f"{s}.tar", range(s * 60, s * 60 + 60))
+    source = open_source(_config(f"wds:{tmp_path}/*.tar"))
+    whole = [[r.name for r in source.epoch(0, k, n)] for k in range(n)]
+    read = []
+    extract = tarfile.TarFile.extractfile
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda self, m: (read.append(m.name), extract(self, m))[1])
+    for k in range(n):
+        for taken in (1, len(whole[k]) // 2, len(whole[k]) - 2, len(whole[k])):
+            read.clear()
+            assert [r.name for r in source.epoch(0, k, n, taken)] == whole[k][taken:]
+            left = len(whole[k]) - taken  # an image and a text of each; a buffer more where the end is near
+            assert 2 * left <= len(read) <= 2 * (left + 5 if left < 5 else left)
+    got = list(read_tar(str(tmp_path / "0.tar"), ("txt",), wanted=lambda i: i > 50))
+    assert [r is None for r in got] == [True] * 51 + [False] * 9
+
+
+def test_bad_shards_stop_the_run_or_are_counted(tmp_path):
+    _tar(tmp_path / "0.tar", range(30))
+    cut = _tar(tmp_path / "1.tar", range(100, 130))
+    cut.write_bytes(cut.read_bytes()[: 20 * 1024])
+    data = f"wds:{tmp_path}/*.tar"
+    with pytest.raises(LevlError, match=r"1\.tar: (cannot be read as a tar|is cut off)"):
+        list(open_source(_config(data)).epoch(0, 0, 1))
+    source = open_source(_config(data, "broken_shards=skip"))
+    samples = list(source.epoch(0, 0, 1))
+    bad = [s for s in samples if s.problem]
+    assert (
+        len(samples) - 1 >= 30 + 4
+        and [s.problem for s in bad] == ["shard that cannot be read to its end"]
+        and "1.tar" in bad[0].name
+    )
+    for taken in (3, 20, len(samples) - 3):
+        assert [s.name for s in source.epoch(0, 0, 1, taken)] == [s.name for s in samples[taken:]]
+
+
+def test_what_is_wrong_is_counted_by_kind_and_shown_at_the_end(tmp_path, capsys):
+    parts = {"a.jpg": _jpeg(1), "a.txt": b"one", "b.jpg": b"none", "b.txt": b"two", "c.txt": b"three", "d.jpg": _jpeg(4), "e.jpg": _jpeg(5),
+             "e.txt": b"\xff\xfe\xff", **{f"g{i}.{x}": _jpeg(9) if x == "jpg" else b"fine" for i in range(20) for x in ("jpg", "txt")}}  # fmt: skip
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content in parts.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    config = _config(
+        f"wds:{tmp_path}/x.tar", f"out={tmp_path / 'out'}", "steps=4", "workers=0", "max_broken=0.5", "objective=clip"
+    )
+    with on_stderr():
+        Trainer(config, Progress(), tmp_path / "cache").run()
+    said = capsys.readouterr().err
+    for kind in ("image that cannot be decoded", "no image", "no caption", "caption that is no UTF-8"):
+        assert f" {kind}" in said.partition("samples: ")[2], kind
+    listed = dict(line.split("\t") for line in (tmp_path / "out" / "broken.txt").read_text().splitlines())
+    assert {k.rpartition(":")[2]: v for k, v in listed.items()} == {
+        "b": "image that cannot be decoded", "c": "no image", "d": "no caption", "e": "caption that is no UTF-8"}  # fmt: skip
+
+
+def test_a_stream_that_changed_is_not_resumed(tmp_path):
+    _tar(tmp_path / "0.tar", range(30))
+    data = f"wds:{tmp_path}/*.tar"
+    feed = StreamFeed(_config(data, "workers=0"), (0, 1))
+    feed.start(_tok(), 0)
+    feed.next()
+    state = feed.state()
+    _tar(tmp_path / "1.tar", range(40, 60))
+    with pytest.raises(UsageError, match="is not what this run began with"):
+        StreamFeed(_config(data, "workers=0"), (0, 1)).start(_tok(), 1, state)

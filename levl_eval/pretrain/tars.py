@@ -1,0 +1,200 @@
+"""WebDataset shards: samples of tars in order, and their consumers' shares of an epoch.
+
+Formats: as img2dataset and cc12m-wds write them: members KEY.EXT with an image (any suffix of data.places) and .txt or .json
+beside it under the same KEY, in sequence. KEY ends at the first dot of the name; members that begin with a dot are passed over, as
+webdataset does. Stricter than it: a key that comes twice, a tar that is cut off and one with a damaged header raise, or are counted.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import lzma
+import os
+import random
+import re
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import printable
+from levl_eval.data.places import SUFFIXES
+from levl_eval.pretrain.samples import NO_TEXT, SHARD, Raw, Source, Wanted, shuffled_from
+
+IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
+
+
+def expand(pattern: str) -> list[str]:
+    """Brace expansion of {a,b} and {000..123} (zero-padded as written), then globbing. Raises UsageError where nothing matches."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found:
+        inner = found.group(1)
+        span = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
+        if span:
+            first, last = span.groups()
+            words = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+        else:
+            words = inner.split(",")
+        return [x for w in words for x in expand(pattern[: found.start()] + w + pattern[found.end() :])]
+    files = sorted(glob.glob(str(Path(pattern).expanduser())))
+    if not files:
+        raise UsageError(f"data=wds:{pattern}: no such file; give tars, for example wds:shards/{{00000..00099}}.tar")
+    return files
+
+
+def texts_of(value: object, strip: bool) -> list[str]:
+    """The strings of a field, as they are unless ``strip``; blank ones are left out."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return [t.strip() if strip else t for t in texts if isinstance(t, str) and t.strip()]
+
+
+def _utf8(content: bytes) -> str:
+    """A caption's text; "" where it is no UTF-8, so that its sample counts as broken."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return ""
+
+
+def captions_of(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
+    """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json."""
+    told: object = {}
+    if "json" in members:
+        try:
+            told = json.loads(members["json"])
+        except (ValueError, RecursionError):
+            told = {}
+    for name in fields:
+        value = _utf8(members["txt"]) if name == "txt" and "txt" in members else None
+        if value is None and isinstance(told, dict):
+            value = told.get(name)
+        texts = texts_of(value, strip)
+        if texts:
+            return texts
+    return texts_of(_utf8(members["txt"]), strip) if "txt" in members else []
+
+
+def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
+    """Raises LevlError where the members end before the tar does (a damaged header), or the tar has no end (cut off).
+
+    A whole tar ends with two blocks of zeros; the first made tarfile stop, and nothing but zeros follows.
+    """
+    stream = tar.fileobj
+    assert stream is not None
+    ended = False
+    while content := stream.read(1 << 20):
+        ended = True
+        if any(content):
+            raise LevlError(
+                f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"
+            )
+    if not ended:
+        raise LevlError(f"{path}: is cut off, it has no end mark; {again}")
+
+
+def read_tar(
+    path: str, fields: Iterable[str], strip: bool = False, skip: bool = False, wanted: Wanted | None = None
+) -> Iterator[Raw | None]:
+    """Samples of one tar in order. A sample without image or caption is passed on with None or [] and counted as broken.
+
+    skip: what cannot be read to its end ends there, as one sample with that problem; else it raises LevlError.
+    wanted: whether the sample of a number is to be read; the others are None, and their bytes are passed over where the tar is not compressed.
+    """
+    try:
+        yield from _members(path, tuple(fields), strip, wanted)
+    except LevlError as e:
+        if not skip:
+            raise
+        yield Raw(str(e), None, [], SHARD)
+
+
+def _sample(name: str, members: dict[str, bytes], fields: Iterable[str], strip: bool) -> Raw:
+    image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
+    captions = captions_of(members, fields, strip)
+    unreadable = image is not None and not captions and bool(members.get("txt", b"").strip()) and not _utf8(members["txt"])
+    return Raw(name, image, captions, NO_TEXT if unreadable else "")
+
+
+def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | None) -> Iterator[Raw | None]:
+    key = ""
+    members: dict[str, bytes] = {}
+    seen: set[str] = set()
+    again = "download it again or leave it out of the pattern"
+    read = True  # whether the sample at hand is wanted
+
+    def sample() -> Raw | None:
+        return _sample(f"{path}:{key}", members, fields, strip) if read else None
+
+    try:
+        # As a stream every byte is read once, from pipes and object stores too; with seeks, headers alone of what is not wanted.
+        with tarfile.open(path, "r|*" if wanted is None else "r:*") as tar:
+            for member in tar:
+                folder, _, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                if not member.isfile() or not stem or (stem.startswith("__") and stem.endswith("__")):
+                    continue
+                name = f"{folder}/{stem}" if folder else stem
+                if name != key:
+                    if members:
+                        yield sample()
+                    if name in seen:
+                        raise LevlError(f"{path}: holds the sample {printable(name)} twice; keep one of the two")
+                    read = wanted is None or wanted(len(seen))
+                    seen.add(name)
+                    key, members = name, {}
+                if suffix.lower() in members:
+                    raise LevlError(f"{path}: holds {printable(member.name)} twice; keep one of the two")
+                stream = tar.extractfile(member) if read else None
+                members[suffix.lower()] = stream.read() if stream is not None else b""
+            _check_end(path, tar, again)
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as e:
+        raise LevlError(f"{path}: cannot be read as a tar ({e}); {again}") from e
+    if members:
+        yield sample()
+
+
+@dataclass
+class Tars(Source):
+    """WebDataset shards: whole shards to consumers where there are enough of them, else every n-th sample of all."""
+
+    files: list[str]
+    fields: tuple[str, ...]
+    seed: int
+    buffer: int
+    strip: bool = False
+    skip: bool = False
+
+    def identity(self) -> str:
+        told = [(Path(f).name, os.stat(f).st_size) for f in self.files]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def epoch(self, epoch: int, k: int, n: int, taken: int = 0) -> Iterator[Raw]:
+        rng = random.Random(f"wds/{self.seed}/{epoch}")
+        files = self.files[:]
+        rng.shuffle(files)
+        shared = len(files) < n
+
+        def stream(wanted: Wanted | None) -> Iterator[Raw | None]:
+            if not shared:
+                yield from self._chained(files[k::n], wanted)
+                return
+            every = None if wanted is None else (lambda i: i % n == k and wanted(i // n))
+            for i, sample in enumerate(self._chained(files, every)):
+                if i % n == k:
+                    yield sample
+
+        return shuffled_from(stream, self.buffer, f"buffer/{self.seed}/{epoch}/{k}/{n}", taken)
+
+    def _chained(self, files: list[str], wanted: Wanted | None) -> Iterator[Raw | None]:
+        """Samples of files one after another; ``wanted`` counts over all of them."""
+        before = 0
+        for path in files:
+            start = before
+            of_file: Wanted | None = None if wanted is None else (lambda i, start=start: wanted(start + i))
+            for sample in read_tar(path, self.fields, self.strip, self.skip, of_file):
+                before += 1
+                yield sample
