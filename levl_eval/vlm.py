@@ -5,7 +5,7 @@ vlm = levl_eval.vlm.load(FOLDER); vlm.answer(image, "What is on the left?"); vlm
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.core.third_party import repair
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["VLM", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in __all__:
         from levl_eval.engines.vlm import api
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from levl_eval.backbones.loader import load_backbone
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["load_backbone"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "load_backbone":
         from levl_eval.backbones.loader import load_backbone
 

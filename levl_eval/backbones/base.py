@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,16 +62,16 @@ class Backbone(nn.Module, abc.ABC):
     dim: int
     patch_dim: int
     grid: tuple[int, int]
-    info: dict[str, Any]
+    info: dict[str, object]
     code: Mapping[str, str] = {}
 
-    def encoder_parts(self) -> dict[str, Any]:
+    def encoder_parts(self) -> dict[str, object]:
         """What moves features besides preprocessing, as identity parts: weights, code, and what is built of the code."""
         if "_structure" not in self.__dict__:
             self.__dict__["_structure"] = structure_of(self)  # once: some modules note what they have last seen
         return {"weights": self.weights_sha256, "code": dict(self.code), "modules": self.__dict__["_structure"]}
 
-    def text_parts(self) -> dict[str, Any]:
+    def text_parts(self) -> dict[str, object]:
         """What moves text embeddings besides :meth:`encoder_parts`: tokenizer, maximal length, read-out. {} without text."""
         if not self.has_text:
             return {}

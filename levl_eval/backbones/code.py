@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
 from levl_eval.core.hashing import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 # Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
 LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 2, "random": 2, "open_clip": 2, "hf": 2, "py": 1, "oracle": 1}
@@ -108,12 +112,12 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
-def constants_of(model: Any, skipped: frozenset[str]) -> str:
+def constants_of(model: nn.Module, skipped: frozenset[str]) -> str:
     """SHA-256 over the plain attributes of a torch module and those inside it that are in no state dict: numbers, texts, arrays.
 
     A factory may read a threshold or a mean image from a file of its own; these move features as weights do.
     """
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for name, module in model.named_modules():
         for key, value in vars(module).items():
             if not key.startswith("_") and key != "training" and not (name == "" and key in skipped):
@@ -123,7 +127,7 @@ def constants_of(model: Any, skipped: frozenset[str]) -> str:
     return digest(out)
 
 
-def structure_of(model: Any) -> str:
+def structure_of(model: nn.Module) -> str:
     """SHA-256 over the classes of a torch module and of those inside it, what they print of themselves, and their plain settings.
 
     Two encoders may share every weight and differ in an activation, a norm's epsilon or a number of heads: CLIP's with and without
@@ -145,7 +149,11 @@ _SETTINGS = frozenset({"global_pool", "pool_type", "pool", "pooling", "family", 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _is_array(value: object) -> TypeGuard[np.ndarray]:
+    return hasattr(value, "tobytes") and hasattr(value, "shape")  # known without importing numpy
+
+
+def _plain(value: object, depth: int = 0) -> object:
     """A value as JSON, arrays by the hash of their bytes; None for what is neither (functions, objects)."""
     if isinstance(value, (bool, int, str)):
         return [type(value).__name__, str(value)]
@@ -153,7 +161,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return ["float", value.hex()]
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy() if hasattr(value, "numpy") else None
-    if hasattr(value, "tobytes") and hasattr(value, "shape"):
+    if _is_array(value):
         return ["array", str(value.shape), str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
     if depth < 4 and isinstance(value, (list, tuple)):
         return [_plain(v, depth + 1) for v in value]
@@ -162,11 +170,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return None
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
+def tokenizer_digest(tokenizer: object) -> str:
     """SHA-256 of what a tokenizer does: of tokenizers, transformers or open_clip. "" for none."""
     if tokenizer is None:
         return ""
-    parts: dict[str, Any] = {"class": type(tokenizer).__name__}
+    parts: dict[str, object] = {"class": type(tokenizer).__name__}
     inner = getattr(tokenizer, "tokenizer", None)  # open_clip's wrapper of a transformers tokenizer
     for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), inner, getattr(inner, "backend_tokenizer", None)):
         if candidate is not None and hasattr(candidate, "to_str"):

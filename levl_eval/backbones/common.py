@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Preprocess, Readout
+from levl_eval.backbones.timm_layout import ViT
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hub import hub as hub
 
@@ -36,13 +37,13 @@ def hash_weights(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[str, Any]) -> B:
+def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mapping[str, object]) -> B:
     """Freeze, refuse weights that are not finite, and fill in the attributes every backbone has."""
     backbone.eval().requires_grad_(False)
     for key, value in backbone.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UsageError(f"{uri}: weight {key} holds NaN or infinity; the file is broken or its training diverged")
-    backbone.name, backbone.uri, backbone.preprocess, backbone.info = name, uri, preprocess, info
+    backbone.name, backbone.uri, backbone.preprocess, backbone.info = name, uri, preprocess, dict(info)
     backbone.weights_sha256 = hash_weights(backbone)
     try:
         with torch.inference_mode():
@@ -62,7 +63,7 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: dict[
     return backbone
 
 
-def vit_blocks(model: Any, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+def vit_blocks(model: ViT, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
     """Patch and class tokens of a timm ViT's blocks after its final norm, in the order of ``layers`` (see Backbone._blocks)."""
     order = sorted(set(layers))
     found = model.forward_intermediates(

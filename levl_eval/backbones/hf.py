@@ -6,8 +6,8 @@ Code from a repository is never run: what transformers does not hold natively is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from levl_eval.backbones.common import EMBEDDING, finish, unit
 from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
 from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.core.errors import LevlError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _UNUSED = (
@@ -38,14 +41,19 @@ def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 class HFBackbone(Backbone):
     """A vision tower of transformers; with text where the family has it."""
 
-    def __init__(self, model: Any, family: str, tokenizer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, family: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
         super().__init__()
         self.model, self.family, self.tokenizer = model, family, tokenizer
         self.rules = FAMILIES[family]
@@ -59,7 +67,7 @@ class HFBackbone(Backbone):
             self.readouts = EMBEDDING
 
     @property
-    def _tower(self) -> Any:
+    def _tower(self) -> PreTrainedModel:
         return self.model.vision_model if hasattr(self.model, "vision_model") else self.model
 
     @property
@@ -72,7 +80,7 @@ class HFBackbone(Backbone):
         patch = _pair(self._tower.config.patch_size)
         return images.shape[-2] // patch[0], images.shape[-1] // patch[1]
 
-    def _inputs(self, images: Tensor) -> dict[str, Any]:
+    def _inputs(self, images: Tensor) -> Mapping[str, Tensor | bool]:
         """What the tower takes; positions are interpolated where the size is not the model's own.
 
         Raises LevlError for another size where the library itself does not interpolate.
@@ -80,7 +88,7 @@ class HFBackbone(Backbone):
         config = self._tower.config
         if self.family == "siglip2":
             return as_patches(images, config.patch_size)
-        inputs: dict[str, Any] = {"pixel_values": images}
+        inputs: dict[str, Tensor | bool] = {"pixel_values": images}
         if self.family == "vit_mae":
             rows, columns = self._grid(images)  # its shuffle sorts by noise: rising numbers keep the order
             inputs["noise"] = torch.arange(rows * columns, device=images.device).float().expand(len(images), -1)
@@ -120,6 +128,7 @@ class HFBackbone(Backbone):
 
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        assert self.tokenizer is not None
         text = self.model.text_model
         # SigLIP was trained on texts padded to full length and without a mask; CLIP reads at the end token.
         full = self.rules.text in ("full", "masked")
@@ -136,25 +145,24 @@ class HFBackbone(Backbone):
         return {"embedding": unit(found if project is None else project(found))}
 
 
-def _preprocess(processor: Any, uri: str = "hf") -> Preprocess:
+def _preprocess(processor: BaseImageProcessor, uri: str = "hf") -> Preprocess:
     """An image processor's settings as data.
 
     SigLIP 2 of variable size keeps the aspect ratio within a number of patches; the suite's images are squares, so it gets the
     largest square of so many. Raises UsageError for settings the suite's preprocessing cannot follow.
     """
     interpolation = _PIL.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if getattr(processor, "do_normalize", True) and processor.image_mean is not None:
-        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+        mean, std = _three(processor.image_mean), _three(processor.image_std)
     factor = getattr(processor, "rescale_factor", None) or 1 / 255
     if not getattr(processor, "do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
         raise UsageError(f"{uri}: its image processor does not scale pixels to [0, 1]; use py: with your own preprocess")
     if hasattr(processor, "max_num_patches"):
         side = math.isqrt(processor.max_num_patches) * processor.patch_size
-        return Preprocess(side, "squash", None, interpolation, mean, std)  # type: ignore[arg-type]
+        return Preprocess(side, "squash", None, interpolation, mean, std)
 
-    def side_of(size: Any, *names: str) -> int | None:
+    def side_of(size: object, *names: str) -> int | None:
         values = [size.get(n) if hasattr(size, "get") else getattr(size, n, None) for n in names]
         if len({v for v in values if v}) > 1:
             raise UsageError(f"{uri}: its images are {' x '.join(map(str, values))} pixels; this suite's are squares")
@@ -168,11 +176,11 @@ def _preprocess(processor: Any, uri: str = "hf") -> Preprocess:
         raise UsageError(f"{uri}: its image processor names neither a shortest edge nor height and width; use py:")
     if cut is not None and (shortest or cut != side):
         how = "shortest" if shortest else "squash-crop"
-        return Preprocess(cut, how, side, interpolation, mean, std)  # type: ignore[arg-type]
-    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)  # type: ignore[arg-type]
+        return Preprocess(cut, how, side, interpolation, mean, std)
+    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)
 
 
-def _config(repo: str, uri: str) -> tuple[Any, str]:
+def _config(repo: str, uri: str) -> tuple[PretrainedConfig, str]:
     """(configuration, family). Raises UsageError for what is not in the table, or not in transformers."""
     from transformers import AutoConfig
 
@@ -192,21 +200,22 @@ def _config(repo: str, uri: str) -> tuple[Any, str]:
     return config, family
 
 
-def _class_of(config: Any) -> Any:
+def _class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The bare model's class; a few vision towers stand in no list of transformers' own."""
     import transformers
     from transformers import AutoModel
 
     name = type(config).__name__.removesuffix("Config") + "Model"
-    return AutoModel if type(config) in AutoModel._model_mapping else getattr(transformers, name)
+    out: type[PreTrainedModel] = AutoModel if type(config) in AutoModel._model_mapping else getattr(transformers, name)
+    return out
 
 
-def _options(family: str) -> dict[str, Any]:
+def _options(family: str) -> dict[str, bool]:
     """data2vec's only final norm stands in a pooler that transformers builds on demand."""
     return {"add_pooling_layer": True} if family == "data2vec-vision" else {}
 
 
-def _complete(loading: Mapping[str, Any], uri: str) -> None:
+def _complete(loading: Mapping[str, Iterable[str]], uri: str) -> None:
     """Raises UsageError where weights were not in the checkpoint and would have stayed random."""
     missing = sorted(k for k in loading.get("missing_keys", ()) if not any(part in k for part in _UNUSED))
     if missing:
@@ -215,7 +224,7 @@ def _complete(loading: Mapping[str, Any], uri: str) -> None:
         )
 
 
-def _finish(model: Any, family: str, repo: str, name: str, uri: str, more: dict[str, Any]) -> Backbone:
+def _finish(model: PreTrainedModel, family: str, repo: str, name: str, uri: str, more: Mapping[str, object]) -> Backbone:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     with hub_or_cache(uri):

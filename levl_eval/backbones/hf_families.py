@@ -8,9 +8,12 @@ from __future__ import annotations
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Family:
     """
 
     words: str
-    prefix: Callable[[Any], int]
+    prefix: Callable[[PretrainedConfig], int]
     norm: str = "layernorm"
     normed: bool = True
     pooled: Literal["cls", "pooler", "mean", "summary"] = "cls"
@@ -33,15 +36,15 @@ class Family:
     canonical: bool = False  # texts are lower-cased and lose their punctuation
 
 
-def _none(config: Any) -> int:
+def _none(config: PretrainedConfig) -> int:
     return 0
 
 
-def _one(config: Any) -> int:
+def _one(config: PretrainedConfig) -> int:
     return 1
 
 
-def _registers(config: Any) -> int:
+def _registers(config: PretrainedConfig) -> int:
     return 1 + getattr(config, "num_register_tokens", 0)
 
 
@@ -80,7 +83,7 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def pooling_of(family: str, tower: Any) -> str:
+def pooling_of(family: str, tower: PreTrainedModel) -> str:
     """What is pooled, in words for records; heads that a checkpoint lacks or norms that stand elsewhere included."""
     config = tower.config
     if family in ("beit", "data2vec-vision") and not config.use_mean_pooling:
@@ -90,12 +93,12 @@ def pooling_of(family: str, tower: Any) -> str:
     return FAMILIES[family].words
 
 
-def is_normed(family: str, tower: Any) -> bool:
+def is_normed(family: str, tower: PreTrainedModel) -> bool:
     """Whether ``last_hidden_state`` has passed the final norm."""
     return FAMILIES[family].normed or (family in ("beit", "data2vec-vision") and not tower.config.use_mean_pooling)
 
 
-def final_norm(family: str, tower: Any) -> Callable[[Tensor], Tensor]:
+def final_norm(family: str, tower: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """The last norm the model itself applies; the identity where it has none."""
     path = FAMILIES[family].norm
     if family in ("beit", "data2vec-vision") and not tower.config.use_mean_pooling:

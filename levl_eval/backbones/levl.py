@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads, vit_blocks
+from levl_eval.backbones.timm_layout import ViT
 from levl_eval.models.checkpoints import load_model
+from levl_eval.models.config import PretrainConfig
 from levl_eval.models.published import preprocess_from
 from levl_eval.models.tokenizer import encode
 from levl_eval.models.towers import DualEncoder
@@ -25,20 +28,23 @@ class DualEncoderBackbone(Backbone):
         self.model, self.tokenizer, self.max_length, self.readout = model, tokenizer, max_length, readout
         self.readouts = LEVLJEPA if model.text.projector is not None else EMBEDDING
         self.class_token = "pooled"
-        self.depth = len(model.vision.encoder.blocks)  # type: ignore[arg-type]
+        self.depth = len(self._vit.blocks)
 
     @property
     def has_text(self) -> bool:
         return self.tokenizer is not None
 
+    @property
+    def _vit(self) -> ViT:
+        return cast(ViT, self.model.vision.encoder)  # as models.towers.vision_tower made it
+
     def encode(self, images: Tensor) -> Features:
-        encoder = self.model.vision.encoder
-        tokens: Tensor = encoder.forward_features(images)  # type: ignore[operator]  # [B, 1 + N, D], after the final norm
-        patch: tuple[int, int] = encoder.patch_embed.patch_size  # type: ignore[union-attr,assignment]
+        tokens = self._vit.forward_features(images)  # [B, 1 + N, D], after the final norm
+        patch = self._vit.patch_embed.patch_size
         return Features(tokens[:, 0], tokens[:, 1:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        return vit_blocks(self.model.vision.encoder, images, layers)
+        return vit_blocks(self._vit, images, layers)
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         vision = self.model.vision
@@ -58,6 +64,7 @@ def load(path: str, name: str, uri: str) -> Backbone:
     model, meta = load_model(Path(path).expanduser())
     preprocess = preprocess_from(meta["preprocess"], path)
     config = meta["config"]
+    known = PretrainConfig.model_validate(config)
     info = {k: config[k] for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
-    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config["max_length"], config["text_readout"])
+    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), known.max_length, known.text_readout)
     return finish(backbone, name, uri, preprocess, info)

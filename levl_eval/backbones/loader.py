@@ -31,7 +31,9 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
             raise UsageError(
                 f"{file}: its SHA-256 is not the one in the card of {card.name} (field `sha256`); the file is damaged or another one"
             )
-    backbone: Backbone = SCHEMES.load(scheme)(rest, card.name, card.uri)
+    backbone = SCHEMES.load(scheme)(rest, card.name, card.uri)
+    if not isinstance(backbone, Backbone):
+        raise TypeError(f"{card.uri}: its loader gave a {type(backbone).__name__} in place of a backbone")
     backbone.code = {**backbone.code, "modules": structure_of(backbone), **code_of(scheme, rest)}
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,14 +19,15 @@ from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import finish, hub
 from levl_eval.backbones.levl import DualEncoderBackbone
 from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import Parts
 from levl_eval.models.published import Description, cut_positions
 from levl_eval.models.towers import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
 
 _FILES = ("vision_encoder.safetensors", "text_encoder.safetensors")
 
 
-def _split(flat: dict[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
-    out: dict[str, dict[str, Tensor]] = {"encoder": {}, "pre_proj": {}, "projector": {}}
+def _split(flat: dict[str, Tensor], where: str) -> Parts:
+    out: Parts = {"encoder": {}, "pre_proj": {}, "projector": {}}
     for name, value in flat.items():
         part, _, rest = name.partition(".")
         if part not in out:
@@ -36,7 +36,7 @@ def _split(flat: dict[str, Tensor], where: str) -> dict[str, dict[str, Tensor]]:
     return out
 
 
-def _read_pt(path: Path) -> dict[str, dict[str, Tensor]]:
+def _read_pt(path: Path) -> Parts:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
@@ -46,7 +46,7 @@ def _read_pt(path: Path) -> dict[str, dict[str, Tensor]]:
     return {k: dict(state.get(k) or {}) for k in ("encoder", "pre_proj", "projector")}
 
 
-def read_pair(source: str, uri: str) -> tuple[dict[str, Any], dict[str, Any], Path]:
+def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
     """(vision, text, folder) state dictionaries of a directory, or of a hub repository through its cache."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -98,7 +98,7 @@ def _head(state: dict[str, Tensor]) -> nn.Module:
     return head
 
 
-def build(vision: dict[str, Any], text: dict[str, Any], description: Description) -> tuple[DualEncoder, int, int]:
+def build(vision: Parts, text: Parts, description: Description) -> tuple[DualEncoder, int, int]:
     """The model of two published state dictionaries; also its image size and maximal text length.
 
     Shapes are the weights'; heads, read-out, maximal length and positions are config.json's (published.Description).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,11 +20,15 @@ from levl_eval.backbones.open_clip_towers import Tower, tower_of
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import did_you_mean
 
+if TYPE_CHECKING:
+    from open_clip import CLIP, CustomTextCLIP
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
 
 class OpenClipBackbone(Backbone):
     """A model of open_clip, with text. Its image tower is its own ViT or ResNet, or one of timm."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: CLIP | CustomTextCLIP, tokenizer: HFTokenizer | SimpleTokenizer | None) -> None:
         super().__init__()
         self.model, self.tokenizer, self.readouts = model, tokenizer, EMBEDDING
         self.depth, self.class_token = self._tower.depth, self._tower.class_token
@@ -48,6 +52,7 @@ class OpenClipBackbone(Backbone):
 
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        assert self.tokenizer is not None
         tokens = self.tokenizer(texts).to(next(self.parameters()).device)
         return {"embedding": unit(self.model.encode_text(tokens, normalize=False))}
 
@@ -93,7 +98,14 @@ def parse(spec: str, uri: str, random: bool = False) -> Spec:
     return Spec(model, str(path) if path.is_file() else pretrained, side)
 
 
-def tag_settings(spec: Spec, uri: str) -> dict[str, Any]:
+class TagSettings(TypedDict, total=False):
+    """Arguments of open_clip's ``create_model``."""
+
+    force_preprocess_cfg: dict[str, object]
+    force_quick_gelu: bool
+
+
+def tag_settings(spec: Spec, uri: str) -> TagSettings:
     """Arguments of ``create_model`` that the weights themselves want: their preprocessing and their activation.
 
     A checkpoint file says neither; it is read with what all tags of its architecture agree on, else as open_clip reads it. Raises
@@ -111,7 +123,7 @@ def tag_settings(spec: Spec, uri: str) -> dict[str, Any]:
     if not known:
         return {}
     fields = [f for f in PreprocessCfg.__dataclass_fields__ if f != "size"]
-    out: dict[str, Any] = {
+    out: TagSettings = {
         "force_preprocess_cfg": {
             f: known[0][f] for f in fields if all(k.get(f) == known[0].get(f) for k in known) and f in known[0]
         }
@@ -129,7 +141,7 @@ def tag_settings(spec: Spec, uri: str) -> dict[str, Any]:
     return out
 
 
-def preprocess_of(net: Any, uri: str) -> Preprocess:
+def preprocess_of(net: CLIP | CustomTextCLIP, uri: str) -> Preprocess:
     """open_clip's evaluation transform as data. Raises UsageError where it pads or gives no squares."""
     import open_clip
 
@@ -144,7 +156,7 @@ def preprocess_of(net: Any, uri: str) -> Preprocess:
     return Preprocess(sides.pop(), mode, None, how, tuple(c["mean"]), tuple(c["std"]))
 
 
-def _build(spec: Spec, name: str, uri: str, weights: bool, more: dict[str, Any]) -> Backbone:
+def _build(spec: Spec, name: str, uri: str, weights: bool, more: Mapping[str, object]) -> Backbone:
     import open_clip
 
     settings = tag_settings(spec, uri)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -10,6 +10,11 @@ from levl_eval.backbones.base import Features
 from levl_eval.backbones.timm import timm_blocks, timm_features
 from levl_eval.backbones.timm_layout import blocks_of, class_token_of, pooling_of
 from levl_eval.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
 
 
 class Tower:
@@ -19,7 +24,7 @@ class Tower:
     class_token: Literal["pooled", "blocks", ""] = ""
     pooled = tokens = ""  # in words, for records
 
-    def __init__(self, visual: Any) -> None:
+    def __init__(self, visual: nn.Module) -> None:
         self.visual = visual
 
     def features(self, images: Tensor) -> Features:
@@ -35,7 +40,9 @@ class Tower:
 class OwnViT(Tower):
     """open_clip's VisionTransformer: one class token always, whatever it pools."""
 
-    def __init__(self, visual: Any) -> None:
+    visual: VisionTransformer
+
+    def __init__(self, visual: VisionTransformer) -> None:
         super().__init__(visual)
         self.depth = len(visual.transformer.resblocks)
         attention = getattr(visual, "attn_pool", None) is not None
@@ -95,6 +102,7 @@ class OwnResNet(Tower):
 
     pooled = "attention pool, in the joint space of images and texts"
     tokens = "the last stage's map, which has no norm of its own"
+    visual: ModifiedResNet
 
     def features(self, images: Tensor) -> Features:
         found = self.visual.forward_intermediates(images, indices=1)
@@ -109,8 +117,9 @@ class TimmTower(Tower):
     """A timm model: what it pools, then its own classifier where that is the projection, then open_clip's head."""
 
     tokens = "after the final norm"
+    visual: TimmModel
 
-    def __init__(self, visual: Any) -> None:
+    def __init__(self, visual: TimmModel) -> None:
         super().__init__(visual)
         self.depth, self.class_token, self.pooled = (
             blocks_of(visual.trunk),
@@ -146,7 +155,7 @@ class TimmTower(Tower):
         return timm_blocks(self.visual.trunk, images, layers)
 
 
-def tower_of(visual: Any, uri: str = "open_clip") -> Tower:
+def tower_of(visual: VisionTransformer | ModifiedResNet | TimmModel, uri: str = "open_clip") -> Tower:
     """The reader of ``model.visual``. Raises UsageError for a tower whose tokens this module does not know."""
     if hasattr(visual, "trunk"):
         return TimmTower(visual)

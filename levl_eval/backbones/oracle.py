@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -48,7 +47,7 @@ class OracleBackbone(Backbone):
         self.preprocess = Preprocess(world.size, "shortest", None, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         told = {"kind": self.kind, "keep": self.keep, "noise": self.noise, "version": VERSION}
         self.weights_sha256 = digest({"oracle": told, "grid": GRID, "world": world.manifest})
-        self.info: dict[str, Any] = {"oracle": {**told, "world": world.manifest}}
+        self.info: dict[str, object] = {"oracle": {**told, "world": world.manifest}}
 
     def open_data(self, data: str) -> None:
         """See Backbone.open_data. Raises UsageError where the data are not synthetic scenes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import finish, hub, vit_blocks
 from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.backbones.timm_layout import (
+    TimmModel,
+    ViT,
     apply_norm,
     as_map,
     blocks_of,
@@ -32,7 +34,7 @@ from levl_eval.core.text import did_you_mean
 class TimmBackbone(Backbone):
     """Any timm model that gives patch tokens [B, prefix + N, D] or a feature map [B, D, h, w] or [B, h, w, D]."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: TimmModel) -> None:
         super().__init__()
         self.model = model
         self.depth = blocks_of(model)
@@ -45,7 +47,7 @@ class TimmBackbone(Backbone):
         return timm_blocks(self.model, images, layers)
 
 
-def timm_features(model: Any, images: Tensor) -> Features:
+def timm_features(model: TimmModel, images: Tensor) -> Features:
     """Pooled: the model's own ``forward_head(pre_logits=True)``. Patches: ``forward_features`` behind the final norm, prefix stripped.
 
     Raises LevlError where the tokens are no one set, form no grid or (a model's own refusal) the image size does not suit.
@@ -66,23 +68,24 @@ def timm_features(model: Any, images: Tensor) -> Features:
     return Features(pooled.flatten(1), patches, grid)
 
 
-def timm_blocks(model: Any, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+def timm_blocks(model: object, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
     """Patch and class tokens of a timm ViT's blocks after its final norm, wherever that stands (see Backbone._blocks)."""
     norm = late_norm_of(model)
-    found = vit_blocks(model, images, layers)
+    found = vit_blocks(cast(ViT, model), images, layers)  # which it is where blocks_of says so
     return [(apply_norm(norm, patches), None if cls is None else apply_norm(norm, cls)) for patches, cls in found]
 
 
-def create(model: str, pretrained: bool) -> Any:
+def create(model: str, pretrained: bool) -> TimmModel:
     """A timm model without classifier that takes other image sizes by interpolating its positions, where its family can."""
     import timm
 
     try:
-        return timm.create_model(model, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+        net: TimmModel = timm.create_model(model, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError as e:  # the family does not know the argument
         if "dynamic_img_size" not in str(e):
             raise
-        return timm.create_model(model, pretrained=pretrained, num_classes=0)
+        net = timm.create_model(model, pretrained=pretrained, num_classes=0)
+    return net
 
 
 def _known(name: str, uri: str) -> str:
@@ -118,12 +121,12 @@ def load(model: str, name: str, uri: str) -> Backbone:
     return finish(TimmBackbone(net), name, uri, preprocess_of(net, uri), info_of(net, model))
 
 
-def info_of(net: Any, model: str) -> dict[str, Any]:
+def info_of(net: object, model: str) -> dict[str, object]:
     """What records say about a timm model."""
     return {"library": "timm", "model": model, "pooled": pooling_of(net)}
 
 
-def preprocess_of(net: Any, uri: str = "") -> Preprocess:
+def preprocess_of(net: TimmModel, uri: str = "") -> Preprocess:
     """timm's evaluation transform as data: resized to size / crop_pct, then a centre crop; "squash" keeps no aspect ratio.
 
     Raises UsageError for models made for images that are no squares, or that timm pads.
@@ -186,7 +189,7 @@ def load_random(spec: str, name: str, uri: str) -> Backbone:
     return finish(TimmBackbone(net), name, uri, preprocess, {**info_of(net, model), "random_seed": seed})
 
 
-def _nano(seed: int) -> tuple[Any, Preprocess]:
+def _nano(seed: int) -> tuple[TimmModel, Preprocess]:
     from levl_eval.models.config import parse_config
     from levl_eval.models.towers import vision_tower
 
@@ -194,4 +197,4 @@ def _nano(seed: int) -> tuple[Any, Preprocess]:
     v = config.vision
     with seeded(seed):
         net = vision_tower(v.width, v.depth, v.heads, v.patch or 8, config.image_size)
-    return net, Preprocess(config.image_size, "squash", None, "bicubic", config.mean, config.std)
+    return cast(TimmModel, net), Preprocess(config.image_size, "squash", None, "bicubic", config.mean, config.std)

@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol, cast
 
 from torch import Tensor, nn
 
 from levl_eval.core.errors import LevlError
 
 
-def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+class PatchEmbed(Protocol):
+    """Of timm's PatchEmbed what is used here."""
+
+    patch_size: tuple[int, int]
+
+
+class ViT(Protocol):
+    """Of timm's VisionTransformer what is used here."""
+
+    blocks: Sequence[nn.Module]
+    patch_embed: PatchEmbed
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> tokens [B, prefix + N, D] after the final norm."""
+        ...
+
+    def forward_intermediates(
+        self, x: Tensor, *, indices: list[int], norm: bool, output_fmt: str, return_prefix_tokens: bool, intermediates_only: bool
+    ) -> list[Tensor] | list[tuple[Tensor, Tensor]]:
+        """Blocks' tokens; with prefix tokens the pair (patches, prefix)."""
+        ...
+
+
+class TimmModel(Protocol):
+    """What every image model of timm has; what only some have is looked up by name."""
+
+    num_features: int
+
+    def forward_features(self, x: Tensor) -> object:
+        """Images [B, 3, H, W] -> tokens [B, N, D] or a map; several scales or branches of some."""
+        ...
+
+    def forward_head(self, x: Tensor, pre_logits: bool = ...) -> Tensor:
+        """What forward_features gave -> pooled features."""
+        ...
+
+
+def layout_of(model: object, count: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """How many of ``count`` tokens stand before the patches, and the patches' grid, for an image of height and width ``size``.
 
     From the model's own description where it has one; else from the count: the patches are as many as squares of one size fill the
@@ -33,7 +71,7 @@ def layout_of(model: Any, count: int, size: tuple[int, int]) -> tuple[int, tuple
     )
 
 
-def as_map(model: Any, tokens: Tensor) -> Tensor:
+def as_map(model: TimmModel, tokens: Tensor) -> Tensor:
     """A feature map [B, D, h, w] of a map in either layout: some hierarchical models keep their channels last.
 
     Raises LevlError where neither side has the model's width.
@@ -48,15 +86,16 @@ def as_map(model: Any, tokens: Tensor) -> Tensor:
     return out
 
 
-def blocks_of(model: Any) -> int:
+def blocks_of(model: object) -> int:
     """Number of a plain ViT's blocks; 0 for hierarchical and convolutional models, whose stages have grids of their own."""
     if not all(hasattr(model, name) for name in ("blocks", "num_prefix_tokens", "forward_intermediates")):
         return 0
-    plain = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters  # CaiT's blocks have none
-    return len(model.blocks) if plain else 0
+    vit = cast(ViT, model)
+    plain = "return_prefix_tokens" in inspect.signature(vit.forward_intermediates).parameters  # CaiT's blocks have none
+    return len(vit.blocks) if plain else 0
 
 
-def class_token_of(model: Any) -> Literal["pooled", "blocks", ""]:
+def class_token_of(model: object) -> Literal["pooled", "blocks", ""]:
     """Where a timm model's class token is (Backbone.class_token): some pool by the mean or by attention although they have one."""
     if getattr(model, "cls_token", None) is None or not getattr(model, "num_prefix_tokens", 0):
         return ""
@@ -66,11 +105,11 @@ def class_token_of(model: Any) -> Literal["pooled", "blocks", ""]:
     return "blocks" if blocks_of(model) else ""
 
 
-def _is_norm(module: Any) -> bool:
+def _is_norm(module: object) -> bool:
     return module is not None and not isinstance(module, nn.Identity)
 
 
-def late_norm_of(model: Any) -> nn.Module | None:
+def late_norm_of(model: object) -> nn.Module | None:
     """The final norm of a model that norms only what it has pooled (``fc_norm``, or ``norm`` of the head); else None.
 
     ``forward_features`` of such a model gives tokens before any final norm, and so does ``forward_intermediates(norm=True)``. Norms
@@ -99,7 +138,7 @@ def apply_norm(norm: nn.Module | None, tokens: Tensor) -> Tensor:
     return out
 
 
-def pooling_of(model: Any) -> str:
+def pooling_of(model: object) -> str:
     """What ``forward_head(pre_logits=True)`` gives, in words for records."""
     late = late_norm_of(model) is not None
     if getattr(model, "attn_pool", None) is not None:

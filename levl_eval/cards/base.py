@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 from levl_eval.cards.fields import Between, Name, Share, mark_of, not_protocol, protocol
 from levl_eval.cards.skip import NO_SKIPPING, SkipBound, checked_bound
+from levl_eval.core.json_types import JsonObject, as_object
 
 
-def plain(card: BaseModel) -> dict[str, Any]:
+def plain(card: BaseModel) -> JsonObject:
     """A card as JSON and YAML write it, and as it is read back the same: fields that are not set are left out.
 
     A field set to None whose default is another value is one that is set, and stays.
     """
 
-    def kept(node: Any, written: Any) -> Any:
-        if isinstance(node, BaseModel):
+    def kept(node: object, written: object) -> object:
+        if isinstance(node, BaseModel) and isinstance(written, dict):
             return {
                 name: kept(getattr(node, name), written[name])
                 for name, field in type(node).model_fields.items()
                 if getattr(node, name) is not None or field.get_default(call_default_factory=True) is not None
             }
-        if isinstance(node, (list, tuple)):
+        if isinstance(node, (list, tuple)) and isinstance(written, list):
             return [kept(n, w) for n, w in zip(node, written, strict=True)]
         return written
 
-    out: dict[str, Any] = kept(card, card.model_dump(mode="json"))
-    return out
+    return as_object(kept(card, card.model_dump(mode="json")), type(card).__name__)
 
 
 class StrictModel(BaseModel):
@@ -37,7 +37,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for name, field in cls.model_fields.items():
             if mark_of(field) is None:

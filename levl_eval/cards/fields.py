@@ -7,21 +7,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypedDict, TypeVar, cast
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 MARK = "levl_protocol"  # in a field's json_schema_extra: True, or why it is none
 
 
-def protocol(default: Any = ..., **rules: Any) -> Any:
+T = TypeVar("T")
+REQUIRED: NoReturn = cast(NoReturn, ...)  # pydantic's mark of a field without a default; typed as what fits every field
+
+
+class Rules(TypedDict, total=False):
+    """Of pydantic's constraints those that cards use; ranges of numbers are :class:`Between`."""
+
+    min_length: int
+    max_length: int
+    gt: float
+    lt: float
+
+
+def protocol(default: T = REQUIRED, **rules: Unpack[Rules]) -> T:
     """A field that can move a number: part of the protocol, so that rows that differ in it are never compared."""
     return Field(default, json_schema_extra={MARK: True}, **rules)
 
 
-def not_protocol(why: str, default: Any = ..., **rules: Any) -> Any:
+def not_protocol(why: str, default: T = REQUIRED, **rules: Unpack[Rules]) -> T:
     """A field that moves no number of a job, and why not."""
     return Field(default, json_schema_extra={MARK: why}, **rules)
 
@@ -52,11 +68,11 @@ class Between:
         inside = self.low < value if self.above else self.low <= value
         return math.isfinite(value) and inside and value <= self.high
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def bounded(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def bounded(value: object, inner: core_schema.ValidatorFunctionWrapHandler) -> float:
             if isinstance(value, bool):
                 raise ValueError(f"expected a number {self}")
-            found = inner(value)
+            found: float = inner(value)
             if not self.holds(found):
                 raise ValueError(f"expected a number {self}")
             return found

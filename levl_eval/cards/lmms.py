@@ -6,14 +6,13 @@ import hashlib
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from levl_eval.core.errors import UsageError
 
 PREFIX = "lmms:"
 
 
-def lmms_value(name: str) -> dict[str, Any]:
+def lmms_value(name: str) -> dict[str, object]:
     """The card's mapping for ``lmms:NAME``. Raises UsageError where NAME is missing or lmms-eval is not installed."""
     task = name.removeprefix(PREFIX)
     if not task:

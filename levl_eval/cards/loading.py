@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -45,6 +46,7 @@ from levl_eval.cards.vlm import (
     VQACard,
 )
 from levl_eval.core.errors import UsageError
+from levl_eval.core.json_types import as_object
 from levl_eval.core.safe_yaml import read_yaml
 from levl_eval.core.text import did_you_mean
 
@@ -54,6 +56,7 @@ __all__ = [
     "AttentiveCard",
     "BackboneCard",
     "BackgroundsCard",
+    "Card",
     "CarvedSpec",
     "ClaimCard",
     "ConnectorSpec",
@@ -81,6 +84,7 @@ __all__ = [
     "VQACard",
     "ZeroShotCard",
     "card_fields",
+    "expect",
     "load_card",
     "parse_card",
     "protocol_hash",
@@ -103,7 +107,7 @@ TaskCard = Annotated[
     | DepthCard,
     Field(discriminator="engine"),
 ]
-_TASK: TypeAdapter[Any] = TypeAdapter(TaskCard)
+_TASK: TypeAdapter[TaskCard] = TypeAdapter(TaskCard)
 
 _Mean = Annotated[float, Between(-1e30, 1e30)]
 _Std = Annotated[float, Between(0, 1e30, above=True)]  # `audit` tells a wrong one
@@ -138,6 +142,10 @@ class BackboneCard(StrictModel):
     baseline: bool = not_protocol("whom a gain is over, not what is measured", False)  # a random-initialised floor
 
 
+Model = TypeVar("Model", bound=BaseModel)
+Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | ClaimCard
+
+
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
@@ -146,7 +154,7 @@ def _models() -> dict[str, type[BaseModel]]:
     return {c.model_fields["engine"].default: c for c in cards}
 
 
-def card_fields(engine: Any) -> frozenset[str]:
+def card_fields(engine: object) -> frozenset[str]:
     """Field names of an engine's card; empty for an unknown engine."""
     model = _models().get(str(engine))
     return frozenset(model.model_fields) if model else frozenset()
@@ -170,7 +178,7 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
     return UsageError(f"{where}: field `{field}`: {expected}{more}")
 
 
-def parse_card(value: dict[str, Any], where: str) -> Any:
+def parse_card(value: Mapping[str, object], where: str) -> Card:
     """A mapping with ``kind: task | recipe | set | llm | claim | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
     kind = value.get("kind", "task")
     try:
@@ -187,39 +195,47 @@ def parse_card(value: dict[str, Any], where: str) -> Any:
         if kind != "task":
             raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm, claim or backbone, found {kind!r}")
         engine = value.get("engine")
-        if engine not in _models():
+        if not isinstance(engine, str) or engine not in _models():
             raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
         return _TASK.validate_python(value)
     except ValidationError as e:
         kinds: dict[str, type[BaseModel]] = {
             "backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard, "llm": LLMCard, "claim": ClaimCard,
         }  # fmt: skip
-        model = kinds.get(kind) or _models().get(str(value.get("engine")))
+        model = kinds.get(str(kind)) or _models().get(str(value.get("engine")))
         raise _explain(e, where, model) from e
 
 
-def load_card(path: Path) -> Any:
+def load_card(path: Path) -> Card:
+    """The card of a YAML file. Raises UsageError naming the file and the field."""
     return parse_card(read_yaml(path), str(path))
 
 
-def protocol_of(card: BaseModel, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+def expect(card: Card, model: type[Model], where: str | Path, kind: str) -> Model:
+    """``card`` where it is of that kind. Raises UsageError naming ``where``."""
+    if not isinstance(card, model):
+        raise UsageError(f"{where}: field `kind`: a {kind} card was expected, found {card.kind}")
+    return card
+
+
+def protocol_of(card: BaseModel, extra: Mapping[str, object] | None = None) -> dict[str, object]:
     """Everything in a task card that can move a number, plus ``extra`` (language model's hash, ...).
 
     By the declaration of each field in its class, at every depth: of two fields of one name one may be protocol and one not.
     """
 
-    def kept(node: Any, written: Any) -> Any:
-        if isinstance(node, BaseModel):
+    def kept(node: object, written: object) -> object:
+        if isinstance(node, BaseModel) and isinstance(written, dict):
             fields = type(node).model_fields.items()
             return {name: kept(getattr(node, name), written[name]) for name, field in fields if mark_of(field) is True}
-        if isinstance(node, (list, tuple)):
+        if isinstance(node, (list, tuple)) and isinstance(written, list):
             return [kept(n, w) for n, w in zip(node, written, strict=True)]
         return written
 
-    return {**kept(card, card.model_dump(mode="json")), **(extra or {})}
+    return {**as_object(kept(card, card.model_dump(mode="json")), type(card).__name__), **(extra or {})}
 
 
-def protocol_hash(protocol: dict[str, Any]) -> str:
+def protocol_hash(protocol: Mapping[str, object]) -> str:
     """SHA-256 of the canonical JSON of a protocol (sorted keys, no spaces)."""
     text = json.dumps(protocol, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

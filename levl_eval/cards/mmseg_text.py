@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import pprint
 from pathlib import Path
-from typing import Any
 
 from levl_eval.cards.dense import MMSegCard
 from levl_eval.core.errors import UsageError
@@ -37,12 +36,12 @@ def read_config(path: str) -> str:
     return text
 
 
-def config_value(card: MMSegCard) -> dict[str, Any]:
+def config_value(card: MMSegCard) -> dict[str, object]:
     """The values of a card's ``config_text``, which is read and never run. Raises UsageError where it is no dict of plain values."""
     try:
-        value = ast.literal_eval(card.config_text or "")
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as e:
-        value = e
+        value: object = ast.literal_eval(card.config_text or "")
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = None
     if not isinstance(value, dict):
         where = card.config or f"{card.name}: field `config_text`"
         raise UsageError(f"{where}: not the text of a config; set `config` to the file again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import NoReturn
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.third_party import repair_mmseg
@@ -35,7 +35,7 @@ def registered() -> frozenset[str]:
     )  # fmt: skip
     out = set(_OURS)
     for kind in kinds:
-        node: Any = kind
+        node = kind
         while node is not None:
             for name, found in node.module_dict.items():
                 module = str(getattr(found, "__module__", ""))
@@ -45,12 +45,12 @@ def registered() -> frozenset[str]:
     return frozenset(out - {"Pretrained"})  # an initialisation from a checkpoint's file
 
 
-def check_config(value: dict[str, Any], where: str) -> None:
+def check_config(value: dict[str, object], where: str) -> None:
     """Raises UsageError for the first thing in the used parts of a config that could execute or load something of others."""
     imports = value.get("custom_imports") or {}
-    named = imports.get("imports") if isinstance(imports, dict) else imports
-    for module in [named] if isinstance(named, str) else named or []:
-        if module not in _HARMLESS_IMPORTS:
+    named: object = imports.get("imports") if isinstance(imports, dict) else imports
+    for module in named if isinstance(named, (list, tuple, set)) else [named] if named else []:
+        if not isinstance(module, str) or module not in _HARMLESS_IMPORTS:
             raise UsageError(f"{where}: `custom_imports` names {module!r}, which would run here; {REMEDY}")
     known = registered()
     model = value.get("model")
@@ -61,14 +61,14 @@ def check_config(value: dict[str, Any], where: str) -> None:
         _walk(part, known, where, "")
 
 
-def _pipelines(node: Any) -> list[Any]:
+def _pipelines(node: object) -> list[object]:
     """The pipelines of a data loader; the data sets themselves are not used."""
     if isinstance(node, dict):
         return [v if k == "pipeline" else _pipelines(v) for k, v in node.items()]
     return [_pipelines(v) for v in node] if isinstance(node, (list, tuple)) else []
 
 
-def _walk(node: Any, known: frozenset[str], where: str, parent: str) -> None:
+def _walk(node: object, known: frozenset[str], where: str, parent: str) -> None:
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "constructor" or (key == "type" and not (parent == "clip_grad" and value in ("norm", "value"))):
@@ -84,7 +84,7 @@ def _walk(node: Any, known: frozenset[str], where: str, parent: str) -> None:
             _walk(value, known, where, parent)
 
 
-def _name(value: Any, known: frozenset[str], where: str) -> None:
+def _name(value: object, known: frozenset[str], where: str) -> None:
     scope, dot, name = value.rpartition(".") if isinstance(value, str) else ("", "", None)
     if name not in known or (dot and scope not in _SCOPES):
         raise UsageError(f"{where}: names the type {value!r}, which mmseg, mmengine and mmcv do not register; {REMEDY}")
@@ -101,7 +101,7 @@ def no_imports_by_name(trusted: bool) -> Iterator[None]:
         return
     from mmengine.registry import registry
 
-    def refuse(name: str) -> Any:
+    def refuse(name: str) -> NoReturn:
         raise LevlError(f"mmseg: the type {name!r} is in no registry; {REMEDY}")
 
     before = registry.get_object_from_string

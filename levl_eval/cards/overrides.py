@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import parse_yaml
 from levl_eval.core.text import printable
 
 
-def override(value: dict[str, Any], field: str, text: str, where: str) -> None:
+def override(value: dict[str, object], field: str, text: str, where: str) -> None:
     """Set the dotted ``field`` of a card's mapping to ``text`` read as YAML, in place."""
     *parents, last = field.split(".")
-    node: Any = value
+    node: object = value
     for part in parents:
         if isinstance(node, list) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]

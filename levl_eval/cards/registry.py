@@ -11,17 +11,19 @@ from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from levl_eval.cards import (
     BackboneCard,
+    Card,
     ClaimCard,
     LLMCard,
     RecipeCard,
     SetCard,
     TaskCard,
+    TaskFields,
     ZeroShotCard,
     card_fields,
+    expect,
     load_card,
     parse_card,
     read_yaml,
@@ -36,7 +38,7 @@ from levl_eval.core.text import did_you_mean
 PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = PACKAGE / "assets"
 # scheme of a backbone's URI -> its loader, a function of (what follows the scheme, name, URI)
-SCHEMES: Registry[str, Callable[[str, str, str], Any]] = Registry("scheme", imported, {
+SCHEMES: Registry[str, Callable[[str, str, str], object]] = Registry("scheme", imported, {
     scheme: f"levl_eval.backbones.{function}" for scheme, function in {
         "levl": "levl:load", "official": "official:load", "timm": "timm:load", "open_clip": "open_clip:load", "hf": "hf:load",
         "random": "timm:load_random", "py": "py:load", "oracle": "oracle:load",
@@ -72,10 +74,10 @@ _KINDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
 
 
 @cache
-def cards_in(place: str) -> Registry[Path, Any]:
+def cards_in(place: str) -> Registry[Path, Card]:
     """The cards of "tasks", "backbones", "tasks/sets", "tasks/recipes" or "tasks/llms": name -> file, loaded as :func:`cards.load_card` does."""
     kind, remedy = _KINDS[place]
-    out: Registry[Path, Any] = Registry(kind, load_card, remedy=remedy)
+    out: Registry[Path, Card] = Registry(kind, load_card, remedy=remedy)
     room, _, inner = place.partition("/")
     for folder, origin in _folders(room):
         for path in sorted((folder / inner).glob("*.yaml")):
@@ -94,32 +96,27 @@ def _task_file(name: str) -> Path:
     return cards_in("tasks").find(name)
 
 
-def _recipe(name: str) -> dict[str, Any]:
+def _recipe(name: str) -> dict[str, object]:
     """A recipe's mapping, with the recipes of its earlier stages (field ``first``) in place of their names."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/recipes").find(name)
     value = read_yaml(path)
-    if isinstance(value.get("first"), str):
-        if value["first"] in (name, value.get("name")):
+    first = value.get("first")
+    if isinstance(first, str):
+        if first in (name, value.get("name")):
             raise UsageError(f"{path}: field `first`: a recipe cannot be its own earlier stage")
-        value["first"] = _recipe(value["first"])
+        value["first"] = _recipe(first)
     return value
 
 
 def recipe_card(name: str) -> RecipeCard:
     """The resolved card of a recipe, by name or file."""
-    card = parse_card({"kind": "recipe", **_recipe(name)}, name)
-    if not isinstance(card, RecipeCard):
-        raise UsageError(f"{name}: field `kind`: a recipe card was expected, found {card.kind}")
-    return card
+    return expect(parse_card({"kind": "recipe", **_recipe(name)}, name), RecipeCard, name, "recipe")
 
 
 def set_card(name: str) -> SetCard:
     """A card of tasks/sets by name or path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/sets").find(name)
-    card = load_card(path)
-    if not isinstance(card, SetCard):
-        raise UsageError(f"{path}: field `kind`: a set card was expected, found {card.kind}")
-    return card
+    return expect(load_card(path), SetCard, path, "set")
 
 
 def set_names() -> dict[str, Path]:
@@ -135,13 +132,10 @@ def claim_files() -> dict[str, Path]:
 def claim_card(name: str) -> ClaimCard:
     """A claim card by name or path. Raises UsageError for an unknown name or a bad card."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/claims").find(name)
-    card = load_card(path)
-    if not isinstance(card, ClaimCard):
-        raise UsageError(f"{path}: field `kind`: a claim card was expected, found {card.kind}")
-    return card
+    return expect(load_card(path), ClaimCard, path, "claim")
 
 
-def _place(value: dict[str, Any], chosen: str, own: bool) -> None:
+def _place(value: dict[str, object], chosen: str, own: bool) -> None:
     """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
     found = set_card(chosen)
     head_source = value.get("source", "")
@@ -175,14 +169,14 @@ def task_card(
             raise UsageError(f"task {name!r}: {head} is no head for classification sets; use linear@{chosen}, knn@{chosen}, ...")
         _place(value, chosen, own=False)
         value["name"] = name if not chosen.endswith((".yaml", ".yml")) else f"{head}@{value['set']}"
-    elif value.get("set"):
-        _place(value, value["set"], own=True)
+    elif isinstance(named := value.get("set"), str) and named:
+        _place(value, named, own=True)
     if value.get("engine") in ("vqa", "lmms"):
         recipe = value.get("recipe", "vqa-train")
         if "recipe" in overrides:
-            recipe = overrides["recipe"]
-            if recipe.lstrip().startswith("{"):  # a whole recipe, written as a YAML mapping
-                override(value, "recipe", recipe, value.get("name", name))
+            recipe = text = overrides["recipe"]
+            if text.lstrip().startswith("{"):  # a whole recipe, written as a YAML mapping
+                override(value, "recipe", text, str(value.get("name", name)))
                 recipe = value["recipe"]
         elif default_recipe and isinstance(recipe, str):
             recipe = default_recipe
@@ -191,10 +185,10 @@ def task_card(
         if field == "set":
             raise UsageError(f"--set {name}.set: choose the set in the task's name instead, as {head}@{text}")
         if field != "recipe":
-            override(value, field, text, value.get("name", name))
+            override(value, field, text, str(value.get("name", name)))
     where = str(path) + (" with --set" if overrides else "")
-    card: TaskCard = parse_card(value, where)
-    if getattr(card, "kind", "") != "task":
+    card = parse_card(value, where)
+    if not isinstance(card, TaskFields):
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
     if isinstance(card, ZeroShotCard) and isinstance(card.class_names, str) and card.class_names != "openai":
         from levl_eval.core.files import lines_of  # numpy, only where a file is given
@@ -219,16 +213,10 @@ def _named(name: str, uri: str, baseline: bool = False) -> BackboneCard:
 def backbone_card(name: str) -> BackboneCard:
     """The card of a named backbone, a card file, or one made for a path or URI."""
     if name.endswith((".yaml", ".yml")):
-        card = load_card(Path(name))
-        if not isinstance(card, BackboneCard):
-            raise UsageError(f"{name}: field `kind`: a backbone card was expected, found {card.kind}")
-        return card
+        return expect(load_card(Path(name)), BackboneCard, name, "backbone")
     paths = cards_in("backbones")
     if name in paths:
-        card = paths.load(name)
-        if not isinstance(card, BackboneCard):
-            raise UsageError(f"{paths[name]}: field `kind`: a backbone card was expected, found {card.kind}")
-        return card
+        return expect(paths.load(name), BackboneCard, paths[name], "backbone")
     scheme, colon, rest = name.partition(":")
     if colon and scheme in SCHEMES:
         if not rest:
@@ -257,4 +245,4 @@ def language_models() -> dict[str, Path]:
 def llm_cards() -> dict[str, LLMCard]:
     """Cards of language models (tasks/llms/*.yaml): name -> card."""
     known = cards_in("tasks/llms")
-    return {name: known.load(name) for name in known}
+    return {name: expect(known.load(name), LLMCard, known[name], "language model") for name in known}

@@ -16,6 +16,7 @@ import numpy as np
 from levl_eval.claims.images import by_image, value_of
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
+from levl_eval.core.json_types import object_at
 from levl_eval.core.text import did_you_mean
 from levl_eval.metrics.crossed import Crossed, crossed
 from levl_eval.records import Record
@@ -74,10 +75,10 @@ def encoder_of(records: Sequence[Record], word: str) -> Encoder:
     Raises UsageError where there is none or where the name stands for several.
     """
     name, at, prefix = word.rpartition("@")
-    names = list(dict.fromkeys(r.backbone["name"] for r in records))
+    names = list(dict.fromkeys(r.backbone_name for r in records))
     if word in names or not at:
         name, prefix = word, ""
-    mine = [r for r in records if r.backbone["name"] == name and str(r.backbone["weights_sha256"]).startswith(prefix)]
+    mine = [r for r in records if r.backbone_name == name and r.weights.startswith(prefix)]
     if not mine:
         raise UsageError(
             f"--as: no finished record of a backbone {word!r}{did_you_mean(word, names)}; there are {', '.join(names)}"
@@ -85,7 +86,7 @@ def encoder_of(records: Sequence[Record], word: str) -> Encoder:
     first = _parts(mine[0])
     differing = sorted({k for r in mine for k, v in _parts(r).items() if v != first[k]})
     if differing:
-        weights = sorted({f"{name}@{r.backbone['weights_sha256'][:8]}" for r in mine})
+        weights = sorted({f"{name}@{r.weights[:8]}" for r in mine})
         choose = f"give one of {', '.join(weights)}" if len(weights) > 1 else "give run directories that hold one of them"
         raise UsageError(f"--as: several encoders are named {name!r} (other {', '.join(differing)}); {choose}")
     tasks: dict[str, dict[str, dict[int, Record]]] = {}
@@ -133,7 +134,7 @@ def roles_of(records: Sequence[Record], named: Mapping[str, Sequence[str]]) -> d
 
 
 def _pretraining_seed(e: Encoder) -> int | None:
-    found = (e.any.backbone.get("info") or {}).get("seed")
+    found = object_at(e.any.backbone, "info").get("seed")
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
@@ -252,7 +253,7 @@ def _check_instrument(flat: Sequence[Record], sides: Sequence[Sequence[Record]],
     for name, side in zip(names, sides, strict=True):
         late = [r for r in side if converged(r) is False]
         if late:
-            heads = f"{len(late)} of {len(side)} heads of {name} ({late[0].backbone['name']}, seed {late[0].seed})"
+            heads = f"{len(late)} of {len(side)} heads of {name} ({late[0].backbone_name}, seed {late[0].seed})"
             raise Unusable(f"{flat[0].task}: {heads} had not converged, so the head may be the limit; give it a larger budget")
     if metric != flat[0].main_metric:
         return
@@ -279,7 +280,7 @@ def _caveats(
         found = [r.metrics[key].value for r in flat if key in r.metrics]
         if max(found) - min(found) > 1e-6 or len(found) < len(flat):
             out.append(f"{task}: {key} is not the same on both sides, so a difference of gains over it is another number")
-    shapes = [digest((side[0].backbone.get("info") or {}).get("architecture")) for pair in used for side in pair]
+    shapes = [digest(object_at(side[0].backbone, "info").get("architecture")) for pair in used for side in pair]
     if len(set(shapes)) > 1:
         out.append(
             f"{task}: {names[0]} and {names[1]} are of different architecture: gains over each one's own random twin are other numbers"

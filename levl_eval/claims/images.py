@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from levl_eval.core.errors import LevlError
+from levl_eval.core.json_types import object_at
 from levl_eval.metrics.crossed import pseudo_values
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.records import Record, Sample
@@ -43,11 +44,11 @@ def by_image(record: Record, samples: Sequence[Sample], where: np.ndarray, image
 
 def _class_counts(samples: Sequence[Sample], where: np.ndarray, images: int) -> np.ndarray:
     """[images, classes that occur, 3]: intersection, target, prediction."""
-    classes = sorted({int(k) for s in samples for k in s.meta["counts"]})
+    classes = sorted({int(k) for s in samples for k in object_at(s.meta, "counts")})
     column = {k: n for n, k in enumerate(classes)}
     out = np.zeros((images, len(classes), 3))
     for at, s in zip(where, samples, strict=True):
-        for k, v in s.meta["counts"].items():
+        for k, v in object_at(s.meta, "counts").items():
             out[at, column[int(k)]] += v
     return out
 
@@ -61,7 +62,7 @@ def item_scores(record: Record, samples: Sequence[Sample], metric: str) -> np.nd
         if any(s.score is None for s in samples):
             raise LevlError(f"{record.task}: {metric} has no score for each item, so it cannot be paired")
         return np.asarray(np.array([s.score for s in samples], float) * split_weights(samples))
-    variants = [s.meta.get("variants") or {} for s in samples]
+    variants = [object_at(s.meta, "variants") for s in samples]
     name = metric.removeprefix("drop_")
     needed = (REFERENCE, name) if metric.startswith("drop_") else (name,)
     if not all(k in v for v in variants for k in needed):
@@ -69,5 +70,5 @@ def item_scores(record: Record, samples: Sequence[Sample], metric: str) -> np.nd
             f"{record.task}: the samples do not hold {metric} image by image (they hold {record.main_metric}); run the task again"
         )
     if metric.startswith("drop_"):
-        return np.array([v[REFERENCE] - v[name] for v in variants], float)
+        return np.asarray(np.array([v[REFERENCE] for v in variants], float) - np.array([v[name] for v in variants], float))
     return np.array([v[name] for v in variants], float)

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     failed = next((r for r in records if r.status != "done"), None)
     if failed is not None:
-        raise LevlError(f"audit: {failed.backbone['name']} on {args.task}: {failed.reason}")
+        raise LevlError(f"audit: {failed.backbone_name} on {args.task}: {failed.reason}")
     scores = []
     for r in records:
         found = {s.id: float(s.score or 0.0) for s in read_samples(Path(args.out), r)}

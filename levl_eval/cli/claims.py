@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     records = finished_records(args.dirs)
     named = named_roles(args.roles)
     if not named:
-        names = ", ".join(dict.fromkeys(r.backbone["name"] for r in records))
+        names = ", ".join(dict.fromkeys(r.backbone_name for r in records))
         raise UsageError(f"claims: say who is who, as --as levljepa=NAME --as clip=NAME --as siglip=NAME; there are {names}")
     cards, left = chosen_claims(args.claims, records, list(named))
     if not cards:

@@ -65,7 +65,7 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
     for line in found.damaged:
         print(f"compare: left out: {line}", file=sys.stderr)
     records = [r for r in found.records if r.status == "done"]
-    names = list(dict.fromkeys(r.backbone["name"] for r in records))
+    names = list(dict.fromkeys(r.backbone_name for r in records))
     if not names:
         raise UsageError(f"{directory}: no finished records; give the --out of a run")
     if not name:
@@ -74,8 +74,8 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
         name = names[0]
     if name not in names:
         raise UsageError(f"{directory}: holds no backbone {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
-    mine = [r for r in records if r.backbone["name"] == name]
-    if len({r.backbone["weights_sha256"] for r in mine}) > 1:
+    mine = [r for r in records if r.backbone_name == name]
+    if len({r.weights for r in mine}) > 1:
         raise UsageError(f"{directory}: there are encoders of the name {name!r} with different weights; give the records' files")
     out: dict[str, list[Record]] = {}
     for r in mine:

@@ -55,7 +55,7 @@ def _identity_changes(old: Record, new: Record) -> list[str]:
     if old.identity_hash and new.identity_hash:
         return [f"{line} (then, now)" for line in differing_fields(identity_of(old).parts(), identity_of(new).parts())]
     found = {
-        "weights": (old.backbone["weights_sha256"], new.backbone["weights_sha256"]),
+        "weights": (old.weights, new.weights),
         "protocol": (old.protocol_hash, new.protocol_hash),
         "data": (str(old.data.get("fingerprint")), str(new.data.get("fingerprint"))),
     }
@@ -64,7 +64,8 @@ def _identity_changes(old: Record, new: Record) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: the same numbers, 1: others, or the run failed."""
-    from levl_eval.cards import parse_card
+    from levl_eval.cards import BackboneCard, TaskFields, expect, parse_card
+    from levl_eval.core.json_types import object_at
     from levl_eval.core.progress import Progress
     from levl_eval.records import read_record
     from levl_eval.runner.evaluate import evaluate
@@ -75,9 +76,11 @@ def run(args: argparse.Namespace) -> int:
     old = read_record(path)
     if not old.card:
         raise UsageError(f"{path}: was written before records held their card; run the task again by `levl-eval run`")
-    card, backbone = parse_card(old.card, str(path)), parse_card({**old.backbone["card"], "kind": "backbone"}, str(path))
-    if card.kind != "task":
+    card = parse_card(old.card, str(path))
+    if not isinstance(card, TaskFields):
         raise UsageError(f"{path}: field `card`: a task card was expected, found {card.kind}")
+    kept = {**object_at(old.backbone, "card"), "kind": "backbone"}
+    backbone = expect(parse_card(kept, str(path)), BackboneCard, path, "backbone")
     card._trusted = args.trust
     check_card(card, str(path))
     check_backbone(backbone.uri, str(path), args.trust or args.backbone is not None)
@@ -97,5 +100,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"record": str(path), "again": str(out / "records" / f"{new.key}.json"), "changes": found}, indent=1))
     else:
-        print(printable(f"{old.backbone['name']} on {old.task}: " + ("the same numbers" if not found else "; ".join(found))))
+        print(printable(f"{old.backbone_name} on {old.task}: " + ("the same numbers" if not found else "; ".join(found))))
     return 1 if found else 0

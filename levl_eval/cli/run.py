@@ -170,7 +170,7 @@ def _check_reference(name: str, backbones: Sequence[str], out: Path) -> None:
     from levl_eval.report.results import Results
 
     there = Results(read_directory(out).records)
-    columns = {there.label(r): r.backbone["name"] for r in there.records}
+    columns = {there.label(r): r.backbone_name for r in there.records}
     names = {backbone_card(b).name for b in backbones}
     if name not in names:
         resolve_reference(name, [*columns, *(n for n in names if n not in columns)], columns | {n: n for n in names})
@@ -180,7 +180,7 @@ def _brief(record: Any) -> dict[str, Any]:
     """One record in a line of `--json`; the record's file holds all."""
     main = record.metrics.get(record.main_metric)
     return {
-        "backbone": record.backbone["name"], "task": record.task, "seed": record.seed, "status": record.status, "reason": record.reason,
+        "backbone": record.backbone_name, "task": record.task, "seed": record.seed, "status": record.status, "reason": record.reason,
         "metric": record.main_metric, **({k: getattr(main, k) for k in ("value", "low", "high", "n")} if main else {}),
         "protocol_hash": record.protocol_hash, "record": str(record.home / "records" / f"{record.key}.json"),
     }  # fmt: skip

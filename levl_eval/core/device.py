@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import UsageError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def pick_device(name: str) -> Any:
+def pick_device(name: str) -> torch.device:
     """ "auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
     import torch
 
@@ -38,7 +38,7 @@ def device_kind(name: str) -> str:
     """
     if name == "cpu" or (name == "auto" and _cpu_build()):
         return "cpu"
-    return str(pick_device(name).type)
+    return pick_device(name).type
 
 
 def _cpu_build() -> bool:

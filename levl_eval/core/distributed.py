@@ -12,7 +12,10 @@ import os
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -50,7 +53,7 @@ class Team:
         out: T = broadcast_object_list([value])[0]
         return out
 
-    def add(self, tensors: Sequence[Any]) -> None:
+    def add(self, tensors: Sequence[Tensor]) -> None:
         """Sum over the processes, in place."""
         if self.size > 1:
             import torch
@@ -60,13 +63,13 @@ class Team:
             for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 t.copy_(part.view_as(t))
 
-    def gather(self, values: list[Any]) -> list[Any]:
+    def gather(self, values: list[T]) -> list[T]:
         """The lists of all processes, one after the other, in all of them."""
         if self.size == 1:
             return values
         from accelerate.utils import gather_object
 
-        out: list[Any] = gather_object(values)
+        out: list[T] = gather_object(values)
         return out
 
     def wait(self) -> None:

@@ -6,6 +6,7 @@ handed on, a ``TypedDict`` or a pydantic model for what has a fixed form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
@@ -38,6 +39,13 @@ def as_number(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{what}: expected a number, found {_kind(value)}")
     return float(value)
+
+
+def object_at(value: object, *path: str) -> Mapping[str, object]:
+    """The object that lies at ``path`` below ``value``; {} where there is none or something else, as in records of older versions."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
 
 
 def _kind(value: object) -> str:

@@ -14,7 +14,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -54,21 +54,25 @@ def mark_used(path: str | os.PathLike[str]) -> None:
         os.utime(path)
 
 
-def tree_digest(value: Any) -> str:
+def tree_digest(value: object) -> str:
     """SHA-256 of nested dicts, lists, tuples, plain values, arrays and tensors, of their types, names and bytes."""
     h = hashlib.sha256()
     _feed(h, value)
     return h.hexdigest()
 
 
-def _feed(h: Any, value: Any) -> None:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        h.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
-        if value.numel():
+def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    return hasattr(value, "detach")  # known without importing torch
+
+
+def _feed(h: hashlib._Hash, value: object) -> None:
+    if _is_tensor(value):
+        tensor = value.detach().cpu()
+        h.update(f"tensor {tensor.dtype} {tuple(tensor.shape)};".encode())
+        if tensor.numel():
             import torch
 
-            h.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            h.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, np.ndarray):
         h.update(f"array {value.dtype.str} {value.shape};".encode())
         h.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data if value.size else b"")
@@ -89,23 +93,24 @@ def _read_error(path: Path, e: BaseException) -> Damaged:
     return Damaged(f"{path}: cannot be read ({type(e).__name__})")
 
 
-def _check(path: Path, key: str, found: Any, checksum: Any, actual: str) -> None:
+def _check(path: Path, key: str, found: object, checksum: object, actual: str) -> None:
     if found != key:
         raise Damaged(f"{path}: was made from something else than its name says")
     if checksum != actual:
         raise Damaged(f"{path}: damaged (checksum)")
 
 
-def write_json(path: Path, key: str, value: Any) -> None:
+def write_json(path: Path, key: str, value: object) -> None:
     """Plain JSON values, atomically."""
     atomic_write(path, json.dumps({"key": key, "checksum": digest(value), "value": value}, ensure_ascii=False))
 
 
-def read_json(path: Path, key: str) -> Any:
+def read_json(path: Path, key: str) -> object:
     """What :func:`write_json` has written. Raises FileNotFoundError, Damaged."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        found, checksum, value = kept["key"], kept["checksum"], kept["value"]
+        found, checksum = kept["key"], kept["checksum"]
+        value: object = kept["value"]
         actual = digest(value)
     except FileNotFoundError:
         raise
@@ -137,7 +142,7 @@ def read_arrays(path: Path, key: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_state(path: Path, key: str, state: Mapping[str, Any]) -> None:
+def write_state(path: Path, key: str, state: Mapping[str, object]) -> None:
     """What lets a training resume, as torch writes it, atomically."""
     import torch
 
@@ -145,7 +150,7 @@ def write_state(path: Path, key: str, state: Mapping[str, Any]) -> None:
         torch.save({**state, "key": key, "checksum": tree_digest(state)}, temporary)
 
 
-def read_state(path: Path, key: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_state(path: Path, key: str, device: torch.device | str = "cpu") -> dict[str, object]:
     """What :func:`write_state` has written. Raises FileNotFoundError, Damaged."""
     import torch
 
@@ -158,12 +163,11 @@ def read_state(path: Path, key: str, device: torch.device | str = "cpu") -> dict
     except Exception as e:  # a damaged file has many ways to fail in torch's reader
         raise _read_error(path, e) from e
     _check(path, key, found, checksum, actual)
-    out: dict[str, Any] = state if str(device) == "cpu" else _moved(state, device)
-    return out
+    return {name: value if str(device) == "cpu" else _moved(value, device) for name, value in state.items()}
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if hasattr(value, "detach"):
+def _moved(value: object, device: torch.device | str) -> object:
+    if _is_tensor(value):
         return value.to(device)
     if isinstance(value, dict):
         return {k: _moved(v, device) for k, v in value.items()}

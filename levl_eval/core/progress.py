@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from levl_eval.core.messages import message
 from levl_eval.core.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 T = TypeVar("T")
 
@@ -48,7 +51,7 @@ class Stage:
     def __init__(self, parent: Progress, description: str, total: int | None, unit: str) -> None:
         self.parent, self.description, self.total, self.unit = parent, printable(description), total, unit
         self.done, self.started, self.last = 0, time.monotonic(), time.monotonic()
-        self._bar: Any = None
+        self._bar: RichProgress | None = None
 
     def __enter__(self) -> Stage:
         if self.parent.terminal and not self.parent.quiet:

@@ -6,8 +6,8 @@ twice, of which YAML readers silently take the last: all are refused in one line
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -31,20 +31,20 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
         self.sizes: dict[int, tuple[int, int]] = {}  # by node: values and characters, aliases as what they stand for
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self.depth > MAX_DEPTH:
             raise _TooMuch(f"line {line}: more than {MAX_DEPTH} lists or mappings inside one another")
         self.depth += 1
-        node: Any = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
         self.depth -= 1
-        if id(node) not in self.sizes:  # an alias of what is not whole yet holds itself
+        if node is not None and id(node) not in self.sizes:  # an alias of what is not whole yet holds itself
             if not isinstance(node, yaml.ScalarNode) and node.end_mark is None:
                 raise _TooMuch(f"line {line}: an alias inside what it stands for")
             self._measure(node, line)
         return node
 
-    def _measure(self, node: Any, line: int) -> None:
+    def _measure(self, node: yaml.Node, line: int) -> None:
         values, chars = 1, len(node.value) if isinstance(node, yaml.ScalarNode) else 0
         if not isinstance(node, yaml.ScalarNode):
             parts = [p for pair in node.value for p in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -56,9 +56,9 @@ class _Loader(yaml.SafeLoader):
             raise _TooMuch(f"line {line}: stands for more than {MAX_NODES:,} values or {MAX_CHARS:,} characters")
         self.sizes[id(node)] = (values, chars)
 
-    def compose_mapping_node(self, anchor: Any) -> Any:
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        seen: dict[Any, int] = {}
+        seen: dict[Hashable, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
@@ -72,7 +72,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> object:
     """The plain values of a YAML text. Raises UsageError naming ``where`` and the line."""
     if len(text) > MAX_BYTES:
         raise UsageError(f"{where}: {len(text):,} characters of YAML; at most {MAX_BYTES:,} are read")
@@ -87,7 +87,7 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not valid YAML ({told})") from e
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     """A YAML mapping, loaded safely. Raises UsageError naming the file."""
     try:
         if path.exists() and not path.is_file():

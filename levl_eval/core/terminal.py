@@ -6,7 +6,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from levl_eval.core.text import printable
 
@@ -49,7 +48,7 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
         print(line)
 
 
-def yaml_text(value: Any, width: int | None) -> str:
+def yaml_text(value: object, width: int | None) -> str:
     """As YAML, in lines below ``width`` as far as words allow it; None: texts are not folded."""
     import yaml
 

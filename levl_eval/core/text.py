@@ -11,7 +11,9 @@ import html
 import json
 import re
 import unicodedata
-from typing import Any
+from typing import TypeVar
+
+Cell = TypeVar("Cell")
 
 # Control characters (C0, DEL, C1), what changes the direction or joins of text, line and paragraph separators, lone surrogates.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -39,7 +41,7 @@ _NUMBER = re.compile(rf"{_ONE}( {_ONE})*( ?%)?( \[[-+\d.,e ]+\])?(, seed sd [\d.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
-def csv_cell(value: Any) -> Any:
+def csv_cell(value: Cell) -> Cell | str:
     """A cell as a spreadsheet shows it and never computes it: a quote before what begins like a formula. Numbers stay."""
     if not isinstance(value, str):
         return value
@@ -69,7 +71,7 @@ def html_text(text: str, keep: str = "") -> str:
     return html.escape(printable(text, keep))
 
 
-def json_text(value: Any, indent: int | None = 1) -> str:
+def json_text(value: object, indent: int | None = 1) -> str:
     """JSON with letters of all alphabets as they are, and as an escape what a terminal or a text's direction would obey."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     if text.isascii() and "\x7f" not in text:

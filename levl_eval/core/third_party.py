@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-_kept: list[Any] = []  # a Library's definitions live as long as the object
+if TYPE_CHECKING:
+    from torch.library import Library
+
+_kept: list[Library] = []  # a Library's definitions live as long as the object
 
 
 def repair() -> bool:
@@ -92,11 +95,11 @@ def repair_mmseg() -> None:
     class Lacking(types.ModuleType):
         """Answers every public name with a class that tells, when it is built, what is missing."""
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> type:
             if name.startswith("__"):
                 raise AttributeError(name)
 
-            def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+            def refuse(self: object, *args: object, **kwargs: object) -> None:
                 raise UsageError(
                     f"mmcv.ops.{name} needs the full mmcv; install it instead of mmcv-lite, or take a head without it"
                 )

@@ -13,7 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
+
+from levl_eval.core.json_types import object_at
 
 Direction = Literal["higher", "lower", "none", "unknown"]  # none: neither end is the better one; unknown: nobody says
 Bounds = tuple[float, float]  # of the values; infinite where there is no end
@@ -178,7 +180,7 @@ def metric(name: str) -> Metric:
     return replace(found, name=name) if found is not None else unknown(name)
 
 
-def metric_of(name: str, engine: str = "", notes: Mapping[str, Any] | None = None) -> Metric:
+def metric_of(name: str, engine: str = "", notes: Mapping[str, object] | None = None) -> Metric:
     """The entry of a metric of a record: engine and notes are the record's.
 
     lmms-eval's names are not ours: "accuracy" may be a percentage there. Their direction is what its task file says, unknown where
@@ -188,9 +190,7 @@ def metric_of(name: str, engine: str = "", notes: Mapping[str, Any] | None = Non
         found = metric(name)
         return replace(_PLAIN["original"], name=name) if engine == "backgrounds" and found.better == "unknown" else found
     own = name.rpartition("/")[2].partition(",")[0]  # "TASK/metric,filter"
-    told = (notes or {}).get("lmms") or {}
-    higher = {
-        v[own] for v in (told.get("higher_is_better") or {}).values() if isinstance(v, dict) and isinstance(v.get(own), bool)
-    }
+    told = object_at(notes, "lmms", "higher_is_better")
+    higher = {v[own] for v in told.values() if isinstance(v, dict) and isinstance(v.get(own), bool)}
     better: Direction = "unknown" if len(higher) != 1 else "higher" if higher == {True} else "lower"
     return replace(_LMMS.get(own) or unknown(own), name=name, better=better)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import string
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+
+from levl_eval.core.json_types import object_at
 
 _NO_MARKS = str.maketrans("", "", string.punctuation)
 
@@ -22,15 +23,15 @@ def gqa_correct(prediction: str, answer: str) -> bool:
     return gqa_answer(prediction) == gqa_answer(answer) != ""
 
 
-def gqa_steps(semantic: Sequence[Mapping[str, Any]]) -> int:
+def gqa_steps(semantic: Sequence[Mapping[str, object]]) -> int:
     """Reasoning steps of a question's program: its operations less those that only say the answer, as published."""
     last = ("exist", "query: name", "choose name")
     return sum(not any(w in f"{o['operation']}: {o['argument']}" for w in last) for o in semantic)
 
 
-def gqa_belongs(prediction: str, group: Sequence[str], question: Mapping[str, Any]) -> bool:
+def gqa_belongs(prediction: str, group: Sequence[str], question: Mapping[str, object]) -> bool:
     """Whether an answer is among a question's valid or plausible ones; of "what is common" questions these are three, as published."""
-    if "Common" in str((question.get("types") or {}).get("detailed") or ""):
+    if "Common" in str(object_at(question, "types").get("detailed") or ""):
         group = ("color", "material", "shape")
     return gqa_answer(prediction) in {gqa_answer(g) for g in group} - {""}
 
@@ -64,8 +65,8 @@ def weighted_gqa_distribution(
 
 def gqa_scores(
     predictions: Mapping[str, str],
-    questions: Mapping[str, Mapping[str, Any]],
-    choices: Mapping[str, Mapping[str, Any]] | None = None,
+    questions: Mapping[str, Mapping[str, object]],
+    choices: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> dict[str, float]:
     """Scores of predicted answers by question id, over all of ``questions`` (a missing prediction counts as wrong).
 
@@ -75,20 +76,20 @@ def gqa_scores(
     the mean accuracy on the questions they entail, as far as those are among ``questions`` (the published code wants them all);
     validity and plausibility with ``choices``. distribution: see :func:`gqa_distribution`, where groups are given.
     """
-    right = {i: gqa_correct(predictions.get(i, ""), q["answer"]) for i, q in questions.items()}
+    right = {i: gqa_correct(predictions.get(i, ""), str(q["answer"])) for i, q in questions.items()}
     out: dict[str, float] = {"accuracy": sum(right.values()) / len(right)}
     parts: dict[str, list[bool]] = defaultdict(list)
     for i, q in questions.items():
-        types = q.get("types") or {}
+        types = object_at(q, "types")
         if types:
             parts["open" if types.get("structural") == "query" else "binary"].append(right[i])
             for kind in ("structural", "semantic"):
                 if types.get(kind):
                     parts[f"{kind}/{types[kind]}"].append(right[i])
-        if q.get("semantic"):
-            parts[f"steps/{gqa_steps(q['semantic'])}"].append(right[i])
+        if isinstance(program := q.get("semantic"), Sequence) and program:
+            parts[f"steps/{gqa_steps(program)}"].append(right[i])
         if q.get("question"):
-            parts[f"words/{len(q['question'].split())}"].append(right[i])
+            parts[f"words/{len(str(q['question']).split())}"].append(right[i])
     out |= {k: sum(v) / len(v) for k, v in sorted(parts.items())}
 
     shares = [share for i in questions if (share := gqa_consistency(i, questions, right)) is not None]
@@ -101,15 +102,16 @@ def gqa_scores(
             if hits:
                 out[name] = sum(hits) / len(hits)
 
-    grouped = [(i, q, q["groups"]["global"]) for i, q in questions.items() if (q.get("groups") or {}).get("global")]
+    grouped = [(i, str(q["answer"]), str(group)) for i, q in questions.items() if (group := object_at(q, "groups").get("global"))]
     if grouped:
         out["distribution"] = gqa_distribution(
-            [q["answer"] for _, q, _ in grouped], [predictions.get(i, "") for i, _, _ in grouped], [g for _, _, g in grouped]
+            [answer for _, answer, _ in grouped], [predictions.get(i, "") for i, _, _ in grouped], [g for _, _, g in grouped]
         )
     return out
 
 
-def gqa_consistency(i: str, questions: Mapping[str, Mapping[str, Any]], right: Mapping[str, bool]) -> float | None:
+def gqa_consistency(i: str, questions: Mapping[str, Mapping[str, object]], right: Mapping[str, bool]) -> float | None:
     """Share of the questions that question ``i`` entails that are answered right; None where it was answered wrong or entails none."""
-    inferred = [e for e in (questions[i].get("entailed") or ()) if e != i and e in questions]
+    entailed = questions[i].get("entailed")
+    inferred = [e for e in (entailed if isinstance(entailed, Iterable) else ()) if e != i and e in questions]
     return sum(right[e] for e in inferred) / len(inferred) if right[i] and inferred else None

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.json_types import JsonObject, object_at
 from levl_eval.models.config import PretrainConfig
 from levl_eval.models.presets import BEFORE
 from levl_eval.models.towers import DualEncoder, build_model
@@ -28,7 +30,35 @@ FORMAT = "levl-pretrain/1"
 PARTS = ("encoder", "pre_proj", "projector")
 
 
-def preprocess_of(config: PretrainConfig) -> dict[str, Any]:
+Parts = dict[str, dict[str, Tensor]]  # of a tower: encoder, pre_proj, projector (PARTS) -> state dict
+
+
+class Facts(TypedDict):
+    """What a checkpoint says besides its weights."""
+
+    config: Mapping[str, object]
+    step: int
+    tokenizer: str
+    preprocess: Mapping[str, object]
+
+
+class _Whole(Facts):
+    format: str
+    vision: Parts
+    text: Parts
+    logit: dict[str, Tensor]
+
+
+class Checkpoint(_Whole, total=False):
+    """ckpt.pt's dictionary; what may be missing is for resuming, and ``before``: fields that its writer's version did not have."""
+
+    before: list[str]
+    optimizer: dict[str, object]
+    loss: tuple[float, float]
+    feeds: list[dict[str, object]]
+
+
+def preprocess_of(config: PretrainConfig) -> JsonObject:
     """How training saw its images without augmentation: squashed to the image size, or shortest side and centre crop."""
     return {
         "size": config.image_size,
@@ -39,7 +69,7 @@ def preprocess_of(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def payload(state: dict[str, Tensor], config: PretrainConfig, tokenizer: str, step: int) -> dict[str, Any]:
+def payload(state: dict[str, Tensor], config: PretrainConfig, tokenizer: str, step: int) -> Checkpoint:
     """What every form of a checkpoint holds; state: DualEncoder.state_dict()."""
     towers: dict[str, dict[str, dict[str, Tensor]]] = {side: {p: {} for p in PARTS} for side in ("vision", "text")}
     logit: dict[str, Tensor] = {}
@@ -51,23 +81,27 @@ def payload(state: dict[str, Tensor], config: PretrainConfig, tokenizer: str, st
         else:
             logit[name.removeprefix("logit_")] = value.detach().clone()
     return {
-        "format": FORMAT, "config": config.model_dump(mode="json"), "step": step, **towers, "logit": logit,
-        "tokenizer": tokenizer, "preprocess": preprocess_of(config),
+        "format": FORMAT, "config": config.model_dump(mode="json"), "step": step, "vision": towers["vision"], "text": towers["text"],
+        "logit": logit, "tokenizer": tokenizer, "preprocess": preprocess_of(config),
     }  # fmt: skip
 
 
-def restore(model: DualEncoder, state: dict[str, Any]) -> None:
+def _sides(state: Checkpoint) -> dict[str, Parts]:
+    return {"vision": state["vision"], "text": state["text"]}
+
+
+def restore(model: DualEncoder, state: Checkpoint) -> None:
     """Put the weights of a checkpoint's dictionary into ``model``."""
-    for side in ("vision", "text"):
+    for side, parts in _sides(state).items():
         for part in PARTS:
             module = getattr(getattr(model, side), part)
             if module is not None:
-                module.load_state_dict(state[side][part])
+                module.load_state_dict(parts[part])
     for k, v in state["logit"].items():
         getattr(model, f"logit_{k}").data.copy_(v)
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: Mapping[str, object]) -> None:
     """Write a checkpoint atomically."""
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
@@ -91,7 +125,7 @@ def keep_last(path: Path, step: int, keep: int) -> None:
         old.unlink(missing_ok=True)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Checkpoint:
     """A ckpt.pt as its dictionary. Raises UsageError: missing, truncated, foreign, or with pickled code in it."""
     if not path.exists():
         raise UsageError(f"{path}: no such checkpoint")
@@ -109,10 +143,25 @@ def read(path: Path) -> dict[str, Any]:
     missing = [k for k in ("config", "step", "vision", "text", "logit", "tokenizer", "preprocess") if k not in state]
     if missing:
         raise UsageError(f"{path}: field `{missing[0]}` is missing; make the checkpoint again")
-    return _completed(state)
+    return _completed(_checked(state, path))
 
 
-def _completed(state: dict[str, Any]) -> dict[str, Any]:
+def _checked(state: dict[str, object], path: Path) -> Checkpoint:
+    """What torch read, which may be anything, where its fields are of the right kind. Raises UsageError naming the field."""
+    kinds = {"config": dict, "step": int, "vision": dict, "text": dict, "logit": dict, "tokenizer": str, "preprocess": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
+    wrong = wrong or [
+        f"{side}.{part}"
+        for side in ("vision", "text")
+        for part in PARTS
+        if not isinstance(object_at(state, side).get(part), dict)
+    ]
+    if wrong:
+        raise UsageError(f"{path}: field `{wrong[0]}` is missing or of another kind; make the checkpoint again")
+    return cast(Checkpoint, state)
+
+
+def _completed(state: Checkpoint) -> Checkpoint:
     """A checkpoint's dictionary whose configuration also says what runs of earlier versions did without a field for it."""
     config = state["config"]
     if isinstance(config, dict):
@@ -123,36 +172,35 @@ def _completed(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _flat(state: dict[str, Any]) -> dict[str, Tensor]:
+def _flat(state: Checkpoint) -> dict[str, Tensor]:
     out = {
         f"{side}.{part}.{k}": v
-        for side in ("vision", "text")
-        for part, tensors in state[side].items()
+        for side, parts in _sides(state).items()
+        for part, tensors in parts.items()
         for k, v in tensors.items()
     }
     return out | {f"logit.{k}": v for k, v in state["logit"].items()}
 
 
-def save_release(path: Path, state: dict[str, Any]) -> None:
+def save_release(path: Path, state: Checkpoint) -> None:
     """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata.
 
     What names folders of the machine that trained it (``out``, and the files of ``data`` and ``probe``) is cut to the last part.
     """
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in _flat(state).items()}
     local = {k: str(v).rsplit("/", 1)[-1] for k, v in state["config"].items() if k in ("out", "probe") and v}
-    kind, colon, where = state["config"]["data"].partition(":")
+    kind, colon, where = str(state["config"]["data"]).partition(":")
     if kind in ("csv", "tsv", "wds", "lance"):
         local["data"] = kind + colon + where.rsplit("/", 1)[-1]
-    told = {**state, "config": {**state["config"], **local}}
     meta = {
-        k: told[k] if isinstance(told[k], str) else json.dumps(told[k])
-        for k in ("format", "config", "step", "tokenizer", "preprocess")
-    }
+        "format": state["format"], "config": json.dumps({**state["config"], **local}), "step": json.dumps(state["step"]),
+        "tokenizer": state["tokenizer"], "preprocess": json.dumps(state["preprocess"]),
+    }  # fmt: skip
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=meta)
 
 
-def read_release(path: Path) -> dict[str, Any]:
+def read_release(path: Path) -> Checkpoint:
     """A release file as the dictionary of :func:`read`, in float32."""
     if not path.exists():
         raise UsageError(f"{path}: no such checkpoint")
@@ -165,17 +213,19 @@ def read_release(path: Path) -> dict[str, Any]:
     if meta.get("format") != FORMAT:
         raise UsageError(f"{path}: not a levl-pretrain release (metadata `format`); for the published directory use official:DIR")
     try:
-        state: dict[str, Any] = {
-            "format": FORMAT, "tokenizer": meta["tokenizer"], "logit": {},
-            **{k: json.loads(meta[k]) for k in ("config", "step", "preprocess")}, "vision": {p: {} for p in PARTS}, "text": {p: {} for p in PARTS},
+        state: Checkpoint = {
+            "format": FORMAT, "tokenizer": meta["tokenizer"], "logit": {}, "config": json.loads(meta["config"]),
+            "step": json.loads(meta["step"]), "preprocess": json.loads(meta["preprocess"]),
+            "vision": {p: {} for p in PARTS}, "text": {p: {} for p in PARTS},
         }  # fmt: skip
+        sides = _sides(state)
         for name, value in tensors.items():
             value = value.float() if value.is_floating_point() else value
             side, part, *rest = name.split(".")
             if side == "logit":
                 state["logit"][part] = value
             else:
-                state[side][part][".".join(rest)] = value
+                sides[side][part][".".join(rest)] = value
     except (KeyError, ValueError) as e:
         raise UsageError(
             f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"
@@ -183,12 +233,12 @@ def read_release(path: Path) -> dict[str, Any]:
     return _completed(state)
 
 
-def read_any(path: Path) -> dict[str, Any]:
+def read_any(path: Path) -> Checkpoint:
     """A ckpt.pt or a release file (by its ending .safetensors) as a dictionary. Raises UsageError."""
     return read_release(path) if path.suffix == ".safetensors" else read(path)
 
 
-def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
+def load_model(path: str | Path) -> tuple[DualEncoder, Facts]:
     """The model of a ckpt.pt or release file in eval mode, and its {"config", "tokenizer", "preprocess", "step"}.
 
     Raises UsageError naming the file: missing, truncated, foreign, pickled code, other shapes than its configuration, NaN.
@@ -209,10 +259,12 @@ def load_model(path: str | Path) -> tuple[DualEncoder, dict[str, Any]]:
     bad = [n for n, p in model.state_dict().items() if p.is_floating_point() and not torch.isfinite(p).all()]
     if bad:
         raise UsageError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged, use an earlier checkpoint")
-    return model.eval(), {k: state[k] for k in ("config", "tokenizer", "preprocess", "step")}
+    return model.eval(), Facts(
+        config=state["config"], step=state["step"], tokenizer=state["tokenizer"], preprocess=state["preprocess"]
+    )
 
 
-def _same_model(out: Path, content: dict[str, Any], tokenizer: str) -> None:
+def _same_model(out: Path, content: Mapping[str, object], tokenizer: str) -> None:
     """Raises UsageError where a directory already describes another model, whose weights would be read by this one's description."""
     path, words = out / "config.json", out / "tokenizer.json"
     try:
@@ -220,8 +272,8 @@ def _same_model(out: Path, content: dict[str, Any], tokenizer: str) -> None:
     except (OSError, ValueError):
         return
 
-    def but_steps(c: dict[str, Any]) -> dict[str, Any]:
-        return {**c, "training": {**c.get("training", {}), "total_steps": 0}}
+    def but_steps(c: Mapping[str, object]) -> dict[str, object]:
+        return {**c, "training": {**object_at(c, "training"), "total_steps": 0}}
 
     now = json.loads(json.dumps(content))
     other_words = words.exists() and words.read_text(encoding="utf-8", errors="replace") != tokenizer
@@ -250,14 +302,13 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
     content = described(state)
     _same_model(out, content, state["tokenizer"])
     state["text"]["encoder"] = with_positions(state["text"]["encoder"])
-    if form == "official":
-        paths = [out / f"{source.resolve().parent.name}_{side}_step{state['step']}.pt" for side in ("vision", "text")]
-        for side, path in zip(("vision", "text"), paths, strict=True):
-            save(path, state[side])
-    else:
-        paths = []
-        for side in ("vision", "text"):
-            tensors = {f"{part}.{k}": v.contiguous() for part, values in state[side].items() for k, v in values.items()}
+    paths = []
+    for side, parts in _sides(state).items():
+        if form == "official":
+            paths.append(out / f"{source.resolve().parent.name}_{side}_step{state['step']}.pt")
+            save(paths[-1], parts)
+        else:
+            tensors = {f"{part}.{k}": v.contiguous() for part, values in parts.items() for k, v in values.items()}
             paths.append(out / f"{side}_encoder.safetensors")
             with atomic_path(paths[-1]) as temporary:
                 save_file(tensors, temporary)

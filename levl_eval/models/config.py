@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from levl_eval.cards import read_yaml
+from levl_eval.cards.fields import REQUIRED
 from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import parse_yaml
 from levl_eval.core.text import did_you_mean
-from levl_eval.models.presets import PRESETS, SIZES
+from levl_eval.models.presets import PRESETS, SIZES, TOWERS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Size = Literal["nano", "tiny", "small", "base"]
 
@@ -26,13 +30,24 @@ class TowerConfig(BaseModel):
     patch: int | None = Field(None, ge=1)
 
 
-def _f(default: Any, about: str, **limits: Any) -> Any:
+T = TypeVar("T")
+
+
+class _Limits(TypedDict, total=False):
+    ge: float
+    le: float
+    gt: float
+    lt: float
+    max_length: int
+
+
+def _f(default: T, about: str, **limits: Unpack[_Limits]) -> T:
     """A field with its explanation and source, which `levl-pretrain fields` prints."""
     return Field(default, description=about, **limits)
 
 
 Pair = tuple[float, float]
-Share = {"ge": 0, "le": 1}
+Share: _Limits = {"ge": 0, "le": 1}
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
@@ -83,8 +98,8 @@ class PretrainConfig(BaseModel):
         "csv, tsv: what random crops are taken of (May, July: the original image); resized: already squashed (ours before)",
     )
 
-    vision: TowerConfig = _f(..., "the ViT: width, depth, heads, patch (docs/paper.md)")
-    text: TowerConfig = _f(..., "the GPT-2: width, depth, heads (docs/paper.md)")
+    vision: TowerConfig = _f(REQUIRED, "the ViT: width, depth, heads, patch (docs/paper.md)")
+    text: TowerConfig = _f(REQUIRED, "the GPT-2: width, depth, heads (docs/paper.md)")
     embed_dim: int = _f(768, "d, of the embeddings (May, July: the towers' width; released: 256, baselines 512)", ge=1)
     head_width: int = _f(2048, "hidden width of pre_proj (May, July `pre_proj_width`)", ge=1)
     pre_proj_depth: int = _f(1, "hidden layers of pre_proj (July)", ge=0)
@@ -213,14 +228,15 @@ class PretrainConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, values: Any) -> Any:
+    def _fill(cls, values: object) -> object:
         if isinstance(values, dict):
             values = {**PRESETS.get(str(values.get("preset")), {}), **values}
-            size = SIZES.get(str(values.get("model", "nano")), SIZES["nano"])
+            name = str(values.get("model", "nano"))
+            name = name if name in SIZES else "nano"
             for part in ("vision", "text"):  # a part given in part keeps the rest of its size's
                 if isinstance(values.get(part), dict):
-                    values = {**values, part: {**size[part], **values[part]}}
-            return {**size, **values}
+                    values = {**values, part: {**TOWERS[name][part], **values[part]}}
+            return {**SIZES[name], **values}
         return values
 
     @model_validator(mode="after")
@@ -302,7 +318,7 @@ def crops_originals(config: PretrainConfig) -> bool:
 
 def parse_config(words: list[str]) -> PretrainConfig:
     """``[config.yaml] key=value ...`` -> configuration. Later words win. Raises UsageError: file, field, what was expected."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for word in words:
         key, eq, text = word.partition("=")
         if not eq:
@@ -347,7 +363,7 @@ def explained(words: list[str]) -> str:
     return "".join(lines)
 
 
-def _type_of(annotation: Any) -> str:
+def _type_of(annotation: object) -> str:
     """A field's type in words: choices separated by |, `or none` where it may be left out."""
     parts = get_args(annotation)
     if annotation is type(None):
@@ -361,5 +377,5 @@ def _type_of(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         some = [_type_of(p) for p in parts if p is not Ellipsis]
         return f"list of {some[0]}" if Ellipsis in parts else f"[{', '.join(some)}]"
-    out: str = {"TowerConfig": "mapping", "str": "text", "bool": "true | false"}.get(annotation.__name__, annotation.__name__)
-    return out
+    name = str(getattr(annotation, "__name__", annotation))
+    return {"TowerConfig": "mapping", "str": "text", "bool": "true | false"}.get(name, name)

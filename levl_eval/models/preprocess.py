@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from levl_eval.core.json_types import JsonObject
 from levl_eval.data.rgb import to_rgb
 
 
@@ -28,7 +28,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """As plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 

@@ -8,47 +8,68 @@ Their training configuration's names ``text_readout`` and ``max_text_length`` at
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.json_types import object_at
 from levl_eval.models.config import PretrainConfig, head_dims, predictor_dims, readout_of
 from levl_eval.models.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from levl_eval.models.checkpoints import Checkpoint
 
 POSITIONS = 1024  # rows of GPT2Config's default position table
 READOUTS = ("eot", "pad77", "pad77-all")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as the model cards say (docs/paper.md)
 
 
-def _three(x: Any) -> tuple[float, float, float]:
+T = TypeVar("T")
+
+
+def _three(x: Sequence[float]) -> tuple[float, float, float]:
     return float(x[0]), float(x[1]), float(x[2])
 
 
-def preprocess_from(values: Any, where: str) -> Preprocess:
+def _is_side(x: object) -> TypeGuard[int]:
+    return isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= 1 << 14
+
+
+def _is_three(x: object) -> TypeGuard[Sequence[float]]:
+    return isinstance(x, (list, tuple)) and len(x) == 3 and all(isinstance(v, (int, float)) for v in x)
+
+
+def _is_positive(x: object) -> TypeGuard[Sequence[float]]:
+    return _is_three(x) and min(x) > 0
+
+
+def _is_resize(x: object) -> TypeGuard[str]:
+    return x in ("squash", "shortest")
+
+
+def _is_interpolation(x: object) -> TypeGuard[str]:
+    return x in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+def preprocess_from(values: object, where: str) -> Preprocess:
     """A checkpoint's or config.json's preprocessing. Raises UsageError naming ``where`` and the field."""
     if not isinstance(values, dict):
         raise UsageError(f"{where}: `preprocess` is {type(values).__name__}, expected size, resize, interpolation, mean, std")
 
-    def of(name: str, fits: Any) -> Any:
-        if name not in values or not fits(values[name]):
-            raise UsageError(f"{where}: field `preprocess.{name}` is {values.get(name)!r}; repair it or export the model again")
-        return values[name]
+    def of(name: str, fits: Callable[[object], TypeGuard[T]]) -> T:
+        value: object = values.get(name)
+        if not fits(value):
+            raise UsageError(f"{where}: field `preprocess.{name}` is {value!r}; repair it or export the model again")
+        return value
 
-    def side(x: Any) -> bool:
-        return isinstance(x, int) and not isinstance(x, bool) and 1 <= x <= 1 << 14
-
-    def three(x: Any) -> bool:
-        return isinstance(x, (list, tuple)) and len(x) == 3 and all(isinstance(v, (int, float)) for v in x)
-
-    to = of("resize_to", side) if values.get("resize_to") is not None else None
     return Preprocess(
-        of("size", side), of("resize", lambda x: x in ("squash", "shortest")), to,
-        of("interpolation", lambda x: x in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")),
-        _three(of("mean", three)), _three(of("std", lambda x: three(x) and min(x) > 0)),
+        of("size", _is_side), of("resize", _is_resize), of("resize_to", _is_side) if values.get("resize_to") is not None else None,
+        of("interpolation", _is_interpolation), _three(of("mean", _is_three)), _three(of("std", _is_positive)),
     )  # fmt: skip
 
 
@@ -56,7 +77,7 @@ def preprocess_from(values: Any, where: str) -> Preprocess:
 class Description:
     """What config.json of a published directory says; None where it is silent."""
 
-    values: dict[str, Any]
+    values: Mapping[str, object]
     path: Path
 
     @classmethod
@@ -73,9 +94,9 @@ class Description:
             raise UsageError(f"{path}: expected a JSON object; repair or remove it")
         return cls(values, path)
 
-    def part(self, name: str) -> dict[str, Any]:
-        value = self.values.get(name)
-        return value if isinstance(value, dict) else {}
+    def part(self, name: str) -> Mapping[str, object]:
+        """A field that is an object; {} where there is none."""
+        return object_at(self.values, name)
 
     def heads(self, side: str, width: int) -> int:
         """Attention heads of a tower ("vision" or "text"), which weights do not tell; else 64 channels a head, as ViT and GPT-2 have."""
@@ -89,10 +110,9 @@ class Description:
     def readout(self) -> str:
         """Of texts; eot where nothing is said (docs/paper.md)."""
         value = self.part("text_encoder").get("readout", self.values.get("text_readout", "eot"))
-        if value not in READOUTS:
+        if not isinstance(value, str) or value not in READOUTS:
             raise UsageError(f"{self.path}: field `text_encoder.readout` is {value!r}; expected one of {', '.join(READOUTS)}")
-        out: str = value
-        return out
+        return value
 
     def positions(self, rows: int) -> int:
         """Rows of the model's own position table among the file's ``rows``."""
@@ -103,7 +123,7 @@ class Description:
         value = self.part("text_encoder").get("max_length", self.values.get("max_text_length", min(positions, 77)))
         return self._count("max_length", value, positions)
 
-    def _count(self, name: str, value: Any, limit: int) -> int:
+    def _count(self, name: str, value: object, limit: int) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
             raise UsageError(f"{self.path}: field `text_encoder.{name}` is {value!r}; expected 1 to {limit}")
         return value
@@ -122,7 +142,7 @@ class Description:
         return Preprocess(side, "shortest", round(side * 256 / 224), "bicubic", IMAGENET_MEAN, IMAGENET_STD)
 
 
-def described(state: dict[str, Any]) -> dict[str, Any]:
+def described(state: Checkpoint) -> dict[str, object]:
     """config.json of a checkpoint's dictionary (checkpoints.read)."""
     c = PretrainConfig.model_validate(state["config"])
     v, t, predicts = c.vision, c.text, bool(state["vision"]["projector"])

@@ -7,8 +7,6 @@ ViT with L blocks this leaves out about 0.8 / L of the arithmetic, a fifth at na
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor
@@ -32,7 +30,7 @@ class ClassTokenBlock(Block):
 
     only_class_token = False
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         out: Tensor
         if not (self.only_class_token and self.training) or args or kwargs:
             out = super().forward(x, *args, **kwargs)

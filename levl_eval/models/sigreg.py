@@ -21,11 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.autograd.function import BackwardCFunction
 
 _TILE = 1 << 15  # elements of a tile: few enough to stay in a core's caches, enough to outweigh the cost of a call
 _BLOCK = 1 << 20  # elements of projections that are multiplied at once; more of them cost page faults each step
@@ -251,7 +254,9 @@ class _Streamed(torch.autograd.Function):
     """statistic(z [B, d], directions [d, S]); the gradient with respect to z is made in the forward pass, tile by tile."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool, engine: str) -> Tensor:
+    def forward(
+        ctx: BackwardCFunction, z: Tensor, directions: Tensor, knots: int, t_max: float, distributed: bool, engine: str
+    ) -> Tensor:
         kind = z.dtype if z.dtype == torch.float64 else torch.float32
         zf, a = z.detach().to(kind), directions.detach().to(kind)
         gradient = torch.zeros_like(zf) if ctx.needs_input_grad[0] else None
@@ -265,7 +270,7 @@ class _Streamed(torch.autograd.Function):
         return total * (len(z) / a.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0], None, None, None, None, None
 

@@ -7,13 +7,16 @@ so that state dictionaries can be exchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from levl_eval.core.third_party import repair
+
+if TYPE_CHECKING:
+    from levl_eval.models.config import PretrainConfig
 
 repair()
 
@@ -177,7 +180,7 @@ def text_states(encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> 
     return out
 
 
-def build_model(config: Any, vocab: int) -> DualEncoder:
+def build_model(config: PretrainConfig | Mapping[str, object], vocab: int) -> DualEncoder:
     """The model of a configuration (config.PretrainConfig, or its dictionary) for a tokenizer of ``vocab`` tokens."""
     from levl_eval.models.config import PretrainConfig, head_dims, predictor_dims, readout_of
 

@@ -12,7 +12,7 @@ from torch import nn
 from levl_eval.core.errors import UsageError
 from levl_eval.models import checkpoints
 from levl_eval.models.config import PretrainConfig
-from levl_eval.models.presets import SIZES
+from levl_eval.models.presets import TOWERS
 from levl_eval.models.published import Description
 from levl_eval.models.tokenizer import eot_id, load_gpt2
 from levl_eval.models.towers import DualEncoder
@@ -75,9 +75,9 @@ def _config(
     if objective not in (("levljepa", "levljepa_plus") if predicts else ("levljepa", "clip", "siglip")):
         objective = "levljepa" if predicts else "clip"
     direct = {"prediction": "direct"} if objective == "levljepa" and not predicts else {}
-    alike = (n for n, s in SIZES.items() if s["vision"]["width"] == sides["vision"]["width"])
+    alike = (n for n, s in TOWERS.items() if s["vision"]["width"] == sides["vision"]["width"])
     size = description.values.get("model_size")
-    size = size if size in SIZES else next(alike, "base")
+    size = size if isinstance(size, str) and size in TOWERS else next(alike, "base")
     batch = training.get("batch_size")
     readout, positions = description.readout(), model.text.encoder.state_dict()["wpe.weight"].shape[0]
     return PretrainConfig.model_validate(

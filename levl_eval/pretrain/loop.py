@@ -95,7 +95,7 @@ class Trainer:
 
     # ---- building
 
-    def _with_precision(self, config: PretrainConfig, state: dict[str, Any] | None) -> PretrainConfig:
+    def _with_precision(self, config: PretrainConfig, state: checkpoints.Checkpoint | None) -> PretrainConfig:
         """``auto`` made definite: what the run to be resumed has, else what this device is good at; processes agree on it."""
         if config.precision != "auto":
             return config
@@ -109,7 +109,7 @@ class Trainer:
         """The last update."""
         return self.config.extend_to or self.config.steps
 
-    def _tokenizer(self, state: dict[str, Any] | None) -> Tokenizer:
+    def _tokenizer(self, state: checkpoints.Checkpoint | None) -> Tokenizer:
         c = self.config
         if state is not None:
             return Tokenizer.from_str(state["tokenizer"])
@@ -118,7 +118,7 @@ class Trainer:
         made = tokenizer.train(self.feed.captions(), c.vocab_size).to_str() if self.first else None
         return Tokenizer.from_str(processes.from_first(made))
 
-    def _model(self, state: dict[str, Any] | None) -> DualEncoder:
+    def _model(self, state: checkpoints.Checkpoint | None) -> DualEncoder:
         c = self.config
         model = build_model(c, self.tokenizer.get_vocab_size())
         if state is not None:
@@ -141,14 +141,14 @@ class Trainer:
         assert isinstance(self.feed, PoolFeed)
         return self.feed.pool
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: checkpoints.Checkpoint) -> None:
         processes.restore_optimizer(self.accelerator, self.wrapped, self.optimizer, state["optimizer"], self.ckpt)
         self.step = state["step"]
         self.first_loss, self.running_loss = state.get("loss", (math.nan, math.nan))
 
-    def _feed_state(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _feed_state(self, state: checkpoints.Checkpoint | None) -> dict[str, Any] | None:
         """This process's place in a stream. Batches of a pool need none, and so do not depend on the number of processes."""
-        feeds = (state or {}).get("feeds")
+        feeds = state.get("feeds") if state is not None else None
         if not feeds or isinstance(self.feed, PoolFeed):
             return None
         rank, count = world()

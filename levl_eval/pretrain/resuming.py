@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import Checkpoint
 from levl_eval.models.config import PretrainConfig
 
 # What a resumed run may have otherwise; steps may not change, the schedule depends on them; extend_to is for that.
@@ -15,7 +15,7 @@ _FREE = {
 }  # fmt: skip
 
 
-def as_it_began(state: dict[str, Any], config: PretrainConfig, path: Path) -> PretrainConfig:
+def as_it_began(state: Checkpoint, config: PretrainConfig, path: Path) -> PretrainConfig:
     """The configuration to resume with: a run is resumed only as it began, though where it stands and how it logs may change.
 
     state: the checkpoint's dictionary (checkpoints.read). What an earlier version had no field for stays as that version did it.
@@ -29,9 +29,8 @@ def as_it_began(state: dict[str, Any], config: PretrainConfig, path: Path) -> Pr
     kept = {k: v for k, v in old.items() if k in state.get("before", ())}
     config = PretrainConfig.model_validate({**config.model_dump(mode="json"), **kept})
     new = config.model_dump(mode="json")
-    old = (
-        PretrainConfig.model_validate({**old, "preset": None}).model_dump(mode="json") | old
-    )  # its size's values for newer fields
+    # Its size's values for newer fields.
+    old = {**PretrainConfig.model_validate({**old, "preset": None}).model_dump(mode="json"), **old}
     other = [k for k in new if k not in {*_FREE, "preset"} and old[k] != new[k]]
     if other:
         raise UsageError(

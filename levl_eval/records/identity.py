@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 IDENTITY_VERSION = 1  # of the parts and of how they are hashed
 
 
-def cache_key(kind: str, version: int, **parts: Any) -> str:
+def cache_key(kind: str, version: int, **parts: object) -> str:
     """The key of something kept between runs: what it is, the version of how it is made, and every input by name.
 
     kind: "features", "texts", "connector", ... so that two kinds never share a key. version: raised when equal inputs could give
@@ -52,9 +52,9 @@ class DataIdentity:
     test: str
     train: tuple[str, ...] = ()
     validation: str = ""
-    order: Mapping[str, Any] | None = None
+    order: Mapping[str, object] | None = None
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, object]:
         """As plain JSON values."""
         return {"test": self.test, "train": list(self.train), "validation": self.validation, "order": dict(self.order or {})}
 
@@ -63,20 +63,20 @@ class DataIdentity:
 class JobIdentity:
     """One backbone on one task with one seed; see the module's text for the parts."""
 
-    backbone: Mapping[str, Any]
+    backbone: Mapping[str, object]
     task: str
     engine: str
     versions: Mapping[str, int]
-    protocol: Mapping[str, Any]
+    protocol: Mapping[str, object]
     data: DataIdentity
     seed: int
     device: str
-    resolved: Mapping[str, Any]
+    resolved: Mapping[str, object]
     precision: Mapping[str, str]
-    language_model: Mapping[str, Any] | None = None
+    language_model: Mapping[str, object] | None = None
     limit: int | None = None
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, object]:
         """All parts by name, as plain JSON values."""
         return {**asdict(self), "data": self.data.parts(), "version": IDENTITY_VERSION}
 
@@ -90,21 +90,21 @@ class JobIdentity:
         """Names the record of a job that failed: its data may never have been read."""
         return digest({**self.parts(), "data": None})
 
-    def shown_protocol(self) -> dict[str, Any]:
+    def shown_protocol(self) -> dict[str, object]:
         """Everything besides backbone, data and seed that two rows must share to stand in one column, flat enough to be read."""
         return shown_protocol(self.protocol, self.versions, self.resolved, self.precision, self.language_model, self.limit)
 
 
 def shown_protocol(
-    protocol: Mapping[str, Any],
+    protocol: Mapping[str, object],
     versions: Mapping[str, int],
-    resolved: Mapping[str, Any],
+    resolved: Mapping[str, object],
     precision: Mapping[str, str],
-    language_model: Mapping[str, Any] | None,
+    language_model: Mapping[str, object] | None,
     limit: int | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The protocol of a record: the card's, and beside it what the card alone does not fix."""
-    out: dict[str, Any] = {**protocol, "versions": dict(versions), "precision": dict(precision)}
+    out: dict[str, object] = {**protocol, "versions": dict(versions), "precision": dict(precision)}
     if resolved:
         out["resolved"] = dict(resolved)
     if language_model is not None:
@@ -119,10 +119,11 @@ def identity_of(record: Record) -> JobIdentity:
     if not record.identity_hash:
         raise UsageError(f"record {record.key}: was written before records held their identity; run the task again")
     b, data = record.backbone, record.data
+    order = data.get("order")
     return JobIdentity(
         backbone={"name": b["name"], "weights": b["weights_sha256"], "code": b["code"], "preprocess": b["preprocess"], "text": b["text"]},
         task=record.task, engine=record.engine, versions=record.versions, protocol=record.card_protocol,
-        data=DataIdentity(str(data.get("fingerprint", "")), record.train, str(data.get("validation", "")), data.get("order")),
+        data=DataIdentity(str(data.get("fingerprint", "")), record.train, str(data.get("validation", "")), order if isinstance(order, dict) else None),
         seed=record.seed, device=record.device, resolved=record.resolved, precision=record.precision,
         language_model=record.language_model, limit=record.limit,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -22,37 +22,46 @@ from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, w
 from levl_eval.records.schema import SCHEMA, checksum_of, migrate
 
 
+class Comparison(TypedDict):
+    """What two records must share to be compared."""
+
+    protocol: dict[str, object]
+    data: dict[str, object]  # test, validation: fingerprints; train: a list of them
+
+
 class Record(BaseModel):
     """One result. ``status`` is "done" or "failed"; a failed record says why in ``reason`` and has no metrics."""
 
     model_config = ConfigDict(extra="forbid")
     schema_: str = Field(default=SCHEMA, alias="schema")
-    backbone: dict[str, Any]  # name, uri, weights_sha256, code, preprocess, text, info, card
+    backbone: dict[str, object]  # name, uri, weights_sha256, code, preprocess, text, info, card
     task: str
     engine: str
     versions: dict[str, int] = Field(default_factory=dict)  # of the engine and what it is built on; {} in records of schema 1
     main_metric: str
     chance: float | None = None  # of the main metric, from the card
-    protocol: dict[str, Any]  # everything besides backbone, data and seed that can move a number (identity.shown_protocol)
+    protocol: dict[str, object]  # everything besides backbone, data and seed that can move a number (identity.shown_protocol)
     protocol_hash: str
-    card_protocol: dict[str, Any] = Field(default_factory=dict)  # the card's part of it
-    resolved: dict[str, Any] = Field(default_factory=dict)  # what the card left open, as it came out
+    card_protocol: dict[str, object] = Field(default_factory=dict)  # the card's part of it
+    resolved: dict[str, object] = Field(default_factory=dict)  # what the card left open, as it came out
     precision: dict[str, str] = Field(default_factory=dict)
-    language_model: dict[str, Any] | None = None
+    language_model: dict[str, object] | None = None
     device: str = ""  # kind: cpu, cuda, mps
-    data: dict[str, Any]  # fingerprint (test), train, validation, order, counts, version, split, source, published, sampled
+    data: dict[str, object]  # fingerprint (test), train, validation, order, counts, version, split, source, published, sampled
     seed: int
     limit: int | None = None
     identity_hash: str = ""  # records.identity; "" in records of schema 1, which are shown but never reused
     metrics: dict[str, Estimate] = Field(default_factory=dict)
-    notes: dict[str, Any] = Field(default_factory=dict)  # engine-specific facts (connector hash, training loss, ...)
-    environment: dict[str, Any] = Field(default_factory=dict)  # versions, git revision, device, command line
+    notes: dict[str, object] = Field(default_factory=dict)  # engine-specific facts (connector hash, training loss, ...)
+    environment: dict[str, object] = Field(default_factory=dict)  # versions, git revision, device, command line
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage; times are never part of a comparison
     cache: dict[str, int] = Field(default_factory=dict)  # feature and connector hits and misses
     status: str = "done"
     reason: str = ""
-    card: dict[str, Any] = Field(default_factory=dict)  # the resolved task card, so that the record can be run again from itself
-    call: dict[str, Any] = Field(default_factory=dict)  # how it was run: llm, batch_size, device, folder paths are relative to
+    card: dict[str, object] = Field(
+        default_factory=dict
+    )  # the resolved task card, so that the record can be run again from itself
+    call: dict[str, object] = Field(default_factory=dict)  # how it was run: llm, batch_size, device, folder paths are relative to
     samples: SamplesFile | None = None  # rows and SHA-256 of its samples
     checksum: str = ""  # SHA-256 of the record's canonical JSON without this field
     _home: Path | None = PrivateAttr(default=None)  # the run directory it was read from or written to
@@ -72,25 +81,34 @@ class Record(BaseModel):
         return self._home
 
     @property
+    def backbone_name(self) -> str:
+        """Of the backbone it is about."""
+        return str(self.backbone["name"])
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of that backbone's parameters and buffers."""
+        return str(self.backbone["weights_sha256"])
+
+    @property
     def key(self) -> str:
         """File stem: task, backbone and the identity's hash."""
         if self._stem:
             return self._stem
         if self.identity_hash:
-            return record_key(self.task, self.backbone["name"], self.identity_hash)
-        weights = str(self.backbone["weights_sha256"])
-        return f"{_safe(self.task)}--{_safe(self.backbone['name'])}--{weights[:8]}-{self.protocol_hash[:12]}-s{self.seed}"
+            return record_key(self.task, self.backbone_name, self.identity_hash)
+        return f"{_safe(self.task)}--{_safe(self.backbone_name)}--{self.weights[:8]}-{self.protocol_hash[:12]}-s{self.seed}"
 
     @property
     def train(self) -> tuple[str, ...]:
         """Content fingerprints of the sets a head or connector was trained on; empty where nothing was."""
         found = self.data.get("train") or ()
-        return (found,) if isinstance(found, str) else tuple(map(str, found))
+        return tuple(map(str, found)) if isinstance(found, (list, tuple)) else (str(found),)
 
     @property
-    def comparison(self) -> dict[str, Any]:
+    def comparison(self) -> Comparison:
         """What two records must share to be compared, by name: the protocol, and the data of training, validation and test."""
-        data = {
+        data: dict[str, object] = {
             "test": str(self.data.get("fingerprint", "")),
             "train": list(self.train),
             "validation": str(self.data.get("validation", "")),
@@ -138,8 +156,9 @@ def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> P
             record.samples = write_lines(f, samples)
     path = out / "records" / f"{record.key}.json"
     record._stem = path.stem
-    content = finite(record.model_dump(by_alias=True, mode="json"))
-    record.checksum = content["checksum"] = checksum_of(content)
+    content = {field: finite(value) for field, value in record.model_dump(by_alias=True, mode="json").items()}
+    record.checksum = checksum_of(content)
+    content["checksum"] = record.checksum
     atomic_write(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return path
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,7 @@ class Sample(BaseModel):
     target: str = ""
     score: float | None = None  # contribution to the main metric
     status: str = "ok"  # "ok" | "failed: why"
-    meta: dict[str, Any] = Field(default_factory=dict)  # group keys (split, types) and counts that metrics are rebuilt from
+    meta: dict[str, object] = Field(default_factory=dict)  # group keys (split, types) and counts that metrics are rebuilt from
 
 
 class SamplesFile(BaseModel):
@@ -35,7 +35,7 @@ class SamplesFile(BaseModel):
     sha256: str
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """Plain values as JSON can hold them: it has no NaN, an undefined number is null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from levl_eval.core.errors import UsageError
 
@@ -17,14 +17,14 @@ SCHEMA = "levl-eval/record/2"
 FAMILY = "levl-eval/record/"
 
 
-def checksum_of(content: dict[str, Any]) -> str:
+def checksum_of(content: Mapping[str, object]) -> str:
     """SHA-256 over the canonical JSON of a record's content without its ``checksum``."""
     rest = {k: v for k, v in content.items() if k != "checksum"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+def _from_1(content: dict[str, object]) -> dict[str, object]:
     """Schema 1 knew fewer fields; those it had mean the same."""
     backbone = content.get("backbone")
     if isinstance(backbone, dict):
@@ -32,7 +32,7 @@ def _from_1(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "schema": SCHEMA}
 
 
-def migrate(content: Any, path: Path) -> dict[str, Any]:
+def migrate(content: object, path: Path) -> dict[str, object]:
     """A record's JSON in today's form. Raises UsageError: no record, a schema that is not known here, a checksum that is wrong."""
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a levl-eval record (a JSON object is expected); delete it and run again")

@@ -130,7 +130,7 @@ def _records(side: Side | Sequence[Side]) -> list[Record]:
         raise UsageError("compare: a side without records")
     for r in found:
         if r.status != "done":
-            raise UsageError(f"{r.backbone['name']} on {r.task}: failed ({r.reason}); there is nothing to compare")
+            raise UsageError(f"{r.backbone_name} on {r.task}: failed ({r.reason}); there is nothing to compare")
     return sorted(found, key=lambda r: r.seed)
 
 
@@ -139,9 +139,9 @@ def _labels(a: Record, b: Record) -> tuple[str, str]:
     both = Results([a, b])
     if len(both.records) == 2 and (names := (both.label(a), both.label(b)))[0] != names[1]:
         return names
-    name = a.backbone["name"]
-    if name != b.backbone["name"]:
-        return name, b.backbone["name"]
+    name = a.backbone_name
+    if name != b.backbone_name:
+        return name, b.backbone_name
     folders = (a.home, b.home) if a.home.name == b.home.name else (Path(a.home.name), Path(b.home.name))
     return f"{name} ({folders[0]})", f"{name} ({folders[1]})"
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from levl_eval.core.json_types import object_at
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record
 from levl_eval.report.protocols import value_text
@@ -24,8 +25,8 @@ def _each(values: Sequence[Any]) -> list[str]:
 
 
 def _command(r: Record) -> str:
-    words = r.environment.get("command") or []
-    first, *rest = [str(w) for w in words] or [""]
+    words = r.environment.get("command")
+    first, *rest = [str(w) for w in words] if isinstance(words, list) and words else [""]
     return shlex.join(["levl-eval" if first == "__main__.py" else first, *rest]) if first else ""
 
 
@@ -36,8 +37,8 @@ def _device(r: Record) -> str:
 
 
 def _software(r: Record) -> str:
-    packages = r.environment.get("packages") or {}
-    git = r.environment.get("git") or {}
+    packages = object_at(r.environment, "packages")
+    git = object_at(r.environment, "git")
     parts = [f"{n} {packages[n]}" for n in ("levl-eval", "torch", "transformers") if n in packages]
     if revision := str(git.get("revision", "")):
         parts.append(f"revision {revision[:12]}" + (" with changes not committed" if git.get("dirty") else ""))

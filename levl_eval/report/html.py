@@ -86,9 +86,9 @@ def _learning(results: Results, colour: dict[str, int]) -> list[Chart]:
     for row in results.rows:
         for key in sorted({k for c in row.cells.values() for r in c.records for k in r.notes if k.endswith("_loss")}):
             lines = [
-                (n, colour[n], c.records[0].notes[key])
+                (n, colour[n], curve)
                 for n, c in row.cells.items()
-                if c.records and isinstance(c.records[0].notes.get(key), list)
+                if c.records and isinstance(curve := c.records[0].notes.get(key), list)
             ]
             what = key.replace("_", " ")
             if chart := svg.curves(lines, f"{what} of {row.title} over training"):

@@ -13,7 +13,7 @@ from levl_eval.records.samples import finite
 # Part of an identity that no row shares -> how a record tells it. Weights always tell columns apart; the others where two records
 # would else stand in one cell.
 PARTS: dict[str, Callable[[Record], Any]] = {
-    "weights": lambda r: r.backbone["weights_sha256"],
+    "weights": lambda r: r.weights,
     "preprocess": lambda r: r.backbone.get("preprocess") or {},
     "code": lambda r: r.backbone.get("code") or {},
     "text": lambda r: r.backbone.get("text") or {},
@@ -65,13 +65,13 @@ def label_columns(records: Sequence[Record], cell_of: Callable[[Record], Any]) -
     """``id`` of a record -> the name of its column. cell_of: what a cell is, besides the column (task and comparison)."""
     by_name: dict[str, list[Record]] = defaultdict(list)
     for r in records:
-        by_name[r.backbone["name"]].append(r)
+        by_name[r.backbone_name].append(r)
     out: dict[int, str] = {}
     for name, mine in by_name.items():
         parts = differing_parts(mine, cell_of)
         seen: dict[str, str] = {}
         for r in mine:
-            label = name + (f"@{short(r.backbone['weights_sha256'])[:8]}" if "weights" in parts else "")
+            label = name + (f"@{short(r.weights)[:8]}" if "weights" in parts else "")
             words = [_told(r, p, mine) for p in parts if p != "weights"]
             label += f" ({', '.join(w for w in words if w)})" if any(words) else ""
             variant = digest([_value(r, p) for p in parts])

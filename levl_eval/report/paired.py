@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.json_types import object_at
 from levl_eval.metrics.catalogue import DIFFERENCE, Bounds, metric_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.permutation import PValue, sign_flip_test, swap_test
@@ -58,13 +59,13 @@ def class_counts(samples: Sequence[Sample], classes: int) -> np.ndarray:
     """Per-image counts of segmentation samples as [N, C, 3]: intersection, target, prediction."""
     out = np.zeros((len(samples), classes, 3))
     for i, s in enumerate(samples):
-        for k, v in s.meta["counts"].items():
-            out[i, int(k)] = v
+        for k, v in object_at(s.meta, "counts").items():
+            out[i, int(k)] = np.asarray(v, float)
     return out
 
 
 def _classes(samples: Sequence[Sample]) -> int:
-    return 1 + max((int(k) for s in samples for k in s.meta["counts"]), default=0)
+    return 1 + max((int(k) for s in samples for k in object_at(s.meta, "counts")), default=0)
 
 
 def mean_iou_of(sums: np.ndarray) -> np.ndarray:
@@ -138,9 +139,7 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
     first, other = a[0][0], b[0][0]
     for mine, by_seed in ((a, left), (b, right)):
         if len(by_seed) < len(mine):
-            raise UsageError(
-                f"{first.task}: {mine[0][0].backbone['name']} has several records of one seed; give one record a seed"
-            )
+            raise UsageError(f"{first.task}: {mine[0][0].backbone_name} has several records of one seed; give one record a seed")
     seeds = sorted(left.keys() & right.keys())
     if not seeds:  # a head of one seed on each side, but not the same one
         if len(a) > 1 or len(b) > 1:
@@ -153,7 +152,7 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
     common = set.intersection(*(set(t) for t in tables))
     union = set.union(*(set(t) for t in tables))
     if not common:
-        raise UsageError(f"{first.task}: {first.backbone['name']} and {other.backbone['name']} have no item in common")
+        raise UsageError(f"{first.task}: {first.backbone_name} and {other.backbone_name} have no item in common")
     ids = sorted(i for i in common if all(t[i].status == "ok" and t[i].score is not None for t in tables))
     if not ids:
         raise UsageError(f"{first.task}: every answer failed on one of the sides; nothing is left to compare")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from levl_eval.core.hashing import canonical
+from levl_eval.core.json_types import object_at
 from levl_eval.records import Record
 from levl_eval.records.samples import finite
 from levl_eval.report.labels import short
@@ -31,9 +32,11 @@ def date_of(record: Record) -> str:
 
 def test_images(record: Record) -> int | None:
     """Number of test images of a record, None where it has none (a failed one)."""
-    counted = (record.data.get("counts") or {}).get("images")
+    counted = object_at(record.data, "counts").get("images")
     main = record.metrics.get(record.main_metric)
-    return int(counted) if counted is not None else (main.clusters or main.n) if main is not None else None
+    if isinstance(counted, (int, float)):
+        return int(counted)
+    return (main.clusters or main.n) if main is not None else None
 
 
 def _where(record: Record) -> str:
@@ -54,7 +57,7 @@ def data_words(records: Sequence[Record]) -> str:
     if splits := _many([r.data.get("split") for r in done]):
         parts.append(f"split {', '.join(map(str, splits))}")
     counts = _many([test_images(r) for r in done])
-    asked = _many([(r.data.get("counts") or {}).get("questions") for r in done])
+    asked = _many([object_at(r.data, "counts").get("questions") for r in done])
     if counts:
         parts.append(
             f"{' or '.join(f'{c:,}' for c in counts)} test images"

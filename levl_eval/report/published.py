@@ -179,7 +179,7 @@ def against_paper(results: Results, named: dict[str, str] | None = None) -> tupl
         for name, cell in row.cells.items():
             if not cell.records:
                 continue
-            known = who(cell.any.backbone["name"], str(cell.any.backbone.get("uri", "")), named or {})
+            known = who(cell.any.backbone_name, str(cell.any.backbone.get("uri", "")), named or {})
             llm = str(cell.any.protocol.get("llm", "")).lower()
             for p in load_published():
                 same_llm = not p.llm or p.llm.split("-")[0].lower() in llm

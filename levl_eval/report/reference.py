@@ -13,24 +13,29 @@ A baseline has a reference only by 1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.json_types import object_at
 from levl_eval.core.text import did_you_mean
 from levl_eval.records import Record
 
 
 def is_baseline(record: Record) -> bool:
-    return bool((record.backbone.get("info") or {}).get("baseline"))
+    return bool(_info(record).get("baseline"))
 
 
-def _info(record: Record) -> Mapping[str, Any]:
-    return record.backbone.get("info") or {}
+def _info(record: Record) -> Mapping[str, object]:
+    return object_at(record.backbone, "info")
+
+
+def _random_seed(record: Record) -> int:
+    found = _info(record).get("random_seed")
+    return found if isinstance(found, int) else 0
 
 
 def is_twin(record: Record, baseline: Record) -> bool:
     """Whether a baseline has a backbone's architecture and input size, as far as the records say."""
-    sizes = [(r.backbone.get("preprocess") or {}).get("size") for r in (record, baseline)]
+    sizes = [object_at(r.backbone, "preprocess").get("size") for r in (record, baseline)]
     if sizes[0] != sizes[1]:
         return False
     shapes = [_info(r).get("architecture") for r in (record, baseline)]
@@ -54,9 +59,9 @@ def reference_of(column: str, cells: Mapping[str, Record], named: str | None) ->
     twins = {name: r for name, r in baselines.items() if is_twin(cells[column], r)}
     if not twins:
         return None
-    seeds = {name: int(_info(r).get("random_seed", 0)) for name, r in twins.items()}
+    seeds = {name: _random_seed(r) for name, r in twins.items()}
     lowest = sorted(name for name in twins if seeds[name] == min(seeds.values()))
-    weights = {twins[name].backbone["weights_sha256"] for name in lowest}
+    weights = {twins[name].weights for name in lowest}
     return lowest[0] if len(weights) == 1 else None
 
 

@@ -112,7 +112,7 @@ class Results:
         self._samples: dict[str, Samples] = {}
         self._differences: dict[tuple[RowKey, str, str], Estimate | None] = {}
         self._unpaired: dict[str, None] = {}
-        columns = {self.label(r): r.backbone["name"] for r in self.records}
+        columns = {self.label(r): r.backbone_name for r in self.records}
         self.named = resolve_reference(reference, list(columns), columns) if reference is not None else None
 
     @classmethod
@@ -315,4 +315,4 @@ class Results:
 
 def _work(record: Record) -> tuple[str, ...]:
     """What a failed record and a later finished one of the same work share."""
-    return (record.task, record.backbone["name"], str(record.backbone["weights_sha256"]), record.protocol_hash, str(record.seed))
+    return (record.task, record.backbone_name, record.weights, record.protocol_hash, str(record.seed))

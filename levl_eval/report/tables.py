@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from levl_eval.core.files import atomic_write
+from levl_eval.core.json_types import object_at
 from levl_eval.core.terminal import lines_of
 from levl_eval.core.text import csv_cell, printable
 from levl_eval.metrics.catalogue import Metric
@@ -69,16 +70,20 @@ def _number(x: float | None, kind: Metric) -> str:
     return "" if x is None else f"{kind.factor * x:.4f}"
 
 
+def _joined(values: object) -> str:
+    return " ".join(map(str, values)) if isinstance(values, (list, tuple)) else ""
+
+
 def _about(results: Results, r: Record) -> dict[str, Any]:
     """What the rows of a record have in common."""
-    pre = r.backbone.get("preprocess", {})
+    pre = object_at(r.backbone, "preprocess")
     return {
         "task": r.task, "backbone": results.label(r), "seed": r.seed, "llm": r.protocol.get("llm", ""), "status": r.status,
         "reason": r.reason, "limit": "" if r.limit is None else r.limit,
         "image_size": r.protocol.get("size") or pre.get("size", ""), "resize": r.protocol.get("resize") or pre.get("resize", ""),
-        "interpolation": pre.get("interpolation", ""), "mean": " ".join(str(v) for v in pre.get("mean", ())),
-        "std": " ".join(str(v) for v in pre.get("std", ())), "protocol_hash": r.protocol_hash,
-        "data_fingerprint": r.data.get("fingerprint", ""), "weights_sha256": r.backbone["weights_sha256"],
+        "interpolation": pre.get("interpolation", ""), "mean": _joined(pre.get("mean")),
+        "std": _joined(pre.get("std")), "protocol_hash": r.protocol_hash,
+        "data_fingerprint": r.data.get("fingerprint", ""), "weights_sha256": r.weights,
         "source": source_word(r), "published_set": published_set(r), "split": r.data.get("split") or "", "images": test_images(r),
         "train_fingerprint": " ".join(r.train), "validation_fingerprint": r.data.get("validation") or "",
         "device": r.device, "identity_hash": r.identity_hash, "comparison_hash": r.comparison_hash, "date": date_of(r),
@@ -138,7 +143,8 @@ def chance_of(record: Record) -> float | None:
     """Chance level of a record's main metric: its card's, else the catalogue's for its number of classes."""
     if record.chance is not None:
         return record.chance
-    return entry_of(record, record.main_metric).chance_among((record.data.get("counts") or {}).get("classes"))
+    classes = object_at(record.data, "counts").get("classes")
+    return entry_of(record, record.main_metric).chance_among(classes if isinstance(classes, int) else None)
 
 
 def floor_notes(records: Sequence[Record]) -> list[str]:

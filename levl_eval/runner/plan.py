@@ -90,7 +90,7 @@ class Job:
         found = Record(
             backbone=self.backbone.describe(), task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
             protocol={}, protocol_hash="", data={"source": source, **self.data.notes}, seed=self.seed, environment=environment,
-            card=plain(card), call=call,
+            card=dict(plain(card)), call=call,
         )  # fmt: skip
         fill_identity(found, self.identity)
         return found

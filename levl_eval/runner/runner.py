@@ -20,6 +20,7 @@ from levl_eval.cards import DataSpec, TaskCard
 from levl_eval.core.distributed import launched, place, team, work_alone
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
+from levl_eval.core.json_types import object_at
 from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, engine
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, fill_identity, identity_of, read_record, write_record
@@ -224,10 +225,11 @@ def _failed_rows(job: Job) -> list[Sample]:
 
 def _within_bound(record: Record, job: Job) -> bool:
     """Whether the questions that did not fit the context, which no identity knows beforehand, are as few as this run allows."""
-    spec, counts = getattr(job.card, "data", None), record.data.get("too_long")
+    spec, counts = getattr(job.card, "data", None), object_at(record.data, "too_long")
     if not counts or not isinstance(spec, DataSpec):
         return True
-    return spec.may_skip.allows(counts["questions"], counts["of"])
+    left, of = counts.get("questions"), counts.get("of")
+    return isinstance(left, int) and isinstance(of, int) and spec.may_skip.allows(left, of)
 
 
 @contextmanager

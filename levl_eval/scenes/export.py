@@ -15,10 +15,9 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +29,7 @@ from levl_eval.records.identity import cache_key
 from levl_eval.scenes import VERSION, manifest
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
-from levl_eval.scenes.programs import SceneQuestion
+from levl_eval.scenes.programs import Program, SceneQuestion
 from levl_eval.scenes.questions import gqa_questions, vqa_questions
 from levl_eval.scenes.render import render_image, render_mask
 from levl_eval.scenes.world import (
@@ -138,7 +137,7 @@ def _write_chunk(args: tuple[str, int, int, int, int, str]) -> list[tuple[str, i
     return written
 
 
-def _gqa(part: str, count: int, seed: int) -> dict[str, Any]:
+def _gqa(part: str, count: int, seed: int) -> dict[str, dict[str, object]]:
     """The official question file's dictionary: id -> fields."""
     pairs: list[tuple[str, SceneQuestion]] = []
     names: dict[int, str] = {}
@@ -153,7 +152,7 @@ def _gqa(part: str, count: int, seed: int) -> dict[str, Any]:
             pairs.append((image_id(part, index), q))
     kept = balance_answers(pairs, random.Random(stable_seed("balance", part, seed)))
     present = {names[id(q)] for _, q in kept}
-    out: dict[str, Any] = {}
+    out: dict[str, dict[str, object]] = {}
     for image, q in kept:
         name = names[id(q)]
         out[name] = {
@@ -165,11 +164,11 @@ def _gqa(part: str, count: int, seed: int) -> dict[str, Any]:
     return out
 
 
-def _program_text(program: list[dict[str, Any]]) -> str:
+def _program_text(program: Program) -> str:
     return " -> ".join(f"{p['operation']}: {p['argument']} {p['dependencies'] or ''}".strip() for p in program)
 
 
-def _vqav2(part: str, count: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _vqav2(part: str, count: int, seed: int) -> tuple[dict[str, object], dict[str, object]]:
     """The official question and annotation files."""
     split = part.split("/")[1]
     head = {
@@ -252,7 +251,7 @@ def make_scenes(
     return "written" if wrong == "absent" else "written again"
 
 
-def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: dict[str, Any], progress: Progress) -> None:
+def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: Mapping[str, object], progress: Progress) -> None:
     jobs = [
         (part, i, min(n, i + 100), seed, size, str(out))
         for part, n in numbers.items()

@@ -15,9 +15,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_write, sha256_file
@@ -28,10 +27,10 @@ MANIFEST, FILES, WRITING, LOCK = "scenes.json", "scenes-files.json", ".writing",
 ROOMS = ("gqa", "vqav2", "pope", "ade20k", "classification", "imagenet9")  # all that is written lies in these
 _MANY = 256  # files to hash again, from which on the manifest is written anew: a copied world, whose times say nothing
 
-Listing = dict[str, list[Any]]  # name below the root -> [bytes, SHA-256]
+Listing = dict[str, list[int | str]]  # name below the root -> [bytes, SHA-256]
 
 
-def damage(out: Path, wanted: dict[str, Any] | None = None, full: bool = False) -> str:
+def damage(out: Path, wanted: Mapping[str, object] | None = None, full: bool = False) -> str:
     """What is wrong with the world in ``out``, or "" where it is whole; "absent" where there is none.
 
     wanted: generator, seed, size and counts it must have been made with; None: whatever it says. full: every file is hashed.
@@ -96,7 +95,7 @@ def _walk(out: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 def parts_of(listing: Listing) -> dict[str, str]:
     """A digest of each data set's files."""
-    rooms: dict[str, list[Any]] = {room: [] for room in ROOMS}
+    rooms: dict[str, list[list[int | str]]] = {room: [] for room in ROOMS}
     for name in sorted(listing):
         rooms[name.partition("/")[0]].append([name, *listing[name]])
     return {room: digest(rows) for room, rows in rooms.items()}
@@ -146,7 +145,7 @@ def begin(out: Path) -> None:
         raise UsageError(f"{e.filename or out}: cannot be removed ({e.strerror}); choose another folder") from e
 
 
-def finish(out: Path, manifest: dict[str, Any], files: Iterable[tuple[str, int, str]]) -> None:
+def finish(out: Path, manifest: Mapping[str, object], files: Iterable[tuple[str, int, str]]) -> None:
     """Write the list of files and, last, the manifest."""
     listing: Listing = {name: [size, sha256] for name, size, sha256 in sorted(files)}
     atomic_write(out / FILES, json.dumps(listing, indent=0) + "\n")

@@ -11,16 +11,25 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import permutations
-from typing import Any
+from typing import TypedDict
 
 STRATEGIES = ("random", "popular", "adversarial")
 PER_SIDE = 3
 
 
-def pope_questions(images: Sequence[tuple[str, Iterable[str]]], strategy: str, seed: int = 0) -> list[dict[str, Any]]:
+class POPELine(TypedDict):
+    """A line of the official files."""
+
+    question_id: int
+    image: str
+    text: str
+    label: str
+
+
+def pope_questions(images: Sequence[tuple[str, Iterable[str]]], strategy: str, seed: int = 0) -> list[POPELine]:
     """Questions for ``images`` of (file name, names of the objects there), present and absent in turn.
 
-    Returns dictionaries of the official files' fields (question_id, image, text, label), numbered from 1. Deterministic in ``seed``;
+    Returns the official files' lines, numbered from 1. Deterministic in ``seed``;
     the present objects are the same for all three strategies. Raises ValueError for an unknown strategy.
     """
     if strategy not in STRATEGIES:
@@ -30,7 +39,7 @@ def pope_questions(images: Sequence[tuple[str, Iterable[str]]], strategy: str, s
     together: Counter[tuple[str, str]] = Counter(pair for _, objects in sets for pair in permutations(objects, 2))
     vocabulary = sorted(frequency)
     present_rng, absent_rng = random.Random(f"present/{seed}"), random.Random(f"absent/{strategy}/{seed}")
-    out: list[dict[str, Any]] = []
+    out: list[POPELine] = []
     for name, objects in sets:
         if len(objects) < PER_SIDE:
             continue

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from levl_eval.scenes.language import column, relation, row
 from levl_eval.scenes.world import GROUP_OF, Scene, SceneObject
 
-Program = list[dict[str, Any]]
+
+class Operation(TypedDict):
+    """One step of a program, as GQA writes it; dependencies: the steps whose results it takes, by number."""
+
+    operation: str
+    argument: str
+    dependencies: list[int]
+
+
+Program = list[Operation]
+Value = list[SceneObject] | bool | str  # of a step
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,15 @@ class SceneQuestion:
         return "yes/no" if self.answer in ("yes", "no") else "number" if self.answer.isdigit() else "other"
 
 
-def operation(operation: str, argument: str = "", *dependencies: int) -> dict[str, Any]:
+def operation(operation: str, argument: str = "", *dependencies: int) -> Operation:
     """One step of a program; dependencies: the steps whose results it takes, by number."""
     return {"operation": operation, "argument": argument, "dependencies": list(dependencies)}
+
+
+def _objects(value: Value) -> list[SceneObject]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected objects, found {value!r}")
+    return value
 
 
 def execute(program: Program, scene: Scene) -> str:
@@ -44,20 +60,21 @@ def execute(program: Program, scene: Scene) -> str:
     group NAME; exist; count; query name | color | stuff; verify color VALUE; verify rel SIDE (of two dependencies); choose A|B;
     same color; stuff NAME (exists in the background); ground; and; or.
     """
-    results: list[Any] = []
+    results: list[Value] = []
     for step in program:
         op, arg, deps = step["operation"], step["argument"], [results[i] for i in step["dependencies"]]
-        value: Any
+        value: Value
         if op == "select":
             value = [o for o in scene.objects if arg in ("all", o.category)]
         elif op == "group":
             value = [o for o in scene.objects if GROUP_OF[o.category] == arg]
         elif op == "filter color":
-            value = [o for o in deps[0] if o.color == arg]
+            value = [o for o in _objects(deps[0]) if o.color == arg]
         elif op == "relate":
-            value = [o for o in scene.objects if o is not deps[0][0] and relation(o, deps[0][0]) == arg]
+            one = _objects(deps[0])[0]
+            value = [o for o in scene.objects if o is not one and relation(o, one) == arg]
         elif op == "at":
-            value = [o for o in deps[0] if f"{row(o)} {column(o)}" == arg]
+            value = [o for o in _objects(deps[0]) if f"{row(o)} {column(o)}" == arg]
         elif op == "exist":
             value = bool(deps[0])
         elif op == "stuff":
@@ -65,16 +82,16 @@ def execute(program: Program, scene: Scene) -> str:
         elif op == "ground":
             value = scene.bands[-1].stuff
         elif op == "count":
-            value = str(len(deps[0]))
+            value = str(len(_objects(deps[0])))
         elif op == "query":
-            o: SceneObject = deps[0][0]
-            value = {"name": o.category, "color": o.color, "stuff": o.stuff, "column": column(o)}[arg]
+            one = _objects(deps[0])[0]
+            value = {"name": one.category, "color": one.color, "stuff": one.stuff, "column": column(one)}[arg]
         elif op == "verify color":
-            value = deps[0][0].color == arg
+            value = _objects(deps[0])[0].color == arg
         elif op == "verify rel":
-            value = relation(deps[0][0], deps[1][0]) == arg
+            value = relation(_objects(deps[0])[0], _objects(deps[1])[0]) == arg
         elif op == "same color":
-            value = deps[0][0].color == deps[1][0].color
+            value = _objects(deps[0])[0].color == _objects(deps[1])[0].color
         elif op == "choose":
             options = arg.split("|")
             value = next(x for x in options if x == deps[0])

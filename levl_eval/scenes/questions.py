@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from levl_eval.scenes.answers import annotators
 from levl_eval.scenes.language import COLUMNS_OF_PICTURE, ROWS_OF_PICTURE, column, relation, row
@@ -39,11 +38,12 @@ class _Asker:
         self.single = [o for o in scene.objects if counts[o.category] == 1]
 
     def make(
-        self, texts: Iterable[str], full: str, structural: str, semantic: str, group: str, program: Program, **more: Any
-    ) -> SceneQuestion:
+        self, texts: Iterable[str], full: str, structural: str, semantic: str, group: str, program: Program,
+        facts: frozenset[str] = frozenset(), needs: str = "objects",
+    ) -> SceneQuestion:  # fmt: skip
         answer = execute(program, self.scene)
         return SceneQuestion(
-            self.rng.choice(list(texts)), answer, full.format(answer), structural, semantic, group, program, **more
+            self.rng.choice(list(texts)), answer, full.format(answer), structural, semantic, group, program, facts, needs
         )
 
     def one(self) -> SceneObject | None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
@@ -33,20 +33,31 @@ KINDS: dict[str, int] = {
 }  # kind of knowledge -> numbers a patch
 
 
-def default_manifest() -> dict[str, Any]:
+class Manifest(TypedDict):
+    """What a world was made with: the generator's version, its seed, the images' side in pixels, images a set."""
+
+    generator: object
+    seed: int
+    size: int
+    counts: dict[str, int]
+
+
+def default_manifest() -> Manifest:
     """The manifest of the world that ``--data scenes`` makes."""
     return {"generator": VERSION, "seed": 0, "size": 96, "counts": dict(COUNTS)}
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of the world in a folder, None where there is no world. Raises UsageError for one of another generator."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        known = {"generator": found["generator"], "seed": int(found["seed"]), "size": int(found["size"])}
-        known["counts"] = {str(k): int(v) for k, v in found["counts"].items()}
+        known: Manifest = {
+            "generator": found["generator"], "seed": int(found["seed"]), "size": int(found["size"]),
+            "counts": {str(k): int(v) for k, v in found["counts"].items()},
+        }  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise UsageError(f"{path}: not a manifest of synthetic scenes ({type(e).__name__}); make the world again") from e
     if known["generator"] != VERSION:
@@ -79,7 +90,7 @@ def digest_of(pixels: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
 
 
-def _references(manifest: dict[str, Any]) -> Iterator[tuple[str, int, int, str]]:
+def _references(manifest: Manifest) -> Iterator[tuple[str, int, int, str]]:
     """(part, number, which of the number's images, path) of every image of a world."""
     for part, count in manifest["counts"].items():
         for index in range(count):
@@ -109,13 +120,13 @@ class World:
     manifest tells), and is the same in any order of asking.
     """
 
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root, self.manifest = root, manifest
         self._index: dict[bytes, tuple[str, int, int]] | None = None
 
     @property
     def size(self) -> int:
-        return int(self.manifest["size"])
+        return self.manifest["size"]
 
     def scene(self, digest: bytes) -> Scene | None:
         """The scene that an image of these pixels shows, None where the world has no such image. Raises LevlError, UsageError."""

@@ -106,3 +106,23 @@ def test_default_recipe_yields_to_the_users_choice():
 def test_the_three_vqa_tasks_share_one_recipe():
     recipes = [task_card(t, default_recipe="scenes").recipe for t in ("gqa", "vqav2", "pope")]
     assert recipes[0] == recipes[1] == recipes[2]
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        ({"kind": "task", "engine": ["linear"]}, r"x\.yaml: field `engine`: expected one of .*found \['linear'\]"),
+        ({"kind": "task", "engine": {"linear": 1}}, "field `engine`: expected one of"),
+        ({"kind": ["task"]}, r"field `kind`: expected task.*found \['task'\]"),
+    ],
+)
+def test_a_list_where_a_name_belongs_is_told(card, told):
+    with pytest.raises(UsageError, match=told):
+        parse_card(card, "x.yaml")
+
+
+def test_a_set_that_is_no_name_is_told(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("kind: task\nengine: linear\nname: mine\nmain_metric: top1\nset: [cifar10]\n")
+    with pytest.raises(UsageError, match=r"mine\.yaml: field `set`"):
+        task_card(str(path))

@@ -87,6 +87,7 @@ ATTACKS = {
     "loading backbone": {"model__neck": {"type": "VPD", "diffusion_cfg": {}}},
     "imports": {"custom_imports": {"imports": ["evil"]}},
     "imports, one": {"custom_imports": {"imports": "evil"}},
+    "imports, nested": {"custom_imports": {"imports": [["evil"]]}},
 }  # fmt: skip
 
 
@@ -200,6 +201,9 @@ def test_records_with_foreign_cards_are_told(tmp_path, capsys):
     ):
         assert main(["rerun", str(record(tmp_path, card, uri)), "--quiet"]) == 2
         assert message in capsys.readouterr().err
+    unnamed = record(tmp_path, LINEAR, backbone={"name": "b", "weights_sha256": "0" * 64, "info": {}})  # no card of its backbone
+    assert main(["rerun", str(unnamed), "--quiet"]) == 2
+    assert "field `name`" in capsys.readouterr().err
     assert main(["rerun", str(record(tmp_path, LINEAR, call={"batch_size": -5})), "--quiet", "--device", "cpu"]) == 2
     assert "--batch-size -5" in capsys.readouterr().err
     os.mkfifo(tmp_path / "pipe.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from levl_eval.core.json_types import as_list, as_number, as_object, as_text
+from levl_eval.core.json_types import as_list, as_number, as_object, as_text, object_at
 
 
 def test_what_fits_is_handed_back():
@@ -24,3 +24,9 @@ def test_what_fits_is_handed_back():
 def test_what_does_not_is_refused_with_its_place(reader, value, found):
     with pytest.raises(ValueError, match=f"^q.json, entry 3: expected .*, found {found}$"):
         reader(value, "q.json, entry 3")
+
+
+def test_an_object_inside_is_found_or_empty():
+    value = {"a": {"b": {"c": 1}}, "d": None, "e": [1]}
+    assert object_at(value, "a", "b") == {"c": 1} and object_at(value) == value
+    assert object_at(value, "d", "x") == object_at(value, "e") == object_at(value, "a", "b", "c") == object_at(None, "a") == {}

@@ -100,6 +100,7 @@ def test_lmms_evals_own_direction_is_used():
     notes = {"lmms": {"higher_is_better": {"a": {"wer": False, "exact_match": True, "mixed": True}, "b": {"mixed": False}}}}
     assert metric_of("a/wer,none", "lmms", notes).better == "lower" and metric_of("exact_match", "lmms", notes).better == "higher"
     assert metric_of("mixed", "lmms", notes).better == "unknown"  # its tasks disagree
+    assert metric_of("mixed", "lmms", {"lmms": ["no object"]}).better == "unknown"
     assert metric_of("rmse", "lmms", {}).better == "unknown"  # ours says lower, but that is another metric
     assert metric_of("exact_match", "lmms", notes).unit == "percent" and metric_of("accuracy", "lmms", notes).factor == 1.0
     assert np.isinf(metric_of("accuracy", "lmms", notes).bounds).all()

@@ -76,6 +76,14 @@ def test_a_longer_position_table_is_kept(checkpoints, tmp_path):
     assert torch.equal(model.text.encoder.wpe.weight, tensors["encoder.wpe.weight"]) and meta["config"]["max_length"] == 77
 
 
+def test_a_size_that_is_no_name_is_found_by_the_weights(checkpoints, tmp_path):
+    export(checkpoints["clip"], "safetensors", tmp_path / "dir")
+    config = tmp_path / "dir" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_size": ["nano"]}))
+    import_published(str(tmp_path / "dir"), tmp_path / "back.pt")
+    assert read(tmp_path / "back.pt")["config"]["model"] == "nano"
+
+
 def test_a_release_exports_like_its_checkpoint(checkpoints, tmp_path):
     (release,) = export(checkpoints["levljepa"], "release", tmp_path / "r.safetensors")
     export(release, "safetensors", tmp_path / "dir")

@@ -231,6 +231,11 @@ def test_bad_checkpoints_are_one_line_each(checkpoints, tmp_path):
     with pytest.raises(UsageError, match="not a levl-pretrain checkpoint"):
         load_model(tmp_path / "foreign.pt")
     state = read(checkpoints["clip"])
+    headless = {**state, "vision": {"encoder": state["vision"]["encoder"]}}
+    for name, changed, field in (("part.pt", headless, "vision.pre_proj"), ("config.pt", {**state, "config": []}, "config")):
+        save(tmp_path / name, changed)
+        with pytest.raises(UsageError, match=rf"{name}: field `{field}` is missing or of another kind"):
+            export(tmp_path / name, "official", tmp_path / "none")
     state["vision"]["encoder"]["norm.weight"][0] = float("nan")
     save(tmp_path / "nan.pt", state)
     with pytest.raises(UsageError, match="NaN or infinity"):

@@ -163,6 +163,9 @@ def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
         layers = head_layers(card, backbone, _maps_needed(model))
     model["backbone"] = {"type": "LevlBackbone", "layers": layers}
     schedulers = value.get("param_scheduler") or []
+    imports = value.get("custom_imports")
+    if not isinstance(schedulers, (dict, list)) or not isinstance(imports, (dict, type(None))):
+        raise UsageError(f"{where}: fields `param_scheduler` and `custom_imports`: expected dicts, or a list of dicts")
     ignored = sorted(k for k in value if k not in _USED and value[k])
     return Plan(
         model=_plain_norm(model),
@@ -172,7 +175,7 @@ def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
         param_scheduler=schedulers if isinstance(schedulers, list) else [schedulers],
         batch_size=int(loader.get("batch_size", card.batch_size)),
         steps=int(loop["max_iters"]),
-        imports=value.get("custom_imports"),
+        imports=imports,
         notes={"layers": layers, "config_not_used": ignored, "config_backbone": own.get("type")},
     )
 

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -122,13 +122,21 @@ def checkpointed(model: Any, on: bool) -> Iterator[None]:
             m.training = False
 
 
+class _State(TypedDict):
+    step: int
+    losses: list[float]
+    net: dict[str, torch.Tensor]
+    optimizer: dict[str, object]
+
+
 def _load_state(
     path: Path, key: str, net: Connector, optimizer: torch.optim.Optimizer, device: torch.device, progress: Progress
 ) -> tuple[int, list[float]]:
     """Step and losses of an interrupted training; a broken state is said, and the training begins again, from its own beginning."""
-    state = recall(lambda: read_state(path, key, device), progress)
-    if state is None:
+    found = recall(lambda: read_state(path, key, device), progress)
+    if found is None:
         return 0, []
+    state = cast(_State, found)
     before = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
     try:
         step, losses = int(state["step"]), [float(x) for x in state["losses"]]

@@ -14,7 +14,7 @@ import math
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ from levl_eval.tools.scenes_lm.text import BOS, EOS, PAD, PROMPT, corpus, easy_e
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch.optim.optimizer import ParamsT
+    from transformers import LlamaForCausalLM
+
+    from levl_eval.metrics.estimate import Estimate
 
 repair()  # before transformers imports torchvision
 
@@ -44,7 +48,7 @@ HEADS: dict[str, tuple[tuple[int, int], ...]] = {
 READABLE = {GATHER: 2, FIND: 3}
 
 
-def build(vocab: int, seed: int = 0) -> Any:
+def build(vocab: int, seed: int = 0) -> LlamaForCausalLM:
     """A Llama of about 1.3 million parameters: width 128, 6 layers, 4 heads, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -60,11 +64,11 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal by a Newton-Schulz iteration (Jordan et al. 2024; scale of Liu et al. 2025,
     arXiv 2502.16982), in float32: torch's own computes in bfloat16, which is slow on CPUs without it. For matrices only."""
 
-    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(self, params: ParamsT, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -110,7 +114,7 @@ def look_loss(attention: tuple[torch.Tensor, ...], kind: str, looks: Looks) -> t
     return total / len(HEADS[kind])
 
 
-def words_loss(model: Any, hidden: torch.Tensor, words: Looks) -> torch.Tensor:
+def words_loss(model: LlamaForCausalLM, hidden: torch.Tensor, words: Looks) -> torch.Tensor:
     """Divergence between the words that hidden states [B, T, D] give at once, by the model's own read-out, and those they should hold."""
     owner = torch.tensor(words.owner)
     held = model.lm_head(model.model.norm(hidden[torch.tensor(words.row), torch.tensor(words.at)])).log_softmax(-1)
@@ -119,7 +123,7 @@ def words_loss(model: Any, hidden: torch.Tensor, words: Looks) -> torch.Tensor:
     return out
 
 
-def loss_of(model: Any, batch: Batch, guide: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_of(model: LlamaForCausalLM, batch: Batch, guide: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy of the answers, and the loss to descend: that plus ``guide`` times the look and the word losses.
 
     Binding, "which colour is the cup's", is otherwise found by chance only: from the usual start models of this size stay at
@@ -226,7 +230,7 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def export(model: Any, token_file: Path, out: Path) -> None:
+def export(model: LlamaForCausalLM, token_file: Path, out: Path) -> None:
     """A Hugging Face directory in half precision."""
     from transformers import PreTrainedTokenizerFast
 
@@ -240,7 +244,7 @@ def export(model: Any, token_file: Path, out: Path) -> None:
 
 
 @torch.no_grad()
-def answers(model: Any, tokenizer: Tokenizer, prompts: list[list[int]], new: int = 6) -> list[str]:
+def answers(model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: list[list[int]], new: int = 6) -> list[str]:
     """Greedy answers to token prompts, one text each; rows of one length are run together."""
     (eos,) = tokenizer.encode(EOS).ids
     out = [""] * len(prompts)
@@ -263,7 +267,7 @@ def answers(model: Any, tokenizer: Tokenizer, prompts: list[list[int]], new: int
     return out
 
 
-def accuracy(model: Any, tokenizer: Tokenizer, scenes: int, seed: int = 0) -> dict[str, Any]:
+def accuracy(model: LlamaForCausalLM, tokenizer: Tokenizer, scenes: int, seed: int = 0) -> dict[str, Estimate]:
     """Exact-match accuracy on held-out scenes: when reading, per style and per question family, and without the description."""
     model.eval()
     (bos,) = tokenizer.encode(BOS).ids
