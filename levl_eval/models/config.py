@@ -213,10 +213,13 @@ class PretrainConfig(BaseModel):
     diagnose_images: int = _f(512, "fixed pairs of the data, embedded in evaluation mode for ranks and cosines", ge=8)
     probe: str | None = _f(
         None,
-        "class folders with train/ and test/, or scenes: at every diagnosis kNN accuracy of the class token, and zero-shot accuracy on test/",
+        "class folders with train/ and test/, or scenes: at every diagnosis kNN accuracy of the class token, and zero-shot accuracy in every "
+        "read-out on test/, with 95% intervals",
     )
     probe_template: str = _f("a photo of a {}.", "the probe's prompt")
-    trackers: tuple[str, ...] = _f((), "tensorboard, wandb")
+    attentive_every: int = _f(0, "with a probe: updates between steps of an attentive probe (July 1); 0: none", ge=0)
+    neighbours: int = _f(0, "with a probe: test images drawn with their nearest training images at every diagnosis", ge=0)
+    trackers: tuple[str, ...] = _f((), "tensorboard, wandb, trackio")
     resume: bool = _f(
         True, "resume where the last run with the same values was stopped; false: start anew, into an empty folder only"
     )
@@ -243,6 +246,9 @@ class PretrainConfig(BaseModel):
     def _fits(self) -> PretrainConfig:
         if "{}" not in self.probe_template:
             raise ValueError(f"probe_template is {self.probe_template!r}; {{}} in it is where the class name goes")
+        if (self.attentive_every or self.neighbours) and self.probe is None:
+            name = "attentive_every" if self.attentive_every else "neighbours"
+            raise ValueError(f"{name} is {getattr(self, name)}, but there is no probe; give probe=DIR or probe=scenes")
         if self.prediction == "direct" and self.objective != "levljepa":
             raise ValueError("prediction=direct is an ablation of objective=levljepa; leave one of them out")
         total = self.lambda_v + self.lambda_t + (self.lambda_multi if self.objective == "levljepa_plus" else 0)
@@ -349,6 +355,8 @@ def parse_config(words: list[str]) -> PretrainConfig:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
+        if not where:  # of several fields together: the message names them
+            raise UsageError(str(first["ctx"]["error"]) if "ctx" in first else first["msg"]) from e
         known = did_you_mean(where, list(PretrainConfig.model_fields)) if first["type"] == "extra_forbidden" else ""
         raise UsageError(f"field `{where}`: {first['msg'].lower()}, found {first.get('input')!r}{known}") from e
 

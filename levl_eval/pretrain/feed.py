@@ -23,15 +23,10 @@ from levl_eval.models import tokenizer as words
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain.augment import augmented, resized
 from levl_eval.pretrain.data import Pool, open_pool
-from levl_eval.pretrain.samples import Source, opened
+from levl_eval.pretrain.samples import Source, by_kind, opened
 from levl_eval.pretrain.streams import Decoded, open_source, stack
 
 _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
-
-
-def by_kind(kinds: Counter[str]) -> str:
-    """Counts in words, the largest first."""
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common() if count)
 
 
 @dataclass
@@ -57,6 +52,11 @@ class Feed:
     seen: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     broken: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def pairs(self) -> int | None:
+        """Images with their captions; None where a stream does not know."""
+        return None
 
     @property
     def skipped(self) -> int:
@@ -112,6 +112,10 @@ class PoolFeed(Feed):
         self._helpers: ThreadPoolExecutor | None = None
         self._ahead: Future[Batch] | None = None
         self._at = 0
+
+    @property
+    def pairs(self) -> int | None:
+        return len(self.pool)
 
     def captions(self) -> Iterator[str]:
         return (c for captions in self.pool.captions for c in captions)
@@ -204,6 +208,10 @@ class StreamFeed(Feed):
         self._identity = self.source.identity()
         self._loader: Iterator[dict[str, Any]] | None = None
         self._start: Readers | None = None
+
+    @property
+    def pairs(self) -> int | None:
+        return self.source.count()
 
     def captions(self) -> Iterator[str]:
         for i, raw in enumerate(self.source.epoch(0, 0, 1)):

@@ -66,6 +66,9 @@ class Lance(Source):
         self._opened, self.version = data, data.version
         return data
 
+    def count(self) -> int:
+        return int(self.open().count_rows())
+
     def identity(self) -> str:
         self.open()
         return f"version {self.version}"

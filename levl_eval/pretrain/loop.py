@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
-import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,26 +14,26 @@ import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.paths import default_cache
 from levl_eval.core.progress import Progress
-from levl_eval.core.text import printable
 from levl_eval.models import checkpoints, tokenizer
 from levl_eval.models.config import PretrainConfig
 from levl_eval.models.sigreg import SIGReg
 from levl_eval.models.towers import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain import diagnostics, processes
 from levl_eval.pretrain.augment import crop, erase
-from levl_eval.pretrain.diagnostics import Probe
-from levl_eval.pretrain.feed import Batch, PoolFeed, by_kind, open_feed
-from levl_eval.pretrain.interrupts import lines_until, stop_between_steps
+from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
+from levl_eval.pretrain.interrupts import stop_between_steps
+from levl_eval.pretrain.journal import Journal
+from levl_eval.pretrain.messages import first_lines, odd_settings, write_run
 from levl_eval.pretrain.objectives import loss_of
+from levl_eval.pretrain.online import AttentiveProbe, Probe, save_image
 from levl_eval.pretrain.parallel import sync_batch_norm, world
 from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
-
-_MEMORY = 0.95  # of the running loss, over updates
+from levl_eval.pretrain.watch import Watch
 
 
 class Trainer:
@@ -80,8 +76,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = self._model(state)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer_of(self.model, config))
+        self.attentive = None if self.probe is None or not config.attentive_every else self._attentive(self.probe)
         self.sigreg = SIGReg(config.sigreg_slices, config.sigreg_knots, config.sigreg_t_max, config.sigreg_scope != "local")
-        self.step, self.first_loss, self.running_loss = 0, math.nan, math.nan
+        self.step = 0
+        self.watch = Watch(config, lambda: str(self.ckpt if self.ckpt.exists() else "none"), self.device.type == "cuda")
         if state is not None:
             self._restore(state)
             done = " (finished; extend_to=STEPS trains on)" if self.step >= self.end else ""
@@ -89,7 +87,7 @@ class Trainer:
             if kept:
                 self.progress.say(f"{self.ckpt}: of an earlier version, resumed as it began: {' '.join(kept)}")
         self.feed.start(self.tokenizer, self.step * config.accumulate, self._feed_state(state))
-        self._record_run()
+        self._introduce()
         self.mean = torch.tensor(config.mean, device=self.device).view(3, 1, 1)
         self.std = torch.tensor(config.std, device=self.device).view(3, 1, 1)
 
@@ -144,7 +142,9 @@ class Trainer:
     def _restore(self, state: checkpoints.Checkpoint) -> None:
         processes.restore_optimizer(self.accelerator, self.wrapped, self.optimizer, state["optimizer"], self.ckpt)
         self.step = state["step"]
-        self.first_loss, self.running_loss = state.get("loss", (math.nan, math.nan))
+        self.watch.first, self.watch.running = state.get("loss", (math.nan, math.nan))
+        if self.attentive is not None:
+            self.attentive.restore(state.get("attentive"))
 
     def _feed_state(self, state: checkpoints.Checkpoint | None) -> dict[str, Any] | None:
         """This process's place in a stream. Batches of a pool need none, and so do not depend on the number of processes."""
@@ -156,27 +156,31 @@ class Trainer:
             raise UsageError(f"{self.ckpt}: this stream was read by {len(feeds)} processes, now {count}; resume with as many")
         return feeds[rank]
 
-    def _record_run(self) -> None:
-        """run.json: what is not in the configuration and may explain speed or rounding."""
-        if not self.first:
-            return
-        told = {
-            "processes": world()[1], "distributed": self.accelerator.distributed_type.value, "device": self.device.type,
-            "precision": self.config.precision, "compile": self.config.compile, "channels_last": self.config.channels_last,
-            "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
-            "parameters": sum(p.numel() for p in self.model.parameters()), "started_at_step": self.step,
-        }  # fmt: skip
-        if isinstance(self.feed, PoolFeed):
-            told |= {"images": len(self.pool), "broken": list(self.pool.broken), "pool_sha256": self.pool.sha256}
-        atomic_write(self.out / "run.json", json.dumps(told, indent=1) + "\n")
+    def _introduce(self) -> None:
+        """The first lines, what is odd, and run.json."""
+        c, count = self.config, world()[1]
+        if self.first:
+            write_run(self.out, c, self.model, self.feed, self.accelerator.distributed_type.value, self.device, count, self.step)
+        for line in first_lines(c, self.model, self.feed, self.device, count):
+            self.progress.say(line)
+        for line in odd_settings(c, self.feed, self.device, count, processes.has_bfloat16(self.device)):
+            self.progress.say(line)
+
+    def _attentive(self, probe: Probe) -> AttentiveProbe | None:
+        """Of the first process, which holds whole weights unless FSDP shards them."""
+        if self.accelerator.distributed_type.value == "FSDP":
+            raise UsageError("field `attentive_every`: the attentive probe reads whole weights, which FSDP shards; set it to 0")
+        return AttentiveProbe(self.config, probe, self.device) if self.first else None
 
     def save(self) -> None:
-        """Write the checkpoint; every process takes part, the first writes."""
+        """Write the checkpoint; every process takes part, the first writes. Raises LevlError for an update that was not finite."""
+        self.watch.check()
         weights, optimizer = processes.states(self.accelerator, self.wrapped, self.model, self.optimizer)
         feeds = processes.collected(self.feed.state())
         if self.first:
             state = checkpoints.payload(weights, self.config, self.tokenizer.to_str(), self.step)
-            state |= {"optimizer": optimizer, "loss": (self.first_loss, self.running_loss), "feeds": feeds}
+            state |= {"optimizer": optimizer, "loss": (self.watch.first, self.watch.running), "feeds": feeds}
+            state |= {} if self.attentive is None else {"attentive": self.attentive.state()}
             checkpoints.save(self.ckpt, state)
             checkpoints.keep_last(self.ckpt, self.step, self.config.keep)
 
@@ -230,7 +234,7 @@ class Trainer:
             return self.wrapped(x, ids, last, self.config.global_views)
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
-        """One update; returns its loss over all processes and the parts of this process's loss."""
+        """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss."""
         c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step)
@@ -245,35 +249,12 @@ class Trainer:
             total += loss.detach() / c.accumulate
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), math.inf if c.clip is None else c.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        # Checked before the update: after it a checkpoint could be written with NaN in it.
-        value, size = processes.agreed(*torch.stack([total.float(), norm.float()]).tolist())
-        self._finite("loss", value)
-        self._finite("gradient norm", size)
-        self._growth(value)
+        self.watch.add(self.step, total, norm, getattr(self.optimizer, "optimizer", self.optimizer))
         self.optimizer.step()
         if c.objective in ("clip", "siglip"):
             self.model.logit_scale.data.clamp_(0, math.log(100))  # as OpenCLIP does after every update
         self.step += 1
-        return value, parts
-
-    def _stop(self, what: str) -> LevlError:
-        kept = self.ckpt if self.ckpt.exists() else "none"
-        return LevlError(f"step {self.step}: {what}; last good checkpoint: {kept}; lower lr or use precision=fp32")
-
-    def _finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise self._stop(f"the {what} is {value}")
-
-    def _growth(self, value: float) -> None:
-        """Follow the running loss; one far above the first loss will not come back."""
-        if math.isnan(self.first_loss):
-            self.first_loss = self.running_loss = value
-        self.running_loss = _MEMORY * self.running_loss + (1 - _MEMORY) * value
-        limit = self.config.max_loss_growth * abs(self.first_loss)
-        if self.running_loss > limit:
-            raise self._stop(
-                f"diverged: the running loss is {self.running_loss:.4g}, the first was {self.first_loss:.4g} (max_loss_growth)"
-            )
+        return self.watch.last, parts
 
     # ---- the run
 
@@ -295,14 +276,24 @@ class Trainer:
                     z.append(out[k].float().cpu())
             line = diagnostics.of_pairs(*(torch.cat(z) for z in found.values())) if len(raw) > 1 else {}
             if self.probe is not None:
-                ids, last = self.feed.tokens(self.tokenizer, [c.probe_template.replace("{}", n) for n in self.probe.names])
-                line["probe_knn"] = self.probe.accuracy(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
-                line["probe_zeroshot"] = self.probe.zero_shot(
-                    lambda x: self._embed(self.pixels(x.numpy(), None), Batch(None, ids, last))
-                )
+                line |= self._measure(self.probe)
             return line
         finally:
             self.wrapped.train()
+
+    def _measure(self, probe: Probe) -> dict[str, float]:
+        """What the labelled set says of the model in evaluation mode; every process takes part."""
+        c = self.config
+        ids, last = self.feed.tokens(self.tokenizer, [c.probe_template.replace("{}", n) for n in probe.names])
+        found = probe.features(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
+        line = probe.knn(found) | probe.zero_shot(lambda x: self._embed(self.pixels(x.numpy(), None), Batch(None, ids, last)))
+        if self.attentive is not None:
+            line |= self.attentive.accuracy(self.model.vision.encoder, lambda x: self.pixels(x.numpy(), None))
+        if c.neighbours and self.first:
+            sheet = probe.neighbours(found, c.neighbours)
+            save_image(self.out / "neighbours" / f"step-{self.step}.png", sheet)
+            processes.log_image(self.accelerator, "neighbours", sheet, self.step)
+        return line
 
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands."""
@@ -311,9 +302,6 @@ class Trainer:
             self.accelerator.init_trackers("levl-pretrain", config=told)
         try:
             self._run()
-        except LevlError:
-            self._list_broken()
-            raise
         finally:
             self.feed.close()
             for tracker in self.accelerator.trackers:
@@ -325,66 +313,34 @@ class Trainer:
             self.accelerator.wait_for_everyone()
             torch.distributed.destroy_process_group()
 
-    def _list_broken(self) -> None:
-        """Names of what this process could not read, one a line."""
-        if self.feed.broken:
-            name = "broken.txt" if world()[1] == 1 else f"broken-{world()[0]}.txt"
-            atomic_write(self.out / name, "".join(f"{printable(sample)}\t{kind}\n" for sample, kind in self.feed.broken))
-
     def _run(self) -> None:
         c = self.config
         self.wrapped.train()
-        started, first = time.monotonic(), self.step
-        metrics = self.out / "metrics.jsonl"
-        if self.first and metrics.exists():  # lines behind the checkpoint belong to steps that are made again
-            atomic_write(metrics, "".join(f"{line}\n" for line in lines_until(metrics, self.step)))
-        skipped, since = self.feed.skipped, time.monotonic()
-        self.feed.waited = 0.0
+        journal = Journal(c, self.feed, self.progress, self.accelerator, self.step, self.end)
         with (
             stop_between_steps() as signals,
-            self.progress.stage(f"{c.objective} {c.model}", max(0, self.end - first), "step") as bar,
-            open(metrics, "a", encoding="utf-8") if self.first else nullcontext() as log,
+            self.progress.stage(f"{c.objective} {c.model}", max(0, self.end - self.step), "step") as bar,
+            journal,
         ):
             while self.step < self.end:
                 loss, parts = self.train_step()
-                rate = (self.step - first) * c.batch_size / max(1e-9, time.monotonic() - started)
-                bar.advance(note=f"loss {loss:.3f} {rate:,.0f} images/s")
-                last = self.step == self.end
-                if self.feed.skipped > skipped:
-                    if not skipped:
-                        self.progress.say("skipped a sample that cannot be read: {} ({})".format(*self.feed.broken[0]))
-                    skipped = self.feed.skipped
-                if self.step % c.log_every == 0 or self.step % c.diagnose_every == 0 or last:
-                    line: dict[str, Any] = {"step": self.step, "loss": loss, **self._means(parts)}
-                    line |= {"lr": learning_rate(c, self.step - 1), "images_per_second": round(rate, 1)}
-                    line["waiting"] = round(self.feed.waited / max(1e-9, time.monotonic() - since), 4)
-                    if any(broken := processes.collected(self.feed.skipped)):
-                        line["skipped"] = sum(broken)
-                    if self.step % c.diagnose_every == 0 or last:
-                        line |= self.diagnose()
-                    if log is not None:
-                        log.write(json.dumps(line) + "\n")
-                        log.flush()
-                    if c.trackers:
-                        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=self.step)
-                    self.feed.waited, since = 0.0, time.monotonic()
-                stop = self._anyone(bool(signals))
-                if self.step % c.save_every == 0 or last or stop:
+                if self.attentive is not None and self.step % c.attentive_every == 0:
+                    self.attentive.step(self.model.vision.encoder, lambda x: self.pixels(x.numpy(), None))
+                journal.after(self.step, self.device)
+                bar.advance(note=f"loss {loss:.3f} {journal.rate:,.0f} images/s")
+                last, due = self.step == self.end, journal.due(self.step)
+                if due:
+                    self.watch.check()
+                    found = self.diagnose() if journal.diagnosed(self.step) else {}
+                    journal.write(self.step, self.watch.last, parts, found)
+                saving = self.step % c.save_every == 0 or last
+                # Asking all processes is a wait for the device where it is a GPU, so there not at every step.
+                stop = self._anyone(bool(signals)) if due or saving or not self.watch.deferred else False
+                if saving or stop:
                     self.save()
                 if stop and not last:
                     raise KeyboardInterrupt
-        self._list_broken()
-        counts = processes.collected((self.feed.seen, dict(self.feed.kinds)))
-        kinds: Counter[str] = sum((Counter(k) for _, k in counts), Counter())
-        if kinds:
-            names = "broken.txt" if world()[1] == 1 else "broken-PROCESS.txt"
-            self.progress.say(
-                f"skipped {kinds.total()} of {sum(n for n, _ in counts)} samples: {by_kind(kinds)}; their names: {self.out}/{names}"
-            )
-
-    def _means(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        """The parts of the loss, averaged over processes."""
-        return dict(zip(parts, processes.agreed(*(float(v) for v in parts.values())), strict=True))
+        journal.summary()
 
     def _anyone(self, asked: bool) -> bool:
         """Whether any process was asked to stop: they stop together."""

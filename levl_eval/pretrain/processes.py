@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import warnings
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -19,8 +20,11 @@ from levl_eval.core.errors import UsageError
 from levl_eval.models.config import PretrainConfig
 from levl_eval.pretrain.parallel import world
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _PATIENCE = timedelta(hours=12)  # others wait this long while one process of a node decodes the data
-_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -78,6 +82,15 @@ def start(config: PretrainConfig) -> tuple[Any, torch.device]:
             ],
         )
     return accelerator, accelerator.device if many else device
+
+
+def log_image(accelerator: Accelerator, name: str, pixels: np.ndarray, step: int) -> None:
+    """uint8 [H, W, 3] to the trackers that take images."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
+        elif hasattr(tracker, "log_images"):
+            tracker.log_images({name: [pixels]}, step=step)
 
 
 def agreed(*values: float) -> list[float]:

@@ -6,6 +6,7 @@ A *consumer* is one reading worker of one process. Its samples are a pure functi
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -30,6 +31,11 @@ class Raw:
     problem: str = ""
 
 
+def by_kind(kinds: Counter[str]) -> str:
+    """Counts in words, the largest first."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common() if count)
+
+
 def opened(raw: Raw) -> tuple[Image.Image | None, str]:
     """(decoded image, "") of a sample, or (None, what is wrong with it)."""
     if raw.problem:
@@ -50,6 +56,10 @@ class Source:
     def epoch(self, epoch: int, k: int, n: int, taken: int = 0) -> Iterator[Raw]:
         """Those behind the first ``taken``."""
         raise NotImplementedError
+
+    def count(self) -> int | None:
+        """Samples of an epoch over all consumers; None where that is not known."""
+        return None
 
     def identity(self) -> str:
         """Changes where the data does; "" where that is not known. A resumed run must find what it began with."""

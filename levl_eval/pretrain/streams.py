@@ -67,6 +67,9 @@ class Hub(Source):
         self._opened = data
         return data
 
+    def count(self) -> int | None:
+        return None if self.streaming else len(self.open())
+
     def _raw(self, name: str, row: Mapping[str, object]) -> Raw:
         value: object = next((row[f] for f in self.fields if row.get(f)), [])
         image = row.get(self.image)

@@ -14,6 +14,7 @@ import yaml
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.metrics.statistics import wilson
 from levl_eval.models.checkpoints import load_model, read, save
 from levl_eval.models.config import SIZES, parse_config
 from levl_eval.models.towers import build_model, plain_attention
@@ -136,7 +137,9 @@ def test_the_probe_reads_class_folders(tmp_path):
     assert told["probe_zeroshot"] == pytest.approx(by_hand)
     one_hot = torch.eye(2)
     for truth, score in ((t.probe.labels["test"], 1.0), (1 - t.probe.labels["test"], 0.0)):
-        assert t.probe.zero_shot(lambda x, z=one_hot[truth]: {"z_v": z, "z_t": 3 * one_hot}) == score
+        found = t.probe.zero_shot(lambda x, z=one_hot[truth]: {"z_v": z, "z_t": 3 * one_hot})
+        low, high = wilson(6 * score, 6)
+        assert found == {"probe_zeroshot": score, "probe_zeroshot_low": low, "probe_zeroshot_high": high} and low < high
     with pytest.raises(UsageError, match="probe_template"):
         parse_config(["probe_template=nothing"])
     with pytest.raises(UsageError, match="expected class folders below train/ and test/"):
