@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 import sys
@@ -14,6 +16,14 @@ PACKAGES = (
     "levl-eval", "torch", "torchvision", "transformers", "accelerate", "lmms-eval", "timm", "open_clip_torch", "mmsegmentation",
     "mmengine", "datasets", "numpy", "pillow",
 )  # fmt: skip
+COMMAND = "LEVL_COMMAND"  # in a worker's environment: the words its run was started by, as a JSON list
+
+
+def command_line() -> list[str]:
+    """The words this run was started by, the program's name without its folder; in a worker those of the process that started it."""
+    if given := os.environ.get(COMMAND):
+        return [str(word) for word in json.loads(given)]
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def environment() -> dict[str, Any]:
@@ -42,5 +52,5 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": found,
         "git": git,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command_line(),
     }

@@ -1,4 +1,4 @@
-"""`--workers N`: further processes on this machine, which share the pieces of a run through its files (pieces.Desk).
+"""`--workers N`: further processes on this machine, which share the jobs of a run through its files (runner.Runner).
 
 A backbone of a few million parameters on a few threads leaves much of a CPU idle: one process a core is faster. A process that
 dies takes nothing with it; the first computes what is left. For GPUs and several machines there are launchers (`torchrun`).
@@ -6,6 +6,7 @@ dies takes nothing with it; the first computes what is left. For GPUs and severa
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 
 from levl_eval.core.distributed import cores, place
 from levl_eval.core.errors import UsageError
+from levl_eval.runner.environment import COMMAND, command_line
 from levl_eval.runner.options import check_workers
 
 PARENT = "LEVL_PARENT"  # in a worker's environment: the process that ends with it
@@ -46,7 +48,7 @@ def workers(count: int, words: Sequence[str]) -> Iterator[None]:
     others = []
     try:
         for rank in range(1, count):
-            more = {**_environment(rank, count), PARENT: str(os.getpid())}
+            more = {**_environment(rank, count), PARENT: str(os.getpid()), COMMAND: json.dumps(command_line())}
             others.append(
                 subprocess.Popen(command, env={**os.environ, **more}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
