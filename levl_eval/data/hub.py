@@ -1,19 +1,15 @@
 """The same data sets from the hub or its local cache, through `datasets`: --data hub.
 
-Schemas as published (DESIGN, "Hub data sets the readers know"). A repository name may also be a local directory in the hub's
-layout, and an offline machine with a filled cache (HF_HUB_OFFLINE=1) works.
+Schemas as published. A repository name may also be a local directory in the hub's layout, and an offline machine with a filled cache
+(HF_HUB_OFFLINE=1) works: data/hub_tables.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +17,12 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.hub import hub
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.entries import checked_labels, spread
-from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, unique_ids
 from levl_eval.data.hub_contents import column_contents
+from levl_eval.data.hub_tables import load_split
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
 from levl_eval.data.pope import pope_version
@@ -36,70 +31,6 @@ from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, r
 from levl_eval.data.segmentation import class_list
 from levl_eval.data.skipping import named, why_broken
 from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
-
-
-def local_digest(folder: Path) -> str:
-    """SHA-256 of a local repository: names and bytes of its files, hidden ones left out, through the cache in use."""
-    names = sorted(
-        p for p in folder.rglob("*") if p.is_file() and not any(w.startswith(".") for w in p.relative_to(folder).parts)
-    )
-    contents = active().hash_files(names)
-    return hashlib.sha256(
-        "".join(
-            f"{p.relative_to(folder).as_posix()}\0{digest}\n" for p, (digest, _) in zip(names, contents, strict=True)
-        ).encode()
-    ).hexdigest()
-
-
-def local_cache(folder: Path, parent: str | os.PathLike[str] | None = None) -> str:
-    """The folder where `datasets` is to keep its tables of a local repository, below ``parent`` (its own cache by default).
-
-    Left to itself it (5.2) keeps those of every local repository of one name and one list of configurations in one place, and
-    takes what lies there, whatever the files of this one hold.
-    """
-    import datasets
-
-    return str(Path(parent or datasets.config.HF_DATASETS_CACHE) / "local" / local_digest(folder)[:32])
-
-
-def _load(spec: DataSpec, name: str | None) -> Any:
-    """One configuration's split as a map-style data set."""
-    import datasets
-
-    assert spec.hub is not None
-    here, source = Path(spec.hub.repo).expanduser(), spec.hub
-    if here.is_dir():
-        with hub(f"--data hub: {source.repo}"):
-            cache = local_cache(here)
-            return datasets.load_dataset(str(here), name, split=source.split, revision=source.revision, cache_dir=cache)
-    names = names_of(source.repo)
-    for repo in names[:-1]:
-        with contextlib.suppress(Exception):  # told of the last one
-            return datasets.load_dataset(repo, name, split=source.split, revision=source.revision)
-    with hub(f"--data hub: {names[-1]}"):
-        return datasets.load_dataset(names[-1], name, split=source.split, revision=source.revision)
-
-
-def names_of(repo: str) -> list[str]:
-    """The names a repository is tried under, the card's own last, so that errors name it.
-
-    lmms-lab's sets moved to lmms-lab-encoder; old names redirect, but a cache answers only to the name it was filled under. Where
-    the other name is cached and the card's own is not, it comes first; online the card's own name is enough.
-    """
-    owner, _, name = repo.partition("/")
-    moved = {"lmms-lab": "lmms-lab-encoder", "lmms-lab-encoder": "lmms-lab"}.get(owner)
-    if moved is None or cached_tables(repo):
-        return [repo]
-    other = f"{moved}/{name}"
-    return [other, repo] if cached_tables(other) or owner == "lmms-lab-encoder" else [repo]
-
-
-def cached_tables(repo: str) -> bool:
-    """Whether the cache of `datasets` holds tables of a repository."""
-    import datasets
-
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / repo.replace("/", "___")
-    return folder.is_dir() or (folder.parent / folder.name.lower()).is_dir()
 
 
 def _need(spec: DataSpec) -> None:
@@ -180,15 +111,7 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     """GQA (two configurations), VQAv2 and POPE. Raises UsageError where the hub cannot be reached or a field is missing."""
     _need(spec)
     assert spec.hub is not None
-    try:
-        table = _load(spec, spec.hub.questions)
-    except UsageError as e:
-        if spec.layout == "vqav2" and spec.hub.split == "train":
-            raise UsageError(
-                f"{e}; lmms-lab's VQAv2 has no training split: set `root` of this set to a folder of the official files "
-                "(questions, annotations, train2014; visualqa.org/download.html), or `hub` to a repository that has it"
-            ) from e
-        raise
+    table = load_split(spec.hub, spec.hub.questions)
     columns = set(table.column_names)
     needed = {
         "gqa": {"id", "imageId", "question", "answer"},
@@ -213,7 +136,7 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
             if isinstance(q.get("entailed"), str):  # the hub keeps the lists as text
                 q = {**q, "entailed": [w.strip(" '\"[]") for w in q["entailed"].split(",") if w.strip(" '\"[]")]}
             out.append(gqa_question(str(q["id"]), q, pool, spec.hub.repo))
-        images = _load(spec, spec.hub.images)
+        images = load_split(spec.hub, spec.hub.images)
         rows = {str(name): i for i, name in enumerate(images["id"])}
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     if spec.layout == "vqav2":
@@ -261,7 +184,7 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
     """A table of image and annotation (merve/scene_parse_150: 0 is void)."""
     _need(spec)
     assert spec.hub is not None
-    table = _load(spec, spec.hub.questions)
+    table = load_split(spec.hub, spec.hub.questions)
     if "annotation" not in table.column_names:
         raise UsageError(f"{spec.hub.repo}: field 'annotation' is missing; its columns are {', '.join(table.column_names)}")
     rows = _ids(table, limit)
@@ -293,7 +216,7 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     """A table of image and a class-label column."""
     _need(spec)
     assert spec.hub is not None
-    table = _load(spec, spec.hub.questions)
+    table = load_split(spec.hub, spec.hub.questions)
     named = (spec.hub.label,) if spec.hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
     label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
     image = next((c for c in ("image", "img") if c in table.column_names), None)

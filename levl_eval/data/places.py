@@ -129,11 +129,25 @@ def _hub_trees(spec: DataSpec) -> list[str] | None:
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     config = getattr(sys.modules.get("datasets"), "config", None)
     tables = Path(getattr(config, "HF_DATASETS_CACHE", None) or os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
-    files = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
-    owner = spec.hub.repo.split("/")[0]
-    owners = ("lmms-lab", "lmms-lab-encoder") if owner.startswith("lmms-lab") else (owner,)  # one organisation under two names
-    trees = [str(p) for o in owners for p in sorted(tables.glob(f"{o}___*"))]
-    return [*trees, str(files / f"datasets--{spec.hub.repo.replace('/', '--')}")] if trees else None
+    kept = getattr(sys.modules.get("huggingface_hub.constants"), "HF_HUB_CACHE", None)
+    files = Path(kept or os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
+    names = moved_names(spec.hub.repo)
+    trees = [str(p) for o in {n.split("/")[0] for n in names} for p in sorted(tables.glob(f"{o}___*"))]
+    trees += [str(p) for n in names if (p := files / f"datasets--{n.replace('/', '--')}").is_dir()]
+    return sorted(trees) or None
+
+
+# Organisations of the hub that have another name now (lmms-lab since 2026-07-30).
+_MOVED = {"lmms-lab": "lmms-lab-encoder"}
+
+
+def moved_names(repo: str) -> list[str]:
+    """A repository's names, the newest first: that of its organisation now, and that before, whichever of them ``repo`` has."""
+    owner, _, name = repo.partition("/")
+    for old, new in _MOVED.items():
+        if owner in (old, new):
+            return [f"{new}/{name}", f"{old}/{name}"]
+    return [repo]
 
 
 def _offline() -> bool:

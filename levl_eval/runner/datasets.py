@@ -137,7 +137,7 @@ def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, A
 
 def _lmms_data(card: LMMSCard, data: str) -> dict[str, str]:
     """What an lmms-eval task reads, as far as it is known before lmms-eval has loaded it: its local repositories by content."""
-    from levl_eval.data.hub import local_digest
+    from levl_eval.data.hub_tables import local_digest
 
     folder = Path(card.datasets).expanduser() if card.datasets else None
     if folder is None and data != "hub":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datasets
 import pytest
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from levl_eval.cards import DataSpec, HubSource
-from levl_eval.cards.registry import recipe_card
+from levl_eval.cards.registry import recipe_card, task_card
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hub import hub
-from levl_eval.data.hub import names_of
+from levl_eval.data import hub_tables
+from levl_eval.data.hub_tables import names_of
 from levl_eval.data.readers import read_questions
 from tests.data import small_sets as small
 
@@ -63,20 +64,48 @@ def test_failures_are_told_apart(name):
     assert str(e.value).isprintable()
 
 
-def test_a_cache_filled_under_the_other_name_is_found(tmp_path, monkeypatch):
+def test_the_new_organisations_name_comes_first_and_a_cached_one_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    assert names_of("lmms-lab/POPE") == ["lmms-lab/POPE"] and names_of("a/b") == ["a/b"]
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    both = ["lmms-lab-encoder/POPE", "lmms-lab/POPE"]
+    assert names_of("lmms-lab/POPE") == names_of("lmms-lab-encoder/POPE") == both and names_of("a/b") == ["a/b"]
     repo = small.pope_repository(tmp_path / "POPE")
     datasets.load_dataset(str(repo), cache_dir=str(tmp_path / "cache"))
     (made,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
     for filled, asked in (("lmms-lab-encoder", "lmms-lab"), ("lmms-lab", "lmms-lab-encoder")):
         made = made.rename(tmp_path / "cache" / f"{filled}___pope")
+        assert names_of("lmms-lab/POPE")[0] == f"{filled}/POPE"
         for name in (asked, filled):
             spec = DataSpec(layout="pope", hub=HubSource(repo=f"{name}/POPE", split="test"))
             assert len(read_questions(spec, "hub").questions) == 6 * small.N, (filled, name)
 
 
-def test_vqav2s_training_split_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (GATED, CASES["missing"][0], "lmms-lab-encoder/POPE: is gated"),
+        (CASES["missing"][0], GATED, "lmms-lab/POPE: is gated"),
+        (CASES["offline"][0], CASES["not cached"][0], "lmms-lab-encoder/POPE or lmms-lab/POPE: the hub cannot be reached"),
+        (CASES["missing"][0], CASES["limited"][0], "lmms-lab/POPE: the hub limits requests"),
+    ],
+)  # fmt: skip
+def test_of_two_names_the_one_that_matters_is_told(first, second, words, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(UsageError, match=r"has no training split: set `root`.*visualqa\.org"):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    answers = iter((first, second))
+
+    def refuse(*a, **k):
+        raise next(answers)
+
+    monkeypatch.setattr(hub_tables, "_of_repository", refuse)
+    with pytest.raises(UsageError, match=words):
+        read_questions(task_card("pope").data, "hub")
+
+
+def test_a_hub_cache_without_a_network_is_told_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(
+        UsageError, match="VQAv2-FewShot.*cannot be reached and its cache holds no copy; give a local directory, or fill"
+    ):
         read_questions(recipe_card("vqa-train").data[1], "hub")

@@ -23,7 +23,7 @@ from levl_eval.cards import LMMSCard, RecipeCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hub import hub
 from levl_eval.core.text import did_you_mean
-from levl_eval.data.hub import local_cache
+from levl_eval.data.hub_tables import local_cache
 from levl_eval.data.images import fingerprint_of, fingerprint_text
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.vlm.prompts import make_prompt

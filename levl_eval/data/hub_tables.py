@@ -1,0 +1,196 @@
+"""One split of one configuration of a hub repository as a table: from the cache of `datasets`, or from the repository's own files.
+
+`datasets` alone prepares every split of a configuration, which for VQAv2 are hundreds of gigabytes; here only the files of the wanted
+split are fetched and prepared. Without a network both kinds of cache are looked into, under every name the repository has had: tables that
+`datasets` has prepared (HF_DATASETS_CACHE), and files as `hf download` leaves them (HF_HUB_CACHE).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from levl_eval.core.errors import UsageError
+from levl_eval.core.hub import hub, hub_reason
+from levl_eval.core.text import printable
+from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.places import moved_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from levl_eval.cards.base import HubSource
+
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)$")
+
+
+def local_digest(folder: Path) -> str:
+    """SHA-256 of a local repository: names and bytes of its files, hidden ones left out, through the cache in use."""
+    names = sorted(
+        p for p in folder.rglob("*") if p.is_file() and not any(w.startswith(".") for w in p.relative_to(folder).parts)
+    )
+    contents = active().hash_files(names)
+    return hashlib.sha256(
+        "".join(
+            f"{p.relative_to(folder).as_posix()}\0{digest}\n" for p, (digest, _) in zip(names, contents, strict=True)
+        ).encode()
+    ).hexdigest()
+
+
+def local_cache(folder: Path, parent: str | os.PathLike[str] | None = None) -> str:
+    """The folder where `datasets` is to keep its tables of a local repository, below ``parent`` (its own cache by default).
+
+    Left to itself it (5.2) keeps those of every local repository of one name and one list of configurations in one place, and
+    takes what lies there, whatever the files of this one hold.
+    """
+    return _kept(local_digest(folder), parent)
+
+
+def _kept(digest: str, parent: str | os.PathLike[str] | None = None) -> str:
+    import datasets
+
+    return str(Path(parent or datasets.config.HF_DATASETS_CACHE) / "local" / digest[:32])
+
+
+def load_split(source: HubSource, config: str | None) -> Dataset:
+    """A configuration's split as a map-style table. Raises UsageError: what the hub refuses, or what its cache lacks, with the remedy."""
+    if source.split is None:
+        raise UsageError(f"--data hub: {source.repo}: field `hub.split` is not set; name one of its splits")
+    here = Path(source.repo).expanduser()
+    if here.is_dir():
+        with hub(f"--data hub: {source.repo}"):
+            return _of_folder(here, config, source.split, local_cache(here))
+    failures: list[tuple[str, Exception]] = []
+    for repo in names_of(source.repo):
+        try:
+            return _of_repository(repo, config, source.split, source.revision)
+        except Exception as e:  # whatever the libraries raise
+            failures.append((repo, e))
+    # Of two names one may not exist any more, or not be cached: what the other was refused for is what matters.
+    told = [f for f in failures if not hub_reason(f[1]).startswith(("no such repository", "the hub cannot be reached"))]
+    repo, error = (told or failures)[0]
+    if isinstance(error, UsageError):
+        raise error
+    names = " or ".join(name for name, _ in failures) if not told else repo
+    raise UsageError(f"--data hub: {names}: {hub_reason(error)}") from error
+
+
+def names_of(repo: str) -> list[str]:
+    """The names a repository is tried under: of an organisation that moved the new name, then the old one; those in a cache first.
+
+    Old names redirect, but a cache answers only to the name it was filled under.
+    """
+    names = moved_names(repo)
+    cached = [n for n in names if cached_tables(n) or cached_files(n)]
+    return [*cached, *(n for n in names if n not in cached)]
+
+
+def cached_tables(repo: str, config: str | None = None, split: str | None = None) -> bool:
+    """Whether the cache of `datasets` holds tables of a repository (of a configuration, of a split)."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    owner, _, name = repo.rpartition("/")
+    stem = camelcase_to_snakecase(name)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "___".join(p for p in (owner, stem) if p)
+    wanted = "*" if split is None else f"{stem}-{_bare(split)}*.arrow"
+    return next(folder.glob(f"{config or '*'}/*/*/{wanted}"), None) is not None
+
+
+def cached_files(repo: str) -> bool:
+    """Whether the hub's own cache holds files of a repository."""
+    from huggingface_hub import constants
+
+    return any((Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots").glob("*/*"))
+
+
+def _bare(split: str) -> str:
+    return split.split("[")[0]
+
+
+def _of_repository(repo: str, config: str | None, split: str, revision: str | None) -> Dataset:
+    import datasets
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if cached_tables(repo, config, split):
+        return datasets.load_dataset(repo, config, split=split, revision=revision)
+    try:
+        readme = Path(hf_hub_download(repo, "README.md", repo_type="dataset", revision=revision))
+        patterns = _patterns(readme, repo, config, split)
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        patterns = None
+    if patterns is None:  # its card says nothing of files: `datasets` finds out, and prepares all splits
+        return datasets.load_dataset(repo, config, split=split, revision=revision)
+    allowed = ["README.md", *(q for p in patterns for q in (p, f"{p}/*"))]
+    folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=allowed))
+    files = sorted({f for p in patterns for f in folder.glob(p)})
+    _check_whole(files, folder, repo, split, patterns)
+    state = hashlib.sha256(f"{repo}@{folder.name} {config} {split}".encode())
+    for f in files:
+        s = f.stat()
+        state.update(f"{f.relative_to(folder).as_posix()}\0{s.st_size} {s.st_mtime_ns}\n".encode())
+    return _of_folder(folder, config, split, _kept(state.hexdigest()))
+
+
+def _check_whole(files: list[Path], folder: Path, repo: str, split: str, patterns: list[str]) -> None:
+    """Raises UsageError where a cache filled without a network's help holds a part of the split's files only."""
+    fetch = f"hf download {repo} --repo-type dataset --include '{patterns[0]}'"
+    if not files:
+        raise UsageError(
+            f"--data hub: {repo}: its cache holds no file of split {_bare(split)}; where there is a network: {fetch}"
+        )
+    there = {f.relative_to(folder).as_posix() for f in files}
+    for name in sorted(there):
+        part = _PART.fullmatch(name)
+        wanted = [f"{part[1]}-{k:05d}-of-{part[3]}{part[4]}" for k in range(int(part[3]))] if part else []
+        missing = [w for w in wanted if w not in there]
+        if missing:
+            raise UsageError(
+                f"--data hub: {repo}: {len(missing)} of {len(wanted)} files of split {_bare(split)} are not in its cache, first {missing[0]}; "
+                f"where there is a network: {fetch}"
+            )
+
+
+def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[str] | None:
+    """Patterns of a split's files, as the repository's card lists them; None where it lists none. Raises UsageError: none of that name."""
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(str(readme)).data)
+    if not configs:
+        return None
+    name = config or configs.get_default_config_name()
+    if name is None or name not in configs:
+        listed = ", ".join(map(printable, configs))
+        raise UsageError(
+            f"--data hub: {repo}: has no such configuration: {printable(str(name))}; it has {listed}; correct `hub.questions` or `hub.images`"
+        )
+    listed_files = configs[name].get("data_files")
+    if not listed_files:
+        return None
+    by_split = {str(k): [str(p) for p in v] for k, v in sanitize_patterns(listed_files).items()}
+    if _bare(split) not in by_split:
+        raise UsageError(
+            f"--data hub: {repo}: has no such split: {printable(_bare(split))}; it has {', '.join(map(printable, by_split))}; correct `hub.split`"
+        )
+    return by_split[_bare(split)]
+
+
+def _of_folder(folder: Path, config: str | None, split: str, cache: str) -> Dataset:
+    """The split of a repository's files in a folder, prepared alone below ``cache``."""
+    import datasets
+
+    readme = folder / "README.md"
+    patterns = _patterns(readme, str(folder), config, split) if readme.is_file() else None
+    if patterns is None:
+        return datasets.load_dataset(str(folder), config, split=split, cache_dir=cache)
+    return datasets.load_dataset(
+        str(folder), config, split=split, data_files={_bare(split): patterns}, cache_dir=cache, verification_mode="no_checks"
+    )
