@@ -56,6 +56,7 @@ class Checkpoint(_Whole, total=False):
     optimizer: dict[str, object]
     loss: tuple[float, float]
     feeds: list[dict[str, object]]
+    attentive: dict[str, object]
 
 
 def preprocess_of(config: PretrainConfig) -> JsonObject:

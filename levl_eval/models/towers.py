@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,18 +113,20 @@ class DualEncoder(nn.Module):
         out: Tensor = self.vision.pre_proj(pooled).unflatten(0, (-1, crops[0].shape[1]))
         return out
 
-    def embed_texts(self, ids: Tensor, last: Tensor) -> Tensor:
+    def embed_texts(self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Token ids [B, L] and the index of each row's last token before padding [B] -> z_t [B, d] (docs/paper.md).
 
         eot: the tower is causal and is read at that token, so what stands behind it, and how far rows are padded, cannot change the
         result; no attention mask is needed, and rows of similar length are run together without the padding of the longest.
         pad77: read at the last position, L - 1, which attends to the tokens up to that index and to no padding, not even itself; where it
         stands does change the result, so rows must be padded to the maximal length.
+
+        lengths: ``last`` as numbers, where the caller has them, so that a GPU need not be waited for to group rows.
         """
-        out: Tensor = self.text.pre_proj(self._text_states(ids, last))
+        out: Tensor = self.text.pre_proj(self._text_states(ids, last, lengths))
         return out
 
-    def _text_states(self, ids: Tensor, last: Tensor) -> Tensor:
+    def _text_states(self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         rows = torch.arange(len(ids), device=ids.device)
         if self.readout != "eot":
             mask = None
@@ -133,15 +136,19 @@ class DualEncoder(nn.Module):
         if not self.training or self.buckets < 2 or len(ids) < 4 * self.buckets:
             return text_states(self.text.encoder, ids)[rows, last]
         order = last.argsort(stable=True)
+        sizes = [len(group) for group in order.chunk(self.buckets)]
+        ends = list(accumulate(sizes))
+        longest = sorted(last.tolist() if lengths is None else lengths)  # in the order of ``order``
         states = []
-        for group in order.chunk(self.buckets):
-            at = last[group]
-            states.append(text_states(self.text.encoder, ids[group, : int(at.max()) + 1])[rows[: len(group)], at])
+        for size, end in zip(sizes, ends, strict=True):
+            group = order[end - size : end]
+            states.append(text_states(self.text.encoder, ids[group, : longest[end - 1] + 1])[rows[:size], last[group]])
         return torch.cat(states)[order.argsort()]
 
     def forward(
-        self, pixels: Tensor | Sequence[Tensor], ids: Tensor | None = None, last: Tensor | None = None, global_views: int = 0
-    ) -> dict[str, Tensor]:
+        self, pixels: Tensor | Sequence[Tensor], ids: Tensor | None = None, last: Tensor | None = None, global_views: int = 0,
+        lengths: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Everything an objective needs of a batch: z_v, z_t [B, d]; p_v, p_t, the predictions of the other modality, where there
         are predictors; logit_scale, logit_bias; views [V, B, d] where pixels are crops (then z_v is the mean of the global ones).
         Without texts: pooled, the class token [B, D], alone (for probes).
@@ -154,7 +161,7 @@ class DualEncoder(nn.Module):
         else:
             out["views"] = self.embed_views(pixels)
             out["z_v"] = out["views"][:global_views].mean(0)
-        out["z_t"] = self.embed_texts(ids, last)
+        out["z_t"] = self.embed_texts(ids, last, lengths)
         if self.vision.projector is not None and self.text.projector is not None:
             out["p_v"], out["p_t"] = self.vision.projector(out["z_v"]), self.text.projector(out["z_t"])
         for name in ("logit_scale", "logit_bias"):

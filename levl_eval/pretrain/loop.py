@@ -180,7 +180,8 @@ class Trainer:
         if self.first:
             state = checkpoints.payload(weights, self.config, self.tokenizer.to_str(), self.step)
             state |= {"optimizer": optimizer, "loss": (self.watch.first, self.watch.running), "feeds": feeds}
-            state |= {} if self.attentive is None else {"attentive": self.attentive.state()}
+            if self.attentive is not None:
+                state["attentive"] = self.attentive.state()
             checkpoints.save(self.ckpt, state)
             checkpoints.keep_last(self.ckpt, self.step, self.config.keep)
 
@@ -188,7 +189,7 @@ class Trainer:
 
     def pixels(self, raw: np.ndarray, generator: torch.Generator | None) -> Tensor:
         """uint8 [..., H, W, 3] -> standardised [..., 3, H, W], cropped at random where that is the augmentation."""
-        x = torch.from_numpy(np.ascontiguousarray(raw)).to(self.device, non_blocking=True).movedim(-1, -3).float().div_(255)
+        x = processes.on_device(np.ascontiguousarray(raw), self.device).movedim(-1, -3).float().div_(255)
         x = (x - self.mean) / self.std
         c = self.config
         if generator is not None and c.objective != "levljepa_plus":
@@ -229,9 +230,9 @@ class Trainer:
         return loss_of(c, out, self._regulariser(generator))
 
     def _embed(self, x: Any, batch: Batch) -> dict[str, Tensor]:
-        ids, last = (torch.from_numpy(a).to(self.device, non_blocking=True) for a in (batch.ids, batch.last))
+        ids, last = (processes.on_device(a, self.device) for a in (batch.ids, batch.last))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.wrapped(x, ids, last, self.config.global_views)
+            return self.wrapped(x, ids, last, self.config.global_views, batch.last.tolist())
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
         """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss."""

@@ -113,14 +113,15 @@ class _PairwiseSigmoid(torch.autograd.Function):
         scale = log_scale.exp()
         total = v.new_zeros(())
         gv, gt, gs, gb = torch.zeros_like(v), torch.zeros_like(t), v.new_zeros(()), v.new_zeros(())
-        rows = torch.arange(len(v), device=v.device) + offset
+        rows = torch.arange(len(v), device=v.device)
         for start in range(0, len(t), block):
             part = t[start : start + block]
             cos = v @ part.T
             logits = scale * cos + bias
-            own = (rows >= start) & (rows < start + len(part))
-            i = own.nonzero().squeeze(1)
-            j = rows[i] - start
+            # Rows whose positive is in this block, by numbers of the host: to look for them would be to wait for a GPU.
+            first, last = max(0, start - offset), max(0, min(len(v), start + len(part) - offset))
+            i = rows[first:last]
+            j = i + (offset - start)
             positive = logits[i, j]
             total -= F.logsigmoid(-logits).sum() + (F.logsigmoid(positive) - F.logsigmoid(-positive)).sum()
             slope = logits.sigmoid()

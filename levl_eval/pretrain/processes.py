@@ -84,6 +84,12 @@ def start(config: PretrainConfig) -> tuple[Any, torch.device]:
     return accelerator, accelerator.device if many else device
 
 
+def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy on the device; to a GPU from pinned memory, so that the host does not wait for it."""
+    x = torch.from_numpy(array)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def log_image(accelerator: Accelerator, name: str, pixels: np.ndarray, step: int) -> None:
     """uint8 [H, W, 3] to the trackers that take images."""
     for tracker in accelerator.trackers:
