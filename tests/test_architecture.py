@@ -35,6 +35,9 @@ WIDE = {
     "levl_eval.pretrain.objectives.levljepa_plus": 10,
 }
 ANY = 408  # may only fall
+# In these rooms there is none, but where a name may stand for anything.
+TYPED = ("core", "metrics", "records", "cards", "scenes", "models", "backbones", "tools")
+ANYTHING = {"levl_eval.core.registry": 1}
 
 
 def test_imports_run_downward_only():
@@ -79,6 +82,8 @@ def test_an_exception_is_for_what_is_there_and_no_more():
 
 def test_types_are_known_ever_better():
     assert architecture.any_count(FOUND) <= ANY
+    counts = {name: architecture.any_count({name: module}) for name, module in FOUND.items() if module.room in TYPED}
+    assert {name: count for name, count in counts.items() if count} == ANYTHING
 
 
 @pytest.mark.parametrize(
