@@ -11,13 +11,26 @@ _HOME = {
     "evaluate": "levl_eval.runner.evaluate",
     "compare": "levl_eval.report.compare",
     "load_backbone": "levl_eval.backbones",
+    "export_features": "levl_eval.runner.exporting",
+    "ExportOptions": "levl_eval.runner.exporting",
     "ProtocolMismatch": "levl_eval.core.errors",
     "LevlError": "levl_eval.core.errors",
     "UsageError": "levl_eval.core.errors",
     "Record": "levl_eval.records",
     "Estimate": "levl_eval.metrics.estimate",
 }
-__all__ = ["Estimate", "LevlError", "ProtocolMismatch", "Record", "UsageError", "compare", "evaluate", "load_backbone"]
+__all__ = [
+    "Estimate",
+    "ExportOptions",
+    "LevlError",
+    "ProtocolMismatch",
+    "Record",
+    "UsageError",
+    "compare",
+    "evaluate",
+    "export_features",
+    "load_backbone",
+]
 
 if TYPE_CHECKING:
     from levl_eval.backbones import load_backbone
@@ -26,6 +39,7 @@ if TYPE_CHECKING:
     from levl_eval.records import Record
     from levl_eval.report.compare import compare
     from levl_eval.runner.evaluate import evaluate
+    from levl_eval.runner.exporting import ExportOptions, export_features
 
 
 def __getattr__(name: str) -> object:

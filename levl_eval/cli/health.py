@@ -44,8 +44,7 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
     """The images to look at. Raises UsageError for none."""
     from levl_eval.cards.registry import task_card
     from levl_eval.core.progress import Progress
-    from levl_eval.data.images import image_set
-    from levl_eval.data.listing import list_images
+    from levl_eval.data.folder import folder_of_images
     from levl_eval.data.readers import read_classification
     from levl_eval.data.sources import resolve_data
 
@@ -55,13 +54,7 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
         card = task_card(f"knn@{args.on}")
         assert card.engine == "knn"
         return read_classification(card.data, resolve_data(args.data, cache, Progress(quiet=args.json)), args.limit).images
-    root = Path(args.images).expanduser()
-    if not root.is_dir():
-        raise UsageError(f"--images {args.images}: no such folder")
-    found = sorted(p.relative_to(root).as_posix() for p in list_images(root, deep=True).files)
-    if len(found) < 2:
-        raise UsageError(f"--images {args.images}: holds {len(found)} images; at least 2 are needed")
-    return image_set(found[: args.limit], lambda i: root / i, str(root), "")
+    return folder_of_images(Path(args.images), args.limit, least=2)
 
 
 def run(args: argparse.Namespace) -> int:
