@@ -15,8 +15,8 @@ from torch import Tensor
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, unit
 from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
-from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.offline import hub_or_cache
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

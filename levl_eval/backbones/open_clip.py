@@ -15,9 +15,9 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
-from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.backbones.open_clip_towers import Tower, tower_of
 from levl_eval.core.errors import UsageError
+from levl_eval.core.offline import hub_or_cache
 from levl_eval.core.text import did_you_mean
 
 if TYPE_CHECKING:

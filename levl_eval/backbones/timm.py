@@ -15,7 +15,6 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import finish, hub, vit_blocks
-from levl_eval.backbones.offline import hub_or_cache
 from levl_eval.backbones.timm_layout import (
     TimmModel,
     ViT,
@@ -28,6 +27,7 @@ from levl_eval.backbones.timm_layout import (
     pooling_of,
 )
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.offline import hub_or_cache
 from levl_eval.core.text import did_you_mean
 
 

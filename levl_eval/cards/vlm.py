@@ -138,6 +138,12 @@ class LLMCard(StrictModel):
     name: Name = not_protocol("a label; repository and revision count")
     repo: str = protocol(min_length=1)  # hub name or directory
     revision: str | None = protocol(None)
-    chat: bool = protocol(False)  # ask through its chat template unless the task's prompt says otherwise
+    file: str | None = protocol(None)  # a GGUF file in it, which holds weights, settings and tokenizer
+    package: str | None = not_protocol(
+        "a place; the file counts by its content", None
+    )  # an installed package that holds the file
+    install: str = not_protocol(PROSE, "")  # how to get that package
+    # Ask through its chat template unless the task's prompt says otherwise; None: where its tokenizer has one.
+    chat: bool | None = protocol(None)
     description: str = not_protocol(PROSE, "")
     licence: str = not_protocol(PROSE, "")

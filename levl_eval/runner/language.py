@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from levl_eval.cards.registry import language_models, llm_cards
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
-from levl_eval.core.text import did_you_mean
+from levl_eval.models.gguf import read_gguf_header
+from levl_eval.models.llm_files import LLMPlace, find_llm
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 _IGNORED = ("README.md", "LICENSE", "LICENSE.txt", ".gitattributes")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.bin"]
 
 
-def language_model_parts(name: str, sha256: Callable[[Path], str]) -> dict[str, Any]:
+def language_model_parts(name: str, sha256: Callable[[Path], str]) -> dict[str, object]:
     """Its part of an identity: what answers depend on besides the prompt. sha256: of a file, remembered.
 
     A hub name is looked up in the local cache, and downloaded where that is allowed. Raises UsageError for an unknown name.
     """
-    card = llm_cards().get(name)
-    folder = _folder(name)
+    place = find_llm(name)
+    if place.gguf is not None:
+        return _gguf_parts(place, place.gguf, sha256)
+    folder = _folder(name, place)
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and p.name not in _IGNORED]
     weights = {p.name: sha256(p) for p in files if p.suffix in WEIGHTS}
     if any(n.endswith(".safetensors") for n in weights):  # what transformers then reads
@@ -32,27 +34,46 @@ def language_model_parts(name: str, sha256: Callable[[Path], str]) -> dict[str, 
     return {
         "weights": digest(weights),
         "tokenizer_and_settings": digest(rest),
-        "chat": bool(card and card.chat),
+        "chat": _has_template(folder) if place.chat is None else place.chat,
         "transformers": version("transformers"),
     }
 
 
-def _folder(name: str) -> Path:
+def _gguf_parts(place: LLMPlace, file: Path, sha256: Callable[[Path], str]) -> dict[str, object]:
+    """A GGUF file is weights, settings and tokenizer in one; neither its name nor what lies beside it counts."""
+    header = read_gguf_header(file)
+    return {
+        "weights": sha256(file),
+        "quantization": header.quantization,
+        "chat": bool(header.chat_template) if place.chat is None else place.chat,
+        "transformers": version("transformers"),
+    }
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether the tokenizer of a directory has a chat template, in one of the places where transformers keeps it."""
+    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading says what is wrong
+    return isinstance(settings, dict) and bool(settings.get("chat_template"))
+
+
+def _folder(name: str, place: LLMPlace) -> Path:
     """The directory with a language model's files."""
-    shipped, cards = language_models(), llm_cards()
-    card = cards.get(name)
-    source = card.repo if card else name
-    here = shipped.get(name) or Path(source).expanduser()
+    here = Path(place.source).expanduser()
     if here.is_dir():
         return here
-    hint = did_you_mean(name, [*shipped, *cards])
-    if card is None and "/" not in name:
-        raise UsageError(
-            f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join([*shipped, *cards])}"
-        )
     from huggingface_hub import snapshot_download
 
-    from levl_eval.core.hub import hub
+    from levl_eval.core.offline import hub_or_cache
 
-    with hub(f"--llm {name}"):
-        return Path(snapshot_download(source, revision=card.revision if card else None, allow_patterns=_HUB_FILES))
+    with hub_or_cache(f"--llm {name}"):
+        found = Path(snapshot_download(place.source, revision=place.revision, allow_patterns=_HUB_FILES))
+    if not (found / "config.json").exists():
+        raise UsageError(
+            f"--llm {name}: the repository has no config.json; of a GGUF repository name the file, as {name}:FILE.gguf"
+        )
+    return found

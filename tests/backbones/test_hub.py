@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from levl_eval.backbones import load_backbone, offline
+from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards.registry import backbone_card, names
+from levl_eval.core import offline
 from levl_eval.core.errors import UsageError
 from tests.backbones.models import COMMIT, MODELS, hub_folder, processor, save, use_cache
 from tests.backbones.sweep import TOLERANCE, apart, randomise

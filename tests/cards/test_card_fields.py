@@ -32,7 +32,7 @@ NOT_PROTOCOL = {
     "ZeroShotCard": "set",
     "MMSegCard": "config checkpoint_every",
     "SetCard": "name description source chance",
-    "LLMCard": "name description licence",
+    "LLMCard": "name description licence package install",
     "BackboneCard": "name uri description sha256 licence training_data citation baseline",
 }
 HUB = {"repo": "a/b", "questions": "q", "images": "i", "split": "s", "revision": "r", "label": "l"}

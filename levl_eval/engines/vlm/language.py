@@ -1,7 +1,8 @@
-"""Frozen language models: any causal model of transformers, by a card's name, hub name or directory, or the embedded `scenes-lm`."""
+"""Frozen language models: any causal model of transformers, by a card's name, hub name, directory or GGUF file, or the embedded `scenes-lm`."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,40 +10,46 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from levl_eval.backbones.code import tokenizer_digest
 from levl_eval.backbones.common import hash_weights
-from levl_eval.cards.registry import language_models, llm_cards
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
-from levl_eval.core.hub import hub
-from levl_eval.core.text import did_you_mean
+from levl_eval.core.json_types import Json
+from levl_eval.core.offline import hub_or_cache
+from levl_eval.models.gguf import read_gguf_header
+from levl_eval.models.llm_files import LLMPlace, find_llm
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
 class LanguageModel:
     """A frozen causal language model with its tokenizer. ``width`` is that of its input embeddings.
 
-    chat: whether it is asked through its chat template where the prompt does not say.
+    chat: whether it is asked through its chat template where the prompt does not say. quantization: the types of its weights in a
+    GGUF file ("Q4_1"), of which it holds the values in floats; "" where it was not in one.
     """
 
     name: str
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     sha256: str
     chat: bool = False
-    _parts: dict[str, Any] | None = field(default=None, init=False, repr=False)
+    quantization: str = ""
+    _parts: dict[str, object] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Answers, and the questions of a run's tasks and backbones, repeat: most of a set's time to be tokenised.
         self._encoded = lru_cache(1 << 17)(lambda text: tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PretrainedConfig:
         return self.model.config.get_text_config()
 
     @property
@@ -88,7 +95,7 @@ class LanguageModel:
         more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return frozenset({self.eos, *(more if isinstance(more, (list, tuple)) else [] if more is None else [more])})
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, object]:
         """What of it can move an answer or a gradient, as identity parts: weights, settings, tokenizer, template, what ends an answer.
 
         Not its name or path, nor the device; precision and kind of device are parts of their own where it is used.
@@ -101,6 +108,7 @@ class LanguageModel:
             **self._parts, "special": [self.bos, self.eos], "ends": sorted(self.ends), "chat": self.chat,
             "template": digest(template if template is None or isinstance(template, (str, dict, list)) else str(template)),
             "spaces": str(getattr(self.tokenizer, "clean_up_tokenization_spaces", None)), "transformers": version("transformers"),
+            **({"quantization": self.quantization} if self.quantization else {}),
         }  # fmt: skip
 
     def ids(self, text: str) -> list[int]:
@@ -130,7 +138,7 @@ class LanguageModel:
 _NO_SETTINGS = frozenset({"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"})
 
 
-def _settings(config: Any) -> Any:
+def _settings(config: object) -> Json:
     """A configuration's fields as plain JSON values, without where it lies and what is a part of its own."""
     if isinstance(config, dict):
         kept = {str(k): _settings(v) for k, v in config.items() if k not in _NO_SETTINGS and not str(k).startswith("_attn")}
@@ -149,65 +157,77 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 
-def _load(source: str, revision: str | None, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+def _load(place: LLMPlace, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Tokenizer and model, with the fused attention of torch where the architecture has it.
 
     On a CPU in bfloat16 plain attention is used: the fused kernel's backward is slower there.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    file = _gguf_options(place.gguf) if place.gguf else {}
+    source = str(place.gguf.parent) if place.gguf else place.source
+    common = {"revision": None if place.gguf else place.revision, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(source, **common, **{k: v for k, v in file.items() if k == "gguf_file"})
     attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=attention, **common, **file)
     except ValueError as e:
         if "attention" not in str(e).lower():
             raise
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, attn_implementation="eager", trust_remote_code=False
-        )
-    return tokenizer, model
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager", **common, **file)
+    return tokenizer, _dense(model) if place.gguf else model
+
+
+def _gguf_options(file: Path) -> dict[str, object]:
+    """What transformers' reader is told: weights are unpacked into plain floats, as a connector's gradient needs them."""
+    if importlib.util.find_spec("gguf") is None:
+        raise UsageError(f"{file}: reading it needs the package gguf; pip install 'levl-eval[gguf]'")
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)  # before 5.20 there is no choice: all is unpacked
+    return {"gguf_file": file.name, **({"quantization_config": config(dequantize=True)} if config else {})}
+
+
+def _dense(model: PreTrainedModel) -> PreTrainedModel:
+    """A model read from GGUF without the marks of its file: it holds floats now, can be saved, and its settings name no path."""
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model
 
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """transformers draws a bar of its own for weights it reads from a disk, also under --quiet and into files."""
+    from transformers import modeling_gguf_pytorch_utils as gguf  # has a bar that its setting does not hide
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, bar = logging.is_progress_bar_enabled(), getattr(gguf, "tqdm", None)
     logging.disable_progress_bar()
+    gguf.tqdm = lambda steps, **options: steps
     try:
         yield
     finally:
+        gguf.tqdm = bar
         if shown:
             logging.enable_progress_bar()
 
 
 def load_language_model(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, hub not reached, no end-of-text token,
-    an architecture that cannot keep an image's questions apart.
+    """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, damaged file, hub not reached, no
+    end-of-text token, an architecture that cannot keep an image's questions apart.
     """
-    shipped, cards = language_models(), llm_cards()
-    card = cards.get(name)
-    source = card.repo if card else str(shipped.get(name, Path(name).expanduser()))
-    if name not in shipped and card is None and not Path(source).is_dir():
-        known = [*shipped, *cards]
-        hint = did_you_mean(name, known)
-        if "/" not in name and hint:
-            raise UsageError(
-                f"--llm {name}: unknown language model{hint}; give a hub name, a directory, or one of {', '.join(known)}"
-            )
-        source = name
-    with hub(f"--llm {name}"), _without_bars():
-        tokenizer, model = _load(source, card.revision if card else None, dtype, torch.device(device))
+    place = find_llm(name)
+    quantization = read_gguf_header(place.gguf).quantization if place.gguf else ""
+    with hub_or_cache(f"--llm {name}"), _without_bars():
+        tokenizer, model = _load(place, dtype, torch.device(device))
     if tokenizer.eos_token_id is None:
         raise UsageError(
             f"--llm {name}: its tokenizer has no end-of-text token, which ends an answer; set eos_token in tokenizer_config.json"
         )
     model.eval().requires_grad_(False).to(device)
-    found = LanguageModel(name, model, tokenizer, hash_weights(model), bool(card and card.chat))
+    chat = bool(getattr(tokenizer, "chat_template", None)) if place.chat is None else place.chat
+    found = LanguageModel(name, model, tokenizer, hash_weights(model), chat, quantization)
     from levl_eval.engines.vlm.packing import check_packing  # which needs this module
 
     check_packing(found)

@@ -79,13 +79,28 @@ def _lead(language: LanguageModel, tail: str, chat: bool, field: str) -> str:
     )
 
 
+def asks_by_template(language: LanguageModel, spec: PromptSpec) -> bool:
+    """Whether a prompt goes through the model's chat template: as the prompt says, else the model's card, else where there is one."""
+    return language.chat if spec.chat is None else spec.chat
+
+
+def how_asked(language: LanguageModel, spec: PromptSpec) -> str:
+    """For people: which of the two forms is taken, and who says so."""
+    chat = asks_by_template(language, spec)
+    form = "through its chat template" if chat else "by a plain prompt"
+    if spec.chat is not None:
+        return f"asked {form}, as `prompt.chat` says"
+    has_template = bool(getattr(language.tokenizer, "chat_template", None))
+    return f"asked {form}" + (f" (`prompt.chat={str(not chat).lower()}` asks otherwise)" if has_template else "")
+
+
 def make_prompt(spec: PromptSpec, language: LanguageModel) -> Prompt:
-    """The prompt for a language model: its chat template where ``spec.chat`` or else the model's card says so.
+    """The prompt for a language model, through its chat template where :func:`asks_by_template`.
 
     Raises UsageError where the template lacks {image} or {question}, or has them in the wrong order; where a chat template is
     wanted and there is none; and where the tokenizer merges across the border of prompt and answer.
     """
-    chat = language.chat if spec.chat is None else spec.chat
+    chat = asks_by_template(language, spec)
     field, given = ("prompt.user", spec.user) if chat else ("prompt.template", spec.template)
     if given.count("{image}") != 1 or given.count("{question}") != 1 or given.index("{image}") > given.index("{question}"):
         raise UsageError(f"field `{field}`: {given!r}: expected one {{image}} and behind it one {{question}}")

@@ -19,7 +19,7 @@ from levl_eval.engines.contract import RunCache
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
 from levl_eval.engines.vlm.packing import Item, make_items
-from levl_eval.engines.vlm.prompts import make_prompt
+from levl_eval.engines.vlm.prompts import asks_by_template, make_prompt
 from levl_eval.engines.vlm.tokens import check_layer, layers_of
 from levl_eval.engines.vlm.training import connector_key, multiplies_in_bf16, train
 from levl_eval.features.store import FORMAT, FeatureSet, FeatureStore
@@ -70,7 +70,7 @@ class Trained:
 
 def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, Any]:
     """What of a prompt a connector was trained behind; decoding limits do not matter to it."""
-    chat = language.chat if spec.chat is None else spec.chat
+    chat = asks_by_template(language, spec)
     return {"chat": True, "user": spec.user, "system": spec.system} if chat else {"template": spec.template}
 
 

@@ -21,7 +21,7 @@ from levl_eval.engines.vlm import floors
 from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, cut_words, flip_rate
 from levl_eval.engines.vlm.engine import too_long
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
-from levl_eval.engines.vlm.prompts import make_prompt
+from levl_eval.engines.vlm.prompts import asks_by_template, how_asked, make_prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
 from levl_eval.engines.vlm.scoring import check_scorer, estimates, score
 from levl_eval.metrics.estimate import Estimate
@@ -37,9 +37,11 @@ _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
 def vqa_resources(context: Context[VQACard | LMMSCard], llm_dtype: str) -> VQAResources:
-    """What a connector is made with, from what the run gives."""
+    """What a connector is made with, from what the run gives. Says once a run how the language model is asked."""
     dtype = pick_dtype(llm_dtype, context.device)
     language = context.kept.get("language", (context.llm, dtype), lambda: load_language_model(context.llm, context.device, dtype))
+    how = how_asked(language, context.card.prompt)
+    context.kept.get("asked", (context.llm, how), lambda: context.progress.say(f"{context.llm}: {how}"))
     return VQAResources(
         context.backbone,
         language,
@@ -127,7 +129,7 @@ def _how_answered(card: VQACard, resources: VQAResources, test: QuestionSet, ans
     return {
         "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
         "dtype": str(resources.language.dtype).removeprefix("torch."), "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
-        "chat": resources.language.chat if card.prompt.chat is None else card.prompt.chat, "cut": len(answers.cut),
+        "chat": asks_by_template(resources.language, card.prompt), "cut": len(answers.cut),
     }  # fmt: skip
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from levl_eval.cards import PromptSpec
+from levl_eval.cards.registry import llm_cards
 from levl_eval.core.errors import UsageError
+from levl_eval.core.files import sha256_file
 from levl_eval.data.types import Question
 from levl_eval.engines.vlm.engine import answer_batch
 from levl_eval.engines.vlm.language import load_language_model
 from levl_eval.engines.vlm.packing import check_packing
-from levl_eval.engines.vlm.prompts import make_prompt
+from levl_eval.engines.vlm.prompts import how_asked, make_prompt
 from levl_eval.engines.vlm.scoring import estimates
-from tests.engines.vlm.models import TEXTS, make
+from levl_eval.runner.language import language_model_parts
+from tests.engines.vlm.models import CHAT, TEXTS, make
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,41 @@ def test_chat_templates(llama, tmp_path):
         "\nWhy?\nAnswer the question using a single word or phrase.<|im_end|>\n<|im_start|>assistant\nso<|im_end|>"
     )
     assert len(answer_batch(model, prompt, torch.zeros(1, 3, 32), [TEXTS])[0]) == len(TEXTS)
+
+
+def test_a_model_with_a_chat_template_is_asked_by_it_unless_told_otherwise(llama, tmp_path):
+    model = make("qwen2", tmp_path, chat=True)
+    assert model.chat and language_model_parts(str(tmp_path), sha256_file)["chat"] is True
+    assert how_asked(model, PromptSpec()) == "asked through its chat template (`prompt.chat=false` asks otherwise)"
+    assert how_asked(model, PromptSpec(chat=False)) == "asked by a plain prompt, as `prompt.chat` says"
+    by_itself, chat, plain = (make_prompt(PromptSpec(chat=c), model) for c in (None, True, False))
+    assert (by_itself.head, by_itself.tail) == (chat.head, chat.tail) != (plain.head, plain.tail)
+    # The prompt ends where the model's own answer begins.
+    assert by_itself.tail.endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+    assert not llama.chat and language_model_parts(llama.name, sha256_file)["chat"] is False
+    assert how_asked(llama, PromptSpec()) == "asked by a plain prompt"
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    settings.pop("chat_template", None)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "chat_template": CHAT})
+    )  # where older versions write it
+    assert load_language_model(str(tmp_path)).chat and language_model_parts(str(tmp_path), sha256_file)["chat"] is True
+    assert {n: c.chat for n, c in llm_cards().items()}[
+        "qwen2.5-1.5b"
+    ] is False  # a base model's card says no, whatever its tokenizer has
+
+
+@pytest.mark.parametrize("answer, score, unparsed", [
+    ("The answer is no.", "no", False), ("No, there is no cat.", "no", False), ("Yes", "yes", False), ("The answer is yes.", "yes", False),
+    ("There isn't one", "yes", True), ("I cannot see that.", "yes", True),
+])  # fmt: skip
+def test_sentences_of_chat_models_are_scored_by_the_official_rule_with_the_unparsed_share_beside(answer, score, unparsed):
+    """POPE's rule reads whatever lacks no or not as yes: the share that says neither stands beside."""
+    asked = [Question(str(k), "image", "Is there a cat?", "no", meta={"split": "random"}) for k in range(4)]
+    found = estimates("pope", asked, {q.question_id: answer for q in asked})
+    assert found["accuracy"].value == (score == "no") and found["unparsed"].value == unparsed
 
 
 @pytest.mark.parametrize("scorer", ["pope", "gqa"])

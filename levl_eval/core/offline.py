@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from urllib.parse import urlsplit
 
-from levl_eval.backbones.common import hub
+from levl_eval.core.hub import hub
 
 PATIENCE_S = 1.0  # of the one question; a name server that does not answer counts as no network
 
@@ -44,7 +44,7 @@ def _proxy() -> str | None:
 
 @contextlib.contextmanager
 def hub_or_cache(uri: str) -> Iterator[None]:
-    """:func:`levl_eval.backbones.common.hub`, reading from the cache alone where the hub does not answer.
+    """:func:`levl_eval.core.hub.hub`, reading from the cache alone where the hub does not answer.
 
     Raises UsageError, in one line, for whatever the library raises.
     """
