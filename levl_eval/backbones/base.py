@@ -47,8 +47,29 @@ class Readout(NamedTuple):
     text: str
 
 
+def checked_features(found: object, images: Tensor) -> Features:
+    """What ``encode`` gave for ``images``, where it is what :class:`Features` says. Raises LevlError naming what is not."""
+    if not isinstance(found, Features):
+        raise LevlError(f"encode returned {type(found).__name__}; expected Features(pooled, patches, grid)")
+    batch = len(images)
+    for name, value, shape in (("pooled", found.pooled, "[B, D]"), ("patches", found.patches, "[B, N, D]")):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise LevlError(f"encode: `{name}` is no tensor of floats; expected {shape}")
+        if value.ndim != shape.count(",") + 1 or len(value) != batch:
+            raise LevlError(f"encode: `{name}` has shape {list(value.shape)} for {batch} image; expected {shape}")
+    rows, columns = found.grid
+    if rows * columns != found.patches.shape[1]:
+        raise LevlError(
+            f"{found.patches.shape[1]} patch tokens do not form its grid {tuple(found.grid)}; this loader does not fit the model"
+        )
+    return found
+
+
 class Backbone(nn.Module, abc.ABC):
     """A frozen image encoder, where it has one with its text encoder. Always in eval mode, parameters without gradient.
+
+    A user's own class gives ``preprocess`` and ``encode``; with text also ``readouts``, ``has_text``, ``image_embeddings`` and
+    ``text_embeddings``; with ``depth`` also ``_blocks`` (:meth:`missing` names what is not there).
 
     Attributes set by every loader: ``name``, ``uri``, ``weights_sha256`` (of the parameters' bytes, not of a path), ``code``
     (what computes the features, backbones.code), ``preprocess``, ``dim`` (D of pooled), ``patch_dim`` (D' of patches), ``grid`` at
@@ -64,6 +85,22 @@ class Backbone(nn.Module, abc.ABC):
     grid: tuple[int, int]
     info: dict[str, object]
     code: Mapping[str, str] = {}
+
+    def missing(self) -> str:
+        """What this class must still give, in words; "" where nothing is missing."""
+        if not isinstance(getattr(self, "preprocess", None), Preprocess):
+            return "`preprocess`, a levl_eval.backbones.base.Preprocess, set in its __init__"
+        own = type(self)
+        if self.depth and own._blocks is Backbone._blocks and own.encode_layers is Backbone.encode_layers:
+            return "`_blocks`, since `depth` says that it has blocks to show"
+        if self.readouts or self.has_text:
+            given = {
+                "`readouts`": bool(self.readouts), "`has_text`": own.has_text is not Backbone.has_text,
+                "`image_embeddings`": own.image_embeddings is not Backbone.image_embeddings,
+                "`text_embeddings`": own.text_embeddings is not Backbone.text_embeddings,
+            }  # fmt: skip
+            return ", ".join(name for name, there in given.items() if not there)
+        return ""
 
     def encoder_parts(self) -> dict[str, object]:
         """What moves features besides preprocessing, as identity parts: weights, code, and what is built of the code."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from levl_eval.backbones.base import Backbone, Preprocess, Readout
+from levl_eval.backbones.base import Backbone, Preprocess, Readout, checked_features
 from levl_eval.backbones.timm_layout import ViT
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hub import hub as hub
@@ -47,16 +47,13 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mappi
     backbone.weights_sha256 = hash_weights(backbone)
     try:
         with torch.inference_mode():
-            probe = backbone.encode(torch.zeros(1, 3, preprocess.size, preprocess.size))
+            images = torch.zeros(1, 3, preprocess.size, preprocess.size)
+            probe = checked_features(backbone.encode(images), images)
     except UsageError:
         raise
     except LevlError as e:  # the loader does not know the name the user gave
         raise UsageError(f"{uri}: {e}") from None
     backbone.dim, backbone.patch_dim, backbone.grid = probe.pooled.shape[-1], probe.patches.shape[-1], probe.grid
-    if probe.grid[0] * probe.grid[1] != probe.patches.shape[1]:
-        raise UsageError(
-            f"{uri}: {probe.patches.shape[1]} patch tokens do not form its grid {probe.grid}; this loader does not fit the model"
-        )
     # What a record says of its architecture: a gain's reference is the random twin of the same one (report/reference.py).
     shape = {"dim": backbone.dim, "patch_dim": backbone.patch_dim, "grid": list(backbone.grid), "depth": backbone.depth}
     backbone.info = {**backbone.info, "architecture": shape}

@@ -34,6 +34,10 @@ class DualEncoderBackbone(Backbone):
     def has_text(self) -> bool:
         return self.tokenizer is not None
 
+    def read_texts(self, readout: str) -> None:
+        """Take texts' features from another place: eot, pad77 or pad77-all."""
+        self.readout = self.model.readout = readout
+
     @property
     def _vit(self) -> ViT:
         return cast(ViT, self.model.vision.encoder)  # as models.towers.vision_tower made it

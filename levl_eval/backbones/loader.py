@@ -7,6 +7,7 @@ from pathlib import Path
 
 from levl_eval.backbones.base import Backbone, Preprocess
 from levl_eval.backbones.code import code_of, structure_of
+from levl_eval.backbones.levl import DualEncoderBackbone
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
 from levl_eval.cards.registry import SCHEMES, backbone_card
@@ -35,10 +36,26 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
     if not isinstance(backbone, Backbone):
         raise TypeError(f"{card.uri}: its loader gave a {type(backbone).__name__} in place of a backbone")
     backbone.code = {**backbone.code, "modules": structure_of(backbone), **code_of(scheme, rest)}
+    if card.readout is not None:
+        state_readout(backbone, card.readout)
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}
         backbone.preprocess = replace(backbone.preprocess, **changes)
     return backbone
+
+
+def state_readout(backbone: Backbone, readout: str) -> None:
+    """Give ``official:`` weights the text read-out of their card. Raises UsageError for other forms, which say it themselves, and
+    where config.json says another one.
+    """
+    found = backbone.info.get("readout")
+    if not isinstance(backbone, DualEncoderBackbone) or found is None:
+        raise UsageError(f"{backbone.uri}: field `readout`: this form says its text read-out itself; remove it from the card")
+    if found not in ("not stated", readout):
+        raise UsageError(
+            f"{backbone.uri}: field `readout`: the card says {readout}, its config.json {found}; correct one of them"
+        )
+    backbone.read_texts(readout)
 
 
 __all__ = ["Backbone", "Preprocess", "load_backbone"]

@@ -155,6 +155,9 @@ def load(source: str, name: str, uri: str) -> Backbone:
             tokenizer = load_gpt2("gpt2")
         except UsageError:
             tokenizer = None  # images can be measured; text read-outs say what is missing
-    info = {"library": "official", "embed_dim": model.vision.pre_proj[-1].out_features}  # type: ignore[index]
+    info = {
+        "library": "official", "embed_dim": model.vision.pre_proj[-1].out_features,  # type: ignore[index]
+        "readout": description.stated_readout,
+    }  # fmt: skip
     backbone = DualEncoderBackbone(model, tokenizer, length, model.readout)
     return finish(backbone, name, uri, description.preprocess(side), info)

@@ -1,31 +1,73 @@
-"""`py:package.module:factory`: a user's own Python. The factory takes nothing and returns a Backbone."""
+"""`py:package.module:factory`: a user's own Python. The factory takes nothing and returns a Backbone (docs/your-encoder.md)."""
 
 from __future__ import annotations
 
 import importlib
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.backbones.code import constants_of
+from levl_eval.backbones.code import constants_of, user_sources
 from levl_eval.backbones.common import finish
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import did_you_mean
 
 # Set by us, or part of the identity already.
 _OURS = frozenset({"name", "uri", "preprocess", "info", "code", "weights_sha256", "dim", "patch_dim", "grid", "readouts"})
 
 
+@contextmanager
+def _users_errors(uri: str, module: str) -> Iterator[None]:
+    """Whatever the user's code raises as one line with its file and line. SystemExit too: a module may parse a command line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as e:
+        words = " ".join(str(e).split())[:200] or "no message"
+        place = _place(e, module)
+        raise UsageError(f"{uri}: {type(e).__name__}: {words}{f' ({place})' if place else ''}; correct it there") from e
+
+
+def _place(error: BaseException, module: str) -> str:
+    """FILE, line N: the last of the user's own lines that were running; "" where none was."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    own: set[str] = set()
+    with suppress(UsageError):
+        own = {str(path) for path in user_sources(module).values()}
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if str(Path(f.filename).resolve()) in own]
+    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else ""
+
+
 def load(spec: str, name: str, uri: str) -> Backbone:
     """The factory sets ``preprocess`` (and, with text, ``readouts``); the rest is filled in. Raises UsageError."""
-    module, colon, factory = spec.partition(":")
+    module, colon, name_of_factory = spec.partition(":")
     if not colon:
         raise UsageError(f"{uri}: expected py:package.module:factory")
-    try:
-        backbone = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError) as e:
-        raise UsageError(f"{uri}: {e}; is the package installed and the name right?") from e
-    if not isinstance(backbone, Backbone) or not hasattr(backbone, "preprocess"):
-        raise UsageError(
-            f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone with `preprocess`"
-        )
-    backbone = finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))
+    with _users_errors(uri, module):
+        backbone = _factory(module, name_of_factory, uri)()
+    if not isinstance(backbone, Backbone):
+        raise UsageError(f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone")
+    if backbone.missing():
+        raise UsageError(f"{uri}: {type(backbone).__name__} lacks {backbone.missing()}; see docs/your-encoder.md")
+    with _users_errors(uri, module):
+        backbone = finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))
     backbone.code = {"constants": constants_of(backbone, _OURS)}  # the loader adds the source
     return backbone
+
+
+def _factory(module: str, name: str, uri: str) -> Callable[[], object]:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name and (module == e.name or module.startswith(f"{e.name}.")):  # not one that the user's code wants
+            raise UsageError(f"{uri}: {e}; is the package installed, or its folder on PYTHONPATH?") from e
+        raise
+    factory: Callable[[], object] | None = getattr(found, name, None)
+    if not callable(factory):
+        near = did_you_mean(name, [k for k, v in vars(found).items() if callable(v) and not k.startswith("_")])
+        raise UsageError(f"{uri}: {module} holds no function or class {name!r}{near}")
+    return factory

@@ -136,6 +136,8 @@ class BackboneCard(StrictModel):
         "checked when the weights are loaded, which count by their content", None
     )  # of the weights file
     preprocess: PreprocessOverride | None = protocol(None)
+    # Of texts, for `official:` weights whose config.json is silent: the state of an end token, or of the 77th place.
+    readout: Literal["eot", "pad77", "pad77-all"] | None = protocol(None)
     licence: str = not_protocol(PROSE, "")
     training_data: str = not_protocol(PROSE, "")
     citation: str = not_protocol(PROSE, "")

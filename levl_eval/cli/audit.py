@@ -91,6 +91,18 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
     return out
 
 
+def verdict(name: str, rows: list[dict[str, Any]]) -> str:
+    """What follows for the card, in one sentence: who is clearly better, or how much better one could still be."""
+    better = sorted((r for r in rows if r["beats_the_card"]), key=lambda r: -r["difference"])
+    if better:
+        return f"the preprocessing of {name} is to be corrected: {', '.join(r['candidate'] for r in better)}, best first, beat it clearly"
+    most = max(rows, key=lambda r: r["high"])
+    return (
+        f"the preprocessing of {name} stands: no candidate is clearly better; {most['candidate']} could be by "
+        f"{100 * max(0.0, most['high']):.2f} points at most"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.cards import PreprocessOverride
@@ -128,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     metric, value = records[0].main_metric, records[0].metrics[records[0].main_metric].value
     result = {
         "backbone": card.name, "task": args.task, "metric": metric, "images": len(scores[0]), "card": own.describe(),
-        "card_value": value, "candidates": rows,
+        "card_value": value, "candidates": rows, "verdict": verdict(card.name, rows),
     }  # fmt: skip
     atomic_write(Path(args.out) / "audit.json", json.dumps(result, indent=1) + "\n")
     if args.json:
@@ -146,4 +158,5 @@ def run(args: argparse.Namespace) -> int:
         if row["beats_the_card"]:
             told = f"{row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
             print(printable(f"warning: {told}"))
+    print(printable(f"verdict: {result['verdict']}"))
     return 0

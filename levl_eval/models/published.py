@@ -114,6 +114,12 @@ class Description:
             raise UsageError(f"{self.path}: field `text_encoder.readout` is {value!r}; expected one of {', '.join(READOUTS)}")
         return value
 
+    @property
+    def stated_readout(self) -> str:
+        """For records: the read-out, or "not stated"."""
+        said = "readout" in self.part("text_encoder") or "text_readout" in self.values
+        return self.readout() if said else "not stated"
+
     def positions(self, rows: int) -> int:
         """Rows of the model's own position table among the file's ``rows``."""
         return self._count("positions", self.part("text_encoder").get("positions", rows), rows)

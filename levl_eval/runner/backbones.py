@@ -72,7 +72,7 @@ class BackboneHandle:
                 return found
         backbone = self.load()
         facts = BackboneFacts(
-            backbone.weights_sha256, dict(backbone.code), self._own_preprocess, backbone.text_parts(), dict(backbone.info)
+            backbone.weights_sha256, dict(backbone.code), self._own_preprocess, self._own_text, dict(backbone.info)
         )
         if path is not None:
             content = asdict(facts)
@@ -90,11 +90,14 @@ class BackboneHandle:
     def load(self) -> Backbone:
         """The encoder, built once."""
         if self._loaded is None:
-            from levl_eval.backbones.loader import load_backbone
+            from levl_eval.backbones.loader import load_backbone, state_readout
 
-            bare = self.card.model_copy(update={"preprocess": None})
+            bare = self.card.model_copy(update={"preprocess": None, "readout": None})
             loaded = load_backbone(bare.uri, card=bare)
             loaded.open_data(self._data)
+            self._own_text = loaded.text_parts()
+            if self.card.readout is not None:
+                state_readout(loaded, self.card.readout)
             self._own_preprocess = loaded.preprocess.describe()
             loaded.preprocess = type(loaded.preprocess)(**_tuples({**self._own_preprocess, **self._overrides}))
             self._loaded = loaded
@@ -113,17 +116,23 @@ class BackboneHandle:
         """As resolved: the loader's, with what the card sets."""
         return {**self.facts.preprocess, **self._overrides}
 
+    @property
+    def text(self) -> dict[str, Any]:
+        """What moves text embeddings: the loader's, with the card's read-out."""
+        found = self.facts.text
+        return {**found, "readout": self.card.readout} if found and self.card.readout is not None else found
+
     def parts(self) -> dict[str, Any]:
         """The backbone's part of an identity."""
         f = self.facts
-        return {"name": self.name, "weights": f.weights_sha256, "code": f.code, "preprocess": self.preprocess, "text": f.text}
+        return {"name": self.name, "weights": f.weights_sha256, "code": f.code, "preprocess": self.preprocess, "text": self.text}
 
     def describe(self) -> dict[str, Any]:
         """As a record holds it."""
         f = self.facts
         return {
             "name": self.name, "uri": self.card.uri, "weights_sha256": f.weights_sha256, "code": f.code, "preprocess": self.preprocess,
-            "text": f.text, "info": {**f.info, "baseline": self.card.baseline or bool(f.info.get("baseline"))}, "card": plain(self.card),
+            "text": self.text, "info": {**f.info, "baseline": self.card.baseline or bool(f.info.get("baseline"))}, "card": plain(self.card),
         }  # fmt: skip
 
     def to(self, device: torch.device | str) -> None:

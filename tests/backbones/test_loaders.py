@@ -13,7 +13,9 @@ from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.cards import BackboneCard
 from levl_eval.core.errors import UsageError
+from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.models.checkpoints import export, load_model
+from levl_eval.runner.backbones import BackboneHandle
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -59,6 +61,33 @@ def test_the_published_forms_give_the_same_features(checkpoints, tmp_path, form,
     if form == "safetensors":
         for k, v in own.text_embeddings(["a cat on the road"]).items():
             assert torch.allclose(v, published.text_embeddings(["a cat on the road"])[k], atol=1e-5)
+
+
+def test_a_card_states_a_text_readout_where_config_json_does_not(checkpoints, tmp_path):
+    export(checkpoints["clip"], "safetensors", tmp_path)
+    uri = f"official:{tmp_path}"
+    config = json.loads((tmp_path / "config.json").read_text())
+    stated = load_backbone(uri)
+    with pytest.raises(UsageError, match="the card says pad77, its config.json eot; correct one of them"):
+        load_backbone(uri, BackboneCard(name="x", uri=uri, readout="pad77"))
+    del config["text_encoder"]["readout"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    silent = load_backbone(uri)
+    card = BackboneCard(name="x", uri=uri, readout="pad77")
+    told = load_backbone(uri, card)
+    words = ["a cat on the road"]
+    assert silent.readout == "eot" and torch.equal(silent.encode_text(words), stated.encode_text(words))
+    assert told.readout == told.model.readout == "pad77" and not torch.allclose(
+        told.encode_text(words), stated.encode_text(words), atol=1e-3
+    )
+    # A run knows who it is without building it, and one card's read-out is not another's.
+    known = FingerprintCache(tmp_path / "known")
+    for who, want in ((card, "pad77"), (BackboneCard(name="x", uri=uri), "eot"), (card, "pad77")):
+        handle = BackboneHandle(who, tmp_path / "cache", known)
+        assert handle.parts()["text"]["readout"] == handle.describe()["text"]["readout"] == want
+        assert handle.load().text_parts() == handle.parts()["text"]
+    with pytest.raises(UsageError, match="this form says its text read-out itself"):
+        load_backbone(str(checkpoints["clip"]), BackboneCard(name="x", uri=str(checkpoints["clip"]), readout="eot"))
 
 
 def test_random_is_seeded_and_nano_is_the_shipped_architecture():

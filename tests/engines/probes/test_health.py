@@ -13,7 +13,7 @@ from PIL import Image
 
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cli import main
-from levl_eval.cli.audit import candidates, verdicts
+from levl_eval.cli.audit import candidates, verdict, verdicts
 from levl_eval.engines.probes import health as h
 
 
@@ -84,6 +84,21 @@ def test_audit_intervals_hold_for_all_candidates_at_once():
     assert among[1]["difference"] == pytest.approx(1 - np.mean(list(own.values())))
 
 
+def test_audit_ends_with_a_verdict():
+    rng = np.random.default_rng(0)
+    own = {str(i): float(v) for i, v in enumerate(rng.integers(0, 2, 400))}
+    other = {k: 1 - v for k, v in own.items()}
+    stands = verdict("mine", verdicts(own, {"a": dict(own), "b": other}))
+    assert stands.startswith("the preprocessing of mine stands: no candidate is clearly better; b could be by ")
+    loses = verdict(
+        "mine",
+        verdicts(
+            own, {"a": dict(own), "b": {k: max(v, float(int(k) % 3 == 0)) for k, v in own.items()}, "c": dict.fromkeys(own, 1.0)}
+        ),
+    )
+    assert loses == "the preprocessing of mine is to be corrected: c, b, best first, beat it clearly"
+
+
 @pytest.mark.slow
 def test_audit_warns_of_a_card_whose_normalisation_loses(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
@@ -100,6 +115,9 @@ def test_audit_warns_of_a_card_whose_normalisation_loses(tmp_path, monkeypatch, 
         assert main([*words, "--backbone", str(card), "--out", str(tmp_path / name)]) == 0
         told = capsys.readouterr().out
         warned = [line for line in told.splitlines() if line.startswith("warning: ")]
+        assert told.splitlines()[-1].startswith(
+            f"verdict: the preprocessing of {name} {'stands' if name == 'right' else 'is to be'}"
+        )
         found = json.loads((tmp_path / name / "audit.json").read_text())
         lost = {r["candidate"] for r in found["candidates"] if r["beats_the_card"]}
         if name == "right":
