@@ -12,6 +12,8 @@ _HOME = {
     "compare": "levl_eval.report.compare",
     "load_backbone": "levl_eval.backbones",
     "export_features": "levl_eval.runner.exporting",
+    "import_predictions": "levl_eval.runner.importing",
+    "ImportOptions": "levl_eval.runner.importing",
     "ExportOptions": "levl_eval.runner.exporting",
     "ProtocolMismatch": "levl_eval.core.errors",
     "LevlError": "levl_eval.core.errors",
@@ -22,6 +24,7 @@ _HOME = {
 __all__ = [
     "Estimate",
     "ExportOptions",
+    "ImportOptions",
     "LevlError",
     "ProtocolMismatch",
     "Record",
@@ -29,6 +32,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export_features",
+    "import_predictions",
     "load_backbone",
 ]
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from levl_eval.report.compare import compare
     from levl_eval.runner.evaluate import evaluate
     from levl_eval.runner.exporting import ExportOptions, export_features
+    from levl_eval.runner.importing import ImportOptions, import_predictions
 
 
 def __getattr__(name: str) -> object:

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: no regular file; give a record's file")
     old = read_record(path)
+    if object_at(old.backbone, "info").get("external"):
+        raise UsageError(f"{path}: holds another system's predictions, which nothing here can make again; import them again")
     if not old.card:
         raise UsageError(f"{path}: was written before records held their card; run the task again by `levl-eval run`")
     card = parse_card(old.card, str(path))
