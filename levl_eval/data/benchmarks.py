@@ -9,7 +9,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.formats import HubVizWiz, LLaVA, ScienceQA, TextVQA, VizWiz, checked, majority, shown
-from levl_eval.data.images import SUFFIXES, root_of, under
+from levl_eval.data.images import SUFFIXES, put_into, root_of, under
 from levl_eval.data.questions import About, Pool, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
@@ -26,7 +26,7 @@ def textvqa_question(q: Any, pool: Pool, source: object, entry: str) -> Question
 
 def _in_folder(about: About, questions: list[Question], folder: Path, spec: DataSpec, limit: int | None) -> QuestionSet:
     """A set whose image ids are paths below ``folder``."""
-    about = about._replace(where=f"put the images into {folder}; {about.where}")
+    about = about._replace(where=f"{put_into(folder)}; {about.where}")
     return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 
 
@@ -39,7 +39,7 @@ def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     pool = Pool()
     questions = [textvqa_question(q, pool, file, f"entry {k + 1}") for k, q in stream(file, "data")]
     version = f"{file.stem}, {len(questions)} questions"
-    about = About("textvqa", split, file, f"put the images into {folder}; {where}", version)
+    about = About("textvqa", split, file, f"{put_into(folder)}; {where}", version)
     return finish_questions(about, questions, lambda i: folder / f"{i}.jpg", spec, limit)
 
 

@@ -24,6 +24,7 @@ from levl_eval.data.rgb import DEFAULT, Rules, rules_of
 from levl_eval.data.rgb import open_rgb as open_rgb
 from levl_eval.data.skipping import broken_files, named, without
 from levl_eval.data.types import ImageSet
+from levl_eval.scenes.manifest import MANIFEST as WORLD_FILE
 
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
@@ -103,14 +104,27 @@ def image_set(
             raise UsageError(f"{source}: none of its images can be used: {named(broken)}")
     missing = [n for n, file in files.items() if not os.path.exists(file)]
     if missing:
-        raise UsageError(
-            f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(str(locate(missing[0])))[:400]}; {where}"
-        )
+        first = locate(missing[0])
+        told = missing[0] if in_generated_world(first) else str(first)
+        raise UsageError(f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(told)[:400]}; {where}")
     known, whole = file_contents(files)
     opener = FileOpener(files.__getitem__)
     return ImageSet(
         names, opener, fingerprint_contents(known), source, known.__getitem__, whole, dict(left_out or Counter()), broken
     )
+
+
+def in_generated_world(path: Path) -> bool:
+    """Whether a path lies in the world of synthetic scenes that the program keeps in its cache (scenes.export.world_folder): nobody is to
+    put their images there."""
+    return any(p.parent.name == "scenes" and p.name.startswith("seed") and (p / WORLD_FILE).is_file() for p in path.parents)
+
+
+def put_into(folder: Path, what: str = "the images") -> str:
+    """What to do about images that are missing from a folder."""
+    if in_generated_world(folder / "x"):
+        return f"set the data's field `images` to the folder of {what}, or give --data DIR"
+    return f"put {what} into {folder}, or set the data's field `images`"
 
 
 def _left_out(left_out: Mapping[str, int] | None) -> str:

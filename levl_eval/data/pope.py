@@ -11,7 +11,7 @@ from pathlib import Path
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.data.formats import POPE, checked
-from levl_eval.data.images import root_of, under
+from levl_eval.data.images import put_into, root_of, under
 from levl_eval.data.published import POPE_OLDER, POPE_WHOLE, published_pope
 from levl_eval.data.questions import About, finish_questions, read_json
 from levl_eval.data.types import Question, QuestionSet
@@ -114,7 +114,7 @@ def read_pope(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         else "COCO's val2014 images from cocodataset.org"
     )
     about = About(
-        "pope", split or "all", root, f"put them into {folder}, or set `data.images`; {_FILES} and {images}",
+        "pope", split or "all", root, f"{put_into(folder)}; {_FILES} and {images}",
         pope_version(questions, source),
     )  # fmt: skip
     return finish_questions(about, questions, lambda i: folder / i, spec, limit)

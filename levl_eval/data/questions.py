@@ -12,7 +12,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.formats import GQA, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
-from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.images import fingerprint_text, image_set, put_into, root_of, under
 from levl_eval.data.stream import stream
 from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
@@ -100,6 +100,7 @@ def of_images(name: str, split: str, questions: list[Question], images: ImageSet
     return QuestionSet(name, split, asked, images, digest, version, failed)
 
 
+GQA_IMAGES, COCO = "GQA's images", "COCO's"
 # GQA-OOD (Kervadec et al., CVPR 2021): testdev_ood_head, testdev_ood_tail, testdev_ood_all and the same of val, in GQA's form; the
 # files are named ood_testdev_head.json, ...
 _OOD = re.compile(r"(testdev|val)_ood_(head|tail|all)")
@@ -120,7 +121,7 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     choices = _gqa_choices(spec, data, root, file, split)
     questions = gqa_file(file, choices)
     version = f"{len(questions)} questions" + (", with choices" if choices else "")
-    about = About("gqa", split, file, f"put GQA's images into {images}; {where}", version)
+    about = About("gqa", split, file, f"{put_into(images, GQA_IMAGES)}; {where}", version)
     return finish_questions(about, questions, lambda i: images / f"{i}.jpg", spec, limit)
 
 
@@ -200,7 +201,7 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         questions.append(
             Question(q.question_id, pool(f"COCO_{prefix}_{q.image_id:012d}.jpg"), pool(q.question), answer, given, meta)
         )
-    about = About("vqav2", split, file, f"put COCO's {prefix} images into {folder}; {where}", f"{len(questions)} questions")
+    about = About("vqav2", split, file, f"{put_into(folder, f'{COCO} {prefix} images')}; {where}", f"{len(questions)} questions")
     return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 
 

@@ -11,6 +11,7 @@ from levl_eval.cards import DataSpec, LMMSCard, RecipeCard, RetrievalCard, TaskC
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.listing import in_words
+from levl_eval.data.places import places_of
 from levl_eval.data.set_identity import Kind, of_set
 from levl_eval.data.skipping import skipped_words
 from levl_eval.records.identity import DataIdentity
@@ -107,6 +108,15 @@ def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintC
 def has_own_place(spec: DataSpec) -> bool:
     """Whether a card or ``--set`` names where the set lies, so that ``--data`` does not say it."""
     return any(getattr(spec, field) for field in ("root", "questions", "annotations", "images"))
+
+
+def test_source(card: TaskCard, data: str) -> dict[str, Any]:
+    """Where the test set of a card lies that names a place of its own, for the record of a task whose data cannot be read."""
+    spec = getattr(card, "data", None)
+    if not isinstance(spec, DataSpec) or not has_own_place(spec):
+        return {}
+    places = places_of(spec, data)
+    return {"test_source": next(iter(places[k] for k in ("root", "questions", "images", "annotations") if k in places))}
 
 
 def mixed_sources(card: TaskCard, data: str) -> str:

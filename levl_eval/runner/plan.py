@@ -30,7 +30,7 @@ from levl_eval.engines.contract import TOGETHER, versions_of
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
-from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources
+from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources, test_source
 from levl_eval.runner.grid import Variant, check_distinct, variants
 from levl_eval.runner.language import language_model_parts
 from levl_eval.runner.options import check_options, skip_bound
@@ -254,7 +254,10 @@ def _jobs(plan: Plan) -> list[Job]:
                     plan.fingerprints.say(f"{task}: {source}: {words}")
             return found, None
         except LevlError as e:
-            return DataFacts(DataIdentity("")), e
+            if config.data == "scenes" and plan.data in str(e):  # the program's own cache is no place for anyone's data
+                told = f"{str(e).replace(plan.data, 'DIR')}; --data DIR names the folder: the synthetic scenes, which are read without it, hold no such set"
+                e = type(e)(told)
+            return DataFacts(DataIdentity(""), test_source(plan.cards[task], plan.data)), e
 
     asked = any(c.engine in TOGETHER for c in plan.cards.values())
     language = language_model_parts(config.llm, plan.fingerprints.sha256) if asked else None

@@ -166,3 +166,31 @@ def test_camvids_names_of_masks(tmp_path):
     small.write(tmp_path / "labels" / "0001TP_9.png", small.mask_bytes(9))  # two conventions at once: nothing is guessed
     with pytest.raises(UsageError, match="no mask has the name of an image"):
         read_segmentation(spec, "")
+
+
+def test_no_message_names_the_programs_own_cache(tmp_path):
+    world = tmp_path / "cache" / "scenes" / "seed0-v3-abc"
+    small.write(world / "scenes.json", "{}")
+    file = small.write(
+        tmp_path / "mine" / "questions.json", json.dumps({"1": {"imageId": "a", "question": "Is it?", "answer": "yes"}})
+    )
+    spec = DataSpec(layout="gqa", directory="gqa", questions=str(file))
+    with pytest.raises(
+        UsageError, match="1 of 1 images are missing, first a; set the data's field `images` to the folder of GQA's images"
+    ) as e:
+        read_questions(spec, str(world))
+    assert str(world) not in str(e.value)
+    data = tmp_path / "data"
+    with pytest.raises(
+        UsageError, match=f"first {data}/gqa/images/a.jpg; put GQA's images into {data}/gqa/images, or set the data's field"
+    ):
+        read_questions(spec, str(data))
+
+
+def test_the_record_of_data_that_cannot_be_read_names_them_and_not_the_scenes(tmp_path):
+    from levl_eval.cards.registry import task_card
+    from levl_eval.runner.datasets import test_source as named
+
+    card = task_card("gqa", {"data.questions": str(tmp_path / "q.json")}, default_recipe="scenes")
+    assert named(card, str(tmp_path)) == {"test_source": str(tmp_path / "q.json")}
+    assert named(task_card("gqa", {}, default_recipe="scenes"), str(tmp_path)) == {}

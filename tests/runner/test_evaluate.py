@@ -440,3 +440,12 @@ def test_what_another_process_has_just_failed_is_not_tried_by_each(world, monkey
     assert [r.status for r in records] == ["failed", "failed"] and CALLS == ["first", "linear", "linear"]
     go(world, seeds=(1,), settings=["linear.epochs=13"])  # the next run does try again
     assert len(CALLS) == 4
+
+
+def test_missing_sets_are_not_asked_for_in_the_programs_own_cache(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("levl_eval.runner.plan.resolve_data", lambda data, cache, progress: str(world))
+    (record,) = evaluate(
+        ["random:nano"], ["imagenet"], seeds=[0], out=tmp_path / "out", cache=tmp_path / "cache", progress=Progress(quiet=True)
+    )
+    assert record.status == "failed" and str(world) not in record.reason
+    assert record.reason.startswith("DIR/imagenet: no such folder") and "--data DIR names the folder" in record.reason
