@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.core.progress import Progress
+from levl_eval.core.text import printable
 from levl_eval.records.identity import cache_key
 
 BATCH = 256  # texts encoded at once
@@ -71,14 +73,32 @@ def _open_clip(what: str, field: str) -> list[str]:
 
 
 def prompt_templates(templates: list[str] | str, task: str) -> list[str]:
-    """The card's templates. Raises UsageError for none, or one without the place of the class name."""
+    """The card's templates. Raises UsageError for none, one without the place of the class name, or with another field than it."""
     if isinstance(templates, str) and templates != "openai":
         raise UsageError(f"{task}: field `templates`: expected a list of templates, or openai, found {templates!r}")
     found = _open_clip("templates", "templates") if isinstance(templates, str) else templates
     wrong = [t for t in found if "{}" not in t]
     if wrong or not found:
         raise UsageError(f"{task}: field `templates`: {(wrong or [''])[0]!r} has no {{}} for the class name")
+    other = next((t for t in found if "{" in t.replace("{}", "", 1) or "}" in t.replace("{}", "", 1)), None)
+    if other is not None:
+        raise UsageError(
+            f"{task}: field `templates`: {other!r} has other braces than one {{}}, where the class name goes; take them out"
+        )
     return found
+
+
+def check_names(names: list[str], classes: tuple[str, ...], task: str) -> str:
+    """A line on classes whose prompts are equal, of which the first is always chosen; "" where none are. Raises UsageError: an empty name."""
+    empty = next((c for c, n in zip(classes, names, strict=True) if not n.strip()), None)
+    if empty is not None:
+        raise UsageError(f"{task}: class {printable(empty)!r} has an empty name, so its prompt names nothing; set `class_names`")
+    twice = [n for n, count in Counter(names).items() if count > 1]
+    if not twice:
+        return ""
+    of = [c for c, n in zip(classes, names, strict=True) if n == twice[0]]
+    words = ", ".join(printable(c) for c in of[:3])
+    return f"{len(twice)} prompts stand for several classes each, first {printable(twice[0])!r} for {words}: the first class is always chosen"
 
 
 def said_names(chosen: list[str] | str | None, classes: tuple[str, ...], names: tuple[str, ...], task: str) -> list[str]:

@@ -15,7 +15,7 @@ from levl_eval.data.readers import read_classification
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import chance
 from levl_eval.engines.probes.common import data_of, features_of, samples_of, scores
-from levl_eval.engines.probes.texts import class_embeddings, image_embeddings, prompt_templates, said_names
+from levl_eval.engines.probes.texts import check_names, class_embeddings, image_embeddings, prompt_templates, said_names
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.metrics.estimate import Estimate
 
@@ -53,6 +53,9 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
             "folders, or set `class_names` (openai, or a file)"
         )
     templates = prompt_templates(card.templates, card.name)
+    ambiguous = check_names(names, data.classes, card.name)
+    if ambiguous:
+        context.progress.say(f"  {card.name}: {ambiguous}")
     started = time.monotonic()
     cache = {"feature_hits": 0, "feature_misses": 0}
     features = features_of(context, data, cache)
@@ -77,4 +80,6 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
         "templates": templates if len(templates) <= 8 else len(templates),
         "prompts_sha256": hashlib.sha256("\n".join([*templates, *names]).encode()).hexdigest(),
     }
+    if ambiguous:
+        notes["ambiguous_prompts"] = ambiguous
     return Outcome(metrics | others, samples or [], data_of(data), notes, {"total": time.monotonic() - started}, cache)
