@@ -25,6 +25,7 @@ from levl_eval.cli import (
     imports,
     leaderboard,
     plan,
+    publish,
     report,
     rerun,
     run,
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for module in (
-        run, show, data, ask, audit, cache, check, features, imports, health, leaderboard, compare, claims, plan, show_dense, report, verify, rerun, doctor,
+        run, show, data, ask, audit, cache, check, features, imports, health, leaderboard, compare, claims, plan, show_dense, report, publish, verify, rerun, doctor,
     ):  # fmt: skip
         module.add(commands)
     return parser

@@ -1,0 +1,160 @@
+"""What is published is read by the libraries it is for, holds the run's own numbers, and leaves the machine only when asked to."""
+
+from __future__ import annotations
+
+import json
+
+import pandas
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+import levl_eval
+from levl_eval.cli import main
+from levl_eval.core.files import sha256_file
+from levl_eval.core.progress import Progress
+
+# Required fields of Every Eval Ever's two schemas, 0.2.2, and the values their enumerations allow.
+AGGREGATE = {
+    "schema_version",
+    "evaluation_id",
+    "retrieved_timestamp",
+    "source_metadata",
+    "model_info",
+    "eval_library",
+    "evaluation_results",
+}
+OPTIONAL = {"evaluation_timestamp", "detailed_evaluation_results"}
+RESULT = {"evaluation_name", "source_data", "metric_config", "score_details"}
+INSTANCE = {
+    "schema_version", "evaluation_id", "model_id", "evaluation_name", "sample_id", "interaction_type", "input", "answer_attribution", "evaluation",
+}  # fmt: skip
+INSTANCE_OPTIONAL = {"evaluation_result_id", "sample_hash", "output", "messages", "error", "metadata"}
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("publish") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEVL_CACHE", str(out.parent / "cache"))
+        levl_eval.evaluate(
+            ["levljepa-nano", "random-nano"], ["knn", "ade20k"], data=str(world), out=out, seeds=[0],
+            settings=["knn.k=[5]", "knn.main_metric=top1_k5", "ade20k.epochs=1"], progress=Progress(quiet=True),
+        )  # fmt: skip
+    return out
+
+
+def published(run, tmp_path, *words):
+    assert main(["publish", str(run), "--out", str(tmp_path / "p"), *words]) == 0
+    return tmp_path / "p"
+
+
+def all_texts(value):
+    return all(isinstance(v, str) for v in value.values())
+
+
+def test_a_model_card_holds_the_numbers_as_the_hub_reads_them(run, tmp_path, capsys):
+    folder = published(run, tmp_path, "--benchmark", "knn=lab/scenes:knn")
+    card = ModelCard.load(folder / "models" / "levljepa-nano" / "README.md")
+    name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
+    table = pandas.read_csv(run / "leaderboard.csv") if (run / "leaderboard.csv").exists() else None
+    assert name == "levljepa-nano" and {r.dataset_type for r in results} == {"knn", "ade20k"}
+    assert {r.task_type for r in results} == {"image-classification", "image-segmentation"}
+    for r in results:
+        assert r.metric_args["low"] <= r.metric_value <= r.metric_args["high"]
+        assert table is None or round(r.metric_value, 3) in set(table["value"].round(3))
+    assert "majority" in card.content and "random-nano" in card.content and "| protocol |" in card.content
+    entries = parse_eval_result_entries(
+        yaml.safe_load((folder / "models" / "levljepa-nano" / ".eval_results" / "knn.yaml").read_text())
+    )
+    assert (entries[0].dataset_id, entries[0].task_id) == ("lab/scenes", "knn")
+    assert entries[0].value == next(r.metric_value for r in results if r.dataset_type == "knn")
+    assert not (folder / "models" / "levljepa-nano" / ".eval_results" / "ade20k.yaml").exists(), "no benchmark was named for it"
+
+
+def test_every_eval_ever(run, tmp_path, capsys):
+    folder = published(run, tmp_path, "--backbone", "levljepa-nano", "--organisation", "lab") / "every_eval_ever" / "data"
+    files = sorted(folder.rglob("*.json"))
+    assert [f.parent.relative_to(folder).as_posix() for f in files] == ["ade20k/local/levljepa-nano", "knn/local/levljepa-nano"]
+    for file in files:
+        content = json.loads(file.read_text())
+        assert AGGREGATE <= content.keys() <= AGGREGATE | OPTIONAL and content["schema_version"] == "0.2.2"
+        assert (
+            content["source_metadata"]["source_type"] == "evaluation_run"
+            and content["source_metadata"]["source_organization_name"] == "lab"
+        )
+        assert {"name", "id"} <= content["model_info"].keys() and all_texts(content["model_info"]["additional_details"])
+        assert {"name", "version"} <= content["eval_library"].keys() and all_texts(content["eval_library"]["additional_details"])
+        for result in content["evaluation_results"]:
+            assert result.keys() >= RESULT and result["source_data"]["source_type"] == "other"
+            config, score = result["metric_config"], result["score_details"]
+            assert (
+                isinstance(config["lower_is_better"], bool)
+                and all_texts(config["additional_details"])
+                and all_texts(score["details"])
+            )
+            if config.get("score_type") == "continuous":
+                assert config["min_score"] <= score["score"] <= config["max_score"]
+        about = content["detailed_evaluation_results"]
+        details = file.parent / about["file_path"]
+        lines = [json.loads(line) for line in details.read_text().splitlines()]
+        assert len(lines) == about["total_rows"] > 0 and sha256_file(details) == about["checksum"]
+        ids = {r["evaluation_result_id"] for r in content["evaluation_results"]}
+        for line in lines:
+            assert INSTANCE <= line.keys() <= INSTANCE | INSTANCE_OPTIONAL and line["evaluation_id"] == content["evaluation_id"]
+            assert line["evaluation_result_id"] in ids and line["interaction_type"] == "single_turn" and line["messages"] is None
+            assert isinstance(line["evaluation"]["is_correct"], bool) and isinstance(line["evaluation"]["score"], float)
+            assert line["output"]["raw"] and all_texts(line["metadata"])
+
+
+def test_publishing_twice_gives_the_same_bytes(run, tmp_path, capsys):
+    first, second = published(run, tmp_path / "a"), published(run, tmp_path / "b")
+    files = [p.relative_to(first) for p in sorted(first.rglob("*")) if p.is_file()]
+    assert len(files) == 12 and all((first / f).read_bytes() == (second / f).read_bytes() for f in files)
+
+
+def test_the_leaderboard_is_a_table_with_a_card(run, tmp_path, capsys):
+    folder = published(run, tmp_path) / "leaderboard"
+    table = pandas.read_parquet(folder / "leaderboard.parquet")
+    assert set(table["backbone"]) == {"levljepa-nano", "random-nano"} and table["value"].dtype == float
+    front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert front["configs"][0]["data_files"] == "leaderboard.parquet"
+    assert "`comparison_hash`" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--benchmark", "gqa=lab/gqa"], "gqa is not among the finished tasks"), (["--benchmark", "knn"], "expected TASK=ORG/DATASET"),
+        (["--backbone", "clip"], "is not among levljepa-nano"), (["--repo", "lab/m"], "holds 2 backbones"), (["--push", "lab/m"], "holds 2 backbones"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_published_is_one_line(run, tmp_path, capsys, words, message):
+    assert main(["publish", str(run), "--out", str(tmp_path / "p"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_is_uploaded_unless_asked_for(run, tmp_path, capsys, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Info:
+        pr_url, commit_url = "https://hub/pr/1", "https://hub/commit"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **k: calls.append(k) or Info())
+    published(run, tmp_path)
+    assert calls == []
+    published(run, tmp_path, "--backbone", "levljepa-nano", "--push", "lab/model")
+    assert (
+        calls[0]["repo_id"] == "lab/model" and calls[0]["create_pr"] is True and calls[0]["folder_path"].name == "levljepa-nano"
+    )
+    assert "https://hub/pr/1" in capsys.readouterr().out
+
+    def refused(self, **k):
+        raise OSError("no token")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", refused)
+    words = ["publish", str(run), "--out", str(tmp_path / "p"), "--backbone", "levljepa-nano", "--push", "lab/model"]
+    assert main(words) == 2 and "not uploaded (no token)" in capsys.readouterr().err
