@@ -9,7 +9,6 @@ import ast
 import hashlib
 import importlib.util
 import re
-import sysconfig
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
 from levl_eval.core.hashing import digest
+from levl_eval.core.user_code import is_users
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ def user_sources(module: str) -> dict[str, Path]:
             if part in found:
                 continue
             path = _find(part)
-            if path is None or not (part.partition(".")[0] == own or _is_users(path)):
+            if path is None or not (part.partition(".")[0] == own or is_users(path)):
                 continue
             found[part] = path
             todo += _imports(part, path)
@@ -82,13 +82,6 @@ def _find(name: str) -> Path | None:
         return None
     origin = spec.origin if spec is not None else None
     return Path(origin).resolve() if origin and Path(origin).is_file() else None
-
-
-def _is_users(path: Path) -> bool:
-    paths = sysconfig.get_paths()
-    libraries = [Path(paths[k]).resolve() for k in ("stdlib", "platstdlib", "purelib", "platlib")]
-    libraries.append(Path(__file__).resolve().parents[1])
-    return not any(folder in path.parents for folder in libraries)
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:

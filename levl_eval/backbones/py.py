@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from levl_eval.backbones.code import constants_of, user_sources
 from levl_eval.backbones.common import finish
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import did_you_mean
+from levl_eval.core.user_code import place_of
 
 # Set by us, or part of the identity already.
 _OURS = frozenset({"name", "uri", "preprocess", "info", "code", "weights_sha256", "dim", "patch_dim", "grid", "readouts"})
@@ -27,19 +27,11 @@ def _users_errors(uri: str, module: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as e:
         words = " ".join(str(e).split())[:200] or "no message"
-        place = _place(e, module)
+        own: list[Path] = []
+        with suppress(UsageError):
+            own = list(user_sources(module).values())
+        place = place_of(e, own)
         raise UsageError(f"{uri}: {type(e).__name__}: {words}{f' ({place})' if place else ''}; correct it there") from e
-
-
-def _place(error: BaseException, module: str) -> str:
-    """FILE, line N: the last of the user's own lines that were running; "" where none was."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    own: set[str] = set()
-    with suppress(UsageError):
-        own = {str(path) for path in user_sources(module).values()}
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if str(Path(f.filename).resolve()) in own]
-    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else ""
 
 
 def load(spec: str, name: str, uri: str) -> Backbone:

@@ -1,13 +1,15 @@
-"""Names to cards: the shipped ones, those of installed plug-ins, and a user's own files. No heavy imports.
+"""Names to cards: the shipped ones, those of installed plug-ins, and a user's own folders and files. No heavy imports.
 
 Plug-ins: entry points in the groups ``levl_eval.backbones`` and ``levl_eval.tasks`` that resolve to a folder of YAML cards
-(a path, or a function that returns one).
+(a path, or a function that returns one). Own folders: ./tasks and ./backbones (with sets/, recipes/, ... below tasks/), and those of
+$LEVL_CARDS.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,6 +36,7 @@ from levl_eval.cards.trust import FIELDS, check_fields
 from levl_eval.core.errors import UsageError
 from levl_eval.core.registry import SHIPPED, Registry, imported
 from levl_eval.core.text import did_you_mean
+from levl_eval.core.user_code import told
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = PACKAGE / "assets"
@@ -57,9 +60,13 @@ def _folders(room: str) -> tuple[tuple[Path, str], ...]:
     """Folders of cards with their origins: ours, then those of plug-ins."""
     folders = [(card_folder(room), SHIPPED)]
     for point in entry_points(group=f"levl_eval.{room}"):
-        target = point.load()
         brought_by = f"plug-in {point.dist.name if point.dist else point.name}"
-        folders.append((Path(str(target() if callable(target) else target)), brought_by))
+        try:
+            target = point.load()
+            folder = Path(str(target() if callable(target) else target))
+        except Exception as e:  # others' Python
+            raise UsageError(f"{brought_by}: its cards cannot be found ({told(e)}); correct or uninstall it") from e
+        folders.append((folder, brought_by))
     return tuple(folders)
 
 
@@ -73,16 +80,71 @@ _KINDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
 }
 
 
-@cache
+OWN = "LEVL_CARDS"  # folders with tasks/ and backbones/ of the user's own, separated as in PATH
+
+
+def _own_folders(room: str) -> list[tuple[Path, str]]:
+    """Folders of the user's own cards with their origins: ./tasks or ./backbones, and those below each folder of $LEVL_CARDS.
+
+    Raises UsageError for a folder of $LEVL_CARDS that is not there or has neither.
+    """
+    found = [(Path(room), f"./{room}")]
+    for word in filter(None, os.environ.get(OWN, "").split(os.pathsep)):
+        root = Path(word).expanduser()
+        if not any((root / r).is_dir() for r in ("tasks", "backbones")):
+            raise UsageError(f"{OWN}={word}: holds no folder tasks/ or backbones/ with cards; correct the variable, or unset it")
+        found.append((root / room, f"${OWN}"))
+    shipped = card_folder(room).resolve()
+    out: list[tuple[Path, str]] = []
+    for folder, origin in found:
+        if folder.is_dir() and folder.resolve() != shipped and all(not folder.samefile(f) for f, _ in out):
+            out.append((folder, origin))
+    return out
+
+
 def cards_in(place: str) -> Registry[Path, Card]:
-    """The cards of "tasks", "backbones", "tasks/sets", "tasks/recipes" or "tasks/llms": name -> file, loaded as :func:`cards.load_card` does."""
+    """The cards of a place of _KINDS ("tasks", "backbones", "tasks/sets", ...): name -> file, loaded as :func:`cards.load_card` does.
+
+    Those that ship and those of plug-ins, then the user's own: of ./tasks and ./backbones, and of the folders in $LEVL_CARDS.
+    """
+    room, _, inner = place.partition("/")
+    own = [(path, origin) for folder, origin in _own_folders(room) for path in sorted((folder / inner).glob("*.yaml"))]
+    return _registry(place, own) if own else _shipped(place)
+
+
+@cache
+def _shipped(place: str) -> Registry[Path, Card]:
+    return _registry(place, ())
+
+
+def _registry(place: str, own: Sequence[tuple[Path, str]]) -> Registry[Path, Card]:
     kind, remedy = _KINDS[place]
-    out: Registry[Path, Card] = Registry(kind, load_card, remedy=remedy)
+    out: Registry[Path, Card] = Registry(kind, named_card, remedy=remedy)
     room, _, inner = place.partition("/")
     for folder, origin in _folders(room):
         for path in sorted((folder / inner).glob("*.yaml")):
             out.add(path.stem, path, origin)
+    for path, origin in own:
+        if path.stem not in out:
+            out.add(path.stem, path, origin)
+        elif path.read_bytes() != out[path.stem].read_bytes():  # a copy of a card is that card
+            out.contest(path.stem, path, origin)
     return out
+
+
+def check_name(path: Path, name: object) -> None:
+    """Raises UsageError where a card's name is not its file's: one of the two would then be unknown to commands or records."""
+    if name != path.stem:
+        raise UsageError(
+            f"{path}: field `name`: {name!r} is not the file's name; call the file {name}.yaml, or the card {path.stem}"
+        )
+
+
+def named_card(path: Path) -> Card:
+    """:func:`cards.load_card`, refusing a card that is not named like its file."""
+    card = load_card(path)
+    check_name(path, card.name)
+    return card
 
 
 def names(room: str) -> list[str]:
@@ -90,16 +152,19 @@ def names(room: str) -> list[str]:
     return sorted(cards_in(room))
 
 
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
 def _task_file(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    return cards_in("tasks").find(name)
+    return Path(name) if _is_file(name) else cards_in("tasks").find(name)
 
 
 def _recipe(name: str) -> dict[str, object]:
     """A recipe's mapping, with the recipes of its earlier stages (field ``first``) in place of their names."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/recipes").find(name)
+    path = Path(name) if _is_file(name) else cards_in("tasks/recipes").find(name)
     value = read_yaml(path)
+    check_name(path, value.get("name", path.stem))  # without a name it is no recipe, which is said where it is read as one
     first = value.get("first")
     if isinstance(first, str):
         if first in (name, value.get("name")):
@@ -115,8 +180,10 @@ def recipe_card(name: str) -> RecipeCard:
 
 def set_card(name: str) -> SetCard:
     """A card of tasks/sets by name or path."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/sets").find(name)
-    return expect(load_card(path), SetCard, path, "set")
+    path = Path(name) if _is_file(name) else cards_in("tasks/sets").find(name)
+    card = expect(load_card(path), SetCard, path, "set")
+    check_name(path, card.name)
+    return card
 
 
 def set_names() -> dict[str, Path]:
@@ -131,8 +198,10 @@ def claim_files() -> dict[str, Path]:
 
 def claim_card(name: str) -> ClaimCard:
     """A claim card by name or path. Raises UsageError for an unknown name or a bad card."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else cards_in("tasks/claims").find(name)
-    return expect(load_card(path), ClaimCard, path, "claim")
+    path = Path(name) if _is_file(name) else cards_in("tasks/claims").find(name)
+    card = expect(load_card(path), ClaimCard, path, "claim")
+    check_name(path, card.name)
+    return card
 
 
 def _place(value: dict[str, object], chosen: str, own: bool) -> None:
@@ -163,6 +232,7 @@ def task_card(
     else:
         path = _task_file(head if at else name)
         value = copy.deepcopy(read_yaml(path))
+    declared = value.get("name")
     overrides = overrides or {}
     if at:
         if "set" not in card_fields(value.get("engine")):
@@ -196,6 +266,8 @@ def task_card(
         # By its content: the names move numbers, where they lie does not.
         card.class_names = lines_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
     check_fields(card, where, set(overrides), trust)
+    if not name.startswith(PREFIX):
+        check_name(path, declared)
     card._trusted = trust or bool(set(FIELDS) & set(overrides))
     if card.engine == "mmseg" and card.config and (card.config_text is None or "config" in overrides):
         from levl_eval.cards.mmseg_text import read_config  # mmengine, only where a config is given
@@ -212,8 +284,10 @@ def _named(name: str, uri: str, baseline: bool = False) -> BackboneCard:
 
 def backbone_card(name: str) -> BackboneCard:
     """The card of a named backbone, a card file, or one made for a path or URI."""
-    if name.endswith((".yaml", ".yml")):
-        return expect(load_card(Path(name)), BackboneCard, name, "backbone")
+    if _is_file(name):
+        card = expect(load_card(Path(name)), BackboneCard, name, "backbone")
+        check_name(Path(name), card.name)
+        return card
     paths = cards_in("backbones")
     if name in paths:
         return expect(paths.load(name), BackboneCard, paths[name], "backbone")
@@ -235,6 +309,56 @@ def backbone_card(name: str) -> BackboneCard:
             f"backbone {name!r}: unknown scheme `{scheme}:`{did_you_mean(scheme, list(SCHEMES))}; known are {', '.join(SCHEMES)}"
         )
     raise UsageError(f"unknown backbone {name!r}{did_you_mean(name, known)}; `levl-eval list backbones` shows all")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipe cards, sorted."""
+    return names("tasks/recipes")
+
+
+# Word of a kind, as `list` takes it -> (place of its cards, from a name or path to the resolved card)
+ROOMS: dict[str, tuple[str, Callable[[str], TaskCard | BackboneCard | SetCard | RecipeCard | ClaimCard | LLMCard]]] = {
+    "tasks": ("tasks", lambda n: task_card(n)),
+    "backbones": ("backbones", lambda n: backbone_card(n)),
+    "sets": ("tasks/sets", lambda n: set_card(n)),
+    "recipes": ("tasks/recipes", lambda n: recipe_card(n)),
+    "claims": ("tasks/claims", lambda n: claim_card(n)),
+    "llms": ("tasks/llms", lambda n: llm_card(n)),
+}
+
+
+def any_card(word: str) -> TaskCard | BackboneCard | SetCard | RecipeCard | ClaimCard | LLMCard:
+    """The resolved card of a name of any kind, of KIND/NAME (``sets/imagenet``), HEAD@SET, lmms:NAME, or of a card's path.
+
+    Several kinds may have cards of one name: the first of ROOMS is taken. Raises UsageError for an unknown name or a bad card.
+    """
+    if _is_file(word):
+        kind = read_yaml(Path(word)).get("kind", "task")
+        room = f"{kind}s" if f"{kind}s" in ROOMS else "tasks"  # which refuses an unknown kind by its field
+        return ROOMS[room][1](word)
+    room, slash, name = word.partition("/")
+    if slash and room in ROOMS:
+        return ROOMS[room][1](name)
+    if word.startswith(PREFIX) or word.partition("@")[0] in cards_in("tasks"):
+        return task_card(word)
+    for place, make in ROOMS.values():
+        if word in cards_in(place):
+            return make(word)
+    known = [n for place, _ in ROOMS.values() for n in cards_in(place)]
+    raise UsageError(
+        f"no card named {word!r}{did_you_mean(word, known)}; `levl-eval list {'|'.join(ROOMS)}` shows them, or give a card's path"
+    )
+
+
+def kinds_of(name: str) -> list[str]:
+    """The kinds that have a card of a name, in order of ROOMS."""
+    return [room for room, (place, _) in ROOMS.items() if name in cards_in(place)]
+
+
+def llm_card(name: str) -> LLMCard:
+    """The card of a language model, by name or path. Raises UsageError for an unknown name or a bad card."""
+    card = named_card(Path(name)) if _is_file(name) else cards_in("tasks/llms").load(name)
+    return expect(card, LLMCard, name, "llm")
 
 
 def language_models() -> dict[str, Path]:

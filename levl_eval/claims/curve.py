@@ -6,7 +6,6 @@ U. Simonsohn, J. P. Simmons and L. D. Nelson, Specification curve analysis, Natu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from levl_eval.claims.verdict import Judged, Verdict
 from levl_eval.report.specification import Specification, specification_curve_svg
@@ -22,7 +21,7 @@ class SpecificationCurve:
     margin: float
     relation: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON values."""
         return {"claim": self.claim, "relation": self.relation, "margin": self.margin, "rows": [r.as_dict() for r in self.rows]}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -64,7 +63,7 @@ class Encoder:
         return next(r for t in self.tasks.values() for c in t.values() for r in c.values())
 
 
-def _parts(record: Record) -> dict[str, Any]:
+def _parts(record: Record) -> dict[str, object]:
     b = record.backbone
     return {"weights": b["weights_sha256"], **{k: b.get(k) or {} for k in ("code", "preprocess", "text")}}
 
@@ -235,7 +234,7 @@ def _check_value(record: Record, metric: str, value: float, whole: bool) -> None
 def converged(record: Record) -> bool | None:
     """What a record's note ``converged`` says: of one head or of several; None where it says nothing."""
 
-    def flag(value: Any) -> bool | None:
+    def flag(value: object) -> bool | None:
         if isinstance(value, bool) or value is None:
             return value
         if isinstance(value, dict):

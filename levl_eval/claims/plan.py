@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,7 @@ class Planned:
     needs: tuple[tuple[int, int | None], ...]
     now: tuple[int, int, float]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON values."""
         return {**asdict(self), "choices": dict(self.choices), "needs": [{"seeds": s, "images": n} for s, n in self.needs]}
 
@@ -129,7 +128,7 @@ class Plan:
             out.append((s, None if None in found else max(n for n in found if n is not None)))
         return out
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON values."""
         return {
             "claim": self.claim, "relation": self.relation, "margin": self.margin, "power": self.power, "power_each": self.each,

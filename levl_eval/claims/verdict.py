@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from levl_eval.cards.claim import ClaimCard, ClaimTask
 from levl_eval.claims.evidence import Contrast, Role, Unusable, Workbench, roles_of
@@ -195,7 +195,7 @@ def _example(roles: Sequence[Role], task: str, protocol: str) -> Record:
     return next(r for role in roles for e in role.encoders for r in e.tasks.get(task, {}).get(protocol, {}).values())
 
 
-def _flat(value: Any, path: str = "") -> dict[str, str]:
+def _flat(value: object, path: str = "") -> dict[str, str]:
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
     return {path: " ".join(str(value).split())[:60]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from levl_eval.cards import ClaimCard
 from levl_eval.claims.curve import curve_of
@@ -141,8 +140,8 @@ def lines(j: Judged, most: int = 12) -> list[str]:
     return [*out, ""]
 
 
-def _difference_json(d: Difference, alpha: float) -> dict[str, Any]:
-    out: dict[str, Any] = {
+def _difference_json(d: Difference, alpha: float) -> dict[str, object]:
+    out: dict[str, object] = {
         "task": d.task, "metric": d.metric, "subject": d.subject, "against": d.other, "protocol": d.protocol, "choices": dict(d.choices),
         "published": [vars(p) for p in d.published], "reason": d.reason, "refused": d.refused, "verdict": d.verdict(alpha),
         "p_support": float(d.found.support), "p_contradiction": float(d.found.contradiction),
@@ -158,7 +157,7 @@ def _difference_json(d: Difference, alpha: float) -> dict[str, Any]:
     return out
 
 
-def as_dict(j: Judged) -> dict[str, Any]:
+def as_dict(j: Judged) -> dict[str, object]:
     """Plain JSON values. Differences are in the metric's own numbers (fractions), p-values of single tests are not adjusted."""
     k, n = j.holds_in
     return {

@@ -6,7 +6,6 @@ line; 130 interrupted, what was finished is kept.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -36,7 +35,7 @@ from levl_eval.cli import (
 from levl_eval.core.command import Parser, guard
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """All commands; each adds itself, and importing it imports nothing heavy."""
     parser = Parser(prog="levl-eval", description="Evaluate frozen vision encoders under one stated protocol.")
     parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def call() -> int:
         parser = build_parser()
-        args = parser.parse_args(words)
+        args = parser.parse(words)
         args.words = words
         if args.command is None:
             parser.print_help()

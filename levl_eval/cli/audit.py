@@ -7,16 +7,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-from levl_eval.cli.options import Commands
+from levl_eval.cli.options import NEW, Commands, out_folder
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import printable
 from levl_eval.runner.options import BATCH, LIMIT
 
-NORMALISATIONS: dict[str, dict[str, Any]] = {
+if TYPE_CHECKING:
+    from levl_eval.models.preprocess import Preprocess
+    from levl_eval.records import Record
+
+
+class Verdict(TypedDict):
+    """A candidate's mean score and its paired difference to the card's choice, as fractions, with the interval's ends."""
+
+    candidate: str
+    value: float
+    difference: float
+    low: float
+    high: float
+    beats_the_card: bool
+
+
+NORMALISATIONS: dict[str, dict[str, object]] = {
     "clip": {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)},
     "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
     "half": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
@@ -38,7 +53,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes")
     p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images")
     p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings")
-    p.add_argument("--out", default="runs/audit", metavar="DIR", help="records and audit.json (default: runs/audit)")
+    p.add_argument("--out", metavar="DIR", help=f"records and audit.json (default: {NEW})")
     p.add_argument("--device", default="auto")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
     p.add_argument("--json", action="store_true")
@@ -46,10 +61,10 @@ def add(commands: Commands) -> None:
     p.set_defaults(call=run)
 
 
-def candidates(own: Any) -> dict[str, dict[str, Any]]:
+def candidates(own: Preprocess) -> dict[str, dict[str, object]]:
     """Preprocessing overrides by name; ``own`` is the backbone's Preprocess, and what equals it is left out."""
     larger = round(own.size * 256 / 224)
-    resizes: dict[str, dict[str, Any]] = {
+    resizes: dict[str, dict[str, object]] = {
         "squash": {"resize": "squash", "resize_to": own.size},
         "shortest": {"resize": "shortest", "resize_to": own.size},
         "shortest, 256/224": {"resize": "shortest", "resize_to": larger},
@@ -59,7 +74,7 @@ def candidates(own: Any) -> dict[str, dict[str, Any]]:
     described = own.describe()
     described["resize_to"] = described["resize_to"] or own.size
 
-    def same(change: dict[str, Any]) -> bool:
+    def same(change: dict[str, object]) -> bool:
         if change.get("resize") == "squash" and described["resize"] == "squash":
             return True
         return all((list(v) if isinstance(v, tuple) else v) == described[k] for k, v in change.items())
@@ -67,7 +82,7 @@ def candidates(own: Any) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in {**NORMALISATIONS, **resizes}.items() if not same(v)}
 
 
-def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list[Verdict]:
     """Each candidate's mean score and its paired difference to the card's, with an interval that holds for all of them at once."""
     import numpy as np
 
@@ -76,7 +91,7 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
     ids = sorted(own)
     base = np.array([own[i] for i in ids])
     wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(others))) / Z95  # Bonferroni
-    out = []
+    out: list[Verdict] = []
     for name, scores in others.items():
         if scores.keys() != own.keys():
             raise LevlError(f"audit: {name} was measured on other images; delete the run directory and try again")
@@ -91,7 +106,7 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
     return out
 
 
-def verdict(name: str, rows: list[dict[str, Any]]) -> str:
+def verdict(name: str, rows: list[Verdict]) -> str:
     """What follows for the card, in one sentence: who is clearly better, or how much better one could still be."""
     better = sorted((r for r in rows if r["beats_the_card"]), key=lambda r: -r["difference"])
     if better:
@@ -103,13 +118,26 @@ def verdict(name: str, rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _scores(record: Record, task: str) -> dict[str, float]:
+    """Image id -> score. Raises LevlError for a failed record, UsageError for a metric that is no mean over images."""
+    from levl_eval.records import read_samples
+
+    if record.status != "done":
+        raise LevlError(f"audit: {record.backbone_name} on {task}: {record.reason}")
+    found = {s.id: float(s.score or 0.0) for s in read_samples(record.home, record)}
+    if not found or abs(sum(found.values()) / len(found) - record.metrics[record.main_metric].value) > 1e-6:
+        raise UsageError(
+            f"audit: {record.main_metric} of {task} is no mean over images; take a head such as knn, linear or zeroshot"
+        )
+    return found
+
+
 def run(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.cards import PreprocessOverride
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.files import atomic_write
     from levl_eval.core.progress import Progress
-    from levl_eval.records import read_samples
     from levl_eval.runner.evaluate import evaluate
 
     card = backbone_card(args.backbone)
@@ -117,32 +145,22 @@ def run(args: argparse.Namespace) -> int:
     given = card.preprocess.model_dump(exclude_none=True) if card.preprocess else {}
     changes = candidates(own)
     cards = [card] + [
-        card.model_copy(update={"name": f"{card.name} [{n}]", "preprocess": PreprocessOverride(**{**given, **c})})
+        card.model_copy(update={"name": f"{card.name} [{n}]", "preprocess": PreprocessOverride.model_validate({**given, **c})})
         for n, c in changes.items()
     ]
-    records = evaluate(
-        cards, [args.task], data=args.data, seeds=[0], limit=args.limit, settings=args.settings, out=args.out, device=args.device,
-        batch_size=args.batch_size, progress=Progress(quiet=args.json), debug=args.debug,
-    )  # fmt: skip
-    failed = next((r for r in records if r.status != "done"), None)
-    if failed is not None:
-        raise LevlError(f"audit: {failed.backbone_name} on {args.task}: {failed.reason}")
-    scores = []
-    for r in records:
-        found = {s.id: float(s.score or 0.0) for s in read_samples(Path(args.out), r)}
-        value = r.metrics[r.main_metric].value
-        if not found or abs(sum(found.values()) / len(found) - value) > 1e-6:
-            raise UsageError(
-                f"audit: {r.main_metric} of {args.task} is no mean over images; take a head such as knn, linear or zeroshot"
-            )
-        scores.append(found)
+    with out_folder(args) as out:
+        records = evaluate(
+            cards, [args.task], data=args.data, seeds=[0], limit=args.limit, settings=args.settings, out=out, device=args.device,
+            batch_size=args.batch_size, progress=Progress(quiet=args.json), debug=args.debug,
+        )  # fmt: skip
+    scores = [_scores(r, args.task) for r in records]
     rows = verdicts(scores[0], dict(zip(changes, scores[1:], strict=True)))
     metric, value = records[0].main_metric, records[0].metrics[records[0].main_metric].value
     result = {
         "backbone": card.name, "task": args.task, "metric": metric, "images": len(scores[0]), "card": own.describe(),
         "card_value": value, "candidates": rows, "verdict": verdict(card.name, rows),
     }  # fmt: skip
-    atomic_write(Path(args.out) / "audit.json", json.dumps(result, indent=1) + "\n")
+    atomic_write(out / "audit.json", json.dumps(result, indent=1) + "\n")
     if args.json:
         print(json.dumps(result, indent=1))
         return 0

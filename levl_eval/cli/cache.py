@@ -8,11 +8,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import print_rows
+
+if TYPE_CHECKING:
+    from levl_eval.runner.caches import Entry
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -65,32 +69,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _ls(entries: Sequence[Any], as_json: bool, cache: Any) -> int:
+def _ls(entries: Sequence[Entry], as_json: bool, cache: Path) -> int:
     from levl_eval.features.store import FeatureStore
 
-    told = {r["key"]: r for r in FeatureStore(cache / "features").table()} if any(e.kind == "features" for e in entries) else {}
+    stored = FeatureStore(cache / "features").table() if any(e.kind == "features" for e in entries) else []
+    by_key = {s["key"]: s for s in stored}
+    told = [by_key.get(e.key) if e.kind == "features" else None for e in entries]
     if as_json:
-        more = [told.get(e.key, {}) if e.kind == "features" else {} for e in entries]
         wanted = ("backbone", "images", "source")
-        table = [{**e.row(), **{k: m[k] for k in wanted if k in m}} for e, m in zip(entries, more, strict=True)]
+        table = [{**e.row(), **{k: v for k, v in (s or {}).items() if k in wanted}} for e, s in zip(entries, told, strict=True)]
         print(json.dumps(table, indent=1))
         return 0
     rows: list[list[str]] = []
-    for e in entries:
-        about = told.get(e.key, {}) if e.kind == "features" else {}
-        what = f"{about['backbone']}, {about['images']:,} images of {about['source']}" if about.get("whole") else ""
+    for e, s in zip(entries, told, strict=True):
+        what = f"{s['backbone']}, {s['images']:,} images of {s['source']}" if s is not None and s["whole"] else ""
         rows.append([*_row(e)[:-1], what or ("" if e.whole else "unfinished; the run that makes it resumes from here")])
     print_rows(rows)
     print(f"{_sum_of(entries)} in {cache}")
     return 0
 
 
-def _row(entry: Any) -> list[str]:
+def _row(entry: Entry) -> list[str]:
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
     return [entry.kind, entry.key[:24], _text(entry.bytes), day, "" if entry.whole else "unfinished"]
 
 
-def _sum_of(entries: Sequence[Any]) -> str:
+def _sum_of(entries: Sequence[Entry]) -> str:
     counts = Counter(e.kind for e in entries)
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
     return f"{len(entries)} entries{f' ({kinds})' if kinds else ''}, {_text(sum(e.bytes for e in entries))}"

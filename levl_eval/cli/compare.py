@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -36,7 +38,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--allow-mismatch", action="store_true", help="compare although protocols or data differ, and mark it")
     p.add_argument(
         "--differ",
-        type=Number(Between(0, 100_000)),
+        type=Number(Between(0, 100_000), int),
         default=3,
         metavar="N",
         help="samples to show on which they differ most (default: 3)",
@@ -54,13 +56,7 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
     if path.suffix == ".json":
         record = read_record(path)
         return {record.task: [record]}
-    directory, colon, name = word.rpartition(":")
-    if path.is_dir():
-        directory, name = word, ""
-    elif not (colon and Path(directory).is_dir()):
-        directory, name = folder, word
-    if not Path(directory).is_dir():
-        raise UsageError(f"compare: {word!r} is no file or directory, and there is no {directory} to look it up in; use --in DIR")
+    directory, name = _place(word, folder)
     found = read_directory(Path(directory))
     for line in found.damaged:
         print(f"compare: left out: {line}", file=sys.stderr)
@@ -83,6 +79,42 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
     for task, of_task in out.items():
         _one_side(f"{directory}: {name} on {task}", of_task)
     return out
+
+
+def _place(word: str, folder: str) -> tuple[str, str]:
+    """(run directory, backbone or "") that a word means. folder: where bare names are looked up.
+
+    A folder is a side only where it holds records, so that one that is named like a backbone (a checkpoint's) does not hide it.
+    Raises UsageError for a folder that is not there or holds no records, and for a word that means both.
+    """
+    path = Path(word).expanduser()
+    directory, colon, name = word.rpartition(":")
+    if colon and Path(directory).expanduser().is_dir():
+        return str(Path(directory).expanduser()), name
+    if (path / "records").is_dir():
+        if word in _names(folder):
+            raise UsageError(
+                f"compare: {word!r} is a run directory here and a backbone of {folder}; write {os.path.join('.', word)} for the one, "
+                f"{folder}:{word} for the other"
+            )
+        return str(path), ""
+    if not Path(folder).is_dir():
+        raise UsageError(f"compare: {word!r} is no file or directory, and there is no {folder} to look it up in; use --in DIR")
+    if (path.exists() or (len(path.parts) > 1 and not colon)) and word not in _names(folder):
+        what = "is a folder without records" if path.is_dir() else "no such file or directory"
+        raise UsageError(f"compare: {word}: {what}, and no backbone of {folder}; give the --out of a run, or a backbone's name")
+    return folder, word
+
+
+def _names(folder: str) -> set[str]:
+    """Names of the backbones that a run directory has records of; damaged ones are told where the side is read."""
+    from levl_eval.records import read_record
+
+    found: set[str] = set()
+    for path in Path(folder).glob("records/*.json"):
+        with contextlib.suppress(UsageError):
+            found.add(str(read_record(path).backbone["name"]))
+    return found
 
 
 def _one_side(where: str, records: list[Record]) -> None:

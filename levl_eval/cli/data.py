@@ -24,10 +24,10 @@ def add(commands: Commands) -> None:
     make.add_argument("what", choices=["scenes"])
     make.add_argument("--out", required=True, metavar="DIR")
     make.add_argument("--seed", type=SEED, default=0)
-    make.add_argument("--size", type=Number(Between(64, 512)), default=96, help="side in pixels, 64 to 512")
+    make.add_argument("--size", type=Number(Between(64, 512), int), default=96, help="side in pixels, 64 to 512")
     make.add_argument(
         "--scale",
-        type=Number(Between(0, 1_000, above=True), real=True),
+        type=Number(Between(0, 1_000, above=True), of=float),
         default=1.0,
         help="multiplies the number of images of every set",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -61,16 +62,15 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
     from levl_eval.core import third_party
     from levl_eval.core.distributed import cores
     from levl_eval.runner import selftest
-    from levl_eval.runner.environment import environment
+    from levl_eval.runner.environment import packages
 
     out: list[dict[str, str]] = []
 
     def tell(level: str, what: str, found: str) -> None:
         out.append({"level": level, "what": what, "found": found})
 
-    env = environment()
-    tell("ok", "python", f"{env['python']} on {env['platform']}")
-    tell("ok", "packages", ", ".join(f"{k} {v}" for k, v in env["packages"].items()))
+    tell("ok", "python", f"{platform.python_version()} on {platform.platform()}")
+    tell("ok", "packages", ", ".join(f"{k} {v}" for k, v in packages().items()))
     try:
         import torch
 

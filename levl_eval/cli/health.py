@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     images = image_set_read(args, cache)
     content = content_hashes(images, cache, progress)
     store = FeatureStore(cache / "features")
-    table: list[dict[str, Any]] = []
+    table: list[dict[str, object]] = []
+    warnings: list[str] = []
     for card in cards:
         backbone = load_backbone(card.uri, card=card).to(device)
         sets = [
@@ -89,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
             both = [image_embeddings(backbone, f.pooled, device) for f in sets]
             spaces |= {k: [b[k] for b in both] for k in both[0] if not k.startswith("cross-")}
         for space, (x, y) in spaces.items():
-            table.append({"backbone": card.name, "space": space, **health(x, y, content)})
+            found = health(x, y, content)
+            table.append({"backbone": card.name, "space": space, **found})
+            warnings += [f"warning: {card.name}, {space}: {w}" for w in found["warnings"]]
         backbone.to("cpu")
     text = json.dumps(table, indent=1)
     if args.out:
@@ -98,12 +101,12 @@ def run(args: argparse.Namespace) -> int:
         print(text)
         return 0
     cells = [
-        [r["backbone"], r["space"], *(f"{r[c]:.3g}" if isinstance(r[c], float) else str(r[c]) for c in COLUMNS)] for r in table
+        [str(r["backbone"]), str(r["space"]), *(f"{v:.3g}" if isinstance(v := r[c], float) else str(v) for c in COLUMNS)]
+        for r in table
     ]
     print(printable(f"{len(images)} images of {images.source}"))
     print("\n".join(numbers(["backbone", "space", *COLUMNS.values()], cells, columns())))
     print_rows([["rank: effective rank; E-P: Epps-Pulley statistic, beside Gaussian noise of that shape; near: near duplicates"]])
-    for row in table:
-        for warning in row["warnings"]:
-            print_rows([[f"warning: {row['backbone']}, {row['space']}: {warning}"]])
+    for warning in warnings:
+        print_rows([[warning]])
     return 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import json_text, printable
+
+if TYPE_CHECKING:
+    from levl_eval.report.tables import TableRow
 
 FORMATS = ("table", "csv", "md", "tex", "html", "json")
 
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(results.damaged))
 
 
-def _published(wanted: bool) -> list[dict[str, Any]]:
+def _published(wanted: bool) -> list[TableRow]:
     if not wanted:
         return []
     from levl_eval.report.published import as_rows, load_published

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 from levl_eval.core.command import Parser
@@ -16,8 +20,24 @@ def comma_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def run_options(p: argparse.ArgumentParser, out: str) -> None:
-    """What every command that computes takes. out: the default of --out."""
+NEW = "a new folder runs/DATE-TIME, to which runs/latest is a link"
+
+
+@contextlib.contextmanager
+def out_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder of ``--out``, or a new one; what interrupts the work within it says which command goes on from there."""
+    from levl_eval.runner.folders import run_folder
+
+    with run_folder(args.out) as out:
+        try:
+            yield out
+        except KeyboardInterrupt:
+            again = ["levl-eval", *args.words, *([] if args.out is not None else ["--out", str(out)])]
+            raise KeyboardInterrupt(f"`{shlex.join(again)}` goes on from here") from None
+
+
+def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
+    """What every command that computes takes. out: the default of --out, None for a new folder each time."""
     p.add_argument(
         "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
     )
@@ -36,7 +56,7 @@ def run_options(p: argparse.ArgumentParser, out: str) -> None:
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )
     p.add_argument("--reference", metavar="NAME", help="backbone that gains are over (default: each one's own random twin)")
-    p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out})")
+    p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out or NEW})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
     p.add_argument(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cli.claims import add_roles, named_roles
+from levl_eval.cli.options import Commands
 
 if TYPE_CHECKING:
     from levl_eval.claims.plan import Plan
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "plan",
         help="how many images and seeds decide a claim",

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
 from levl_eval.core.text import printable
@@ -15,7 +15,8 @@ from levl_eval.core.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from levl_eval.data.types import ImageSet
+    from levl_eval.cards import TaskCard
+    from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, QuestionSet, SegmentationSet
     from levl_eval.records import Record
     from levl_eval.report.results import Results
 
@@ -42,8 +43,8 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     They are shown only where the set found has the fingerprint the record holds: names alone may be those of other images.
     What is left out, and why, is told on stderr.
     """
-    from levl_eval.cards import parse_card
-    from levl_eval.core.errors import LevlError
+    from levl_eval.cards import TaskFields, parse_card
+    from levl_eval.core.errors import LevlError, UsageError
     from levl_eval.core.paths import default_cache
     from levl_eval.scenes.export import world_folder
 
@@ -53,7 +54,10 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     try:
         if folder != "hub" and not Path(folder).is_dir():
             raise LevlError(f"{folder} is not there; give --data DIR")
-        images, fingerprint = _test_images(record.engine, parse_card(record.card, record.key), folder, record)
+        card = parse_card(record.card, record.key)
+        if not isinstance(card, TaskFields):
+            raise UsageError(f"{record.key}: field `card`: a task card was expected, found {card.kind}")
+        images, fingerprint = _test_images(card, folder, record)
         if record.data.get("fingerprint") != fingerprint:
             raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
     except LevlError as e:
@@ -65,26 +69,29 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 _WITH_IMAGES = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
 
 
-def _test_images(engine: str, card: Any, folder: str, record: Record) -> tuple[ImageSet, str]:
+def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
     """The images a record's samples are about, and the fingerprint of what was read with them. Raises UsageError."""
+    from levl_eval.core.errors import UsageError
     from levl_eval.data import readers
     from levl_eval.data.images import fingerprint_of
 
-    if engine == "backgrounds":  # samples are of the variant of the main metric
+    if card.engine == "backgrounds":  # samples are of the variant of the main metric
         from levl_eval.engines.probes import backgrounds
 
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[backgrounds.REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
-    found: Any
-    if engine == "retrieval":
+    found: CaptionSet | ClassificationSet | DepthSet | QuestionSet | SegmentationSet
+    if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
 
         found = retrieval.captions_of(card, folder, record.limit)
-    elif engine == "depth":
+    elif card.engine == "lmms":
+        raise UsageError(f"{card.name}: lmms-eval reads its images itself")
+    elif card.engine == "depth":
         found = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
-    elif engine == "vqa":
+    elif card.engine == "vqa":
         found = readers.read_questions(card.data, folder, record.limit)
-    elif engine in ("segmentation", "mmseg"):
+    elif card.engine in ("segmentation", "mmseg"):
         found = readers.read_segmentation(card.data, folder, record.limit)
     else:
         found = readers.read_classification(card.data, folder, record.limit)

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     new = evaluate(
         [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,
-        batch_size=old.call.get("batch_size", 64), progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
+        batch_size=batch if isinstance(batch := old.call.get("batch_size"), int) else 64, progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
     )[0]  # fmt: skip
     found = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
     if args.json:

@@ -8,15 +8,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cards import trust
-from levl_eval.cli.options import Commands, comma_list, run_options
+from levl_eval.cli.options import Commands, comma_list, out_folder, run_options
 from levl_eval.cli.report import write as write_report_of_run
 from levl_eval.core.distributed import cores, place
 from levl_eval.core.terminal import columns, yaml_text
 from levl_eval.core.text import printable
 from levl_eval.runner.workers import end_with_parent, workers
+
+if TYPE_CHECKING:
+    from levl_eval.cards import TaskCard
+    from levl_eval.records import Record
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
 DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
@@ -34,7 +38,7 @@ def add(commands: Commands) -> None:
     )
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
     run.add_argument("--trust", action="store_true", help=trust.HELP)
-    run_options(run, "runs/latest")
+    run_options(run, None)
     run.set_defaults(call=_run)
 
     demo = commands.add_parser("demo", help="the embedded default: nano backbones on the generated world")
@@ -42,7 +46,7 @@ def add(commands: Commands) -> None:
     demo.set_defaults(call=_demo)
 
 
-def _print_plan(cards: dict[str, Any], args: argparse.Namespace) -> None:
+def _print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
     from levl_eval.cards import protocol_of
     from levl_eval.cards.base import plain
     from levl_eval.core.device import device_kind
@@ -93,19 +97,23 @@ def _run(args: argparse.Namespace) -> int:
 
 def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """``_evaluate`` by ``--workers`` processes, or ``count``."""
+    from levl_eval.cards.registry import backbone_card
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
-    from levl_eval.data.sources import resolve_data
+    from levl_eval.runner.plan import data_folder, resolve_tasks
 
     end_with_parent()
     count = count if args.workers is None else args.workers
     if count > 1:  # drawn by the process that shows how far it is
-        resolve_data(args.data, default_cache(), Progress(quiet=args.quiet))
-    with workers(count, args.words):
-        return _evaluate(work, args)
+        for backbones, tasks in work:
+            settings = [s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings
+            cards = resolve_tasks(tasks, settings, args.data, getattr(args, "trust", False), getattr(args, "grid", ()))
+            data_folder(args.data, cards.values(), map(backbone_card, backbones), default_cache(), Progress(quiet=args.quiet))
+    with out_folder(args) as out, workers(count, [*args.words, "--out", str(out)]):
+        return _evaluate(work, args, out)
 
 
-def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
+def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace, out: Path) -> int:
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
     from levl_eval.core.progress import Progress
     from levl_eval.report.current import show_and_write
@@ -113,10 +121,9 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace)
     from levl_eval.report.tables import show, write_leaderboard
     from levl_eval.runner.evaluate import evaluate
 
-    out = Path(args.out)
     if args.reference is not None:  # before hours of work, not after
         _check_reference(args.reference, [b for group, _ in work for b in group], out)
-    records: list[Any] = []
+    records: list[Record] = []
     for backbones, tasks in work:
         records += evaluate(
             backbones,
@@ -176,7 +183,7 @@ def _check_reference(name: str, backbones: Sequence[str], out: Path) -> None:
         resolve_reference(name, [*columns, *(n for n in names if n not in columns)], columns | {n: n for n in names})
 
 
-def _brief(record: Any) -> dict[str, Any]:
+def _brief(record: Record) -> dict[str, object]:
     """One record in a line of `--json`; the record's file holds all."""
     main = record.metrics.get(record.main_metric)
     return {

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TypeVar
 
+from levl_eval.cards import DepthCard, SegmentationCard
 from levl_eval.cards.fields import Between
 from levl_eval.cli.options import Commands, comma_list, run_options
 from levl_eval.runner.options import Number
+
+Task = TypeVar("Task", SegmentationCard, DepthCard)
 
 
 def add(commands: Commands) -> None:
@@ -19,10 +23,10 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--images", type=comma_list, metavar="ID[,ID...]", help="test images (default: --count of them, evenly spread)"
     )
-    p.add_argument("--count", type=Number(Between(1, 1_000)), default=6, metavar="N", help="how many images (default: 6)")
+    p.add_argument("--count", type=Number(Between(1, 1_000), int), default=6, metavar="N", help="how many images (default: 6)")
     p.add_argument(
         "--side",
-        type=Number(Between(16, 4_096)),
+        type=Number(Between(16, 4_096), int),
         default=128,
         metavar="PX",
         help="side of each image in the sheet (default: 128)",
@@ -40,10 +44,9 @@ def show_dense(args: argparse.Namespace) -> int:
     from levl_eval.core.files import atomic_write
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
-    from levl_eval.data.sources import resolve_data
     from levl_eval.engines.contract import Context
     from levl_eval.features.store import FeatureStore
-    from levl_eval.runner.plan import resolve_tasks
+    from levl_eval.runner.plan import data_folder, resolve_tasks
 
     if args.count < 1 or args.side < 16:
         raise UsageError(f"--count {args.count} --side {args.side}: at least 1 image of 16 pixels")
@@ -52,25 +55,28 @@ def show_dense(args: argparse.Namespace) -> int:
         raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation and depth tasks")
     cards = [backbone_card(b) for b in args.backbone]
     progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
-    data = resolve_data(args.data, cache, progress)
-    contexts = [
-        (
-            c.name,
-            Context(
-                card, load_backbone(c.uri, card=c).to(device), data, (args.seeds or [0])[0], FeatureStore(cache / "features"), cache, device,
-                limit=args.limit, batch_size=args.batch_size, progress=progress,
-            ),
-        )
-        for c in cards
-    ]  # fmt: skip
+    data = data_folder(args.data, [card], cards, cache, progress)
+
+    def contexts(task: Task) -> list[tuple[str, Context[Task]]]:
+        return [
+            (
+                c.name,
+                Context(
+                    task, load_backbone(c.uri, card=c).to(device), data, (args.seeds or [0])[0], FeatureStore(cache / "features"), cache,
+                    device, limit=args.limit, batch_size=args.batch_size, progress=progress,
+                ),
+            )
+            for c in cards
+        ]  # fmt: skip
+
     if card.engine == "depth":
         from levl_eval.engines.depth.images import show_depth
 
-        content = show_depth(contexts, args.images, args.count, args.side)
+        content = show_depth(contexts(card), args.images, args.count, args.side)
     else:
         from levl_eval.engines.segmentation.images import show_dense as show_segmentation
 
-        content = show_segmentation(contexts, args.images, args.count, args.side)
+        content = show_segmentation(contexts(card), args.images, args.count, args.side)
     path = Path(args.out) / f"{card.name}.png"
     atomic_write(path, content)
     print(json.dumps({"sheet": str(path)}) if args.json else path)

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--reference", metavar="FILE", help="the page's static/embedding-demo/data.json (project-page)")
     p.add_argument(
         "--tolerance",
-        type=Number(Between(0, 2), real=True),
+        type=Number(Between(0, 2), of=float),
         default=0.002,
         help="largest difference of a cosine (project-page; default: 0.002)",
     )

@@ -4,25 +4,77 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.messages import on_stderr
-from levl_eval.core.text import printable
+from levl_eval.core.text import did_you_mean, printable
+from levl_eval.core.user_code import place_of, told
+
+# What other evaluators (lmms-eval, VLMEvalKit, CLIP_benchmark, mmsegmentation) call an option -> what it is called here.
+FAMILIAR: dict[str, str] = {
+    "--model": "--backbone", "--models": "--backbone", "--model-name": "--backbone", "--model-args": "--backbone", "--pretrained": "--backbone",
+    "--checkpoint": "--backbone", "--backbones": "--backbone", "--encoder": "--backbone", "--dataset": "--tasks", "--datasets": "--tasks",
+    "--benchmark": "--tasks", "--benchmarks": "--tasks", "--output": "--out", "--output-path": "--out", "--output-dir": "--out",
+    "--work-dir": "--out", "--save-dir": "--out", "--out-dir": "--out", "--results-dir": "--out", "--dataset-root": "--data", "--data-root": "--data",
+    "--data-dir": "--data", "--data-path": "--data", "--num-workers": "--workers", "--nproc": "--workers", "--cfg-options": "--set",
+    "--gen-kwargs": "--set", "--override": "--set", "--language-model": "--llm", "--max-samples": "--limit", "--num-samples": "--limit",
+    "--baseline": "--reference", "--verbose": "--debug", "--verbosity": "--debug", "--bs": "--batch-size",
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong word is answered in one line."""
+    """argparse, but a wrong word is answered in one line, by the command it was given to."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}; see `{self.prog} --help`")
 
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """As ``parse_args``; an option that is unknown is answered with the one meant, where that can be told, else with near misses.
+
+        Raises UsageError for whatever is wrong with the words.
+        """
+        chosen, rest = self._chosen(words)
+        if "--debug" not in chosen._option_string_actions:  # known to all: the caller looks for it itself
+            words, rest = ([w for w in each if w != "--debug"] for each in (words, rest))
+        chosen._check_spelling(rest)
+        args, unknown = self.parse_known_args(words)
+        if unknown:
+            options = [o for o in unknown if o.startswith("-")]
+            hint = did_you_mean(options[0].partition("=")[0], [*chosen._option_string_actions]) if options else ""
+            chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return args
+
+    def _chosen(self, words: Sequence[str]) -> tuple[Parser, list[str]]:
+        """The parser of the command (and of its own command) that the words name, and the words behind that name."""
+        commands = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
+        for at, word in enumerate(words):
+            if commands is not None and not word.startswith("-"):
+                inner = commands.choices.get(word)
+                return inner._chosen(words[at + 1 :]) if isinstance(inner, Parser) else (self, list(words))
+        return self, list(words)
+
+    def _check_spelling(self, words: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for at, word in enumerate(words):
+            if word == "--":
+                return
+            option, equals, value = word.partition("=")
+            if not option.startswith("--") or any(o.startswith(option) for o in known):
+                if option in ("--tasks", "--task") and (value if equals else "".join(words[at + 1 : at + 2])) == "list":
+                    self.error("--tasks list: here it is `levl-eval list tasks`")
+                continue
+            dashed = option.replace("_", "-")
+            ours = dashed if dashed in known else FAMILIAR.get(dashed)
+            if ours in known:
+                self.error(f"{option}: here it is {ours}")
+
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
-    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to go on.
+    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to go on (that of the KeyboardInterrupt, if it has one).
 
-    The package's messages go to stderr meanwhile.
+    What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile.
     """
     try:
         with on_stderr():
@@ -30,11 +82,18 @@ def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     except LevlError as e:
         if debug:
             raise
-        print(f"{program}: {printable(str(e))}", file=sys.stderr)
+        words = printable(str(e))  # a parser's own answer begins with its command
+        print(words if words.startswith((f"{program}:", f"{program} ")) else f"{program}: {words}", file=sys.stderr)
         return 2 if isinstance(e, UsageError) else 1
-    except KeyboardInterrupt:
-        print(f"\n{program}: interrupted; run the same command again to go on from here", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f"\n{program}: interrupted; {str(e) or 'run the same command again to go on from here'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except Exception as e:
+        if debug:
+            raise
+        whose = "--debug shows where" if place_of(e) else "a fault of this program: --debug shows where, please report it"
+        print(printable(f"{program}: {told(e)}; {whose}"), file=sys.stderr)
+        return 1

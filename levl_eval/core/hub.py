@@ -12,6 +12,7 @@ from levl_eval.core.text import printable
 _OFFLINE = (
     "connect", "offline", "resolve", "LocalEntry", "couldn't find", "Max retries", "Name or service", "cached", "timed out", "timeout",
 )  # fmt: skip
+UNREACHED = "the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"
 
 
 @contextlib.contextmanager
@@ -55,10 +56,7 @@ def hub_reason(error: BaseException) -> str:
     ):
         return "no such repository on the hub, or it is private: correct the name, or log in (hf auth login, or HF_TOKEN)"
     if any(w.lower() in (text + " ".join(names)).lower() for w in _OFFLINE):
-        return (
-            "the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set "
-            "HF_HUB_OFFLINE=1"
-        )
+        return UNREACHED
     return f"cannot be loaded ({type(error).__name__}: {_cut(str(error))})"
 
 

@@ -39,6 +39,7 @@ class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
         self.kind, self._load, self._remedy = kind, load, remedy
         self._targets = dict(targets or {})
         self._origins = dict.fromkeys(self._targets, SHIPPED)
+        self._contested: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Target:
         return self._targets[name]
@@ -49,6 +50,7 @@ class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
 
     def __delitem__(self, name: str) -> None:
         del self._targets[name], self._origins[name]
+        self._contested.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)
@@ -64,12 +66,21 @@ class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
             )
         self._targets[name], self._origins[name] = target, origin
 
+    def contest(self, name: str, target: Target, origin: str) -> None:
+        """A second thing of a name that is there: whoever asks for the name is told of both, all other names are as they were."""
+        self._contested[name] = (
+            f"two {self.kind}s are named {name}: {self._targets[name]} ({self._origins[name]}) and {target} ({origin}); "
+            "rename one, or give its path"
+        )
+
     def origin(self, name: str) -> str:
         """Who brought it."""
         return self._origins[name]
 
     def find(self, name: str) -> Target:
-        """The target. Raises UsageError with the near misses and the remedy."""
+        """The target. Raises UsageError with the near misses and the remedy, and for a name that two things have."""
+        if name in self._contested:
+            raise UsageError(self._contested[name])
         if name not in self._targets:
             known = list(self._targets)
             raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; {self._remedy(known)}")

@@ -20,11 +20,11 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class Extraction:
         n = len(self.images)
         with ExitStack() as files:
             files.enter_context(disk_full_as_error(out))
-            handles: dict[str, Any] = {}
+            handles: dict[str, BinaryIO] = {}
             for a in ARRAYS:
                 header = _header((n, *last[a].shape[1:]), last[a].dtype)
                 size = len(header) + self._slice(begun)[0] * _row_bytes(last[a]) if begun else 0
@@ -180,7 +180,7 @@ class Extraction:
         """dtype: of what is being written; by default what is wanted now, which another process may have changed meanwhile."""
         return self.folder / ("single" if (dtype or self.dtype) == np.float32 else "float16") / f"{chunk:06d}.npz"
 
-    def _lock(self, chunk: int, wait: bool) -> Any:
+    def _lock(self, chunk: int, wait: bool) -> AbstractContextManager[bool]:
         return locked(self.folder / "locks" / str(chunk), wait)
 
     def _plan(self) -> int:
@@ -232,7 +232,7 @@ class Extraction:
             return self.preprocess(self.images.open(name))
 
         with ThreadPoolExecutor(min(8, cores())) as pool:
-            ahead: deque[tuple[int, int, list[Any]]] = deque()
+            ahead: deque[tuple[int, int, list[Future[torch.Tensor]]]] = deque()
 
             def first() -> tuple[int, int, torch.Tensor]:
                 chunk, row, futures = ahead.popleft()

@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import atomic_write, locked, sha256_file
 from levl_eval.core.hashing import digest
+from levl_eval.core.json_types import JsonObject
 from levl_eval.core.kept import mark_used
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet
@@ -59,6 +60,33 @@ class FeatureSet:
     def row(self) -> dict[str, int]:
         """Row of each image id."""
         return {name: i for i, name in enumerate(self.ids)}
+
+
+class Meta(TypedDict, total=False):
+    """meta.json of an entry. checksum: digest of the other fields."""
+
+    key: str
+    format: int
+    backbone: str
+    encoder: JsonObject
+    preprocess: JsonObject
+    images: str
+    source: str
+    ids: list[str]
+    grid: list[int]
+    sha256: dict[str, str]
+    checksum: str
+
+
+class StoredEntry(TypedDict):
+    """A line on an entry. whole: False while it is in the making; images: how many it has, or will have."""
+
+    key: str
+    backbone: str
+    images: int
+    bytes: int
+    source: str
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -181,8 +209,8 @@ class FeatureStore:
             shutil.rmtree(self._path(key), ignore_errors=True)
         return not wrong
 
-    def _meta(self, key: str) -> dict[str, Any]:
-        out: dict[str, Any] = json.loads((self._path(key) / "meta.json").read_text(encoding="utf-8"))
+    def _meta(self, key: str) -> Meta:
+        out: Meta = json.loads((self._path(key) / "meta.json").read_text(encoding="utf-8"))
         return out
 
     def _open(self, key: str, hit: bool) -> FeatureSet:
@@ -267,7 +295,7 @@ class FeatureStore:
         self._verified.clear()
         return [f"{p.name[:12]}: {wrong}" for p in self.entries() if (wrong := self.damage(p.name))]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[StoredEntry]:
         """Key, backbone, images, bytes and source of every entry; of one in the making, how many images it will have."""
         out = []
         for path in self.entries():
@@ -303,7 +331,7 @@ class FeatureStore:
         return len(found)
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _told(path: Path) -> JsonObject:
     """A JSON file's fields; none where it is damaged or gone."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -312,7 +340,7 @@ def _told(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _row(path: Path, told: dict[str, Any], images: int, whole: bool) -> dict[str, Any]:
+def _row(path: Path, told: JsonObject, images: int, whole: bool) -> StoredEntry:
     size = 0
     for file in path.rglob("*"):
         with contextlib.suppress(OSError):  # removed this moment

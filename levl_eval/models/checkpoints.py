@@ -49,14 +49,29 @@ class _Whole(Facts):
     logit: dict[str, Tensor]
 
 
+class FeedState(TypedDict, total=False):
+    """Where a stream stands, as checkpoints hold it; {} for a pool, whose batches depend on their number alone. See pretrain/feed.py.
+
+    broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by kind. source: Source.identity.
+    """
+
+    turn: int
+    positions: list[list[int]]
+    seen: int
+    skipped: int
+    kinds: dict[str, int]
+    broken: list[list[str] | str]
+    source: str
+
+
 class Checkpoint(_Whole, total=False):
     """ckpt.pt's dictionary; what may be missing is for resuming, and ``before``: fields that its writer's version did not have."""
 
     before: list[str]
     optimizer: dict[str, object]
     loss: tuple[float, float]
-    feeds: list[dict[str, object]]
-    attentive: dict[str, object]
+    feeds: list[FeedState]
+    attentive: Mapping[str, object]
 
 
 def preprocess_of(config: PretrainConfig) -> JsonObject:

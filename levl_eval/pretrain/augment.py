@@ -7,7 +7,7 @@ torchvision's kernels, in the reading workers.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from levl_eval.data.rgb import to_rgb
 from levl_eval.models.config import Pair, PretrainConfig, local_size
 
 repair()
+
+Pixels: TypeAlias = "np.ndarray | tuple[np.ndarray, np.ndarray]"  # uint8: one array, or global and local crops
 
 
 def crop(x: Tensor, generator: torch.Generator, part: tuple[int, int] = (0, 1)) -> Tensor:
@@ -135,7 +137,7 @@ def standard(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) 
     return x.permute(1, 2, 0).contiguous().numpy()
 
 
-def augmented(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> Any:
+def augmented(image: np.ndarray, config: PretrainConfig, g: np.random.Generator) -> Pixels:
     """One image's training form: the standard augmentation [S, S, 3], or its (global, local) crops for levljepa_plus."""
     if config.objective == "levljepa_plus":
         return views(image, config, g)

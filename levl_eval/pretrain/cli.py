@@ -35,8 +35,13 @@ def _train(words: list[str]) -> int:
     config = parse_config(words)
     from levl_eval.pretrain.loop import Trainer
 
-    trainer = Trainer(config)
-    trainer.run()
+    try:
+        trainer = Trainer(config)
+        trainer.run()
+    except KeyboardInterrupt:
+        if config.resume:
+            raise
+        raise KeyboardInterrupt("run the same command without resume=false to go on from here") from None
     if trainer.first:
         where = trainer.ckpt
         print(f"{where}: step {trainer.step}; evaluate it with `levl-eval run --backbone {where} --tasks gqa,pope,ade20k`")
@@ -51,7 +56,7 @@ def _export(words: list[str]) -> int:
     parser.add_argument("ckpt")
     parser.add_argument("--to", required=True, choices=["release", "official", "safetensors"])
     parser.add_argument("--out", required=True)
-    args = parser.parse_args(words)
+    args = parser.parse(words)
     from levl_eval.models.checkpoints import export
 
     for path in export(Path(args.ckpt), args.to, Path(args.out)):
@@ -66,7 +71,7 @@ def _import(words: list[str]) -> int:
     parser.add_argument("source")
     parser.add_argument("--out", required=True)
     parser.add_argument("--tokenizer")
-    args = parser.parse_args(words)
+    args = parser.parse(words)
     from levl_eval.pretrain.interchange import import_published
 
     print(import_published(args.source, Path(args.out), args.tokenizer))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 import PIL
@@ -88,7 +88,14 @@ class Pool:
         return self.pixels[rows], captions
 
 
-def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list[list[str]]]:
+_SceneJob: TypeAlias = tuple[int, int, int, int, int]  # seed, first and last row, size, captions an image
+_FileJob: TypeAlias = tuple[list[tuple[Path, list[str]]], int, str, str]  # (image, captions), size, resize, interpolation
+_Job = TypeVar("_Job")
+# Images of some rows at the training size, or their files' bytes; their captions; the names of what cannot be read.
+_Made: TypeAlias = tuple[np.ndarray | list[bytes], list[list[str]], list[str]]
+
+
+def _scene_chunk(args: _SceneJob) -> _Made:
     from levl_eval.scenes.language import caption
     from levl_eval.scenes.render import render_image
     from levl_eval.scenes.world import sample_scene, stable_seed
@@ -100,7 +107,7 @@ def _scene_chunk(args: tuple[int, int, int, int, int]) -> tuple[np.ndarray, list
         pixels[i - start] = render_image(scene, size)
         rng = random.Random(stable_seed("caption", seed, i))
         texts.append([caption(scene, rng) for _ in range(captions)])
-    return pixels, texts
+    return pixels, texts, []
 
 
 def _csv_rows(
@@ -124,7 +131,7 @@ def _csv_rows(
     return [(place(name), captions) for name, captions in by_image.items()]
 
 
-def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tuple[Any, list[list[str]], list[str]]:
+def _csv_chunk(args: _FileJob) -> _Made:
     """Images of some rows at the training size, their captions, and the names of what cannot be read."""
     from levl_eval.pretrain.augment import resized
 
@@ -139,7 +146,7 @@ def _csv_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tupl
     return np.array(pixels, np.uint8).reshape(len(pixels), size, size, 3), texts, broken
 
 
-def _original_chunk(args: tuple[list[tuple[Path, list[str]]], int, str, str]) -> tuple[Any, list[list[str]], list[str]]:
+def _original_chunk(args: _FileJob) -> _Made:
     """:func:`_csv_chunk` with the files' bytes, of which each was decoded once to see that it can be."""
     files: list[bytes] = []
     texts, broken = [], []
@@ -168,14 +175,14 @@ def _too_many(broken: Sequence[str], total: int, allowed: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Plan(Generic[_Job]):
     """How a pool is made: its key, its number of images before any is found broken, and the work of each process."""
 
     kind: str
     key: str
     total: int
-    jobs: list[Any]
-    work: Callable[[Any], tuple]
+    jobs: Sequence[_Job]
+    work: Callable[[_Job], _Made]
     size: int
     unchanged: Callable[[], bool] = lambda: True  # whether the source is still what the key says
 
@@ -194,7 +201,7 @@ class _Plan:
                 ProcessPoolExecutor(_workers()) as workers,
                 progress.stage("preparing images", self.total, "image") as bar,
             ):
-                for images, texts, *rest in workers.map(self.work, self.jobs):
+                for images, texts, unread in workers.map(self.work, self.jobs):
                     if pool is not None:
                         pool[len(captions) : len(captions) + len(texts)] = images
                     else:
@@ -202,7 +209,7 @@ class _Plan:
                             file.write(data)
                             ends.append((ends[-1] if ends else 0) + len(data))
                     captions += texts
-                    broken += rest[0] if rest else []
+                    broken += unread
                     bar.advance(len(texts))
                     _too_many(broken, self.total, allowed)
             if pool is not None:
@@ -217,7 +224,7 @@ class _Plan:
             raise LevlError("data: image files changed while they were being read; run the same command again")
 
 
-def _scenes_plan(config: PretrainConfig) -> _Plan:
+def _scenes_plan(config: PretrainConfig) -> _Plan[_SceneJob]:
     from levl_eval import scenes
 
     code = hashlib.sha256()
@@ -232,7 +239,7 @@ def _scenes_plan(config: PretrainConfig) -> _Plan:
     return _Plan("scenes", key, total, jobs, _scene_chunk, c.image_size)
 
 
-def _csv_plan(config: PretrainConfig) -> _Plan:
+def _csv_plan(config: PretrainConfig) -> _Plan[_FileJob]:
     c = config
     path = Path(c.data[4:]).expanduser()
     tabs = c.data.startswith("tsv:") or path.suffix == ".tsv"
@@ -240,7 +247,7 @@ def _csv_plan(config: PretrainConfig) -> _Plan:
     files = [p for p, _ in rows]
     marks = marks_of(files)
     originals = crops_originals(c)
-    form: dict[str, Any] = {"form": "originals"}
+    form: dict[str, object] = {"form": "originals"}
     if not originals:
         form = {"form": "pixels", "size": c.image_size, "resize": c.resize, "interpolation": c.interpolation}
     key = key_of(
@@ -259,6 +266,7 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress, deep: boo
     is made of captions later (tokenizer, maximal length, read-out) is not kept in it, hence not in its key.
     deep: check the contents of a pool that is there, not the files' sizes alone.
     """
+    plan: _Plan[_SceneJob] | _Plan[_FileJob]
     if config.data == "scenes":
         plan = _scenes_plan(config)
     elif config.data.startswith(("csv:", "tsv:")):

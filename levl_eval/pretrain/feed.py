@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,11 +19,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.models import tokenizer as words
+from levl_eval.models.checkpoints import FeedState
 from levl_eval.models.config import PretrainConfig, augments
-from levl_eval.pretrain.augment import augmented, resized
+from levl_eval.pretrain.augment import Pixels, augmented, resized
 from levl_eval.pretrain.data import Pool, open_pool
 from levl_eval.pretrain.samples import Source, by_kind, opened
-from levl_eval.pretrain.streams import Decoded, open_source, stack
+from levl_eval.pretrain.streams import Decoded, Read, open_source, stack
 
 _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
 
@@ -33,7 +33,7 @@ _FOR_TOKENIZER = 20_000  # samples of a stream whose captions train a tokenizer
 class Batch:
     """One process's share of one forward pass: uint8 images [B, S, S, 3] (or two arrays of crops), token ids [B, L], read-outs [B]."""
 
-    pixels: Any
+    pixels: Pixels
     ids: np.ndarray
     last: np.ndarray
 
@@ -75,11 +75,11 @@ class Feed:
         """At most ``n`` fixed pairs without augmentation: uint8 [n, S, S, 3] and a caption each."""
         raise NotImplementedError
 
-    def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
+    def start(self, tokenizer: Tokenizer, at: int, state: FeedState | None = None) -> None:
         """Begin with forward pass number ``at``, where a run with ``state`` had come to."""
         raise NotImplementedError
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> FeedState:
         """What ``start`` needs to go on after the batches handed out so far."""
         return {}
 
@@ -129,7 +129,7 @@ class PoolFeed(Feed):
         images = [resized(Image.fromarray(pool.pixels[int(i)]), c.image_size, c.resize, c.interpolation) for i in rows]
         return np.stack(images), captions
 
-    def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
+    def start(self, tokenizer: Tokenizer, at: int, state: FeedState | None = None) -> None:
         self.close()
         self._tokenizer, self._at = tokenizer, at
 
@@ -138,11 +138,11 @@ class PoolFeed(Feed):
         size = c.batch_size // c.accumulate
         rows, captions = self.pool.rows(number, size, c.seed, self.part)
         source = self.pool.pixels
-        pixels: Any
+        pixels: Pixels
         if augments(c):
             first = self.part[0] * len(rows)
 
-            def one(i: int) -> Any:
+            def one(i: int) -> Pixels:
                 return augmented(source[int(rows[i])], c, np.random.default_rng([c.seed, number, first + i]))
 
             pixels = stack(list((self._helpers.map if self._helpers else map)(one, range(len(rows)))))
@@ -182,7 +182,7 @@ class Readers(IterableDataset):
     turn: int
     positions: list[tuple[int, int]]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Read]:
         info = get_worker_info()
         readers, (k, n) = len(self.positions), self.part
         reader = ((info.id if info else 0) + self.turn) % readers
@@ -206,7 +206,7 @@ class StreamFeed(Feed):
         super().__init__(config, part)
         self.source = open_source(config)
         self._identity = self.source.identity()
-        self._loader: Iterator[dict[str, Any]] | None = None
+        self._loader: Iterator[Read] | None = None
         self._start: Readers | None = None
 
     @property
@@ -232,11 +232,11 @@ class StreamFeed(Feed):
         side = self.config.image_size
         return np.array(images, np.uint8).reshape(len(images), side, side, 3), captions
 
-    def start(self, tokenizer: Tokenizer, at: int, state: dict[str, Any] | None = None) -> None:
+    def start(self, tokenizer: Tokenizer, at: int, state: FeedState | None = None) -> None:
         self.close()
         self._tokenizer = tokenizer
         readers = max(1, self.config.workers)
-        state = state or {"turn": 0, "positions": [(0, 0)] * readers, "seen": 0, "kinds": {}, "broken": []}
+        state = state or {"turn": 0, "positions": [[0, 0]] * readers, "seen": 0, "kinds": {}, "broken": []}
         if state.get("source", self._identity) != self._identity:
             raise UsageError(
                 f"data={self.config.data}: is not what this run began with (its files, sizes or version changed); choose another out="
@@ -253,7 +253,7 @@ class StreamFeed(Feed):
         self.broken = [(b, "unknown") if isinstance(b, str) else (b[0], b[1]) for b in state["broken"]]
         self._start = Readers(self.config, self.source, self.rows, self.part, self._turn, list(self._positions))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> FeedState:
         return {
             "turn": self._turn, "positions": [list(p) for p in self._positions],
             "seen": self.seen, "kinds": dict(self.kinds), "broken": [list(b) for b in self.broken], "source": self._identity,
@@ -271,7 +271,7 @@ class StreamFeed(Feed):
         got = next(self._loader)
         if "error" in got:
             raise (UsageError if got["usage"] else LevlError)(got["error"])
-        self._positions[self._turn] = tuple(got["position"])
+        self._positions[self._turn] = (got["position"][0], got["position"][1])
         self._turn = (self._turn + 1) % len(self._positions)
         self.seen += got["seen"]
         self.kinds.update(got["skipped"])
@@ -284,7 +284,7 @@ class StreamFeed(Feed):
                 "repair or leave them out"
             )
         pixels = got["pixels"]
-        as_numpy = tuple(np.asarray(p) for p in pixels) if isinstance(pixels, (tuple, list)) else np.asarray(pixels)
+        as_numpy = (np.asarray(pixels[0]), np.asarray(pixels[1])) if isinstance(pixels, (tuple, list)) else np.asarray(pixels)
         return Batch(as_numpy, *self.tokens(self._tokenizer, list(got["captions"])))
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -41,7 +40,7 @@ def _dims(head: nn.Module | None) -> list[int]:
     return [m.out_features for m in head if isinstance(m, nn.Linear)][:-1] if isinstance(head, nn.Sequential) else []
 
 
-def _widths(dims: list[int], width: str, depth: str, each: str) -> dict[str, Any]:
+def _widths(dims: list[int], width: str, depth: str, each: str) -> dict[str, int | list[int]]:
     """A head's fields: one width and a depth where all are equal, else each width."""
     if dims and len(set(dims)) == 1:
         return {width: dims[0], depth: len(dims)}

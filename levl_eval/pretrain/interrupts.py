@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 
 def lines_until(path: Path, until: int) -> list[str]:
@@ -34,7 +34,7 @@ def stop_between_steps() -> Iterator[list[int]]:
         yield received
         return
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from levl_eval.models.sigreg import SIGReg
 from levl_eval.models.towers import DualEncoder, build_model, plain_attention
 from levl_eval.pretrain import diagnostics, processes
 from levl_eval.pretrain.augment import crop, erase
-from levl_eval.pretrain.feed import Batch, PoolFeed, open_feed
+from levl_eval.pretrain.data import Pool
+from levl_eval.pretrain.feed import PoolFeed, open_feed
 from levl_eval.pretrain.interrupts import stop_between_steps
 from levl_eval.pretrain.journal import Journal
 from levl_eval.pretrain.messages import first_lines, odd_settings, write_run
@@ -134,7 +134,7 @@ class Trainer:
         return model
 
     @property
-    def pool(self) -> Any:
+    def pool(self) -> Pool:
         """The decoded images of scenes, csv and tsv data."""
         assert isinstance(self.feed, PoolFeed)
         return self.feed.pool
@@ -146,7 +146,7 @@ class Trainer:
         if self.attentive is not None:
             self.attentive.restore(state.get("attentive"))
 
-    def _feed_state(self, state: checkpoints.Checkpoint | None) -> dict[str, Any] | None:
+    def _feed_state(self, state: checkpoints.Checkpoint | None) -> checkpoints.FeedState | None:
         """This process's place in a stream. Batches of a pool need none, and so do not depend on the number of processes."""
         feeds = state.get("feeds") if state is not None else None
         if not feeds or isinstance(self.feed, PoolFeed):
@@ -221,18 +221,19 @@ class Trainer:
             torch.manual_seed((seed * 1009 + world()[0]) % (1 << 62))
         generator = torch.Generator().manual_seed(seed)
         batch = self.feed.next()
-        x: Any
+        x: Tensor | list[Tensor]
         if isinstance(batch.pixels, tuple):
             x = [self.pixels(p, generator) for p in batch.pixels]
         else:
             x = self.pixels(batch.pixels, generator)
-        out = self._embed(x, batch)
+        out = self._embed(x, batch.ids, batch.last)
         return loss_of(c, out, self._regulariser(generator))
 
-    def _embed(self, x: Any, batch: Batch) -> dict[str, Tensor]:
-        ids, last = (processes.on_device(a, self.device) for a in (batch.ids, batch.last))
+    def _embed(self, x: Tensor | list[Tensor], ids: np.ndarray, last: np.ndarray) -> dict[str, Tensor]:
+        """ids, last: of a batch of captions, as a Batch holds them."""
+        tokens, ends = (processes.on_device(a, self.device) for a in (ids, last))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.wrapped(x, ids, last, self.config.global_views, batch.last.tolist())
+            return self.wrapped(x, tokens, ends, self.config.global_views, last.tolist())
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
         """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss."""
@@ -272,7 +273,7 @@ class Trainer:
             found: dict[str, list[Tensor]] = {"z_v": [], "z_t": []}
             for at in range(0, len(raw), 128):
                 rows = slice(at, at + 128)
-                out = self._embed(self.pixels(raw[rows], None), Batch(None, ids[rows], last[rows]))
+                out = self._embed(self.pixels(raw[rows], None), ids[rows], last[rows])
                 for k, z in found.items():
                     z.append(out[k].float().cpu())
             line = diagnostics.of_pairs(*(torch.cat(z) for z in found.values())) if len(raw) > 1 else {}
@@ -287,7 +288,7 @@ class Trainer:
         c = self.config
         ids, last = self.feed.tokens(self.tokenizer, [c.probe_template.replace("{}", n) for n in probe.names])
         found = probe.features(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
-        line = probe.knn(found) | probe.zero_shot(lambda x: self._embed(self.pixels(x.numpy(), None), Batch(None, ids, last)))
+        line = probe.knn(found) | probe.zero_shot(lambda x: self._embed(self.pixels(x.numpy(), None), ids, last))
         if self.attentive is not None:
             line |= self.attentive.accuracy(self.model.vision.encoder, lambda x: self.pixels(x.numpy(), None))
         if c.neighbours and self.first:

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from levl_eval.core.distributed import cores
 from levl_eval.core.files import atomic_write, locked
@@ -22,6 +22,13 @@ from levl_eval.core.progress import Progress
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 26
 _EDGE = 4096  # bytes of a file's beginning and end that its mark holds
+
+
+class FileContents(TypedDict):
+    """A file in a manifest: its size, and the SHA-256 of every block of it."""
+
+    bytes: int
+    blocks: list[str]
 
 
 def mark_of(path: Path) -> str:
@@ -48,9 +55,9 @@ def marks_of(paths: Iterable[Path]) -> list[str]:
         return list(threads.map(mark_of, paths))
 
 
-def key_of(parts: dict[str, Any], rows: Iterable[Any] = ()) -> str:
+def key_of(parts: Mapping[str, object], rows: Iterable[object] = ()) -> str:
     """A SHA-256 over named JSON values and, one by one, over many rows of them."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode())
     for row in rows:
         digest.update(b"\n" + json.dumps(row).encode())
     return digest.hexdigest()
@@ -63,7 +70,7 @@ def _block_digest(place: tuple[Path, int]) -> str:
         return hashlib.sha256(handle.read(_BLOCK)).hexdigest()
 
 
-def _contents(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+def _contents(folder: Path, names: Iterable[str]) -> dict[str, FileContents]:
     """name -> {"bytes", "blocks"} of files, hashed by threads."""
     sizes = {name: (folder / name).stat().st_size for name in sorted(names)}
     places = [(folder / name, at) for name, size in sizes.items() for at in range(0, size, _BLOCK)]
@@ -72,7 +79,7 @@ def _contents(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {name: {"bytes": size, "blocks": [next(digests) for _ in range(0, size, _BLOCK)]} for name, size in sizes.items()}
 
 
-def _digest(files: dict[str, Any]) -> str:
+def _digest(files: dict[str, FileContents]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 

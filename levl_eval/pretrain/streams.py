@@ -6,11 +6,11 @@ With every batch a consumer (samples.py) tells how far into which epoch it has c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -18,9 +18,16 @@ from PIL import Image
 from levl_eval.core.errors import UsageError
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
+from levl_eval.pretrain.augment import Pixels
 from levl_eval.pretrain.lance import Lance
 from levl_eval.pretrain.samples import Raw, Source, opened
 from levl_eval.pretrain.tars import Tars, expand, texts_of
+
+if TYPE_CHECKING:
+    import datasets
+    from torch import Tensor
+
+    Opened: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
 @dataclass
@@ -35,9 +42,9 @@ class Hub(Source):
     buffer: int
     streaming: bool
     strip: bool = False
-    _opened: Any = field(default=None, repr=False)
+    _opened: Opened | None = field(default=None, repr=False)
 
-    def open(self) -> Any:
+    def open(self) -> Opened:
         if self._opened is not None:
             return self._opened
         import datasets
@@ -120,6 +127,23 @@ def open_source(config: PretrainConfig) -> Source:
     return hub
 
 
+class Read(TypedDict, total=False):
+    """A batch on its way from a reading worker: what :class:`Decoded` gives, or an ``error`` (``usage``: of the user's) in its place.
+
+    pixels, captions: of the batch; torch's loader makes tensors and lists of arrays and tuples. position: (epoch, samples taken of it)
+    behind its last sample; seen, skipped, broken: since the batch before it.
+    """
+
+    pixels: Pixels | Tensor | list[Tensor]
+    captions: list[str]
+    position: Sequence[int]
+    broken: list[tuple[str, str]]
+    seen: int
+    skipped: dict[str, int]
+    error: str
+    usage: bool
+
+
 class Decoded:
     """Batches of one consumer, without end: {"pixels" uint8 [B, S, S, 3] or crops, "captions", "position" behind its last sample,
     and since the batch before it: "seen" samples, those "skipped" by kind, and (name, kind) of each skipped for the first time, "broken"}.
@@ -132,10 +156,10 @@ class Decoded:
     ) -> None:
         self.config, self.source, self.rows, self.k, self.n, self.position = config, source, rows, k, n, position
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Read]:
         epoch, taken = self.position
         known: set[str] = set()  # names of broken samples, told once
-        held: list[tuple[Any, str]] = []
+        held: list[tuple[Pixels, str]] = []
         broken: list[tuple[str, str]] = []
         skipped: Counter[str] = Counter()
         seen = 0
@@ -153,7 +177,10 @@ class Decoded:
                 usable = True
                 held.append(made)
                 if len(held) == self.rows:
-                    yield {**_stack(held), "position": (epoch, i + 1), "broken": broken, "seen": seen, "skipped": dict(skipped)}
+                    yield {
+                        "pixels": stack([p for p, _ in held]), "captions": [c for _, c in held], "position": (epoch, i + 1),
+                        "broken": broken, "seen": seen, "skipped": dict(skipped),
+                    }  # fmt: skip
                     held, broken, seen, skipped = [], [], 0, Counter()
             if not usable:
                 raise UsageError(
@@ -162,7 +189,7 @@ class Decoded:
                 )
             epoch, taken, usable = epoch + 1, 0, False
 
-    def _make(self, raw: Raw, g: np.random.Generator) -> tuple[tuple[Any, str] | None, str]:
+    def _make(self, raw: Raw, g: np.random.Generator) -> tuple[tuple[Pixels, str] | None, str]:
         """((image as it is trained on, caption), "") or (None, what is wrong)."""
         image, problem = opened(raw)
         if image is None:
@@ -174,12 +201,9 @@ class Decoded:
         return (augment.resized(image, c.image_size, c.resize, c.interpolation), caption), ""
 
 
-def stack(images: list[Any]) -> Any:
+def stack(images: Sequence[Pixels]) -> Pixels:
     """Images [S, S, 3] -> [B, S, S, 3]; pairs of crops -> ([V, B, S, S, 3], [v, B, s, s, 3])."""
-    if isinstance(images[0], tuple):
-        return tuple(np.stack([p[k] for p in images], axis=1) for k in (0, 1))
-    return np.stack(images)
-
-
-def _stack(held: list[tuple[Any, str]]) -> dict[str, Any]:
-    return {"pixels": stack([p for p, _ in held]), "captions": [c for _, c in held]}
+    crops = [i for i in images if isinstance(i, tuple)]
+    if crops:
+        return np.stack([p[0] for p in crops], axis=1), np.stack([p[1] for p in crops], axis=1)
+    return np.stack([i for i in images if not isinstance(i, tuple)])

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 
@@ -24,6 +24,30 @@ RIGHT = 0.5  # a score from which on a sample counts as right in the browser's f
 Opener = Callable[[Record], Callable[[str], Image.Image] | None]
 
 
+class ShownSample(TypedDict):
+    """An item of the browser. i: image id; q: question; t: target; p, s, l: prediction, score and line of its file, one a backbone."""
+
+    id: str
+    i: str
+    q: str
+    t: str
+    p: list[str]
+    s: list[float]
+    l: list[int]  # noqa: E741 (the page's script knows it by this name)
+
+
+class ShownTask(TypedDict):
+    """A row of the tables in the browser. backbones, seeds, files: in the order of each sample's p, s and l; images: id -> data URI."""
+
+    title: str
+    metric: str
+    backbones: list[str]
+    seeds: list[int]
+    files: list[str]
+    samples: list[ShownSample]
+    images: dict[str, str]
+
+
 def _data_uri(image: Image.Image) -> str:
     image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE))
@@ -37,7 +61,7 @@ def _chosen(images: Sequence[str]) -> list[str]:
     return sorted(set(images), key=lambda i: hashlib.sha256(i.encode()).digest())[:IMAGES]
 
 
-def _of_row(results: Results, row: Row, link: Callable[[Record, str], str]) -> dict[str, Any] | None:
+def _of_row(results: Results, row: Row, link: Callable[[Record, str], str]) -> ShownTask | None:
     """A task's entry; None where no samples can be read. link: address of a record's file of a kind, '' where it has none."""
     loaded: dict[str, Samples] = {}
     for name, cell in row.cells.items():
@@ -53,7 +77,7 @@ def _of_row(results: Results, row: Row, link: Callable[[Record, str], str]) -> d
     wanted = set(_chosen([first[i].image_id for i in common]))
     ids = sorted((i for i in common if first[i].image_id in wanted), key=lambda i: (first[i].image_id, i))[:MAX_SAMPLES]
     lines = [{i: k for k, i in enumerate(s, 1)} for s in loaded.values()]
-    samples = [
+    samples: list[ShownSample] = [
         {
             "id": i, "i": first[i].image_id, "q": str(first[i].meta.get("question", "")), "t": first[i].target,
             "p": [s[i].prediction for s in loaded.values()], "s": [round(float(s[i].score or 0.0), 3) for s in loaded.values()],
@@ -68,12 +92,12 @@ def _of_row(results: Results, row: Row, link: Callable[[Record, str], str]) -> d
     }  # fmt: skip
 
 
-def tasks_of(results: Results, link: Callable[[Record, str], str]) -> list[tuple[Row, dict[str, Any]]]:
+def tasks_of(results: Results, link: Callable[[Record, str], str]) -> list[tuple[Row, ShownTask]]:
     """Each row with what the browser shows of it: the first seed of every backbone; without images yet."""
     return [(row, task) for row in results.rows if (task := _of_row(results, row, link)) is not None]
 
 
-def add_images(shown: Sequence[tuple[Row, dict[str, Any]]], opener: Opener, room: int) -> None:
+def add_images(shown: Sequence[tuple[Row, ShownTask]], opener: Opener, room: int) -> None:
     """Give the samples their images, in ``room`` bytes of text: rows take turns, so that none goes without for another's sake."""
     waiting = []
     for row, task in shown:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from levl_eval.core.errors import ProtocolMismatch, UsageError
 from levl_eval.metrics.catalogue import Metric
@@ -18,6 +18,9 @@ from levl_eval.report.labels import short
 from levl_eval.report.paired import Samples, load_samples, pair
 from levl_eval.report.results import Results, entry_of
 from levl_eval.report.units import amount
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 ALPHA = 0.05
 Side = Record | str | Path  # a record, or the path of one
@@ -80,13 +83,13 @@ class Comparison:
             said = f"no difference shown ({text}): anything from {least} to {most} is possible"
         return f"NOT COMPARABLE as measured ({'; '.join(self.mismatch)}), but: {said}" if self.mismatch else said
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON values, with the verdict."""
         rest = {k: v for k, v in asdict(self).items() if k != "kind"}
         return {**rest, "better": self.kind.better, "difference": self.difference.model_dump(), "verdict": self.verdict}
 
 
-def differing_fields(a: Any, b: Any, path: str = "") -> list[str]:
+def differing_fields(a: object, b: object, path: str = "") -> list[str]:
     """Dotted fields in which two protocols differ, with both values."""
     if isinstance(a, dict) and isinstance(b, dict):
         out = []
@@ -105,12 +108,12 @@ def differing_fields(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [f"{path} {_short(a)} against {_short(b)}"]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _data_field(value: Any) -> str:
+def _data_field(value: object) -> str:
     return "+".join(short(v) for v in value) or "none" if isinstance(value, list) else short(value) or "none"
 
 
@@ -124,7 +127,7 @@ def mismatches(a: Record, b: Record) -> list[str]:
 
 
 def _records(side: Side | Sequence[Side]) -> list[Record]:
-    many: list[Any] = list(side) if isinstance(side, (list, tuple)) else [side]
+    many = [side] if isinstance(side, (Record, str, Path)) else list(side)
     found = [s if isinstance(s, Record) else read_record(Path(s)) for s in many]
     if not found:
         raise UsageError("compare: a side without records")
@@ -210,7 +213,16 @@ def _item_scores(ids: Sequence[str], side: Sequence[tuple[Record, Samples]], see
     return {i: sum(float(s[i].score or 0.0) for s in used) / len(used) for i in ids}
 
 
-def compare_all(sides: Sequence[dict[str, list[Record]]], **options: Any) -> list[Comparison]:
+class CompareOptions(TypedDict, total=False):
+    """What :func:`compare` takes besides the two sides."""
+
+    allow_mismatch: bool
+    most: int
+    draws: int
+    permutations: int
+
+
+def compare_all(sides: Sequence[dict[str, list[Record]]], **options: Unpack[CompareOptions]) -> list[Comparison]:
     """Every two sides on every task they share, as one family: the p-values are adjusted by Holm.
 
     sides: task -> the records (one a seed) of one backbone. Options as for :func:`compare`.

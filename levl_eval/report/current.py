@@ -6,9 +6,8 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from levl_eval import __version__
 from levl_eval.core.files import atomic_write
@@ -30,7 +29,7 @@ def _stat(path: Path) -> list[int]:
     return [s.st_size, s.st_mtime_ns, s.st_ino]
 
 
-def _inputs(out: Path, records: Sequence[Record], options: dict[str, Any]) -> str:
+def _inputs(out: Path, records: Sequence[Record], options: Mapping[str, object]) -> str:
     """Everything the tables are made of: files of records and samples, what is shown, how wide, and our own code."""
     files = {f"{p.parent.name}/{p.name}": _stat(p) for folder in ("records", "samples") for p in (out / folder).glob("*.json*")}
     package = Path(__file__).resolve().parents[1]
@@ -39,13 +38,13 @@ def _inputs(out: Path, records: Sequence[Record], options: dict[str, Any]) -> st
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((80, 24)).columns if terminal else 0
     shown = [r.key for r in records]
-    return digest([__version__, files, code, terminal, width, shown, options])
+    return digest([__version__, files, code, terminal, width, shown, dict(options)])
 
 
 def show_and_write(
     out: Path,
     records: Sequence[Record],
-    options: dict[str, Any],
+    options: Mapping[str, object],
     show: Callable[[io.StringIO], None],
     write: Callable[[], list[Path]],
 ) -> list[Path]:

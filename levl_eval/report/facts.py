@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 from levl_eval.core.json_types import object_at
 from levl_eval.metrics.estimate import Estimate
@@ -20,7 +19,7 @@ LAST = 10  # the last so-many-th part of a loss curve, by which its end is judge
 MOST_COMMANDS = 3
 
 
-def _each(values: Sequence[Any]) -> list[str]:
+def _each(values: Sequence[object]) -> list[str]:
     return list(dict.fromkeys(str(v) for v in values if v not in (None, "", [])))
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -96,12 +96,21 @@ def _learning(results: Results, colour: dict[str, int]) -> list[Chart]:
     return out
 
 
+class Sheet(TypedDict):
+    """Images of a dense task in one file, side by side. uri: a data URI; width: pixels."""
+
+    title: str
+    uri: str
+    alt: str
+    width: int
+
+
 @dataclass(frozen=True)
 class Panel:
     """Sheets of images of a dense task, the data first; all have the same rows. legend: class and colour (#rrggbb)."""
 
     title: str
-    sheets: list[dict[str, Any]]
+    sheets: list[Sheet]
     legend: list[tuple[str, str]]
 
     @property
@@ -136,7 +145,7 @@ def _png_width(content: bytes) -> int:
 
 def _panel(row: Row, room: int) -> tuple[Panel, int]:
     """The sheets of a row in ``room`` bytes, and the bytes they take."""
-    sheets: list[dict[str, Any]] = []
+    sheets: list[Sheet] = []
     legend: dict[str, str] = {}
     used = 0
     for name, cell in row.cells.items():
@@ -167,7 +176,7 @@ def _dense(results: Results) -> list[Panel]:
     return panels
 
 
-def _breakdown(results: Results, row: Row) -> dict[str, Any]:
+def _breakdown(results: Results, row: Row) -> dict[str, object]:
     """Every metric of a row, one column a backbone."""
     names = [n for n, c in row.cells.items() if c.records]
     metrics = dict.fromkeys(m for n in names for r in row.cells[n].records for m in r.metrics)
@@ -184,7 +193,7 @@ def _breakdown(results: Results, row: Row) -> dict[str, Any]:
     return {"title": row.title, "heads": [(n, row.cells[n].any.key) for n in names], "lines": lines}
 
 
-def _tasks(results: Results, link: Callable[[Record, str], str]) -> list[dict[str, Any]]:
+def _tasks(results: Results, link: Callable[[Record, str], str]) -> list[dict[str, object]]:
     """Each row's protocol, and a panel a record of it, in the order of the tables."""
     out = []
     for row in results.rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from levl_eval.core.hashing import digest
 from levl_eval.records import Record
@@ -12,7 +11,7 @@ from levl_eval.records.samples import finite
 
 # Part of an identity that no row shares -> how a record tells it. Weights always tell columns apart; the others where two records
 # would else stand in one cell.
-PARTS: dict[str, Callable[[Record], Any]] = {
+PARTS: dict[str, Callable[[Record], object]] = {
     "weights": lambda r: r.weights,
     "preprocess": lambda r: r.backbone.get("preprocess") or {},
     "code": lambda r: r.backbone.get("code") or {},
@@ -27,13 +26,13 @@ def _value(record: Record, part: str) -> str:
     return digest(finite(PARTS[part](record)))
 
 
-def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], Any]) -> list[str]:
+def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], object]) -> list[str]:
     """The parts by which records of one backbone's name must be told apart, so that no cell (``cell_of``) holds two encoders."""
     chosen = ["weights"] if len({_value(r, "weights") for r in records}) > 1 else []
     for part in PARTS:
         if part in chosen:
             continue
-        cells: dict[Any, set[str]] = defaultdict(set)
+        cells: dict[object, set[str]] = defaultdict(set)
         for r in records:
             seed = r.seed if part in _OF_A_SEED else None
             cells[(cell_of(r), seed, *(_value(r, p) for p in chosen))].add(_value(r, part))
@@ -42,7 +41,7 @@ def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], Any])
     return chosen
 
 
-def short(value: Any, most: int = 24) -> str:
+def short(value: object, most: int = 24) -> str:
     """A value in few characters; hashes by their beginning."""
     text = " ".join(str(value).split())
     if len(text) >= 32 and all(c in "0123456789abcdef" for c in text):
@@ -55,13 +54,13 @@ def _told(record: Record, part: str, others: Sequence[Record]) -> str:
     mine = PARTS[part](record)
     if not isinstance(mine, dict):
         return f"{part}={short(mine)}"
-    all_of = [PARTS[part](r) for r in others]
+    all_of = [p for r in others if isinstance(p := PARTS[part](r), dict)]
     keys = dict.fromkeys(k for p in all_of for k in p)
     differing = [k for k in keys if len({digest(finite(p.get(k))) for p in all_of}) > 1]
     return ", ".join(f"{part}.{k}={short(mine.get(k, 'none'))}" for k in differing)
 
 
-def label_columns(records: Sequence[Record], cell_of: Callable[[Record], Any]) -> dict[int, str]:
+def label_columns(records: Sequence[Record], cell_of: Callable[[Record], object]) -> dict[int, str]:
     """``id`` of a record -> the name of its column. cell_of: what a cell is, besides the column (task and comparison)."""
     by_name: dict[str, list[Record]] = defaultdict(list)
     for r in records:

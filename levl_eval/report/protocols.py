@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from levl_eval.core.hashing import canonical
 from levl_eval.records.samples import finite
@@ -32,7 +31,7 @@ class Shared:
     differs: bool
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
     """A protocol's or record's value for people."""
     if value is None or value == "" or value == [] or value == {}:
         return "none"
@@ -43,11 +42,11 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: Row) -> dict[str, object]:
     return {k: v for k, v in flat(row.any.protocol).items() if k not in _OWN}
 
 
-def _key(value: Any) -> str:
+def _key(value: object) -> str:
     return str(canonical(finite(value)))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from levl_eval.core.hashing import canonical
 from levl_eval.core.json_types import object_at
@@ -12,6 +12,7 @@ from levl_eval.records.samples import finite
 from levl_eval.report.labels import short
 
 NO_DATE = "date not recorded"
+_T = TypeVar("_T")
 
 
 def published_set(record: Record) -> str:
@@ -46,8 +47,9 @@ def _where(record: Record) -> str:
     return f"{known} (published set) from {place}" if known else place
 
 
-def _many(values: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(v for v in values if v not in (None, "")))
+def _many(values: Iterable[_T | None]) -> list[_T]:
+    """Distinct values, in order, without None and ""."""
+    return list(dict.fromkeys(v for v in values if v is not None and v != ""))
 
 
 def data_words(records: Sequence[Record]) -> str:
@@ -57,11 +59,11 @@ def data_words(records: Sequence[Record]) -> str:
     if splits := _many([r.data.get("split") for r in done]):
         parts.append(f"split {', '.join(map(str, splits))}")
     counts = _many([test_images(r) for r in done])
-    asked = _many([object_at(r.data, "counts").get("questions") for r in done])
+    asked = [a for a in _many([object_at(r.data, "counts").get("questions") for r in done]) if isinstance(a, int)]
     if counts:
         parts.append(
             f"{' or '.join(f'{c:,}' for c in counts)} test images"
-            + (f", {' or '.join(f'{int(a):,}' for a in asked)} questions" if asked else "")
+            + (f", {' or '.join(f'{a:,}' for a in asked)} questions" if asked else "")
         )
     limits = _many([r.limit for r in done])
     parts.append(f"limit {', '.join(map(str, limits))}" if limits else "no limit")
@@ -72,10 +74,10 @@ def data_words(records: Sequence[Record]) -> str:
     return "; ".join(parts)
 
 
-def data_values(records: Sequence[Record]) -> dict[str, Any]:
+def data_values(records: Sequence[Record]) -> dict[str, object]:
     """The same as plain JSON values; what differs between the records of a row is a list."""
 
-    def one(values: Sequence[Any]) -> Any:
+    def one(values: Sequence[object]) -> object:
         found = _many(values)
         return found[0] if len(found) == 1 else found or None
 
@@ -86,17 +88,17 @@ def data_values(records: Sequence[Record]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: object, path: str = "") -> dict[str, object]:
     """Nested mappings as one with dotted keys."""
     if not isinstance(value, dict):
         return {path: value}
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for k, v in value.items():
         out |= flat(v, f"{path}.{k}" if path else str(k))
     return out
 
 
-def comparison_fields(record: Record) -> dict[str, Any]:
+def comparison_fields(record: Record) -> dict[str, object]:
     """What must be equal within a row, flat: fields of the protocol by their own names, data as ``data.test`` and so on."""
     both = record.comparison
     return flat(both["protocol"]) | flat(both["data"], "data")
@@ -114,7 +116,7 @@ def marks(rows: Sequence[Record]) -> list[str]:
     differing = [k for k in keys if len({canonical(finite(f.get(k))) for f in fields}) > 1]
     differing.sort(key=lambda k: (k != "limit", not k.startswith("data."), k))
 
-    def shown(value: Any) -> str:
+    def shown(value: object) -> str:
         return (
             "+".join(short(v) for v in value)
             if isinstance(value, list) and value

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from levl_eval.cards.registry import card_folder
 from levl_eval.core.errors import UsageError
@@ -20,6 +19,7 @@ from levl_eval.records import Record
 from levl_eval.report.provenance import published_set
 from levl_eval.report.reference import is_baseline
 from levl_eval.report.results import Results, Row
+from levl_eval.report.tables import TableRow
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load_published() -> tuple[Published, ...]:
     return tuple(out)
 
 
-def as_rows(numbers: Sequence[Published]) -> list[dict[str, Any]]:
+def as_rows(numbers: Sequence[Published]) -> list[TableRow]:
     """As rows of the long table (tables.COLUMNS), status "published"; gains stand in the column `gain`."""
     return [
         {

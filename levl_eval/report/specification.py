@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from levl_eval.report.svg import round_steps
 from levl_eval.report.templating import render
@@ -24,7 +23,7 @@ class Specification:
     choices: tuple[tuple[str, str], ...]
     records: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain JSON values."""
         return {
             "difference": self.value, "low": self.low, "high": self.high, "verdict": self.verdict, "choices": dict(self.choices),

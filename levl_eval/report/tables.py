@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeAlias
 
 from levl_eval.core.files import atomic_write
 from levl_eval.core.json_types import object_at
@@ -20,6 +20,8 @@ from levl_eval.records import Record
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.units import interval, lower_note, text
+
+TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
 
 # Column -> meaning; the order is the file's order. No times, full paths or versions: equal runs of a day give equal bytes.
 COLUMNS: dict[str, str] = {
@@ -74,10 +76,15 @@ def _joined(values: object) -> str:
     return " ".join(map(str, values)) if isinstance(values, (list, tuple)) else ""
 
 
-def _about(results: Results, r: Record) -> dict[str, Any]:
+def _cell(value: object) -> str | int | float | None:
+    """A record's field as a cell of the long table; what is no plain value as its text."""
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def _about(results: Results, r: Record) -> TableRow:
     """What the rows of a record have in common."""
     pre = object_at(r.backbone, "preprocess")
-    return {
+    found: dict[str, object] = {
         "task": r.task, "backbone": results.label(r), "seed": r.seed, "llm": r.protocol.get("llm", ""), "status": r.status,
         "reason": r.reason, "limit": "" if r.limit is None else r.limit,
         "image_size": r.protocol.get("size") or pre.get("size", ""), "resize": r.protocol.get("resize") or pre.get("resize", ""),
@@ -88,16 +95,17 @@ def _about(results: Results, r: Record) -> dict[str, Any]:
         "train_fingerprint": " ".join(r.train), "validation_fingerprint": r.data.get("validation") or "",
         "device": r.device, "identity_hash": r.identity_hash, "comparison_hash": r.comparison_hash, "date": date_of(r),
     }  # fmt: skip
+    return {column: _cell(value) for column, value in found.items()}
 
 
-def _gain_columns(results: Results, row: Row, name: str, r: Record) -> dict[str, Any]:
+def _gain_columns(results: Results, row: Row, name: str, r: Record) -> TableRow:
     """The gain of a record and what it is over; {} where there is none."""
     g = results.gain_of_record(row, name, r)
     ends = {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g is not None else {}
     return {"reference": results.reference(row, name) or "", **{k: _number(v, row.kind) for k, v in ends.items()}} if g else {}
 
 
-def rows(results: Results) -> list[dict[str, Any]]:
+def rows(results: Results) -> list[TableRow]:
     """One row a metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
     gains = {
         id(r): _gain_columns(results, row, name, r)
@@ -105,26 +113,33 @@ def rows(results: Results) -> list[dict[str, Any]]:
         for name, cell in row.cells.items()
         for r in cell.records
     }
-    out = []
+    out: list[tuple[tuple[str | int, ...], TableRow]] = []
     for r in results.records:
         common = _about(results, r)
         if r.status != "done":
-            out.append({**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better})
+            found: TableRow = {**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better}
+            out.append((_place(results, r, r.main_metric), found))
         for name, measured in r.metrics.items():
             kind, main = entry_of(r, name), name == r.main_metric
             e = within(measured, kind.bounds)
             ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
-            out.append(
-                {
-                    **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
-                    **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
-                }
-            )  # fmt: skip
-    order = ("metric", "backbone", "seed", "protocol_hash", "data_fingerprint", "comparison_hash", "identity_hash")
-    return sorted(out, key=lambda x: (x["task"], -x["main"], *(x[k] for k in order)))
+            found = {
+                **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
+                **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
+            }  # fmt: skip
+            out.append((_place(results, r, name), found))
+    return [found for _, found in sorted(out, key=lambda x: x[0])]
 
 
-def to_csv(table: Sequence[dict[str, Any]]) -> str:
+def _place(results: Results, r: Record, metric: str) -> tuple[str | int, ...]:
+    """By which rows are sorted: task, main metrics first, metric, backbone, seed, and then what tells records apart."""
+    return (
+        r.task, metric != r.main_metric, metric, results.label(r), r.seed, r.protocol_hash, str(r.data.get("fingerprint", "")),
+        r.comparison_hash, r.identity_hash,
+    )  # fmt: skip
+
+
+def to_csv(table: Sequence[TableRow]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(COLUMNS), restval="", lineterminator="\n")
     writer.writeheader()

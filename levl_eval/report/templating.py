@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,7 +18,7 @@ from levl_eval.core.text import json_text, printable
 FOLDER = Path(__file__).resolve().parent / "templates"
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> object:
     """Each expression of a template on its way out; None is nothing."""
     if value is None:
         return ""
@@ -34,12 +33,12 @@ def _environment() -> Environment:
     )  # fmt: skip
 
 
-def render(template: str, **values: Any) -> Markup:
+def render(template: str, **values: object) -> Markup:
     """A template of ``templates/`` with ``values``; a name that is missing is an error."""
     return Markup(_environment().get_template(template).render(**values))  # escaped by the environment
 
 
-def macro(template: str, name: str, *values: Any) -> Markup:
+def macro(template: str, name: str, *values: object) -> Markup:
     """What one macro of a template makes of ``values``."""
     return Markup(getattr(_environment().get_template(template).module, name)(*values))
 
@@ -49,6 +48,6 @@ def own_file(path: Path) -> Markup:
     return Markup(path.read_text(encoding="utf-8"))
 
 
-def json_data(value: Any) -> Markup:
+def json_data(value: object) -> Markup:
     """JSON to stand in a ``<script type="application/json">``: no ``<`` that could end the element."""
     return Markup(json_text(value, None).replace("<", "\\u003c"))

@@ -9,7 +9,6 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from levl_eval.core.text import csv_cell, latex_text, markdown_text, printable
 from levl_eval.report.provenance import data_values
@@ -160,7 +159,7 @@ _ABOUT = (
 )
 
 
-def _about(row: Row) -> dict[str, Any]:
+def _about(row: Row) -> dict[str, object]:
     """What a row is of: the columns and JSON fields that all its cells share."""
     from_data = data_values([r for r in row.records if r.status == "done"] or row.records)
     return {
@@ -169,22 +168,22 @@ def _about(row: Row) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def wide_rows(results: Results) -> list[dict[str, Any]]:
+def wide_rows(results: Results) -> list[dict[str, object]]:
     """One mapping a row of the wide table: what it is of (_ABOUT), then BACKBONE.COLUMN for each backbone."""
     out = []
     for row in results.rows:
         best = results.best(row)
         about = _about(row)
-        line: dict[str, Any] = {k: " ".join(map(str, v)) if isinstance(v := about[k], list) else v for k in _ABOUT}
+        line: dict[str, object] = {k: " ".join(map(str, v)) if isinstance(v := about[k], list) else v for k in _ABOUT}
         scale = row.kind.factor
         for name in results.backbones:
             cell = row.cells.get(name)
-            values: dict[str, Any] = {}
+            values: dict[str, object] = {}
             if cell is not None and cell.records:
                 s, g = results.summary(row, name), results.gain(row, name)
-                values = {k: getattr(s.estimate, k) for k in ("value", "low", "high")}
-                values |= {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g else {}
-                values = {k: v * scale for k, v in values.items() if v is not None}
+                measured = {"value": s.estimate.value, "low": s.estimate.low, "high": s.estimate.high}
+                measured |= {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g else {}
+                values |= {k: v * scale for k, v in measured.items() if v is not None}
                 values |= {"seeds": s.seeds, "best": int(name == best), "reference": results.reference(row, name) if g else None}
                 if s.seed_sd is not None:
                     values["seed_sd"] = s.seed_sd * scale
@@ -207,12 +206,12 @@ def wide_csv(results: Results) -> str:
     return buffer.getvalue()
 
 
-def as_json(results: Results) -> list[dict[str, Any]]:
+def as_json(results: Results) -> list[dict[str, object]]:
     """A list of rows with nested cells, every seed's value included."""
     out = []
     for row in results.rows:
         best = results.best(row)
-        cells: dict[str, Any] = {}
+        cells: dict[str, object] = {}
         for name, cell in row.cells.items():
             if not cell.records:
                 cells[name] = {"status": "failed", "reason": cell.failed[0].reason}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.backbones.code import code_of
 from levl_eval.backbones.locate import locate
@@ -33,9 +34,9 @@ class BackboneFacts:
 
     weights_sha256: str
     code: dict[str, str]
-    preprocess: dict[str, Any]
-    text: dict[str, Any]
-    info: dict[str, Any]
+    preprocess: Mapping[str, object]
+    text: Mapping[str, object]
+    info: Mapping[str, object]
 
 
 class BackboneHandle:
@@ -99,7 +100,9 @@ class BackboneHandle:
             if self.card.readout is not None:
                 state_readout(loaded, self.card.readout)
             self._own_preprocess = loaded.preprocess.describe()
-            loaded.preprocess = type(loaded.preprocess)(**_tuples({**self._own_preprocess, **self._overrides}))
+            if self.card.preprocess is not None:
+                changes = self.card.preprocess.model_dump(exclude_none=True)
+                loaded.preprocess = replace(loaded.preprocess, **changes)
             self._loaded = loaded
             known = self.__dict__.get("facts")
             if known is not None and known.weights_sha256 != loaded.weights_sha256:
@@ -107,27 +110,27 @@ class BackboneHandle:
         return self._loaded
 
     @property
-    def _overrides(self) -> dict[str, Any]:
+    def _overrides(self) -> dict[str, object]:
         given = self.card.preprocess
         return {} if given is None else {k: v for k, v in given.model_dump(mode="json").items() if v is not None}
 
     @property
-    def preprocess(self) -> dict[str, Any]:
+    def preprocess(self) -> dict[str, object]:
         """As resolved: the loader's, with what the card sets."""
         return {**self.facts.preprocess, **self._overrides}
 
     @property
-    def text(self) -> dict[str, Any]:
+    def text(self) -> Mapping[str, object]:
         """What moves text embeddings: the loader's, with the card's read-out."""
         found = self.facts.text
         return {**found, "readout": self.card.readout} if found and self.card.readout is not None else found
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, object]:
         """The backbone's part of an identity."""
         f = self.facts
         return {"name": self.name, "weights": f.weights_sha256, "code": f.code, "preprocess": self.preprocess, "text": self.text}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As a record holds it."""
         f = self.facts
         return {
@@ -139,10 +142,6 @@ class BackboneHandle:
         """Move the encoder, where it is built."""
         if self._loaded is not None:
             self._loaded.to(device)
-
-
-def _tuples(preprocess: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
 
 
 def _read(path: Path) -> BackboneFacts | None:

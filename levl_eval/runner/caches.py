@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import locked
@@ -41,7 +40,7 @@ class Entry:
     used: float  # seconds since the epoch
     whole: bool = True
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """As plain JSON values."""
         return {"kind": self.kind, "key": self.key, "bytes": self.bytes, "used": self.used, "whole": self.whole}
 
@@ -161,7 +160,7 @@ def checksum_damage(path: Path) -> str:
         return f"cannot be read ({type(e).__name__})"
 
 
-def _why(read: Callable[[], Any]) -> str:
+def _why(read: Callable[[], object]) -> str:
     from levl_eval.core.kept import Damaged
 
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from levl_eval.cards import DataSpec, LMMSCard, RecipeCard, RetrievalCard, TaskCard, ZeroShotCard
+from levl_eval.cards import BackboneCard, DataSpec, LMMSCard, RecipeCard, RetrievalCard, TaskCard, ZeroShotCard
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.listing import in_words
@@ -15,6 +15,7 @@ from levl_eval.data.places import places_of
 from levl_eval.data.set_identity import Kind, of_set
 from levl_eval.data.skipping import skipped_words
 from levl_eval.records.identity import DataIdentity
+from levl_eval.scenes.manifest import ROOMS
 
 if TYPE_CHECKING:
     from levl_eval.data.fingerprint_cache import FingerprintCache
@@ -35,7 +36,21 @@ class Part:
     kind: Kind
     spec: DataSpec
     limit: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+class DataNotes(TypedDict, total=False):
+    """What a record says of its data besides their identity.
+
+    published: the published set that the test data are; sampled: sets too large to be hashed whole; left_out: source -> entries of its
+    folders that are none of its images, in words; skipped: source -> what cannot be read, in words; test_source: where the test data lie, if not below --data.
+    """
+
+    published: str | None
+    sampled: list[str]
+    left_out: dict[str, str]
+    skipped: dict[str, str]
+    test_source: str
 
 
 @dataclass(frozen=True)
@@ -43,14 +58,14 @@ class DataFacts:
     """The data of a task: its identity, and what a record says of it besides."""
 
     identity: DataIdentity
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: DataNotes = field(default_factory=lambda: DataNotes())
     failed: dict[str, str] = field(default_factory=dict)  # test images that are skipped, by id: why (--skip-broken)
 
 
 def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     """Every set that the card's engine reads, in the order in which it reads them. data: --data. Raises UsageError as readers do."""
     kind = _KINDS.get(card.engine)
-    options: dict[str, Any] = {"scale": card.depth_scale} if card.engine == "depth" else {}
+    options: dict[str, object] = {"scale": card.depth_scale} if card.engine == "depth" else {}
     if card.engine == "retrieval":
         options = {"captions_per_image": card.captions_per_image}
     if card.engine == "lmms":
@@ -110,13 +125,35 @@ def has_own_place(spec: DataSpec) -> bool:
     return any(getattr(spec, field) for field in ("root", "questions", "annotations", "images"))
 
 
-def test_source(card: TaskCard, data: str) -> dict[str, Any]:
+def test_source(card: TaskCard, data: str) -> DataNotes:
     """Where the test set of a card lies that names a place of its own, for the record of a task whose data cannot be read."""
     spec = getattr(card, "data", None)
     if not isinstance(spec, DataSpec) or not has_own_place(spec):
         return {}
     places = places_of(spec, data)
     return {"test_source": next(iter(places[k] for k in ("root", "questions", "images", "annotations") if k in places))}
+
+
+def needs_scenes(cards: Iterable[TaskCard], backbones: Iterable[BackboneCard]) -> bool:
+    """Whether a run on ``--data scenes`` reads the synthetic scenes: not where every set lies at a place of its own, or is none of theirs."""
+    specs = [s for card in cards for s in _specs(card)]
+    return any(b.uri.startswith("oracle:") for b in backbones) or any(not lies_elsewhere(s) and _in_scenes(s) for s in specs)
+
+
+def lies_elsewhere(spec: DataSpec) -> bool:
+    """Whether a card or ``--set`` names all places of a set: nothing of it is looked for below ``--data``."""
+    return bool(spec.root or (spec.images and (spec.questions or spec.annotations)))
+
+
+def _specs(card: TaskCard) -> list[DataSpec]:
+    """Every set that a card names, without a look at any folder."""
+    if card.engine == "backgrounds":  # whose variants are known once their folders are there
+        return [card.data, card.train]
+    return [p.spec for p in parts_of(card, "scenes", None)]
+
+
+def _in_scenes(spec: DataSpec) -> bool:
+    return spec.directory.partition("/")[0] in ROOMS
 
 
 def mixed_sources(card: TaskCard, data: str) -> str:
@@ -131,8 +168,8 @@ def mixed_sources(card: TaskCard, data: str) -> str:
     return ""
 
 
-def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> dict[str, Any]:
-    out: dict[str, Any] = {"published": next((s.published for s in tests if s.published), None)}
+def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> DataNotes:
+    out: DataNotes = {"published": next((s.published for s in tests if s.published), None)}
     sampled = [f"{s.source}: {s.counts.get('hashed_whole', 0)} of {s.counts['images']} images" for s in all_sets if s.sampled]
     if sampled:
         out["sampled"] = sampled  # too large to be hashed whole: sizes and a sample of contents

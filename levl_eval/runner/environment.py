@@ -10,7 +10,6 @@ import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 PACKAGES = (
     "levl-eval", "torch", "torchvision", "transformers", "accelerate", "lmms-eval", "timm", "open_clip_torch", "mmsegmentation",
@@ -26,16 +25,21 @@ def command_line() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and source revision, as written into every record."""
+def packages() -> dict[str, str]:
+    """Name -> version of those of PACKAGES that are installed."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def environment() -> dict[str, object]:
+    """Versions, machine and source revision, as written into every record."""
     here = Path(__file__).resolve().parents[1]
-    git: dict[str, Any] = {}
+    git: dict[str, object] = {}
     if (here.parent / ".git").exists():
         try:
             call = ["git", "--no-optional-locks", "-C", str(here.parent)]  # looking must not write to the user's index
@@ -50,7 +54,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": found,
+        "packages": packages(),
         "git": git,
         "command": command_line(),
     }

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-from levl_eval.cards import BackboneCard
+from levl_eval.cards import BackboneCard, TaskCard
 from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import using
 from levl_eval.records import Record
+from levl_eval.runner.folders import run_folder
 from levl_eval.runner.plan import RunConfig, make_plan
 from levl_eval.runner.runner import Runner
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RunOptions(TypedDict, total=False):
+    """What :func:`evaluate` takes besides backbones and tasks: the other fields of :class:`levl_eval.runner.plan.RunConfig`."""
+
+    data: str
+    llm: str
+    seeds: Sequence[int] | None
+    limit: int | None
+    skip_broken: int | str | None
+    settings: Sequence[str]
+    grid: Sequence[str]
+    out: str | Path | None
+    cache: str | Path | None
+    device: str
+    batch_size: int
+    rehash: bool
+    trust: bool
+    debug: bool
+
 
 def evaluate(
-    backbones: Sequence[str | BackboneCard], tasks: Sequence[Any], *, progress: Progress | None = None, **options: Any
+    backbones: Sequence[str | BackboneCard],
+    tasks: Sequence[str | TaskCard],
+    *,
+    progress: Progress | None = None,
+    **options: Unpack[RunOptions],
 ) -> list[Record]:
     """Evaluate every backbone on every task with every seed and return the records, in that order.
 
@@ -31,7 +59,7 @@ def evaluate(
     - ``settings``: ``task.field=value`` overrides
     - ``grid``: ``task.field=v1,v2``; every combination is a protocol with records of its own
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
-      identity that is there already is read, not computed
+      identity that is there already is read, not computed; ``out`` None: a new folder runs/DATE-TIME, to which runs/latest is a link
     - ``device``, ``batch_size``, ``debug``, ``rehash`` (distrust remembered fingerprints of files)
     - ``trust``: cards may name Python that runs here (levl_eval.cards.trust)
 
@@ -41,10 +69,13 @@ def evaluate(
     """
     config = RunConfig(backbones, tasks, **options)
     progress = progress or Progress()
-    plan = make_plan(config, progress)
-    call = {"llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd())}
-    with using(plan.fingerprints):  # readers hash files through it
-        records = Runner(plan, progress, call).work()
+    call: dict[str, object] = {
+        "llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd())
+    }  # fmt: skip
+    with run_folder(config.out) as out:
+        plan = make_plan(replace(config, out=out), progress)
+        with using(plan.fingerprints):  # readers hash files through it
+            records = Runner(plan, progress, call).work()
     for backbone in plan.backbones:
         backbone.to("cpu")
     return records

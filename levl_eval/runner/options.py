@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from levl_eval.cards.fields import MAX_SEED, Between
 from levl_eval.cards.skip import checked_bound
@@ -19,26 +19,30 @@ _SEED = Between(0, MAX_SEED)
 _MANY_SEEDS = 1_000
 
 
-class Number:
-    """An argparse type: a whole number (or, ``real``, any) within ``between``."""
+_N = TypeVar("_N", int, float)
 
-    def __init__(self, between: Between, real: bool = False) -> None:
-        self.between, self.real = between, real
 
-    def __call__(self, text: str) -> Any:
+class Number(Generic[_N]):
+    """An argparse type: a number within ``between``. of: ``int`` for whole ones alone, ``float`` for any."""
+
+    def __init__(self, between: Between, of: Callable[[str], _N]) -> None:
+        self.between = between
+        self.of: Callable[[str], _N] = of
+
+    def __call__(self, text: str) -> _N:
         try:
-            value = float(text) if self.real else int(text)
+            value = self.of(text)
             holds = self.between.holds(value)
         except (ValueError, OverflowError):
             holds = False
         if not holds:
             raise argparse.ArgumentTypeError(
-                f"expected a {'' if self.real else 'whole '}number {self.between}, found {text[:60]!r}"
+                f"expected a {'whole ' if self.of is int else ''}number {self.between}, found {text[:60]!r}"
             )
         return value
 
 
-LIMIT, BATCH, SEED = Number(_LIMIT), Number(_BATCH), Number(_SEED)
+LIMIT, BATCH, SEED = Number(_LIMIT, int), Number(_BATCH, int), Number(_SEED, int)
 
 
 def seed_list(text: str) -> list[int]:
@@ -72,7 +76,7 @@ def skip_option(text: str) -> str:
         raise argparse.ArgumentTypeError(str(e)) from None
 
 
-def check_options(limit: Any = None, batch_size: Any = 64, seeds: Sequence[Any] | None = None) -> None:
+def check_options(limit: object = None, batch_size: object = 64, seeds: Sequence[object] | None = None) -> None:
     """Raises UsageError for the first that is no whole number of its range."""
     wanted = [("--limit", limit, _LIMIT)] if limit is not None else []
     wanted += [("--batch-size", batch_size, _BATCH), *(("--seeds", s, _SEED) for s in seeds or ())]

@@ -7,12 +7,12 @@ that all is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard, LMMSCard, RecipeCard, TaskCard, VQACard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.lmms import lmms_identity
@@ -21,6 +21,7 @@ from levl_eval.cards.trust import check_card
 from levl_eval.core.device import device_kind
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
+from levl_eval.core.offline import check_at_hand
 from levl_eval.core.paths import default_cache
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import did_you_mean
@@ -30,10 +31,12 @@ from levl_eval.engines.contract import TOGETHER, versions_of
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
-from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources, test_source
+from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources, needs_scenes, test_source
+from levl_eval.runner.folders import LATEST
 from levl_eval.runner.grid import Variant, check_distinct, variants
 from levl_eval.runner.language import language_model_parts
 from levl_eval.runner.options import check_options, skip_bound
+from levl_eval.scenes.export import world_folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class RunConfig:
     """What a run is asked to do; see :func:`levl_eval.evaluate`, whose arguments these are."""
 
     backbones: Sequence[str | BackboneCard]
-    tasks: Sequence[Any]
+    tasks: Sequence[str | TaskCard]
     data: str = "scenes"
     llm: str = "scenes-lm"
     seeds: Sequence[int] | None = None
@@ -49,13 +52,18 @@ class RunConfig:
     skip_broken: int | str | None = None
     settings: Sequence[str] = ()
     grid: Sequence[str] = ()
-    out: str | Path = "runs/latest"
+    out: str | Path | None = None  # None: a new folder (folders.run_folder)
     cache: str | Path | None = None
     device: str = "auto"
     batch_size: int = 64
     rehash: bool = False
     trust: bool = False
     debug: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where records go."""
+        return Path(self.out) if self.out is not None else LATEST
 
     @property
     def cache_folder(self) -> Path:
@@ -84,7 +92,7 @@ class Job:
         """The stem of its record where it fails."""
         return record_key(self.card.name, self.backbone.name, self.identity.hash_without_data)
 
-    def record(self, source: str, environment: dict[str, Any], call: dict[str, Any]) -> Record:
+    def record(self, source: str, environment: dict[str, object], call: dict[str, object]) -> Record:
         """Its record with everything but the outcome."""
         card = self.card
         found = Record(
@@ -102,7 +110,7 @@ class Plan:
 
     config: RunConfig
     backbones: list[BackboneHandle]
-    cards: dict[str, Any]
+    cards: dict[str, TaskCard]
     data: str  # a directory, or "hub"
     device: str  # kind
     fingerprints: FingerprintCache
@@ -125,8 +133,8 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
 
 
 def resolve_tasks(
-    tasks: Sequence[Any], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = ()
-) -> dict[str, Any]:
+    tasks: Sequence[str | TaskCard], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = ()
+) -> dict[str, TaskCard]:
     """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label.
 
     Raises UsageError for the first thing that is wrong.
@@ -141,7 +149,7 @@ def resolve_tasks(
     by_task: dict[str, list[Variant]] = {}
     for variant in variants(grid, words, settings):
         by_task.setdefault(variant.task, []).append(variant)
-    out: dict[str, Any] = {}
+    out: dict[str, TaskCard] = {}
     for t in tasks:
         if isinstance(t, str):
             of_task = {
@@ -157,9 +165,9 @@ def resolve_tasks(
     return out
 
 
-def resolved_of(card: TaskCard, preprocess: dict[str, Any] | None) -> dict[str, Any]:
+def resolved_of(card: TaskCard, preprocess: Mapping[str, object] | None) -> dict[str, object]:
     """What the card leaves to the backbone, to a file or to a library, as it came out. preprocess: None where no backbone is named."""
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     if card.engine == "segmentation" and preprocess is not None:
         original = card.score == "original"
         out["score_size"] = "original" if original else card.score_size or card.size or preprocess["size"]
@@ -220,8 +228,11 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
     repeated = sorted({c.name for c in specs if sum(c.name == d.name for d in specs) > 1})
     if repeated:
         raise UsageError(f"--backbone: two of them are named {repeated[0]!r}; give each a card with its own `name:`")
+    for spec in specs:
+        location = locate(spec)
+        check_at_hand(location.scheme, location.rest, spec.uri)
     device, folder = device_kind(config.device), config.cache_folder
-    out = Path(config.out)
+    out = config.folder
     for needed in (out / "records", out / "samples", folder):
         try:
             needed.mkdir(parents=True, exist_ok=True)
@@ -233,13 +244,20 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
     for card in cards.values():
         if told := mixed_sources(card, config.data):
             progress.say(told)
-    data = resolve_data(config.data, folder, progress)
+    data = data_folder(config.data, cards.values(), specs, folder, progress)
     handles = [BackboneHandle(c, folder, known, data) for c in specs]
     for handle in handles:
         _ = handle.facts
     plan = Plan(config, handles, cards, data, device, known)
     plan.jobs = _jobs(plan)
     return plan
+
+
+def data_folder(data: str, cards: Iterable[TaskCard], backbones: Iterable[BackboneCard], cache: Path, progress: Progress) -> str:
+    """The folder (or "hub") that ``--data`` stands for. The synthetic scenes are drawn only where something of them is read."""
+    if data == "scenes" and not needs_scenes(cards, backbones):
+        return str(world_folder(cache))  # where they would lie: nobody looks there
+    return resolve_data(data, cache, progress)
 
 
 def _jobs(plan: Plan) -> list[Job]:
@@ -249,8 +267,8 @@ def _jobs(plan: Plan) -> list[Job]:
     def facts(task: str) -> tuple[DataFacts, LevlError | None]:
         try:
             found = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
-            for kind in ("left_out", "skipped"):
-                for source, words in found.notes.get(kind, {}).items():
+            for entries in (found.notes.get("left_out", {}), found.notes.get("skipped", {})):
+                for source, words in entries.items():
                     plan.fingerprints.say(f"{task}: {source}: {words}")
             return found, None
         except LevlError as e:

@@ -13,14 +13,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levl_eval.cards import DataSpec, TaskCard
 from levl_eval.core.distributed import launched, place, team, work_alone
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
 from levl_eval.core.json_types import object_at
+from levl_eval.core.user_code import told
 from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, engine
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, fill_identity, identity_of, read_record, write_record
@@ -40,13 +40,13 @@ class Runner:
 
     plan: Plan
     progress: Progress
-    call: dict[str, Any]  # how it was run, as records hold it
+    call: dict[str, object]  # how it was run, as records hold it
     records: dict[int, Record] = field(init=False, default_factory=dict)
     began: float = field(init=False, default=math.inf)
     kept: RunCache = field(init=False, default_factory=RunCache)
 
     def __post_init__(self) -> None:
-        self.out = Path(self.plan.config.out)
+        self.out = self.plan.config.folder
         self.jobs = self.plan.jobs
 
     @cached_property
@@ -67,7 +67,7 @@ class Runner:
         return FeatureStore(self.plan.config.cache_folder / "features")
 
     @cached_property
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> dict[str, object]:
         """Versions and machine, for the records of what is computed."""
         from levl_eval.core.device import device_name
         from levl_eval.core.distributed import cores
@@ -286,9 +286,7 @@ def _fail(record: Record, error: Exception, job: Job, started: float) -> None:
     """Why a job failed into its record, in place."""
     fill_identity(record, job.identity, failed=True)
     record.status, record.metrics = "failed", {}
-    record.reason = (
-        str(error) if isinstance(error, LevlError) else f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    )
+    record.reason = str(error) if isinstance(error, LevlError) else told(error)
     if not isinstance(error, LevlError):
         record.notes["traceback"] = "".join(traceback.format_exception(error))
     record.seconds = {"total": time.monotonic() - started}

@@ -148,7 +148,7 @@ def test_a_config_file_runs_where_the_user_names_it_and_not_where_a_card_does(tm
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\nmodel = dict(type='X')\n")
     card = tmp_path / "theirs.yaml"
-    card.write_text(json.dumps({**MMSEG, "config": "evil.py"}))
+    card.write_text(json.dumps({**MMSEG, "name": "theirs", "config": "evil.py"}))
     for call in (lambda: task_card(str(card)), lambda: evaluate(["random:nano"], [str(card)], out=tmp_path / "o")):
         with pytest.raises(UsageError, match=r"theirs\.yaml: field `config`: 'evil\.py' may run Python here; say --trust"):
             call()

@@ -47,16 +47,16 @@ def test_plug_ins_bring_cards_of_every_kind(tmp_path, monkeypatch):
         def load(self) -> Path:
             return tmp_path
 
-    for f in (cards._folders, cards.cards_in):
+    for f in (cards._folders, cards._shipped):
         f.cache_clear()
     try:
         monkeypatch.setattr(cards, "entry_points", lambda group: [Point()] if group == "levl_eval.tasks" else [])
         assert cards.cards_in("tasks/recipes").origin("mine") == "plug-in more"
         assert cards.cards_in("tasks/recipes").origin("scenes") == "shipped"
         (tmp_path / "recipes" / "scenes.yaml").write_text("kind: recipe\nname: scenes\n")
-        cards.cards_in.cache_clear()
+        cards._shipped.cache_clear()
         with pytest.raises(UsageError, match="the recipe scenes exists already"):
             cards.cards_in("tasks/recipes")
     finally:
-        for f in (cards._folders, cards.cards_in):
+        for f in (cards._folders, cards._shipped):
             f.cache_clear()

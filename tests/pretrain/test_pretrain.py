@@ -325,3 +325,18 @@ def test_gpt2_tower_is_causal():
     with torch.no_grad():
         x, y = (tower(input_ids=i, use_cache=False).last_hidden_state for i in (ids, other))
     assert torch.allclose(x[:, :2], y[:, :2]) and not torch.allclose(x[:, 2:], y[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("more", "advice"), [([], "run the same command again"), (["resume=false"], "run the same command without resume=false")]
+)
+def test_the_advice_of_ctrl_c_holds(more, advice, tmp_path, monkeypatch, capsys):
+    def interrupted(self):
+        (tmp_path / "out" / "ckpt.pt").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Trainer, "__init__", lambda self, config: (tmp_path / "out").mkdir())
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    assert main(["model=nano", "data=scenes", f"out={tmp_path / 'out'}", *more]) == 130
+    assert advice in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def test_most_different_samples_have_the_answers_of_both(run_dir):
 def test_seeds_are_averaged_and_their_spread_is_apart(run_dir):
     a, b = of(run_dir, "good", "linear"), of(run_dir, "random", "linear")
     c = compare(a, b)
+    assert compare(deque(a), tuple(b)).difference == c.difference  # any sequence of records is a side
     each = [compare(x, y).difference.value for x, y in zip(a, b, strict=True)]
     assert c.seeds == (0, 1, 2) and c.difference.value == pytest.approx(np.mean(each))
     assert c.seed_sd == pytest.approx(np.std(each, ddof=1)) and compare(a[0], b[0]).seed_sd is None

@@ -277,7 +277,7 @@ def test_lmms_eval_finds_and_runs_our_model(go, data, llm, tmp_path, monkeypatch
     recipe = tmp_path / "small.yaml"
     text = (ROOT / "tasks" / "recipes" / "scenes.yaml").read_text()
     text = re.sub(r"(?m)^(max_questions|epochs|steps|images_per_batch):.*\n", "", text)
-    recipe.write_text(text + "max_questions: 40\nsteps: 2\nimages_per_batch: 4\n")
+    recipe.write_text(text.replace("name: scenes", "name: small") + "max_questions: 40\nsteps: 2\nimages_per_batch: 4\n")
     import torch
 
     vlm = assemble(
