@@ -67,7 +67,8 @@ MUTATIONS = (
     Mutation("GQA: an answer that holds the right one", "metrics/gqa.py", "return gqa_answer(prediction) == gqa_answer(answer)", "return gqa_answer(answer) in gqa_answer(prediction)", f"{_METRICS}::test_gqa_is_an_exact_match_but_for_case_and_marks"),
     Mutation("VQA: nobody is left out", "metrics/vqa.py", "(total - e) / enough", "total / enough", f"{_METRICS}::test_vqa_accuracy_is_the_leave_one_out_mean"),
     Mutation("stop strings ignored", "engines/vlm/engine.py", "    for mark in stop:", "    for mark in ():", "engines/vlm/test_engine.py::test_stop_strings_and_end_tokens_end_an_answer"),
-    Mutation("seeds ignored", "engines/probes/linear.py", "    torch.manual_seed(seed)\n    generator = torch.Generator().manual_seed(seed)", "    torch.manual_seed(0)\n    generator = torch.Generator().manual_seed(0)", "engines/probes/test_seed.py"),
+    Mutation("seeds ignored", "engines/probes/linear.py", "    torch.manual_seed(seed)\n    rows = shuffled_rows(len(x), card.batch_size, torch.Generator().manual_seed(seed))", "    torch.manual_seed(0)\n    rows = shuffled_rows(len(x), card.batch_size, torch.Generator().manual_seed(0))", "engines/probes/test_seed.py"),
+    Mutation("the last of equal epochs", "engines/fit.py", "if value > max(", "if value >= max(", "engines/test_fit.py::test_the_best_epoch_is_the_first_of_equals"),
 )  # fmt: skip
 
 

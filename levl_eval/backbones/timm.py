@@ -5,12 +5,9 @@ MODEL is a name of timm with or without a tag, `hf-hub:ORG/REPO[@REVISION]` or `
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
@@ -28,6 +25,7 @@ from levl_eval.backbones.timm_layout import (
 )
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.offline import hub_or_cache
+from levl_eval.core.random_state import seeded
 from levl_eval.core.text import did_you_mean
 
 
@@ -146,17 +144,6 @@ def preprocess_of(net: TimmModel, uri: str = "") -> Preprocess:
     return Preprocess(
         size, how, None if how == "squash" else target, c["interpolation"], tuple(c["mean"]), tuple(c["std"])
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Torch's generator seeded inside, and as it was afterwards."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.random.set_rng_state(state)
 
 
 def load_random(spec: str, name: str, uri: str) -> Backbone:

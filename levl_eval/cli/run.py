@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from levl_eval.cards import trust
 from levl_eval.cli.options import Commands, comma_list, out_folder, run_options
 from levl_eval.cli.report import write as write_report_of_run
-from levl_eval.core.distributed import cores, place
+from levl_eval.core.distributed import cores, launched_rank
 from levl_eval.core.terminal import columns, yaml_text
 from levl_eval.core.text import printable
 from levl_eval.runner.workers import end_with_parent, workers
@@ -144,7 +144,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
             trust=getattr(args, "trust", False),  # the demo has cards of its own
         )
     failed = any(r.status != "done" for r in records)
-    if place()[0] > 0:
+    if launched_rank()[0] > 0:
         return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
 
     @functools.cache
@@ -197,4 +197,4 @@ def _demo(args: argparse.Namespace) -> int:
     """All four on every task, but zero-shot only for those that have a text encoder."""
     with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
     work = [(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])]
-    return _shared(1 if place()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)
+    return _shared(1 if launched_rank()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)

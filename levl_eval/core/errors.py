@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class LevlError(Exception):
     """Something failed for a reason that can be told in one line. Inside a run it becomes a failed record (exit code 1)."""
@@ -13,3 +15,9 @@ class UsageError(LevlError):
 
 class ProtocolMismatch(UsageError):
     """Two results were asked to be compared that were not measured under one protocol (or on one data set)."""
+
+
+def check_finite(value: float, what: str, remedy: str) -> None:
+    """Raises LevlError, "WHAT is VALUE; REMEDY", where a training's loss or gradient is not finite."""
+    if not math.isfinite(value):
+        raise LevlError(f"{what} is {value}; {remedy}")

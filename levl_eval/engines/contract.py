@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from levl_eval.cards import TaskFields
 from levl_eval.core.progress import Progress
@@ -17,14 +17,16 @@ from levl_eval.records import Sample
 if TYPE_CHECKING:
     import torch
 
-    from levl_eval.backbones.base import Backbone
-    from levl_eval.features.store import FeatureStore
+    from levl_eval.backbones.base import Backbone, Preprocess
+    from levl_eval.data.types import ImageSet
+    from levl_eval.features.store import FeatureSet, FeatureStore
+    from levl_eval.features.views import Views
 
 _T = TypeVar("_T")
 Card = TypeVar("Card", bound=TaskFields, covariant=True)
 
 # engine name of a card -> "module:function", imported only when it runs; function(Context) -> Outcome
-ENGINES: Registry[str, Callable[[Context[Any]], Outcome]] = Registry("engine", imported, {
+ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("engine", imported, {
     "vqa": "levl_eval.engines.vlm.task:run",
     "segmentation": "levl_eval.engines.segmentation.task:run",
     "linear": "levl_eval.engines.probes.linear:run",
@@ -53,7 +55,9 @@ def versions_of(name: str) -> dict[str, int]:
     return {"engine": VERSIONS[name], "features": FEATURES, **answers}
 
 
-TOGETHER = frozenset({"vqa", "lmms"})  # engines that several processes of a launcher run together, step by step (processes.Team)
+TOGETHER = frozenset(
+    {"vqa", "lmms"}
+)  # engines that several processes of a launcher run together, step by step (core.distributed)
 
 
 class StopAfterFeatures(Exception):
@@ -64,19 +68,53 @@ class RunCache:
     """What pieces of a run need alike, read once: question sets, and the language model they are put to."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[Any, Any]] = {}
+        self._found: dict[str, tuple[object, object]] = {}
 
-    def get(self, slot: str, key: Any, make: Callable[[], _T]) -> _T:
+    def get(self, slot: str, key: object, make: Callable[[], _T]) -> _T:
         """What ``slot`` holds under ``key``, else what ``make`` gives; a slot holds one thing at a time."""
         if slot not in self._found or self._found[slot][0] != key:
             self._found.pop(slot, None)  # gone before the next is read: two may not fit into memory
             self._found[slot] = key, make()
-        out: _T = self._found[slot][1]
-        return out
+        return cast("_T", self._found[slot][1])  # a slot's name says what it holds
 
     def drop(self, slot: str) -> None:
         """Forget what ``slot`` holds."""
         self._found.pop(slot, None)
+
+
+class FeatureSource(Protocol):
+    """What features are read by."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+    @property
+    def store(self) -> FeatureStore: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def counts(self) -> dict[str, int]: ...
+
+
+def counted_features(
+    source: FeatureSource, images: ImageSet, preprocess: Preprocess | None = None, layers: Sequence[int] | None = None,
+    views: Views | None = None,
+) -> FeatureSet:  # fmt: skip
+    """The one way of engines to the feature store: FeatureStore.get, counted in ``source.counts`` as feature_hits or feature_misses."""
+    found = source.store.get(
+        source.backbone, images, device=source.device, batch_size=source.batch_size, progress=source.progress,
+        preprocess=preprocess, layers=layers, views=views,
+    )  # fmt: skip
+    source.counts["feature_hits" if found.hit else "feature_misses"] += 1
+    return found
 
 
 @dataclass
@@ -97,6 +135,18 @@ class Context(Generic[Card]):
     helping: bool = False  # another process has this piece; we only take part in the making of its features
     work: Path | None = None  # this piece's own folder below --out, for what lets a killed training go on
     kept: RunCache = field(default_factory=RunCache)  # what this run's pieces share
+    # For Outcome.cache. Of this piece of work alone: a copy of the context for another card counts from 0.
+    counts: dict[str, int] = field(init=False, default_factory=lambda: {"feature_hits": 0, "feature_misses": 0})
+
+    def features(
+        self,
+        images: ImageSet,
+        preprocess: Preprocess | None = None,
+        layers: Sequence[int] | None = None,
+        views: Views | None = None,
+    ) -> FeatureSet:
+        """Features of ``images``, from the store or computed and stored (FeatureStore.get says how and what it raises), counted as hit or miss."""
+        return counted_features(self, images, preprocess, layers, views)
 
     def ready(self) -> None:
         """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""
@@ -110,13 +160,13 @@ class Outcome:
 
     metrics: dict[str, Estimate]
     samples: Iterable[Sample]
-    data: dict[str, Any]  # fingerprint, counts, version
-    notes: dict[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object]  # fingerprint, counts, version
+    notes: Mapping[str, object] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)  # feature_hits, feature_misses, connector_hits, ...
     files: dict[str, str] = field(default_factory=dict)  # further files by name, written to OUT/uploads/KEY/
 
 
-def engine(name: str) -> Callable[[Context[Any]], Outcome]:
+def engine(name: str) -> Callable[[Context[TaskFields]], Outcome]:
     """The function of an engine."""
     return ENGINES.load(name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,10 @@ RULE = (
     "two standard errors of 0"
 )
 _H = TypeVar("_H")
+_B = TypeVar("_B", bound="Budget")
 
 
-def convergence(curve: Sequence[float]) -> dict[str, Any]:
+def convergence(curve: Sequence[float]) -> dict[str, object]:
     """What a record's notes say of a loss curve, by step or by epoch: {"rule", "value", "converged"}.
 
     value: how much of the loss's whole fall, from the first twentieth of the curve to its last quarter, came between the third
@@ -46,7 +47,7 @@ def _standard_error(values: np.ndarray) -> float:
     return float(math.sqrt((rest * rest).sum() / (len(values) - 2) / len(values)))
 
 
-def closed_form() -> dict[str, Any]:
+def closed_form() -> dict[str, object]:
     """What the notes say of a head that was solved, not trained."""
     return {"rule": "solved in closed form", "value": 0.0, "converged": True}
 
@@ -61,9 +62,21 @@ STEPS = 400  # a head that is trained until it has converged gets at least so ma
 DOUBLINGS = 5
 
 
+class Budget(Protocol):
+    """The fields of a card that say how long its head is trained."""
+
+    @property
+    def until(self) -> str: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    def model_copy(self: _B, *, update: Mapping[str, object] | None = None) -> _B: ...
+
+
 def train_until_converged(
-    card: Any, per_epoch: int, train: Callable[[Any], tuple[_H, list[float]]]
-) -> tuple[_H, list[float], dict[str, Any]]:
+    card: _B, per_epoch: int, train: Callable[[_B], tuple[_H, list[float]]]
+) -> tuple[_H, list[float], dict[str, object]]:
     """``train(card)`` -> (head, loss by epoch); by the card's ``until`` once, or with ever more epochs until it has converged.
 
     per_epoch: steps an epoch has. until: "epochs" trains the card's epochs. "converged" starts at the card's epochs or at STEPS

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from levl_eval.backbones.base import Features, Preprocess
-from levl_eval.core.distributed import cores, place
+from levl_eval.core.distributed import cores, launched_rank
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import atomic_path, atomic_write, disk_full_as_error, locked
 from levl_eval.core.progress import Progress
@@ -81,7 +81,7 @@ class Extraction:
             self.progress.say(
                 f"features of {self.name}: {len(self.images) - left} of {len(self.images)} images are there already"
             )
-        rank, size = place()
+        rank, size = launched_rank()
         start = rank * len(missing) // size
         missing = missing[start:] + missing[:start]
         try:

@@ -27,6 +27,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from levl_eval.core.distributed import joined_group
+
 if TYPE_CHECKING:
     from torch.autograd.function import BackwardCFunction
 
@@ -188,7 +190,7 @@ class _Quadrature:
         """The distance of the global characteristic function, in place; scaled by the local batch later, as published."""
         if self.distributed:
             dist.all_reduce(distances)
-            distances /= dist.get_world_size()
+            distances /= joined_group().size
 
     def ends(self) -> tuple[Tensor, Tensor, Tensor]:
         """Targets [2 K] of cosines then sines, their weights [2 K], and ``pull`` [2 K, 2 K].
@@ -304,7 +306,7 @@ class SIGReg(nn.Module):
             raise ValueError(f"SIGReg: z has shape {tuple(z.shape)}; expected [B, d] or [V, B, d]")
         if directions is None:
             directions = self.directions(z.shape[-1], z)
-        together = self.distributed and dist.is_available() and dist.is_initialized()
+        together = self.distributed and joined_group().size > 1
         views = z.unbind(0) if z.ndim == 3 else (z,)
         with torch.autocast(z.device.type, enabled=False):  # bfloat16 inputs are accumulated in float32
             return torch.stack(

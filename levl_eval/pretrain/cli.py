@@ -42,7 +42,7 @@ def _train(words: list[str]) -> int:
         if config.resume:
             raise
         raise KeyboardInterrupt("run the same command without resume=false to go on from here") from None
-    if trainer.first:
+    if trainer.group.main:
         where = trainer.ckpt
         print(f"{where}: step {trainer.step}; evaluate it with `levl-eval run --backbone {where} --tasks gqa,pope,ade20k`")
     trainer.close()

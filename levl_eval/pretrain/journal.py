@@ -12,15 +12,14 @@ from typing import IO, TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from levl_eval.core.distributed import joined_group
 from levl_eval.core.files import atomic_write
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import printable
 from levl_eval.models.config import PretrainConfig
-from levl_eval.pretrain import processes
 from levl_eval.pretrain.feed import Feed
 from levl_eval.pretrain.interrupts import lines_until
 from levl_eval.pretrain.messages import MEASURED_AFTER, history_line, outlook
-from levl_eval.pretrain.parallel import world
 from levl_eval.pretrain.samples import by_kind
 from levl_eval.pretrain.schedule import learning_rate
 
@@ -43,7 +42,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         metrics = self.out / "metrics.jsonl"
-        if world()[0] == 0:
+        if joined_group().main:
             if metrics.exists():  # lines behind the checkpoint belong to steps that are made again
                 atomic_write(metrics, "".join(f"{line}\n" for line in lines_until(metrics, self.first)))
             self._file = open(metrics, "a", encoding="utf-8")
@@ -87,10 +86,10 @@ class Journal:
     def write(self, step: int, loss: float, parts: Mapping[str, Tensor], found: Mapping[str, float]) -> None:
         """The line of update ``step``. parts: of this process's loss; found: diagnostics; every process takes part."""
         line: dict[str, float] = {"step": step, "loss": loss}
-        line |= dict(zip(parts, processes.agreed(*(float(v) for v in parts.values())), strict=True))
+        line |= dict(zip(parts, joined_group().mean(*(float(v) for v in parts.values())), strict=True))
         line |= {"lr": learning_rate(self.config, step - 1), "images_per_second": round(self.rate, 1)}
         line["waiting"] = round(self.feed.waited / max(1e-9, time.monotonic() - self._since), 4)
-        if any(broken := processes.collected(self.feed.skipped)):
+        if any(broken := joined_group().each(self.feed.skipped)):
             line["skipped"] = sum(broken)
         line |= found
         if self._file is not None:
@@ -105,15 +104,15 @@ class Journal:
     def _list_broken(self) -> None:
         """Names of what this process could not read and why, one a line."""
         if self.feed.broken:
-            name = "broken.txt" if world()[1] == 1 else f"broken-{world()[0]}.txt"
+            name = "broken.txt" if joined_group().size == 1 else f"broken-{joined_group().rank}.txt"
             atomic_write(self.out / name, "".join(f"{printable(sample)}\t{kind}\n" for sample, kind in self.feed.broken))
 
     def summary(self) -> None:
         """At the end: what was left out, by kind, over all processes."""
-        counts = processes.collected((self.feed.seen, dict(self.feed.kinds)))
+        counts = joined_group().each((self.feed.seen, dict(self.feed.kinds)))
         kinds: Counter[str] = sum((Counter(k) for _, k in counts), Counter())
         if kinds:
-            names = "broken.txt" if world()[1] == 1 else "broken-PROCESS.txt"
+            names = "broken.txt" if joined_group().size == 1 else "broken-PROCESS.txt"
             self.progress.say(
                 f"skipped {kinds.total()} of {sum(n for n, _ in counts)} samples: {by_kind(kinds)}; their names: {self.out}/{names}"
             )

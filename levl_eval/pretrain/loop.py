@@ -1,4 +1,8 @@
-"""The training loop: one process or many, exact resume, atomic checkpoints, metrics as JSON lines."""
+"""The training loop: one process or many, exact resume, atomic checkpoints, metrics as JSON lines.
+
+A loop of its own beside engines/fit.py: backward passes go through accelerate (DDP's no_sync over accumulated batches, FSDP's shards), a GPU's
+updates are checked later than they are made, and signals end it between steps. It shares core's schedule, finite check and process group.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import yaml
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from levl_eval.core.distributed import joined_group
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.paths import default_cache
@@ -30,7 +35,7 @@ from levl_eval.pretrain.journal import Journal
 from levl_eval.pretrain.messages import first_lines, odd_settings, write_run
 from levl_eval.pretrain.objectives import loss_of
 from levl_eval.pretrain.online import AttentiveProbe, Probe, save_image
-from levl_eval.pretrain.parallel import sync_batch_norm, world
+from levl_eval.pretrain.parallel import sync_batch_norm
 from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate, optimizer_of
 from levl_eval.pretrain.watch import Watch
@@ -53,7 +58,8 @@ class Trainer:
             )
         state = checkpoints.read(self.ckpt) if self.ckpt.exists() else None
         self.accelerator, self.device = processes.start(config)
-        seen = processes.collected(None if state is None else state["step"])
+        self.group = joined_group()
+        seen = self.group.each(None if state is None else state["step"])
         if len(set(seen)) > 1:  # else some would wait for ever for what the others do not do
             other = next(i for i, step in enumerate(seen) if step != seen[0])
             told = ["no checkpoint" if step is None else f"step {step}" for step in (seen[0], seen[other])]
@@ -65,12 +71,11 @@ class Trainer:
             asked, self.config = config, as_it_began(state, config, self.ckpt)
             kept = [f"{k}={v}" for k, v in self.config.model_dump().items() if v != asked.model_dump()[k]]
             config = self.config
-        self.first = world()[0] == 0
-        self.progress = progress or Progress(quiet=not self.first)
-        if self.first:
+        self.progress = progress or Progress(quiet=not self.group.main)
+        if self.group.main:
             atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         with self.accelerator.local_main_process_first():
-            self.feed = open_feed(config, world(), cache or default_cache(), self.progress)
+            self.feed = open_feed(config, self.group.part, cache or default_cache(), self.progress)
             self.probe = Probe.of(config, cache or default_cache(), self.progress) if config.probe else None
         self.tokenizer = self._tokenizer(state)
         torch.manual_seed(config.seed)
@@ -99,7 +104,7 @@ class Trainer:
             return config
         told = state["config"].get("precision") if state is not None else None
         if told not in ("fp32", "bf16"):
-            told = processes.from_first("bf16" if processes.has_bfloat16(self.device) else "fp32")
+            told = self.group.from_main("bf16" if processes.has_bfloat16(self.device) else "fp32")
         return config.model_copy(update={"precision": told})
 
     @property
@@ -113,15 +118,15 @@ class Trainer:
             return Tokenizer.from_str(state["tokenizer"])
         if c.tokenizer != "trained":
             return tokenizer.load_gpt2(c.tokenizer)
-        made = tokenizer.train(self.feed.captions(), c.vocab_size).to_str() if self.first else None
-        return Tokenizer.from_str(processes.from_first(made))
+        made = tokenizer.train(self.feed.captions(), c.vocab_size).to_str() if self.group.main else ""
+        return Tokenizer.from_str(self.group.from_main(made))
 
     def _model(self, state: checkpoints.Checkpoint | None) -> DualEncoder:
         c = self.config
         model = build_model(c, self.tokenizer.get_vocab_size())
         if state is not None:
             checkpoints.restore(model, state)
-        if world()[1] > 1:
+        if self.group.size > 1:
             sync_batch_norm(model)
         model.to(self.device)
         if c.channels_last:
@@ -151,15 +156,15 @@ class Trainer:
         feeds = state.get("feeds") if state is not None else None
         if not feeds or isinstance(self.feed, PoolFeed):
             return None
-        rank, count = world()
+        rank, count = self.group.part
         if len(feeds) != count:
             raise UsageError(f"{self.ckpt}: this stream was read by {len(feeds)} processes, now {count}; resume with as many")
         return feeds[rank]
 
     def _introduce(self) -> None:
         """The first lines, what is odd, and run.json."""
-        c, count = self.config, world()[1]
-        if self.first:
+        c, count = self.config, self.group.size
+        if self.group.main:
             write_run(self.out, c, self.model, self.feed, self.accelerator.distributed_type.value, self.device, count, self.step)
         for line in first_lines(c, self.model, self.feed, self.device, count):
             self.progress.say(line)
@@ -170,14 +175,14 @@ class Trainer:
         """Of the first process, which holds whole weights unless FSDP shards them."""
         if self.accelerator.distributed_type.value == "FSDP":
             raise UsageError("field `attentive_every`: the attentive probe reads whole weights, which FSDP shards; set it to 0")
-        return AttentiveProbe(self.config, probe, self.device) if self.first else None
+        return AttentiveProbe(self.config, probe, self.device) if self.group.main else None
 
     def save(self) -> None:
         """Write the checkpoint; every process takes part, the first writes. Raises LevlError for an update that was not finite."""
         self.watch.check()
         weights, optimizer = processes.states(self.accelerator, self.wrapped, self.model, self.optimizer)
-        feeds = processes.collected(self.feed.state())
-        if self.first:
+        feeds = self.group.each(self.feed.state())
+        if self.group.main:
             state = checkpoints.payload(weights, self.config, self.tokenizer.to_str(), self.step)
             state |= {"optimizer": optimizer, "loss": (self.watch.first, self.watch.running), "feeds": feeds}
             if self.attentive is not None:
@@ -194,9 +199,9 @@ class Trainer:
         c = self.config
         if generator is not None and c.objective != "levljepa_plus":
             if c.augmentation == "crop":
-                x = crop(x, generator, world())
+                x = crop(x, generator, self.group.part)
             elif c.augmentation == "standard" and c.random_erasing_prob:
-                x = erase(x, c, generator, world())
+                x = erase(x, c, generator, self.group.part)
         return x.contiguous(memory_format=torch.channels_last) if c.channels_last and x.ndim == 4 else x
 
     def _regulariser(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -210,7 +215,7 @@ class Trainer:
             return self.sigreg.directions(c.embed_dim, like, generator)
 
         shared = draw() if c.sigreg_directions == "shared" and c.objective.startswith("levljepa") else None
-        factor = world()[1] if c.sigreg_scope == "global" else 1  # global: times the rows of all processes
+        factor = self.group.size if c.sigreg_scope == "global" else 1  # global: times the rows of all processes
         return lambda z: factor * self.sigreg(z, draw() if shared is None else shared)
 
     def _forward(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -218,7 +223,7 @@ class Trainer:
         c = self.config
         seed = (c.seed * 1_000_003 + number) % (1 << 62)
         if c.dropout or c.head_dropout:
-            torch.manual_seed((seed * 1009 + world()[0]) % (1 << 62))
+            torch.manual_seed((seed * 1009 + self.group.rank) % (1 << 62))
         generator = torch.Generator().manual_seed(seed)
         batch = self.feed.next()
         x: Tensor | list[Tensor]
@@ -291,7 +296,7 @@ class Trainer:
         line = probe.knn(found) | probe.zero_shot(lambda x: self._embed(self.pixels(x.numpy(), None), ids, last))
         if self.attentive is not None:
             line |= self.attentive.accuracy(self.model.vision.encoder, lambda x: self.pixels(x.numpy(), None))
-        if c.neighbours and self.first:
+        if c.neighbours and self.group.main:
             sheet = probe.neighbours(found, c.neighbours)
             save_image(self.out / "neighbours" / f"step-{self.step}.png", sheet)
             processes.log_image(self.accelerator, "neighbours", sheet, self.step)
@@ -311,7 +316,7 @@ class Trainer:
 
     def close(self) -> None:
         """Leave the other processes, where there are any."""
-        if world()[1] > 1:
+        if self.group.size > 1:
             self.accelerator.wait_for_everyone()
             torch.distributed.destroy_process_group()
 
@@ -346,4 +351,4 @@ class Trainer:
 
     def _anyone(self, asked: bool) -> bool:
         """Whether any process was asked to stop: they stop together."""
-        return processes.agreed(float(asked))[0] > 0
+        return self.group.mean(float(asked))[0] > 0

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from levl_eval.core.distributed import joined_group
 from levl_eval.models.config import PretrainConfig
-from levl_eval.pretrain.parallel import gather, pairwise_sigmoid, world
+from levl_eval.pretrain.parallel import gather, pairwise_sigmoid
 
 Regulariser = Callable[[Tensor], Tensor]
 
@@ -72,16 +73,15 @@ def levljepa_plus(
     predict_v: Callable[[Tensor], Tensor] | nn.Module,
     predict_t: Callable[[Tensor], Tensor] | nn.Module,
     sigreg: Regulariser,
-    lambda_v: float,
-    lambda_t: float,
-    lambda_m: float,
+    weights: tuple[float, float, float],
     align: str = "mse",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(1 - lv - lt - lm) cross + lv S_v + lt S_t + lm multi (docs/paper.md).
+    """(1 - lv - lt - lm) cross + lv S_v + lt S_t + lm multi, with weights (lv, lt, lm) (docs/paper.md).
 
     views: [V, B, d], global crops first. The vision embedding is the mean of the global crops, with gradient; multi is the mean
     squared distance of every view from it; SIGReg is taken per view and averaged.
     """
+    lambda_v, lambda_t, lambda_m = weights
     z_v = views[:global_views].mean(0)
     cross = 0.5 * (distance(predict_v(z_v), z_t.detach(), align) + distance(predict_t(z_t), z_v.detach(), align))
     multi = (views - z_v).square().mean()
@@ -94,7 +94,7 @@ def clip(z_v: Tensor, z_t: Tensor, log_scale: Tensor) -> Tensor:
     """Symmetric InfoNCE (Radford et al. 2021) against the negatives of all processes: z [B, d], scale exp(log_scale) at most 100."""
     v, t = F.normalize(z_v, dim=-1), F.normalize(z_t, dim=-1)
     scale = log_scale.clamp(max=math.log(100)).exp()
-    target = torch.arange(len(v), device=v.device) + world()[0] * len(v)
+    target = torch.arange(len(v), device=v.device) + joined_group().rank * len(v)
     return 0.5 * (F.cross_entropy(scale * v @ gather(t).T, target) + F.cross_entropy(scale * t @ gather(v).T, target))
 
 
@@ -104,7 +104,7 @@ def siglip(z_v: Tensor, z_t: Tensor, log_scale: Tensor, bias: Tensor, block: int
     At most ``block`` columns of the similarity matrix (one process's batch where None) exist at a time.
     """
     v, t = F.normalize(z_v, dim=-1), F.normalize(z_t, dim=-1)
-    return pairwise_sigmoid(v, gather(t), log_scale, bias, world()[0] * len(v), block or len(v))
+    return pairwise_sigmoid(v, gather(t), log_scale, bias, joined_group().rank * len(v), block or len(v))
 
 
 def _full(z: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def loss_of(config: PretrainConfig, out: dict[str, Tensor], sigreg: Regulariser)
         if c.objective == "levljepa_plus":
             return levljepa_plus(
                 _full(out["views"]), z_t, c.global_views, lambda _: forward["p_v"], lambda _: forward["p_t"], sigreg,
-                c.lambda_v, c.lambda_t, c.lambda_multi, c.align_loss,
+                (c.lambda_v, c.lambda_t, c.lambda_multi), c.align_loss,
             )  # fmt: skip
         z_v = _full(out["z_v"])
         if c.prediction == "direct":

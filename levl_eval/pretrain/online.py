@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path
 from levl_eval.core.progress import Progress
+from levl_eval.core.random_state import seeded
+from levl_eval.core.schedule import Schedule
 from levl_eval.data.listing import list_classes, list_images
 from levl_eval.data.rgb import open_rgb
 from levl_eval.engines.probes.attentive import AttentiveHead
@@ -143,11 +144,11 @@ class AttentiveProbe:
     def __init__(self, config: PretrainConfig, probe: Probe, device: torch.device) -> None:
         c = config
         self.config, self.probe, self.device = config, probe, device
-        with torch.random.fork_rng(devices=[]):  # the run's own random numbers stay as they are without a probe
-            torch.manual_seed(c.seed)
+        with seeded(c.seed):  # the run's own random numbers stay as they are without a probe
             self.head = AttentiveHead(c.vision.width, len(probe.names), c.vision.heads, 4.0).to(device)
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=self.lr, weight_decay=self.decay)
-        self.taken, self.total = 0, max(1, c.steps // max(1, c.attentive_every))
+        self.taken = 0
+        self.schedule = Schedule(max(1, c.steps // max(1, c.attentive_every)), "cosine", final=self.final)
 
     def _rows(self) -> np.ndarray:
         n = len(self.probe.labels["train"])
@@ -170,9 +171,8 @@ class AttentiveProbe:
     def step(self, encoder: nn.Module, pixels: Encode) -> None:
         """One step of the head. pixels: uint8 [B, S, S, 3] -> normalised [B, 3, S, S]."""
         rows = torch.from_numpy(self._rows())
-        share_left = 0.5 * (1 + math.cos(math.pi * min(1.0, self.taken / self.total)))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * (self.final + (1 - self.final) * share_left)
+            group["lr"] = self.lr * self.schedule.at(self.taken)
         logits = self.head(self._tokens(encoder, pixels(self.probe.pixels["train"][rows])))
         loss = F.cross_entropy(logits, self.probe.labels["train"][rows].to(self.device))
         self.optimizer.zero_grad(set_to_none=True)

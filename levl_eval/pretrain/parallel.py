@@ -13,12 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def world() -> tuple[int, int]:
-    """(this process, number of processes); (0, 1) where nothing was started together."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+from levl_eval.core.distributed import joined_group
 
 
 class _Gather(torch.autograd.Function):
@@ -27,7 +22,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(x) for _ in range(joined_group().size)]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
@@ -35,13 +30,13 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
-        start = dist.get_rank() * ctx.rows
+        start = joined_group().rank * ctx.rows
         return total[start : start + ctx.rows]
 
 
 def gather(x: Tensor) -> Tensor:
     """[B, ...] of each process -> [W B, ...] of all, differentiable; every process must hold equally many rows."""
-    return _Gather.apply(x) if world()[1] > 1 else x
+    return _Gather.apply(x) if joined_group().size > 1 else x
 
 
 class _Sum(torch.autograd.Function):
@@ -67,7 +62,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        count = world()[1]
+        count = joined_group().size
         if not self.training or count == 1:
             return super().forward(input)
         x = input if input.dtype == torch.float64 else input.float()

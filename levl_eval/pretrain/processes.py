@@ -1,4 +1,4 @@
-"""One process or many: the accelerator, what runs where, and what is agreed between processes.
+"""One process or many: the accelerator, what runs where, and states that may be in shards (core.distributed has rank and world size).
 
 `accelerate launch` and `torchrun` set the environment that says how many processes there are; without it there is one.
 """
@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from levl_eval.core.device import pick_device
-from levl_eval.core.distributed import keep_freed_memory
+from levl_eval.core.distributed import joined_group, keep_freed_memory, launched_rank
 from levl_eval.core.errors import UsageError
 from levl_eval.models.config import PretrainConfig
-from levl_eval.pretrain.parallel import world
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,13 +57,13 @@ def start(config: PretrainConfig) -> tuple[Any, torch.device]:
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState, PartialState
 
-    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    many = launched_rank()[1] > 1
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
     if device.type == "cpu" and many:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or 1))
-    if not world()[1] > 1 and PartialState._shared_state and PartialState().device.type != device.type:
+    if joined_group().size == 1 and PartialState._shared_state and PartialState().device.type != device.type:
         AcceleratorState._reset_state(True)  # an earlier run of this Python process used another device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,34 +95,6 @@ def log_image(accelerator: Accelerator, name: str, pixels: np.ndarray, step: int
             tracker.log_images({name: pixels[None]}, step=step, dataformats="NHWC")
         elif hasattr(tracker, "log_images"):
             tracker.log_images({name: [pixels]}, step=step)
-
-
-def agreed(*values: float) -> list[float]:
-    """Means of numbers over all processes; equal in each of them afterwards."""
-    if world()[1] == 1:
-        return list(values)
-    x = torch.tensor(values, dtype=torch.float64)
-    on = x.cuda() if dist.get_backend() == "nccl" else x
-    dist.all_reduce(on)
-    return (on / world()[1]).tolist()
-
-
-def collected(value: Any) -> list[Any]:
-    """A small Python object of every process, in order."""
-    if world()[1] == 1:
-        return [value]
-    out: list[Any] = [None] * world()[1]
-    dist.all_gather_object(out, value)
-    return out
-
-
-def from_first(value: Any) -> Any:
-    """The first process's object, in every process."""
-    if world()[1] == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, 0)
-    return box[0]
 
 
 def _sharded(accelerator: Any) -> bool:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
+from levl_eval.core.schedule import Schedule
 from levl_eval.models.config import PretrainConfig, wsd_steps
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """The rate of update ``step`` (from 0) (docs/paper.md).
+def schedule_of(config: PretrainConfig) -> Schedule:
+    """The rates of the updates (docs/paper.md).
 
     Linear warm-up from ``warmup_start_factor`` of the peak (May 0, July 0.01), which it reaches at update ``warmup``; where None, from
     1 / warmup, and the peak is reached one update earlier (OpenCLIP's). Then cosine: to ``final_lr`` of the peak at update ``steps``;
     wsd: the peak, and over the last updates (``wsd_decay_frac`` or ``wsd_decay_steps``) a cosine to ``final_lr`` of it. Behind ``steps`` (``extend_to``) it stays there.
     """
     c = config
-    if step < c.warmup:
-        start = c.warmup_start_factor
-        return c.lr * (step + 1) / c.warmup if start is None else c.lr * (start + (1 - start) * step / c.warmup)
-    if c.schedule == "cosine":
-        t = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
-    else:
-        fall = wsd_steps(c)
-        behind = step - (c.steps - fall)
+    kind, begins, ends = "cosine", c.warmup, c.steps
+    if c.schedule == "wsd":
+        begins = c.steps - wsd_steps(c)
         if c.wsd_decay == "linear":  # as levl-pretrain had it: at final_lr with the last update
-            return c.lr * (1 - (1 - c.final_lr) * min(1.0, max(0.0, (behind + 1) / fall)))
-        t = min(1.0, max(0.0, behind / fall))
-    return c.lr * (c.final_lr + (1 - c.final_lr) * 0.5 * (1 + math.cos(math.pi * t)))
+            kind, begins, ends = "linear", begins - 1, c.steps - 1
+    return Schedule(ends, kind, begins, c.warmup, c.warmup_start_factor, c.final_lr)
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """The rate of update ``step`` (from 0)."""
+    return config.lr * schedule_of(config).at(step)
 
 
 def optimizer_of(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from levl_eval.core.errors import LevlError
+from levl_eval.core.distributed import joined_group
+from levl_eval.core.errors import LevlError, check_finite
 from levl_eval.models.config import PretrainConfig
-from levl_eval.pretrain import processes
 
 _MEMORY = 0.95  # of the running loss, over updates
 
@@ -41,16 +41,15 @@ class Watch:
             return
         steps, values = zip(*self._unchecked, strict=True)
         self._unchecked = []
-        numbers = processes.agreed(*torch.stack(values).flatten().tolist())
+        numbers = joined_group().mean(*torch.stack(values).flatten().tolist())
         for step, loss, norm in zip(steps, numbers[::2], numbers[1::2], strict=True):
             for what, value in (("loss", loss), ("gradient norm", norm)):
-                if not math.isfinite(value):
-                    raise self._stop(step, f"the {what} is {value}")
+                check_finite(value, f"step {step}: the {what}", self._remedy())
             self._grown(step, loss)
             self.last = loss
 
-    def _stop(self, step: int, what: str) -> LevlError:
-        return LevlError(f"step {step}: {what}; last good checkpoint: {self.where()}; lower lr or use precision=fp32")
+    def _remedy(self) -> str:
+        return f"last good checkpoint: {self.where()}; lower lr or use precision=fp32"
 
     def _grown(self, step: int, loss: float) -> None:
         """Follow the running loss; one far above the first loss will not come back."""
@@ -58,6 +57,7 @@ class Watch:
             self.first = self.running = loss
         self.running = _MEMORY * self.running + (1 - _MEMORY) * loss
         if self.running > self.config.max_loss_growth * abs(self.first):
-            raise self._stop(
-                step, f"diverged: the running loss is {self.running:.4g}, the first was {self.first:.4g} (max_loss_growth)"
+            raise LevlError(
+                f"step {step}: diverged: the running loss is {self.running:.4g}, the first was {self.first:.4g} (max_loss_growth); "
+                f"{self._remedy()}"
             )

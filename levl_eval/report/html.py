@@ -32,7 +32,7 @@ MAX_FILE = 14_900_000  # bytes of the page; images get what its text leaves
 MAX_BYTES = 12_000_000  # of images in all
 MAX_DENSE = 1_500_000  # of the dense tasks' images, before they are written as text
 PLACE = Markup("<!--samples-->")  # where the browser's data go; no text of others can hold it, as that is escaped
-SHEETS = ("truth.png", "dense.png", "legend.json")  # of engines/segmentation/images.py
+SHEETS = ("truth.png", "dense.png", "legend.json")  # of engines/dense_images.py and segmentation/images.py
 SMALLEST = 0.45  # of their own size that sheets are shown at
 KINDS = {"records": "json", "samples": "jsonl"}  # folders of a run, and how their files' names end
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from levl_eval.core.distributed import place
+from levl_eval.core.distributed import launched_rank
 from levl_eval.core.errors import UsageError
 
 RUNS = Path("runs")
@@ -24,7 +24,7 @@ def run_folder(asked: str | Path | None) -> Iterator[Path]:
     if asked is not None:
         yield Path(asked)
         return
-    if place()[1] > 1:
+    if launched_rank()[1] > 1:
         raise UsageError("--out: several processes of a launcher write to one folder; name it with --out DIR")
     out = _new()
     before = os.readlink(LATEST) if LATEST.is_symlink() else None

@@ -8,18 +8,18 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from levl_eval.cards import DataSpec, TaskCard
-from levl_eval.core.distributed import launched, place, team, work_alone
+from levl_eval.core.distributed import launched, launched_rank, process_group, work_alone
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
 from levl_eval.core.json_types import object_at
+from levl_eval.core.random_state import seeded
 from levl_eval.core.user_code import told
 from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, engine
 from levl_eval.metrics.estimate import Estimate
@@ -86,13 +86,13 @@ class Runner:
         together = [n for n, job in enumerate(self.jobs) if launched() and job.card.engine in TOGETHER]
         work_alone(not together)
         if together:
-            was_quiet, self.progress.quiet = self.progress.quiet, self.progress.quiet or not team().first
+            was_quiet, self.progress.quiet = self.progress.quiet, self.progress.quiet or not process_group().main
             for number in together:
                 self._together(number)
             self.progress.quiet = was_quiet
             work_alone()
         rest = [n for n in range(len(self.jobs)) if n not in self.records]
-        rank, size = place()
+        rank, size = launched_rank()
         start, end = rank * len(rest) // size, (rank + 1) * len(rest) // size
         own = rest[start:end]
         if rank:  # what a language model answers without an image is found once, by the first: the others come to it later
@@ -120,19 +120,19 @@ class Runner:
             return True
 
     def _together(self, number: int) -> None:
-        """Read or compute a job as a team: the first holds its lock and writes, all take part."""
-        with locked(self.out / ".locks" / self.jobs[number].key) if team().first else nullcontext():
-            found = team().agree(self._existing(number) if team().first else None)
+        """Read or compute a job together: the main process holds its lock and writes, all take part."""
+        with locked(self.out / ".locks" / self.jobs[number].key) if process_group().main else nullcontext():
+            found = process_group().from_main(self._existing(number) if process_group().main else None)
             self._announce(number, found)
             self.records[number] = found or self._compute(number)
-            team().wait()
+            process_group().wait()
 
     def _help(self, number: int) -> None:
         """Take part in the making of the features of a job that another process is at. Whatever fails, that one tells."""
         try:
             if self.jobs[number].problem is None and self._existing(number) is None:
                 context = self._context(number, helping=True)
-                with _deterministic(context.seed):
+                with seeded(context.seed):
                     engine(context.card.engine)(context)
         except Exception:
             return
@@ -155,7 +155,7 @@ class Runner:
     def _compute(self, number: int) -> Record:
         """Run a job and write its record, whatever happens; a failed one takes a file of its own, which the next success removes.
 
-        Raises LevlError in a team where this process alone has failed: the others are in steps that wait for it.
+        Raises LevlError where this process alone of several has failed: the others are in steps that wait for it.
         """
         job, config = self.jobs[number], self.plan.config
         record = job.record(config.data, self.environment, self.call)
@@ -164,11 +164,12 @@ class Runner:
             if job.problem is not None:
                 raise job.problem
             context = self._context(number)
-            with _deterministic(job.seed):
+            # Engines use their own generators; this fixes what a library might draw from the global ones.
+            with seeded(job.seed):
                 outcome = engine(record.engine)(context)
             _fill(record, outcome, job, started)
             computed = True
-            if team().first:
+            if process_group().main:
                 for name, text in outcome.files.items():
                     atomic_write(self.out / "uploads" / record.key / name, text)
                 write_record(self.out, record, chain(outcome.samples, _failed_rows(job)))
@@ -176,14 +177,14 @@ class Runner:
         except Exception as e:
             if config.debug and not isinstance(e, LevlError):
                 raise
-            if team().size > 1 and (computed or not team().all_failed()):
+            if process_group().size > 1 and (computed or not process_group().all_failed()):
                 why = " ".join(str(e).split())
                 raise LevlError(
-                    f"process {place()[0]} of {place()[1]} failed alone ({why}); the run ends, what is done is kept: start it again to resume"
+                    f"process {launched_rank()[0]} of {launched_rank()[1]} failed alone ({why}); the run ends, what is done is kept: start it again to resume"
                 ) from e
             _fail(record, e, job, started)
             self.progress.say(f"  failed: {record.reason}")
-            if team().first:
+            if process_group().main:
                 write_record(self.out, record)
         return record
 
@@ -232,19 +233,6 @@ def _within_bound(record: Record, job: Job) -> bool:
     return isinstance(left, int) and isinstance(of, int) and spec.may_skip.allows(left, of)
 
 
-@contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
-    """Engines use their own generators; this fixes what a library might draw from the global one."""
-    import torch
-
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.random.set_rng_state(state)
-
-
 def _defined(metrics: dict[str, Estimate]) -> tuple[dict[str, Estimate], list[str]]:
     """Metrics with a value, and the names of those without (no item they are about): JSON has no NaN, a record no empty estimate."""
     undefined = [name for name, e in metrics.items() if not math.isfinite(e.value)]
@@ -270,13 +258,13 @@ def _fill(record: Record, outcome: Outcome, job: Job, started: float) -> None:
     elif seen != job.identity.data.test:
         raise LevlError(f"task {record.task}: its test data changed while the run went on; run it again")
     trained_on, own = data.pop("train", ()), data.pop("validation", "")
-    strange = {trained_on} if isinstance(trained_on, str) else set(trained_on)
+    strange = set(trained_on) if isinstance(trained_on, (list, tuple)) else {trained_on}
     if (strange | ({own} if own else set())) - {*job.identity.data.train, job.identity.data.validation}:
         raise LevlError(f"task {record.task}: its training data changed while the run went on; run it again")
     record.data |= data
     if job.data.failed and "failed_rows" not in record.data:
         record.data["failed_rows"] = len(job.data.failed)
-    record.notes, record.cache = outcome.notes, outcome.cache
+    record.notes, record.cache = dict(outcome.notes), outcome.cache
     if undefined:
         record.notes = {**record.notes, "undefined": undefined}
     record.seconds = {**outcome.seconds, "total": time.monotonic() - started}

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from levl_eval.core.distributed import cores, place
+from levl_eval.core.distributed import cores, launched_rank
 from levl_eval.core.errors import UsageError
 from levl_eval.runner.environment import COMMAND, command_line
 from levl_eval.runner.options import check_workers
@@ -40,7 +40,7 @@ def workers(count: int, words: Sequence[str]) -> Iterator[None]:
     if count == 1:
         yield
         return
-    if place()[1] > 1:
+    if launched_rank()[1] > 1:
         raise UsageError(f"--workers {count}: a launcher has started several processes already; leave it out")
     first = _environment(0, count)
     before = {name: os.environ.get(name) for name in first}

@@ -95,18 +95,18 @@ def test_a_lost_process_ends_the_run_and_two_others_end_it_as_one_would(world, t
         assert (tmp_path / "cache" / f).read_bytes() == (tmp_path / "other cache" / f).read_bytes()
 
 
-def test_place_and_launch_follow_the_environment(monkeypatch):
+def test_rank_and_launch_follow_the_environment(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert processes.place() == (0, 1) and not processes.launched()
+    assert processes.launched_rank() == (0, 1) and not processes.launched()
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert processes.place() == (1, 2) and not processes.launched()  # nobody to reach: pieces are shared, no steps
+    assert processes.launched_rank() == (1, 2) and not processes.launched()  # nobody to reach: pieces are shared, no steps
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
     assert processes.launched()
     monkeypatch.setenv("RANK", "x")
-    assert processes.place() == (0, 1)
+    assert processes.launched_rank() == (0, 1)
 
 
 def _worker(rank, port, folder):
@@ -115,17 +115,21 @@ def _worker(rank, port, folder):
 
     import torch
 
-    team = processes.team()
-    both = team.all_failed()
+    group = processes.process_group()
+    both = group.all_failed()
     sums = [torch.full((2, 2), float(rank + 1)), torch.tensor([10.0 * rank])]
-    team.add(sums)
+    group.add(sums)
     found = {
         "both": both,
         "sums": [s.tolist() for s in sums],
-        "agreed": team.agree(rank),
-        "gathered": team.gather([rank] * (rank + 1)),
+        "agreed": group.from_main(rank),
+        "gathered": group.gather([rank] * (rank + 1)),
+        "each": processes.joined_group().each(10 * rank),
+        "mean": group.mean(rank, 4.0),
+        "part": group.part,
+        "joined": processes.joined_group().part,
     }
-    found["alone"] = team.all_failed(timedelta(seconds=2)) if rank == 0 else None  # the other goes on and never comes
+    found["alone"] = group.all_failed(timedelta(seconds=2)) if rank == 0 else None  # the other goes on and never comes
     (folder / f"{rank}.json").write_text(json.dumps(found))
     while not (folder / "0.json").exists():
         time.sleep(0.05)
@@ -144,3 +148,4 @@ def test_a_process_that_fails_alone_learns_so(tmp_path):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["both"] is True and found["alone"] is (False if rank == 0 else None)
         assert found["sums"] == [[[3.0, 3.0], [3.0, 3.0]], [10.0]] and found["agreed"] == 0 and found["gathered"] == [0, 1, 1]
+        assert found["each"] == [0, 10] and found["mean"] == [0.5, 4.0] and found["part"] == found["joined"] == [rank, 2]

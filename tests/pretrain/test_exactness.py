@@ -74,7 +74,7 @@ def test_levljepa_plus_is_the_published_formula():
     w = _z(4, 4, seed=2).detach()
     predict = lambda z: z @ w  # noqa: E731
     lv, lt, lm = 0.02, 0.03, 0.2
-    loss, _ = objectives.levljepa_plus(views, z_t, 2, predict, predict, _moment, lv, lt, lm)
+    loss, _ = objectives.levljepa_plus(views, z_t, 2, predict, predict, _moment, (lv, lt, lm))
     mean = (views[0] + views[1]) / 2
     cross = 0.5 * ((mean @ w - z_t.detach()) ** 2).mean() + 0.5 * ((z_t @ w - mean.detach()) ** 2).mean()
     multi = sum(((views[k] - mean) ** 2).mean() for k in range(6)) / 6

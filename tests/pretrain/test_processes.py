@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from levl_eval.core.distributed import joined_group
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.models.config import parse_config
@@ -95,7 +96,7 @@ def _process(rank, port, folder):
     x = torch.full((2, 3), float(rank), dtype=torch.float64, requires_grad=True)
     whole = gather(x)
     assert whole[:, 0].tolist() == [0, 0, 1, 1]
-    torch.save({"exact": _losses_and_gradients(rank, 2), "mean": processes.agreed(rank, 4.0)}, folder / f"{rank}.pt")
+    torch.save({"exact": _losses_and_gradients(rank, 2), "mean": joined_group().mean(rank, 4.0)}, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

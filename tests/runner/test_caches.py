@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +24,10 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import locked
 from levl_eval.core.progress import Progress
 from levl_eval.data.leakage import content_hashes
+from levl_eval.engines import fit
 from levl_eval.engines.probes.texts import text_embeddings
 from levl_eval.engines.vlm import floors, training
-from levl_eval.engines.vlm.answers import Journal
+from levl_eval.engines.vlm.answers import Entry, Journal
 from levl_eval.engines.vlm.training import train
 from levl_eval.features.store import FeatureStore
 from levl_eval.runner import caches
@@ -97,8 +99,6 @@ def test_texts(how, tmp_path):
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_content_hashes(how, images, tmp_path):  # noqa: F811
-    from dataclasses import replace
-
     pixels, heard = replace(images, content=None), Heard()
     first = content_hashes(pixels, tmp_path)
     (path,) = (tmp_path / "content").iterdir()
@@ -171,9 +171,8 @@ def llama(tmp_path_factory):
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty", "junk"])
 def test_connectors_and_their_states(how, llama, tmp_path, monkeypatch):
     def run(heard):
-        args = list(_args(llama, tmp_path))
-        args[9] = heard
-        return train(*args)
+        job, *rest = _args(llama, tmp_path)
+        return train(replace(job, progress=heard), *rest)
 
     whole = run(Heard())[0]
     (path,) = (tmp_path / "connectors").glob("*.safetensors")
@@ -183,7 +182,7 @@ def test_connectors_and_their_states(how, llama, tmp_path, monkeypatch):
     assert not hit and _equal(net, whole) and len(heard.lines) == 1 and "computed again" in heard.lines[0]
     assert run(heard)[2] and len(heard.lines) == 1
     path.unlink()
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(fit, "SAVE_EVERY", -1.0)
     original, calls = training.packed_terms, []
 
     def dies(*a):
@@ -225,9 +224,9 @@ def test_floors(how, tmp_path, monkeypatch):
 
 def test_journals_leave_out_what_is_torn_damaged_or_anothers(tmp_path):
     mine, other = Journal(tmp_path / f"{KEY}.jsonl"), Journal(tmp_path / f"{'b' * 64}.jsonl")
-    mine.append([["1", "yes", []]])
-    mine.append([["2", "no", []]])
-    other.append([["3", "no", []]])
+    mine.append([Entry("1", "yes", [])])
+    mine.append([Entry("2", "no", [])])
+    other.append([Entry("3", "no", [])])
     with open(mine.path, "ab") as f:
         f.write(other.path.read_bytes() + b'{"a": 1}\n[["4", "old", []]]\n7\n' + b'["torn')
     assert [e[0] for e in mine.read()] == ["1", "2"] and mine.broken == 4

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards.dense import DepthCard
-from levl_eval.core.errors import LevlError
-from levl_eval.data.types import DepthSet, ImageSet
+from levl_eval.data.readers import read_depth
+from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context
-from levl_eval.engines.convergence import closed_form, thinned, train_until_converged
-from levl_eval.engines.depth.head import DepthHead, grid_depth, train_head, valid
+from levl_eval.engines.convergence import closed_form
+from levl_eval.engines.dense_common import FixedMap, geometry_of, logits_of, same_size, trained, upsample
+from levl_eval.engines.depth.head import DepthHead, DepthTokens, grid_depth, train_head, valid
 from levl_eval.engines.floors import mean_map
 from levl_eval.features.store import FeatureSet
 
@@ -32,18 +30,12 @@ CROPS = {
 
 def task_preprocess(card: DepthCard, own: Preprocess) -> Preprocess:
     """The backbone's normalisation; the whole image squashed to a square, so that every pixel has a prediction."""
-    return replace(own, size=card.size or own.size, resize="squash", resize_to=None, interpolation=card.interpolation)
+    return geometry_of(card, own, "squash")
 
 
 def full_depth(data: DepthSet, name: str) -> np.ndarray:
     """The depth map [H, W] of an image. Raises LevlError where its size is not its image's."""
-    depth = data.depth(name)
-    size = data.images.open(name).size
-    if (depth.shape[1], depth.shape[0]) != size:
-        raise LevlError(
-            f"{data.images.source}/{name}: image is {size[0]}x{size[1]}, its depth map {depth.shape[1]}x{depth.shape[0]}; they must be equal"
-        )
-    return depth
+    return same_size(data.images, name, data.depth(name), "depth map")
 
 
 def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
@@ -68,58 +60,43 @@ class Fitted:
     @torch.inference_mode()
     def predict(self, row: int, size: tuple[int, int]) -> np.ndarray:
         """Metres [H, W] of the image in ``row`` of the features, clipped to the card's caps."""
-        tokens = torch.from_numpy(np.asarray(self.features.patches[row : row + 1]).astype(np.float32)).to(self.device)
-        metres = self.head(tokens)[:, None]
-        how = {"align_corners": False} if self.card.upsample == "bilinear" else {}
-        large = F.interpolate(metres, size=size, mode=self.card.upsample, **how)[0, 0]
+        metres = logits_of(self.head, np.asarray(self.features.patches[row : row + 1]), self.device)[:, None]
+        large = upsample(metres, size, self.card.upsample)[0, 0]
         return large.clamp(self.card.min_depth, self.card.max_depth).cpu().numpy()
 
 
-class _Places(nn.Module):
-    """A head that has no eyes: the same metres [h, w] for every image."""
-
-    def __init__(self, metres: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("map", metres)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.get_buffer("map").expand(len(tokens), -1, -1)
+def sets_of(context: Context[DepthCard]) -> tuple[DepthSet, DepthSet]:
+    """Training and test set of the card. Raises UsageError/LevlError for unusable data."""
+    card = context.card
+    test = read_depth(card.data, context.data, card.depth_scale, context.limit)
+    return read_depth(card.train, context.data, card.depth_scale), test
 
 
 def fit(
     context: Context[DepthCard], train: DepthSet, test: DepthSet
-) -> tuple[Fitted, Fitted, dict[str, Any], dict[str, float], dict[str, int]]:
+) -> tuple[Fitted, Fitted, dict[str, object], dict[str, float]]:
     """Features of both sets and the head: what predicts, the same without an image (the training mean at each place), notes on the
-    training, seconds and cache hits."""
-    card = context.card
-    cache = {"feature_hits": 0, "feature_misses": 0}
+    training and seconds."""
+    card, device = context.card, context.device
+    seconds: dict[str, float] = {}
     geometry = task_preprocess(card, context.backbone.preprocess)
     started = time.monotonic()
-
-    def features(images: ImageSet) -> FeatureSet:
-        found = context.store.get(
-            context.backbone, images, device=context.device, batch_size=context.batch_size, progress=context.progress,
-            preprocess=geometry, layers=card.layers,
-        )  # fmt: skip
-        cache["feature_hits" if found.hit else "feature_misses"] += 1
-        return found
-
-    learn, judge = features(train.images), features(test.images)
+    learn, judge = (context.features(s.images, geometry, card.layers) for s in (train, test))
     context.ready()
-    seconds = {"features": time.monotonic() - started}
+    seconds["features"] = time.monotonic() - started
     started = time.monotonic()
     names = context.progress.track(train.images.ids, "training depths", unit="map")
     labels = np.stack([grid_depth(full_depth(train, name), learn.grid, card) for name in names])
+    data = DepthTokens(learn.patches, labels, learn.grid)
 
     def train_by(card: DepthCard) -> tuple[DepthHead, list[float]]:
-        return train_head(learn.patches, labels, learn.grid, card, context.seed, context.device, context.progress)
+        return train_head(data, card, context.seed, device, context.progress)
 
     if card.head == "ridge":
         head = train_by(card)[0]
-        notes: dict[str, Any] = {"converged": closed_form()}
+        notes: dict[str, object] = {"converged": closed_form()}
     else:
-        head, curve, found = train_until_converged(card, math.ceil(len(learn.patches) / card.batch_size), train_by)
-        notes = {"head_loss": thinned(curve), "converged": found}
+        head, notes = trained(card, data, train_by)
     seconds["head"] = time.monotonic() - started
-    blind = _Places(torch.from_numpy(mean_map(labels)).to(context.device))
-    return Fitted(head, judge, card, context.device), Fitted(blind, judge, card, context.device), notes, seconds, cache
+    blind = FixedMap(torch.from_numpy(mean_map(labels))[None].to(device))
+    return Fitted(head, judge, card, device), Fitted(blind, judge, card, device), notes, seconds

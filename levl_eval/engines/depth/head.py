@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from levl_eval.cards.dense import DepthCard
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
-from levl_eval.engines.segmentation.head import LinearHead, token_statistics
+from levl_eval.engines.dense_common import LabelledTokens, LinearHead, train_on_tokens
+from levl_eval.engines.ridge import Ridge
 
 
 def valid(depth: np.ndarray, card: DepthCard) -> np.ndarray:
@@ -72,10 +74,14 @@ def depth_loss(predicted: Tensor, truth: Tensor, card: DepthCard) -> Tensor:
     return (predicted - truth).abs().mean() if card.loss == "l1" else ((predicted - truth) ** 2).mean()
 
 
-def _new(patches: np.ndarray, grid: tuple[int, int], card: DepthCard) -> LinearHead:
-    dim = patches.shape[-1]
-    mean, std = token_statistics(patches, floor=card.std_floor) if card.standardize else (torch.zeros(dim), torch.ones(dim))
-    return LinearHead(mean, std, card.bins if card.head == "bins" else 1, grid, True)
+@dataclass(frozen=True)
+class DepthTokens(LabelledTokens):
+    """Tokens labelled with metres, NaN where unknown."""
+
+    def linear(self, card: DepthCard) -> LinearHead:
+        """A new linear layer on standardised tokens, with as many outputs as the card's head has."""
+        mean, std = self.scale(card.standardize, card.std_floor)
+        return LinearHead(mean, std, card.bins if card.head == "bins" else 1, self.grid, True)
 
 
 def _start(linear: LinearHead, labels: np.ndarray, card: DepthCard) -> None:
@@ -88,80 +94,45 @@ def _start(linear: LinearHead, labels: np.ndarray, card: DepthCard) -> None:
 
 
 def train_head(
-    patches: np.ndarray,
-    labels: np.ndarray,
-    grid: tuple[int, int],
-    card: DepthCard,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
+    data: DepthTokens, card: DepthCard, seed: int, device: torch.device, progress: Progress
 ) -> tuple[DepthHead, list[float]]:
-    """Fit the card's head on [N, n, D] tokens and metres [N, h, w] (NaN: unknown). Returns it and its loss by epoch.
+    """Fit the card's head. Returns it and its loss by epoch, [] of one that is solved.
 
     Raises LevlError where nothing is labelled or the loss is not finite.
     """
-    if not np.isfinite(labels).any():
+    if not np.isfinite(data.labels).any():
         raise LevlError("depth: no training pixel is within the caps; check `min_depth`, `max_depth` and `depth_scale`")
-    generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    linear = _new(patches, grid, card)
+    linear = data.linear(card)
     if card.head == "ridge":
-        return _ridge(linear, patches, labels, card, device, progress), []
-    _start(linear, labels, card)
+        return _ridge(linear, data, card, device, progress), []
+    _start(linear, data.labels, card)
     head = DepthHead(linear, card, softplus=True).to(device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, betas=card.betas, weight_decay=card.weight_decay)
-    target = torch.from_numpy(labels)
-    total = card.epochs * math.ceil(len(patches) / card.batch_size)
-    step, curve = 0, []
-    with progress.stage(f"{card.head} head", card.epochs, "epoch") as bar:
-        for _ in range(card.epochs):
-            losses = []
-            for rows in torch.randperm(len(patches), generator=generator).split(card.batch_size):
-                for group in optimizer.param_groups:
-                    group["lr"] = card.lr * (0.5 * (1 + math.cos(math.pi * step / total)) if card.schedule == "cosine" else 1.0)
-                step += 1
-                rows = rows.sort().values
-                y = target[rows].to(device)
-                keep = torch.isfinite(y)
-                if not keep.any():
-                    continue
-                x = torch.from_numpy(patches[rows.numpy()].astype(np.float32)).to(device)
-                loss = depth_loss(head(x)[keep], y[keep], card)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(float(loss.detach()))
-            curve.append(float(np.mean(losses)))
-            if not math.isfinite(curve[-1]):
-                raise LevlError(f"depth: the head's loss is {curve[-1]}; lower `lr`")
-            bar.advance(note=f"loss {curve[-1]:.3f}")
+
+    def loss(x: Tensor, y: Tensor) -> Tensor | None:
+        keep = torch.isfinite(y)
+        return depth_loss(head(x)[keep], y[keep], card) if keep.any() else None
+
+    curve = train_on_tokens(head, data, card, loss, seed, device, progress)
     return head.eval().requires_grad_(False), curve
 
 
 @torch.inference_mode()
-def _ridge(
-    linear: LinearHead, patches: np.ndarray, labels: np.ndarray, card: DepthCard, device: torch.device, progress: Progress
-) -> DepthHead:
-    """Least squares to the card's target with a penalty on the weights, not on the bias; two sums are streamed."""
+def _ridge(linear: LinearHead, data: DepthTokens, card: DepthCard, device: torch.device, progress: Progress) -> DepthHead:
+    """Least squares to the card's target with a penalty on the weights, not on the bias."""
     linear = linear.to(device)
-    width = patches.shape[-1] + 1
-    kind = torch.float32 if device.type == "mps" else torch.float64
-    gram, cross = torch.zeros(width, width, dtype=kind, device=device), torch.zeros(width, dtype=kind, device=device)
-    with progress.stage("ridge head", len(patches), "image") as bar:
-        for i in range(0, len(patches), card.batch_size):
-            y = torch.from_numpy(labels[i : i + card.batch_size]).to(device).flatten()
-            x = torch.from_numpy(patches[i : i + card.batch_size].astype(np.float32)).to(device)
+    ridge = Ridge(data.patches.shape[-1], 1, device)
+    with progress.stage("ridge head", len(data), "image") as bar:
+        for rows in torch.arange(len(data)).split(card.batch_size):
+            x, metres = data.batch(rows, device)
+            y = metres.flatten()
             keep = torch.isfinite(y)
-            flat = ((x - linear.mean) / linear.std).flatten(0, 1)[keep].to(kind)
-            flat = torch.cat([flat, flat.new_ones(len(flat), 1)], 1)
-            goal = y[keep].to(kind)
-            gram += flat.T @ flat
-            cross += flat.T @ (goal.log() if card.target == "log" else goal)
+            goal = y[keep].to(ridge.dtype)
+            ridge.add(
+                ((x - linear.mean) / linear.std).flatten(0, 1)[keep], (goal.log() if card.target == "log" else goal)[:, None]
+            )
             bar.advance(len(x))
-    penalty = torch.full((width,), card.ridge_lambda, dtype=kind, device=device)
-    penalty[-1] = 0
-    system = gram + torch.diag(penalty)
-    solution = torch.linalg.pinv(system) @ cross if card.ridge_lambda == 0 else torch.linalg.solve(system, cross)
-    linear.linear.weight.copy_(solution[None, :-1])
-    linear.linear.bias.copy_(solution[-1:])
+    weight, bias = ridge.solve(card.ridge_lambda)
+    linear.linear.weight.copy_(weight.T)
+    linear.linear.bias.copy_(bias)
     return DepthHead(linear, card, softplus=False).to(device).eval().requires_grad_(False)

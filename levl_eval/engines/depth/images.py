@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from levl_eval.cards.dense import DepthCard
-from levl_eval.core.files import atomic_write
-from levl_eval.data.readers import read_depth
 from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context
-from levl_eval.engines.depth.fitting import Fitted, fit, full_depth
+from levl_eval.engines.dense_images import Shown, keep_sheets, pca_rgb, side_by_side
+from levl_eval.engines.depth.fitting import Fitted, fit, full_depth, sets_of
 from levl_eval.engines.depth.head import valid
-from levl_eval.engines.segmentation.images import DENSE, TRUTH, known, pca_rgb, png, sheet, spread
 
 # Near to far, from light to dark: grey levels fall steadily, so that the order shows in print and to every eye.
 _RAMP = np.array([(252, 240, 190), (250, 180, 90), (225, 95, 80), (150, 45, 110), (75, 20, 105), (10, 8, 35)], float)
@@ -48,57 +46,43 @@ def _range(maps: Sequence[np.ndarray], card: DepthCard) -> tuple[float, float]:
     return float(low), float(max(high, low * 1.01))
 
 
-def _truth(
-    test: DepthSet, ids: Sequence[str], card: DepthCard
-) -> tuple[list[np.ndarray], tuple[float, float], list[list[np.ndarray]]]:
-    """The maps, their range, and photo and truth of each image."""
-    maps = [full_depth(test, name) for name in ids]
-    ends = _range(maps, card)
-    rows = [[np.array(test.images.open(n)), paint_depth(m, *ends, valid(m, card))] for n, m in zip(ids, maps, strict=True)]
-    return maps, ends, rows
+def shown(fitted: Fitted, test: DepthSet) -> Shown:
+    """The test set as a trained head sees it; one ramp for all images that are asked for together."""
+    card, features = fitted.card, fitted.features
 
+    def truth(ids: Sequence[str]) -> list[list[np.ndarray]]:
+        maps = [full_depth(test, name) for name in ids]
+        ends = _range(maps, card)
+        return [[np.array(test.images.open(n)), paint_depth(m, *ends, valid(m, card))] for n, m in zip(ids, maps, strict=True)]
 
-def _predicted(
-    fitted: Fitted, ids: Sequence[str], maps: Sequence[np.ndarray], ends: tuple[float, float]
-) -> list[list[np.ndarray]]:
-    """Prediction, relative error and tokens' PCA of each image."""
-    row_of = fitted.features.row
-    components = pca_rgb(np.asarray(fitted.features.patches)[[row_of[i] for i in ids]], fitted.features.grid)
-    out = []
-    for name, truth, tokens in zip(ids, maps, components, strict=True):
-        predicted = fitted.predict(row_of[name], (truth.shape[0], truth.shape[1]))
-        out.append([paint_depth(predicted, *ends), paint_error(predicted, truth, valid(truth, fitted.card)), tokens])
-    return out
+    def made(ids: Sequence[str]) -> list[list[np.ndarray]]:
+        maps = [full_depth(test, name) for name in ids]
+        ends = _range(maps, card)
+        rows = [features.row[i] for i in ids]
+        components = pca_rgb(np.asarray(features.patches)[rows], features.grid)
+        out = []
+        for row, metres, tokens in zip(rows, maps, components, strict=True):
+            predicted = fitted.predict(row, (metres.shape[0], metres.shape[1]))
+            out.append([paint_depth(predicted, *ends), paint_error(predicted, metres, valid(metres, card)), tokens])
+        return out
+
+    return Shown(features.row, truth, made, ("error", "PCA"))
 
 
 def keep_images(folder: Path, fitted: Fitted, test: DepthSet, count: int = 6, side: int = 96) -> None:
     """Two files for the report: photo and truth, and what the backbone makes of them."""
-    ids = [test.images.ids[i] for i in spread(len(test.images), count)]
-    maps, ends, truth = _truth(test, ids, fitted.card)
-    atomic_write(folder / TRUTH, png(sheet(truth, ["image", "truth"], side)))
-    captions = ["prediction", "error", "PCA"]
-    atomic_write(folder / DENSE, png(sheet(_predicted(fitted, ids, maps, ends), captions, side, photos=False)))
+    one = shown(fitted, test)
+    ids = one.spread(count)
+    keep_sheets(folder, one.truth(ids), one.made(ids), ("prediction", *one.captions), side)
 
 
 def show_depth(
     contexts: Sequence[tuple[str, Context[DepthCard]]], names: Sequence[str] | None = None, count: int = 6, side: int = 128
 ) -> bytes:
-    """One PNG: a row an image; photo and truth, then for each (name, context) prediction, relative error and PCA.
+    """One PNG of prediction, relative error and tokens' PCA; see dense_images.side_by_side."""
 
-    As segmentation.images.show_dense. Raises UsageError/LevlError as the task does.
-    """
-    captions = ["image", "truth"]
-    rows: list[list[np.ndarray]] = []
-    for title, context in contexts:
-        card = context.card
-        test = read_depth(card.data, context.data, card.depth_scale, context.limit)
-        train = read_depth(card.train, context.data, card.depth_scale)
-        fitted = fit(context, train, test)[0]
-        ids = list(names) if names else [test.images.ids[i] for i in spread(len(test.images), count)]
-        known(ids, fitted.features.row)
-        maps, ends, truth = _truth(test, ids, card)
-        rows = rows or truth
-        for row, more in zip(rows, _predicted(fitted, ids, maps, ends), strict=True):
-            row += more
-        captions += [title, "error", "PCA"]
-    return png(sheet(rows, captions, side))
+    def of(context: Context[DepthCard]) -> Shown:
+        train, test = sets_of(context)
+        return shown(fit(context, train, test)[0], test)
+
+    return side_by_side(contexts, of, names, count, side)

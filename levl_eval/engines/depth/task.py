@@ -10,9 +10,8 @@ import numpy as np
 from levl_eval.cards.dense import DepthCard
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import fingerprint_of
-from levl_eval.data.readers import read_depth
 from levl_eval.engines.contract import Context, Outcome
-from levl_eval.engines.depth.fitting import Fitted, fit, full_depth, scored
+from levl_eval.engines.depth.fitting import Fitted, fit, full_depth, scored, sets_of
 from levl_eval.engines.depth.images import keep_images
 from levl_eval.engines.floors import of_means
 from levl_eval.metrics import catalogue
@@ -37,9 +36,8 @@ def _one(metric: str, sums: np.ndarray) -> np.ndarray:
 def run(context: Context[DepthCard]) -> Outcome:
     """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data."""
     card = context.card
-    test = read_depth(card.data, context.data, card.depth_scale, context.limit)
-    train = read_depth(card.train, context.data, card.depth_scale)
-    fitted, blind, notes, seconds, cache = fit(context, train, test)
+    train, test = sets_of(context)
+    fitted, blind, notes, seconds = fit(context, train, test)
     started = time.monotonic()
     kept, unsighted, names, empty = [], [], [], []
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
@@ -77,4 +75,4 @@ def run(context: Context[DepthCard]) -> Outcome:
         "counts": {"images": len(test.images), "train_images": len(train.images)},
         "train": fingerprint_of(train), "split": test.split,
     }  # fmt: skip
-    return Outcome(metrics, samples, data, {"images_without_scored_pixels": empty, **notes}, seconds, cache)
+    return Outcome(metrics, samples, data, {"images_without_scored_pixels": empty, **notes}, seconds, context.counts)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from levl_eval.core.third_party import repair
 
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
 
-def manifest() -> Any:
+
+def manifest() -> ModelManifest:
     """Entry point of the group ``lmms_eval.models``: `lmms-eval --model levl` finds our model by it."""
     from lmms_eval.models.registry_v2 import ModelManifest
 

@@ -10,10 +10,10 @@ Requests are grouped by image, whatever their order: an image is encoded once, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from lmms_eval.api.instance import GenerationResult
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from levl_eval.cards import GENERATION, INSTRUCTION, PromptSpec
-from levl_eval.core.distributed import team, work_alone
+from levl_eval.core.distributed import process_group, work_alone
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import tree_digest
@@ -37,6 +37,9 @@ from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.engines.vlm.recipe import VQAResources, vlm_parts
 from levl_eval.engines.vlm.tokens import read_tokens
 from levl_eval.records.identity import cache_key
+
+if TYPE_CHECKING:
+    from lmms_eval.api.instance import Instance
 
 _GREEDY = {"do_sample": (False, None), "num_beams": (1, None), "temperature": (0, 0.0, None)}
 
@@ -59,7 +62,7 @@ class Images:
         return ImageSet(names, lambda n: self.places[n](), fingerprint_text(["pixels", *names]), "lmms-eval", lambda n: n)
 
 
-def _image(found: Any, where: str) -> Image.Image | None:
+def _image(found: object, where: str) -> Image.Image | None:
     """The one image of a document; None for a text-only one. Raises UsageError: several images, sound, video."""
     visuals = list(found) if isinstance(found, (list, tuple)) else [] if found is None else [found]
     if not visuals:
@@ -88,14 +91,14 @@ class Asker:
     connector_name: str = ""
     drop: Sequence[str] = (INSTRUCTION,)
     generation: str = "task"
-    docs: Callable[[str, str], Any] = lambda task, split: {}
+    docs: Callable[[str, str], Mapping[int, object]] = lambda task, split: {}
     image_of: dict[tuple[str, str, int], str] = field(default_factory=dict)  # "" for a text-only document
     question_of: dict[tuple[str, str, int], str] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)
     journals: list[Journal] = field(default_factory=list)
     _images: Images = field(default_factory=Images)
 
-    def _document(self, document_to_image: Callable[[Any], Any], task: str, split: str, number: int) -> str:
+    def _document(self, document_to_image: Callable[[object], object], task: str, split: str, number: int) -> str:
         """Id of the image of a document, "" where it has none."""
         at = (task, split, number)
         if at not in self.image_of:
@@ -116,7 +119,7 @@ class Asker:
             context = context.replace(words, "")
         return context.strip()
 
-    def _prompt(self, wanted: dict[str, Any]) -> Prompt:
+    def _prompt(self, wanted: Mapping[str, object]) -> Prompt:
         """The prompt with a request's answer length and stop strings."""
         spec = self.prompt.spec
         others = sorted(k for k, usual in _GREEDY.items() if wanted.get(k) not in usual)
@@ -124,10 +127,12 @@ class Asker:
             self.notes["greedy"] = f"the task asks for {', '.join(f'{k}={wanted[k]}' for k in others)}; answers are greedy"
         if self.generation == "card":
             return self.prompt
-        until = wanted.get("until") or []
-        stop = list(dict.fromkeys([*spec.stop, *([until] if isinstance(until, str) else until)]))
-        new = int(wanted.get("max_new_tokens") or wanted.get("max_gen_toks") or spec.max_new_tokens)
-        return replace(self.prompt, spec=spec.model_copy(update={"stop": stop, "max_new_tokens": new}))
+        until = wanted.get("until")
+        more = [until] if isinstance(until, str) else until if isinstance(until, (list, tuple)) else []
+        stop = list(dict.fromkeys([*spec.stop, *(mark for mark in more if mark)]))
+        new = wanted.get("max_new_tokens") or wanted.get("max_gen_toks")
+        length = int(new) if isinstance(new, (int, float)) else spec.max_new_tokens
+        return replace(self.prompt, spec=spec.model_copy(update={"stop": stop, "max_new_tokens": length}))
 
     def _visual(self) -> Callable[[Sequence[str]], Tensor]:
         """Image ids -> visual tokens, from stored features of all images so far."""
@@ -142,7 +147,7 @@ class Asker:
 
         return visual_of
 
-    def generate(self, requests: Sequence[Any]) -> list[str]:
+    def generate(self, requests: Sequence[Instance]) -> list[str]:
         """One answer a request, in their order."""
         names: list[str] = []
         asked: dict[str, dict[str, Question]] = {}  # by answer length and stop strings, and whether there is a image
@@ -177,7 +182,8 @@ class Asker:
         if words := cut_words(len(found.cut), len(questions), prompt.spec.max_new_tokens):
             self.notes["cut_answers"] = words
             resources.progress.say(f"  {words}")
-        self.notes["resumed"] = self.notes.get("resumed", 0) + found.resumed
+        before = self.notes.get("resumed", 0)
+        self.notes["resumed"] = (before if isinstance(before, int) else 0) + found.resumed
         if resources.language.dtype != torch.float32 and visual_of is not None:
             self.notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, questions, found)
         return found.texts
@@ -194,7 +200,7 @@ class Asker:
                 f"{language.context} ({len(long)} of {len(questions)} do not fit); use fewer image tokens or a model with more positions{more}"
             )
 
-    def likelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def likelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """(log-likelihood of the continuation, whether greedy decoding would give it) for each request, in their order."""
         groups: dict[str, list[tuple[int, str, str]]] = {}
         with self.resources.progress.stage("lmms-eval's documents", len(requests), "document") as bar:
@@ -207,10 +213,10 @@ class Asker:
                 bar.advance()
         found: list[tuple[int, tuple[float, bool]]] = []
         for seeing in (True, False):  # of several processes each scores its share of the images
-            names = team().share([n for n in groups if bool(n) == seeing])
+            names = process_group().share([n for n in groups if bool(n) == seeing])
             for name, values in self._score(names, [[(q, end) for _, q, end in groups[n]] for n in names], seeing):
                 found += [(k, value) for (k, _, _), value in zip(groups[name], values, strict=True)]
-        return [value for _, value in sorted(team().gather(found))]
+        return [value for _, value in sorted(process_group().gather(found))]
 
     def _score(
         self, names: list[str], pairs: list[list[tuple[str, str]]], seeing: bool
@@ -242,11 +248,11 @@ class Likelihood(tuple, GenerationResult):
 
     token_counts = None
 
-    def __init__(self, *pair: Any) -> None:
+    def __init__(self, *pair: object) -> None:
         pass
 
     @property
-    def text(self) -> Any:
+    def text(self) -> tuple[object, ...]:
         return tuple(self)
 
 
@@ -278,40 +284,48 @@ class Levl(lmms):
         if generation not in GENERATION:
             raise UsageError(f"model argument generation={generation}: expected one of {', '.join(GENERATION)}")
         if asker is None:
-            changes = {"template": template or None, "max_new_tokens": max_new_tokens or None}
-            asker = _assemble(model, backbone, llm, recipe, data, int(seed), device or "auto", batch_size, changes)
+            given = Arguments(
+                model, backbone, llm, recipe, data, int(seed), device or "auto", batch_size, template, max_new_tokens
+            )
+            asker = _assemble(given)
             asker.drop, asker.generation = ([drop] if drop else []), generation
         self.asker = asker
         asker.docs = lambda task, split: self.task_dict[task][split]
         self.device = asker.resources.device  # lmms-eval counts its documents on it
 
-    def generate_until(self, requests: list[Any]) -> list[str]:
+    def generate_until(self, requests: list[Instance]) -> list[str]:
         out = self.asker.generate(requests)
         if self.alone:
             self.asker.forget()
         return out
 
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         return [Likelihood(pair) for pair in self.asker.likelihood(requests)]
 
-    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise UsageError(
             f"lmms-eval task {requests[0].task_name}: asks in several rounds; a frozen language model is asked once here"
         )
 
 
-def _assemble(
-    model: str,
-    backbone: str,
-    llm: str,
-    recipe: str,
-    data: str,
-    seed: int,
-    device: str,
-    batch_size: int | str | None,
-    changes: dict[str, Any],
-) -> Asker:
-    """From model arguments to an asker; the connector is reused or trained as in `levl-eval ask`."""
+@dataclass(frozen=True)
+class Arguments:
+    """lmms-eval's model arguments that say which model it is; see the module's text. "" and 0: not given."""
+
+    model: str
+    backbone: str
+    llm: str
+    recipe: str
+    data: str
+    seed: int
+    device: str
+    batch_size: int | str | None
+    template: str
+    max_new_tokens: int
+
+
+def _assemble(given: Arguments) -> Asker:
+    """The connector is reused or trained as in `levl-eval ask`."""
     from levl_eval.core.device import pick_device
     from levl_eval.core.messages import show_messages
     from levl_eval.core.paths import default_cache
@@ -320,17 +334,21 @@ def _assemble(
     from levl_eval.engines.vlm.prompts import make_prompt
     from levl_eval.features.store import FeatureStore
 
-    if bool(model) == bool(backbone):
+    if bool(given.model) == bool(given.backbone):
         raise UsageError("lmms-eval --model_args: give either backbone=... (with llm=...) or model=DIR of a saved one")
     show_messages()  # lmms-eval's own handlers, where it has some, go first
-    where, cache, progress = pick_device(device), default_cache(), Progress()
-    if model:
-        vlm = load(model, device=str(where))
+    where, cache, progress = pick_device(given.device), default_cache(), Progress()
+    if given.model:
+        vlm = load(given.model, device=str(where))
     else:
-        vlm = assemble(backbone, llm, recipe or None, data, seed, where, cache, progress)
-    size = int(str(batch_size)) if str(batch_size).isdigit() and int(str(batch_size)) > 1 else 64  # lmms-eval's default is 1
-    resources = VQAResources(vlm.backbone, vlm.language, data, FeatureStore(cache / "features"), cache, where, progress, size)
-    spec = PromptSpec(**{**vlm.spec.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
+        vlm = assemble(given.backbone, given.llm, given.recipe or None, given.data, given.seed, where, cache, progress)
+    asked = str(given.batch_size)
+    size = int(asked) if asked.isdigit() and int(asked) > 1 else 64  # lmms-eval's default is 1
+    resources = VQAResources(
+        vlm.backbone, vlm.language, given.data, FeatureStore(cache / "features"), cache, where, progress, size
+    )
+    changes = {"template": given.template, "max_new_tokens": given.max_new_tokens}
+    spec = PromptSpec(**{**vlm.spec.model_dump(), **{k: v for k, v in changes.items() if v}})
     name = tree_digest(vlm.connector.state_dict())
     # Now the connector is there: trained together, or, where accelerate takes the processes of a launcher for one each (on a CPU
     # without ACCELERATE_USE_CPU), by the first while the others waited for it. lmms-eval itself shares out its documents.

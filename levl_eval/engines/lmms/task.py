@@ -12,10 +12,10 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypedDict, cast
 
 import numpy as np
 
@@ -27,12 +27,43 @@ from levl_eval.data.hub_tables import local_cache
 from levl_eval.data.images import fingerprint_of, fingerprint_text
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.vlm.prompts import make_prompt
-from levl_eval.engines.vlm.recipe import get_or_train_connector
-from levl_eval.engines.vlm.task import vqa_resources
+from levl_eval.engines.vlm.recipe import Trained, get_or_train_connector
+from levl_eval.engines.vlm.task import Laps, vqa_resources
 from levl_eval.metrics.catalogue import FRACTION, metric_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from lmms_eval.tasks import TaskManager
+
+    from levl_eval.engines.lmms.model import Asker, Levl
+
+
+class ScoredTask(Protocol):
+    """What we use of lmms-eval's task objects."""
+
+    config: object
+
+    def aggregation(self) -> Mapping[str, Callable[[list[object]], float]]: ...
+
+
+Logged = Mapping[str, object]  # of one document: doc_id, target, filtered_resps, and what each metric gave it
+
+
+class _Groups(TypedDict, total=False):
+    groups: dict[str, dict[str, object]]
+
+
+class Results(_Groups):
+    """What we use of what lmms-eval's `simple_evaluate` gives; by task, and metrics by "NAME,FILTER"."""
+
+    results: dict[str, dict[str, object]]
+    samples: dict[str, list[Logged]]
+    versions: dict[str, object]
+    higher_is_better: dict[str, object]
+
 
 DRAWS, SECONDS = 200, 20.0  # of a bootstrap through lmms-eval's aggregation, and how long it may take
 
@@ -47,14 +78,15 @@ def local_datasets(folder: Path | None) -> Iterator[None]:
 
     original = datasets.load_dataset
 
-    def load(path: str, *args: Any, **more: Any) -> Any:
+    def load(path: str, *args: object, **more: object) -> DatasetDict | Dataset:
         if more.get("token") is True:
             more["token"] = None
         here = [] if folder is None else [folder / path, folder / path.rsplit("/", 1)[-1]]
         for place in here:
             if place.is_dir():
                 more.pop("revision", None)
-                more["cache_dir"] = local_cache(place, more.get("cache_dir"))
+                kept = more.get("cache_dir")
+                more["cache_dir"] = local_cache(place, kept if isinstance(kept, (str, os.PathLike)) else None)
                 return original(str(place), *args, **more)
         return original(path, *args, **more)
 
@@ -77,7 +109,7 @@ def _one_process() -> Iterator[None]:
 
 
 @cache
-def _manager(include: str | None) -> Any:
+def _manager(include: str | None) -> TaskManager:
     """lmms-eval's index of its own tasks, read once, with a folder of further ones."""
     from lmms_eval.tasks import TaskManager
 
@@ -86,13 +118,15 @@ def _manager(include: str | None) -> Any:
     class Manager(TaskManager):
         """Keeps the tasks it has loaded for us, and tells in one line why a data set cannot be."""
 
-        loaded: dict[str, Any]
+        loaded: dict[str, object]
 
-        def initialize_tasks(self, include_path: Any = None, include_defaults: bool = True) -> Any:
+        def initialize_tasks(
+            self, include_path: str | list[str] | None = None, include_defaults: bool = True
+        ) -> dict[str, object]:
             found = super().initialize_tasks(include_path, include_defaults)
             return {**found, **base.task_index} if base is not None else found  # lmms-eval's own names win, as there
 
-        def load_task_or_group(self, task_list: Any = None, task_type: Any = "simple") -> Any:
+        def load_task_or_group(self, task_list: list[str] | None = None, task_type: str = "simple") -> dict[str, object]:
             with hub(f"lmms:{','.join(task_list or [])}"):
                 self.loaded = super().load_task_or_group(task_list, task_type)
             return self.loaded
@@ -110,27 +144,29 @@ def _manager(include: str | None) -> Any:
     return Manager("ERROR", include_path=str(Path(include).expanduser()), include_defaults=False, model_name="levl")
 
 
-def _leaves(tasks: Any) -> dict[str, Any]:
+def _leaves(tasks: Mapping[str, object]) -> dict[str, ScoredTask]:
     """Task objects by name, out of nested groups."""
-    out: dict[str, Any] = {}
+    out: dict[str, ScoredTask] = {}
     for name, task in tasks.items():
         if isinstance(task, dict):
             out |= _leaves(task)
-        else:
-            out[str(name)] = task[1] if isinstance(task, tuple) else task
-    return {k: v for k, v in out.items() if v is not None}
+            continue
+        leaf = task[1] if isinstance(task, tuple) else task
+        if leaf is not None:
+            out[str(name)] = cast("ScoredTask", leaf)
+    return out
 
 
-def _version(task: Any, reported: Any) -> Any:
+def _version(task: ScoredTask, reported: object) -> object:
     """A task's version. Most files write their metadata as a list, which lmms-eval 0.7.3 does not look into ("Yaml")."""
-    metadata = getattr(getattr(task, "config", None), "metadata", None)
+    metadata = getattr(task.config, "metadata", None)
     for part in metadata if isinstance(metadata, list) else [metadata]:
         if isinstance(part, dict) and "version" in part:
             return part["version"]
     return reported
 
 
-def _numbers(items: Sequence[Any]) -> np.ndarray | None:
+def _numbers(items: Sequence[object]) -> np.ndarray | None:
     """What each document got, where that is a number or lmms-eval's {"score": number}."""
     values = [x.get("score") if isinstance(x, dict) else x for x in items]
     if not values or not all(isinstance(v, (int, float, np.number)) for v in values):  # bool is an int
@@ -139,7 +175,11 @@ def _numbers(items: Sequence[Any]) -> np.ndarray | None:
 
 
 def resampled(
-    value: float, aggregate: Callable[[list[Any]], Any], items: Sequence[Any], images: np.ndarray, seconds: float = SECONDS
+    value: float,
+    aggregate: Callable[[list[object]], float],
+    items: Sequence[object],
+    images: np.ndarray,
+    seconds: float = SECONDS,
 ) -> Estimate:
     """``value`` with a percentile bootstrap over images of lmms-eval's aggregation, or without an interval where it takes too long."""
     names, index = np.unique(images, return_inverse=True)
@@ -165,17 +205,24 @@ def resampled(
     )  # fmt: skip
 
 
+def _document(logged: Logged) -> int:
+    """Number of the document."""
+    number = logged["doc_id"]
+    assert isinstance(number, (int, np.integer))
+    return int(number)
+
+
 class _Scores:
     """lmms-eval's results of one task, with images: metrics as estimates, and one sample a document."""
 
-    def __init__(self, name: str, task: Any, found: dict[str, Any], images: Callable[[int], str]) -> None:
+    def __init__(self, name: str, task: ScoredTask, found: Results, images: Callable[[int], str]) -> None:
         self.name, self.task = name, task
-        self.results: dict[str, Any] = found["results"].get(name, {})
+        self.results = found["results"].get(name, {})
         logged = found["samples"].get(name, [])
         self.filters = list(dict.fromkeys(k.partition(",")[2] for k in self.results if "," in k)) or ["none"]
         size = len(logged) // len(self.filters)
         self.logged = {f: logged[i * size : (i + 1) * size] for i, f in enumerate(self.filters)}  # in that order
-        self.images = {f: np.array([images(s["doc_id"]) for s in part]) for f, part in self.logged.items()}
+        self.images = {f: np.array([images(_document(s)) for s in part]) for f, part in self.logged.items()}
 
     def metrics(self) -> dict[str, Estimate]:
         """By lmms-eval's names; a filter is named where it is not "none"."""
@@ -188,7 +235,7 @@ class _Scores:
             out[metric if chosen == "none" else key] = self._estimate(metric, float(value), part, chosen)
         return out
 
-    def _estimate(self, metric: str, value: float, part: Sequence[dict[str, Any]], chosen: str) -> Estimate:
+    def _estimate(self, metric: str, value: float, part: Sequence[Logged], chosen: str) -> Estimate:
         items = [s[metric] for s in part]
         if len(items) != len(self.images[chosen]):  # kept of some documents only
             return Estimate(value=value, n=len(items), method="lmms-eval's aggregation, no interval")
@@ -207,16 +254,18 @@ class _Scores:
         part = self.logged[chosen]
         numbers = _numbers([s.get(metric) for s in part])
         value = self.results.get(f"{metric},{chosen}")
-        whole = numbers is not None and value is not None and np.isclose(numbers.mean(), value)  # else no score adds up to it
+        # Else no score adds up to it.
+        whole = numbers is not None and isinstance(value, (int, float, np.number)) and np.isclose(numbers.mean(), float(value))
         for k, s in enumerate(part):
-            given = s["filtered_resps"][0] if s["filtered_resps"] else ""
+            given = s["filtered_resps"]
+            first = given[0] if isinstance(given, (list, tuple)) and given else ""
             yield Sample(
-                id=f"{prefix}{s['doc_id']}", image_id=str(self.images[chosen][k]), prediction=str(given), target=str(s["target"]),
-                score=float(numbers[k]) if whole and numbers is not None else None, meta={"question": question(s["doc_id"])},
+                id=f"{prefix}{_document(s)}", image_id=str(self.images[chosen][k]), prediction=str(first), target=str(s["target"]),
+                score=float(numbers[k]) if whole and numbers is not None else None, meta={"question": question(_document(s))},
             )  # fmt: skip
 
 
-def _evaluate(card: LMMSCard, context: Context[LMMSCard], model: Any, output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _evaluate(card: LMMSCard, context: Context[LMMSCard], model: Levl, output: Path) -> tuple[Results, dict[str, ScoredTask]]:
     """lmms-eval's results and its task objects. Raises UsageError: unknown task, data set that is not there."""
     from lmms_eval.evaluator import simple_evaluate
 
@@ -247,14 +296,7 @@ def run(context: Context[LMMSCard]) -> Outcome:
 
     card = context.card
     assert isinstance(card.recipe, RecipeCard)
-    seconds: dict[str, float] = {}
-    started = time.monotonic()
-
-    def lap(stage: str) -> None:
-        nonlocal started
-        seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
-        started = time.monotonic()
-
+    lap = Laps()
     resources = vqa_resources(context, card.llm_dtype)
     trained = get_or_train_connector(resources, card.recipe, card.prompt, context.seed, lap)
     prompt = make_prompt(card.prompt, resources.language)
@@ -285,23 +327,33 @@ def run(context: Context[LMMSCard]) -> Outcome:
             metric = main if alone else main.removeprefix(f"{name}/")
             yield from s.samples(metric, "" if alone else f"{name}/", lambda number, name=name: asked.get((name, number), ""))  # type: ignore[misc]
 
-    listed = sorted(f"{task}/{number}: {known.get((task, number), '')} {text}" for (task, number), text in asked.items())
-    versions = {name: _version(task, found["versions"].get(name)) for name, task in tasks.items()}
-    data = {
-        "fingerprint": fingerprint_text(listed), "split": "", "train": [fingerprint_of(s) for s in trained.sets],
-        "version": ", ".join(f"{k} version {v}" for k, v in versions.items()),
-        "counts": {
-            "questions": len(asked), "images": len(set(known.values()) - {""}),
-            "train_questions": sum(len(s.questions) for s in trained.sets),
-        },
-    }  # fmt: skip
+    data, versions = _about(found, tasks, asker, trained)
     higher = {k: v for k, v in found["higher_is_better"].items() if k in scores}
     notes = {**trained.notes, "lmms": {"versions": versions, "higher_is_better": higher, **asker.notes}}
     asker.forget()
-    return Outcome(metrics, samples(), data, notes, seconds, resources.counts, files)
+    return Outcome(metrics, samples(), data, notes, lap.seconds, resources.counts, files)
 
 
-def _groups(found: dict[str, Any], scores: dict[str, _Scores]) -> dict[str, Estimate]:
+def _about(
+    found: Results, tasks: Mapping[str, ScoredTask], asker: Asker, trained: Trained
+) -> tuple[dict[str, object], dict[str, object]]:
+    """What a record says of the data, and the versions of the task files by task."""
+    versions = {name: _version(task, found["versions"].get(name)) for name, task in tasks.items()}
+    image = {(task, number): name for (task, _, number), name in asker.image_of.items()}
+    asked = {(task, number): text for (task, _, number), text in asker.question_of.items()}
+    listed = sorted(f"{task}/{number}: {image.get((task, number), '')} {text}" for (task, number), text in asked.items())
+    data: dict[str, object] = {
+        "fingerprint": fingerprint_text(listed), "split": "", "train": [fingerprint_of(s) for s in trained.sets],
+        "version": ", ".join(f"{k} version {v}" for k, v in versions.items()),
+        "counts": {
+            "questions": len(asked), "images": len(set(image.values()) - {""}),
+            "train_questions": sum(len(s.questions) for s in trained.sets),
+        },
+    }  # fmt: skip
+    return data, versions
+
+
+def _groups(found: Results, scores: dict[str, _Scores]) -> dict[str, Estimate]:
     """Means over groups where lmms-eval's group says how to take them; it gives no interval of them."""
     out = {}
     for name, values in found.get("groups", {}).items():

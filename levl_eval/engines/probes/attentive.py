@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from levl_eval.cards import AttentiveCard
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.core.schedule import Schedule
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.convergence import convergence
+from levl_eval.engines.fit import BestEpoch, Settings, shuffled_rows, training_loop
 from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Parts, all_scores, load_parts, samples_of
 from levl_eval.features.augmented import cropped
@@ -94,42 +97,36 @@ def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: to
     return torch.cat([head(_tokens(array, rows[i : i + 256], device)).cpu() for i in range(0, len(rows), 256)])
 
 
-def train(
-    head: AttentiveHead, arrays: Sequence[np.ndarray], rows: np.ndarray, labels: np.ndarray, card: AttentiveCard, seed: int, device: torch.device,
-    progress: Progress, each_epoch: Callable[[], object],
-) -> list[float]:  # fmt: skip
-    """Fit the head on stored patch tokens by AdamW with a cosine by step; ``each_epoch()`` is called after every epoch.
+@dataclass(frozen=True)
+class TrainingTokens:
+    """versions: of the training images' tokens [N, n, D], which the epochs take in turn; image i is of class labels[i] and at row rows[i]."""
 
-    arrays: versions of the training images' tokens [N, n, D], which the epochs take in turn. An incomplete last batch is left out with
-    the card's ``drop_last``, unless it is the only one.
+    versions: Sequence[np.ndarray]
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+def train(
+    head: AttentiveHead, data: TrainingTokens, card: AttentiveCard, seed: int, device: torch.device, progress: Progress,
+    after_epoch: Callable[[], object] | None = None,
+) -> list[float]:  # fmt: skip
+    """Fit the head on stored patch tokens by AdamW with a cosine by step; returns the loss by epoch.
+
+    An incomplete last batch is left out with the card's ``drop_last``, unless it is the only one.
     """
-    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, weight_decay=card.weight_decay)
-    batch = card.batch_size
-    per_epoch = max(1, len(rows) // batch) if card.drop_last else math.ceil(len(rows) / batch)
-    total, step, curve = card.epochs * per_epoch, 0, []
-    with progress.stage("attentive probe", total, "step") as bar:
-        for epoch in range(card.epochs):
-            losses, array = [], arrays[epoch % len(arrays)]
-            order = torch.randperm(len(rows), generator=generator).numpy()
-            for k in range(per_epoch):
-                at = order[k * batch : (k + 1) * batch]
-                share = 0.5 * (1 + math.cos(math.pi * step / total))
-                for group in optimizer.param_groups:
-                    group["lr"] = card.lr * (card.final_lr + (1 - card.final_lr) * share)
-                target = torch.from_numpy(labels[at]).to(device)
-                loss = F.cross_entropy(head(_tokens(array, rows[at], device)), target)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(float(loss.detach()))
-                step += 1
-                bar.advance(note=f"loss {losses[-1]:.3f}")
-            curve.append(float(np.mean(losses)))
-            if not math.isfinite(curve[-1]):
-                raise LevlError(f"attentive probe: the loss is {curve[-1]}; lower `lr`")
-            each_epoch()
-    return curve
+    count = len(data.rows)
+    per_epoch = max(1, count // card.batch_size) if card.drop_last else math.ceil(count / card.batch_size)
+    steps = card.epochs * per_epoch
+    batches = shuffled_rows(count, card.batch_size, torch.Generator().manual_seed(seed), card.drop_last)
+
+    def loss_of(step: int) -> Tensor:
+        at = next(batches).numpy()
+        tokens = _tokens(data.versions[step // per_epoch % len(data.versions)], data.rows[at], device)
+        return F.cross_entropy(head(tokens), torch.from_numpy(data.labels[at]).to(device))
+
+    settings = Settings("attentive probe", steps, Schedule(steps, "cosine", final=card.final_lr), per_epoch)
+    return [float(x) for x in training_loop(optimizer, settings, loss_of, progress, after_epoch=after_epoch)]
 
 
 def _training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.ndarray]:
@@ -141,12 +138,7 @@ def _training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.n
     found = []
     for v in range(card.views):
         images = cropped(parts.train.data.images, v, card.view_scale, card.view_ratio, card.view_flip, card.view_seed)
-        features = context.store.get(
-            context.backbone, images, device=context.device, batch_size=context.batch_size, progress=context.progress,
-            preprocess=squash, layers=getattr(card, "layers", None),
-        )  # fmt: skip
-        parts.cache["feature_hits" if features.hit else "feature_misses"] += 1
-        found.append(features.patches)
+        found.append(context.features(images, squash, card.layers).patches)
     return found
 
 
@@ -165,27 +157,23 @@ def run(context: Context[AttentiveCard]) -> Outcome:
     torch.manual_seed(context.seed)
     head = AttentiveHead(dim, len(parts.classes), card.heads, card.mlp_ratio).to(device)
     test, truth = parts.test, parts.test.labels
-    best: list[float] = []
-    best_right = np.zeros(len(truth))
+    right = np.zeros(len(truth))
 
-    def each_epoch() -> None:
-        nonlocal best_right
+    def score() -> float:
+        nonlocal right
         right = (classes_of(head, test.features.patches, test.rows, device) == truth).astype(float)
-        if right.mean() > max(best, default=-1.0):
-            best_right = right
-        best.append(float(right.mean()))
+        return float(right.mean())
 
-    curve = train(
-        head, tokens, parts.train.rows, parts.train.labels, card, context.seed, device, context.progress,
-        each_epoch if card.report_best else lambda: None,
-    )  # fmt: skip
+    best = BestEpoch(score, lambda: right)
+    data = TrainingTokens(tokens, parts.train.rows, parts.train.labels)
+    curve = train(head, data, card, context.seed, device, context.progress, best if card.report_best else None)
     logits = predict(head, test.features.patches, test.rows, device)
     metrics, right = all_scores(logits, parts, card.ece_bins)
     metrics |= majority(right, truth, parts.train.labels, len(parts.classes))
     notes = {**parts.notes, "probe_loss": [round(v, 5) for v in curve], "converged": convergence(curve)}
-    if card.report_best:
-        metrics["top1_best_epoch"] = mean_estimate(best_right)
-        notes["top1_by_epoch"] = [round(v, 5) for v in best]
+    if best.best is not None:
+        metrics["top1_best_epoch"] = mean_estimate(best.best)
+        notes["top1_by_epoch"] = [round(v, 5) for v in best.scores]
         notes["top1_best_epoch"] = "the epoch is chosen on the test images, as the published script does: too good by that"
     parts.seconds["probe"] = time.monotonic() - started
     samples = samples_of(test.data, logits.argmax(1).numpy(), right)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -91,10 +90,9 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
     if twice:
         context.progress.say(f"  {card.name}: leakage: {len(twice)} test images are training images too, first {twice[0][0]}")
     started = time.monotonic()
-    cache = {"feature_hits": 0, "feature_misses": 0}
 
     def matrix(data: ClassificationSet) -> Matrix:
-        return Matrix(global_features(features_of(context, data, cache), card.readout), None, card.l2_normalize)
+        return Matrix(global_features(features_of(context, data), card.readout), None, card.l2_normalize)
 
     x = matrix(train)
     tests = {name: matrix(s) for name, s in sets.items()}
@@ -127,10 +125,10 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
         "split": card.data.split,
     }
     metrics |= majority(right[main], sets[main].labels, train.labels, len(train.classes))
-    notes: dict[str, Any] = {"probe_loss": thinned(curve), "converged": state, "variants": list(sets)}
+    notes: dict[str, object] = {"probe_loss": thinned(curve), "converged": state, "variants": list(sets)}
     if twice:
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(sets[REFERENCE].images)}
     samples = samples_of(sets[main], predicted[main], right[main])
     for s, variants in zip(samples, _by_foreground(ids, ids[main], right), strict=True):
         s.meta["variants"] = variants
-    return Outcome(metrics, samples, data, notes, seconds, cache)
+    return Outcome(metrics, samples, data, notes, seconds, context.counts)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from levl_eval.data.leakage import shared_images
 from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines.contract import Context
+from levl_eval.engines.moments import Moments
 from levl_eval.features.store import FeatureSet
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.metrics.estimate import Estimate
@@ -93,18 +93,11 @@ class Matrix:
             yield self.take(b)
 
     def fit_scale(self) -> None:
-        """Standardise from now on by these rows' own mean and standard deviation (at least 1e-8, docs/paper.md)."""
-        total = torch.zeros(self.dim, dtype=torch.float64)
-        square = total.clone()
-        shift = self._read(np.arange(min(len(self), BLOCK))).double().mean(0)  # near the mean, against cancellation
+        """Standardise from now on by these rows' own mean and standard deviation (over n - 1, at least 1e-8, docs/paper.md)."""
+        moments = Moments()
         for b in self._positions():
-            x = self._read(b).double() - shift
-            total += x.sum(0)
-            square += (x * x).sum(0)
-        n = len(self)
-        mean = total / n
-        variance = (square - n * mean * mean) / max(n - 1, 1)
-        self.mean, self.std = (mean + shift).float(), variance.clamp(min=0).sqrt().float().clamp(min=1e-8)
+            moments.add(self._read(b))
+        self.mean, self.std = moments.mean.float(), moments.std(ddof=1).float().clamp(min=1e-8)
         self._kept = None
 
     def scale_like(self, other: Matrix) -> None:
@@ -174,8 +167,8 @@ class Parts:
     validation: Part | None
     test: Part
     classes: tuple[str, ...]
-    data: dict[str, Any]
-    notes: dict[str, Any]
+    data: dict[str, object]
+    notes: dict[str, object]
     seconds: dict[str, float]
     cache: dict[str, int]
     leaked: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # [test images]: stands in training too
@@ -201,17 +194,12 @@ def layers_of(card: TaskFields, backbone: Backbone) -> list[int] | None:
     return [-1] if layers is None and backbone.class_token == "blocks" else layers
 
 
-def features_of(context: Context[TaskFields], data: ClassificationSet, cache: dict[str, int]) -> FeatureSet:
-    """Features of a set from the store at the layers the card needs, counted as hit or miss."""
-    found = context.store.get(
-        context.backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress,
-        layers=layers_of(context.card, context.backbone),
-    )  # fmt: skip
-    cache["feature_hits" if found.hit else "feature_misses"] += 1
-    return found
+def features_of(context: Context[TaskFields], data: ClassificationSet) -> FeatureSet:
+    """Features of a set from the store at the layers the card needs."""
+    return context.features(data.images, layers=layers_of(context.card, context.backbone))
 
 
-def _own_validation(context: Context[ProbeCard], notes: dict[str, Any]) -> ClassificationSet | None:
+def _own_validation(context: Context[ProbeCard], notes: dict[str, object]) -> ClassificationSet | None:
     """The published validation set the card names; None where it is to be carved out of training.
 
     Hub copies often lack the list: a card that names no hub source for it is carved there, and the notes say so.
@@ -232,7 +220,7 @@ def _own_validation(context: Context[ProbeCard], notes: dict[str, Any]) -> Class
 
 
 def _apart(
-    context: Context[ProbeCard], train: ClassificationSet, own: ClassificationSet, notes: dict[str, Any]
+    context: Context[ProbeCard], train: ClassificationSet, own: ClassificationSet, notes: dict[str, object]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of training without the validation images it lists too (as `trainval` does), found by content. Also where in training
     all of validation stands, or None where it is not wholly there. Raises LevlError where nothing is left to train on."""
@@ -249,6 +237,49 @@ def _apart(
     return np.flatnonzero(~inside), held if whole else None
 
 
+def _leaks(
+    context: Context[ProbeCard],
+    train: ClassificationSet,
+    test: ClassificationSet,
+    own: ClassificationSet | None,
+    notes: dict[str, object],
+) -> np.ndarray:
+    """bool [test images]: stands in training or in the validation set too. Such images are counted, named in the notes and told."""
+    card = context.card
+    twice = shared_images(test.images, train.images, context.cache, context.progress)
+    chosen_by: list[tuple[str, str]] = []
+    if own is not None:
+        known = {t for t, _ in twice}  # where validation is part of training, told below
+        chosen_by = [p for p in shared_images(test.images, own.images, context.cache, context.progress) if p[0] not in known]
+    for pairs, part, note, count in (
+        (chosen_by, "validation", "leakage_into_validation", {"test_images_in_validation": len(chosen_by)}),
+        (twice, "training", "leakage", {"test_images_in_training": len(twice), "of": len(test.images)}),
+    ):
+        if pairs:
+            notes[note] = {**count, "first": [list(p) for p in pairs[:10]]}
+            context.progress.say(
+                f"  {card.name}: leakage: {len(pairs)} of {len(test.images)} test images are {part} images too "
+                f"({pairs[0][0]} is {pairs[0][1]}); see top1_unleaked"
+            )
+    return np.isin(np.array(test.images.ids), [t for t, _ in (*twice, *chosen_by)])
+
+
+def _validation(
+    context: Context[ProbeCard], learn: Part, own: ClassificationSet | None, notes: dict[str, object]
+) -> tuple[np.ndarray, Part]:
+    """Rows of training that are left, and the validation part: the card's own set, or what is carved out of training."""
+    card = context.card
+    if own is None:
+        rows, held = carve(learn.labels, card.validation if isinstance(card.validation, CarvedSpec) else CarvedSpec())
+        if not len(held):
+            raise LevlError(f"{card.name}: every class has one training image, so no validation can be taken; set `validation`")
+        return rows, Part(learn.data, learn.features, held)
+    rows, listed = _apart(context, learn.data, own, notes)
+    if listed is not None:
+        return rows, Part(learn.data, learn.features, listed)  # training's list has encoded them already
+    return rows, Part(own, features_of(context, own), np.arange(len(own.labels)))
+
+
 def load_parts(context: Context[ProbeCard], choices: bool, more: bool = False) -> Parts:
     """The card's sets with features. choices: a validation part is needed, the card's own or carved out of training; training
     images that the validation set holds too are then not trained on.
@@ -260,64 +291,30 @@ def load_parts(context: Context[ProbeCard], choices: bool, more: bool = False) -
     card = context.card
     train, test = read_classification(card.train, context.data), read_classification(card.data, context.data, context.limit)
     _same_classes(card.name, train, test, "test")
-    notes: dict[str, Any] = {}
+    notes: dict[str, object] = {}
     own = _own_validation(context, notes) if choices else None
     if own is not None:
         _same_classes(card.name, train, own, "validation")
-    twice = shared_images(test.images, train.images, context.cache, context.progress)
-    leaked = np.isin(np.array(test.images.ids), [t for t, _ in twice])
-    if own is not None:
-        known = {t for t, _ in twice}  # where validation is part of training, told below
-        chosen_by = [p for p in shared_images(test.images, own.images, context.cache, context.progress) if p[0] not in known]
-        leaked |= np.isin(np.array(test.images.ids), [t for t, _ in chosen_by])
-        if chosen_by:
-            notes["leakage_into_validation"] = {
-                "test_images_in_validation": len(chosen_by),
-                "first": [list(p) for p in chosen_by[:10]],
-            }
-            context.progress.say(
-                f"  {card.name}: leakage: {len(chosen_by)} of {len(test.images)} test images are validation images too "
-                f"({chosen_by[0][0]} is {chosen_by[0][1]}); see top1_unleaked"
-            )
-    if twice:
-        first = f"{twice[0][0]} is {twice[0][1]}"
-        notes["leakage"] = {"test_images_in_training": len(twice), "of": len(test.images), "first": [list(p) for p in twice[:10]]}
-        context.progress.say(
-            f"  {card.name}: leakage: {len(twice)} of {len(test.images)} test images are training images too ({first}); "
-            "see top1_unleaked"
-        )
+    leaked = _leaks(context, train, test, own, notes)
     single = [train.classes[c] for c, n in enumerate(np.bincount(train.labels, minlength=len(train.classes))) if n == 1]
     if single:
         notes["classes_of_one_image"] = single
         context.progress.say(f"  {card.name}: {len(single)} classes have one training image, first {single[0]!r}")
     started = time.monotonic()
-    cache = {"feature_hits": 0, "feature_misses": 0}
-    train_features, test_features = features_of(context, train, cache), features_of(context, test, cache)
-    rows = np.arange(len(train.labels))
+    learn, judge = (Part(s, features_of(context, s), np.arange(len(s.labels))) for s in (train, test))
     validation = None
-    if own is not None:
-        rows, held = _apart(context, train, own, notes)
-        if held is not None:
-            validation = Part(train, train_features, held)  # training's list has encoded them already
-        else:
-            validation = Part(own, features_of(context, own, cache), np.arange(len(own.labels)))
-    elif choices:
-        rows, held = carve(train.labels, card.validation if isinstance(card.validation, CarvedSpec) else CarvedSpec())
-        if not len(held):
-            raise LevlError(f"{card.name}: every class has one training image, so no validation can be taken; set `validation`")
-        validation = Part(train, train_features, held)
+    if choices:
+        rows, validation = _validation(context, learn, own, notes)
+        learn = Part(train, learn.features, rows)
     if not more:
         context.ready()
-    data = {**data_of(test), "train": data_of(train)["fingerprint"]}
-    data["counts"]["train_images"] = len(rows)
-    if validation is not None:
-        data["counts"]["validation_images"] = len(validation)
+    counts = {"train_images": len(learn), **({} if validation is None else {"validation_images": len(validation)})}
+    data: dict[str, object] = {**data_of(test), "train": fingerprint_of(train)}
+    data["counts"] = {**counts_of(test), **counts}
     if own is not None:
-        data["validation"] = data_of(own)["fingerprint"]
-    return Parts(
-        Part(train, train_features, rows), validation, Part(test, test_features, np.arange(len(test.labels))), train.classes,
-        data, notes, {"features": time.monotonic() - started}, cache, leaked,
-    )  # fmt: skip
+        data["validation"] = fingerprint_of(own)
+    seconds = {"features": time.monotonic() - started}
+    return Parts(learn, validation, judge, train.classes, data, notes, seconds, context.counts, leaked)
 
 
 def matrices(parts: Parts, card: ProbeCard) -> tuple[Matrix, Matrix | None, Matrix]:
@@ -383,7 +380,10 @@ def samples_of(data: ClassificationSet, predicted: np.ndarray, right: np.ndarray
     ]
 
 
-def data_of(data: ClassificationSet) -> dict[str, Any]:
+def counts_of(data: ClassificationSet) -> dict[str, int]:
+    return {"images": len(data.images), "classes": len(data.classes)}
+
+
+def data_of(data: ClassificationSet) -> dict[str, object]:
     """What a record says of a classification set."""
-    counts = {"images": len(data.images), "classes": len(data.classes)}
-    return {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}
+    return {"fingerprint": fingerprint_of(data), "counts": counts_of(data), "split": data.split}

@@ -11,7 +11,7 @@ duplicates          images of other content whose features are exactly those of 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -90,21 +90,41 @@ def second_views(images: ImageSet) -> ImageSet:
     return ImageSet(images.ids, lambda i: view(images.open(i)), fingerprint_text([images.fingerprint, "view 1"]), images.source)
 
 
-def health(x: Tensor, y: Tensor | None, content: np.ndarray | None = None) -> dict[str, Any]:
-    """All figures of features [N, D], ``y`` those of the second views, and ``warnings``: what is wrong, in words."""
+class Health(TypedDict):
+    """Figures of one space of features; see the module's text."""
+
+    images: int
+    dimensions: int
+    effective_rank: float
+    epps_pulley: float
+    epps_pulley_gaussian: float
+    uniformity: float
+    alignment: float | None  # None: no second views
+    variance_mean: float
+    variance_min: float
+    variance_median: float
+    variance_max: float
+    dead_dimensions: int
+    duplicates: int
+    near_duplicates: int
+    warnings: list[str]  # what is wrong, in words
+
+
+def health(x: Tensor, y: Tensor | None, content: np.ndarray | None = None) -> Health:
+    """All figures of features [N, D], ``y`` those of the second views."""
     variance = x.double().var(0)
     mean = float(variance.mean())
     statistic, gaussian = epps_pulley(x)
     exact, nearly_equal = duplicates(x, content)
-    out: dict[str, Any] = {
+    out: Health = {
         "images": len(x), "dimensions": x.shape[1], "effective_rank": effective_rank(x), "epps_pulley": statistic,
         "epps_pulley_gaussian": gaussian, "uniformity": uniformity(x), "alignment": None if y is None else alignment(x, y),
         "variance_mean": mean, "variance_min": float(variance.min()), "variance_median": float(variance.median()),
         "variance_max": float(variance.max()), "dead_dimensions": int((variance <= 1e-6 * max(mean, 1e-30)).sum()),
-        "duplicates": exact, "near_duplicates": nearly_equal,
+        "duplicates": exact, "near_duplicates": nearly_equal, "warnings": [],
     }  # fmt: skip
     limit = min(x.shape[1], len(x) - 1)
-    warnings = []
+    warnings = out["warnings"]
     if out["effective_rank"] < 0.05 * limit:
         warnings.append(f"collapse: effective rank {out['effective_rank']:.1f} of at most {limit}")
     if out["dead_dimensions"] > 0.1 * x.shape[1]:
@@ -113,5 +133,4 @@ def health(x: Tensor, y: Tensor | None, content: np.ndarray | None = None) -> di
         warnings.append(f"{exact} different images have exactly the features of another one")
     if nearly_equal > 0.01 * len(x):
         warnings.append(f"{nearly_equal} images have nearly the features of another one (cosine from {NEAR})")
-    out["warnings"] = warnings
     return out

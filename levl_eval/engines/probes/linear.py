@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from levl_eval.cards import LinearProbeCard, LinearTraining
-from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
+from levl_eval.core.schedule import Schedule
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.convergence import thinned, train_until_converged
+from levl_eval.engines.fit import BestEpoch, Settings, shuffled_rows, training_loop
 from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Matrix, all_scores, load_parts, matrices, samples_of
 
@@ -42,46 +42,35 @@ def fit(
     watch: validation features and labels; the layer is then that of the epoch with the best accuracy on them (the first of
     equals). Returns the layer, its loss by epoch and the validation accuracy by epoch. Raises LevlError if it diverges.
     """
-    progress = progress or Progress(quiet=True)
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
+    rows = shuffled_rows(len(x), card.batch_size, torch.Generator().manual_seed(seed))
     layer = nn.Linear(x.dim, classes, bias=card.bias).to(device)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=card.lr, weight_decay=card.weight_decay)
+    per_epoch = math.ceil(len(x) / card.batch_size)
+    steps = card.epochs * per_epoch
     target = torch.from_numpy(y)
-    total, step, curve, watched = card.epochs * math.ceil(len(x) / card.batch_size), 0, [], []
-    best = copy.deepcopy(layer.state_dict())
-    with progress.stage("linear probe", card.epochs, "epoch") as bar:
-        for _ in range(card.epochs):
-            losses = []
-            order = torch.randperm(len(x), generator=generator)
-            for i in range(0, len(x), card.batch_size):
-                if card.schedule == "cosine":
-                    for group in optimizer.param_groups:
-                        group["lr"] = card.lr * 0.5 * (1 + math.cos(math.pi * step / total))
-                rows = order[i : i + card.batch_size]
-                loss = F.cross_entropy(layer(x.take(rows).to(device)), target[rows].to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(float(loss.detach()))
-                step += 1
-            curve.append(float(np.mean(losses)))
-            if not math.isfinite(curve[-1]):
-                raise LevlError(f"linear probe: the loss is {curve[-1]}; lower `lr`")
-            if watch is not None:
-                watched.append(float((classes_of(layer, watch[0], device) == watch[1]).mean()))
-                if watched[-1] > max(watched[:-1], default=-1.0):
-                    best = copy.deepcopy(layer.state_dict())
-            bar.advance(note=f"loss {curve[-1]:.3f}")
+
+    def loss_of(step: int) -> Tensor:
+        batch = next(rows)
+        return F.cross_entropy(layer(x.take(batch).to(device)), target[batch].to(device))
+
+    best = None
     if watch is not None:
-        layer.load_state_dict(best)
-    return layer.eval().requires_grad_(False), curve, watched
+        features, labels = watch
+        best = BestEpoch(
+            lambda: float((classes_of(layer, features, device) == labels).mean()), lambda: copy.deepcopy(layer.state_dict())
+        )
+    settings = Settings("linear probe", steps, Schedule(steps, card.schedule), per_epoch)
+    curve = training_loop(optimizer, settings, loss_of, progress or Progress(quiet=True), after_epoch=best)
+    if best is not None and best.best is not None:
+        layer.load_state_dict(best.best)
+    return layer.eval().requires_grad_(False), curve.tolist(), best.scores if best is not None else []
 
 
 def fit_by_card(
     x: Matrix, y: np.ndarray, classes: int, card: LinearTraining, seed: int, device: torch.device,
     watch: tuple[Matrix, np.ndarray] | None = None, progress: Progress | None = None,
-) -> tuple[nn.Linear, list[float], list[float], dict[str, Any]]:  # fmt: skip
+) -> tuple[nn.Linear, list[float], list[float], dict[str, object]]:  # fmt: skip
     """:func:`fit` for as long as the card's ``until`` says; also what notes say of convergence."""
 
     def train_by(card: LinearTraining) -> tuple[tuple[nn.Linear, list[float]], list[float]]:

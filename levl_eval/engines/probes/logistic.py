@@ -135,87 +135,109 @@ def _scales(diagonal: Tensor, ridge: Tensor, b: Tensor) -> tuple[Tensor, Tensor]
     return 1 / (diagonal[:-1] + ridge).clamp(min=1e-12), 1 / diagonal[-1].clamp(min=1e-12)
 
 
-def _solve(
-    rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note: Callable[[int, int], None]
-) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
-    """Minimise all problems from (w [r, K, P], b [K, P]); returns both, the iterations and whether each has converged."""
-    device = w.device
-    slack = 1e-7 if w.dtype == torch.float32 else 1e-13  # of the objective: what its precision cannot tell apart
-    out_w, out_b = w.clone(), b.clone()
-    iterations, done = np.zeros(len(strengths), int), np.zeros(len(strengths), bool)
-    live = np.arange(len(strengths))
-    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=w.dtype, device=device)
-    value, gw, gb, diagonal = _evaluate(rows, w, b, ridge, curvature=True)
-    scale_w, scale_b = _scales(diagonal, ridge, b)
-    pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]] = []
-    stalled = torch.zeros(len(strengths), dtype=torch.long, device=device)
-    step = 0
-    while True:
-        largest = torch.maximum(
-            (rows.vectors.to(device, w.dtype) @ gw.flatten(1)).abs().amax(0).view(gb.shape).amax(0), gb.abs().amax(0)
-        )
-        small = (largest <= tolerance).cpu().numpy()
-        out_w[:, :, live], out_b[:, live] = w, b
-        iterations[live] = step
-        done[live[small]] = True
-        over = small | (stalled >= STALL).cpu().numpy()
-        note(int((~over).sum()), step)
-        if over.all() or step == limit:
-            return out_w, out_b, iterations, done
-        if over.mean() >= 0.1:  # solved problems leave the stack
-            keep = torch.from_numpy(np.flatnonzero(~over)).to(device)
-            live, stalled = live[~over], stalled[keep]
-            w, b, gw, gb, ridge, value = w[:, :, keep], b[:, keep], gw[:, :, keep], gb[:, keep], ridge[keep], value[keep]
-            scale_w, scale_b = scale_w[:, :, keep], scale_b[:, keep]
-            pairs = [((s[0][:, :, keep], s[1][:, keep]), (y[0][:, :, keep], y[1][:, keep]), rho[keep]) for s, y, rho in pairs]
-        # L-BFGS's two loops, for all problems at once.
-        qw, qb = gw.clone(), gb.clone()
+_Pair = tuple[Tensor, Tensor]  # of weights [r, K, P] and biases [K, P]
+
+
+class _Descent:
+    """L-BFGS on P problems at once, from (w [r, K, P], b [K, P])."""
+
+    def __init__(self, rows: _Rows, ridge: Tensor, w: Tensor, b: Tensor) -> None:
+        self.rows, self.ridge, self.w, self.b = rows, ridge, w, b
+        self.slack = 1e-7 if w.dtype == torch.float32 else 1e-13  # of the objective: what its precision cannot tell apart
+        self.value, self.gw, self.gb, diagonal = _evaluate(rows, w, b, ridge, curvature=True)
+        self.scale_w, self.scale_b = _scales(diagonal, ridge, b)
+        self.pairs: list[tuple[_Pair, _Pair, Tensor]] = []  # steps, changes of the gradient, 1 / their inner products
+        self.stalled = torch.zeros(len(ridge), dtype=torch.long, device=w.device)
+
+    def largest_gradient(self) -> Tensor:
+        """[P], in the coordinates of the features."""
+        turned = self.rows.vectors.to(self.w.device, self.w.dtype) @ self.gw.flatten(1)
+        return torch.maximum(turned.abs().amax(0).view(self.gb.shape).amax(0), self.gb.abs().amax(0))
+
+    def keep(self, at: Tensor) -> None:
+        """Go on with these problems alone."""
+        for name in ("w", "b", "gw", "gb", "scale_w", "scale_b", "ridge", "value", "stalled"):
+            setattr(self, name, getattr(self, name)[..., at])
+        self.pairs = [((s[0][..., at], s[1][..., at]), (y[0][..., at], y[1][..., at]), rho[at]) for s, y, rho in self.pairs]
+
+    def _direction(self) -> tuple[_Pair, Tensor]:
+        """Along whose negative to go, and the slope there, by L-BFGS's two loops."""
+        qw, qb = self.gw.clone(), self.gb.clone()
         alphas = []
-        for s, y, rho in reversed(pairs):
+        for s, y, rho in reversed(self.pairs):
             alpha = rho * _dot(s, (qw, qb))
             alphas.append(alpha)
             qw -= alpha * y[0]
             qb -= alpha * y[1]
-        qw *= scale_w
-        qb *= scale_b
-        if pairs:
-            s, y, rho = pairs[-1]
-            gamma = 1 / (rho * _dot(y, (y[0] * scale_w, y[1] * scale_b))).clamp(min=1e-20)
+        qw *= self.scale_w
+        qb *= self.scale_b
+        if self.pairs:
+            s, y, rho = self.pairs[-1]
+            gamma = 1 / (rho * _dot(y, (y[0] * self.scale_w, y[1] * self.scale_b))).clamp(min=1e-20)
             qw *= gamma
             qb *= gamma
-        for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+        for (s, y, rho), alpha in zip(self.pairs, reversed(alphas), strict=True):
             beta = rho * _dot(y, (qw, qb))
             qw += (alpha - beta) * s[0]
             qb += (alpha - beta) * s[1]
-        slope = _dot((gw, gb), (qw, qb))  # of going along -q
+        slope = _dot((self.gw, self.gb), (qw, qb))
         bad = slope <= 0
         if bad.any():
-            qw, qb = torch.where(bad, gw * scale_w, qw), torch.where(bad, gb * scale_b, qb)
-            slope = _dot((gw, gb), (qw, qb))
+            qw, qb = torch.where(bad, self.gw * self.scale_w, qw), torch.where(bad, self.gb * self.scale_b, qb)
+            slope = _dot((self.gw, self.gb), (qw, qb))
+        return (qw, qb), slope
+
+    def step(self, anew: bool) -> None:
+        """One step with its line search; ``anew``: the preconditioner is taken anew where it ends."""
+        (qw, qb), slope = self._direction()
         t = torch.ones_like(slope)
-        anew = step % REFRESH == REFRESH - 1
         for _ in range(25):
-            nw, nb = w - t * qw, b - t * qb
-            new, ngw, ngb, diagonal = _evaluate(rows, nw, nb, ridge, curvature=anew)
-            enough = new <= value - 1e-4 * (t * slope).double() + slack * value.abs()
+            nw, nb = self.w - t * qw, self.b - t * qb
+            new, ngw, ngb, diagonal = _evaluate(self.rows, nw, nb, self.ridge, curvature=anew)
+            enough = new <= self.value - 1e-4 * (t * slope).double() + self.slack * self.value.abs()
             if enough.all():
                 break
             # The parabola through both values and the slope, kept between a tenth and a half.
-            guess = (t * slope).double() / (2 * (new - value + (t * slope).double())).clamp(min=1e-30)
+            guess = (t * slope).double() / (2 * (new - self.value + (t * slope).double())).clamp(min=1e-30)
             t = torch.where(enough, t, t * guess.clamp(0.1, 0.5).to(t.dtype))
-        s_pair, y_pair = (nw - w, nb - b), (ngw - gw, ngb - gb)
-        curved = _dot(s_pair, y_pair)
-        ok = curved > 1e-12 * _dot(s_pair, s_pair)
-        rho = torch.where(ok, 1 / curved.clamp(min=1e-30), torch.zeros_like(curved))  # rho 0: the pair is not used there
-        if ok.all():
-            pairs.append((s_pair, y_pair, rho))
-        else:
-            pairs = []  # below the precision of float32: begin again with the preconditioner alone
-        pairs = pairs[-HISTORY:]
-        stalled = torch.where(new < value - 0.01 * slack * value.abs(), torch.zeros_like(stalled), stalled + 1)
-        w, b, gw, gb, value = nw, nb, ngw, ngb, new
+        self._remember((nw - self.w, nb - self.b), (ngw - self.gw, ngb - self.gb))
+        gained = new < self.value - 0.01 * self.slack * self.value.abs()
+        self.stalled = torch.where(gained, torch.zeros_like(self.stalled), self.stalled + 1)
+        self.w, self.b, self.gw, self.gb, self.value = nw, nb, ngw, ngb, new
         if anew:
-            scale_w, scale_b = _scales(diagonal, ridge, b)
+            self.scale_w, self.scale_b = _scales(diagonal, self.ridge, nb)
+
+    def _remember(self, s: _Pair, y: _Pair) -> None:
+        curved = _dot(s, y)
+        ok = curved > 1e-12 * _dot(s, s)
+        rho = torch.where(ok, 1 / curved.clamp(min=1e-30), torch.zeros_like(curved))  # rho 0: the pair is not used there
+        # Below the precision of float32 begin again with the preconditioner alone.
+        self.pairs = [*self.pairs, (s, y, rho)][-HISTORY:] if ok.all() else []
+
+
+def _solve(
+    rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note: Callable[[int, int], None]
+) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
+    """Minimise all problems from (w [r, K, P], b [K, P]); returns both, the iterations and whether each has converged."""
+    out_w, out_b = w.clone(), b.clone()
+    iterations, done = np.zeros(len(strengths), int), np.zeros(len(strengths), bool)
+    live = np.arange(len(strengths))
+    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=w.dtype, device=w.device)
+    descent = _Descent(rows, ridge, w, b)
+    step = 0
+    while True:
+        small = (descent.largest_gradient() <= tolerance).cpu().numpy()
+        out_w[:, :, live], out_b[:, live] = descent.w, descent.b
+        iterations[live] = step
+        done[live[small]] = True
+        over = small | (descent.stalled >= STALL).cpu().numpy()
+        note(int((~over).sum()), step)
+        if over.all() or step == limit:
+            return out_w, out_b, iterations, done
+        if over.mean() >= 0.1:  # solved problems leave the stack
+            descent.keep(torch.from_numpy(np.flatnonzero(~over)).to(w.device))
+            live = live[~over]
+        descent.step(anew=step % REFRESH == REFRESH - 1)
         step += 1
 
 

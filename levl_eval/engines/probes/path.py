@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def draw(labels: np.ndarray, count: int, *key: int) -> np.ndarray:
 _RULE = "the largest gradient entry of the mean loss is at most {:g} for every C that was chosen"
 
 
-def _state(fit: PathFit, best: PathFit, card: LinearPathCard) -> dict[str, Any]:
+def _state(fit: PathFit, best: PathFit, card: LinearPathCard) -> dict[str, object]:
     """What notes say of convergence: the chosen C must have converged, and those that did not by name."""
     left = [float(f"{c:.6g}") for c, done in zip(fit.strengths, fit.converged, strict=True) if not done]
     return {
@@ -51,9 +51,11 @@ def _whole(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     card, device = context.card, context.device
     train, validation, test = matrices(parts, card)
     assert validation is not None and parts.validation is not None
-    options: dict[str, Any] = {"tolerance": card.tolerance, "max_iterations": card.max_iterations, "progress": context.progress}
+    solve = partial(
+        solve_path, device=device, tolerance=card.tolerance, max_iterations=card.max_iterations, progress=context.progress
+    )
     y, classes = parts.train.labels, len(parts.classes)
-    fit = solve_path([(train, y)], classes, strengths_of(card), device, **options)
+    fit = solve([(train, y)], classes, strengths_of(card))
     at, accuracy = choose(fit, validation, parts.validation.labels, device)
     path = {
         "C": [float(f"{c:.6g}") for c in fit.strengths],
@@ -66,7 +68,7 @@ def _whole(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     )  # fmt: skip
     if card.refit:
         both = [(train, y), (validation, parts.validation.labels)]
-        best = solve_path(both, classes, best.strengths, device, start=best, **options)
+        best = solve(both, classes, best.strengths, start=best)
     logits = best.logits(test, 0, device)
     metrics, right = all_scores(logits, parts, card.ece_bins)
     metrics |= majority(right, parts.test.labels, y, classes)
@@ -85,7 +87,8 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     train, validation, test = matrices(parts, raw)
     assert validation is not None
     truth, classes = parts.test.labels, len(parts.classes)
-    metrics, notes = {}, {**parts.notes, "draws": {}}
+    metrics = {}
+    draws: dict[str, object] = {}
     right = np.zeros(len(truth))
     predicted = np.zeros(len(truth), int)
     settled = True
@@ -113,14 +116,14 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
         right = np.mean(hits, 0)
         metrics[f"top1_{shots}shot"] = mean_estimate(right)
         values = [h.mean() for h in hits]
-        notes["draws"][str(shots)] = {
+        draws[str(shots)] = {
             "top1": [round(float(v), 5) for v in values],
             "standard_deviation": round(float(np.std(values, ddof=1)), 5) if len(values) > 1 else None,
             "C": chosen,
         }
     metrics["mean_per_class"] = mean_per_class(right, truth)
     metrics |= chance(right, classes)  # every class has the same number of shots
-    notes["converged"] = {"rule": _RULE.format(card.tolerance), "converged": settled}
+    notes = {**parts.notes, "draws": draws, "converged": {"rule": _RULE.format(card.tolerance), "converged": settled}}
     # Samples are of the last entry of `shots`: the share of draws that were right, and the last draw's class.
     return Outcome(metrics, samples_of(parts.test.data, predicted, right), parts.data, notes)
 

@@ -145,11 +145,8 @@ def run(context: Context[RetrievalCard]) -> Outcome:
     if card.folds > len(data.images):
         raise UsageError(f"{card.name}: field `folds`: {card.folds} folds of {len(data.images)} images")
     started = time.monotonic()
-    features = context.store.get(
-        backbone, data.images, device=context.device, batch_size=context.batch_size, progress=context.progress
-    )
+    features = context.features(data.images)
     context.ready()
-    cache = {"feature_hits": int(features.hit), "feature_misses": int(not features.hit)}
     images = image_embeddings(backbone, features.pooled, context.device)
     texts = text_embeddings(backbone, list(data.captions), context.cache, context.progress)
     metrics: dict[str, Estimate] = {}
@@ -178,4 +175,4 @@ def run(context: Context[RetrievalCard]) -> Outcome:
     counts = {"images": len(data.images), "captions": len(data.captions)}
     about = {"fingerprint": fingerprint_of(data), "counts": counts, "split": data.split}
     notes = {"main_readout": chosen, "readouts": [r.name for r in backbone.readouts]}
-    return Outcome(metrics | others, samples, about, notes, {"total": time.monotonic() - started}, cache)
+    return Outcome(metrics | others, samples, about, notes, {"total": time.monotonic() - started}, context.counts)

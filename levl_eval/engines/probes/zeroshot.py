@@ -57,8 +57,7 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
     if ambiguous:
         context.progress.say(f"  {card.name}: {ambiguous}")
     started = time.monotonic()
-    cache = {"feature_hits": 0, "feature_misses": 0}
-    features = features_of(context, data, cache)
+    features = features_of(context, data)
     context.ready()
     texts = class_embeddings(backbone, names, templates, context.cache)
     images = image_embeddings(backbone, features.pooled, context.device)
@@ -82,4 +81,4 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
     }
     if ambiguous:
         notes["ambiguous_prompts"] = ambiguous
-    return Outcome(metrics | others, samples or [], data_of(data), notes, {"total": time.monotonic() - started}, cache)
+    return Outcome(metrics | others, samples or [], data_of(data), notes, {"total": time.monotonic() - started}, context.counts)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +15,15 @@ from torch import Tensor, nn
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards import SegmentationCard
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_segmentation
-from levl_eval.data.types import ImageSet, SegmentationSet
+from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context
-from levl_eval.engines.convergence import closed_form, convergence, thinned, train_until_converged
+from levl_eval.engines.convergence import closed_form, convergence, thinned
+from levl_eval.engines.dense_common import FixedMap, geometry_of, logits_of, same_size, trained, upsample
 from levl_eval.engines.floors import class_shares
 from levl_eval.engines.segmentation.closed import neighbour_head, ridge_head
-from levl_eval.engines.segmentation.head import logits_of, train_head, upsample
+from levl_eval.engines.segmentation.head import ClassTokens, train_head
 from levl_eval.engines.segmentation.sweep import sweep_head, sweep_pairs
 from levl_eval.features.store import FeatureSet
 from levl_eval.features.views import Views, make_views
@@ -33,19 +33,12 @@ METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
 
 def task_preprocess(card: SegmentationCard, own: Preprocess) -> Preprocess:
     """The backbone's normalisation with the task's geometry: images and masks must be cut alike for every backbone."""
-    size = card.size or own.size
-    return replace(own, size=size, resize=card.resize, resize_to=None, interpolation=card.interpolation)
+    return geometry_of(card, own, card.resize)
 
 
 def full_mask(data: SegmentationSet, name: str) -> np.ndarray:
     """The mask [H, W] of an image as it is stored. Raises LevlError where its size is not its image's."""
-    mask = data.mask(name)
-    size = data.images.open(name).size
-    if (mask.shape[1], mask.shape[0]) != size:
-        raise LevlError(
-            f"{data.images.source}/{name}: image is {size[0]}x{size[1]}, its mask {mask.shape[1]}x{mask.shape[0]}; they must be equal"
-        )
-    return mask
+    return same_size(data.images, name, data.mask(name), "mask")
 
 
 def mask_at(data: SegmentationSet, name: str, geometry: Preprocess, side: int | None = None) -> np.ndarray:
@@ -84,42 +77,32 @@ def _majority(mask: np.ndarray, grid: tuple[int, int], ignore: int) -> np.ndarra
     return out.reshape(grid)
 
 
-def training_labels(
-    data: SegmentationSet,
-    geometry: Preprocess,
-    views: Views | None,
-    grid: tuple[int, int],
-    card: SegmentationCard,
-    context: Context[SegmentationCard],
-) -> np.ndarray:
-    """int16 [N V, h, w]: the labels each view's tokens are trained on, in the order of the stored features."""
-    out = []
+def training_tokens(
+    context: Context[SegmentationCard], data: SegmentationSet, features: FeatureSet, geometry: Preprocess, views: Views | None
+) -> ClassTokens:
+    """Tokens of the training images' views with labels int16 [N V, h, w], in the order of the stored features."""
+    card, grid = context.card, features.grid
+    labels = []
     for name in context.progress.track(data.images.ids, "training masks", unit="mask"):
         mask = mask_at(data, name, geometry)
         parts = [mask] if views is None else list(views.cut(torch.from_numpy(mask)[None])[0].numpy())
-        out += [grid_labels(p, grid, card.label_grid, data.ignore_index).astype(np.int16) for p in parts]
-    return np.stack(out)
+        labels += [grid_labels(p, grid, card.label_grid, data.ignore_index).astype(np.int16) for p in parts]
+    patches = features.patches.reshape(-1, *features.patches.shape[-2:])
+    return ClassTokens(patches, np.stack(labels), grid, len(data.classes), data.ignore_index)
 
 
 def fit(
-    card: SegmentationCard, patches: np.ndarray, labels: np.ndarray, grid: tuple[int, int], classes: int, ignore: int, seed: int,
-    context: Context[SegmentationCard], views: int = 1,
-) -> tuple[nn.Module, dict[str, Any]]:  # fmt: skip
-    """The card's head on [N, n, D] tokens and [N, h, w] labels, and what is worth noting about its training."""
-    device, progress = context.device, context.progress
+    card: SegmentationCard, data: ClassTokens, seed: int, device: torch.device, progress: Progress, views: int = 1
+) -> tuple[nn.Module, dict[str, object]]:
+    """The card's head on labelled tokens, and what is worth noting about its training. views: rows of one image."""
     if len(sweep_pairs(card)) > 1:
-        swept, curve, found = sweep_head(patches, labels, grid, classes, card, ignore, seed, device, progress, views)
+        swept, curve, found = sweep_head(data, card, seed, device, progress, views)
         return swept, {"head_loss": thinned(curve), "sweep": found, "converged": convergence(curve)}
     if card.head == "ridge":
-        return ridge_head(patches, labels, grid, classes, card, ignore, device, progress), {"converged": closed_form()}
+        return ridge_head(data, card, device, progress), {"converged": closed_form()}
     if card.head == "knn":
-        return neighbour_head(patches, labels, grid, classes, card, ignore, seed, device), {}
-
-    def train_by(card: SegmentationCard) -> tuple[nn.Module, list[float]]:
-        return train_head(patches, labels, grid, classes, card, ignore, seed, device, progress)
-
-    head, curve, state = train_until_converged(card, math.ceil(len(patches) / card.batch_size), train_by)
-    return head, {"head_loss": thinned(curve), "converged": state}
+        return neighbour_head(data, card, seed, device), {}
+    return trained(card, data, lambda card: train_head(data, card, seed, device, progress))
 
 
 def dense_logits(
@@ -143,7 +126,7 @@ def dense_logits(
 
 @dataclass
 class Fitted:
-    """A trained head with everything needed to predict a image of the test set."""
+    """A trained head with everything needed to predict an image of the test set."""
 
     head: nn.Module
     features: FeatureSet
@@ -160,17 +143,6 @@ class Fitted:
         return upsample(logits, size, self.card.upsample).argmax(1)[0]
 
 
-class _Places(nn.Module):
-    """A head that has no eyes: logits [V, C, h, w] of the V views of an image, the same for every image."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("map", logits)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.get_buffer("map").repeat(len(tokens) // len(self.get_buffer("map")), 1, 1, 1)
-
-
 def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) -> Callable[[tuple[int, int]], Tensor]:
     """The floor without an image: size -> labels [H, W] of the most frequent class at each place of the training masks.
 
@@ -179,7 +151,7 @@ def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) 
     """
     many = len(fitted.views.boxes) if fitted.views else 1
     shares = [class_shares(labels[v::many], classes, ignore) for v in range(many)]
-    blind = replace(fitted, head=_Places(torch.from_numpy(np.stack(shares)).to(fitted.device)))
+    blind = replace(fitted, head=FixedMap(torch.from_numpy(np.stack(shares)).to(fitted.device)))
     return lru_cache(16)(lambda size: blind.predict(0, size))
 
 
@@ -209,28 +181,16 @@ def truth_of(test: SegmentationSet, name: str, geometry: Preprocess, card: Segme
 
 def train_and_open(
     context: Context[SegmentationCard], train: SegmentationSet, test: SegmentationSet, geometry: Preprocess, views: Views | None
-) -> tuple[Fitted, np.ndarray, dict[str, Any], dict[str, float], dict[str, int]]:
-    """Features of both sets and the head: what predicts, the training labels, notes, seconds and cache hits."""
+) -> tuple[Fitted, np.ndarray, dict[str, object], dict[str, float]]:
+    """Features of both sets and the head: what predicts, the training labels, notes and seconds."""
     card = context.card
-    cache = {"feature_hits": 0, "feature_misses": 0}
+    seconds: dict[str, float] = {}
     started = time.monotonic()
-
-    def features(images: ImageSet) -> FeatureSet:
-        found = context.store.get(
-            context.backbone, images, device=context.device, batch_size=context.batch_size, progress=context.progress,
-            preprocess=geometry, layers=card.layers, views=views,
-        )  # fmt: skip
-        cache["feature_hits" if found.hit else "feature_misses"] += 1
-        return found
-
-    train_features, test_features = features(train.images), features(test.images)
+    learn, judge = (context.features(s.images, geometry, card.layers, views) for s in (train, test))
     context.ready()
-    seconds = {"features": time.monotonic() - started}
+    seconds["features"] = time.monotonic() - started
     started = time.monotonic()
-    grid, patches = train_features.grid, train_features.patches
-    labels = training_labels(train, geometry, views, grid, card, context)
-    many = len(views.boxes) if views else 1
-    patches = patches.reshape(-1, *patches.shape[-2:])
-    head, notes = fit(card, patches, labels, grid, len(train.classes), train.ignore_index, context.seed, context, many)
+    data = training_tokens(context, train, learn, geometry, views)
+    head, notes = fit(card, data, context.seed, context.device, context.progress, len(views.boxes) if views else 1)
     seconds["head"] = time.monotonic() - started
-    return Fitted(head, test_features, views, geometry, card, context.device), labels, notes, seconds, cache
+    return Fitted(head, judge, views, geometry, card, context.device), data.labels, notes, seconds

@@ -6,7 +6,6 @@ Importing this module registers it (``custom_imports = dict(imports=["levl_eval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,11 @@ class LevlBackbone(BaseModule):
     """
 
     def __init__(
-        self, uri: str | Backbone, layers: Sequence[int] | None = None, normalized: bool = False, init_cfg: Any = None
+        self,
+        uri: str | Backbone,
+        layers: Sequence[int] | None = None,
+        normalized: bool = False,
+        init_cfg: dict[str, object] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         backbone = load_backbone(uri) if isinstance(uri, str) else uri

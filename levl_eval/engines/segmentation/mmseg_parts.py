@@ -7,12 +7,10 @@ alone, so that a training that went on gives the same head as one that was never
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 import torch
@@ -33,18 +31,22 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
 from mmseg.registry import LOOPS, MODELS, TRANSFORMS  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
-from levl_eval.core.errors import LevlError  # noqa: E402
+from levl_eval.core.errors import check_finite  # noqa: E402
 from levl_eval.core.kept import Damaged, read_state, write_state  # noqa: E402
 from levl_eval.core.progress import Stage  # noqa: E402
+from levl_eval.core.random_state import RandomState, random_state, restore_random_state, seeded  # noqa: E402
 from levl_eval.data.types import SegmentationSet  # noqa: E402
 from levl_eval.engines.segmentation.fitting import full_mask  # noqa: E402
 from levl_eval.engines.segmentation.mmseg_backbone import LevlBackbone  # noqa: E402, F401 (imported for its registration)
 
+if TYPE_CHECKING:
+    from mmseg.structures import SegDataSample
+
 VOID = 255  # mmseg's label of pixels that do not count
-FORMAT = 2
+FORMAT = 3
 
 
-def register(imports: dict[str, Any] | None = None) -> None:
+def register(imports: Mapping[str, object] | None = None) -> None:
     """Fill mmseg's registries, and import what a user's config asks for (mmengine's ``custom_imports``)."""
     register_all_modules()
     if imports:
@@ -66,9 +68,11 @@ def by_itself() -> Iterator[None]:
 class LevlLabels:
     """Puts a image's labels (uint8 [H, W], 255 void) where mmseg's LoadAnnotations would."""
 
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, results: dict[str, object]) -> dict[str, object]:
         results["gt_seg_map"] = results.pop("levl_mask")
-        results["seg_fields"].append("gt_seg_map")
+        fields = results["seg_fields"]
+        assert isinstance(fields, list)
+        fields.append("gt_seg_map")
         return results
 
 
@@ -76,7 +80,7 @@ class LevlLabels:
 class LevlLinearHead(BaseDecodeHead):
     """Batch norm and one linear layer on each token (DINOv2's linear head)."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.norm = nn.BatchNorm2d(self.in_channels)
 
@@ -88,7 +92,7 @@ class LevlLinearHead(BaseDecodeHead):
 class TaskImages(Dataset):
     """A segmentation set behind an mmseg pipeline. Indexed by (place in the training, image); BGR images, as mmseg expects."""
 
-    def __init__(self, data: SegmentationSet, pipeline: Sequence[dict[str, Any]], seed: int) -> None:
+    def __init__(self, data: SegmentationSet, pipeline: Sequence[Mapping[str, object]], seed: int) -> None:
         self.data, self.seed = data, seed
         self.pipeline = Compose(list(pipeline))
         self.metainfo = {"classes": data.classes, "palette": None}
@@ -96,7 +100,7 @@ class TaskImages(Dataset):
     def __len__(self) -> int:
         return len(self.data.images)
 
-    def __getitem__(self, where: tuple[int, int] | int) -> dict[str, Any]:
+    def __getitem__(self, where: tuple[int, int] | int) -> dict[str, object]:
         place, row = where if isinstance(where, tuple) else (0, where)
         name = self.data.images.ids[row]
         mask = full_mask(self.data, name)
@@ -105,16 +109,9 @@ class TaskImages(Dataset):
             "img": pixels, "img_shape": pixels.shape[:2], "ori_shape": pixels.shape[:2], "img_path": name, "seg_map_path": name,
             "seg_fields": [], "reduce_zero_label": False, "levl_mask": np.where(mask == self.data.ignore_index, VOID, mask).astype(np.uint8),
         }  # fmt: skip
-        before = np.random.get_state(), random.getstate()
-        seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
-            out: dict[str, Any] = self.pipeline(results)
+        with seeded(int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])):
+            out: dict[str, object] = self.pipeline(results)
             return out
-        finally:
-            np.random.set_state(before[0])
-            random.setstate(before[1])
 
 
 class Places(Sampler[tuple[int, int]]):
@@ -135,7 +132,7 @@ class Places(Sampler[tuple[int, int]]):
             yield place, int(order[k])
 
 
-def loader(images: TaskImages, sampler: Any, batch_size: int, device: torch.device) -> DataLoader:
+def loader(images: TaskImages, sampler: Sampler[tuple[int, int]] | None, batch_size: int, device: torch.device) -> DataLoader:
     """Batches in the sampler's order; decoded by processes beside a GPU, in place on a CPU that has the encoder to run."""
     workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
     return DataLoader(
@@ -201,42 +198,58 @@ class Keeper(Hook):
         self.file, self.identity, self.every, self.stage, self.losses, self.seen = file, identity, every, stage, losses, seen
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Mapping[str, Sequence[SegDataSample]] | None = None,
+        outputs: dict[str, Tensor] | None = None,
     ) -> None:
         loss = float((outputs or {})["loss"].detach())
-        if not math.isfinite(loss):
-            raise LevlError(f"mmseg: the head's loss is {loss} in step {runner.iter + 1}; lower `lr`")
+        check_finite(loss, f"mmseg head, step {runner.iter}: the loss", "lower `lr`")
         self.losses.append(loss)
         for sample in (data_batch or {}).get("data_samples", ()):
             self.seen |= torch.bincount(sample.gt_sem_seg.data.flatten().cpu(), minlength=VOID + 1) > 0
         self.stage.advance(note=f"loss {loss:.3f}")
         done = runner.iter + 1
         if done % self.every == 0 or done == runner.max_iters:
-            state = {
+            state: HeadState = {
                 "format": FORMAT, "step": done, "losses": self.losses, "seen": self.seen,
                 "head": runner.model.state_dict(), "optim": runner.optim_wrapper.state_dict(),
-                "schedulers": [s.state_dict() for s in runner.param_schedulers], "rng": torch.get_rng_state(),
+                "schedulers": [s.state_dict() for s in runner.param_schedulers], "random": random_state(),
             }  # fmt: skip
             write_state(self.file, self.identity, state)
 
 
-def kept(file: Path, identity: str) -> dict[str, Any] | None:
+class HeadState(TypedDict):
+    """What a training needs to go on; ``format`` is FORMAT."""
+
+    format: int
+    step: int
+    losses: list[float]  # one a step
+    seen: Tensor
+    head: dict[str, Tensor]
+    optim: dict[str, object]
+    schedulers: list[dict[str, object]]
+    random: RandomState
+
+
+def kept(file: Path, identity: str) -> HeadState | None:
     """What a Keeper of the same training left, or None: nothing, a damaged file, or another training's."""
     try:
         state = read_state(file, identity)
     except (FileNotFoundError, Damaged):
         return None
-    return state if state.get("format") == FORMAT else None
+    return cast("HeadState", state) if state.get("format") == FORMAT else None  # tied to its key, hence ours
 
 
 class HeadRunner(Runner):
     """mmengine's Runner on one device, going on from a Keeper's state."""
 
-    def __init__(self, *args: Any, device: torch.device, state: dict[str, Any] | None, **kwargs: Any) -> None:
+    def __init__(self, *args: object, device: torch.device, state: HeadState | None, **kwargs: object) -> None:
         self.levl_device, self.levl_state = device, state
         super().__init__(*args, **kwargs)
 
-    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model_wrapper_cfg: object, model: nn.Module) -> nn.Module:
         return model.to(self.levl_device)
 
     def load_or_resume(self) -> None:
@@ -247,5 +260,5 @@ class HeadRunner(Runner):
         self.optim_wrapper.load_state_dict(state["optim"])
         for scheduler, values in zip(self.param_schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(values)
-        torch.set_rng_state(state["rng"])
+        restore_random_state(state["random"])
         self.train_loop._iter = state["step"]

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,15 +24,21 @@ from levl_eval.data.readers import read_segmentation
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.convergence import convergence, thinned
+from levl_eval.engines.dense_common import upsample
+from levl_eval.engines.dense_images import spread
 from levl_eval.engines.floors import class_shares, of_counts
 from levl_eval.engines.segmentation.fitting import full_mask, grid_labels
-from levl_eval.engines.segmentation.head import upsample
-from levl_eval.engines.segmentation.images import keep_predictions, spread
-from levl_eval.engines.segmentation.mmseg_config import Plan, plan_of
+from levl_eval.engines.segmentation.images import keep_predictions
+from levl_eval.engines.segmentation.mmseg_config import Config, Plan, plan_of
 from levl_eval.engines.segmentation.sweep import class_counts
 from levl_eval.engines.segmentation.task import mean_iou_of, outcome_of
 from levl_eval.features.store import check_size
 from levl_eval.records.identity import cache_key
+
+if TYPE_CHECKING:
+    from mmengine.config import ConfigDict
+
+    from levl_eval.backbones.base import Backbone
 
 POINTS = 100  # of the loss in a record
 PLACES = 32  # rows and columns of the majority map
@@ -128,7 +134,7 @@ def _train_and_score(
     keep_predictions(work, card, test, {name: metric.kept[name] for name in shown})
     order = {name: k for k, name in enumerate(metric.ids)}
     counts = metric.counts()[[order[name] for name in test.images.ids]]
-    notes: dict[str, Any] = {
+    notes: dict[str, object] = {
         **plan.notes, "steps_before_this_run": first, "head_loss": thinned(losses, POINTS), "converged": convergence(losses),
         "classes_absent_from_training": [name for c, name in enumerate(test.classes) if not seen[c]],
         "head_parameters": sum(p.numel() for p in runner.model.parameters()),
@@ -155,13 +161,15 @@ def _unsighted(context: Context, train: SegmentationSet, test: SegmentationSet) 
     return out
 
 
-def _with_backbone(model: dict[str, Any], backbone: Any) -> Any:
+def _with_backbone(model: Config, backbone: Backbone) -> ConfigDict:
     from mmengine.config import ConfigDict  # mmseg reads its test_cfg by attribute
 
-    return ConfigDict({**model, "backbone": {**model["backbone"], "uri": backbone, "normalized": True}})
+    own = model["backbone"]
+    assert isinstance(own, dict)
+    return ConfigDict({**model, "backbone": {**own, "uri": backbone, "normalized": True}})
 
 
-def _on_device(wrapper: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str]:
+def _on_device(wrapper: Config, device: torch.device) -> tuple[Config, str]:
     """mmengine's mixed precision works on a GPU only; elsewhere the same optimiser runs in full precision, and the record says so."""
     if wrapper.get("type") == "AmpOptimWrapper" and device.type != "cuda":
         kept = {k: v for k, v in wrapper.items() if k not in ("dtype", "loss_scale")}

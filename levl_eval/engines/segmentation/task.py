@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ def run(context: Context[SegmentationCard]) -> Outcome:
     """Train the head on the card's training set and score it on its test set. Raises UsageError/LevlError for unusable data."""
     card = context.card
     train, test, geometry, views = prepare(context)
-    fitted, labels, notes, seconds, cache = train_and_open(context, train, test, geometry, views)
+    fitted, labels, notes, seconds = train_and_open(context, train, test, geometry, views)
     started = time.monotonic()
     classes, ignore = len(test.classes), test.ignore_index
     counts, unsighted = np.zeros((2, len(test.images), classes, 3), np.int64)
@@ -44,7 +43,7 @@ def run(context: Context[SegmentationCard]) -> Outcome:
         keep_images(context.work, fitted, test)
     known = set(np.unique(labels[labels != train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
-    found = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, cache)
+    found = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, context.counts)
     found.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
     return found
 
@@ -55,7 +54,7 @@ def mean_iou_of(sums: np.ndarray) -> np.ndarray:
 
 
 def outcome_of(
-    train: SegmentationSet, test: SegmentationSet, counts: np.ndarray, notes: dict[str, Any], seconds: dict[str, float],
+    train: SegmentationSet, test: SegmentationSet, counts: np.ndarray, notes: dict[str, object], seconds: dict[str, float],
     cache: dict[str, int],
 ) -> Outcome:  # fmt: skip
     """Metrics with intervals and samples from [N, C, 3] pixels of (intersection, target, prediction) by image and class."""

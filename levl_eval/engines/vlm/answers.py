@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from levl_eval.core.distributed import team
+from levl_eval.core.distributed import process_group
 from levl_eval.core.errors import LevlError
 from levl_eval.core.hashing import digest
 from levl_eval.core.progress import Progress
@@ -34,6 +34,27 @@ class Answers:
     cut: set[str] = field(default_factory=set)  # question ids whose answers reached max_new_tokens without an end
     seconds: float = 0.0
 
+    def add(self, entry: Entry) -> None:
+        """Take in what a journal holds of a question."""
+        self.texts[entry.question_id] = entry.text
+        if entry.cut:
+            self.cut.add(entry.question_id)
+        if entry.likelihoods:
+            self.likelihoods[entry.question_id] = entry.likelihoods
+
+
+class Entry(NamedTuple):
+    """An answer in a journal. likelihoods: of the choices, where there are any."""
+
+    question_id: str
+    text: str
+    likelihoods: list[float]
+    cut: bool = False
+
+    def row(self) -> list[object]:
+        """As it stands in the file, and enters the line's checksum."""
+        return [self.question_id, self.text, self.likelihoods, *([1] if self.cut else [])]
+
 
 class Journal:
     """Answers as they come, appended, one file a process. A line is [checksum, entries] of one image, an entry [question id, text,
@@ -41,13 +62,14 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.with_suffix(f".{team().rank}.jsonl")
+        self.path = path.with_suffix(f".{process_group().rank}.jsonl")
         self.stem = path
         self.broken = 0  # lines left out by the last ``read``
 
-    def read(self) -> list[list[Any]]:
+    def read(self) -> list[Entry]:
         """Entries of all processes so far."""
-        out, self.broken = [], 0
+        out: list[Entry] = []
+        self.broken = 0
         for file in sorted(self.stem.parent.glob(f"{self.stem.stem}.*.jsonl")):
             entries, end, broken = read_journal(file)
             self.broken += broken
@@ -57,11 +79,12 @@ class Journal:
             out += entries
         return out
 
-    def append(self, entries: list[list[Any]]) -> None:
+    def append(self, entries: Sequence[Entry]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as f:  # one write: whole lines, whoever is killed
-                line = [_line_sum(self.stem.stem, entries), entries]
+                rows = [e.row() for e in entries]
+                line = [_line_sum(self.stem.stem, rows), rows]
                 f.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         except OSError as e:
             raise LevlError(
@@ -69,36 +92,36 @@ class Journal:
             ) from e
 
     def remove(self) -> None:
-        if team().first:
+        if process_group().main:
             for file in self.stem.parent.glob(f"{self.stem.stem}.*.jsonl"):
                 file.unlink(missing_ok=True)
 
 
-def _line_sum(key: str, entries: Any) -> str:
-    return digest([key, entries])[:16]
+def _line_sum(key: str, rows: object) -> str:
+    return digest([key, rows])[:16]
 
 
-def read_journal(file: Path) -> tuple[list[list[Any]], int | None, int]:
+def read_journal(file: Path) -> tuple[list[Entry], int | None, int]:
     """(entries, where a torn last line begins or None, how many other lines are broken or of another journal) of one file."""
     try:
         whole = file.read_bytes()
     except OSError:
         return [], None, 1
     key, end = file.name.split(".")[0], whole.rfind(b"\n") + 1
-    out: list[list[Any]] = []
+    out: list[Entry] = []
     broken = 0
     for line in whole[:end].splitlines():
         try:
-            checksum, entries = json.loads(line.decode("utf-8", "surrogatepass"))
-            for question, text, values, *_ in entries:
+            checksum, rows = json.loads(line.decode("utf-8", "surrogatepass"))
+            for question, text, values, *_ in rows:
                 if not (isinstance(question, str) and isinstance(text, str) and isinstance(values, list)):
                     raise ValueError("an entry of another form")
-            if checksum != _line_sum(key, entries):
+            if checksum != _line_sum(key, rows):
                 raise ValueError("checksum")
         except (ValueError, TypeError, RecursionError):
             broken += 1
             continue
-        out += entries
+        out += [Entry(question, text, values, bool(cut)) for question, text, values, *cut in rows]
     return out, end if end < len(whole) else None, broken
 
 
@@ -136,15 +159,12 @@ def answer_set(
 
     Those in the journal are not asked again. With several processes each answers its share of the images.
     """
-    group = team()
+    group = process_group()
     out = Answers()
     wanted = {q.question_id for q in questions}
-    for qid, text, values, *more in journal.read() if journal else ():
-        if qid in wanted and len(values) == len(choices):
-            out.texts[qid] = text
-            out.cut |= {qid} if more else set()
-            if choices:
-                out.likelihoods[qid] = values
+    for entry in journal.read() if journal else ():
+        if entry.question_id in wanted and len(entry.likelihoods) == len(choices):
+            out.add(entry)
     if journal and journal.broken:
         progress.say(f"{journal.path}: {journal.broken} damaged lines; these questions are asked again")
     group.wait()
@@ -158,23 +178,20 @@ def answer_set(
         return visual_of([names[i] for i in indices])
 
     started = time.monotonic()
-    fresh: list[list[Any]] = []
+    fresh: list[Entry] = []
     with progress.stage(what, sum(map(len, asked)), "question") as bar:
         source = None if visual_of is None else visual
         cut: dict[int, list[bool]] = {}
         bounds = bounds_for(language.device)
         for i, texts, values in answer_all(language, prompt, source, asked, bounds, choices, cut.__setitem__):
             rows = zip(groups[names[i]], texts, values or [[]] * len(texts), cut.pop(i, [False] * len(texts)), strict=True)
-            entries = [[q.question_id, t, v, *([1] if c else [])] for q, t, v, c in rows]
+            entries = [Entry(q.question_id, t, v, c) for q, t, v, c in rows]
             if journal:
                 journal.append(entries)
             fresh += entries
             bar.advance(len(entries))
-    for qid, text, values, *more in group.gather(fresh):
-        out.texts[qid] = text
-        out.cut |= {qid} if more else set()
-        if choices:
-            out.likelihoods[qid] = values
+    for entry in group.gather(fresh):
+        out.add(entry)
     out.seconds = time.monotonic() - started
     return out
 
@@ -191,7 +208,7 @@ def flip_rate(
     questions: Sequence[Question],
     answers: Answers,
     sample: int = 64,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Share of answers that change when a question is asked alone: 0 in float32; in bfloat16 the shapes of a batch matter."""
     chosen = [questions[i] for i in range(0, len(questions), max(1, len(questions) // sample))][:sample]
     with torch.inference_mode():

@@ -10,10 +10,10 @@ resampler      ``queries`` learned tokens that attend to the encoder's through `
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from levl_eval.cards import ConnectorSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path
+from levl_eval.core.json_types import JsonObject
 from levl_eval.core.kept import Damaged, tree_digest
+from levl_eval.engines.moments import Moments
 
 
 class _Attend(nn.Module):
@@ -127,31 +129,26 @@ class Connector(nn.Module):
         return tokens // self.spec.downsample**2 if self.spec.kind == "unshuffle_mlp" else tokens
 
 
-def fit_standardization(connector: Connector, read: Callable[[int, int], Any], count: int, block: int = 2048) -> None:
+def fit_standardization(connector: Connector, read: Callable[[int, int], np.ndarray], count: int, block: int = 256) -> None:
     """Per-dimension mean and standard deviation over all tokens of ``count`` images; read(i, j): tokens [j - i, n, D']."""
     if not connector.spec.standardize:
         return
-    total = torch.zeros(connector.get_buffer("mean").shape[0], dtype=torch.float64)
-    square, seen = total.clone(), 0
+    moments = Moments()
     for i in range(0, count, block):
-        x = torch.from_numpy(read(i, min(count, i + block))).flatten(0, 1).double()
-        total += x.sum(0)
-        square += (x * x).sum(0)
-        seen += len(x)
-    mean = total / seen
-    connector.mean.copy_(mean)
-    connector.std.copy_((square / seen - mean * mean).clamp(min=1e-12).sqrt())
+        moments.add(torch.from_numpy(read(i, min(count, i + block))).flatten(0, 1))
+    connector.mean.copy_(moments.mean)
+    connector.std.copy_(moments.std().clamp(min=1e-6))
 
 
-def save(path: Path, connector: Connector, meta: dict[str, Any]) -> None:
+def save(path: Path, connector: Connector, meta: Mapping[str, object]) -> None:
     """One safetensors file; ``meta`` (what it was trained for) as JSON in its header, with a checksum of it and the weights."""
     state = {k: v.detach().cpu().contiguous() for k, v in connector.state_dict().items()}
-    text = json.dumps(meta, sort_keys=True)
+    text = json.dumps(dict(meta), sort_keys=True)
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={"levl": text, "checksum": tree_digest({"meta": text, "state": state})})
 
 
-def _read(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], JsonObject]:
     """Weights and meta of a file; ``bare``: also of one that was saved before files had a checksum. Raises FileNotFoundError, Damaged."""
     try:
         with safe_open(path, framework="pt") as f:
@@ -171,7 +168,7 @@ def _read(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], dict[str, 
 
 def recover(
     path: Path, spec: ConnectorSpec, patch_dim: int, width: int, grid: tuple[int, int] | None
-) -> tuple[Connector, dict[str, Any]]:
+) -> tuple[Connector, JsonObject]:
     """A trained connector that is kept under its key, and its notes. Raises FileNotFoundError, Damaged."""
     state, meta = _read(path)
     notes = meta.get("notes")
@@ -201,9 +198,9 @@ def load(
     spec: ConnectorSpec,
     patch_dim: int,
     width: int,
-    expect: dict[str, Any] | None = None,
+    expect: Mapping[str, object] | None = None,
     grid: tuple[int, int] | None = None,
-) -> tuple[Connector, dict[str, Any]]:
+) -> tuple[Connector, JsonObject]:
     """The connector of a file and its meta.
 
     Raises UsageError: unreadable or damaged, or made for another encoder, model or recipe (``expect``).

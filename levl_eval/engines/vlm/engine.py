@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch import Tensor
 from levl_eval.core.errors import UsageError
 from levl_eval.engines.vlm.language import LanguageModel
 from levl_eval.engines.vlm.prompts import Prompt
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Bounds:
 class _Prefix:
     """The key-value cache behind the prefixes of some images, and how long they are."""
 
-    cache: Any
+    cache: DynamicCache
     length: int
 
 
@@ -74,7 +77,7 @@ def _prefill(language: LanguageModel, embeds: Tensor) -> _Prefix:
     return _Prefix(cache, embeds.shape[1])
 
 
-def _lay_out(prefix: _Prefix, images: Sequence[int], device: torch.device) -> Any:
+def _lay_out(prefix: _Prefix, images: Sequence[int], device: torch.device) -> DynamicCache:
     """A cache of its own with one row for every entry of ``images``; the prefix's is left as it is."""
     rows = copy.copy(prefix.cache)
     rows.layers = [copy.copy(layer) for layer in prefix.cache.layers]
@@ -151,7 +154,7 @@ class _Rows:
 def _decode(
     language: LanguageModel,
     prompt: Prompt,
-    cache: Any,
+    cache: DynamicCache,
     prefix: int,
     tokens: Sequence[Sequence[int]],
     choices: Sequence[int] = (),

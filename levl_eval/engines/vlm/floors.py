@@ -14,10 +14,11 @@ from torch import nn
 from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import hash_weights
 from levl_eval.cards import RecipeCard, VQACard
-from levl_eval.core.distributed import team
+from levl_eval.core.distributed import process_group
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
+from levl_eval.core.random_state import seeded
 from levl_eval.data.types import QuestionSet
 from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.engines.vlm.prompts import Prompt
@@ -39,9 +40,7 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
     if next(backbone.parameters(), None) is None:
         raise UsageError(f"{backbone.name}: has no weights to draw at random; leave out the random-vit floor")
     twin = copy.deepcopy(backbone)
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with seeded(seed):
         for module in twin.modules():
             own = dict(module.named_parameters(recurse=False))
             if isinstance(module, nn.modules.conv._ConvNd):
@@ -55,8 +54,6 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
                         p.copy_(torch.randn(p.shape).clamp(-2, 2).to(p.device) * 0.02)
                     else:
                         p.fill_(0.0 if "bias" in name or not (norm or "scale" in type(module).__name__.lower()) else 1.0)
-    finally:
-        torch.random.set_rng_state(state)
     twin.name = f"{backbone.name} (random weights)"
     twin.info = {**backbone.info, "baseline": True, "random_seed": seed}
     twin.weights_sha256 = hash_weights(twin)
@@ -98,11 +95,11 @@ def text_only(resources: VQAResources, card: VQACard, prompt: Prompt, data: Ques
     """The language model alone: the same questions without any image. The same for every backbone, so kept."""
     path = resources.cache / "floors" / f"{floor_key(resources, card, data)}.json"
     wanted = {q.question_id for q in data.questions}
-    kept = team().agree(recall(lambda: _kept(path, wanted), resources.progress) if team().first else None)
+    kept = process_group().from_main(recall(lambda: _kept(path, wanted), resources.progress) if process_group().main else None)
     if kept is not None:
         return Answers(kept)
     found = answer_set(resources.language, prompt, None, data.questions, resources.progress, "text-only floor")
-    if team().first:
+    if process_group().main:
         write_json(path, path.stem, found.texts)
     return found
 

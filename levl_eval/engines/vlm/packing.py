@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from levl_eval.cards import PromptSpec, RecipeCard
 from levl_eval.core.errors import UsageError
@@ -86,7 +86,7 @@ def make_items(
     return out
 
 
-def _mask(language: LanguageModel, sees: Tensor, position: Tensor, kind: torch.dtype) -> Any:
+def _mask(language: LanguageModel, sees: Tensor, position: Tensor, kind: torch.dtype) -> Tensor | dict[str, Tensor]:
     """bool [B, T, T] as the additive mask the model wants: one for all layers, or one a kind of layer where some slide."""
 
     def additive(visible: Tensor) -> Tensor:
@@ -161,9 +161,11 @@ def packed_loss(language: LanguageModel, prompt: Prompt, visual: Tensor, items: 
     return total / weight
 
 
-def _decoder(language: LanguageModel) -> Any:
+def _decoder(language: LanguageModel) -> nn.Module:
     """The model without its output matrix."""
-    return language.model.get_decoder() if hasattr(language.model, "get_decoder") else language.model.base_model
+    model = language.model
+    out: nn.Module = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    return out
 
 
 def _alone_and_packed(language: LanguageModel) -> tuple[float, float]:

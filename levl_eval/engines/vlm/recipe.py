@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,13 +14,13 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
-from levl_eval.engines.contract import RunCache
+from levl_eval.engines.contract import RunCache, counted_features
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
 from levl_eval.engines.vlm.packing import Item, make_items
 from levl_eval.engines.vlm.prompts import asks_by_template, make_prompt
 from levl_eval.engines.vlm.tokens import check_layer, layers_of
-from levl_eval.engines.vlm.training import connector_key, multiplies_in_bf16, train
+from levl_eval.engines.vlm.training import ConnectorTraining, connector_key, multiplies_in_bf16, train
 from levl_eval.features.store import FORMAT, FeatureSet, FeatureStore
 
 
@@ -44,11 +43,7 @@ class VQAResources:
 
     def features(self, images: ImageSet, spec: ConnectorSpec) -> FeatureSet:
         """The tokens of the wanted layer, from the store; several processes fill it together."""
-        found = self.store.get(
-            self.backbone, images, device=self.device, batch_size=self.batch_size, layers=layers_of(spec), progress=self.progress
-        )
-        self.counts["feature_hits" if found.hit else "feature_misses"] += 1
-        return found
+        return counted_features(self, images, layers=layers_of(spec))
 
 
 def questions(kept: RunCache, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
@@ -63,18 +58,18 @@ class Trained:
 
     connector: Connector
     key: str
-    meta: dict[str, Any]
-    notes: dict[str, Any]
+    meta: Mapping[str, object]
+    notes: Mapping[str, object]
     sets: list[QuestionSet]
 
 
-def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, Any]:
+def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, object]:
     """What of a prompt a connector was trained behind; decoding limits do not matter to it."""
     chat = asks_by_template(language, spec)
     return {"chat": True, "user": spec.user, "system": spec.system} if chat else {"template": spec.template}
 
 
-def vlm_parts(resources: VQAResources) -> dict[str, Any]:
+def vlm_parts(resources: VQAResources) -> dict[str, object]:
     """What every connector, and every answer through one, depends on besides data and prompt."""
     return {
         "encoder": resources.backbone.encoder_parts(), "preprocess": resources.backbone.preprocess.describe(), "features": FORMAT,
@@ -82,7 +77,7 @@ def vlm_parts(resources: VQAResources) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def questions_parts(found: QuestionSet) -> dict[str, Any]:
+def questions_parts(found: QuestionSet) -> dict[str, object]:
     """A question set by content and in its order: questions and their answers, and the images' ids in the order of their features."""
     known = found.__dict__.get("_order")
     if known is None:
@@ -119,20 +114,17 @@ def get_or_train_connector(
             [(s.questions, f) for s, f in zip(sets, features, strict=True)], resources.language, prompt, recipe, seed
         )
 
-    start = first.connector if first else None
-    connector, notes, hit = train(
+    job = ConnectorTraining(
         resources.language,
         prompt,
         recipe,
         features,
-        items,
-        meta,
-        resources.cache,
         resources.device,
         seed,
         resources.progress,
-        start,
+        first.connector if first else None,
     )
+    connector, notes, hit = train(job, items, meta, resources.cache)
     resources.counts["connector_hits" if hit else "connector_misses"] += 1
     lap("connector")
     if first is not None:

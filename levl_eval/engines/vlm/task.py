@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def _how_answered(card: VQACard, resources: VQAResources, test: QuestionSet, ans
     }  # fmt: skip
 
 
-def _about(test: QuestionSet, trained: Trained, asked: QuestionSet) -> dict[str, Any]:
+def _about(test: QuestionSet, trained: Trained, asked: QuestionSet) -> dict[str, object]:
     """What a record says of the data. asked: ``test`` without the questions that do not fit."""
     failed: dict[str, object] = {"failed_rows": len(asked.failed)} if asked.failed else {}
     if len(asked.failed) > len(test.failed):
@@ -163,6 +163,19 @@ def _notes(
     return out
 
 
+class Laps:
+    """Seconds by stage: each call ends one, and the next begins."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._started
+        self._started = now
+
+
 def run(context: Context[VQACard]) -> Outcome:
     """Train or reuse the connector of (backbone, language model, recipe, seed), answer the test questions, score them.
 
@@ -170,14 +183,7 @@ def run(context: Context[VQACard]) -> Outcome:
     """
     card = context.card
     assert isinstance(card.recipe, RecipeCard)
-    seconds: dict[str, float] = {}
-    started = time.monotonic()
-
-    def lap(stage: str) -> None:
-        nonlocal started
-        seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - started
-        started = time.monotonic()
-
+    lap = Laps()
     test = questions(context.kept, card.data, context.data, context.limit)
     public = has_answers(test)
     if not public and card.main_metric != "answered":
@@ -221,5 +227,5 @@ def run(context: Context[VQACard]) -> Outcome:
     lap("scores")
     journal.remove()
     return Outcome(
-        metrics, samples(card, asked, answers, reasons), _about(test, trained, asked), notes, seconds, resources.counts, files
+        metrics, samples(card, asked, answers, reasons), _about(test, trained, asked), notes, lap.seconds, resources.counts, files
     )

@@ -7,24 +7,28 @@ answer tokens, so that the result is that of one process up to rounding. An inte
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from levl_eval.cards import RecipeCard
-from levl_eval.core.distributed import team
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.distributed import process_group
+from levl_eval.core.errors import UsageError
 from levl_eval.core.files import locked
-from levl_eval.core.kept import mark_used, read_state, recall, write_state
+from levl_eval.core.json_types import JsonObject, as_list
+from levl_eval.core.kept import mark_used, recall
 from levl_eval.core.progress import Progress
+from levl_eval.core.schedule import Schedule
 from levl_eval.engines.convergence import convergence, thinned
+from levl_eval.engines.fit import Resumable, Settings, training_loop
 from levl_eval.engines.vlm import connector as connectors
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
@@ -34,11 +38,13 @@ from levl_eval.engines.vlm.tokens import read_tokens, token_width
 from levl_eval.features.store import FeatureSet
 from levl_eval.records.identity import cache_key
 
-SAVE_EVERY = 30.0  # seconds between kept states
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 TRAINING = 1  # version of the training: raised when equal inputs would give another connector
 
 
-def connector_key(meta: dict[str, Any]) -> str:
+def connector_key(meta: Mapping[str, object]) -> str:
     """Content key of a trained connector: everything that made it (recipe.connector_parts)."""
     return cache_key("connector", TRAINING, **meta)
 
@@ -54,16 +60,10 @@ def _batches(items: Sequence[Item], size: int, epoch: int, seed: int) -> list[li
     return [out[i] for i in rng.permutation(len(out))]
 
 
-def learning_rate(recipe: RecipeCard, step: int, steps: int) -> float:
-    """Linear warm-up over the recipe's share of the steps, then its schedule down to zero (or constant)."""
+def schedule_of(recipe: RecipeCard, steps: int) -> Schedule:
+    """Linear warm-up over the recipe's share of the steps, then its decay to zero (or none)."""
     warm = max(1, round(recipe.warmup * steps))
-    rate = min(1.0, (step + 1) / warm)
-    left = max(0, step - warm) / max(1, steps - warm)
-    if recipe.schedule == "cosine":
-        rate *= 0.5 * (1 + math.cos(math.pi * left))
-    elif recipe.schedule == "linear":
-        rate *= 1 - left
-    return recipe.lr * rate
+    return Schedule(steps, recipe.schedule, begins=warm, warmup=warm)
 
 
 def multiplies_in_bf16(recipe: RecipeCard, device: torch.device) -> bool:
@@ -98,7 +98,7 @@ def checkpointing_pays(language: LanguageModel, rows: int, positions: int, free:
 
 
 @contextlib.contextmanager
-def checkpointed(model: Any, on: bool) -> Iterator[None]:
+def checkpointed(model: PreTrainedModel, on: bool) -> Iterator[None]:
     """Recompute a block's activations in the backward pass instead of keeping them.
 
     transformers does this for blocks in training mode only. The blocks alone are put into it, not what they hold, so that
@@ -122,71 +122,71 @@ def checkpointed(model: Any, on: bool) -> Iterator[None]:
             m.training = False
 
 
-class _State(TypedDict):
-    step: int
-    losses: list[float]
-    net: dict[str, torch.Tensor]
-    optimizer: dict[str, object]
+@dataclass(frozen=True)
+class ConnectorTraining:
+    """What a connector is trained with. first: of an earlier stage, where this one begins.
 
+    features: of the recipe's sets, in its order.
+    """
 
-def _load_state(
-    path: Path, key: str, net: Connector, optimizer: torch.optim.Optimizer, device: torch.device, progress: Progress
-) -> tuple[int, list[float]]:
-    """Step and losses of an interrupted training; a broken state is said, and the training begins again, from its own beginning."""
-    found = recall(lambda: read_state(path, key, device), progress)
-    if found is None:
-        return 0, []
-    state = cast(_State, found)
-    before = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
-    try:
-        step, losses = int(state["step"]), [float(x) for x in state["losses"]]
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        return step, losses
-    except (RuntimeError, ValueError, KeyError, TypeError) as e:  # whole, but of another form
-        progress.say(f"{path}: cannot be resumed from ({type(e).__name__}); computed again")
-        net.load_state_dict(before[0])
-        optimizer.load_state_dict(before[1])
-        return 0, []
+    language: LanguageModel
+    prompt: Prompt
+    recipe: RecipeCard
+    features: Sequence[FeatureSet]
+    device: torch.device
+    seed: int
+    progress: Progress
+    first: Connector | None = None
 
+    def new(self) -> Connector:
+        """A connector to train: seeded and standardised on its images, or a copy of an earlier stage's. Raises UsageError where that is
+        another kind."""
+        torch.manual_seed(self.seed)
+        spec, language = self.recipe.connector, self.language
+        scale = float(language.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())
+        net = Connector(spec, token_width(self.features[0], spec), language.width, scale, self.features[0].grid)
+        if self.first is not None:
+            if self.first.spec != spec:
+                raise UsageError(
+                    f"recipe {self.recipe.name}: field `first`: its `connector` is another one; the stages share one connector"
+                )
+            net.load_state_dict(self.first.state_dict())
+            return net
+        rows = [(f, r) for f in self.features for r in range(len(f.ids))]
 
-def _new(
-    language: LanguageModel, recipe: RecipeCard, features: Sequence[FeatureSet], seed: int, first: Connector | None
-) -> Connector:
-    """A connector to train: seeded and standardised on its images, or a copy of an earlier stage's."""
-    torch.manual_seed(seed)
-    scale = float(language.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())
-    dim, grid = token_width(features[0], recipe.connector), features[0].grid
-    net = Connector(recipe.connector, dim, language.width, scale, grid)
-    if first is not None:
-        if first.spec != recipe.connector:
-            raise UsageError(
-                f"recipe {recipe.name}: field `first`: its `connector` is another one; the stages share one connector"
-            )
-        net.load_state_dict(first.state_dict())
+        def read(i: int, j: int) -> np.ndarray:
+            return np.concatenate([read_tokens(f, [r], spec) for f, r in rows[i:j]])
+
+        connectors.fit_standardization(net, read, len(rows))
         return net
-    rows = [(f, r) for f in features for r in range(len(f.ids))]
 
-    def read(i: int, j: int) -> np.ndarray:
-        return np.concatenate([read_tokens(f, [r], recipe.connector) for f, r in rows[i:j]])
+    def recover(self, path: Path) -> tuple[Connector, JsonObject]:
+        """The trained connector that is kept there, and its notes. Raises FileNotFoundError, Damaged."""
+        spec = self.recipe.connector
+        return connectors.recover(path, spec, token_width(self.features[0], spec), self.language.width, self.features[0].grid)
 
-    connectors.fit_standardization(net, read, len(rows))
-    return net
+    def positions(self, net: Connector, question: int) -> int:
+        """Length of what the language model reads: the prompt's head, an image's tokens, and so many tokens of a question."""
+        tokens = net.count(read_tokens(self.features[0], [0], self.recipe.connector).shape[1])
+        return len(self.prompt.head) + tokens + question
+
+    def loss(self, net: Connector, batch: Sequence[Item], bf16: bool) -> Tensor:
+        """Loss on this process's share of a batch, over the answer tokens of all of it: the shares' sum is the batch's mean loss."""
+        group = process_group()
+        mine = group.share(batch)
+        weight = torch.tensor([float(sum(i.weight * len(a) for i in mine for _, a in i.questions))], device=self.device)
+        group.add([weight])
+        if not mine:  # nothing to see here, but the gradients take part in the sum
+            return torch.stack([p.sum() * 0.0 for p in net.parameters()]).sum()
+        raw = np.concatenate([read_tokens(self.features[i.source], [i.row], self.recipe.connector) for i in mine])
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            total, _ = packed_terms(self.language, self.prompt, net(torch.from_numpy(raw).to(self.device)), mine)
+        return total / weight[0]
 
 
 def train(
-    language: LanguageModel,
-    prompt: Prompt,
-    recipe: RecipeCard,
-    features: Sequence[FeatureSet],
-    items: Sequence[Item] | Callable[[], Sequence[Item]],
-    meta: dict[str, Any],
-    cache: Path,
-    device: torch.device,
-    seed: int,
-    progress: Progress,
-    first: Connector | None = None,
-) -> tuple[Connector, dict[str, Any], bool]:
+    job: ConnectorTraining, items: Sequence[Item] | Callable[[], Sequence[Item]], meta: Mapping[str, object], cache: Path
+) -> tuple[Connector, dict[str, object], bool]:
     """Train a connector, or take it from ``cache``/connectors. Returns (connector, notes, whether it was a hit).
 
     items: or what makes them, asked only where there is something to train. An interrupted training goes on from its last state.
@@ -195,140 +195,80 @@ def train(
     key = connector_key(meta)
     path = cache / "connectors" / f"{key}.safetensors"
     # Another run by hand may want the same connector: one trains it, the other waits and reads it.
-    with locked(path.parent / "locks" / key) if team().first else contextlib.nullcontext():
-        return _train_or_take(language, prompt, recipe, features, items, meta, path, device, seed, progress, first)
+    with locked(path.parent / "locks" / key) if process_group().main else contextlib.nullcontext():
+        return _train_or_take(job, items, meta, path)
 
 
 def _train_or_take(
-    language: LanguageModel,
-    prompt: Prompt,
-    recipe: RecipeCard,
-    features: Sequence[FeatureSet],
-    items: Sequence[Item] | Callable[[], Sequence[Item]],
-    meta: dict[str, Any],
-    path: Path,
-    device: torch.device,
-    seed: int,
-    progress: Progress,
-    first: Connector | None,
-) -> tuple[Connector, dict[str, Any], bool]:
-    dim, grid = token_width(features[0], recipe.connector), features[0].grid
-    kept = (
-        recall(lambda: connectors.recover(path, recipe.connector, dim, language.width, grid), progress) if team().first else None
-    )
-    if team().agree(kept is not None):
-        kept = kept or connectors.recover(path, recipe.connector, dim, language.width, grid)
+    job: ConnectorTraining, items: Sequence[Item] | Callable[[], Sequence[Item]], meta: Mapping[str, object], path: Path
+) -> tuple[Connector, dict[str, object], bool]:
+    language, recipe = job.language, job.recipe
+    kept = recall(lambda: job.recover(path), job.progress) if process_group().main else None
+    if process_group().from_main(kept is not None):
+        kept = kept or job.recover(path)
         mark_used(path)
         # Of a connector kept by an earlier version the thinned curve must do.
-        notes = {"converged": convergence(kept[1].get("connector_loss", [])), **kept[1]}
-        return kept[0].to(device), notes, True
+        curve = [x for x in as_list(kept[1].get("connector_loss", []), f"{path}: connector_loss") if isinstance(x, float)]
+        notes: dict[str, object] = {"converged": convergence(curve), **kept[1]}
+        return kept[0].to(job.device), notes, True
     items = items() if callable(items) else items
     if not items:
         raise UsageError(f"recipe {recipe.name}: no training questions; check `recipe.data`")
-    net = _new(language, recipe, features, seed, first).to(device)
-    tokens = net.count(read_tokens(features[0], [0], recipe.connector).shape[1])
-    longest = len(prompt.head) + tokens + max(len(p) + len(a) for i in items for p, a in i.questions)
+    net = job.new().to(job.device)
+    longest = job.positions(net, max(len(p) + len(a) for i in items for p, a in i.questions))
     if longest > language.context:
         raise UsageError(
-            f"{language.name}: {tokens} image tokens and the longest question need {longest} positions, it has {language.context}; use fewer tokens"
+            f"{language.name}: {job.positions(net, 0) - len(job.prompt.head)} image tokens and the longest question need {longest} "
+            f"positions, it has {language.context}; use fewer tokens"
         )
-    notes = _loop(language, prompt, recipe, features, items, net, path, device, seed, progress)
+    notes = _descend(job, items, net, path)
     notes["connector"] = path.stem
     net.eval().requires_grad_(False)
-    if team().first:
+    if process_group().main:
         connectors.save(path, net, {**meta, "notes": notes})
         path.with_suffix(".state.pt").unlink(missing_ok=True)
-    team().wait()
+    process_group().wait()
     return net, notes, False
 
 
-def _loop(
-    language: LanguageModel,
-    prompt: Prompt,
-    recipe: RecipeCard,
-    features: Sequence[FeatureSet],
-    items: Sequence[Item],
-    net: Connector,
-    path: Path,
-    device: torch.device,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The steps themselves; ``net`` is changed in place. Returns what is worth noting."""
-    group = team()
+def _descend(job: ConnectorTraining, items: Sequence[Item], net: Connector, path: Path) -> dict[str, object]:
+    """The training itself; ``net`` is changed in place. Returns what is worth noting."""
+    recipe, device, group = job.recipe, job.device, process_group()
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    per_epoch = len(_batches(items, recipe.images_per_batch, 0, seed))
+    per_epoch = len(_batches(items, recipe.images_per_batch, 0, job.seed))
     steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
-    state_path = path.with_suffix(".state.pt")
-    group.wait()
-    step, losses = _load_state(state_path, path.stem, net, optimizer, device, progress)
     bf16 = multiplies_in_bf16(recipe, device)
-    positions = (
-        len(prompt.head) + net.count(read_tokens(features[0], [0], recipe.connector).shape[1]) + max(i.length for i in items)
-    )
+    positions = job.positions(net, max(i.length for i in items))
     rows = math.ceil(recipe.images_per_batch / group.size)
     again = recipe.checkpointing == "on" or (
-        recipe.checkpointing == "auto" and checkpointing_pays(language, rows, positions, _free_memory(device))
+        recipe.checkpointing == "auto" and checkpointing_pays(job.language, rows, positions, _free_memory(device))
     )
-    saved = time.monotonic()
-    schedule: list[list[int]] = []
-    epoch = -1
+    batches_of = lru_cache(1)(lambda epoch: _batches(items, recipe.images_per_batch, epoch, job.seed))
+
+    def loss_of(step: int) -> Tensor:
+        epoch, number = divmod(step, per_epoch)
+        return job.loss(net, [items[i] for i in batches_of(epoch)[number]], bf16)
+
+    def summed(loss: Tensor) -> Tensor:
+        """Loss and gradients of the processes' shares, added."""
+        if group.size > 1:
+            for p in net.parameters():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            group.add([loss, *(p.grad for p in net.parameters() if p.grad is not None)])
+        return loss
+
+    group.wait()
     net.train()
-    with (
-        progress.stage(f"connector ({recipe.name})", steps - step, "step") as bar,
-        checkpointed(language.model, again),
-    ):
-        while step < steps:
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                schedule = _batches(items, recipe.images_per_batch, epoch, seed)
-            rate = learning_rate(recipe, step, steps)
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = rate
-            optimizer.zero_grad(set_to_none=False)
-            value = _step(language, prompt, recipe, features, [items[i] for i in schedule[step % per_epoch]], net, device, bf16)
-            if not math.isfinite(value):
-                raise LevlError(f"connector ({recipe.name}): the loss is {value} at step {step}; lower recipe.lr")
-            torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-            optimizer.step()
-            losses.append(value)
-            step += 1
-            bar.advance(note=f"loss {np.mean(losses[-50:]):.3f}")
-            if group.first and time.monotonic() - saved > SAVE_EVERY:
-                saved = time.monotonic()
-                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
-                write_state(state_path, path.stem, state)
+    with checkpointed(job.language.model, again):
+        losses = training_loop(
+            optimizer,
+            Settings(f"connector ({recipe.name})", steps, schedule_of(recipe, steps), remedy="lower recipe.lr", clip=recipe.clip),
+            loss_of,
+            job.progress,
+            after_backward=summed,
+            resumable=Resumable(path.with_suffix(".state.pt"), path.stem, net, device, job.progress, writes=group.main),
+        ).tolist()
     return {
         "connector_steps": steps, "connector_loss": thinned(losses, 50), "converged": convergence(losses),
         "connector_questions": sum(len(i.questions) for i in items),
     }  # fmt: skip
-
-
-def _step(
-    language: LanguageModel,
-    prompt: Prompt,
-    recipe: RecipeCard,
-    features: Sequence[FeatureSet],
-    batch: Sequence[Item],
-    net: Connector,
-    device: torch.device,
-    bf16: bool,
-) -> float:
-    """Gradients of one batch, over all processes; returns its mean loss."""
-    group = team()
-    mine = group.share(batch)
-    weight = torch.tensor([float(sum(i.weight * len(a) for i in mine for _, a in i.questions))], device=device)
-    group.add([weight])
-    loss = torch.zeros(1, device=device)
-    if mine:
-        raw = np.concatenate([read_tokens(features[i.source], [i.row], recipe.connector) for i in mine])
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            total, _ = packed_terms(language, prompt, net(torch.from_numpy(raw).to(device)), mine)
-        (total / weight[0]).backward()
-        loss += (total / weight[0]).detach()
-    if group.size > 1:
-        for p in net.parameters():
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        group.add([loss, *(p.grad for p in net.parameters() if p.grad is not None)])
-    return float(loss)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.messages import show_messages
 from levl_eval.core.progress import Progress
+from levl_eval.core.schedule import Schedule
 from levl_eval.core.third_party import repair
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.scenes.language import STYLES
@@ -196,11 +196,11 @@ def train(args: argparse.Namespace) -> int:
             optimizer.load_state_dict(saved)
         start = state["step"]
     window: list[float] = []
+    schedule = Schedule(args.steps, "cosine", warmup=50, final=0.02)
     show_messages()
     with Progress().stage("scenes-lm", args.steps - start, "step") as bar:
         for step in range(start, args.steps):
-            warm = min(1.0, (step + 1) / 50)
-            rate = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+            rate = args.lr * schedule.at(step)
             guide = guide_at(step, args.steps, args.guide)
             model.set_attn_implementation("eager" if guide else "sdpa")  # only plain attention gives its weights
             loss, total = loss_of(model, _batch(step, args.batch, args.seed, tokenizer, args.easy), guide)

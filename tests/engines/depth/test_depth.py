@@ -17,7 +17,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.data.check import check
 from levl_eval.data.readers import read_depth
 from levl_eval.engines.depth.fitting import scored
-from levl_eval.engines.depth.head import DepthHead, depth_loss, grid_depth, train_head
+from levl_eval.engines.depth.head import DepthHead, DepthTokens, depth_loss, grid_depth, train_head
 from levl_eval.engines.depth.images import paint_depth, paint_error
 from levl_eval.metrics.depth import depth_metrics, depth_sums
 from levl_eval.records import read_samples
@@ -72,7 +72,7 @@ def test_ridge_is_the_regression():
     from sklearn.linear_model import Ridge
 
     patches, known, _ = toy(noise=0.3)
-    head, _ = train_head(patches, known, (3, 4), card(head="ridge", ridge_lambda=3.0, batch_size=7), 0, CPU, QUIET)
+    head, _ = train_head(DepthTokens(patches, known, (3, 4)), card(head="ridge", ridge_lambda=3.0, batch_size=7), 0, CPU, QUIET)
     x = ((patches - patches.mean((0, 1))) / patches.std((0, 1))).reshape(-1, 6)
     keep = np.isfinite(known.reshape(-1))
     reference = Ridge(alpha=3.0).fit(x[keep], np.log(known.reshape(-1)[keep]))
@@ -88,7 +88,7 @@ def test_ridge_is_the_regression():
 def test_heads_learn_depth(fields):
     patches, known, labels = toy()
     found = card(**{"lr": 0.03, "epochs": 60, "batch_size": 8, "bins": 64, "max_depth": 5.0, **fields})
-    head, curve = train_head(patches, known, (3, 4), found, 0, CPU, QUIET)
+    head, curve = train_head(DepthTokens(patches, known, (3, 4)), found, 0, CPU, QUIET)
     mean = depth_metrics(depth_sums(np.full(labels.size, labels.mean()), labels.reshape(-1)))["rmse"]
     own = depth_metrics(depth_sums(head(torch.from_numpy(patches)).flatten().numpy(), labels.reshape(-1)))["rmse"]
     assert own < 0.4 * mean and curve[-1] < 0.5 * curve[0]
@@ -255,7 +255,9 @@ def test_cards_that_contradict_themselves():
     with pytest.raises(UsageError, match="holds no depth maps"):
         read_depth(DataSpec(layout="ade20k"), ".", 1.0)
     with pytest.raises(LevlError, match="no training pixel"):
-        train_head(np.zeros((1, 1, 2), np.float32), np.full((1, 1, 1), np.nan, np.float32), (1, 1), card(), 0, CPU, QUIET)
+        train_head(
+            DepthTokens(np.zeros((1, 1, 2), np.float32), np.full((1, 1, 1), np.nan, np.float32), (1, 1)), card(), 0, CPU, QUIET
+        )
 
 
 def test_data_check_knows_nyuv2(tmp_path):

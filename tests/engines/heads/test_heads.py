@@ -14,10 +14,11 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet, SegmentationSet
 from levl_eval.engines.contract import Context
+from levl_eval.engines.dense_common import token_statistics
 from levl_eval.engines.probes import linear, zeroshot
 from levl_eval.engines.probes.common import Matrix, scores
 from levl_eval.engines.segmentation.fitting import grid_labels, mask_at, task_preprocess
-from levl_eval.engines.segmentation.head import predict, token_statistics, train_head
+from levl_eval.engines.segmentation.head import ClassTokens, predict, train_head
 from levl_eval.engines.segmentation.task import run
 from levl_eval.features.store import FeatureStore
 
@@ -48,7 +49,7 @@ def test_a_spatially_structured_toy_is_learned_exactly():
     labels = rng.integers(0, 3, (40, 4, 6))
     codes = rng.normal(size=(3, 10))
     patches = (codes[labels].reshape(40, 24, 10) * 5 + 100 + 0.1 * rng.normal(size=(40, 24, 10))).astype(np.float32)
-    head, curve = train_head(patches, labels, (4, 6), 3, seg_card(), 255, 0, CPU, QUIET)
+    head, curve = train_head(ClassTokens(patches, labels, (4, 6), 3, 255), seg_card(), 0, CPU, QUIET)
     assert curve[-1] < 0.05
     assert (predict(head, patches, (4, 6), CPU) == labels).all()
     large = predict(head, patches[:2], (40, 60), CPU)
@@ -65,16 +66,17 @@ def test_ignored_pixels_do_not_teach_and_all_ignored_is_told():
     patches = np.eye(2, 5)[labels].reshape(20, 4, 5).astype(np.float32)
     noisy = labels.copy()
     noisy[:10] = 255
-    head, _ = train_head(patches, noisy, (2, 2), 2, seg_card(), 255, 0, CPU, QUIET)
+    head, _ = train_head(ClassTokens(patches, noisy, (2, 2), 2, 255), seg_card(), 0, CPU, QUIET)
     assert (predict(head, patches, (2, 2), CPU) == labels).all()
     with pytest.raises(LevlError, match="every training pixel is ignored"):
-        train_head(patches, np.full_like(labels, 255), (2, 2), 2, seg_card(), 255, 0, CPU, QUIET)
+        train_head(ClassTokens(patches, np.full_like(labels, 255), (2, 2), 2, 255), seg_card(), 0, CPU, QUIET)
 
 
 def test_the_same_seed_gives_the_same_head():
     rng = np.random.default_rng(2)
     patches, labels = rng.normal(size=(12, 4, 6)).astype(np.float32), rng.integers(0, 3, (12, 2, 2))
-    heads = [train_head(patches, labels, (2, 2), 3, seg_card(epochs=3), 255, s, CPU, QUIET)[0].linear.weight for s in (0, 0, 1)]
+    data = ClassTokens(patches, labels, (2, 2), 3, 255)
+    heads = [train_head(data, seg_card(epochs=3), s, CPU, QUIET)[0].linear.weight for s in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 

@@ -40,12 +40,12 @@ def test_the_incomplete_last_batch_is_left_out(monkeypatch, drop, batches):
     monkeypatch.setattr(attentive, "_tokens", lambda array, rows, device: (seen.append(len(rows)), read(array, rows, device))[1])
     card = task_card("attentive", {"epochs": "1", "batch_size": "4", "drop_last": drop})
     head = attentive.AttentiveHead(4, 3, 2, 1.0)
-    args = ([tokens], np.arange(10), np.arange(10) % 3)
-    attentive.train(head, *args, card, 0, torch.device("cpu"), Progress(quiet=True), lambda: None)
+    data = attentive.TrainingTokens([tokens], np.arange(10), np.arange(10) % 3)
+    attentive.train(head, data, card, 0, torch.device("cpu"), Progress(quiet=True))
     assert seen == batches
     seen.clear()  # an epoch of less than a batch is still one
     few = task_card("attentive", {"epochs": "1", "batch_size": "64"})
-    attentive.train(head, *args, few, 0, torch.device("cpu"), Progress(quiet=True), lambda: None)
+    attentive.train(head, data, few, 0, torch.device("cpu"), Progress(quiet=True))
     assert seen == [10]
 
 
@@ -56,20 +56,15 @@ def test_random_crops_are_resized_bilinearly(words, wanted):
 
     asked = []
 
-    def get(backbone, images, *, preprocess, **more):
+    def features(images, preprocess, layers):
         asked.append(preprocess)
-        return types.SimpleNamespace(hit=True, patches=None)
+        return types.SimpleNamespace(patches=None)
 
     card = task_card("attentive", {"views": "1", **words})
     assert isinstance(card, AttentiveCard)
-    context = types.SimpleNamespace(
-        card=card, backbone=types.SimpleNamespace(preprocess=Preprocess(64)), store=types.SimpleNamespace(get=get), device="cpu",
-        batch_size=2, progress=Progress(quiet=True),
-    )  # fmt: skip
+    context = types.SimpleNamespace(card=card, backbone=types.SimpleNamespace(preprocess=Preprocess(64)), features=features)
     images = ImageSet.__new__(ImageSet)
-    parts = types.SimpleNamespace(
-        train=types.SimpleNamespace(data=types.SimpleNamespace(images=images)), cache={"feature_hits": 0}
-    )
+    parts = types.SimpleNamespace(train=types.SimpleNamespace(data=types.SimpleNamespace(images=images)))
     original, attentive.cropped = attentive.cropped, lambda images, *more: images
     try:
         attentive._training_tokens(context, parts)

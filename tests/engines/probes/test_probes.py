@@ -80,7 +80,8 @@ def test_every_head_reads_what_does_not_fit_in_blocks(monkeypatch):
     assert most == {"linear": 8192, "path": 8192, "knn": 16384}
     tokens = Stored(np.random.default_rng(0).normal(size=(600, 3, 4)).astype(np.float16))
     head, rows = attentive.AttentiveHead(4, 3, 2, 1.0), np.arange(600)
-    attentive.train(head, [tokens], rows, y[:600], task_card("attentive", {"epochs": "1"}), 0, CPU, QUIET, lambda: None)
+    data = attentive.TrainingTokens([tokens], rows, y[:600])
+    attentive.train(head, data, task_card("attentive", {"epochs": "1"}), 0, CPU, QUIET)
     found = attentive.classes_of(head, tokens, rows, CPU)
     assert tokens.most == 256 and (found == attentive.predict(head, tokens, rows, CPU).argmax(1).numpy()).all()
 
@@ -295,7 +296,7 @@ def test_the_class_token_is_read_where_the_encoder_pools_otherwise(context):
     with torch.no_grad():
         tokens = averaging.model.fc_norm(averaging.model.forward_features(x))  # the norm this model applies after pooling
     found = {
-        r: common.global_features(common.features_of(context(task_card("knn", {"readout": r}), averaging), data, cls.cache), r)
+        r: common.global_features(common.features_of(context(task_card("knn", {"readout": r}), averaging), data), r)
         for r in ("pooled", "cls")
     }
     assert np.allclose(found["cls"][:3], tokens[:, 0], atol=5e-3) and not np.allclose(found["cls"], found["pooled"], atol=0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context
 from levl_eval.engines.segmentation.closed import neighbour_head, ridge_head
 from levl_eval.engines.segmentation.fitting import dense_logits, grid_labels
-from levl_eval.engines.segmentation.head import predict, train_head
+from levl_eval.engines.segmentation.head import ClassTokens, predict, train_head
 from levl_eval.engines.segmentation.sweep import sweep_head
 from levl_eval.engines.segmentation.task import run
 from levl_eval.features.store import FeatureStore
@@ -42,7 +44,7 @@ def toy(n: int = 30, noise: float = 0.1):
 @pytest.mark.parametrize("head", ["linear", "linear-bn", "conv"])
 def test_gradient_heads_learn_a_structured_toy(head):
     patches, void, labels = toy()
-    found, curve = train_head(patches, void, (4, 6), 3, card(head=head, conv_width=16), 255, 0, CPU, QUIET)
+    found, curve = train_head(ClassTokens(patches, void, (4, 6), 3, 255), card(head=head, conv_width=16), 0, CPU, QUIET)
     right = predict(found, patches, (4, 6), CPU) == labels
     assert right[:, 1:].mean() > 0.99 and curve[-1] < 0.1 * curve[0]
 
@@ -52,7 +54,7 @@ def test_ridge_is_the_regression():
     from sklearn.linear_model import Ridge
 
     patches, void, labels = toy(noise=3.0)
-    head = ridge_head(patches, void, (4, 6), 3, card(head="ridge", ridge_lambda=2.0, batch_size=7), 255, CPU, QUIET)
+    head = ridge_head(ClassTokens(patches, void, (4, 6), 3, 255), card(head="ridge", ridge_lambda=2.0, batch_size=7), CPU, QUIET)
     flat = patches.reshape(-1, 10)
     x = ((flat - flat.mean(0)) / flat.std(0))[void.reshape(-1) != 255]
     reference = Ridge(alpha=2.0).fit(x, np.eye(3)[void[void != 255]])
@@ -64,7 +66,7 @@ def test_ridge_is_the_regression():
 def test_neighbours_vote_as_counted_by_hand():
     patches, void, _ = toy(noise=3.0)
     c = card(head="knn", knn_k=5, knn_temperature=0.1)
-    head = neighbour_head(patches[:20], void[:20], (4, 6), 3, c, 255, 0, CPU)
+    head = neighbour_head(ClassTokens(patches[:20], void[:20], (4, 6), 3, 255), c, 0, CPU)
     votes = head(torch.from_numpy(patches[20:21]))[0]
     flat = (patches.reshape(-1, 10)[: 20 * 24] - head.mean.numpy()) / head.std.numpy()
     unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
@@ -75,14 +77,14 @@ def test_neighbours_vote_as_counted_by_hand():
     weight = np.exp(cosine[nearest] / 0.1)
     want = np.bincount(void[:20].reshape(-1)[keep][nearest], weight / weight.sum(), 3)
     assert np.allclose(votes[:, 1, 1].numpy(), want, atol=1e-4)
-    few = neighbour_head(patches, void, (4, 6), 3, c.model_copy(update={"knn_memory": 40}), 255, 0, CPU)
+    few = neighbour_head(ClassTokens(patches, void, (4, 6), 3, 255), c.model_copy(update={"knn_memory": 40}), 0, CPU)
     assert few.memory.shape == (40, 10)
 
 
 def test_a_sweep_is_its_fits_one_by_one_and_chooses_on_held_out_images():
     patches, void, _ = toy(40, noise=4.0)
     c = card(sweep_lr=[1e-4, 0.02], sweep_weight_decay=[0.0, 0.5], epochs=4, schedule="cosine")
-    head, _, note = sweep_head(patches, void, (4, 6), 3, c, 255, 3, CPU, QUIET)
+    head, _, note = sweep_head(ClassTokens(patches, void, (4, 6), 3, 255), c, 3, CPU, QUIET)
     assert len(note["candidates"]) == 4 and note["held_out_images"] == 4
     assert note["chosen"]["held_out_mean_iou"] == max(x["held_out_mean_iou"] for x in note["candidates"])
     assert note["chosen"]["lr"] == 0.02
@@ -111,7 +113,7 @@ def test_a_sweep_is_its_fits_one_by_one_and_chooses_on_held_out_images():
 
         sweep_pairs(card(head="conv", sweep_lr=[0.1, 0.2]))
     with pytest.raises(LevlError, match="sweep_holdout"):
-        sweep_head(patches[:1], void[:1], (4, 6), 3, c, 255, 0, CPU, QUIET)
+        sweep_head(ClassTokens(patches[:1], void[:1], (4, 6), 3, 255), c, 0, CPU, QUIET)
 
 
 def test_grid_label_rules():
@@ -155,7 +157,7 @@ def test_protocols_run_and_count_every_pixel(settings, world, tmp_path):
     assert sum(v[1] for s in out.samples for v in s.meta["counts"].values()) == 4 * 64 * 64
     assert 0 < out.metrics["mean_iou"].value < 1 and out.metrics["mean_iou"].low <= out.metrics["mean_iou"].high
     assert ("sweep" in out.notes) == ("sweep_lr" in settings) and out.cache == {"feature_hits": 0, "feature_misses": 2}
-    context.card = context.card.model_copy(update={"head": "ridge", "sweep_lr": None})
+    context = replace(context, card=context.card.model_copy(update={"head": "ridge", "sweep_lr": None}))
     assert run(context).cache == {"feature_hits": 2, "feature_misses": 0}  # another head: no encoder
 
 

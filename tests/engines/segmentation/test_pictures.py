@@ -18,7 +18,8 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.segmentation import file_palette
 from levl_eval.engines.contract import Context
-from levl_eval.engines.segmentation.images import error_map, pca_rgb, show_dense, spread
+from levl_eval.engines.dense_images import pca_rgb, spread
+from levl_eval.engines.segmentation.images import error_map, show_dense
 from levl_eval.engines.segmentation.palettes import paint, palette, voc_colours
 from levl_eval.features.store import FeatureStore
 from levl_eval.report.html import build

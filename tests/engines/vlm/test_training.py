@@ -20,12 +20,13 @@ from levl_eval.cards import ConnectorSpec, MixSpec, PromptSpec, RecipeCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import Question
+from levl_eval.engines import fit
 from levl_eval.engines.vlm import connector as connectors
 from levl_eval.engines.vlm import training
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.packing import Item, make_items, packed_loss, packed_terms
 from levl_eval.engines.vlm.prompts import make_prompt
-from levl_eval.engines.vlm.training import checkpointed, checkpointing_pays, learning_rate, train
+from levl_eval.engines.vlm.training import ConnectorTraining, checkpointed, checkpointing_pays, schedule_of, train
 from levl_eval.features.store import FeatureSet
 from tests.engines.vlm.models import KINDS, TEXTS, make
 
@@ -94,13 +95,13 @@ def _recipe(**more) -> RecipeCard:
     return RecipeCard(**{"name": "r", "data": [], "epochs": 6, "images_per_batch": 2, "lr": 5e-3, "precision": "fp32", **more})
 
 
-def _args(language, folder, recipe=None, meta=None):
+def _args(language, folder, recipe=None, meta=None, first=None, tokens=4):
     prompt = make_prompt(PromptSpec(), language)
     pair = (tuple(prompt.question(language, TEXTS[0])), tuple(prompt.answer(language, "yes")))
     items = [Item(0, i, (pair,)) for i in range(6)]
-    return (
-        language, prompt, recipe or _recipe(), [_features()], items, meta or {"a": 1}, folder, torch.device("cpu"), 0, Progress(quiet=True),
-    )  # fmt: skip
+    features, cpu, quiet = [_features(tokens=tokens)], torch.device("cpu"), Progress(quiet=True)
+    job = ConnectorTraining(language, prompt, recipe or _recipe(), features, cpu, 0, quiet, first)
+    return job, items, meta or {"a": 1}, folder
 
 
 def _equal(a, b) -> bool:
@@ -153,7 +154,7 @@ def test_unshuffle_joins_neighbours():
 
 def test_schedules():
     def rates(**more):
-        return [learning_rate(_recipe(lr=1.0, warmup=0.2, **more), s, 10) for s in range(10)]
+        return [schedule_of(_recipe(warmup=0.2, **more), 10).at(s) for s in range(10)]
 
     assert rates(schedule="constant") == [0.5, *[1.0] * 9]
     assert rates(schedule="linear")[1:4] == pytest.approx([1.0, 1.0, 7 / 8]) and rates(schedule="linear")[-1] == pytest.approx(
@@ -181,15 +182,15 @@ def test_mix_counts_weights_and_limits(llama):
 def test_steps_stand_before_epochs_and_a_stage_starts_where_the_first_ended(llama, tmp_path):
     one, notes, _ = train(*_args(llama, tmp_path, _recipe(steps=5)))
     assert notes["connector_steps"] == 5
-    two = train(*_args(llama, tmp_path, _recipe(steps=1, lr=0.0), {"b": 1}), one)[0]
+    two = train(*_args(llama, tmp_path, _recipe(steps=1, lr=0.0), {"b": 1}, one))[0]
     assert _equal(one, two)
     with pytest.raises(UsageError, match="field `first`"):
-        train(*_args(llama, tmp_path, _recipe(connector={"kind": "linear"}), {"b": 2}), one)
+        train(*_args(llama, tmp_path, _recipe(connector={"kind": "linear"}), {"b": 2}, one))
 
 
 def test_an_interrupted_training_goes_on(llama, tmp_path, monkeypatch):
     whole = train(*_args(llama, tmp_path / "a"))[0]
-    monkeypatch.setattr(training, "SAVE_EVERY", -1.0)  # a state is kept after every step
+    monkeypatch.setattr(fit, "SAVE_EVERY", -1.0)  # a state is kept after every step
     calls = 0
     original = training.packed_terms
 
@@ -212,10 +213,11 @@ WORKER = """
 import sys
 from pathlib import Path
 import torch
+from levl_eval.engines import fit
 from levl_eval.engines.vlm import training
 from levl_eval.engines.vlm.language import load_language_model
 from tests.engines.vlm.test_training import _args, _recipe
-training.SAVE_EVERY = -1.0
+fit.SAVE_EVERY = -1.0
 torch.set_num_threads(1)
 train = training.train
 net, notes, hit = train(*_args(load_language_model(sys.argv[1]), Path(sys.argv[2]), _recipe(epochs=float(sys.argv[3]))))
@@ -291,8 +293,6 @@ def test_connector_files(tmp_path):
 
 
 def test_image_tokens_beyond_the_context(llama, tmp_path):
-    args = list(_args(llama, tmp_path))
-    args[3] = [_features(tokens=300)]
     with pytest.raises(UsageError, match="it has 256") as e:
-        train(*args)
+        train(*_args(llama, tmp_path, tokens=300))
     assert "\n" not in str(e.value)
