@@ -67,8 +67,7 @@ def load(path: str, name: str, uri: str) -> Backbone:
     """Raises UsageError naming the file where it is missing, truncated, foreign, holds pickled code or NaN."""
     model, meta = load_model(Path(path).expanduser())
     preprocess = preprocess_from(meta["preprocess"], path)
-    config = meta["config"]
-    known = PretrainConfig.model_validate(config)
-    info = {k: config[k] for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
-    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), known.max_length, known.text_readout)
+    config = PretrainConfig.model_validate(meta["config"])
+    info = {k: getattr(config, k) for k in ("objective", "model", "data", "seed", "batch_size")} | {"step": meta["step"]}
+    backbone = DualEncoderBackbone(model, Tokenizer.from_str(meta["tokenizer"]), config.max_length, config.text_readout)
     return finish(backbone, name, uri, preprocess, info)

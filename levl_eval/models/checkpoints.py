@@ -254,8 +254,13 @@ def read_any(path: Path) -> Checkpoint:
     return read_release(path) if path.suffix == ".safetensors" else read(path)
 
 
+def _misfit(path: Path, error: Exception) -> UsageError:
+    first = str(error).strip().splitlines() or [type(error).__name__]
+    return UsageError(f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})")
+
+
 def load_model(path: str | Path) -> tuple[DualEncoder, Facts]:
-    """The model of a ckpt.pt or release file in eval mode, and its {"config", "tokenizer", "preprocess", "step"}.
+    """The model of a ckpt.pt or release file in eval mode, and what the file says besides its weights.
 
     Raises UsageError naming the file: missing, truncated, foreign, pickled code, other shapes than its configuration, NaN.
     """
@@ -268,10 +273,7 @@ def load_model(path: str | Path) -> tuple[DualEncoder, Facts]:
         model = build_model(config, Tokenizer.from_str(state["tokenizer"]).get_vocab_size())
         restore(model, state)
     except Exception as e:  # shapes, keys, configuration; a broken tokenizer raises a bare Exception
-        first = str(e).strip().splitlines()
-        raise UsageError(
-            f"{path}: does not fit its own configuration ({(first[1] if len(first) > 1 else first[0]).strip()[:160]})"
-        ) from e
+        raise _misfit(path, e) from e
     bad = [n for n, p in model.state_dict().items() if p.is_floating_point() and not torch.isfinite(p).all()]
     if bad:
         raise UsageError(f"{path}: {bad[0]} holds NaN or infinity; the training diverged, use an earlier checkpoint")
@@ -315,7 +317,10 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
         raise UsageError(f"--to {form}: expected official, safetensors or release")
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; the form {form} is a directory")
-    content = described(state)
+    try:
+        content = described(state)
+    except (KeyError, ValueError, TypeError) as e:
+        raise _misfit(source, e) from e
     _same_model(out, content, state["tokenizer"])
     state["text"]["encoder"] = with_positions(state["text"]["encoder"])
     paths = []

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.hashing import digest
+from levl_eval.core.json_types import as_text
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records.identity import JobIdentity
 from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, write_lines
@@ -163,16 +164,24 @@ def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> P
     return path
 
 
+def _what_is_wrong(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors()[0]
+    return f"field `{'.'.join(map(str, first['loc']))}`: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
 def read_record(path: Path) -> Record:
     """Raises UsageError naming the file and the field where it is no record, is damaged, or of a schema not known here."""
     try:
         content = json.loads(path.read_bytes())
         record = Record.model_validate(migrate(content, path))
+        for field in ("name", "weights_sha256"):  # schemas differ in what else they hold of the backbone
+            as_text(record.backbone.get(field), f"field `backbone.{field}`")
     except UsageError:
         raise
     except (OSError, ValueError, RecursionError) as e:
-        first = str(e).splitlines()[0]
-        raise UsageError(f"{path}: not a levl-eval record ({first}); delete it and run again") from e
+        raise UsageError(f"{path}: not a levl-eval record ({_what_is_wrong(e)}); delete it and run again") from e
     record._home = path.resolve().parent.parent if path.parent.name == "records" else path.parent
     record._stem = path.stem
     return record

@@ -244,6 +244,14 @@ def test_bad_checkpoints_are_one_line_each(checkpoints, tmp_path):
     save(tmp_path / "less.pt", state)
     with pytest.raises(UsageError, match="does not fit"):
         load_model(tmp_path / "less.pt")
+    del state["text"]["encoder"]["wpe.weight"]
+    for name, changed, field in (
+        ("table.pt", state, "wpe.weight"),
+        ("steps.pt", {**state, "config": {"steps": "many"}}, "steps"),
+    ):
+        save(tmp_path / name, changed)
+        with pytest.raises(UsageError, match=rf"{name}: does not fit its own configuration \('?{field}"):
+            export(tmp_path / name, "official", tmp_path / "none")
 
 
 def test_csv_data_skips_broken_images_and_stops_when_there_are_many(tmp_path, capsys):

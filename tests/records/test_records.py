@@ -86,3 +86,20 @@ def test_unwritable_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         atomic_write(tmp_path / "file" / "below", "x")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"backbone": {}}, r"field `backbone\.name`: expected text, found nothing"),
+        ({"backbone": {"name": ["x"], "weights_sha256": "0"}}, r"field `backbone\.name`: expected text, found a list"),
+        ({"backbone": {"name": "x", "weights_sha256": 3}}, r"field `backbone\.weights_sha256`: expected text, found a number"),
+        ({"metrics": {"top1": {"value": "high"}}}, r"field `metrics\.top1\.value`: input should be a valid number"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(tmp_path, changed, told):
+    path = tmp_path / "r.json"
+    content = json.loads(make().model_dump_json(by_alias=True)) | {"schema": "levl-eval/record/1"}  # without a checksum
+    path.write_text(json.dumps(content | changed))
+    with pytest.raises(UsageError, match=rf"r\.json: not a levl-eval record \({told}"):
+        read_record(path)

@@ -122,3 +122,18 @@ def test_samples_of_schema_1_that_are_fewer_than_the_metric_says_are_told(tmp_pa
     assert any("4 scored samples, top1 is of 60; damaged" in n for n in results.notes())
     with pytest.raises(UsageError, match="damaged"):
         results.samples(next(r for r in read_records(tmp_path) if r.backbone["name"] == "rnd"))
+
+
+def test_facts_of_another_kind_are_left_out(tmp_path, capsys):
+    """Of a record of the first schema, which has no checksum, anybody may have written what is only shown."""
+    content = {
+        "schema": "levl-eval/record/1", "task": "t", "engine": "linear", "main_metric": "top1", "protocol": {}, "protocol_hash": "0" * 64,
+        "backbone": {"name": "x", "weights_sha256": "0" * 64, "info": ["a"], "preprocess": "none"}, "seed": 0,
+        "data": {"counts": [1], "train": {"a": 1}}, "environment": {"command": 3, "packages": [1], "git": "x"},
+        "metrics": {"top1": {"value": 0.5}}, "notes": {"train_loss": "falls", "lmms": ["x"]},
+    }  # fmt: skip
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "r.json").write_text(json.dumps(content))
+    assert main(["leaderboard", str(tmp_path)]) == 0 and "50.0" in capsys.readouterr().out
+    assert main(["leaderboard", str(tmp_path), "--format", "csv"]) == 0
+    assert main(["report", str(tmp_path)]) == 0 and (tmp_path / "report.html").is_file()
