@@ -100,6 +100,7 @@ def waiting(words: list[str], steps: int, folder: str) -> float:
 def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -> None:
     """Makes the model and a batch, then one step a request: (seconds, loss). First answers the mean number of tokens of a text."""
     import torch
+    from transformers.activations import ACT2FN
 
     from levl_eval.core.distributed import keep_freed_memory
     from levl_eval.models import tokenizer
@@ -118,6 +119,11 @@ def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -
     torch.manual_seed(0)
     model = build_model(config, tok.get_vocab_size()).train()
     step = plain_step
+    if which == "plain":  # as transformers makes a GPT-2 by default
+        model.text.encoder.set_attn_implementation("sdpa")
+        model.text.encoder.config.activation_function = "gelu_new"
+        for block in model.text.encoder.h:
+            block.mlp.act = ACT2FN["gelu_new"]
     if which == "ours":
         step = our_step
         keep_freed_memory()

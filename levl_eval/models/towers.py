@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from levl_eval.core.third_party import repair
+from levl_eval.models import attention
 
 if TYPE_CHECKING:
     from levl_eval.models.config import PretrainConfig
@@ -46,8 +47,12 @@ def text_tower(width: int, depth: int, heads: int, vocab: int, length: int) -> n
     config = GPT2Config(
         vocab_size=vocab, n_positions=length, n_embd=width, n_layer=depth, n_head=heads, n_inner=4 * width,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's gelu_new, one kernel instead of eight
     )  # fmt: skip
-    out: nn.Module = GPT2Model(config)
+    attention.register()
+    model = GPT2Model(config)
+    model.set_attn_implementation(attention.FUSED)
+    out: nn.Module = model
     return out
 
 
@@ -178,12 +183,13 @@ def plain_attention(model: DualEncoder) -> None:
     """
     for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
         block.attn.fused_attn = False
-    model.text.encoder.set_attn_implementation("eager")  # type: ignore[operator]
+    model.text.encoder.set_attn_implementation(attention.PLAIN)  # type: ignore[operator]
 
 
 def text_states(encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Last hidden states [B, L, width] of a GPT-2 at positions 0 to L - 1; mask [B, L]: 1 where a token may be attended to."""
-    out: Tensor = encoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    whole = None if mask is None else attention.causal_mask(mask)
+    out: Tensor = encoder(input_ids=ids, attention_mask=whole, use_cache=False).last_hidden_state
     return out
 
 

@@ -20,6 +20,14 @@ Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
   preset=levljepa-may|levljepa-july|clip-openclip|siglip      a whole published configuration; what is given besides it wins
   The same command again resumes where it was stopped; extend_to=STEPS trains a finished run on; resume=false insists on an empty folder.
 
+Examples:
+  levl-pretrain out=runs/first                                        LeVLJEPA at nano on generated scenes: a laptop's CPU, about an hour
+  levl-pretrain preset=levljepa-july data='wds:cc12m/{0000..1099}.tar' out=runs/july probe=imagenette attentive_every=1
+  levl-pretrain preset=clip-openclip data=lance:cc12m/train.lance out=runs/clip trackers='[wandb]'
+  levl-pretrain out=runs/first extend_to=4000                         the finished first run, trained on
+  levl-pretrain fields preset=levljepa-may > may.yaml;  levl-pretrain may.yaml batch_size=512 out=runs/may
+  levl-eval run --backbone runs/first/ckpt.pt --tasks linear,zeroshot --data scenes --out results
+
 Several processes, on one machine or many:
   torchrun --nproc-per-node 8 --no-python levl-pretrain config.yaml key=value ...
   accelerate launch --no_python levl-pretrain config.yaml key=value ...      (its own configuration chooses DDP or FSDP)

@@ -39,6 +39,8 @@ def _trackers(config: PretrainConfig) -> list[str]:
     """The trackers asked for. Raises UsageError for an unknown one or one whose package is missing."""
     from importlib.util import find_spec
 
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
     for name in config.trackers:
         if name not in _PACKAGES:
             raise UsageError(f"field `trackers`: {name!r} is not one of {', '.join(_PACKAGES)}")
@@ -46,6 +48,8 @@ def _trackers(config: PretrainConfig) -> list[str]:
             raise UsageError(
                 f"field `trackers`: the package {_PACKAGES[name][0]} is not installed; pip install {_PACKAGES[name][0]}"
             )
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UsageError(f"field `trackers`: the installed accelerate does not know {name}; pip install -U accelerate")
     return list(config.trackers)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from levl_eval.core.errors import LevlError
 from levl_eval.core.messages import on_stderr
@@ -104,3 +106,36 @@ def test_deferred_checks_change_no_number(tmp_path):
     a, b = ([json.loads(line) for line in (tmp_path / x / "metrics.jsonl").read_text().splitlines()] for x in "ab")
     assert [x["loss"] for x in a] == [x["loss"] for x in b] and len(a) == 2
     assert t.watch.first > 0 and t.watch.running > 0
+
+
+class _Reads(TorchDispatchMode):
+    """What a GPU would be waited for: values read by the host, and results whose shape depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.masked_select.default,
+        ):
+            self.found.append((func, "".join(traceback.format_stack()[-12:-1])))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objective", ["levljepa", "levljepa_plus", "clip", "siglip"])
+def test_no_step_waits_for_the_device(tmp_path, objective):
+    t = _trainer(tmp_path, f"objective={objective}", "local_views=1", "batch_size=16", "text_buckets=2")
+    t.watch.deferred = True
+    t.model.train()
+    t.train_step()  # the first makes the optimizer's state
+    t.watch._unchecked.clear()
+    t.feed.next()
+    with _Reads() as reads:
+        t.train_step()
+    assert reads.found == []
+    with _Reads() as reads:
+        torch.ones(3)[1].item()
+    assert len(reads.found) == 1

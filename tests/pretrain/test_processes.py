@@ -196,7 +196,7 @@ def test_trackers_that_are_not_there_are_one_line(tmp_path, monkeypatch):
     import importlib.util
 
     words = _words(tmp_path, "clip")
-    with pytest.raises(UsageError, match="'mlflow' is not one of tensorboard, wandb"):
+    with pytest.raises(UsageError, match="'mlflow' is not one of tensorboard, wandb, trackio"):
         Trainer(parse_config([*words, "trackers=[mlflow]"]), Progress(quiet=True), tmp_path / "cache")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="package wandb is not installed; pip install wandb"):
@@ -241,3 +241,94 @@ def test_batch_norm_of_one_process_is_torchs():
     plain, ours = nn.BatchNorm1d(3).double(), SyncBatchNorm1d(3).double()
     assert torch.equal(plain(x), ours(x)) and torch.equal(plain.running_var, ours.running_var)
     assert F.mse_loss(ours.eval()(x), plain.eval()(x)) == 0
+
+
+STUBS = {
+    "wandb": """
+class Settings: ...
+class Image:
+    def __init__(self, x): self.shape = list(x.shape)
+class Run:
+    config = {}
+    def log(self, values, step=None, **more): note(values, step)
+    def finish(self): note({"finished": 1}, None)
+def init(**words):
+    global run, config
+    run = Run(); config = Config(); return run
+class Config(dict):
+    def update(self, values, **more): dict.update(self, values)
+def log(values, step=None, **more): note(values, step)
+""",
+    "trackio": """
+class Run:
+    def log(self, values, step=None, **more): note(values, step)
+    def finish(self): note({"finished": 1}, None)
+class Config(dict):
+    def update(self, values, **more): dict.update(self, values)
+config = Config()
+def init(project, **words): return Run()
+""",
+    "tensorboardX": """
+class SummaryWriter:
+    def __init__(self, folder, **words): self.folder = folder
+    def add_hparams(self, values, metric_dict): pass
+    def add_scalar(self, name, value, global_step=None): note({name: value}, global_step)
+    def add_images(self, name, pixels, global_step=None, dataformats=None): note({name: list(pixels.shape)}, global_step)
+    def add_text(self, name, value, global_step=None): note({name: value}, global_step)
+    def flush(self): pass
+    def close(self): note({"finished": 1}, None)
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_every_tracker_names_metrics_as_the_file_does(tmp_path, name):
+    """Stand-ins for the libraries, behind accelerate's own trackers, write what they are given."""
+    stub = tmp_path / "stubs"
+    stub.mkdir()
+    package = "tensorboardX" if name == "tensorboard" else name
+    (stub / f"{package}.py").write_text(
+        "import json, os\n__version__ = '9.9'\n"
+        "def note(values, step):\n    open(os.environ['NOTES'], 'a').write(json.dumps([values, step], default=lambda x: getattr(x, 'shape', str(x))) + '\\n')\n"
+        + STUBS[package]
+    )
+    (stub / f"{package}-9.9.dist-info").mkdir()  # accelerate asks for a package's metadata
+    (stub / f"{package}-9.9.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.9\n")
+    if name == "tensorboard":  # torch's own writer needs the package; without it accelerate takes tensorboardX
+        (stub / "sitecustomize.py").write_text(
+            "import sys\nsys.modules['tensorboard'] = None\nsys.modules['torch.utils.tensorboard'] = None\n"
+        )
+    _classes(tmp_path / "probe")
+    env = {**os.environ, "PYTHONPATH": f"{stub}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "NOTES": str(tmp_path / "notes"),
+           "LEVL_CACHE": str(tmp_path / "cache")}  # fmt: skip
+    words = [
+        *_words(tmp_path, "clip"),
+        f"trackers=[{name}]",
+        "steps=2",
+        "diagnose_every=2",
+        f"probe={tmp_path / 'probe'}",
+        "neighbours=1",
+    ]
+    p = subprocess.run(
+        [sys.executable, "-m", "levl_eval.pretrain.cli", *words], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert p.returncode == 0, p.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "clip" / "metrics.jsonl").read_text().splitlines()]
+    notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    by_step = {}
+    for values, step in notes:
+        by_step.setdefault(step, {}).update(values)
+    assert by_step.pop(None) == {"finished": 1}
+    assert bool(by_step[2].pop("neighbours", None)) == (name != "trackio")  # accelerate gives trackio no images
+    assert [{"step": step, **values} for step, values in sorted(by_step.items())] == lines
+
+
+def _classes(folder):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label, colour in (("dark", 20), ("light", 220)):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (40, 40), (colour + i,) * 3).save(folder / split / label / f"{i}.png")
