@@ -21,7 +21,7 @@ Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
   The same command again resumes where it was stopped; extend_to=STEPS trains a finished run on; resume=false insists on an empty folder.
 
 Examples:
-  levl-pretrain out=runs/first                                        LeVLJEPA at nano on generated scenes: a laptop's CPU, about an hour
+  levl-pretrain out=runs/first                                        LeVLJEPA at nano on generated scenes, on a laptop's CPU
   levl-pretrain preset=levljepa-july data='wds:cc12m/{0000..1099}.tar' out=runs/july probe=imagenette attentive_every=1
   levl-pretrain preset=clip-openclip data=lance:cc12m/train.lance out=runs/clip trackers='[wandb]'
   levl-pretrain out=runs/first extend_to=4000                         the finished first run, trained on
