@@ -71,7 +71,10 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 
 @contextlib.contextmanager
 def shallow(depth: int = 2) -> Iterator[None]:
-    """open_clip's models with ``depth`` blocks in every tower (ResNets and Swins: a block a stage): how a model is read has no depth."""
+    """open_clip's models with ``depth`` blocks in every tower (ResNets and Swins: a block a stage) and vocabularies of at most 250,000.
+
+    How a model is read has no depth.
+    """
     import open_clip.factory
     import timm
 
@@ -89,6 +92,8 @@ def shallow(depth: int = 2) -> Iterator[None]:
                 tower["layers"] = depth
             elif isinstance(tower.get("layers"), list):
                 tower["layers"] = [1] * len(tower["layers"])
+            if tower.get("vocab_size", 0) > 250_000:  # gigabytes of rows that no text of ours reads
+                tower["vocab_size"] = 250_000
     with mock.patch.object(timm, "create_model", fewer), mock.patch.object(open_clip.factory, "_MODEL_CONFIGS", configs):
         yield
 

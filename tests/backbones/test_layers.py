@@ -174,6 +174,22 @@ def test_where_the_class_token_is_and_vits_without_prefix_tokens(options, place)
         assert torch.allclose(last.pooled, tokens.mean(1), atol=1e-5)
 
 
+def test_an_eva_without_prefix_tokens_shows_its_blocks():
+    """PE-Core-G of timm and open_clip is one: asked for prefix tokens it fails inside timm."""
+    import timm
+
+    from levl_eval.backbones.base import Preprocess
+    from levl_eval.backbones.common import finish
+    from levl_eval.backbones.timm import TimmBackbone
+
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    net = timm.models.eva.Eva(**sizes, class_token=False, global_pool="map")
+    b, x = finish(TimmBackbone(net), "tiny", "timm:tiny", Preprocess(32), {}), X[..., :32, :32]
+    with torch.no_grad():
+        assert torch.allclose(b.encode_layers(x, [-1]).patches, b.encode(x).patches, atol=1e-6)
+        assert b.encode_layers(x, [0, 1]).patches.shape == (len(x), 4, 48)
+
+
 def test_every_loader_says_where_its_class_token_is(checkpoints):
     assert load_backbone(str(checkpoints["clip"])).class_token == load_backbone("random:nano").class_token == "pooled"
     assert load_backbone("random:resnet10t").class_token == ""
