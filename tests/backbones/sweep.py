@@ -98,6 +98,24 @@ def shallow(depth: int = 2) -> Iterator[None]:
         yield
 
 
+_LARGE = re.compile(
+    r"huge|giant|gigantic|enormous|_[57]b_|_so400m_|_so150m"
+)  # in a family's smallest member: up to 17 GB of weights
+
+
+@contextlib.contextmanager
+def fewer_blocks(name: str, depth: int = 2) -> Iterator[str]:
+    """timm's largest ViTs with ``depth`` blocks; yields what was changed, "" for all others."""
+    import timm
+
+    if not _LARGE.search(name):
+        yield ""
+        return
+    create = timm.create_model
+    with mock.patch.object(timm, "create_model", lambda name, **options: create(name, **options, depth=depth)):
+        yield f"with {depth} blocks"
+
+
 # ---- comparing ------------------------------------------------------------------------------------------------------------
 
 
@@ -165,11 +183,16 @@ def check_timm(name: str) -> dict[str, Any]:
     """One timm model, loaded by `random:NAME`."""
     from levl_eval.backbones import load_backbone
 
-    with without_init(), mock.patch("levl_eval.backbones.common.hash_weights", lambda module: "-"), _finite():
+    with (
+        without_init(),
+        mock.patch("levl_eval.backbones.common.hash_weights", lambda module: "-"),
+        _finite(),
+        fewer_blocks(name) as note,
+    ):
         backbone = load_backbone(f"random:{name}")
     images = images_for(backbone)
     pooled, own = timm_reference(backbone.model, images)
-    return {"differences": compare(backbone, images, pooled, own), "pooled": backbone.info["pooled"]}
+    return {"differences": compare(backbone, images, pooled, own), "pooled": backbone.info["pooled"], "note": note}
 
 
 @contextlib.contextmanager
