@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.json_types import object_at
 from levl_eval.records import Record, read_record
 
 _BLOCK = 1 << 20
@@ -74,4 +75,20 @@ def read_directories(names: Sequence[str | Path], empty: bool = False) -> Found:
             raise UsageError(f"{name}: no records below {Path(name) / 'records'}; give the --out of a run")
         records += here.records
         damaged += here.damaged
-    return Found(tuple(records), tuple(damaged))
+    return Found(tuple(in_run_order(records)), tuple(damaged))
+
+
+def in_run_order(records: Sequence[Record]) -> list[Record]:
+    """Records in the order of tasks, then backbones, in which they were asked for; what no run has named comes last, as it stood.
+
+    Files lie in the order of their names, which says nothing: without this a table read back would be another than the run's own.
+    """
+    ranks: dict[str, dict[str, int]] = {"tasks": {}, "backbones": {}}
+    for record in sorted(records, key=lambda r: str(r.environment.get("date", ""))):
+        order = object_at(record.call, "order")
+        for kind, rank in ranks.items():
+            names = order.get(kind)
+            for name in names if isinstance(names, list) else []:
+                rank.setdefault(str(name), len(rank))
+    last = len(records)
+    return sorted(records, key=lambda r: (ranks["tasks"].get(r.task, last), ranks["backbones"].get(r.backbone_name, last)))

@@ -69,11 +69,12 @@ def evaluate(
     """
     config = RunConfig(backbones, tasks, **options)
     progress = progress or Progress()
-    call: dict[str, object] = {
-        "llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd())
-    }  # fmt: skip
     with run_folder(config.out) as out:
         plan = make_plan(replace(config, out=out), progress)
+        call: dict[str, object] = {
+            "llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd()),
+            "order": {"backbones": [b.name for b in plan.backbones], "tasks": list(plan.cards)},  # as tables show them
+        }  # fmt: skip
         with using(plan.fingerprints):  # readers hash files through it
             records = Runner(plan, progress, call).work()
     for backbone in plan.backbones:
