@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,12 +49,10 @@ def run(args: argparse.Namespace) -> int:
             return int(bool(results.damaged))
         text = "\n".join([*(line for line, _ in tables.lines(results)), *tables.all_notes(results)]) + "\n"
     else:
-        text = {
-            "md": wide.markdown,
-            "tex": wide.latex,
-            "html": wide.html_page,
-            "json": lambda r: json_text(wide.as_json(r)) + "\n",
-        }[kind](results)
+        writers: dict[str, Callable[[Results], str]] = {
+            "md": wide.markdown, "tex": wide.latex, "html": wide.html_page, "json": lambda r: json_text(wide.as_json(r)) + "\n",
+        }  # fmt: skip
+        text = writers[kind](results)
     if args.out is None:
         sys.stdout.write(text)
     else:

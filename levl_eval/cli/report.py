@@ -76,10 +76,11 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
     from levl_eval.data.images import fingerprint_of
 
     if card.engine == "backgrounds":  # samples are of the variant of the main metric
+        from levl_eval.data.backgrounds import REFERENCE
         from levl_eval.engines.probes import backgrounds
 
         sets = backgrounds.variants_of(card, folder, record.limit)
-        return sets.get(record.main_metric, sets[backgrounds.REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
+        return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
     found: CaptionSet | ClassificationSet | DepthSet | QuestionSet | SegmentationSet
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval

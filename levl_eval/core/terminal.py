@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
 from levl_eval.core.text import printable
 
@@ -28,12 +29,12 @@ def lines_of(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
         if width is None or len(head) + len(last) < width:
             out.append((head + last).rstrip())
             continue
-        options = {"break_long_words": False, "break_on_hyphens": False}
+        wrap = partial(textwrap.wrap, width=width - 1, break_long_words=False, break_on_hyphens=False)
         if lead <= width // 2 and max(map(len, last.split()), default=0) < width - lead:
-            out += textwrap.wrap(last, width - 1, initial_indent=head, subsequent_indent=" " * lead, **options)  # type: ignore[arg-type]
+            out += wrap(last, initial_indent=head, subsequent_indent=" " * lead)
         else:
             out.append("  ".join(first).rstrip())
-            out += textwrap.wrap(last, width - 1, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT, **options)  # type: ignore[arg-type]
+            out += wrap(last, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
     return out
 
 

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import locked, regular
@@ -100,6 +101,13 @@ def _refuse(path: str | os.PathLike[str], e: OSError) -> LevlError:
     )
 
 
+T = TypeVar("T")
+
+
+class _Map(Protocol):
+    def __call__(self, function: Callable[[str], T], names: Iterable[str], /) -> Iterator[T]: ...
+
+
 class FingerprintCache:
     """Remembers content hashes below ``folder``; None: nothing is remembered.
 
@@ -132,12 +140,12 @@ class FingerprintCache:
         out: list[tuple[str, bool]] = []
         workers = min(8, os.cpu_count() or 1) if len(names) > 32 else 1
         with ThreadPoolExecutor(workers) if workers > 1 else contextlib.nullcontext() as pool:
-            every = pool.map if pool is not None else map
+            every: _Map = pool.map if pool is not None else map
             for start in range(0, len(names), _BATCH):
                 out += self._hash_batch(names[start : start + _BATCH], sampled, every)
         return out
 
-    def _hash_batch(self, names: Sequence[str], sampled: bool, every: Callable) -> list[tuple[str, bool]]:
+    def _hash_batch(self, names: Sequence[str], sampled: bool, every: _Map) -> list[tuple[str, bool]]:
         looked = list(every(self._look, names))
         out: list[tuple[str, bool] | None] = [None] * len(names)
         wanted = []

@@ -73,7 +73,9 @@ def resized(image: Image.Image, size: int, how: str = "squash", interpolation: s
     return np.asarray(image.resize((size, size), Image.Resampling[interpolation.upper()]))
 
 
-def _box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], g: np.random.Generator) -> tuple:
+def _box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], g: np.random.Generator
+) -> tuple[int, int, int, int]:
     """(top, left, h, w) of a random resized crop: ten attempts at area and aspect, then the largest centred box."""
     area = width * height
     for _ in range(10):

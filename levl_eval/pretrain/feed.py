@@ -169,7 +169,7 @@ class PoolFeed(Feed):
 
 
 @dataclass
-class Readers(IterableDataset):
+class Readers(IterableDataset[Read]):
     """The reading workers of one process for torch's DataLoader, which takes their batches in turn, beginning with the first.
 
     turn: the reader whose batch comes next; positions: where each reader stands, as (epoch, samples taken of it).

@@ -27,10 +27,9 @@ class Rendered(NamedTuple):
 
 
 def _shade(color: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    if factor > 1:  # towards white
-        t = factor - 1
-        return tuple(int(c + (255 - c) * t) for c in color)  # type: ignore[return-value]
-    return tuple(int(c * factor) for c in color)  # type: ignore[return-value]
+    t = factor - 1  # above 0: towards white
+    red, green, blue = (int(c + (255 - c) * t) if factor > 1 else int(c * factor) for c in color)
+    return red, green, blue
 
 
 def _paint(obj: SceneObject) -> dict[str, tuple[int, int, int]]:

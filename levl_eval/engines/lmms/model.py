@@ -243,7 +243,7 @@ def _once(first: Image.Image, then: Callable[[], Image.Image]) -> Callable[[], I
     return lambda: held.pop() if held else then()
 
 
-class Likelihood(tuple, GenerationResult):
+class Likelihood(tuple[object, ...], GenerationResult):
     """(log-likelihood, greedy) as lmms-eval documents it, and a result of its other kind: 0.7.3 turns bare pairs into text."""
 
     token_counts = None

@@ -89,7 +89,7 @@ class LevlLinearHead(BaseDecodeHead):
         return out
 
 
-class TaskImages(Dataset):
+class TaskImages(Dataset[dict[str, object]]):
     """A segmentation set behind an mmseg pipeline. Indexed by (place in the training, image); BGR images, as mmseg expects."""
 
     def __init__(self, data: SegmentationSet, pipeline: Sequence[Mapping[str, object]], seed: int) -> None:
@@ -132,7 +132,9 @@ class Places(Sampler[tuple[int, int]]):
             yield place, int(order[k])
 
 
-def loader(images: TaskImages, sampler: Sampler[tuple[int, int]] | None, batch_size: int, device: torch.device) -> DataLoader:
+def loader(
+    images: TaskImages, sampler: Sampler[tuple[int, int]] | None, batch_size: int, device: torch.device
+) -> DataLoader[dict[str, object]]:
     """Batches in the sampler's order; decoded by processes beside a GPU, in place on a CPU that has the encoder to run."""
     workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
     return DataLoader(
@@ -145,6 +147,13 @@ def loader(images: TaskImages, sampler: Sampler[tuple[int, int]] | None, batch_s
     )
 
 
+class _Segmented(TypedDict):
+    """Of an mmseg data sample, as its metrics get it, what is read here."""
+
+    img_path: str
+    pred_sem_seg: dict[str, Tensor]
+
+
 class PerImage(IoUMetric):
     """mmseg's IoUMetric that also keeps its areas by image: ``ids`` and ``areas`` (intersection, union, prediction, target)."""
 
@@ -154,7 +163,7 @@ class PerImage(IoUMetric):
     areas: list[tuple[Tensor, Tensor, Tensor, Tensor]]
     kept: dict[str, np.ndarray]
 
-    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+    def process(self, data_batch: dict[str, object], data_samples: Sequence[_Segmented]) -> None:
         super().process(data_batch, data_samples)
         self.ids = [*getattr(self, "ids", []), *(s["img_path"] for s in data_samples)]
         self.kept = getattr(self, "kept", {})
@@ -162,7 +171,7 @@ class PerImage(IoUMetric):
             if sample["img_path"] in self.wanted:
                 self.kept[sample["img_path"]] = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> dict[str, float]:
         self.areas = list(results)
         out: dict[str, float] = super().compute_metrics(results)
         return out

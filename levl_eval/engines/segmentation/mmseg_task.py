@@ -146,7 +146,7 @@ def _train_and_score(
     return outcome
 
 
-def _unsighted(context: Context, train: SegmentationSet, test: SegmentationSet) -> np.ndarray:
+def _unsighted(context: Context[MMSegCard], train: SegmentationSet, test: SegmentationSet) -> np.ndarray:
     """int64 [N, C, 3] counts of the floor without an image: the most frequent class at each place of the training masks."""
     grid = (PLACES, PLACES)
     names = context.progress.track(train.images.ids, "training masks", unit="mask")
