@@ -47,7 +47,7 @@ def array_set(
 class _Plain(pickle.Unpickler):
     """Reads the Python version of CIFAR: numpy arrays, lists and strings; anything else in the file is refused, never run."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
             return getattr(np, name)
         if name == "_reconstruct" and module in {"numpy.core.multiarray", "numpy._core.multiarray"}:

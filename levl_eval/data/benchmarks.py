@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
@@ -17,7 +16,7 @@ from levl_eval.data.types import Question, QuestionSet
 LETTERS = "ABCDEFGHIJ"
 
 
-def textvqa_question(q: Any, pool: Pool, source: object, entry: str) -> Question:
+def textvqa_question(q: object, pool: Pool, source: object, entry: str) -> Question:
     """An entry of TextVQA's files or table. Raises UsageError naming source and entry."""
     e = checked(TextVQA, q, source, entry)
     answers = [str(pool(a)) for a in e.answers]
@@ -37,7 +36,7 @@ def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     file = under(data, spec.questions) or first_of(root, [f"TextVQA_*_{split}.json"], "the question file", where)
     folder = under(data, spec.images) or root / ("test_images" if split == "test" else "train_images")
     pool = Pool()
-    questions = [textvqa_question(q, pool, file, f"entry {k + 1}") for k, q in stream(file, "data")]
+    questions = [textvqa_question(q, pool, file, f"entry {k}") for k, (_, q) in enumerate(stream(file, "data"), 1)]
     version = f"{file.stem}, {len(questions)} questions"
     about = About("textvqa", split, file, f"{put_into(folder)}; {where}", version)
     return finish_questions(about, questions, lambda i: folder / f"{i}.jpg", spec, limit)
@@ -65,12 +64,12 @@ def read_vizwiz(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     return _in_folder(About("vizwiz", split, file, where, f"{len(questions)} questions"), questions, folder, spec, limit)
 
 
-def scienceqa_question(qid: str, image_id: str, q: Any, source: object) -> Question:
+def scienceqa_question(qid: str, image_id: str, q: object, source: object) -> Question:
     """Context, question and lettered choices as LLaVA asks them; the answer is the letter. Raises UsageError."""
     e = checked(ScienceQA, q, source, f"problem {shown(qid)}")
     choices = " ".join(f"({LETTERS[k]}) {c}" for k, c in enumerate(e.choices))
     text = (f"Context: {e.hint.strip()}\n" if e.hint.strip() else "") + f"{e.question.strip()}\n{choices}"
-    meta: dict[str, Any] = {"options": len(e.choices), **{k: v for k in ("subject", "topic") if (v := getattr(e, k))}}
+    meta: dict[str, object] = {"options": len(e.choices), **{k: v for k in ("subject", "topic") if (v := getattr(e, k))}}
     return Question(qid, image_id, text, LETTERS[e.answer], (), meta)
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -43,6 +43,7 @@ class CocoImage(Entry):
 
 class CocoCaption(Entry):
     image_id: int
+    id: int | None = None
     caption: Annotated[Text, Field()]
 
 
@@ -119,30 +120,43 @@ def _begins_row(line: str, mark: str) -> bool:
 
 
 def _token(path: Path, text: str) -> Iterator[Caption]:
+    seen: set[tuple[str, str]] = set()
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             found = _TOKEN.fullmatch(line)
             if not found or not found[3].strip():
                 raise UsageError(f"{path}: line {number}: expected IMAGE#NUMBER, a tab and a caption; take the published file")
+            if (found[1], found[2]) in seen:
+                raise UsageError(f"{path}: line {number}: {shown(found[1])} has a caption of number {found[2]} already; keep one")
+            seen.add((found[1], found[2]))
             yield Caption(found[1], found[3].strip(), number)
 
 
 def _coco(path: Path) -> Iterator[Caption]:
     from levl_eval.data.questions import read_json
 
-    raw: Any = read_json(path)
+    raw = read_json(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("images"), list) or not isinstance(raw.get("annotations"), list):
         raise UsageError(
             f"{path}: holds no lists `images` and `annotations`; expected COCO's captions_*.json (Karpathy's files: layout karpathy)"
         )
     names: dict[int, str] = {}
+    files: dict[str, int] = {}
+    ids: set[int] = set()
     for k, one in enumerate(raw["images"], 1):
         e = checked(CocoImage, one, path, f"image {k}")
         if e.id in names:
             raise UsageError(f"{path}: image {k}: id {e.id} is listed twice; keep one")
-        names[e.id] = e.file_name
+        if e.file_name in files:
+            raise UsageError(
+                f"{path}: image {k}: file {shown(e.file_name)} is listed twice, under ids {files[e.file_name]} and {e.id}; keep one"
+            )
+        names[e.id], files[e.file_name] = e.file_name, e.id
     for k, one in enumerate(raw["annotations"], 1):
         c = checked(CocoCaption, one, path, f"annotation {k}")
         if c.image_id not in names:
             raise UsageError(f"{path}: annotation {k}: image_id {c.image_id} is none of its images; take the published file")
+        if c.id is not None and c.id in ids:
+            raise UsageError(f"{path}: annotation {k}: id {c.id} is listed twice; keep one")
+        ids |= set() if c.id is None else {c.id}
         yield Caption(names[c.image_id], c.caption, k)

@@ -5,12 +5,14 @@ Every reader also takes plain class folders ROOT/SPLIT/CLASS/IMAGE, into which m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
+from levl_eval.core.text import printable
 from levl_eval.data.entries import labelled_set
 from levl_eval.data.images import SUFFIXES, root_of, under
 from levl_eval.data.listing import list_classes, list_images
@@ -44,6 +46,10 @@ def _number(text: str, classes: Sequence[str], path: Path, line: int) -> int:
         if classes.count(text) > 1:
             raise UsageError(
                 f"{path}: line {line}: label {text!r} is the name of {classes.count(text)} classes; use their numbers"
+            )
+        if text.isascii() and text.isdigit() and int(text) < len(classes) and int(text) != classes.index(text):
+            raise UsageError(
+                f"{path}: line {line}: label {text} is the name of class {classes.index(text)} and the number of another; use names that are no numbers"
             )
         return classes.index(text)
     if text.isascii() and text.isdigit() and int(text) < len(classes):
@@ -83,6 +89,12 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
     _sane(path, rows, words)
     if spec.classes is None:
         numeric = all(w.isascii() and w.isdigit() for w in words)
+        strange = next((w for w in words if _number_of_another_form(w)), None)
+        if strange is not None or (not numeric and any(w.isascii() and w.isdigit() for w in words)):
+            odd_one = strange or next(w for w in words if not w.isdigit())
+            raise UsageError(
+                f"{path}: label {printable(odd_one)[:60]!r} stands among numbers or is one of another form; write whole numbers from 0, or set `classes`"
+            )
         if numeric and min(map(int, words), default=0) == 1:
             raise UsageError(
                 f"{path}: labels run from 1 to {max(map(int, words))}, numbers count from 0; subtract 1, or set `classes` (0 to the last)"
@@ -92,6 +104,17 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
         classes = list(checked_names(class_names(spec, data) or [], "field `classes`"))
     entries = [(f, folder / f.lstrip("/"), _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
     return labelled_set(spec, path.stem, entries, classes, limit, path, f"correct the list, or put the images below {folder}")
+
+
+def _number_of_another_form(text: str) -> bool:
+    """Whether a label is a number, but not one of plain digits: 1.0, +1, 0x1, nan, digits of other alphabets."""
+    if text.isascii() and text.isdigit():
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return re.fullmatch(r"0[xXbBoO][0-9a-fA-F]+", text) is not None
+    return True
 
 
 def _sane(path: Path, rows: list[list[str]], words: list[str]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -158,7 +157,7 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
         raise UsageError(f"{splits}: holds no {field} ({type(e).__name__}); download it again") from e
     rows = {f"{k:04d}": int(k) - 1 for k in numbers[:limit]}
 
-    def read(array: str, name: str) -> Any:
+    def read(array: str, name: str) -> np.ndarray:
         try:
             with h5py.File(whole, "r") as file:
                 return file[array][rows[name]].T

@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,8 @@ from levl_eval.data.types import (
 )
 
 FORM = 1  # of the normal forms below; raised when they change on purpose
-AnySet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | ImageSet
+AnnotatedSet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet
+AnySet = AnnotatedSet | ImageSet
 _UNUSED = {"isBalanced", "entailed", "groups"}  # moves nothing; or has a form of its own
 
 
@@ -87,7 +87,7 @@ def _content(found: AnySet) -> Content:
         return _finish("questions", [_hash(*sorted(g)) for g in groups.values()], asked, items, found.images)
     images = found if isinstance(found, ImageSet) else found.images
     contents = [bytes.fromhex(image_content(images, i)) for i in images.ids]
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     if isinstance(found, ClassificationSet):
         items = [_hash(c, b"%d" % y) for c, y in zip(contents, found.labels.tolist(), strict=True)]
         facts = {"classes": found.names or found.classes}
@@ -110,7 +110,9 @@ def _content(found: AnySet) -> Content:
     return _finish("images", contents, facts, contents, images)
 
 
-def _finish(kind: str, items: Iterable[bytes], facts: dict[str, Any], sequence: Iterable[bytes], images: ImageSet) -> Content:
+def _finish(
+    kind: str, items: Iterable[bytes], facts: Mapping[str, object], sequence: Iterable[bytes], images: ImageSet
+) -> Content:
     if images.whole is not None:
         facts = {**facts, "sampled": True}
     if images.skipped:
@@ -127,7 +129,7 @@ def _hash(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A metadata value without what is empty: a table fills absent fields with None, files leave them out."""
     if isinstance(value, dict):
         return {str(k): w for k, v in value.items() if (w := _plain(v)) not in (None, "", [], {})}
@@ -136,7 +138,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _meta(q: Question) -> dict[str, Any]:
+def _meta(q: Question) -> object:
     """What of a question's metadata moves numbers.
 
     GQA's types, number of steps, group (distribution), valid and plausible answers; POPE's split; the types of VQAv2 and VizWiz;

@@ -7,9 +7,10 @@ texts, or the official list of objects with `answer`; nothing else becomes text 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,32 +26,39 @@ def _unicode(value: str) -> str:
     return value
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> object:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("expected text that is not blank")
     return _unicode(value)
 
 
-def _id(value: Any) -> Any:
+def _id(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise ValueError("expected a number or text")
     return _unicode(str(value))
 
 
-def _word(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+def _word(value: object) -> object:
+    if not _plain(value):
         raise ValueError("expected text")
     return str(value)
 
 
-def _label(value: Any) -> Any:
+def _plain(value: object) -> bool:
+    """Whether a value reads as a word: text or a number; not true, false, NaN or an infinity, which JSON itself does not know."""
+    return (
+        isinstance(value, (str, int, float)) and not isinstance(value, bool) and (isinstance(value, str) or math.isfinite(value))
+    )
+
+
+def _label(value: object) -> object:
     word = value.strip().lower() if isinstance(value, str) else value
     if word not in ("yes", "no"):
         raise ValueError("expected yes or no")
     return word
 
 
-def _answers(value: Any) -> Any:
+def _answers(value: object) -> object:
     """A text, a list of texts, or a list of objects with `answer`, as a list of texts."""
     if value is None:
         return []
@@ -58,14 +66,20 @@ def _answers(value: Any) -> Any:
     out = []
     for one in listed:
         word = one.get("answer") if isinstance(one, dict) else one
-        if isinstance(word, bool) or not isinstance(word, (str, int, float)):
+        if not _plain(word):
             raise ValueError("expected a text, a list of texts, or a list of objects with `answer`")
         out.append(_unicode(str(word)))
     return out
 
 
-def _maybe_text(value: Any) -> Any:
+def _maybe_text(value: object) -> object:
     return "" if value is None else _unicode(value) if isinstance(value, str) else value
+
+
+def _not_negative(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+        raise ValueError("expected a number from 0, or text")
+    return value
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -90,7 +104,7 @@ class GQA(Entry):
     groups: dict[str, str | None] | None = None
     entailed: list[str] | None = None
     isBalanced: bool | None = None
-    semantic: list[dict[str, Any]] | None = None
+    semantic: list[dict[str, object]] | None = None
 
 
 class VQAv2Question(Entry):
@@ -101,6 +115,7 @@ class VQAv2Question(Entry):
 
 class VQAv2Annotation(Entry):
     question_id: Id
+    image_id: Annotated[int, Field(ge=0, lt=10**12)] | None = None
     question_type: str
     answer_type: str
     multiple_choice_answer: str
@@ -125,7 +140,7 @@ class LLaVA(Entry):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_image(cls, value: Any) -> Any:
+    def _one_image(cls, value: object) -> object:
         if isinstance(value, dict) and isinstance(value.get("image"), list):
             raise ValueError(f"field `image`: a list of {len(value['image'])}; a connector is trained for one image an entry")
         return {**value, "image": None} if isinstance(value, dict) and value.get("image") == "" else value
@@ -205,7 +220,7 @@ class HubPOPE(Entry):
 
 class HubVQAv2(Entry):
     question_id: Id
-    image_id: Id
+    image_id: Annotated[Id, BeforeValidator(_not_negative)]
     question: Text
     answers: Answers = []
     multiple_choice_answer: MaybeText = ""
@@ -224,7 +239,7 @@ class HubVizWiz(Entry):
 M = TypeVar("M", bound=Entry)
 
 
-def checked(model: type[M], value: Any, source: object, entry: str) -> M:
+def checked(model: type[M], value: object, source: object, entry: str) -> M:
     """``value`` as a ``model``. Raises UsageError: ``source``, ``entry``, the first field that does not fit, and what it holds."""
     try:
         return model.model_validate(value)
@@ -232,7 +247,7 @@ def checked(model: type[M], value: Any, source: object, entry: str) -> M:
         raise UsageError(f"{source}: {entry}: {_first(e, value)}; correct the entry or take the published file") from None
 
 
-def _first(error: ValidationError, value: Any) -> str:
+def _first(error: ValidationError, value: object) -> str:
     if not isinstance(value, dict):
         return f"expected an object with fields, found {shown(value)}"
     one = error.errors(include_url=False, include_context=False)[0]
@@ -245,7 +260,7 @@ def _first(error: ValidationError, value: Any) -> str:
     return f"field `{field}`: {words[:1].lower()}{words[1:]}, found {shown(one['input'])}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as JSON in printable ASCII, cut to 60 characters."""
     try:
         text = json.dumps(value)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.entries import checked_labels, spread
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, unique_ids
-from levl_eval.data.hub_contents import column_contents
+from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_tables import load_split
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
@@ -40,6 +40,9 @@ def _need(spec: DataSpec) -> None:
         )
 
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' content is their pixels
 
 
@@ -47,7 +50,7 @@ ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' 
 class TableOpener:
     """id -> RGB image of a table's row, decoded as files are."""
 
-    table: Any
+    table: Dataset
     column: str
     rows: dict[str, int]
     source: str
@@ -72,7 +75,9 @@ class TableOpener:
         return open_rgb(cell["path"], self.rules)
 
 
-def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec, skipped: Mapping[str, str] | None = None) -> ImageSet:
+def _images(
+    table: Dataset, column: str, rows: dict[str, int], spec: DataSpec, skipped: Mapping[str, str] | None = None
+) -> ImageSet:
     """Images of a table by id, known by their encoded bytes (or pixels, for sets that are published as arrays)."""
     assert spec.hub is not None
 
@@ -85,12 +90,15 @@ def _images(table: Any, column: str, rows: dict[str, int], spec: DataSpec, skipp
         rows = {n: r for n, r in rows.items() if n not in broken}
         if not rows:
             raise UsageError(f"{spec.hub.repo}: none of its images can be used: {named(broken)}")
-    contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
+    try:
+        contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
+    except LevlError as e:
+        raise LevlError(f"{spec.hub.repo}: {e}") from e
     return ImageSet(tuple(rows), opener, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole, {}, broken)
 
 
 def _finish(
-    spec: DataSpec, questions: list[Question], table: Any, rows: dict[str, int], limit: int | None, version: str
+    spec: DataSpec, questions: list[Question], table: Dataset, rows: dict[str, int], limit: int | None, version: str
 ) -> QuestionSet:
     """Questions over the images of ``table`` that they are about; rows: image id -> row."""
     assert spec.hub is not None
@@ -107,76 +115,72 @@ def _finish(
     return of_images(spec.layout, spec.split, questions, images, version)
 
 
+# Columns that a layout's table must have.
+_NEEDED = {
+    "gqa": {"id", "imageId", "question", "answer"}, "vqav2": {"question_id", "image_id", "question", "answers"},
+    "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
+    "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
+    "mme": {"question_id", "question", "answer", "category"},
+}  # fmt: skip
+
+
 def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
-    """GQA (two configurations), VQAv2 and POPE. Raises UsageError where the hub cannot be reached or a field is missing."""
+    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME.
+
+    Raises UsageError where the hub cannot be reached, a column is missing, or a row does not fit.
+    """
     _need(spec)
     assert spec.hub is not None
-    table = load_split(spec.hub, spec.hub.questions)
-    columns = set(table.column_names)
-    needed = {
-        "gqa": {"id", "imageId", "question", "answer"},
-        "vqav2": {"question_id", "image_id", "question", "answers"},
-        "pope": {"question", "answer", "category"},
-        "textvqa": {"question_id", "image_id", "question", "answers"},
-        "vizwiz": {"question_id", "question", "answers"},
-        "scienceqa": {"question", "choices", "answer"},
-        "mme": {"question_id", "question", "answer", "category"},
-    }
-    lacking = needed.get(spec.layout, set()) - columns
-    if lacking or spec.layout not in needed:
-        raise UsageError(
-            f"{spec.hub.repo}: field {sorted(lacking or {spec.layout})[0]!r} is missing; its columns are {', '.join(sorted(columns))}"
-        )
-    text = table.remove_columns([c for c in ("image",) if c in columns])
-    out: list[Question] = []
-    rows: dict[str, int] = {}
+    table, source = load_split(spec.hub, spec.hub.questions), spec.hub.repo
+    lacking = _NEEDED.get(spec.layout, set()) - set(table.column_names)
+    if lacking or spec.layout not in _NEEDED:
+        columns = ", ".join(sorted(table.column_names))
+        raise UsageError(f"{source}: field {sorted(lacking or {spec.layout})[0]!r} is missing; its columns are {columns}")
+    pool, rows = Pool(), {}
+    text = table.remove_columns([c for c in ("image",) if c in table.column_names])
+    out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(text)]
     if spec.layout == "gqa":
-        pool = Pool()
-        for q in text:
-            if isinstance(q.get("entailed"), str):  # the hub keeps the lists as text
-                q = {**q, "entailed": [w.strip(" '\"[]") for w in q["entailed"].split(",") if w.strip(" '\"[]")]}
-            out.append(gqa_question(str(q["id"]), q, pool, spec.hub.repo))
         images = load_split(spec.hub, spec.hub.images)
         rows = {str(name): i for i, name in enumerate(images["id"])}
+        if len(rows) < len(images):
+            raise UsageError(f"{source}: {len(images) - len(rows)} image ids occur twice in {spec.hub.images}; correct the table")
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
-    if spec.layout == "vqav2":
-        for i, raw in enumerate(text):
-            q = checked(HubVQAv2, raw, spec.hub.repo, f"row {i}")
-            name = f"COCO_{raw['image_id']:012d}" if isinstance(raw["image_id"], int) else q.image_id
-            rows.setdefault(name, i)
-            meta = {k: v for k in ("question_type", "answer_type") if (v := getattr(q, k)) is not None}
-            out.append(Question(q.question_id, name, q.question, q.multiple_choice_answer, tuple(q.answers), meta))
-        return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
-    if spec.layout != "pope":
-        pool = Pool()
-        for i, q in enumerate(text):
-            question = _further(spec.layout, i, q, pool, spec.hub.repo)
-            out.append(question)
-            rows.setdefault(question.image_id, i)
-        return _finish(spec, out, table, rows, limit, f"{len(out)} questions")
-    for i, raw in enumerate(text):
-        p = checked(HubPOPE, raw, spec.hub.repo, f"row {i}")
-        name = p.image_source or p.id or str(i)
-        rows.setdefault(name, i)
-        qid = str(i) if p.question_id is None else p.question_id
-        out.append(Question(f"{p.category}/{qid}", name, p.question, p.answer, (), {"split": p.category}))
-    return _finish(spec, out, table, rows, limit, pope_version(out))
+    for i, q in enumerate(out):
+        rows.setdefault(q.image_id, i)
+    check_same_images(table, "image", [q.image_id for q in out], source)
+    return _finish(spec, out, table, rows, limit, pope_version(out) if spec.layout == "pope" else f"{len(out)} questions")
 
 
-def _further(layout: str, row: int, q: dict[str, Any], pool: Pool, source: str) -> Question:
-    """A row of the TextVQA, VizWiz, ScienceQA (its configuration with images only) or MME tables."""
+def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, source: str) -> Question:
+    """A row of a layout's table (ScienceQA: of its configuration with images only). Raises UsageError naming the row."""
+    entry = f"row {row}"
+    if layout == "gqa":
+        entailed = cells.get("entailed")
+        if isinstance(entailed, str):  # the hub keeps the lists as text
+            cells = {**cells, "entailed": [w.strip(" '\"[]") for w in entailed.split(",") if w.strip(" '\"[]")]}
+        return gqa_question(str(cells["id"]), cells, pool, source)
+    if layout == "vqav2":
+        v = checked(HubVQAv2, cells, source, entry)
+        number = cells["image_id"]
+        name = f"COCO_{number:012d}" if isinstance(number, int) else v.image_id
+        meta = {k: w for k in ("question_type", "answer_type") if (w := getattr(v, k)) is not None}
+        return Question(v.question_id, name, v.question, v.multiple_choice_answer, tuple(v.answers), meta)
+    if layout == "pope":
+        p = checked(HubPOPE, cells, source, entry)
+        name, qid = p.image_source or p.id or str(row), str(row) if p.question_id is None else p.question_id
+        return Question(f"{p.category}/{qid}", name, p.question, p.answer, (), {"split": p.category})
     if layout == "textvqa":
-        return textvqa_question(q, pool, source, f"row {row}")
+        return textvqa_question(cells, pool, source, entry)
     if layout == "vizwiz":
-        e = checked(HubVizWiz, q, source, f"row {row}")
+        e = checked(HubVizWiz, cells, source, entry)
         return vizwiz_question(e.question_id, e, pool)
     if layout == "scienceqa":
-        return scienceqa_question(f"{row:06d}", f"{row:06d}", q, source)
-    m = checked(MME, q, source, f"row {row}")
+        return scienceqa_question(f"{row:06d}", f"{row:06d}", cells, source)
+    m = checked(MME, cells, source, entry)
     return mme_question(f"{m.question_id}/{row}", m.question_id, m.question, m.answer, m.category)
 
 
-def _ids(table: Any, limit: int | None) -> dict[str, int]:
+def _ids(table: Dataset, limit: int | None) -> dict[str, int]:
     return {f"{i:08d}": i for i in range(len(table) if limit is None else min(limit, len(table)))}
 
 

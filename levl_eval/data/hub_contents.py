@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levl_eval.core.errors import LevlError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import FingerprintCache, active, bytes_hash, ends_of, settled, stat_mark
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.rgb import to_rgb
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 _ROWS = 256  # read at once
 
 
-def column_contents(table: Any, column: str, rows: dict[str, int], pixels: bool) -> tuple[dict[str, str], int | None]:
+def column_contents(table: Dataset, column: str, rows: dict[str, int], pixels: bool) -> tuple[dict[str, str], int | None]:
     """id -> content hash of ``rows`` (id -> row) of an image column; and how many were hashed whole, None for all.
 
     pixels: of the decoded RGB pixels, for sets that are published as arrays. Raises LevlError naming the row without an image.
@@ -35,7 +40,29 @@ def column_contents(table: Any, column: str, rows: dict[str, int], pixels: bool)
     return {name: known[32 * k : 32 * k + 32].hex() for k, name in enumerate(rows)}, whole
 
 
-def _table_key(table: Any, column: str, rows: list[int], pixels: bool, sampled: bool) -> bytes | None:
+def check_same_images(table: Dataset, column: str, of_row: Sequence[str], source: str) -> None:
+    """Raises UsageError where rows of one image id hold other images (by their size in bytes and their end): answers about one would be given to
+    the other. of_row: image id of each row. Images are not read whole: large tables hold one once a question."""
+    import pyarrow.compute as pc
+
+    data = getattr(table, "data", None)
+    if data is None or getattr(table, "_indices", None) is not None or column not in table.column_names:
+        return
+    try:
+        stored = pc.struct_field(data.column(column), "bytes")
+        marks = list(zip(pc.binary_length(stored).to_pylist(), pc.binary_slice(stored, -24).to_pylist(), strict=True))
+    except Exception:  # another form of column: its rows are not compared
+        return
+    seen: dict[str, tuple[int, object]] = {}
+    for row, (name, mark) in enumerate(zip(of_row, marks, strict=True)):
+        first, known = seen.setdefault(name, (row, mark))
+        if known != mark:
+            raise UsageError(
+                f"{source}: rows {first} and {row} are about image {printable(name)[:200]}, but hold other images; correct the table"
+            )
+
+
+def _table_key(table: Dataset, column: str, rows: list[int], pixels: bool, sampled: bool) -> bytes | None:
     """What a table's contents are remembered under: its files as they are now, its own fingerprint and the rows.
 
     None for tables in memory and for files that were written just now.
@@ -55,7 +82,7 @@ def _table_key(table: Any, column: str, rows: list[int], pixels: bool, sampled: 
 
 
 def _hash_rows(
-    cache: FingerprintCache, table: Any, column: str, rows: list[int], pixels: bool, sampled: bool
+    cache: FingerprintCache, table: Dataset, column: str, rows: list[int], pixels: bool, sampled: bool
 ) -> tuple[list[tuple[str, bool]], bool]:
     """(content hash, whether hashed whole) of each row; and whether all bytes lie in the table, not in files that it names."""
     import datasets

@@ -91,6 +91,8 @@ class MaskReader:
 def stored_mask(image: Image.Image, what: str) -> np.ndarray:
     """An opened label image as int64 [H, W]: 8, 16, 32-bit integers, palette or bilevel. Raises LevlError: colours, floats."""
     with decoding(what):
+        if image.format in ("JPEG", "MPO"):
+            raise LevlError(f"{what}: a JPEG mask, whose labels its compression changes; take the original as PNG")
         if image.mode not in _MODES:
             raise LevlError(
                 f"{what}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels"

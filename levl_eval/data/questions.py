@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
@@ -18,11 +19,11 @@ from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """A JSON file, a JSON array, or one JSON value a line (POPE, JSON lines)."""
     text = text_of(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=partial(_unrepeated, path))
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply; take the published file") from None
     except ValueError:
@@ -31,12 +32,22 @@ def read_json(path: Path) -> Any:
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             try:
-                out.append(json.loads(line))
+                out.append(json.loads(line, object_pairs_hook=partial(_unrepeated, path)))
             except RecursionError:
                 raise UsageError(f"{path}: line {number} is nested too deeply; correct it") from None
             except ValueError as e:
                 words = str(e).split(":")[0]
                 raise UsageError(f"{path}: line {number} is not valid JSON ({words}); correct or download it again") from e
+    return out
+
+
+def _unrepeated(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object's fields. Raises UsageError where one is given twice: which of them counts is anyone's guess."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [k for k, _ in pairs]
+        twice = next(k for k in names if names.count(k) > 1)
+        raise UsageError(f"{path}: a field {shown(twice)} is given twice in one object; keep one")
     return out
 
 
@@ -61,12 +72,16 @@ class Pool:
     def __init__(self) -> None:
         self.seen: dict[str, str] = {}
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: str) -> str:
+        return self.seen.setdefault(value, value)
+
+    def within(self, value: object) -> object:
+        """A value of JSON with its strings pooled."""
         if isinstance(value, str):
-            return self.seen.setdefault(value, value)
+            return self(value)
         if isinstance(value, dict):
-            return {self(k): self(v) for k, v in value.items()}
-        return [self(v) for v in value] if isinstance(value, list) else value
+            return {self.within(k): self.within(v) for k, v in value.items()}
+        return [self.within(v) for v in value] if isinstance(value, list) else value
 
 
 class About(NamedTuple):
@@ -125,7 +140,7 @@ def read_gqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     return finish_questions(about, questions, lambda i: images / f"{i}.jpg", spec, limit)
 
 
-def gqa_file(file: Path, choices: dict[str, Any] | None = None) -> list[Question]:
+def gqa_file(file: Path, choices: Mapping[str, object] | None = None) -> list[Question]:
     """Questions of one of GQA's question files. Raises UsageError naming the file and what is wrong."""
     pool, questions = Pool(), []
     for qid, q in stream(file):
@@ -135,10 +150,12 @@ def gqa_file(file: Path, choices: dict[str, Any] | None = None) -> list[Question
     return questions
 
 
-def gqa_question(qid: str, q: Any, pool: Pool, source: str, choices: dict[str, Any] | None = None) -> Question:
+def gqa_question(qid: str, q: object, pool: Pool, source: str, choices: Mapping[str, object] | None = None) -> Question:
     """One entry of GQA's files. Of the program only the number of steps is kept. Raises UsageError naming a missing field."""
     e = checked(GQA, q, source, f"question {shown(qid)}")
-    meta: dict[str, Any] = {k: pool(v) for k in ("types", "groups", "entailed", "isBalanced") if (v := getattr(e, k)) is not None}
+    meta: dict[str, object] = {
+        k: pool.within(v) for k in ("types", "groups", "entailed", "isBalanced") if (v := getattr(e, k)) is not None
+    }
     if e.semantic is not None:
         try:
             meta["steps"] = gqa_steps(e.semantic)
@@ -152,11 +169,11 @@ def gqa_question(qid: str, q: Any, pool: Pool, source: str, choices: dict[str, A
             raise UsageError(
                 f"{source}: question {shown(qid)}: its choices have no lists `valid` and `plausible`; take the published file"
             )
-        meta |= {k: [str(pool(a)) for a in lists[k]] for k in ("valid", "plausible")}
+        meta |= {k: [pool(str(a)) for a in lists[k]] for k in ("valid", "plausible")}
     return Question(qid, pool(e.imageId), e.question, pool(e.answer), (), meta)
 
 
-def _gqa_choices(spec: DataSpec, data: str, root: Path, file: Path, split: str) -> dict[str, Any] | None:
+def _gqa_choices(spec: DataSpec, data: str, root: Path, file: Path, split: str) -> dict[str, object] | None:
     """The official file of valid and plausible answers, where there is one: TIER_choices.json (val_choices.json, ...)."""
     given = under(data, spec.choices)
     if given is not None and not given.exists():
@@ -164,7 +181,7 @@ def _gqa_choices(spec: DataSpec, data: str, root: Path, file: Path, split: str) 
     tier = split.split("_")[0]
     places = [given] if given else [d / f"{tier}_choices.json" for d in (file.parent, root, root / "eval")]
     found = next((p for p in places if p is not None and p.exists()), None)
-    return dict(stream(found)) if found is not None and tier != "train" else None
+    return {str(k): v for k, v in stream(found)} if found is not None and tier != "train" else None
 
 
 def _vqav2_images(spec: DataSpec, data: str, root: Path, split: str) -> Path:
@@ -181,21 +198,31 @@ def read_vqav2(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         root, [f"v2_OpenEnded_mscoco_{split}_questions.json", f"*{split}_questions.json"], "the question file", where
     )
     pool, answers = Pool(), {}
+    about_image: dict[str, int] = {}
     if not split.startswith("test"):
         notes = under(data, spec.annotations) or first_of(
             root, [f"v2_mscoco_{split}_annotations.json", f"*{split}_annotations.json"], "the annotation file", where
         )
-        for number, raw in stream(notes, "annotations"):
-            a = checked(VQAv2Annotation, raw, notes, f"annotation {number + 1}")
+        for number, (_, raw) in enumerate(stream(notes, "annotations"), 1):
+            a = checked(VQAv2Annotation, raw, notes, f"annotation {number}")
             meta = {"question_type": pool(a.question_type), "answer_type": pool(a.answer_type)}
+            if a.question_id in answers:
+                raise UsageError(f"{notes}: question {shown(a.question_id)} is annotated twice; take the published file")
             answers[a.question_id] = pool(a.multiple_choice_answer), tuple(map(pool, a.answers)), meta
+            if a.image_id is not None:
+                about_image[a.question_id] = a.image_id
     folder, prefix = _vqav2_images(spec, data, root, split), "test2015" if split.startswith("test") else split
     questions = []
-    for number, raw in stream(file, "questions"):
-        q = checked(VQAv2Question, raw, file, f"question {number + 1}")
+    for number, (_, raw) in enumerate(stream(file, "questions"), 1):
+        q = checked(VQAv2Question, raw, file, f"question {number}")
         if not split.startswith("test") and q.question_id not in answers:
             raise UsageError(
                 f"{file}: question {shown(q.question_id)} has no annotation; questions and annotations are of different releases"
+            )
+        if about_image.get(q.question_id, q.image_id) != q.image_id:
+            raise UsageError(
+                f"{file}: question {shown(q.question_id)} is about image {q.image_id}, its annotation about image "
+                f"{about_image[q.question_id]}; questions and annotations are of different releases"
             )
         answer, given, meta = answers.get(q.question_id, ("", (), {}))
         questions.append(

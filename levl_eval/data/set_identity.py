@@ -18,17 +18,18 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from levl_eval.data.fingerprint_cache import ABSENT, FingerprintCache, ends_of, settled, stat_mark, using
 from levl_eval.data.places import SUFFIXES, Scope, absolute, on_hub, places_of, scope_of
 
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
+    from levl_eval.data.fingerprints import AnnotatedSet
 
 READER_VERSION = 1  # of what is remembered here
 Kind = Literal["questions", "segmentation", "classification", "captions", "depth"]
@@ -57,13 +58,13 @@ class SetIdentity:
     left_out: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """For a record's ``data``: what is not empty, as JSON holds it."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, "", False, {})}
 
 
 def of_set(
-    cache: FingerprintCache, kind: Kind, spec: DataSpec, data: str, limit: int | None = None, **options: Any
+    cache: FingerprintCache, kind: Kind, spec: DataSpec, data: str, limit: int | None = None, **options: object
 ) -> SetIdentity:
     """Identity of the set that ``spec`` names below ``data``: remembered, or read, hashed and remembered.
 
@@ -92,20 +93,24 @@ def of_set(
     return identity
 
 
-def _read(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: dict[str, Any]) -> Any:
+def _read(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: Mapping[str, object]) -> AnnotatedSet:
     from levl_eval.data import captions, readers
 
     if kind == "depth":
-        return readers.read_depth(spec, data, options["scale"], limit)
+        scale = options["scale"]
+        assert isinstance(scale, (int, float))
+        return readers.read_depth(spec, data, scale, limit)
     if kind == "captions":
-        return captions.first_captions(readers.read_captions(spec, data, limit), options.get("captions_per_image"))
-    read: dict[str, Any] = {
+        count = options.get("captions_per_image")
+        assert count is None or isinstance(count, int)
+        return captions.first_captions(readers.read_captions(spec, data, limit), count)
+    read: dict[Kind, Callable[[DataSpec, str, int | None], AnnotatedSet]] = {
         "questions": readers.read_questions, "segmentation": readers.read_segmentation, "classification": readers.read_classification,
     }  # fmt: skip
     return read[kind](spec, data, limit)
 
 
-def identity_of(found: Any, spec: DataSpec, data: str) -> SetIdentity:
+def identity_of(found: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity:
     """Identity of a set that has been read."""
     from levl_eval.data.fingerprints import content_of
     from levl_eval.data.published import published_set
@@ -137,7 +142,7 @@ def _code() -> str:
     return hashlib.blake2b(b"\0".join(p.read_bytes() for p in sources if p.is_file()), digest_size=16).hexdigest()
 
 
-def _key(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: dict[str, Any]) -> bytes:
+def _key(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: Mapping[str, object]) -> bytes:
     where = "hub" if on_hub(spec, data) else absolute(data)
     parts = [
         READER_VERSION,
@@ -213,7 +218,7 @@ def _by_folder(paths: Iterable[str]) -> list[tuple[str, list[str]]]:
     return [(folder, sorted(names)) for folder, names in sorted(out.items())]
 
 
-def _images_state(images: Iterable[Iterable[Any]], read: dict[str, bytes] | None = None) -> tuple[bytes, bool]:
+def _images_state(images: Iterable[tuple[str, list[str]]], read: dict[str, bytes] | None = None) -> tuple[bytes, bool]:
     """State of images by folder; and, with ``read`` (path -> status when read), whether none has changed since."""
     digest, same, ends = hashlib.blake2b(digest_size=32), True, hashlib.blake2b(digest_size=16)
     paths = [os.path.join(folder, name) for folder, names in images for name in names]
@@ -230,5 +235,5 @@ def _images_state(images: Iterable[Iterable[Any]], read: dict[str, bytes] | None
     return digest.digest() + ends.digest(), same
 
 
-def _state(scope: Scope, images: Iterable[Iterable[Any]]) -> str:
+def _state(scope: Scope, images: Iterable[tuple[str, list[str]]]) -> str:
     return hashlib.blake2b(_look(scope)[0] + _images_state(images)[0], digest_size=32).hexdigest()

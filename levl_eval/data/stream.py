@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import refuse_encoding, regular
@@ -60,7 +59,7 @@ class _Reader:
             raise self.wrong(f"expected {expected!r}, found {found!r}" if found else "it ends too early")
         self.at += 1
 
-    def value(self) -> Any:
+    def value(self) -> object:
         if not self.peek():
             raise self.wrong("it ends too early")
         size = _CHUNK
@@ -88,7 +87,7 @@ class _Reader:
         return found
 
 
-def _entries(r: _Reader) -> Iterator[tuple[Any, Any]]:
+def _entries(r: _Reader) -> Iterator[tuple[str | int, object]]:
     """(key, value) of the object or (index, value) of the array that begins here."""
     kind = r.peek()
     if kind not in ("{", "["):
@@ -99,7 +98,7 @@ def _entries(r: _Reader) -> Iterator[tuple[Any, Any]]:
     while r.peek() != close:
         if index:
             r.take(",")
-        key: Any = index
+        key: str | int = index
         if kind == "{":
             key = r.key()
             r.take(":")
@@ -108,7 +107,7 @@ def _entries(r: _Reader) -> Iterator[tuple[Any, Any]]:
     r.take(close)
 
 
-def stream(path: Path, field: str | None = None) -> Iterator[tuple[Any, Any]]:
+def stream(path: Path, field: str | None = None) -> Iterator[tuple[str | int, object]]:
     """The top-level object's (key, value) or array's (index, value) pairs; with ``field``, those of that field of the object.
 
     Raises UsageError naming the file: unreadable, not JSON (and where), or without the field.
@@ -135,13 +134,13 @@ def stream(path: Path, field: str | None = None) -> Iterator[tuple[Any, Any]]:
     raise UsageError(f"{path}: field `{field}` is missing; this is another kind of file")
 
 
-def stream_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
     """(number from 1, value) of a JSON array or of one JSON value a line."""
     r = _Reader(path)
     with r.file:
         if r.peek() == "[":
-            for index, value in _entries(r):
-                yield index + 1, value
+            for index, (_, value) in enumerate(_entries(r), 1):
+                yield index, value
             return
         number = 0
         while r.peek():
