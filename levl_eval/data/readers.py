@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.data import arrays, benchmarks, captions, classification, depth, pope, questions
-from levl_eval.data.imagefolder import read_imagefolder
+from levl_eval.core.registry import Registry, imported
+from levl_eval.data import depth
 from levl_eval.data.images import opened_by
 from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
-from levl_eval.data.segmentation import read_segmentation as _segmentation
 from levl_eval.data.skipping import check_skipped
 from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
 
-_QUESTIONS = {
-    "gqa": questions.read_gqa, "vqav2": questions.read_vqav2, "pope": pope.read_pope, "vqa": questions.read_vqa,
-    "llava": benchmarks.read_llava, "textvqa": benchmarks.read_textvqa, "vizwiz": benchmarks.read_vizwiz,
-    "scienceqa": benchmarks.read_scienceqa, "mme": benchmarks.read_mme,
-}  # fmt: skip
+S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet)
+Reader: TypeAlias = "Callable[[DataSpec, str, int | None], S]"  # (specification, --data, limit) -> a set; raises UsageError
+_HERE = "levl_eval.data"
 
-_CLASSES = {
-    "imagefolder": read_imagefolder, "labels": classification.read_labels, "imagenet": classification.read_imagenet,
-    "places365": classification.read_places365, "aircraft": classification.read_aircraft, "pets": classification.read_pets,
-    "sun397": classification.read_sun397, "cifar10": arrays.read_cifar, "cifar100": arrays.read_cifar, "stl10": arrays.read_stl10,
-    "tiny-imagenet": classification.read_tiny_imagenet,
-}  # fmt: skip
+
+def _readers(kind: str, targets: dict[str, str]) -> Registry[str, Reader[S]]:
+    """Layout -> its reader, imported when the first set of that layout is read."""
+    return Registry(f"layout of {kind}", imported, {layout: f"{_HERE}.{target}" for layout, target in targets.items()})
+
+
+QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
+    "gqa": "questions:read_gqa", "vqav2": "questions:read_vqav2", "pope": "pope:read_pope", "vqa": "questions:read_vqa",
+    "llava": "benchmarks:read_llava", "textvqa": "benchmarks:read_textvqa", "vizwiz": "benchmarks:read_vizwiz",
+    "scienceqa": "benchmarks:read_scienceqa", "mme": "benchmarks:read_mme",
+})  # fmt: skip
+CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
+    "imagefolder": "imagefolder:read_imagefolder", "labels": "classification:read_labels", "imagenet": "classification:read_imagenet",
+    "places365": "classification:read_places365", "aircraft": "classification:read_aircraft", "pets": "classification:read_pets",
+    "sun397": "classification:read_sun397", "tiny-imagenet": "classification:read_tiny_imagenet",
+    "cifar10": "arrays:read_cifar", "cifar100": "arrays:read_cifar", "stl10": "arrays:read_stl10",
+})  # fmt: skip
+MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(
+    ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation"), "segmentation:read_segmentation"
+))  # fmt: skip
+CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
+    "karpathy": "captions:read_karpathy", "captions": "captions:read_captions",
+})  # fmt: skip
 
 
 def _wrong(spec: DataSpec, expected: str) -> UsageError:
     return UsageError(f"field `data.layout`: {spec.layout!r} holds no {expected}")
-
-
-S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet)
 
 
 def _ruled(found: S, spec: DataSpec) -> S:
@@ -47,47 +59,46 @@ def _ruled(found: S, spec: DataSpec) -> S:
 
 def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
     """Questions with their images; ``limit`` keeps those about the first so many images. Raises UsageError: what is missing where."""
-    if spec.layout not in _QUESTIONS:
+    if spec.layout not in QUESTIONS:
         raise _wrong(spec, "questions")
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_questions
 
         return _ruled(hub_questions(spec, limit), spec)
-    return _ruled(_QUESTIONS[spec.layout](spec, data, limit), spec)
+    return _ruled(QUESTIONS.load(spec.layout)(spec, data, limit), spec)
 
 
 def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
     """Images with masks; ``limit`` keeps the first so many. Raises UsageError."""
-    if spec.layout not in ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation"):
+    if spec.layout not in MASKS:
         raise _wrong(spec, "masks")
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_segmentation
 
         return _ruled(check_masks(hub_segmentation(spec, limit)), spec)
-    return _ruled(check_masks(_segmentation(spec, data, limit)), spec)
+    return _ruled(check_masks(MASKS.load(spec.layout)(spec, data, limit)), spec)
 
 
 def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """Images with classes; ``limit`` keeps so many, spread over the classes. Raises UsageError."""
-    if spec.layout not in _CLASSES:
+    if spec.layout not in CLASSES:
         raise _wrong(spec, "classes")
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_classification
 
         return _ruled(hub_classification(spec, limit), spec)
-    return _ruled(_CLASSES[spec.layout](spec, data, limit), spec)
+    return _ruled(CLASSES.load(spec.layout)(spec, data, limit), spec)
 
 
 def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
     """Images with captions; ``limit`` keeps the first so many images. Raises UsageError."""
-    if spec.layout not in ("karpathy", "captions"):
+    if spec.layout not in CAPTIONS:
         raise _wrong(spec, "captions")
     if data == "hub" and spec.root is None and spec.annotations is None:
         raise UsageError(
             f"--data hub: retrieval reads {spec.layout} from files; use --data DIR, or set data.annotations and data.images"
         )
-    read = captions.read_karpathy if spec.layout == "karpathy" else captions.read_captions
-    return _ruled(read(spec, data, limit), spec)
+    return _ruled(CAPTIONS.load(spec.layout)(spec, data, limit), spec)
 
 
 def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:

@@ -265,3 +265,17 @@ def test_unreachable_hub_is_one_line(monkeypatch):
     with pytest.raises(UsageError, match="hub") as e:
         read_questions(spec("pope", hub=HubSource(repo="lmms-lab/POPE", split="test")), "hub")
     assert "\n" not in str(e.value)
+
+
+def test_readers_are_found_in_the_registry_and_cover_every_layout():
+    from typing import get_args
+
+    from levl_eval.data import readers
+    from levl_eval.data.depth import READERS
+
+    tables = (readers.QUESTIONS, readers.CLASSES, readers.MASKS, readers.CAPTIONS)
+    known = [name for t in tables for name in t] + list(READERS)
+    assert sorted(known) == sorted(get_args(DataSpec.model_fields["layout"].annotation))
+    assert all(callable(t.load(name)) and t.origin(name) == "shipped" for t in tables for name in t)
+    with pytest.raises(UsageError, match=r"unknown layout of questions 'gqaa' .did you mean gqa"):
+        readers.QUESTIONS.find("gqaa")

@@ -294,9 +294,8 @@ def _covered(path: str, opened: bool, spec: DataSpec, data: str, touched: dict[s
 
 LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
-    **dict.fromkeys(readers._QUESTIONS, "questions"), **dict.fromkeys(readers._CLASSES, "classification"),
-    **dict.fromkeys(("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation"), "segmentation"),
-    **dict.fromkeys(("karpathy", "captions"), "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
+    **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
+    **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
 SEEDS = {
