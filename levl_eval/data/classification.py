@@ -117,6 +117,16 @@ def _number_of_another_form(text: str) -> bool:
     return True
 
 
+def _pairs(rows: list[list[str]], path: Path, form: str) -> list[tuple[str, str]]:
+    """Lines of two columns. Raises UsageError naming the first of another number."""
+    out = []
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2:
+            raise UsageError(f"{path}: line {number}: expected `{form}`; take the file of the published archive")
+        out.append((row[0], row[1]))
+    return out
+
+
 def _sane(path: Path, rows: list[list[str]], words: list[str]) -> None:
     """Raises UsageError for columns in another order or form, and for labels that are missing or no classes."""
     for number, (name, label) in enumerate(rows, 1):
@@ -223,7 +233,7 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
         base = under(data, spec.images) or root
     else:
         base = next((root / f for f in folders if (root / f).is_dir()), root / folders[0])
-    rows = [line.rsplit(None, 1) for line in lines_of(listed, "")]
+    rows = _pairs([line.rsplit(None, 1) for line in lines_of(listed, "")], listed, "IMAGE NUMBER")
     entries = [(f.lstrip("/"), base / f.lstrip("/"), _number(y, classes, listed, i)) for i, (f, y) in enumerate(rows, 1)]
     names = [c.replace("/", " ").replace("_", " ") for c in classes]
     return labelled_set(
@@ -242,7 +252,8 @@ def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> Classi
     found = None if path.is_file() else class_folders(spec, root, limit)
     if found is not None:
         return found
-    rows = [line.split(None, 1) for line in lines_of(path, "unpack fgvc-aircraft-2013b there")]
+    lines = [line.split(None, 1) for line in lines_of(path, "unpack fgvc-aircraft-2013b there")]
+    rows = _pairs(lines, path, "IMAGE CLASS")
     listed = root / f"{many[level]}.txt"
     classes = lines_of(listed, "") if listed.is_file() else sorted({y for _, y in rows})
     entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
