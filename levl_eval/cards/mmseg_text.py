@@ -9,6 +9,7 @@ from pathlib import Path
 from levl_eval.cards.dense import MMSegCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.third_party import repair_mmseg
+from levl_eval.core.user_code import told
 
 
 def read_config(path: str) -> str:
@@ -24,7 +25,7 @@ def read_config(path: str) -> str:
     try:
         value = Config.fromfile(str(Path(path).expanduser())).to_dict()
     except Exception as e:  # whatever a config's own code raises
-        raise UsageError(f"{path}: not an mmseg config ({type(e).__name__}: {' '.join(str(e).split())[:160]})") from e
+        raise UsageError(f"{path}: not an mmseg config ({told(e)})") from e
     value = {k: v for k, v in value.items() if not callable(v)}
     text = pprint.pformat(value, width=120, sort_dicts=True)
     try:

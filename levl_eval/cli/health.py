@@ -46,14 +46,16 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
     from levl_eval.core.progress import Progress
     from levl_eval.data.folder import folder_of_images
     from levl_eval.data.readers import read_classification
-    from levl_eval.data.sources import resolve_data
+    from levl_eval.runner.plan import data_folder
 
     if args.limit < 2:
         raise UsageError(f"--limit {args.limit}: at least 2 images")
     if args.images is None:
         card = task_card(f"knn@{args.on}")
         assert card.engine == "knn"
-        return read_classification(card.data, resolve_data(args.data, cache, Progress(quiet=args.json)), args.limit).images
+        return read_classification(
+            card.data, data_folder(args.data, [card], [], cache, Progress(quiet=args.json)), args.limit
+        ).images
     return folder_of_images(Path(args.images), args.limit, least=2)
 
 

@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="task.field=value", help="override a card's field"
     )
-    p.add_argument("--out", default="runs/latest", metavar="DIR", help="where the record goes (default: runs/latest)")
+    p.add_argument("--out", metavar="DIR", help="where the record goes (default: the newest run, runs/latest, or a new folder)")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p.set_defaults(call=run)
 
@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     record = import_predictions(args.source, args.task, args.name, options, Progress(quiet=args.quiet))
     main, kind = record.metrics[record.main_metric], entry_of(record, record.main_metric)
     value = interval(main.value, main.low, main.high, kind)
-    print(printable(f"{args.name} on {record.task}, {record.main_metric} {value}: {args.out}/records/{record.key}.json"))
+    print(printable(f"{args.name} on {record.task}, {record.main_metric} {value}: {record.home}/records/{record.key}.json"))
     return 0

@@ -32,6 +32,6 @@ def place_of(error: BaseException, more: Collection[Path] = ()) -> str:
 
 def told(error: BaseException) -> str:
     """An error in a line: ``ValueError: its words (FILE, line N)``, without the place where no user's file is in it."""
-    words = error.msg if isinstance(error, SyntaxError) else str(error)
     place = place_of(error)
+    words = error.msg if isinstance(error, SyntaxError) and place else str(error)
     return f"{type(error).__name__}: {' '.join(words.split())[:500]}" + (f" ({place})" if place else "")

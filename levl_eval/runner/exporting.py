@@ -98,8 +98,7 @@ def _read(
     from levl_eval.core.paths import default_cache
     from levl_eval.data.folder import folder_of_images
     from levl_eval.data.readers import read_classification
-    from levl_eval.data.sources import resolve_data
-    from levl_eval.runner.plan import resolve_tasks
+    from levl_eval.runner.plan import data_folder, resolve_tasks
 
     if (options.task is None) == (options.images is None):
         raise UsageError("features export: give either --task T or --images DIR")
@@ -115,6 +114,6 @@ def _read(
     if options.part == "train" and isinstance(card, ZeroShotCard):
         raise UsageError(f"features export: {card.name}: trains nothing, so there is no training part; leave out --part")
     spec = card.train if options.part == "train" and isinstance(card, ProbeCard) else card.data
-    data = resolve_data(options.data, default_cache(), progress)
+    data = data_folder(options.data, [card], [], default_cache(), progress)
     classified = read_classification(spec, data, options.limit if options.part == "test" else None)
     return card, classified.images, classified

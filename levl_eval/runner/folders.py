@@ -39,6 +39,15 @@ def run_folder(asked: str | Path | None) -> Iterator[Path]:
             _unlink(out.name, before)
 
 
+def latest_folder() -> Path:
+    """The folder of the newest run, to add to it; a new one where there is none. Raises UsageError where ``runs`` cannot be written."""
+    if LATEST.is_dir():
+        return RUNS / os.readlink(LATEST) if LATEST.is_symlink() else LATEST
+    out = _new()
+    _link(out.name)
+    return out
+
+
 def _unlink(name: str, before: str | None) -> None:
     """Undo the link to a run that came to nothing, where no other run has made its own since."""
     with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from levl_eval.data.readers import read_classification, read_questions, read_seg
 from levl_eval.records import JobIdentity, Record, fill_identity, write_record
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.environment import environment
+from levl_eval.runner.folders import latest_folder
 from levl_eval.runner.options import check_options
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ VERSION = 1  # of how predictions are scored; raised when equal files could give
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """data, settings, limit, trust as in ``evaluate``; out: the run directory that gets the record."""
+    """data, settings, limit, trust as in ``evaluate``; out: the run directory that gets the record; None: the newest run's, or a new one."""
 
     data: str = "scenes"
     settings: tuple[str, ...] = ()
     limit: int | None = None
-    out: str | Path = "runs/latest"
+    out: str | Path | None = None
     trust: bool = False
 
 
@@ -54,8 +55,7 @@ def import_predictions(
     of the set's, a mask of another size.
     """
     from levl_eval.core.paths import default_cache
-    from levl_eval.data.sources import resolve_data
-    from levl_eval.runner.plan import resolve_tasks
+    from levl_eval.runner.plan import data_folder, resolve_tasks
 
     options, progress, path = options or ImportOptions(), progress or Progress(), Path(source).expanduser()
     check_options(options.limit)
@@ -64,7 +64,7 @@ def import_predictions(
     if not name.strip():
         raise UsageError("--name: is empty; give the system a name")
     card: TaskCard = next(iter(resolve_tasks([task], list(options.settings), options.data, options.trust).values()))
-    data = resolve_data(options.data, default_cache(), progress)
+    data = data_folder(options.data, [card], [], default_cache(), progress)
     outcome, rule = _scored(card, path, data, options.limit, progress)
     found = dict(outcome.data)
     identity = JobIdentity(
@@ -84,7 +84,7 @@ def import_predictions(
     )  # fmt: skip
     fill_identity(record, identity)
     record.metrics, record.notes = outcome.metrics, {**outcome.notes, "external": "predictions of another system, scored here"}
-    write_record(Path(options.out), record, outcome.samples)
+    write_record(Path(options.out) if options.out is not None else latest_folder(), record, outcome.samples)
     return record
 
 

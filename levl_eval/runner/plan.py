@@ -61,11 +61,6 @@ class RunConfig:
     debug: bool = False
 
     @property
-    def folder(self) -> Path:
-        """Where records go."""
-        return Path(self.out) if self.out is not None else LATEST
-
-    @property
     def cache_folder(self) -> Path:
         return Path(self.cache) if self.cache else default_cache()
 
@@ -232,7 +227,7 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
         location = locate(spec)
         check_at_hand(location.scheme, location.rest, spec.uri)
     device, folder = device_kind(config.device), config.cache_folder
-    out = config.folder
+    out = Path(config.out or LATEST)
     for needed in (out / "records", out / "samples", folder):
         try:
             needed.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.cards import DataSpec, TaskCard
@@ -25,6 +26,7 @@ from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, eng
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, fill_identity, identity_of, read_record, write_record
 from levl_eval.records.check import damage_of_samples
+from levl_eval.runner.folders import LATEST
 from levl_eval.runner.plan import Job, Plan
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Runner:
     kept: RunCache = field(init=False, default_factory=RunCache)
 
     def __post_init__(self) -> None:
-        self.out = self.plan.config.folder
+        self.out = Path(self.plan.config.out or LATEST)
         self.jobs = self.plan.jobs
 
     @cached_property

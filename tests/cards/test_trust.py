@@ -299,3 +299,13 @@ def test_evaluate_itself_has_the_same_ranges(tmp_path):
 def test_a_uri_too_long_for_a_name_is_one_line():
     with pytest.raises(UsageError, match="field `name`"):
         backbone_card("hf:" + "x" * 5_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("x = 1\nmodel = dict(type=nowhere)\n", 2), ("def f():\n    return 1 / 0\n\n\ny = f()\n", 2)]
+)
+def test_a_config_file_that_fails_is_told_with_its_line(text, line, tmp_path, monkeypatch):
+    pytest.importorskip("mmengine")
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(UsageError, match=rf"not an mmseg config \(\w+Error: .*bad\.py, line {line}\)"):
+        task_card("ade20k-mmseg", {"config": str(tmp_path / "bad.py")})

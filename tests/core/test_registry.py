@@ -60,3 +60,21 @@ def test_plug_ins_bring_cards_of_every_kind(tmp_path, monkeypatch):
     finally:
         for f in (cards._folders, cards._shipped):
             f.cache_clear()
+
+
+def test_a_plug_in_that_fails_is_told_with_file_and_line(monkeypatch):
+    class Point:
+        name, dist = "more", None
+
+        def load(self) -> Path:
+            raise ZeroDivisionError("no folder")
+
+    for f in (cards._folders, cards._shipped):
+        f.cache_clear()
+    try:
+        monkeypatch.setattr(cards, "entry_points", lambda group: [Point()])
+        with pytest.raises(UsageError, match=r"plug-in more: .*ZeroDivisionError: no folder \(.*test_registry\.py, line \d+\)"):
+            cards.cards_in("tasks")
+    finally:
+        for f in (cards._folders, cards._shipped):
+            f.cache_clear()

@@ -9,7 +9,7 @@ import pytest
 
 from levl_eval.cli import main
 from levl_eval.core.errors import UsageError
-from levl_eval.runner.folders import run_folder
+from levl_eval.runner.folders import latest_folder, run_folder
 
 
 @pytest.fixture
@@ -73,3 +73,11 @@ def test_ctrl_c_names_the_command_that_goes_on(here, monkeypatch, capsys):
     assert command.startswith("levl-eval run --backbone random:nano --tasks knn --set knn.temperature=0.1 --out runs/2")
     assert main(["run", "--backbone", "random:nano", "--tasks", "knn", "--out", "mine"]) == 130
     assert capsys.readouterr().err.split("`")[1] == "levl-eval run --backbone random:nano --tasks knn --out mine"
+
+
+def test_what_is_added_goes_to_the_newest_run_or_a_new_one(here):
+    first = latest_folder()
+    assert os.readlink("runs/latest") == first.name and latest_folder() == first  # no real folder takes the link's name
+    with run_folder(None) as second:
+        (second / "x").write_text("")
+    assert latest_folder() == second

@@ -385,7 +385,7 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
     from levl_eval.runner import runner
 
     class Other:
-        size, first = 2, True
+        size, main = 2, True
 
         def all_failed(self):
             return alike
@@ -393,7 +393,7 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
     def fail(context):
         raise MemoryError("out of memory")
 
-    monkeypatch.setattr(runner, "team", Other)
+    monkeypatch.setattr(runner, "process_group", Other)
     monkeypatch.setattr(runner, "engine", lambda name: fail)
     card = task_card("linear")
     from levl_eval.cards import protocol_of
