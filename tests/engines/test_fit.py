@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from levl_eval.core.errors import LevlError
+from levl_eval.core.kept import write_state
 from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
 from levl_eval.engines import fit
@@ -138,6 +139,17 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one_bit_for_bit(tmp_path
     resumed = training_loop(optimizer, _settings(10), lambda s: (asked.append(s), loss_of(s))[1], QUIET, resumable=kept)
     assert asked == [*range(7), *range(6, 10)]
     assert torch.equal(net[1].weight, whole[1].weight) and resumed.tolist() == curve.tolist()
+
+
+def test_a_state_of_an_earlier_version_is_resumed_from(tmp_path):
+    """They held no state of the random generators."""
+    net, optimizer, loss_of = _problem()
+    training_loop(optimizer, _settings(3), loss_of, QUIET)
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": 2, "losses": [0.9, 0.8]}
+    write_state(tmp_path / "s.pt", "key", state)
+    other, optimizer, _ = _problem(seed=5)
+    assert Resumable(tmp_path / "s.pt", "key", other, CPU, QUIET).load(optimizer) == [0.9, 0.8]
+    assert torch.equal(other[1].weight, net[1].weight) and len(optimizer.state_dict()["state"]) == 2
 
 
 def test_a_state_of_something_else_is_said_and_the_training_begins_again(tmp_path, monkeypatch):
