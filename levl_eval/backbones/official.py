@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.backbones.common import finish, hub
+from levl_eval.backbones.common import finish
 from levl_eval.backbones.levl import DualEncoderBackbone
 from levl_eval.core.errors import UsageError
+from levl_eval.core.offline import hub_or_cache
 from levl_eval.models.checkpoints import Parts
 from levl_eval.models.published import Description, cut_positions
 from levl_eval.models.towers import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
@@ -54,7 +55,7 @@ def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
             raise UsageError(f"{uri}: no such directory; expected {' and '.join(_FILES)} in it, or a hub name OWNER/NAME")
         from huggingface_hub import snapshot_download
 
-        with hub(uri):
+        with hub_or_cache(uri):
             folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
     if all((folder / f).exists() for f in _FILES):
         try:

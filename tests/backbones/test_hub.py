@@ -14,6 +14,7 @@ from levl_eval.backbones.base import Preprocess
 from levl_eval.cards.registry import backbone_card, names
 from levl_eval.core import offline
 from levl_eval.core.errors import UsageError
+from levl_eval.models.checkpoints import export
 from tests.backbones.models import COMMIT, MODELS, hub_folder, processor, save, use_cache
 from tests.backbones.sweep import TOLERANCE, apart, randomise
 
@@ -105,6 +106,15 @@ def test_open_clip_from_hub_and_directory(tmp_path, monkeypatch):
         assert apart(b.encode(larger).patches, forced.encode(larger).patches) <= TOLERANCE
         assert apart(b.encode_layers(larger, [-1]).patches, forced.encode(larger).patches) <= TOLERANCE
         assert apart(b.encode(X).patches, load_backbone(f"open_clip:local-dir:{folder}").encode(X).patches) == 0
+
+
+@pytest.mark.hub
+def test_the_published_form_from_the_hub(checkpoints, tmp_path, monkeypatch):
+    export(checkpoints["levljepa"], "safetensors", hub_folder(tmp_path, "someone/levljepa"))
+    use_cache(monkeypatch, tmp_path)
+    own, found = load_backbone(str(checkpoints["levljepa"])), load_backbone("official:someone/levljepa")
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert apart(found.encode(x).patches, own.encode(x).patches) <= TOLERANCE and found.preprocess == own.preprocess
 
 
 def test_open_clip_without_its_weights_is_one_line(tmp_path):
@@ -280,7 +290,9 @@ def test_the_same_siglip_weights_in_hf_and_timm():
     assert apart(a.pooled, b.pooled) <= TOLERANCE and apart(a.patches, b.patches) <= TOLERANCE
 
 
-@pytest.mark.parametrize("uri", ["timm:vit_tiny_patch16_224", "hf:someone/model", "open_clip:ViT-B-32/laion2b_s34b_b79k"])
+@pytest.mark.parametrize("uri", [
+    "timm:vit_tiny_patch16_224", "hf:someone/model", "open_clip:ViT-B-32/laion2b_s34b_b79k", "official:someone/levljepa",
+])  # fmt: skip
 def test_without_a_network_the_answer_takes_two_seconds(uri, monkeypatch, tmp_path):
     """Nothing is said about being offline, and the hub does not answer: no library's retries are waited for."""
     import huggingface_hub.constants as constants
