@@ -82,6 +82,11 @@ class Record(BaseModel):
         return self._home
 
     @property
+    def llm(self) -> str:
+        """The language model as the run named it (what counts is its content, ``language_model``); "" for tasks without one."""
+        return str((self.protocol if self.language_model is None else self.call).get("llm", ""))  # in the protocol: schema 1
+
+    @property
     def backbone_name(self) -> str:
         """Of the backbone it is about."""
         return str(self.backbone["name"])

@@ -59,7 +59,7 @@ def head(results: Results) -> Facts:
         ("backbones", [", ".join(_backbones(results))]),
         ("tasks", [", ".join(_each([row.title for row in results.rows]))]),
         ("seeds", [", ".join(_each(sorted({r.seed for r in records})))]),
-        ("language model", _each([(r.language_model or {}).get("name") or r.protocol.get("llm") for r in records])),
+        ("language model", _each([r.llm for r in records])),
         ("measured", [days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"] if days else []),
         ("command", [*commands[:MOST_COMMANDS], *more]),
         ("device", _each([_device(r) for r in records])),

@@ -180,7 +180,7 @@ def against_paper(results: Results, named: dict[str, str] | None = None) -> tupl
             if not cell.records:
                 continue
             known = who(cell.any.backbone_name, str(cell.any.backbone.get("uri", "")), named or {})
-            llm = str(cell.any.protocol.get("llm", "")).lower()
+            llm = cell.any.llm.lower()
             for p in load_published():
                 same_llm = not p.llm or p.llm.split("-")[0].lower() in llm
                 if p.backbone != known or p.task != row.task or not same_llm:

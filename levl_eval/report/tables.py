@@ -85,7 +85,7 @@ def _about(results: Results, r: Record) -> TableRow:
     """What the rows of a record have in common."""
     pre = object_at(r.backbone, "preprocess")
     found: dict[str, object] = {
-        "task": r.task, "backbone": results.label(r), "seed": r.seed, "llm": r.protocol.get("llm", ""), "status": r.status,
+        "task": r.task, "backbone": results.label(r), "seed": r.seed, "llm": r.llm, "status": r.status,
         "reason": r.reason, "limit": "" if r.limit is None else r.limit,
         "image_size": r.protocol.get("size") or pre.get("size", ""), "resize": r.protocol.get("resize") or pre.get("resize", ""),
         "interpolation": pre.get("interpolation", ""), "mean": _joined(pre.get("mean")),

@@ -24,6 +24,7 @@ NANO = {"dim": 192, "patch_dim": 192, "grid": [8, 8], "depth": 4}
 def job(
     out, name, *, skill=0.6, seed=0, task="linear", weights=None, code=None, preprocess=None, device="cpu", train="aaaa", test="bbbb",
     validation="", limit=None, precision="float32", protocol=None, info=None, source="scenes", data=None, metric="top1", n=60,
+    language_model=None, call=None,
 ) -> Record:  # fmt: skip
     """A finished record of schema 2, as a run writes it, with drawn scores."""
     weights = weights or name.encode().hex().ljust(64, "0")
@@ -36,7 +37,7 @@ def job(
     }
     identity = JobIdentity(
         backbone, task, task, {"engine": 1}, protocol or {"epochs": 10}, DataIdentity(test, (train,) if train else (), validation, {"test": ["o"]}), seed, device,
-        {"score_size": 64}, {"encoder": precision}, None, limit,
+        {"score_size": 64}, {"encoder": precision}, language_model, limit,
     )  # fmt: skip
     r = Record.model_validate(
         {
@@ -46,7 +47,7 @@ def job(
             },
             "task": task, "engine": task, "main_metric": metric, "protocol": {}, "protocol_hash": "", "seed": seed,
             "data": {"source": source, "counts": {"images": n, "classes": 10}, **(data or {})},
-            "environment": {"date": "2026-11-30T04:00:00+00:00"},
+            "environment": {"date": "2026-11-30T04:00:00+00:00"}, "call": call or {},
         }
     )  # fmt: skip
     fill_identity(r, identity)

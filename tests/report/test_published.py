@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import pytest
@@ -126,6 +128,19 @@ def test_a_gain_needs_its_random_twin(tmp_path, capsys):
     job(tmp_path, "rnd", skill=0.2, info=RANDOM, **made)
     assert main(["verify", str(tmp_path), *VERIFY]) == 1
     assert "pope, accuracy (gain), good as LeVLJEPA\n  measured" in capsys.readouterr().out
+
+
+def test_the_language_model_of_a_run_is_found_in_tables_and_against_the_paper(tmp_path, capsys):
+    """A record holds its content in the identity and its name in the call; once both places were looked for in the protocol alone."""
+    pope = {"published": POPE_WHOLE, "split": ""}
+    made = {"task": "pope", "metric": "accuracy", "source": "data", "data": pope, "language_model": {"weights": "ab" * 32}}
+    job(tmp_path / "a", "good", skill=0.9, **made, call={"llm": "qwen2.5-1.5b"})
+    job(tmp_path / "b", "good", skill=0.9, **made, call={"llm": "scenes-lm"})
+    assert main(["verify", str(tmp_path / "a"), *VERIFY]) in (0, 1) and "pope, accuracy" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "b"), *VERIFY]) == 2 and "pope, accuracy" not in capsys.readouterr().out
+    assert main(["leaderboard", str(tmp_path / "a"), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {r["llm"] for r in rows} == {"qwen2.5-1.5b"}
 
 
 def test_schema_1_is_not_compared(run_dir, capsys):
