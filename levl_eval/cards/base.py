@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr
 
 from levl_eval.cards.fields import Between, Name, Share, mark_of, not_protocol, protocol
 from levl_eval.cards.skip import NO_SKIPPING, SkipBound, checked_bound
@@ -89,7 +89,7 @@ class DataSpec(StrictModel):
     hub: HubSource | None = not_protocol(PLACE, None)
     choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place
     # N or P%: how many of the set's items may be left out because they cannot be read; None: none (--skip-broken)
-    skip_broken: Annotated[str, AfterValidator(checked_bound)] | None = not_protocol(
+    skip_broken: Annotated[str, BeforeValidator(checked_bound)] | None = not_protocol(
         "a permission; what was left out is part of the data's fingerprint", None
     )
 

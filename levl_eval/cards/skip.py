@@ -31,7 +31,8 @@ class SkipBound:
 NO_SKIPPING = SkipBound(0)
 
 
-def checked_bound(text: str) -> str:
-    """``text`` without white space at its ends. Raises ValueError where it is no bound; for fields and options alike."""
+def checked_bound(value: object) -> str:
+    """A bound as text: of ``3``, ``"3"`` or ``"0.5%"``. Raises ValueError for anything else; for fields and options alike."""
+    text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
     SkipBound.parse(text)
-    return text.strip()
+    return text

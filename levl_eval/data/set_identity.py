@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from levl_eval.core.errors import LevlError
 from levl_eval.data.fingerprint_cache import ABSENT, FingerprintCache, ends_of, settled, stat_mark, using
 from levl_eval.data.places import SUFFIXES, Scope, absolute, on_hub, places_of, scope_of
 
@@ -230,6 +231,8 @@ def _images_state(images: Iterable[tuple[str, list[str]]], read: dict[str, bytes
                 ends.update(ends_of(path)[1])
         except OSError:
             mark = ABSENT
+        except LevlError:  # a pipe or a folder in an image's place, which is skipped
+            ends.update(b"no file")
         same &= read is None or read[path] == mark
         digest.update(mark)
     return digest.digest() + ends.digest(), same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -184,6 +185,26 @@ def test_each_kind_of_set_leaves_out_what_is_broken(tmp_path):
         (tmp_path / "classification" / "test" / "cat" / f"{k}.png").write_bytes(b"x")
     spec = small.class_spec().model_copy(update={"skip_broken": "4"})
     assert set(read_classification(spec, str(tmp_path)).labels.tolist()) == {1}
+
+
+def test_pipes_folders_and_dead_links_are_skipped_too(tmp_path):
+    folder = small.class_files(tmp_path) / "classification" / "test" / "cat"
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
+    (folder / "link.png").symlink_to("nowhere")
+    spec = small.class_spec().model_copy(update={"skip_broken": "3"})
+    known = FingerprintCache(tmp_path / "cache")
+    first = of_set(known, "classification", spec, str(tmp_path))
+    assert set(first.skipped) == {"cat/pipe.png", "cat/folder.png", "cat/link.png"}
+    assert of_set(known, "classification", spec, str(tmp_path)) == first
+
+
+@pytest.mark.parametrize(("value", "text"), [(3, "3"), ("0.5%", "0.5%"), (" 2 ", "2")])
+def test_the_field_of_a_card(value, text):
+    assert small.DataSpec(layout="gqa", skip_broken=value).skip_broken == text
+    for wrong in (True, 1.5, -1, "x"):
+        with pytest.raises(ValueError, match="expected a whole number such as 3"):
+            small.DataSpec(layout="gqa", skip_broken=wrong)
 
 
 def test_a_repaired_file_is_noticed(tmp_path):
