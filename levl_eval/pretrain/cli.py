@@ -9,6 +9,7 @@ from pathlib import Path
 HELP = """usage: levl-pretrain [config.yaml] key=value ...
        levl-pretrain export CKPT --to release|official|safetensors --out PATH
        levl-pretrain import DIR|REPO --out ckpt.pt [--tokenizer gpt2|DIR]
+       levl-pretrain release RUN --out DIR --licence NAME [--results DIR ...]     a folder for a hub: weights, config.json, model card
        levl-pretrain fields [key=value ...]
 
 Train a backbone; writes OUT/ckpt.pt, OUT/metrics.jsonl, OUT/config.yaml.
@@ -86,6 +87,25 @@ def _import(words: list[str]) -> int:
     return 0
 
 
+def _release(words: list[str]) -> int:
+    from levl_eval.core.command import Parser
+
+    parser = Parser(prog="levl-pretrain release")
+    parser.add_argument("run", help="a run's folder, or a ckpt.pt")
+    parser.add_argument("--out", required=True)
+    parser.add_argument(
+        "--results", nargs="*", default=[], metavar="DIR", help="run directories of levl-eval, for the card's table"
+    )
+    parser.add_argument("--licence", "--license", required=True, help="as hubs name it, for example apache-2.0 or cc-by-nc-4.0")
+    parser.add_argument("--name")
+    args = parser.parse_args(words)
+    from levl_eval.pretrain.release import release
+
+    for path in release(Path(args.run), Path(args.out), [Path(r) for r in args.results], args.licence, args.name):
+        print(path)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``levl-pretrain``; returns the exit code."""
     from levl_eval.core.command import guard
@@ -103,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(explained(words[1:]), end="")
             return 0
-        commands = {"export": _export, "import": _import}
+        commands = {"export": _export, "import": _import, "release": _release}
         return commands[words[0]](words[1:]) if words[0] in commands else _train(words)
 
     return guard(call, debug, "levl-pretrain")

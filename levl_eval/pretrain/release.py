@@ -1,0 +1,128 @@
+"""A folder ready for a hub: weights, description, model card. Uploading is the user's own command; nothing here reaches a network.
+
+Read by `official:DIR`, as the authors' published models are, and its vision tower by plain timm (`timm.create_model("local-dir:DIR")`, on
+the hub "hf-hub:NAME"). transformers' AutoModel knows no such model without remote code, so there is no such form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+from safetensors.torch import save_file
+
+from levl_eval.backbones import load_backbone
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.models import checkpoints
+from levl_eval.models.config import PretrainConfig
+from levl_eval.records import Record, read_records
+
+# Of the machine or of how the run was watched, none of a recipe.
+_LOCAL = {
+    "out", "device", "threads", "resume", "extend_to", "log_every", "save_every", "keep", "diagnose_every", "diagnose_images", "probe",
+    "probe_template", "attentive_every", "neighbours", "trackers", "workers",
+}  # fmt: skip
+
+
+def release(source: Path, out: Path, results: Sequence[Path], licence: str, name: str | None) -> list[Path]:
+    """Write the folder of a run (its folder or ckpt.pt); returns its files.
+
+    results: run directories of `levl-eval run`, whose records of these very weights become the card's table.
+    Raises UsageError: no checkpoint, a folder that holds something, results without a record of these weights.
+    """
+    path = source / "ckpt.pt" if source.is_dir() else source
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: is there already and not empty; choose another name")
+    state = checkpoints.read_any(path)
+    config = PretrainConfig.model_validate(state["config"])
+    records = measured(path, results)
+    files = [f for f in checkpoints.export(path, "safetensors", out) if f.name != "config.json"]
+    tower = out / "model.safetensors"
+    encoder = state["vision"]["encoder"]
+    with atomic_path(tower) as temporary:
+        save_file({k: v.contiguous() for k, v in encoder.items()}, temporary, metadata={"format": "pt"})
+    description = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    description["training"]["dataset"] = data_name(config.data)
+    atomic_write(out / "config.json", json.dumps(description | timm_part(config), indent=1) + "\n")
+    run = path.parent / "run.json"
+    pairs = json.loads(run.read_text(encoding="utf-8")).get("pairs") if run.exists() else None
+    atomic_write(
+        out / "README.md", model_card(config, state["step"], pairs, records, licence, name or path.resolve().parent.name)
+    )
+    return [*files, tower, out / "config.json", out / "tokenizer.json", out / "README.md"]
+
+
+def data_name(data: str) -> str:
+    """The data without folders of the machine that trained on it."""
+    kind, colon, where = data.partition(":")
+    return kind + colon + where.rsplit("/", 1)[-1] if kind in ("csv", "tsv", "wds", "lance") else data
+
+
+def timm_part(config: PretrainConfig) -> dict[str, object]:
+    """What timm reads in config.json; it takes a ViT of any size by its arguments."""
+    c, v = config, config.vision
+    size = [3, c.image_size, c.image_size]
+    return {
+        "architecture": "vit_base_patch16_224", "num_classes": 0, "num_features": v.width,
+        "model_args": {"img_size": c.image_size, "patch_size": v.patch or 16, "embed_dim": v.width, "depth": v.depth, "num_heads": v.heads,
+                       "dynamic_img_size": True},
+        "pretrained_cfg": {
+            "tag": "levl_pretrain", "input_size": size, "fixed_input_size": False, "interpolation": c.interpolation, "crop_pct": 1.0,
+            "crop_mode": "squash" if c.resize == "squash" else "center", "mean": list(c.mean), "std": list(c.std), "num_classes": 0,
+            "first_conv": "patch_embed.proj", "classifier": "head",
+        },
+    }  # fmt: skip
+
+
+def measured(path: Path, results: Sequence[Path]) -> list[Record]:
+    """Records in ``results`` that were measured on the weights of ``path``. Raises UsageError where there are none."""
+    if not results:
+        return []
+    weights = load_backbone(f"levl:{path}").weights_sha256
+    found = [r for folder in results for r in read_records(folder) if r.status == "done"]
+    own = [r for r in found if r.backbone.get("weights_sha256") == weights]
+    if not own:
+        raise UsageError(
+            f"--results {' '.join(map(str, results))}: {len(found)} records, none of these weights; run "
+            f"`levl-eval run --backbone {path} --tasks ... --out DIR` first"
+        )
+    return own
+
+
+def _rows(records: Iterable[Record]) -> list[str]:
+    rows = ["| task | metric | value | 95% interval | n | test data | seed |", "|---|---|---|---|---|---|---|"]
+    for r in sorted(records, key=lambda r: (r.task, r.seed)):
+        e = r.metrics[r.main_metric]
+        between = f"{e.low:.4g} to {e.high:.4g}" if e.low is not None and e.high is not None else ""
+        data = r.source if r.source in ("scenes", "hub") else Path(r.source).name
+        limit = f", first {r.limit}" if r.limit is not None else ""
+        rows.append(f"| {r.task} | {r.main_metric} | {e.value:.4g} | {between} | {e.n} | {data}{limit} | {r.seed} |")
+    return rows
+
+
+def model_card(config: PretrainConfig, step: int, pairs: int | None, records: Sequence[Record], licence: str, name: str) -> str:
+    """README.md with the header that hubs read."""
+    head = {"license": licence, "library_name": "timm", "pipeline_tag": "image-feature-extraction",
+            "tags": ["levl-pretrain", config.objective, "vision-language"]}  # fmt: skip
+    recipe = {k: v for k, v in config.model_dump(mode="json").items() if k not in _LOCAL}
+    recipe["data"] = data_name(config.data)
+    seen = step * config.batch_size
+    many = f", {pairs:,} image-text pairs ({seen / pairs:.3g} epochs)" if pairs else ""
+    parts = [
+        "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
+        f"# {name}",
+        f"A vision-language encoder trained with `levl-pretrain` (objective `{config.objective}`, size `{config.model}`).",
+        "## Reading it\n\n```python\nimport timm\nvision = timm.create_model(\"hf-hub:OWNER/NAME\", pretrained=True)  # or local-dir:FOLDER\n\n"
+        "from levl_eval import load_backbone\nboth = load_backbone(\"official:OWNER/NAME\")  # or official:FOLDER; images and texts\n```",
+        f"## Training data\n\n`{recipe['data']}`{many}; {seen:,} pairs seen in {step:,} steps of {config.batch_size}.",
+        "## Measured\n\n" + (
+            "\n".join(_rows(records)) + "\n\nWith `levl-eval`, of these very weights (equal SHA-256). Fractions, not percent."
+            if records else "Nothing was given (`levl-pretrain release RUN --out DIR --results DIR`)."
+        ),
+        "## Recipe\n\nEvery choice of the run; `levl-pretrain` reads it back.\n\n```yaml\n" + yaml.safe_dump(recipe, sort_keys=False) + "```",
+        f"## Licence\n\n{licence}. The training data has terms of its own.",
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
