@@ -55,7 +55,9 @@ def test_a_release_is_read_by_official_and_by_plain_timm(checkpoints, tmp_path, 
             tower.forward_features(x)[:, 1:], a.patches, atol=1e-5
         )
     told = timm.data.resolve_model_data_config(tower)
-    assert tuple(told["input_size"]) == (3, 64, 64) and tuple(told["mean"]) == own.preprocess.mean and told["crop_mode"] == "squash"
+    assert (
+        tuple(told["input_size"]) == (3, 64, 64) and tuple(told["mean"]) == own.preprocess.mean and told["crop_mode"] == "squash"
+    )
     card = (out / "README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] == "cc-by-4.0" and objective in head["tags"]
