@@ -111,7 +111,7 @@ def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -
 
     torch.set_num_threads(o.threads)
     config = parse_config(words)
-    raw, captions = _scene_chunk((1, 0, o.batch, config.image_size, 1))
+    raw, captions, *_ = _scene_chunk((1, 0, o.batch, config.image_size, 1))
     texts = [c[0] for c in captions]
     tok = tokenizer.train(texts, config.vocab_size)
     ids, last = (torch.from_numpy(x) for x in tokenizer.encode(tok, texts, PADDED))

@@ -33,7 +33,7 @@ def shards(folder: Path) -> str:
 
     from levl_eval.pretrain.data import _scene_chunk
 
-    pixels, captions = _scene_chunk((1, 0, 80, 64, 2))
+    pixels, captions, *_ = _scene_chunk((1, 0, 80, 64, 2))
     for k in range(2):
         with tarfile.open(folder / f"{k}.tar", "w") as tar:
             for i in range(k * 40, k * 40 + 40):
