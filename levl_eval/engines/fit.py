@@ -185,7 +185,5 @@ def _mean(losses: Sequence[float | np.ndarray | None]) -> np.ndarray:
 
 
 def _note(losses: Sequence[float | np.ndarray | None]) -> str:
-    last = losses[-1]
-    if not isinstance(last, float):
-        return ""
-    return f"loss {np.mean([x for x in losses[-_SHOWN:] if x is not None]):.3f}"
+    recent = [x for x in losses[-_SHOWN:] if isinstance(x, float)]
+    return f"loss {sum(recent) / len(recent):.3f}" if recent else ""
