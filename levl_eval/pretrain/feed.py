@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -265,7 +266,8 @@ class StreamFeed(Feed):
             workers = self.config.workers
             loader = DataLoader(
                 self._start, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
-                worker_init_fn=_quiet_worker, multiprocessing_context="spawn" if workers and not self.source.fork_safe else None,
+                worker_init_fn=_quiet_worker, generator=torch.Generator(),  # else it draws from the run's
+                multiprocessing_context="spawn" if workers and not self.source.fork_safe else None,
             )  # fmt: skip
             self._loader = iter(loader)
         got = next(self._loader)

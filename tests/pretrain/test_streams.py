@@ -314,3 +314,16 @@ def test_a_stream_that_changed_is_not_resumed(tmp_path):
     _tar(tmp_path / "1.tar", range(40, 60))
     with pytest.raises(UsageError, match="is not what this run began with"):
         StreamFeed(_config(data, "workers=0"), (0, 1)).start(_tok(), 1, state)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_beginning_to_read_draws_none_of_the_runs_random_numbers(tmp_path, workers):
+    """Dropout draws from them: a resumed run begins to read at another step than an uninterrupted one."""
+    _tar(tmp_path / "0.tar", range(30))
+    feed = StreamFeed(_config(f"wds:{tmp_path}/*.tar", f"workers={workers}"), (0, 1))
+    feed.start(_tok(), 0)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    feed.next()
+    feed.close()
+    assert torch.equal(before, torch.get_rng_state())
