@@ -122,7 +122,11 @@ def late_norm_of(model: object) -> nn.Module | None:
     for norm in (getattr(model, "fc_norm", None), getattr(head, "norm", None)):
         name = type(norm).__name__
         over_channels = isinstance(norm, nn.LayerNorm) or name.startswith(("RmsNorm", "SimpleNorm"))
-        if _is_norm(norm) and over_channels and "Act" not in name:
+        width = getattr(norm, "normalized_shape", None)
+        inside = width is not None and width[-1] != getattr(
+            model, "num_features", width[-1]
+        )  # of a head's hidden layer (InceptionNeXt)
+        if _is_norm(norm) and over_channels and "Act" not in name and not inside:
             return norm
     return None
 

@@ -142,7 +142,8 @@ def timm_reference(model: Any, images: Tensor) -> tuple[Tensor | None, Tensor]:
     pooled = model.forward_head(tokens, pre_logits=True)
     norm = late_norm(model)
     if tokens.ndim == 3:  # timm's own map of the last block tells grid and order; class attention may follow it (XCiT, CaiT)
-        last = model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW")[-1]
+        normed = not type(model).__name__.startswith("Hiera")  # whose blocks timm shows before their norm alone
+        last = model.forward_intermediates(images, indices=1, norm=normed, intermediates_only=True, output_fmt="NCHW")[-1]
         own = tokens[:, tokens.shape[1] - last.shape[2] * last.shape[3] :].transpose(1, 2).unflatten(2, tuple(last.shape[2:]))
         if apart(own, last) > TOLERANCE:
             a, b = (nn.functional.normalize(t.flatten(2)[0].float(), dim=0) for t in (own, last))
@@ -152,7 +153,9 @@ def timm_reference(model: Any, images: Tensor) -> tuple[Tensor | None, Tensor]:
             )
     else:
         own = tokens.movedim(-1, 1) if tokens.shape[1] != model.num_features else tokens
-    if norm is not None:
+    if (
+        norm is not None and getattr(norm, "normalized_shape", own.shape[1:2])[-1] == own.shape[1]
+    ):  # else of a head's hidden layer
         own = norm(own) if "2d" in type(norm).__name__ else norm(own.movedim(1, -1)).movedim(-1, 1)
     return (None if pooled.shape == tokens.shape else pooled.flatten(1)), own
 

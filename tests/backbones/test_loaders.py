@@ -118,6 +118,13 @@ def test_timm_families_that_do_not_describe_their_tokens(model):
     torch.testing.assert_close(f.patches, own.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
 
 
+def test_a_norm_of_a_heads_hidden_layer_is_not_the_tokens():
+    b = load_backbone("random:inception_next_atto")
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(b.encode(images).patches, b.model.forward_features(images).flatten(2).transpose(1, 2))
+
+
 def test_a_timm_model_without_one_grid_is_one_line():
     with pytest.raises(UsageError, match="random:crossvit_9_240: this timm model gives no one set of tokens"):
         load_backbone("random:crossvit_9_240")
