@@ -260,7 +260,7 @@ def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: Map
     ]
     files: list[tuple[str, int, str]] = []
     workers = min(8, cores())
-    with progress.stage("drawing scenes", sum(numbers.values()), "picture") as bar, ProcessPoolExecutor(workers) as pool:
+    with progress.stage("drawing scenes", sum(numbers.values()), "image") as bar, ProcessPoolExecutor(workers) as pool:
         for job, written in zip(jobs, pool.map(_write_chunk, jobs), strict=True):
             files += written
             bar.advance(job[2] - job[1])
