@@ -47,22 +47,22 @@ class Readout(NamedTuple):
     text: str
 
 
-def checked_features(found: object, images: Tensor) -> Features:
+def checked_features(output: object, images: Tensor) -> Features:
     """What ``encode`` gave for ``images``, where it is what :class:`Features` says. Raises LevlError naming what is not."""
-    if not isinstance(found, Features):
-        raise LevlError(f"encode returned {type(found).__name__}; expected Features(pooled, patches, grid)")
+    if not isinstance(output, Features):
+        raise LevlError(f"encode returned {type(output).__name__}; expected Features(pooled, patches, grid)")
     batch = len(images)
-    for name, value, shape in (("pooled", found.pooled, "[B, D]"), ("patches", found.patches, "[B, N, D]")):
+    for name, value, shape in (("pooled", output.pooled, "[B, D]"), ("patches", output.patches, "[B, N, D]")):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise LevlError(f"encode: `{name}` is no tensor of floats; expected {shape}")
         if value.ndim != shape.count(",") + 1 or len(value) != batch:
             raise LevlError(f"encode: `{name}` has shape {list(value.shape)} for {batch} image; expected {shape}")
-    rows, columns = found.grid
-    if rows * columns != found.patches.shape[1]:
+    rows, columns = output.grid
+    if rows * columns != output.patches.shape[1]:
         raise LevlError(
-            f"{found.patches.shape[1]} patch tokens do not form its grid {tuple(found.grid)}; this loader does not fit the model"
+            f"{output.patches.shape[1]} patch tokens do not form its grid {tuple(output.grid)}; this loader does not fit the model"
         )
-    return found
+    return output
 
 
 class Backbone(nn.Module, abc.ABC):

@@ -58,21 +58,21 @@ def user_sources(module: str) -> dict[str, Path]:
     """
     if _find(module) is None:
         raise UsageError(f"py:{module}: no such module; is it installed, or its folder on PYTHONPATH?")
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     own, todo = module.partition(".")[0], [module]
     while todo:
         name = todo.pop()
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):  # packages run their __init__ first
             part = ".".join(parts[:depth])
-            if part in found:
+            if part in sources:
                 continue
             path = _find(part)
             if path is None or not (part.partition(".")[0] == own or is_users(path)):
                 continue
-            found[part] = path
+            sources[part] = path
             todo += _imports(part, path)
-    return found
+    return sources
 
 
 def _find(name: str) -> Path | None:

@@ -64,12 +64,12 @@ def vit_blocks(model: ViT, images: Tensor, layers: list[int]) -> list[tuple[Tens
     """Patch and class tokens of a timm ViT's blocks after its final norm, in the order of ``layers`` (see Backbone._blocks)."""
     order = sorted(set(layers))
     has_prefix = bool(getattr(model, "num_prefix_tokens", 0))  # an EVA without any fails where it is asked for them
-    found = model.forward_intermediates(
+    outputs = model.forward_intermediates(
         images, indices=order, norm=True, output_fmt="NLC", return_prefix_tokens=has_prefix, intermediates_only=True
     )
     has_class = getattr(model, "cls_token", None) is not None
     # A model without any prefix token gives the patch tokens alone, not a pair.
-    pairs = [(x, None) if isinstance(x, Tensor) else (x[0], x[1][:, 0] if has_class else None) for x in found]
+    pairs = [(x, None) if isinstance(x, Tensor) else (x[0], x[1][:, 0] if has_class else None) for x in outputs]
     by_index = dict(zip(order, pairs, strict=True))
     return [by_index[i] for i in layers]
 

@@ -140,9 +140,9 @@ class HFBackbone(Backbone):
         inputs = {"input_ids": batch["input_ids"].to(device)}
         if self.rules.text != "full":
             inputs["attention_mask"] = batch["attention_mask"].to(device)
-        found = text(**inputs).pooler_output
+        pooled = text(**inputs).pooler_output
         project = getattr(self.model, "text_projection", None)
-        return {"embedding": unit(found if project is None else project(found))}
+        return {"embedding": unit(pooled if project is None else project(pooled))}
 
 
 def _preprocess(processor: BaseImageProcessor, uri: str = "hf") -> Preprocess:

@@ -22,8 +22,8 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
     unreadable, unsafe or not finite, with the file and the remedy.
     """
     card = card or backbone_card(uri)
-    found = locate(card)
-    scheme, rest = found.scheme, found.rest
+    location = locate(card)
+    scheme, rest = location.scheme, location.rest
     if card.sha256 is not None:
         file = Path(rest)
         if not file.is_file():
@@ -48,12 +48,12 @@ def state_readout(backbone: Backbone, readout: str) -> None:
     """Give ``official:`` weights the text read-out of their card. Raises UsageError for other forms, which say it themselves, and
     where config.json says another one.
     """
-    found = backbone.info.get("readout")
-    if not isinstance(backbone, DualEncoderBackbone) or found is None:
+    stated = backbone.info.get("readout")
+    if not isinstance(backbone, DualEncoderBackbone) or stated is None:
         raise UsageError(f"{backbone.uri}: field `readout`: this form says its text read-out itself; remove it from the card")
-    if found not in ("not stated", readout):
+    if stated not in ("not stated", readout):
         raise UsageError(
-            f"{backbone.uri}: field `readout`: the card says {readout}, its config.json {found}; correct one of them"
+            f"{backbone.uri}: field `readout`: the card says {readout}, its config.json {stated}; correct one of them"
         )
     backbone.read_texts(readout)
 

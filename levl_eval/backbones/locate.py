@@ -59,9 +59,9 @@ def _files(scheme: str, rest: str) -> tuple[Path, ...] | None:
     if scheme == "levl":
         return (path,) if path.is_file() else None
     if scheme in ("official", "hf", "timm", "open_clip") and path.is_dir():
-        found = tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
+        files = tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
         alone = scheme != "official" or any(
-            p.name == "tokenizer.json" for p in found
+            p.name == "tokenizer.json" for p in files
         )  # else GPT-2's is taken from the hub's cache
-        return found if alone else None
+        return files if alone else None
     return None  # the hub's, or a user's own Python: known once it is loaded

@@ -65,9 +65,9 @@ def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
         return _split(flat[0], str(folder / _FILES[0])), _split(flat[1], str(folder / _FILES[1])), folder
     steps: dict[int, dict[str, Path]] = {}
     for path in sorted(folder.glob("*_step*.pt")):
-        found = re.fullmatch(r".*_(vision|text)_step(\d+)\.pt", path.name)
-        if found:
-            steps.setdefault(int(found[2]), {})[found[1]] = path
+        match = re.fullmatch(r".*_(vision|text)_step(\d+)\.pt", path.name)
+        if match:
+            steps.setdefault(int(match[2]), {})[match[1]] = path
     whole = [s for s, pair in steps.items() if len(pair) == 2]
     if not whole:
         raise UsageError(f"{folder}: holds neither {' and '.join(_FILES)} nor a pair *_vision_stepN.pt, *_text_stepN.pt")

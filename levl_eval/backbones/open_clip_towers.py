@@ -92,8 +92,8 @@ class OwnViT(Tower):
 
     def blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
         order = sorted(set(layers))
-        _, found = self.visual.transformer.forward_intermediates(self._embed(images), indices=order)
-        by_index = {i: self.norm(x) for i, x in zip(order, found, strict=True)}
+        _, outputs = self.visual.transformer.forward_intermediates(self._embed(images), indices=order)
+        by_index = {i: self.norm(x) for i, x in zip(order, outputs, strict=True)}
         return [(by_index[i][:, 1:], by_index[i][:, 0]) for i in layers]
 
 
@@ -105,9 +105,9 @@ class OwnResNet(Tower):
     visual: ModifiedResNet
 
     def features(self, images: Tensor) -> Features:
-        found = self.visual.forward_intermediates(images, indices=1)
-        stage = found["image_intermediates"][-1]
-        return Features(found["image_features"], stage.flatten(2).transpose(1, 2), (stage.shape[2], stage.shape[3]))
+        outputs = self.visual.forward_intermediates(images, indices=1)
+        stage = outputs["image_intermediates"][-1]
+        return Features(outputs["image_features"], stage.flatten(2).transpose(1, 2), (stage.shape[2], stage.shape[3]))
 
     def project(self, pooled: Tensor) -> Tensor:
         return pooled
@@ -137,10 +137,10 @@ class TimmTower(Tower):
         return hasattr(self.visual.head, "pool")
 
     def features(self, images: Tensor) -> Features:
-        found = timm_features(self.visual.trunk, images)
+        output = timm_features(self.visual.trunk, images)
         if not self._pools_itself:
-            return found
-        return found._replace(pooled=self.visual.head.pool(self.visual.trunk(images)))
+            return output
+        return output._replace(pooled=self.visual.head.pool(self.visual.trunk(images)))
 
     def project(self, pooled: Tensor) -> Tensor:
         if self._pools_itself:

@@ -45,9 +45,9 @@ class OracleBackbone(Backbone):
         self.world = world
         # Nothing is resized and no level moved: the pixels come back exactly.
         self.preprocess = Preprocess(world.size, "shortest", None, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        told = {"kind": self.kind, "keep": self.keep, "noise": self.noise, "version": VERSION}
-        self.weights_sha256 = digest({"oracle": told, "grid": GRID, "world": world.manifest})
-        self.info: dict[str, object] = {"oracle": {**told, "world": world.manifest}}
+        described = {"kind": self.kind, "keep": self.keep, "noise": self.noise, "version": VERSION}
+        self.weights_sha256 = digest({"oracle": described, "grid": GRID, "world": world.manifest})
+        self.info: dict[str, object] = {"oracle": {**described, "world": world.manifest}}
 
     def open_data(self, data: str) -> None:
         """See Backbone.open_data. Raises UsageError where the data are not synthetic scenes."""

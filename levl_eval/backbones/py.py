@@ -53,13 +53,13 @@ def load(spec: str, name: str, uri: str) -> Backbone:
 
 def _factory(module: str, name: str, uri: str) -> Callable[[], object]:
     try:
-        found = importlib.import_module(module)
+        value = importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name and (module == e.name or module.startswith(f"{e.name}.")):  # not one that the user's code wants
             raise UsageError(f"{uri}: {e}; is the package installed, or its folder on PYTHONPATH?") from e
         raise
-    factory: Callable[[], object] | None = getattr(found, name, None)
+    factory: Callable[[], object] | None = getattr(value, name, None)
     if not callable(factory):
-        near = did_you_mean(name, [k for k, v in vars(found).items() if callable(v) and not k.startswith("_")])
+        near = did_you_mean(name, [k for k, v in vars(value).items() if callable(v) and not k.startswith("_")])
         raise UsageError(f"{uri}: {module} holds no function or class {name!r}{near}")
     return factory

@@ -55,8 +55,8 @@ def timm_features(model: TimmModel, images: Tensor) -> Features:
         raise LevlError("this timm model gives no one set of tokens (several scales or branches); take another")
     pooled = model.forward_head(tokens, pre_logits=True)
     if tokens.ndim == 4:  # a convolutional or hierarchical model's map
-        found = as_map(model, tokens)
-        grid, patches = (found.shape[2], found.shape[3]), found.flatten(2).transpose(1, 2)
+        feature_map = as_map(model, tokens)
+        grid, patches = (feature_map.shape[2], feature_map.shape[3]), feature_map.flatten(2).transpose(1, 2)
     else:
         prefix, grid = layout_of(model, tokens.shape[1], (images.shape[-2], images.shape[-1]))
         patches = tokens[:, prefix:]
@@ -69,8 +69,8 @@ def timm_features(model: TimmModel, images: Tensor) -> Features:
 def timm_blocks(model: object, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
     """Patch and class tokens of a timm ViT's blocks after its final norm, wherever that stands (see Backbone._blocks)."""
     norm = late_norm_of(model)
-    found = vit_blocks(cast(ViT, model), images, layers)  # which it is where blocks_of says so
-    return [(apply_norm(norm, patches), None if cls is None else apply_norm(norm, cls)) for patches, cls in found]
+    blocks = vit_blocks(cast(ViT, model), images, layers)  # which it is where blocks_of says so
+    return [(apply_norm(norm, patches), None if cls is None else apply_norm(norm, cls)) for patches, cls in blocks]
 
 
 def create(model: str, pretrained: bool) -> TimmModel:

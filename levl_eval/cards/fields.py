@@ -45,8 +45,8 @@ def not_protocol(why: str, default: T = REQUIRED, **rules: Unpack[Rules]) -> T:
 def mark_of(field: FieldInfo) -> bool | str | None:
     """True: protocol; a text: not, for that reason; None: declared without either."""
     extra = field.json_schema_extra
-    found = extra.get(MARK) if isinstance(extra, dict) else None
-    return found if isinstance(found, (bool, str)) else None
+    mark = extra.get(MARK) if isinstance(extra, dict) else None
+    return mark if isinstance(mark, (bool, str)) else None
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Between:
         def bounded(value: object, inner: core_schema.ValidatorFunctionWrapHandler) -> float:
             if isinstance(value, bool):
                 raise ValueError(f"expected a number {self}")
-            found: float = inner(value)
-            if not self.holds(found):
+            number: float = inner(value)
+            if not self.holds(number):
                 raise ValueError(f"expected a number {self}")
-            return found
+            return number
 
         return core_schema.no_info_wrap_validator_function(bounded, handler(source))
 

@@ -28,13 +28,13 @@ def lmms_value(name: str) -> dict[str, object]:
 def lmms_identity(include: str | None) -> dict[str, str]:
     """What of lmms-eval stands in the protocol: its version, and the contents of a folder of further tasks."""
     try:
-        found = {"lmms_eval": version("lmms-eval")}
+        parts = {"lmms_eval": version("lmms-eval")}
     except PackageNotFoundError:
-        found = {"lmms_eval": ""}
+        parts = {"lmms_eval": ""}
     if include:
         digest, folder = hashlib.sha256(), Path(include).expanduser()
         for file in sorted(p for p in folder.rglob("*") if p.is_file() and not {"__pycache__", ".git"} & set(p.parts)):
             if file.suffix in (".yaml", ".py") or file.name.endswith("_yaml"):
                 digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-        found["lmms_tasks"] = digest.hexdigest()
-    return found
+        parts["lmms_tasks"] = digest.hexdigest()
+    return parts

@@ -164,8 +164,8 @@ def card_fields(engine: object) -> frozenset[str]:
 
 def _explain(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> UsageError:
     """One line from pydantic's first complaint, or the first about a range: file, field, what was expected."""
-    found = error.errors()
-    first = next((e for e in found if e["type"] == "value_error"), found[0])  # a range says more than a union's other branch
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "value_error"), errors[0])  # a range says more than a union's other branch
     engines = set(_models())
     loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "Spec", "str", "list[str]", "]"))]
     field = ".".join(loc) or "(card)"

@@ -37,8 +37,8 @@ def registered() -> frozenset[str]:
     for kind in kinds:
         node = kind
         while node is not None:
-            for name, found in node.module_dict.items():
-                module = str(getattr(found, "__module__", ""))
+            for name, class_of_name in node.module_dict.items():
+                module = str(getattr(class_of_name, "__module__", ""))
                 if module.partition(".")[0] in _PACKAGES and not module.startswith(_LOADING):
                     out.add(name)
             node = node.parent

@@ -88,15 +88,15 @@ def _own_folders(room: str) -> list[tuple[Path, str]]:
 
     Raises UsageError for a folder of $LEVL_CARDS that is not there or has neither.
     """
-    found = [(Path(room), f"./{room}")]
+    folders = [(Path(room), f"./{room}")]
     for word in filter(None, os.environ.get(OWN, "").split(os.pathsep)):
         root = Path(word).expanduser()
         if not any((root / r).is_dir() for r in ("tasks", "backbones")):
             raise UsageError(f"{OWN}={word}: holds no folder tasks/ or backbones/ with cards; correct the variable, or unset it")
-        found.append((root / room, f"${OWN}"))
+        folders.append((root / room, f"${OWN}"))
     shipped = card_folder(room).resolve()
     out: list[tuple[Path, str]] = []
-    for folder, origin in found:
+    for folder, origin in folders:
         if folder.is_dir() and folder.resolve() != shipped and all(not folder.samefile(f) for f, _ in out):
             out.append((folder, origin))
     return out
@@ -206,15 +206,15 @@ def claim_card(name: str) -> ClaimCard:
 
 def _place(value: dict[str, object], chosen: str, own: bool) -> None:
     """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
-    found = set_card(chosen)
+    card_of_set = set_card(chosen)
     head_source = value.get("source", "")
     known = card_fields(value.get("engine"))
-    for field, content in found.model_dump(mode="json", exclude_none=True, exclude={"kind", "name", "description"}).items():
+    for field, content in card_of_set.model_dump(mode="json", exclude_none=True, exclude={"kind", "name", "description"}).items():
         if field in known and not (own and field in value):
             value[field] = content
     if head_source and not own:
-        value["source"] = f"{head_source} On {found.name}: {found.source}".strip()
-    value["set"] = found.name
+        value["source"] = f"{head_source} On {card_of_set.name}: {card_of_set.source}".strip()
+    value["set"] = card_of_set.name
 
 
 def task_card(

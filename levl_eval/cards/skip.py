@@ -18,10 +18,10 @@ class SkipBound:
     @classmethod
     def parse(cls, text: str) -> SkipBound:
         """``"3"`` or ``"0.5%"``. Raises ValueError for anything else."""
-        found = _FORM.fullmatch(text.strip())
-        if found is None or (found[2] and float(found[2]) > 100):
+        match = _FORM.fullmatch(text.strip())
+        if match is None or (match[2] and float(match[2]) > 100):
             raise ValueError(f"expected a whole number such as 3, or a percentage such as 0.5%, found {text[:60]!r}")
-        return cls(int(found[1])) if found[1] else cls(None, float(found[2]) / 100)
+        return cls(int(match[1])) if match[1] else cls(None, float(match[2]) / 100)
 
     def allows(self, broken: int, total: int) -> bool:
         """Whether ``broken`` of ``total`` items may be left out."""

@@ -106,8 +106,8 @@ class Role:
 
     def protocols(self, task: str) -> list[str]:
         """Comparison hashes under which every encoder of the role was run on a task."""
-        found = [set(e.tasks.get(task, {})) for e in self.encoders]
-        common = set.intersection(*found) if found else set()
+        of_encoders = [set(e.tasks.get(task, {})) for e in self.encoders]
+        common = set.intersection(*of_encoders) if of_encoders else set()
         return [h for h in self.encoders[0].tasks.get(task, {}) if h in common]
 
     def example(self, task: str) -> Record | None:
@@ -133,8 +133,8 @@ def roles_of(records: Sequence[Record], named: Mapping[str, Sequence[str]]) -> d
 
 
 def _pretraining_seed(e: Encoder) -> int | None:
-    found = object_at(e.any.backbone, "info").get("seed")
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    recorded = object_at(e.any.backbone, "info").get("seed")
+    return recorded if isinstance(recorded, int) and not isinstance(recorded, bool) else None
 
 
 def _seed_pairs(a: Role, b: Role) -> tuple[list[tuple[Encoder, Encoder]], str]:
@@ -226,9 +226,9 @@ class Workbench:
 
 def _check_value(record: Record, metric: str, value: float, whole: bool) -> None:
     """Where nothing was left out the samples must give the record's own number, or they say nothing about it."""
-    told = value_of(record, metric)
-    if whole and told is not None and abs(told - value) > 1e-6:
-        raise Unusable(f"{record.task}: {metric} from the samples of {record.key} is {value:.6f}, the record says {told:.6f}")
+    recorded = value_of(record, metric)
+    if whole and recorded is not None and abs(recorded - value) > 1e-6:
+        raise Unusable(f"{record.task}: {metric} from the samples of {record.key} is {value:.6f}, the record says {recorded:.6f}")
 
 
 def converged(record: Record) -> bool | None:
@@ -240,8 +240,8 @@ def converged(record: Record) -> bool | None:
         if isinstance(value, dict):
             value = [value["converged"]] if "converged" in value else list(value.values())
         if isinstance(value, list):
-            found = [flag(v) for v in value]
-            return False if False in found else True if found and None not in found else None
+            flags = [flag(v) for v in value]
+            return False if False in flags else True if flags and None not in flags else None
         return None
 
     return flag(record.notes.get("converged"))
@@ -276,8 +276,8 @@ def _caveats(
     if flat[0].engine not in _WITHOUT_HEAD and any(converged(r) is None for r in flat):
         out.append(f"{task}: whether the heads had converged is not recorded")
     for key in sorted({k for r in flat for k in r.metrics if k.startswith("floor_")}):
-        found = [r.metrics[key].value for r in flat if key in r.metrics]
-        if max(found) - min(found) > 1e-6 or len(found) < len(flat):
+        values = [r.metrics[key].value for r in flat if key in r.metrics]
+        if max(values) - min(values) > 1e-6 or len(values) < len(flat):
             out.append(f"{task}: {key} is not the same on both sides, so a difference of gains over it is another number")
     shapes = [digest(object_at(side[0].backbone, "info").get("architecture")) for pair in used for side in pair]
     if len(set(shapes)) > 1:

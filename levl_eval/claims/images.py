@@ -18,8 +18,8 @@ REFERENCE = "original"  # the variant of ImageNet-9 that drops are from
 
 def value_of(record: Record, metric: str) -> float | None:
     """The record's own number, None where it has none of that name."""
-    found = record.metrics.get(metric)
-    return found.value if found is not None else None
+    estimate = record.metrics.get(metric)
+    return estimate.value if estimate is not None else None
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:

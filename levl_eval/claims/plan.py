@@ -44,8 +44,8 @@ def power_of(
     true = {"greater": margin, "less": -margin, "equivalent": 0.0}[relation]
     value = true + np.sqrt(by_seed + by_image) * normal
     drawn = Crossed(value, by_seed * spread if seeds > 1 else np.zeros(DRAWS), inner, seeds, images)
-    found = evidence(drawn, relation, margin if relation == "equivalent" else 0.0)
-    return float((found.support <= alpha).mean())
+    result = evidence(drawn, relation, margin if relation == "equivalent" else 0.0)
+    return float((result.support <= alpha).mean())
 
 
 def images_needed(
@@ -124,8 +124,8 @@ class Plan:
         tables = [dict(p.needs) for p in self.differences]
         out: list[tuple[int, int | None]] = []
         for s in sorted(set.intersection(*(set(t) for t in tables))) if tables else []:
-            found = [t[s] for t in tables]
-            out.append((s, None if None in found else max(n for n in found if n is not None)))
+            needed = [t[s] for t in tables]
+            out.append((s, None if None in needed else max(n for n in needed if n is not None)))
         return out
 
     def as_dict(self) -> dict[str, object]:
@@ -155,5 +155,5 @@ def plan(judged: Judged, margin: float | None, power: float) -> Plan:
     every = "any" not in (judged.card.over.tasks, judged.card.over.against, judged.card.over.protocols)
     each = 1 - (1 - power) / len(judged.differences) if every else power
     relation = judged.card.relation
-    found = tuple(plan_one(d, relation, wanted, each, judged.alpha) for d in tested)
-    return Plan(judged.card.name, relation, wanted, power, each, judged.alpha, found, judged.reasons)
+    planned = tuple(plan_one(d, relation, wanted, each, judged.alpha) for d in tested)
+    return Plan(judged.card.name, relation, wanted, power, each, judged.alpha, planned, judged.reasons)

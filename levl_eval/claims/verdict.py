@@ -36,7 +36,7 @@ class Difference:
     other: str
     protocol: str  # comparison hash, "" where the task was not run
     contrast: Contrast | None
-    found: Evidence
+    evidence: Evidence
     reason: str = ""
     refused: bool = False  # the two sides were not measured alike
     choices: tuple[tuple[str, str], ...] = ()  # protocol fields in which the protocols of the task differ
@@ -44,7 +44,7 @@ class Difference:
 
     def verdict(self, alpha: float) -> Verdict:
         """Of this test alone, not adjusted."""
-        return _verdict(float(self.found.support), float(self.found.contradiction), alpha)
+        return _verdict(float(self.evidence.support), float(self.evidence.contradiction), alpha)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Judged:
 
     card: ClaimCard
     differences: tuple[Difference, ...]
-    found: Evidence
+    evidence: Evidence
     alpha: float
     family: int = 1
     holm: tuple[float, float] = (1.0, 1.0)
@@ -84,7 +84,7 @@ class Judged:
             groups.setdefault((d.task, d.metric, d.protocol), []).append(d)
         out = []
         for (task, _, _), tests in groups.items():
-            e = combined([t.found for t in tests], self.card.over.against)
+            e = combined([t.evidence for t in tests], self.card.over.against)
             out.append((task, tuple(tests), _verdict(float(e.support), float(e.contradiction), self.alpha)))
         return tuple(out)
 
@@ -117,13 +117,13 @@ class Judge:
 
     def judge(self, cards: Sequence[ClaimCard]) -> list[Judged]:
         """Every claim, as one family: those of which nothing could be tested do not count in it."""
-        found = [self._one(card) for card in cards]
-        family = [n for n, j in enumerate(found) if j.tested]
-        support = holm([float(found[n].found.support) for n in family])
-        against = holm([float(found[n].found.contradiction) for n in family])
+        verdicts = [self._one(card) for card in cards]
+        family = [n for n, j in enumerate(verdicts) if j.tested]
+        support = holm([float(verdicts[n].evidence.support) for n in family])
+        against = holm([float(verdicts[n].evidence.contradiction) for n in family])
         for place, n in enumerate(family):
-            found[n] = replace(found[n], family=len(family), holm=(support[place], against[place]))
-        return found
+            verdicts[n] = replace(verdicts[n], family=len(family), holm=(support[place], against[place]))
+        return verdicts
 
     def _one(self, card: ClaimCard) -> Judged:
         differences: list[Difference] = []
@@ -134,7 +134,7 @@ class Judge:
             caveats += left
             by_protocol: dict[str, list[Evidence]] = {}
             for d in tests:
-                by_protocol.setdefault(d.protocol, []).append(d.found)
+                by_protocol.setdefault(d.protocol, []).append(d.evidence)
             parts = [combined(p, card.over.against) for p in by_protocol.values()]
             by_task.append(combined(parts, card.over.protocols))
             differences += tests
@@ -178,7 +178,7 @@ class Judge:
             return replace(blank, reason=str(e))
         margin = card.margin / factor(metric)
         return replace(
-            blank, protocol=protocol or both[0], contrast=contrast, found=evidence(contrast.difference, card.relation, margin)
+            blank, protocol=protocol or both[0], contrast=contrast, evidence=evidence(contrast.difference, card.relation, margin)
         )
 
     def _role(self, name: str, task: str) -> Role:
@@ -234,22 +234,22 @@ def _check_data(card: ClaimCard, record: Record) -> None:
 
 
 def _check_seeds(card: ClaimCard, task: str, contrast: Contrast) -> None:
-    for found, needed, kind in (
+    for available, needed, kind in (
         (contrast.pretraining_seeds, card.over.pretraining_seeds, "pretraining"),
         (contrast.head_seeds, card.over.head_seeds, "head"),
     ):
-        if found < needed:
-            raise Unusable(f"{task}: {found} {kind} seed{'s' if found > 1 else ''} a role, the claim asks for {needed}")
+        if available < needed:
+            raise Unusable(f"{task}: {available} {kind} seed{'s' if available > 1 else ''} a role, the claim asks for {needed}")
 
 
 def finished_records(directories: Sequence[str | Path]) -> list[Record]:
     """The finished records of run directories. Raises UsageError for one without, and for damaged ones."""
     out: list[Record] = []
     for name in directories:
-        found = [r for r in read_records(Path(name)) if r.status == "done"]
-        if not found:
+        finished = [r for r in read_records(Path(name)) if r.status == "done"]
+        if not finished:
             raise UsageError(f"{name}: no finished records below {Path(name) / 'records'}; give the --out of a run")
-        out += found
+        out += finished
     return out
 
 

@@ -67,7 +67,7 @@ def _why_undecided(j: Judged) -> str:
     if j.reasons:
         more = f" (and {len(j.reasons) - 1} more reason{'s' if len(j.reasons) > 2 else ''})" if len(j.reasons) > 1 else ""
         return f"Undecided: {j.reasons[0]}{more}."
-    weakest = max(_tested(j), key=lambda d: float(d.found.support))
+    weakest = max(_tested(j), key=lambda d: float(d.evidence.support))
     if j.card.over.tasks == j.card.over.against == j.card.over.protocols == "all" and weakest.verdict(j.alpha) == "supported":
         return f"Undecided: {relation_text(j)} on {_tasks(j.card)}, but not beyond error over {j.family} claims ({_family(j, j.holm[0])})."
     asked = f"; a margin of {j.card.margin:g} is asked" if j.card.margin else ""
@@ -78,13 +78,13 @@ def sentence(j: Judged) -> str:
     """The verdict in one plain sentence, and what it is about in a second one where that is less than the claim."""
     tested = _tested(j)
     if j.verdict == "supported":
-        closest = max(tested, key=lambda d: float(d.found.support))
+        closest = max(tested, key=lambda d: float(d.evidence.support))
         out = (
             f"Supported: {relation_text(j)} on {_tasks(j.card)} ({_family(j, j.holm[0])}); "
             f"least clear on {_where(closest)}, {_range(closest, j.alpha)}."
         )
     elif j.verdict == "contradicted":
-        worst = min(tested, key=lambda d: float(d.found.contradiction))
+        worst = min(tested, key=lambda d: float(d.evidence.contradiction))
         out = f"Contradicted: on {_where(worst)} the difference is {_range(worst, j.alpha)} ({_family(j, j.holm[1])})."
         if j.reasons:
             out += f" Not tested: {j.reasons[0]}."
@@ -109,13 +109,13 @@ def difference_line(d: Difference, alpha: float) -> str:
         f"{c.pretraining_seeds} pretraining and {c.head_seeds} head seed{'s' if c.head_seeds > 1 else ''}",
     ]
     out = (
-        f"{_where(d)}: {interval(float(c.difference.value), low, high, d.metric, signed=True)}, p {p_text(float(d.found.support))} for, "
-        f"{p_text(float(d.found.contradiction))} against; {', '.join(seeds)}"
+        f"{_where(d)}: {interval(float(c.difference.value), low, high, d.metric, signed=True)}, p {p_text(float(d.evidence.support))} for, "
+        f"{p_text(float(d.evidence.contradiction))} against; {', '.join(seeds)}"
     )
     if c.left_out:
         out += f", {c.left_out} failed items left out"
-    said = [f"{p.value:+.2f}{f' with {p.llm}' if p.llm else ''} ({p.grade})" for p in d.published]
-    return out + (f"; published {', '.join(said)}" if said else "")
+    published = [f"{p.value:+.2f}{f' with {p.llm}' if p.llm else ''} ({p.grade})" for p in d.published]
+    return out + (f"; published {', '.join(published)}" if published else "")
 
 
 def lines(j: Judged, most: int = 12) -> list[str]:
@@ -144,7 +144,7 @@ def _difference_json(d: Difference, alpha: float) -> dict[str, object]:
     out: dict[str, object] = {
         "task": d.task, "metric": d.metric, "subject": d.subject, "against": d.other, "protocol": d.protocol, "choices": dict(d.choices),
         "published": [vars(p) for p in d.published], "reason": d.reason, "refused": d.refused, "verdict": d.verdict(alpha),
-        "p_support": float(d.found.support), "p_contradiction": float(d.found.contradiction),
+        "p_support": float(d.evidence.support), "p_contradiction": float(d.evidence.contradiction),
     }  # fmt: skip
     if d.contrast is not None:
         c, low_high = d.contrast, d.contrast.difference.interval(alpha)
@@ -162,8 +162,8 @@ def as_dict(j: Judged) -> dict[str, object]:
     k, n = j.holds_in
     return {
         "claim": j.card.name, "statement": j.card.statement, "source": j.card.source, "note": j.card.note, "verdict": j.verdict,
-        "sentence": sentence(j), "alpha": j.alpha, "family": j.family, "p_support": float(j.found.support),
-        "p_contradiction": float(j.found.contradiction), "p_support_holm": j.holm[0], "p_contradiction_holm": j.holm[1],
+        "sentence": sentence(j), "alpha": j.alpha, "family": j.family, "p_support": float(j.evidence.support),
+        "p_contradiction": float(j.evidence.contradiction), "p_support_holm": j.holm[0], "p_contradiction_holm": j.holm[1],
         "relation": j.card.relation, "margin": j.card.margin, "over": j.card.over.model_dump(), "reasons": list(j.reasons),
         "caveats": list(j.caveats), "holds_in": {"protocols": k, "of": n},
         "protocols": [

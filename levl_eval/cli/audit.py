@@ -95,12 +95,12 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
     for name, scores in others.items():
         if scores.keys() != own.keys():
             raise LevlError(f"audit: {name} was measured on other images; delete the run directory and try again")
-        found = paired_difference(np.array([scores[i] for i in ids]), base)
-        half = (found.stderr or 0.0) * Z95 * wider
+        difference = paired_difference(np.array([scores[i] for i in ids]), base)
+        half = (difference.stderr or 0.0) * Z95 * wider
         out.append(
             {
-                "candidate": name, "value": float(base.mean() + found.value), "difference": found.value,
-                "low": max(found.value - half, -1.0), "high": min(found.value + half, 1.0), "beats_the_card": found.value - half > 0,
+                "candidate": name, "value": float(base.mean() + difference.value), "difference": difference.value,
+                "low": max(difference.value - half, -1.0), "high": min(difference.value + half, 1.0), "beats_the_card": difference.value - half > 0,
             }
         )  # fmt: skip
     return out
@@ -124,12 +124,12 @@ def _scores(record: Record, task: str) -> dict[str, float]:
 
     if record.status != "done":
         raise LevlError(f"audit: {record.backbone_name} on {task}: {record.reason}")
-    found = {s.id: float(s.score or 0.0) for s in read_samples(record.home, record)}
-    if not found or abs(sum(found.values()) / len(found) - record.metrics[record.main_metric].value) > 1e-6:
+    by_id = {s.id: float(s.score or 0.0) for s in read_samples(record.home, record)}
+    if not by_id or abs(sum(by_id.values()) / len(by_id) - record.metrics[record.main_metric].value) > 1e-6:
         raise UsageError(
             f"audit: {record.main_metric} of {task} is no mean over images; take a head such as knn, linear or zeroshot"
         )
-    return found
+    return by_id
 
 
 def run(args: argparse.Namespace) -> int:
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
     print("differences to the card's, paired by image, 95% intervals for all candidates together")
     for row in rows:
         if row["beats_the_card"]:
-            told = f"{row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
-            print(printable(f"warning: {told}"))
+            sentence = f"{row['candidate']} is clearly better than what the card of {card.name} says; correct its `preprocess`"
+            print(printable(f"warning: {sentence}"))
     print(printable(f"verdict: {result['verdict']}"))
     return 0

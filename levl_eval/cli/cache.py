@@ -38,10 +38,10 @@ def add(commands: Commands) -> None:
 
 def size_of(text: str) -> int:
     """Bytes of "200GB", "50 GiB" or a plain number. Raises ArgumentTypeError."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]I?)?B?", text.strip().upper())
-    if found is None:
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]I?)?B?", text.strip().upper())
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200GB, 50GiB or 1000000")
-    return int(float(found[1]) * _UNITS[found[2] or ""])
+    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     removed, left = caches.prune(cache, args.limit, args.kind) if args.what == "prune" else caches.clear(cache, args.kind)
     if args.json:
         total = sum(e.bytes for e in removed)
-        found = {"removed": len(removed), "bytes": total, "left": left, "entries": [e.row() for e in removed]}
-        print(json.dumps(found, indent=1))
+        summary = {"removed": len(removed), "bytes": total, "left": left, "entries": [e.row() for e in removed]}
+        print(json.dumps(summary, indent=1))
         return 0
     if args.what == "prune":
         print_rows([_row(e) for e in removed])
@@ -74,14 +74,16 @@ def _ls(entries: Sequence[Entry], as_json: bool, cache: Path) -> int:
 
     stored = FeatureStore(cache / "features").table() if any(e.kind == "features" for e in entries) else []
     by_key = {s["key"]: s for s in stored}
-    told = [by_key.get(e.key) if e.kind == "features" else None for e in entries]
+    described = [by_key.get(e.key) if e.kind == "features" else None for e in entries]
     if as_json:
         wanted = ("backbone", "images", "source")
-        table = [{**e.row(), **{k: v for k, v in (s or {}).items() if k in wanted}} for e, s in zip(entries, told, strict=True)]
+        table = [
+            {**e.row(), **{k: v for k, v in (s or {}).items() if k in wanted}} for e, s in zip(entries, described, strict=True)
+        ]
         print(json.dumps(table, indent=1))
         return 0
     rows: list[list[str]] = []
-    for e, s in zip(entries, told, strict=True):
+    for e, s in zip(entries, described, strict=True):
         what = f"{s['backbone']}, {s['images']:,} images of {s['source']}" if s is not None and s["whole"] else ""
         rows.append([*_row(e)[:-1], what or ("" if e.whole else "unfinished; the run that makes it resumes from here")])
     print_rows(rows)

@@ -57,10 +57,10 @@ def side(word: str, folder: str) -> dict[str, list[Record]]:
         record = read_record(path)
         return {record.task: [record]}
     directory, name = _place(word, folder)
-    found = read_directory(Path(directory))
-    for line in found.damaged:
+    directory_records = read_directory(Path(directory))
+    for line in directory_records.damaged:
         print(f"compare: left out: {line}", file=sys.stderr)
-    records = [r for r in found.records if r.status == "done"]
+    records = [r for r in directory_records.records if r.status == "done"]
     names = list(dict.fromkeys(r.backbone_name for r in records))
     if not names:
         raise UsageError(f"{directory}: no finished records; give the --out of a run")
@@ -110,11 +110,11 @@ def _names(folder: str) -> set[str]:
     """Names of the backbones that a run directory has records of; damaged ones are told where the side is read."""
     from levl_eval.records import read_record
 
-    found: set[str] = set()
+    names: set[str] = set()
     for path in Path(folder).glob("records/*.json"):
         with contextlib.suppress(UsageError):
-            found.add(str(read_record(path).backbone["name"]))
-    return found
+            names.add(str(read_record(path).backbone["name"]))
+    return names
 
 
 def _one_side(where: str, records: list[Record]) -> None:
@@ -142,11 +142,11 @@ def run(args: argparse.Namespace) -> int:
         if missing:
             raise UsageError(f"compare: no side has task {missing[0]!r}")
         sides = [{t: s[t] for t in wanted if t in s} for s in sides]
-    found = compare_all(sides, allow_mismatch=args.allow_mismatch, most=args.differ)
+    comparisons = compare_all(sides, allow_mismatch=args.allow_mismatch, most=args.differ)
     if args.json:
-        print(json_text([c.as_dict() for c in found]))
+        print(json_text([c.as_dict() for c in comparisons]))
     else:
-        print("\n".join(printable(line) for c in found for line in describe(c)))
+        print("\n".join(printable(line) for c in comparisons for line in describe(c)))
     return 0
 
 

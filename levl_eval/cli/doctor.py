@@ -66,8 +66,8 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
 
     out: list[dict[str, str]] = []
 
-    def tell(level: str, what: str, found: str) -> None:
-        out.append({"level": level, "what": what, "found": found})
+    def tell(level: str, what: str, message: str) -> None:
+        out.append({"level": level, "what": what, "found": message})
 
     tell("ok", "python", f"{platform.python_version()} on {platform.platform()}")
     tell("ok", "packages", ", ".join(f"{k} {v}" for k, v in packages().items()))
@@ -130,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
     """Exit code 1 where something is broken; missing data are notes."""
     if not args.no_self_test and not args.json:
         print("a small evaluation is run on this machine, up to a minute ...", file=sys.stderr, flush=True)
-    found = findings(Path(args.data), not args.no_self_test)
+    all_findings = findings(Path(args.data), not args.no_self_test)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(all_findings, indent=1))
     else:
-        print_rows([[f["level"], f["what"], f["found"]] for f in found])
-    return 1 if any(f["level"] == "error" for f in found) else 0
+        print_rows([[f["level"], f["what"], f["found"]] for f in all_findings])
+    return 1 if any(f["level"] == "error" for f in all_findings) else 0

@@ -92,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
             both = [image_embeddings(backbone, f.pooled, device) for f in sets]
             spaces |= {k: [b[k] for b in both] for k in both[0] if not k.startswith("cross-")}
         for space, (x, y) in spaces.items():
-            found = health(x, y, content)
-            table.append({"backbone": card.name, "space": space, **found})
-            warnings += [f"warning: {card.name}, {space}: {w}" for w in found["warnings"]]
+            figures = health(x, y, content)
+            table.append({"backbone": card.name, "space": space, **figures})
+            warnings += [f"warning: {card.name}, {space}: {w}" for w in figures["warnings"]]
         backbone.to("cpu")
     text = json.dumps(table, indent=1)
     if args.out:

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     card = claim_card(args.claim)
     judged = judge([card], finished_records(args.dirs), named_roles(args.roles), args.alpha)[0]
-    found = plan(judged, args.margin, args.power)
-    print(json.dumps(found.as_dict(), indent=1) if args.json else "\n".join(lines(found)))
+    planned = plan(judged, args.margin, args.power)
+    print(json.dumps(planned.as_dict(), indent=1) if args.json else "\n".join(lines(planned)))
     return 0
 
 
@@ -53,7 +53,7 @@ def _images(n: int | None) -> str:
     return "no number of images is enough" if n is None else f"{n:,} images"
 
 
-def lines(found: Plan) -> list[str]:
+def lines(planned: Plan) -> list[str]:
     """A plan as lines of at most 80 characters."""
 
     def wrapped(words: str, indent: int = 2) -> list[str]:
@@ -61,20 +61,20 @@ def lines(found: Plan) -> list[str]:
             words, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_long_words=False
         )
 
-    what = "lies within" if found.relation == "equivalent" else "is"
+    what = "lies within" if planned.relation == "equivalent" else "is"
     out = [
-        f"{found.claim}:",
+        f"{planned.claim}:",
         *wrapped(
-            f"to be decided with a chance of {found.power:.0%} where the true difference {what} {found.margin:g} (alpha {found.alpha:g}"
-            + (f"; {found.each:.1%} for each of its differences" if found.each != found.power else "")
+            f"to be decided with a chance of {planned.power:.0%} where the true difference {what} {planned.margin:g} (alpha {planned.alpha:g}"
+            + (f"; {planned.each:.1%} for each of its differences" if planned.each != planned.power else "")
             + ")"
         ),
     ]
-    if found.relation == "equivalent":
+    if planned.relation == "equivalent":
         out[1:] = wrapped(
-            f"to be shown equivalent within {found.margin:g} with a chance of {found.power:.0%} where there is no difference (alpha {found.alpha:g})"
+            f"to be shown equivalent within {planned.margin:g} with a chance of {planned.power:.0%} where there is no difference (alpha {planned.alpha:g})"
         )
-    for p in found.differences:
+    for p in planned.differences:
         chosen = "".join(f", {k}={v}" for k, v in p.choices)
         out += wrapped(f"{p.task} {p.metric} against {p.against}{chosen}:", 2)
         spread = f"between images {p.deviations[1]:.3g}"
@@ -90,8 +90,8 @@ def lines(found: Plan) -> list[str]:
             )
         elif p.now[1] < 5:
             out += wrapped(f"the spread between seeds is known from {p.now[1]} of them only, so this is rough", 4)
-    if len(found.differences) > 1 and found.needs:
-        out += wrapped("all of them: " + "; ".join(f"{s} seeds, {_images(n)}" if s > 1 else _images(n) for s, n in found.needs))
-    for reason in found.missing:
+    if len(planned.differences) > 1 and planned.needs:
+        out += wrapped("all of them: " + "; ".join(f"{s} seeds, {_images(n)}" if s > 1 else _images(n) for s, n in planned.needs))
+    for reason in planned.missing:
         out += wrapped(f"not in this plan: {reason}")
     return out

@@ -81,22 +81,22 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
 
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
-    found: CaptionSet | ClassificationSet | DepthSet | QuestionSet | SegmentationSet
+    test_set: CaptionSet | ClassificationSet | DepthSet | QuestionSet | SegmentationSet
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
 
-        found = retrieval.captions_of(card, folder, record.limit)
+        test_set = retrieval.captions_of(card, folder, record.limit)
     elif card.engine == "lmms":
         raise UsageError(f"{card.name}: lmms-eval reads its images itself")
     elif card.engine == "depth":
-        found = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
+        test_set = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
     elif card.engine == "vqa":
-        found = readers.read_questions(card.data, folder, record.limit)
+        test_set = readers.read_questions(card.data, folder, record.limit)
     elif card.engine in ("segmentation", "mmseg"):
-        found = readers.read_segmentation(card.data, folder, record.limit)
+        test_set = readers.read_segmentation(card.data, folder, record.limit)
     else:
-        found = readers.read_classification(card.data, folder, record.limit)
-    return found.images, fingerprint_of(found)
+        test_set = readers.read_classification(card.data, folder, record.limit)
+    return test_set.images, fingerprint_of(test_set)
 
 
 def write(out: Path, images: bool = True, data: str | None = None, results: Results | None = None) -> Path:

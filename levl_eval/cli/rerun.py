@@ -54,12 +54,12 @@ def _identity_changes(old: Record, new: Record) -> list[str]:
 
     if old.identity_hash and new.identity_hash:
         return [f"{line} (then, now)" for line in differing_fields(identity_of(old).parts(), identity_of(new).parts())]
-    found = {
+    pairs = {
         "weights": (old.weights, new.weights),
         "protocol": (old.protocol_hash, new.protocol_hash),
         "data": (str(old.data.get("fingerprint")), str(new.data.get("fingerprint"))),
     }
-    return [f"{name} {then[:12]} then, {now[:12]} now" for name, (then, now) in found.items() if then != now]
+    return [f"{name} {then[:12]} then, {now[:12]} now" for name, (then, now) in pairs.items() if then != now]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,9 +98,15 @@ def run(args: argparse.Namespace) -> int:
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,
         batch_size=batch if isinstance(batch := old.call.get("batch_size"), int) else 64, progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
     )[0]  # fmt: skip
-    found = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
+    differences = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
     if args.json:
-        print(json.dumps({"record": str(path), "again": str(out / "records" / f"{new.key}.json"), "changes": found}, indent=1))
+        print(
+            json.dumps({"record": str(path), "again": str(out / "records" / f"{new.key}.json"), "changes": differences}, indent=1)
+        )
     else:
-        print(printable(f"{old.backbone_name} on {old.task}: " + ("the same numbers" if not found else "; ".join(found))))
-    return 1 if found else 0
+        print(
+            printable(
+                f"{old.backbone_name} on {old.task}: " + ("the same numbers" if not differences else "; ".join(differences))
+            )
+        )
+    return 1 if differences else 0

@@ -160,8 +160,8 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
         lambda: [write_leaderboard(out, results()), write_report_of_run(out, images=args.data == "scenes", results=results())],
     )
     if args.json:
-        found = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
-        print(json.dumps(found, indent=1))
+        summary = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
+        print(json.dumps(summary, indent=1))
     else:
         print(printable(f"records, samples, {board} and {page}"))
         if args.data != "scenes":

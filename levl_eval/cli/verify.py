@@ -128,19 +128,19 @@ def _project_page(args: argparse.Namespace, named: dict[str, str]) -> int:
     there = sum(len(list(files[0].parents[1].joinpath(name).glob("*.JPEG"))) for name, _ in reference.classes)
     if there != IMAGES:
         progress.say(f"{data}: {there} images, Imagenette's validation split holds {IMAGES}; others are drawn than the page's")
-    found = []
+    differences = []
     for name, model in (named or PAGE).items():
         card = backbone_card(name)
         backbone = load_backbone(card.uri, card=card)
         scores = cosines(backbone, files, [p for _, p in reference.classes], device, args.batch_size, progress)
-        found.append(difference(model, backbone, scores, reference))
+        differences.append(difference(model, backbone, scores, reference))
         backbone.to("cpu")
     if args.json:
-        print(json.dumps([{**asdict(d), "within": d.largest <= args.tolerance} for d in found], indent=1))
+        print(json.dumps([{**asdict(d), "within": d.largest <= args.tolerance} for d in differences], indent=1))
     else:
-        for d in found:
+        for d in differences:
             print(printable(f"{d.backbone} as {d.model}: {d.images} images, {len(reference.classes)} prompts"))
             print(f"  largest difference {d.largest:.6f} (image {d.image}, {d.prompt!r}), mean {d.mean:.6f}")
             print(f"  right class first: {d.accuracy:.1%} here, {d.published_accuracy:.1%} published")
             print(f"  {'within' if d.largest <= args.tolerance else 'OUTSIDE'} the tolerance of {args.tolerance:g}")
-    return 0 if all(d.largest <= args.tolerance for d in found) else 1
+    return 0 if all(d.largest <= args.tolerance for d in differences) else 1

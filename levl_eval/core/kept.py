@@ -93,8 +93,8 @@ def _read_error(path: Path, e: BaseException) -> Damaged:
     return Damaged(f"{path}: cannot be read ({type(e).__name__})")
 
 
-def _check(path: Path, key: str, found: object, checksum: object, actual: str) -> None:
-    if found != key:
+def _check(path: Path, key: str, stored_key: object, checksum: object, actual: str) -> None:
+    if stored_key != key:
         raise Damaged(f"{path}: was made from something else than its name says")
     if checksum != actual:
         raise Damaged(f"{path}: damaged (checksum)")
@@ -109,14 +109,14 @@ def read_json(path: Path, key: str) -> object:
     """What :func:`write_json` has written. Raises FileNotFoundError, Damaged."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        found, checksum = kept["key"], kept["checksum"]
+        stored_key, checksum = kept["key"], kept["checksum"]
         value: object = kept["value"]
         actual = digest(value)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise _read_error(path, e) from e
-    _check(path, key, found, checksum, actual)
+    _check(path, key, stored_key, checksum, actual)
     return value
 
 
@@ -133,12 +133,12 @@ def read_arrays(path: Path, key: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         seal = json.loads(arrays.pop(_SEAL).tobytes())
-        found, checksum = seal["key"], seal["checksum"]
+        stored_key, checksum = seal["key"], seal["checksum"]
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile) as e:
         raise _read_error(path, e) from e
-    _check(path, key, found, checksum, tree_digest(arrays))
+    _check(path, key, stored_key, checksum, tree_digest(arrays))
     return arrays
 
 
@@ -156,13 +156,13 @@ def read_state(path: Path, key: str, device: torch.device | str = "cpu") -> dict
 
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        found, checksum = state.pop("key"), state.pop("checksum")
+        stored_key, checksum = state.pop("key"), state.pop("checksum")
         actual = tree_digest(state)
     except FileNotFoundError:
         raise
     except Exception as e:  # a damaged file has many ways to fail in torch's reader
         raise _read_error(path, e) from e
-    _check(path, key, found, checksum, actual)
+    _check(path, key, stored_key, checksum, actual)
     return {name: value if str(device) == "cpu" else _moved(value, device) for name, value in state.items()}
 
 

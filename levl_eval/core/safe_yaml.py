@@ -83,8 +83,8 @@ def parse_yaml(text: str, where: str) -> object:
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError) as e:
-        told = "nested too deeply" if isinstance(e, RecursionError) else " ".join(str(e).split())[:300]
-        raise UsageError(f"{where}: not valid YAML ({told})") from e
+        reason = "nested too deeply" if isinstance(e, RecursionError) else " ".join(str(e).split())[:300]
+        raise UsageError(f"{where}: not valid YAML ({reason})") from e
 
 
 def read_yaml(path: Path) -> dict[str, object]:

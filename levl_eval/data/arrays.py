@@ -106,12 +106,12 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
         labels = np.concatenate([np.asarray(b[key], np.int64) for b in batches])
         pixels = np.concatenate([_planes(np.asarray(b["data"], np.uint8), 32) for b in batches])
         return array_set(spec, spec.layout, pixels, labels, classes, limit, root)
-    found = class_folders(spec, root, limit)
-    if found is None:
+    folders = class_folders(spec, root, limit)
+    if folders is None:
         raise UsageError(
             f"{root}: holds neither {stems[0]}.bin nor {stems[0]} nor class folders {spec.split}/CLASS; unpack it there"
         )
-    return found
+    return folders
 
 
 def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -119,12 +119,12 @@ def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> Classific
     root = place(spec, data)
     images, marks = root / f"{spec.split}_X.bin", root / f"{spec.split}_y.bin"
     if not images.is_file():
-        found = class_folders(spec, root, limit)
-        if found is None:
+        folders = class_folders(spec, root, limit)
+        if folders is None:
             raise UsageError(
                 f"{root}: holds neither {images.name} nor class folders {spec.split}/CLASS; unpack stl10_binary there"
             )
-        return found
+        return folders
     size = images.stat().st_size
     if size == 0 or size % (3 * 96 * 96):
         raise UsageError(f"{images}: {size} bytes are not a whole number of 96 x 96 images; download it again")

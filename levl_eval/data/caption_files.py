@@ -115,21 +115,21 @@ def _records(path: Path, text: str, mark: str) -> Iterator[tuple[int, list[str]]
 
 def _begins_row(line: str, mark: str) -> bool:
     """Whether a line inside a field looks like a row of its own: IMAGE.SUFFIX and a separator."""
-    first, found, _ = line.partition(mark)
-    return bool(found) and first.strip().strip('"').lower().endswith(SUFFIXES)
+    first, separator, _ = line.partition(mark)
+    return bool(separator) and first.strip().strip('"').lower().endswith(SUFFIXES)
 
 
 def _token(path: Path, text: str) -> Iterator[Caption]:
     seen: set[tuple[str, str]] = set()
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
-            found = _TOKEN.fullmatch(line)
-            if not found or not found[3].strip():
+            match = _TOKEN.fullmatch(line)
+            if not match or not match[3].strip():
                 raise UsageError(f"{path}: line {number}: expected IMAGE#NUMBER, a tab and a caption; take the published file")
-            if (found[1], found[2]) in seen:
-                raise UsageError(f"{path}: line {number}: {shown(found[1])} has a caption of number {found[2]} already; keep one")
-            seen.add((found[1], found[2]))
-            yield Caption(found[1], found[3].strip(), number)
+            if (match[1], match[2]) in seen:
+                raise UsageError(f"{path}: line {number}: {shown(match[1])} has a caption of number {match[2]} already; keep one")
+            seen.add((match[1], match[2]))
+            yield Caption(match[1], match[3].strip(), number)
 
 
 def _coco(path: Path) -> Iterator[Caption]:

@@ -45,19 +45,19 @@ def _finish(
     return CaptionSet(name, spec.split, images, tuple(c for c, _ in captions), owner, digest)
 
 
-def first_captions(found: CaptionSet, count: int | None) -> CaptionSet:
+def first_captions(caption_set: CaptionSet, count: int | None) -> CaptionSet:
     """The set with at most the first ``count`` captions of each image; None: all."""
     if count is None:
-        return found
-    seen = np.zeros(len(found.images), int)
+        return caption_set
+    seen = np.zeros(len(caption_set.images), int)
     kept = []
-    for j, k in enumerate(found.owner):
+    for j, k in enumerate(caption_set.owner):
         if seen[k] < count:
             kept.append(j)
         seen[k] += 1
-    captions = tuple(found.captions[j] for j in kept)
-    digest = fingerprint_text([found.fingerprint, str(count)])
-    return CaptionSet(found.name, found.split, found.images, captions, found.owner[kept], digest)
+    captions = tuple(caption_set.captions[j] for j in kept)
+    digest = fingerprint_text([caption_set.fingerprint, str(count)])
+    return CaptionSet(caption_set.name, caption_set.split, caption_set.images, captions, caption_set.owner[kept], digest)
 
 
 def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
@@ -102,13 +102,13 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
         raise UsageError("layout captions: field `annotations` must be set to a csv file with the columns image and caption")
     path = under(data, spec.annotations)
     assert path is not None
-    found: dict[str, list[str]] = {}
+    by_image: dict[str, list[str]] = {}
     for c in read_caption_file(path, split="split" if spec.split and path.suffix.lower() in (".csv", ".tsv") else ""):
         if not c.split or c.split == spec.split:
-            found.setdefault(c.image, []).append(c.caption.strip())
-    if not found:
+            by_image.setdefault(c.image, []).append(c.caption.strip())
+    if not by_image:
         raise UsageError(f"{path}: column `split`: {spec.split!r} does not occur" if spec.split else f"{path}: holds no captions")
     folder = under(data, spec.images) if spec.images else None
     bases = [folder] if folder else [path.parent, path.parent / "images"]
-    rows = [(i, next((b / i for b in bases if os.path.exists(b / i)), bases[0] / i), c) for i, c in found.items()]
+    rows = [(i, next((b / i for b in bases if os.path.exists(b / i)), bases[0] / i), c) for i, c in by_image.items()]
     return _finish(spec, path.stem, rows, limit, path, "put the images there, or set `images` to their folder")

@@ -41,16 +41,16 @@ def _guard(name: str, call: Callable[[], Iterable[Finding]]) -> list[Finding]:
 
 def _questions(layout: str, split: str, data: str, seen: dict[str, set[str]]) -> list[Finding]:
     spec = DataSpec(layout=layout, directory=layout, split=split)  # type: ignore[arg-type]
-    found = read_questions(spec, data)
+    question_set = read_questions(spec, data)
     name = f"{layout}/{split or 'all'}"
     seen.setdefault(layout, set())
-    shared = seen[layout] & set(found.images.ids)
-    seen[layout] |= set(found.images.ids)
-    text = f"{len(found.questions):,} questions about {len(found.images):,} images"
-    out = [Finding("ok", name, f"{text}; {found.version}" if layout == "pope" else text)]
+    shared = seen[layout] & set(question_set.images.ids)
+    seen[layout] |= set(question_set.images.ids)
+    text = f"{len(question_set.questions):,} questions about {len(question_set.images):,} images"
+    out = [Finding("ok", name, f"{text}; {question_set.version}" if layout == "pope" else text)]
     expected = RELEASES.get((layout, split))
     if expected:
-        same = len(found.questions) == expected[0] and expected[1] in (None, len(found.images))
+        same = len(question_set.questions) == expected[0] and expected[1] in (None, len(question_set.images))
         of = f"{expected[0]:,} questions" + (f", {expected[1]:,} images" if expected[1] else "")
         out.append(Finding("ok" if same else "note", name, f"{'is' if same else 'is not'} the published release ({of})"))
     if shared:
@@ -59,21 +59,21 @@ def _questions(layout: str, split: str, data: str, seen: dict[str, set[str]]) ->
 
 
 def _ade(split: str, data: str) -> list[Finding]:
-    found = read_segmentation(DataSpec(layout="ade20k", directory="ade20k", split=split, reduce_zero_label=True), data)
+    test_set = read_segmentation(DataSpec(layout="ade20k", directory="ade20k", split=split, reduce_zero_label=True), data)
     labels: set[int] = set()
-    for name in found.images.ids:
-        mask = found.mask(name)  # refuses labels out of range and names the file
-        size = found.images.open(name).size
+    for name in test_set.images.ids:
+        mask = test_set.mask(name)  # refuses labels out of range and names the file
+        size = test_set.images.open(name).size
         if (mask.shape[1], mask.shape[0]) != size:
             return [
                 Finding("error", f"ade20k/{split}", f"{name}: image is {size[0]}x{size[1]}, mask {mask.shape[1]}x{mask.shape[0]}")
             ]
         labels |= set(np.unique(mask).tolist())
-    labels.discard(found.ignore_index)
-    same = len(found.images) == ADE20K[split]
-    text = f"{len(found.images):,} pairs, {len(labels)} of {len(found.classes)} classes occur"
+    labels.discard(test_set.ignore_index)
+    same = len(test_set.images) == ADE20K[split]
+    text = f"{len(test_set.images):,} pairs, {len(labels)} of {len(test_set.classes)} classes occur"
     name = f"ade20k/{split}"
-    return [Finding("ok", name, text + (", the published release" if same else "")), *_converted(name, found.images)]
+    return [Finding("ok", name, text + (", the published release" if same else "")), *_converted(name, test_set.images)]
 
 
 def _converted(name: str, images: ImageSet) -> list[Finding]:
@@ -88,10 +88,10 @@ def _converted(name: str, images: ImageSet) -> list[Finding]:
 def _nyu(split: str, data: str) -> Iterable[Finding]:
     """Every pair of a split: equal sizes, and a depth somewhere. One line a kind of defect."""
     card = task_card("nyuv2")
-    found = read_depth(card.train if split == "train" else card.data, data, card.depth_scale)
+    depth_set = read_depth(card.train if split == "train" else card.data, data, card.depth_scale)
     name, unlike, empty, ends = f"nyuv2/{split}", [], [], [np.inf, 0.0]
-    for image in found.images.ids:
-        depth, size = found.depth(image), found.images.open(image).size
+    for image in depth_set.images.ids:
+        depth, size = depth_set.depth(image), depth_set.images.open(image).size
         known = depth[np.isfinite(depth) & (depth > 0)]
         if depth.shape != size[::-1]:
             unlike.append(f"{image}: image {size[0]}x{size[1]}, depth map {depth.shape[1]}x{depth.shape[0]}")
@@ -99,7 +99,7 @@ def _nyu(split: str, data: str) -> Iterable[Finding]:
             empty.append(image)
         else:
             ends = [min(ends[0], float(known.min())), max(ends[1], float(known.max()))]
-    count = len(found.images)
+    count = len(depth_set.images)
     text = f"{count:,} pairs" + (f", {ends[0]:.2f} to {ends[1]:.2f} m" if ends[1] else "")
     if count == NYUV2[split]:
         yield Finding("ok", name, f"{text}, the labelled release")
@@ -116,23 +116,23 @@ def _nyu(split: str, data: str) -> Iterable[Finding]:
 
 
 def _folders(room: str, split: str, data: str) -> list[Finding]:
-    found = read_classification(DataSpec(layout="imagefolder", directory=room, split=split), data)
-    for name in found.images.ids:
-        found.images.open(name)
-    counts = np.bincount(found.labels, minlength=len(found.classes))
-    text = f"{len(found.images):,} images, {len(found.classes)} classes, {counts.min()} to {counts.max()} each"
-    return [Finding("ok", f"{room}/{split}", text), *_converted(f"{room}/{split}", found.images)]
+    image_folders = read_classification(DataSpec(layout="imagefolder", directory=room, split=split), data)
+    for name in image_folders.images.ids:
+        image_folders.images.open(name)
+    counts = np.bincount(image_folders.labels, minlength=len(image_folders.classes))
+    text = f"{len(image_folders.images):,} images, {len(image_folders.classes)} classes, {counts.min()} to {counts.max()} each"
+    return [Finding("ok", f"{room}/{split}", text), *_converted(f"{room}/{split}", image_folders.images)]
 
 
 def _set(name: str, data: str) -> Iterable[Finding]:
     """The splits of a set of tasks/sets: counts against the release, classes, images that stand in both."""
     card = set_card(name)
-    found = []
+    findings = []
     own = [card.validation] if isinstance(card.validation, DataSpec) else []  # a published list beside training and test
     for k, spec in enumerate((card.train, card.data, *own)):
         assert spec is not None
         got = read_classification(spec, data)
-        found.append(got)
+        findings.append(got)
         counts = np.bincount(got.labels, minlength=len(got.classes))
         text = f"{len(got.images):,} images, {len(got.classes)} classes, {counts.min()} to {counts.max()} each"
         published = (*SETS.get(name, ()), *VALIDATION.get(name, ()))
@@ -141,11 +141,11 @@ def _set(name: str, data: str) -> Iterable[Finding]:
             yield Finding(
                 "ok" if same else "note", f"{name}/{spec.split}", text + ("" if same else f"; published {published[k]:,}")
             )
-    for other, which in zip(found[1:], ("test", "validation"), strict=False):
-        if found[0].classes != other.classes:
+    for other, which in zip(findings[1:], ("test", "validation"), strict=False):
+        if findings[0].classes != other.classes:
             yield Finding("error", name, f"training and {which} have different classes")
-    for other, which in zip((found[0], *found[2:]), ("training", "validation"), strict=False):
-        twice = shared_images(found[1].images, other.images)
+    for other, which in zip((findings[0], *findings[2:]), ("training", "validation"), strict=False):
+        twice = shared_images(findings[1].images, other.images)
         if twice:
             first = f"{twice[0][0]} is {twice[0][1]}"
             yield Finding("error", name, f"leakage: {len(twice)} test images are {which} images too, first {first}")

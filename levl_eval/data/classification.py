@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from levl_eval.cards import DataSpec
@@ -165,13 +166,13 @@ def _beside(root: Path, *names: str) -> Path | None:
     return next((f / n for n in names for f in folders if (f / n).is_file()), None)
 
 
-def _kaggle_val(spec: DataSpec, root: Path, limit: int | None, said: dict[str, str]) -> ClassificationSet | None:
+def _kaggle_val(spec: DataSpec, root: Path, limit: int | None, spoken: dict[str, str]) -> ClassificationSet | None:
     """Kaggle's flat validation folder with LOC_val_solution.csv (`ImageId,WNID x y x y ...`)."""
     listed = _beside(root, IMAGENET_FILES[2])
     if spec.split != "val" or listed is None:
         return None
     rows = [line.replace(",", " ").split()[:2] for line in lines_of(listed, "")[1:]]
-    classes = sorted(said) or sorted({r[1] for r in rows if len(r) == 2})
+    classes = sorted(spoken) or sorted({r[1] for r in rows if len(r) == 2})
     entries = [(f"{r[0]}.JPEG", root / "val" / f"{r[0]}.JPEG", _number(r[-1], classes, listed, i)) for i, r in enumerate(rows, 2)]
     entries.sort(key=lambda e: e[0])
     return labelled_set(spec, "imagenet", entries, classes, limit, listed, f"unpack the validation images into {root / 'val'}")
@@ -184,25 +185,25 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
     """
     root = place(spec, data)
     listed = _beside(root, *IMAGENET_FILES[:2])
-    said = dict(line.split(None, 1) for line in lines_of(listed, "") if " " in line) if listed else {}
-    found = class_folders(spec, root, limit) or _kaggle_val(spec, root, limit, said)
-    if found is None:
+    spoken = dict(line.split(None, 1) for line in lines_of(listed, "") if " " in line) if listed else {}
+    dataset = class_folders(spec, root, limit) or _kaggle_val(spec, root, limit, spoken)
+    if dataset is None:
         raise UsageError(
             f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
         )
-    names = tuple(said.get(c, c) for c in found.classes) if said else found.names
-    return ClassificationSet("imagenet", spec.split, found.images, found.labels, found.classes, found.fingerprint, names)
+    names = tuple(spoken.get(c, c) for c in dataset.classes) if spoken else dataset.names
+    return ClassificationSet("imagenet", spec.split, dataset.images, dataset.labels, dataset.classes, dataset.fingerprint, names)
 
 
 def read_tiny_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """Tiny-ImageNet as published (:func:`tiny_imagenet`), or class folders SPLIT/CLASS. Raises UsageError."""
     root = place(spec, data)
-    found = tiny_imagenet(spec, root, limit) or class_folders(spec, root, limit)
-    if found is None:
+    dataset = tiny_imagenet(spec, root, limit) or class_folders(spec, root, limit)
+    if dataset is None:
         raise UsageError(
             f"{root}: holds neither wnids.txt nor class folders {spec.split}/CLASS; unpack tiny-imagenet-200.zip there"
         )
-    return found
+    return dataset
 
 
 def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -211,13 +212,13 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
     lists = {"train": ("places365_train_standard.txt", "places365_train_challenge.txt"), "val": ("places365_val.txt",)}
     listed = next((p for n in lists.get(spec.split, ()) for p in (root / n, root / "filelist" / n) if p.is_file()), None)
     if listed is None:
-        found = class_folders(spec, root, limit)
-        if found is None:
+        dataset = class_folders(spec, root, limit)
+        if dataset is None:
             expected = " or ".join(lists.get(spec.split, (spec.split,)))
             raise UsageError(
                 f"{root}: holds neither {expected} nor class folders {spec.split}/CLASS; unpack Places365-Standard there"
             )
-        return found
+        return dataset
     categories = listed.parent / "categories_places365.txt"
     pairs = [line.rsplit(None, 1) for line in lines_of(categories, "it lies beside the lists in the published archive")]
     odd = next((i for i, r in enumerate(pairs, 1) if len(r) != 2 or not r[1].isdigit()), None)
@@ -236,9 +237,8 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
     rows = _pairs([line.rsplit(None, 1) for line in lines_of(listed, "")], listed, "IMAGE NUMBER")
     entries = [(f.lstrip("/"), base / f.lstrip("/"), _number(y, classes, listed, i)) for i, (f, y) in enumerate(rows, 1)]
     names = [c.replace("/", " ").replace("_", " ") for c in classes]
-    return labelled_set(
-        spec, "places365", entries, classes, limit, listed, f"unpack the images into {base}, or set `images`", names
-    )
+    where = f"unpack the images into {base}, or set `images`"
+    return replace(labelled_set(spec, "places365", entries, classes, limit, listed, where), names=tuple(names))
 
 
 def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
@@ -249,9 +249,9 @@ def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> Classi
     if level not in many:
         raise UsageError(f"aircraft: field `level`: expected {', '.join(many)}, found {level!r}")
     path = root / f"images_{level}_{spec.split}.txt"
-    found = None if path.is_file() else class_folders(spec, root, limit)
-    if found is not None:
-        return found
+    folders = None if path.is_file() else class_folders(spec, root, limit)
+    if folders is not None:
+        return folders
     lines = [line.split(None, 1) for line in lines_of(path, "unpack fgvc-aircraft-2013b there")]
     rows = _pairs(lines, path, "IMAGE CLASS")
     listed = root / f"{many[level]}.txt"
@@ -264,9 +264,9 @@ def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> Classifica
     """annotations/{trainval,test}.txt (`IMAGE CLASS-ID SPECIES BREED-ID`) over images/; classes from the file names."""
     root = place(spec, data)
     path = root / "annotations" / f"{spec.split}.txt"
-    found = None if path.is_file() else class_folders(spec, root, limit)
-    if found is not None:
-        return found
+    folders = None if path.is_file() else class_folders(spec, root, limit)
+    if folders is not None:
+        return folders
     names: dict[int, str] = {}
     rows = []
     for number, line in enumerate(lines_of(path, "unpack annotations.tar.gz there"), 1):
@@ -289,10 +289,10 @@ def read_sun397(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
     path = next((p / f"{spec.split}.txt" for p in (root / "Partitions", root) if (p / f"{spec.split}.txt").is_file()), None)
     if path is None:
         short = spec.model_copy(update={"split": "train" if spec.split.startswith("Training") else "test"})
-        found = class_folders(spec, root, limit) or class_folders(short, root, limit)
-        if found is None:
+        folders = class_folders(spec, root, limit) or class_folders(short, root, limit)
+        if folders is None:
             raise UsageError(f"{root}: Partitions/{spec.split}.txt is missing; unpack Partitions.zip there")
-        return found
+        return folders
     listed = next((p for p in (path.parent / "ClassName.txt", root / "ClassName.txt") if p.is_file()), None)
     files = [line.lstrip("/") for line in lines_of(path, "")]
     kinds = [c.strip("/") for c in lines_of(listed, "")] if listed else sorted({str(PurePosixPath(f).parent) for f in files})
@@ -304,6 +304,5 @@ def read_sun397(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
         entries.append((f, root / f, kinds.index(kind)))
     classes = [k.split("/", 1)[-1] for k in kinds]  # without the alphabet's folder
     names = [c.replace("/", " ").replace("_", " ") for c in classes]
-    return labelled_set(
-        spec, "sun397", entries, classes, limit, path, f"unpack SUN397.tar.gz, so that the images lie below {root}", names
-    )
+    where = f"unpack SUN397.tar.gz, so that the images lie below {root}"
+    return replace(labelled_set(spec, "sun397", entries, classes, limit, path, where), names=tuple(names))

@@ -135,9 +135,9 @@ def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, P
             out.append((name, top / name, top / depth.lstrip("/")))
         return out
     for top in tops[:-1]:
-        found = list_images(top, deep=True, prefix="rgb_").files if top.is_dir() else []
-        if found:
-            return [(str(p.relative_to(top)), p, p.with_name(f"sync_depth_{p.stem[4:]}.png")) for p in found]
+        images = list_images(top, deep=True, prefix="rgb_").files if top.is_dir() else []
+        if images:
+            return [(str(p.relative_to(top)), p, p.with_name(f"sync_depth_{p.stem[4:]}.png")) for p in images]
     raise UsageError(f"{root}: holds neither nyu_depth_v2_labeled.mat nor rgb_* images of the {split} split; {_GET}")
 
 
@@ -179,14 +179,14 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest, of_map.__getitem__)
 
 
-def check_depth(found: DepthSet) -> DepthSet:
+def check_depth(depth_set: DepthSet) -> DepthSet:
     """The set, where some pixel of its maps has a depth. Raises UsageError; all maps are read only where the first few hold none."""
-    for name in found.images.ids:
-        depth = found.depth(name)
+    for name in depth_set.images.ids:
+        depth = depth_set.depth(name)
         if (np.isfinite(depth) & (depth > 0)).any():
-            return found
+            return depth_set
     raise UsageError(
-        f"{found.images.source}: no pixel of the {len(found.images)} depth maps has a depth (0 and what is not finite are unknown), "
+        f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not finite are unknown), "
         "errors are not defined on this set; replace the maps"
     )
 

@@ -47,7 +47,7 @@ def checked_labels(labels: Sequence[int | None] | np.ndarray, classes: int, sour
 
 def labelled_set(
     spec: DataSpec, name: str, entries: Sequence[Entry], classes: Sequence[str], limit: int | None, source: Path, where: str,
-    names: Sequence[str] = (), left_out: Mapping[str, int] | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> ClassificationSet:  # fmt: skip
     """Entries as a set. Raises UsageError for an empty one, an id given twice, or images that are missing."""
     if len(classes) < 2:
@@ -61,4 +61,4 @@ def labelled_set(
     images = image_set(at, lambda i: at[i][1], str(source), where, left_out, spec)
     labels = np.array([at[i][2] for i in images.ids], np.int64)
     digest = fingerprint_text([*classes, *map(str, labels)])
-    return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest, tuple(names))
+    return ClassificationSet(name, spec.split, images, labels, tuple(classes), digest)

@@ -63,47 +63,47 @@ def image_content(images: ImageSet, name: str) -> str:
     return images.content(name) if images.content is not None else pixel_hash(np.asarray(images.open(name)))
 
 
-def content_of(found: AnySet) -> Content:
+def content_of(dataset: AnySet) -> Content:
     """Fingerprint and order of a set, computed once an object. Raises LevlError for an image or map that cannot be read."""
-    known = found.__dict__.get("_content")
+    known = dataset.__dict__.get("_content")
     if known is None:
-        known = _content(found)
-        found.__dict__["_content"] = known  # beside the frozen fields; ``dataclasses.replace`` does not carry it over
+        known = _content(dataset)
+        dataset.__dict__["_content"] = known  # beside the frozen fields; ``dataclasses.replace`` does not carry it over
     return known
 
 
-def fingerprint_of(found: AnySet) -> str:
+def fingerprint_of(dataset: AnySet) -> str:
     """Content fingerprint of an annotated set, images included: what a record holds as its data's ``fingerprint``."""
-    return content_of(found).fingerprint
+    return content_of(dataset).fingerprint
 
 
-def _content(found: AnySet) -> Content:
-    if isinstance(found, QuestionSet):
-        items = question_items(found)
+def _content(dataset: AnySet) -> Content:
+    if isinstance(dataset, QuestionSet):
+        items = question_items(dataset)
         groups: dict[str, list[bytes]] = {}
-        for q, item in zip(found.questions, items, strict=True):
+        for q, item in zip(dataset.questions, items, strict=True):
             groups.setdefault(q.image_id, []).append(item)
-        asked = {"failed": sorted(_hash(question_text(q)).hex() for q in found.failed)} if found.failed else {}
-        return _finish("questions", [_hash(*sorted(g)) for g in groups.values()], asked, items, found.images)
-    images = found if isinstance(found, ImageSet) else found.images
+        asked = {"failed": sorted(_hash(question_text(q)).hex() for q in dataset.failed)} if dataset.failed else {}
+        return _finish("questions", [_hash(*sorted(g)) for g in groups.values()], asked, items, dataset.images)
+    images = dataset if isinstance(dataset, ImageSet) else dataset.images
     contents = [bytes.fromhex(image_content(images, i)) for i in images.ids]
     facts: dict[str, object] = {}
-    if isinstance(found, ClassificationSet):
-        items = [_hash(c, b"%d" % y) for c, y in zip(contents, found.labels.tolist(), strict=True)]
-        facts = {"classes": found.names or found.classes}
+    if isinstance(dataset, ClassificationSet):
+        items = [_hash(c, b"%d" % y) for c, y in zip(contents, dataset.labels.tolist(), strict=True)]
+        facts = {"classes": dataset.names or dataset.classes}
         return _finish("classes", items, facts, items, images)
-    if isinstance(found, SegmentationSet):
-        own = found.content or (lambda name: pixel_hash(found.mask(name)))
+    if isinstance(dataset, SegmentationSet):
+        own = dataset.content or (lambda name: pixel_hash(dataset.mask(name)))
         items = [_hash(c, bytes.fromhex(own(i))) for c, i in zip(contents, images.ids, strict=True)]
-        facts = {"classes": found.classes, "ignore": found.ignore_index, "labels": found.label_map}
+        facts = {"classes": dataset.classes, "ignore": dataset.ignore_index, "labels": dataset.label_map}
         return _finish("masks", items, facts, items, images)
-    if isinstance(found, DepthSet):
-        own = found.content or (lambda name: pixel_hash(found.depth(name)))
+    if isinstance(dataset, DepthSet):
+        own = dataset.content or (lambda name: pixel_hash(dataset.depth(name)))
         items = [_hash(c, bytes.fromhex(own(i))) for c, i in zip(contents, images.ids, strict=True)]
-        return _finish("depth", items, {"scale": found.scale}, items, images)
-    if isinstance(found, CaptionSet):
+        return _finish("depth", items, {"scale": dataset.scale}, items, images)
+    if isinstance(dataset, CaptionSet):
         texts: list[list[bytes]] = [[] for _ in contents]
-        for caption, owner in zip(found.captions, found.owner.tolist(), strict=True):
+        for caption, owner in zip(dataset.captions, dataset.owner.tolist(), strict=True):
             texts[owner].append(_hash(caption.encode()))
         items = [_hash(c, *sorted(t)) for c, t in zip(contents, texts, strict=True)]
         return _finish("captions", items, facts, [_hash(c, *t) for c, t in zip(contents, texts, strict=True)], images)
@@ -158,11 +158,11 @@ def question_text(q: Question) -> bytes:
     return json.dumps(form, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def question_items(found: QuestionSet) -> list[bytes]:
+def question_items(question_set: QuestionSet) -> list[bytes]:
     """A 32-byte hash of each question with its image, in order; the questions it entails enter by theirs."""
-    contents = {i: bytes.fromhex(image_content(found.images, i)) for i in found.images.ids}
-    plain = [_hash(contents[q.image_id], question_text(q)) for q in found.questions]
-    return _linked(found.questions, plain)
+    contents = {i: bytes.fromhex(image_content(question_set.images, i)) for i in question_set.images.ids}
+    plain = [_hash(contents[q.image_id], question_text(q)) for q in question_set.questions]
+    return _linked(question_set.questions, plain)
 
 
 def _linked(questions: Sequence[Question], plain: list[bytes]) -> list[bytes]:

@@ -231,9 +231,9 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     rows = {f"{i:08d}": i for i in spread(labels, limit)}
     images = _images(table, image, rows, spec)
     kept = labels[[rows[i] for i in images.ids]]
-    classes, said = tuple(table.features[label].names), ()
+    classes, spoken = tuple(table.features[label].names), ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
         classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)
-        said = tuple(c.replace("/", " ").replace("_", " ") for c in classes)
+        spoken = tuple(c.replace("/", " ").replace("_", " ") for c in classes)
     digest = fingerprint_text([*classes, *map(str, kept)])
-    return ClassificationSet(spec.hub.repo, spec.split, images, kept, classes, digest, said)
+    return ClassificationSet(spec.hub.repo, spec.split, images, kept, classes, digest, spoken)

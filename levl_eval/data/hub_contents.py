@@ -31,8 +31,8 @@ def column_contents(table: Dataset, column: str, rows: dict[str, int], pixels: b
     key = _table_key(table, column, list(rows.values()), pixels, sampled)
     known = cache.read("sets", [key]).get(key) if key else None
     if known is None:
-        found, inside = _hash_rows(cache, table, column, list(rows.values()), pixels, sampled)
-        known = b"".join(bytes.fromhex(h) for h, _ in found) + bytes(whole for _, whole in found)
+        hashes, inside = _hash_rows(cache, table, column, list(rows.values()), pixels, sampled)
+        known = b"".join(bytes.fromhex(h) for h, _ in hashes) + bytes(whole for _, whole in hashes)
         if key and inside:
             cache.write("sets", [(key, known)])
     n = len(rows)

@@ -70,11 +70,11 @@ def load_split(source: HubSource, config: str | None) -> Dataset:
         except Exception as e:  # whatever the libraries raise
             failures.append((repo, e))
     # Of two names one may not exist any more, or not be cached: what the other was refused for is what matters.
-    told = [f for f in failures if not hub_reason(f[1]).startswith(("no such repository", "the hub cannot be reached"))]
-    repo, error = (told or failures)[0]
+    informative = [f for f in failures if not hub_reason(f[1]).startswith(("no such repository", "the hub cannot be reached"))]
+    repo, error = (informative or failures)[0]
     if isinstance(error, UsageError):
         raise error
-    names = " or ".join(name for name, _ in failures) if not told else repo
+    names = " or ".join(name for name, _ in failures) if not informative else repo
     raise UsageError(f"--data hub: {names}: {hub_reason(error)}") from error
 
 

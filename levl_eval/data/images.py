@@ -105,8 +105,10 @@ def image_set(
     missing = [n for n, file in files.items() if not os.path.exists(file)]
     if missing:
         first = locate(missing[0])
-        told = missing[0] if in_generated_world(first) else str(first)
-        raise UsageError(f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(told)[:400]}; {where}")
+        shown_path = missing[0] if in_generated_world(first) else str(first)
+        raise UsageError(
+            f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(shown_path)[:400]}; {where}"
+        )
     known, whole = file_contents(files)
     opener = FileOpener(files.__getitem__)
     return ImageSet(

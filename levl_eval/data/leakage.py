@@ -63,5 +63,5 @@ def shared_images(
     seen: dict[bytes, int] = {}
     for i, h in enumerate(content_hashes(train, cache, progress)):
         seen.setdefault(h, i)
-    found = content_hashes(test, cache, progress)
-    return [(test.ids[i], train.ids[seen[h]]) for i, h in enumerate(found) if h in seen]
+    hashes = content_hashes(test, cache, progress)
+    return [(test.ids[i], train.ids[seen[h]]) for i, h in enumerate(hashes) if h in seen]

@@ -100,8 +100,8 @@ def by_stem(listing: Listing, folder: Path) -> dict[str, Path]:
 def entries(folder: Path) -> list[tuple[str, Path, bool]]:
     """(name, path, whether a folder) of a folder's entries. Raises UsageError: cannot be read, or a name that is no UTF-8."""
     try:
-        with os.scandir(folder) as found:
-            out = [(e.name, folder / e.name, _is_dir(e)) for e in found]
+        with os.scandir(folder) as directory:
+            out = [(e.name, folder / e.name, _is_dir(e)) for e in directory]
     except OSError as e:
         raise UsageError(f"{folder}: cannot be listed ({e.strerror})") from e
     for name, _, _ in out:

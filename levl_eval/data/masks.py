@@ -109,15 +109,15 @@ def mask_file(path: Path, max_pixels: int = 0) -> np.ndarray:
         raise LevlError(f"{path}: no such mask; complete the pairs") from None
 
 
-def check_masks(found: SegmentationSet) -> SegmentationSet:
+def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
     """The set, where some pixel of its masks can be scored and its labels are no common mistake. Raises UsageError.
 
     A sample of the masks is looked at; all of them only where the sample could not tell.
     """
-    read = found.mask
+    read = segmentation_set.mask
     if not isinstance(read, MaskReader):
-        return found
-    ids = found.images.ids
+        return segmentation_set
+    ids = segmentation_set.images.ids
     sample = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int))]
     for part in (sample, ids):
         values: set[int] = set()
@@ -126,19 +126,19 @@ def check_masks(found: SegmentationSet) -> SegmentationSet:
             try:
                 stored = read.load(name)
             except LevlError:  # told by whoever opens it
-                return found
+                return segmentation_set
             values |= set(np.unique(stored).tolist())
-            scorable |= bool((read.labels.apply(stored, strict=False) != found.ignore_index).any())
+            scorable |= bool((read.labels.apply(stored, strict=False) != segmentation_set.ignore_index).any())
         binary = values == {0, 255} and read.labels.table is None and not read.labels.reduce_zero
         if scorable and not binary:
-            return found
+            return segmentation_set
     if not scorable:
         raise UsageError(
-            f"{found.images.source}: no pixel of the {len(ids)} masks belongs to a class (labels {_some(values)}), mIoU is not defined on "
+            f"{segmentation_set.images.source}: no pixel of the {len(ids)} masks belongs to a class (labels {_some(values)}), mIoU is not defined on "
             "this test set; correct `ignore_index`, `reduce_zero_label` or `classes`"
         )
     raise UsageError(
-        f"{found.images.source}: labels are 0 and 255: did you mean classes 0 and 1? In all {len(ids)} masks 255 is void "
+        f"{segmentation_set.images.source}: labels are 0 and 255: did you mean classes 0 and 1? In all {len(ids)} masks 255 is void "
         f'(`ignore_index`); store 1 for 255, or set `classes` to a JSON file {{"0": ..., "255": ...}} and another `ignore_index`'
     )
 

@@ -152,5 +152,5 @@ def moved_names(repo: str) -> list[str]:
 
 def _offline() -> bool:
     constants = sys.modules.get("huggingface_hub.constants")
-    said = (os.environ.get(n, "").upper() for n in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
-    return bool(getattr(constants, "HF_HUB_OFFLINE", False)) or any(s in ("1", "ON", "YES", "TRUE") for s in said)
+    values = (os.environ.get(n, "").upper() for n in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    return bool(getattr(constants, "HF_HUB_OFFLINE", False)) or any(s in ("1", "ON", "YES", "TRUE") for s in values)

@@ -59,9 +59,9 @@ def _of_log(entry: dict[str, object]) -> tuple[object, object]:
     return (_first(doc, ("question_id", "id", "image_id")) if isinstance(doc, dict) else None), value
 
 
-def check_ids(found: Sequence[str], wanted: Sequence[str], source: Path, what: str) -> None:
+def check_ids(given: Sequence[str], wanted: Sequence[str], source: Path, what: str) -> None:
     """Raises UsageError where predictions and the items of a set are not the same, naming the first of each."""
-    missing, strange = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    missing, strange = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     if missing:
         more = f"; it holds {len(strange)} others, first {printable(strange[0])[:100]}" if strange else ""
         raise UsageError(

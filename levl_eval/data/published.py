@@ -67,36 +67,40 @@ def _older_pope(questions: Sequence[Question]) -> bool:
     return all((q.image_id, q.question) in there if q.answer == "yes" else q.image_id in asked for q in of["random"])
 
 
-def published_set(found: AnySet, layout: str = "") -> str | None:
-    """The published set that ``found`` is, whole; None where it is none that is known.
+def published_set(dataset: AnySet, layout: str = "") -> str | None:
+    """The published set that ``dataset`` is, whole; None where it is none that is known.
 
     layout: of the card's data, which names the set where only counts are known; question sets know theirs. Recognised by counts, the
     name ends in "(by counts)": another set of equal counts would be called the same.
     """
-    if isinstance(found, QuestionSet):
-        if found.name == "pope":
-            return published_pope(found.questions)
-        if (found.name, len(found.questions)) == ("gqa", RELEASES["gqa", "testdev_balanced"][0]):
-            return GQA.get(questions_digest(found.questions))
-        return _by_counts_of_questions(found)
-    n = len(found) if isinstance(found, ImageSet) else len(found.images)
-    if isinstance(found, ClassificationSet) and layout in SETS and len(found.classes) in CLASSES[layout]:
+    if isinstance(dataset, QuestionSet):
+        if dataset.name == "pope":
+            return published_pope(dataset.questions)
+        if (dataset.name, len(dataset.questions)) == ("gqa", RELEASES["gqa", "testdev_balanced"][0]):
+            return GQA.get(questions_digest(dataset.questions))
+        return _by_counts_of_questions(dataset)
+    n = len(dataset) if isinstance(dataset, ImageSet) else len(dataset.images)
+    if isinstance(dataset, ClassificationSet) and layout in SETS and len(dataset.classes) in CLASSES[layout]:
         train, test = SETS[layout]
-        part = "training" if n == train and "train" in found.split.lower() else "test" if n == test else None
-        return f"{layout} {part} split, {n:,} images of {len(found.classes)} classes (by counts)" if part else None
-    if isinstance(found, SegmentationSet) and layout == "ade20k" and len(found.classes) == 150:
+        part = "training" if n == train and "train" in dataset.split.lower() else "test" if n == test else None
+        return f"{layout} {part} split, {n:,} images of {len(dataset.classes)} classes (by counts)" if part else None
+    if isinstance(dataset, SegmentationSet) and layout == "ade20k" and len(dataset.classes) == 150:
         return next((f"ADE20K {k}, {n:,} images of 150 classes (by counts)" for k, v in ADE20K.items() if v == n), None)
-    if isinstance(found, DepthSet) and layout == "nyuv2":
+    if isinstance(dataset, DepthSet) and layout == "nyuv2":
         return next((f"NYU Depth V2 labelled {k}, {n:,} images (by counts)" for k, v in NYUV2.items() if v == n), None)
-    if isinstance(found, CaptionSet) and layout == "karpathy":
+    if isinstance(dataset, CaptionSet) and layout == "karpathy":
         known = {("flickr30k", 1000): "Flickr30k Karpathy test", ("coco", 5000): "COCO Karpathy test"}
-        return f"{known[found.name, n]}, {n:,} images (by counts)" if (found.name, n) in known else None
+        return f"{known[dataset.name, n]}, {n:,} images (by counts)" if (dataset.name, n) in known else None
     return None
 
 
-def _by_counts_of_questions(found: QuestionSet) -> str | None:
+def _by_counts_of_questions(question_set: QuestionSet) -> str | None:
     for (layout, split), (questions, images) in RELEASES.items():
-        if layout == found.name and len(found.questions) == questions and images in (None, len(found.images)):
+        if (
+            layout == question_set.name
+            and len(question_set.questions) == questions
+            and images in (None, len(question_set.images))
+        ):
             if (layout, split) != ("gqa", "testdev_balanced"):
                 name = {"gqa": "GQA", "vqav2": "VQAv2"}[layout]
                 return f"{name} {split}, {questions:,} questions (by counts)"

@@ -180,8 +180,8 @@ def _gqa_choices(spec: DataSpec, data: str, root: Path, file: Path, split: str) 
         raise UsageError(f"{given}: no such file; field `data.choices` names GQA's file of valid and plausible answers")
     tier = split.split("_")[0]
     places = [given] if given else [d / f"{tier}_choices.json" for d in (file.parent, root, root / "eval")]
-    found = next((p for p in places if p is not None and p.exists()), None)
-    return {str(k): v for k, v in stream(found)} if found is not None and tier != "train" else None
+    choices_file = next((p for p in places if p is not None and p.exists()), None)
+    return {str(k): v for k, v in stream(choices_file)} if choices_file is not None and tier != "train" else None
 
 
 def _vqav2_images(spec: DataSpec, data: str, root: Path, split: str) -> Path:

@@ -50,11 +50,11 @@ def _wrong(spec: DataSpec, expected: str) -> UsageError:
     return UsageError(f"field `data.layout`: {spec.layout!r} holds no {expected}")
 
 
-def _ruled(found: S, spec: DataSpec) -> S:
+def _ruled(dataset: S, spec: DataSpec) -> S:
     """The set with its images opened by the rules of its card, whichever reader found it; refused where more of it than allowed is broken."""
-    check_skipped(found.images, spec)
-    images = opened_by(found.images, rules_of(spec))
-    return found if images is found.images else dataclasses.replace(found, images=images)
+    check_skipped(dataset.images, spec)
+    images = opened_by(dataset.images, rules_of(spec))
+    return dataset if images is dataset.images else dataclasses.replace(dataset, images=images)
 
 
 def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:

@@ -207,10 +207,10 @@ def conversions(path: Path) -> list[str]:
         with open_image(path) as image:
             alpha = image.mode in _ALPHA or "transparency" in image.info
             deep = image.mode in _SIXTEEN or image.mode == "I"
-            found = {
+            counts = {
                 "animated": getattr(image, "is_animated", False), "turned": orientation(image) > 1, "transparent": alpha,
                 "16 bits": deep, "float": image.mode == "F", "colour profile": bool(image.info.get("icc_profile")),
             }  # fmt: skip
     except Exception:  # told by whoever opens it
         return []
-    return [name for name, is_so in found.items() if is_so]
+    return [name for name, is_so in counts.items() if is_so]

@@ -52,11 +52,11 @@ def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero
     return tuple(int(v) for v in colours[values].reshape(-1))
 
 
-def class_list(spec: DataSpec, data: str, found: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
+def class_list(spec: DataSpec, data: str, class_file: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Class names, and for a JSON mapping of sparse ids the table id -> class."""
     if isinstance(spec.classes, list):
         return checked_names(spec.classes, "field `classes`"), None
-    path = under(data, spec.classes) if spec.classes else found
+    path = under(data, spec.classes) if spec.classes else class_file
     if path is None:
         raise UsageError(
             "segmentation: field `classes` is not set; give a list, a text file with one name a line, or a JSON file {id: name}"
@@ -75,26 +75,26 @@ def _pairs(images: Path, masks: Path, skip: bool) -> tuple[list[tuple[str, Path,
     for folder in (images, masks):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; {_ADE if 'ADE' in str(folder) else 'set `images` and `annotations`'}")
-    found, masks_found = list_images(images), list_images(masks)
+    images_listed, masks_found = list_images(images), list_images(masks)
     of_stem = by_stem(masks_found, masks)
-    if not found.files:
-        raise UsageError(f"{images}: holds no images" + (f" ({found.words()})" if found.left_out else ""))
+    if not images_listed.files:
+        raise UsageError(f"{images}: holds no images" + (f" ({images_listed.words()})" if images_listed.left_out else ""))
     if camvid := [stem for stem in of_stem if stem.endswith("_L")]:
-        stems = {p.stem for p in found.files}
+        stems = {p.stem for p in images_listed.files}
         if len(camvid) == len(of_stem) and not stems & of_stem.keys():
             of_stem = {stem.removesuffix("_L"): path for stem, path in of_stem.items()}  # as CamVid names its masks
     # A folder of more images than masks is a superset (COCO's photos): only what has a mask is used, but something must have one.
-    files = by_stem(Listing([p for p in found.files if p.stem in of_stem]), images)
+    files = by_stem(Listing([p for p in images_listed.files if p.stem in of_stem]), images)
     out = [(p.name, p, of_stem[stem]) for stem, p in files.items()]
     if not out:
-        raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {found.files[0].name})")
+        raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {images_listed.files[0].name})")
     orphans = set(of_stem) - set(files)
     if orphans and not skip:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {sorted(orphans)[0]}; complete the pairs")
     out += [(f"{stem}.jpg", images / f"{stem}.jpg", of_stem[stem]) for stem in sorted(orphans)]  # missing, which skips them
-    left_out = found.left_out + masks_found.left_out
-    if len(found.files) > len(out):
-        left_out["images without a mask"] = len(found.files) - len(out)
+    left_out = images_listed.left_out + masks_found.left_out
+    if len(images_listed.files) > len(out):
+        left_out["images without a mask"] = len(images_listed.files) - len(out)
     return out, left_out
 
 
@@ -147,9 +147,9 @@ def _set(
     read = MaskReader(lambda i: opened(of_mask[i]), lambda i: str(of_mask[i]), labels)
     contents, _ = file_contents(of_mask)
     where = _ADE if spec.layout == "ade20k" else "complete the download"
-    found = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
+    images = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
     own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
     return SegmentationSet(
-        name or spec.layout, split, found, read, classes, labels.void, fingerprint_contents(contents), own, contents.__getitem__,
+        name or spec.layout, split, images, read, classes, labels.void, fingerprint_contents(contents), own, contents.__getitem__,
         labels.digest(),
     )  # fmt: skip

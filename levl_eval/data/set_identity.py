@@ -81,8 +81,8 @@ def of_set(
                 return SetIdentity(**remembered["identity"])
     before, calm = _look(scope) if scope is not None else (b"", False)
     with using(cache), cache.watch() as touched:
-        found = _read(kind, spec, data, limit, options)
-        identity = identity_of(found, spec, data)
+        dataset = _read(kind, spec, data, limit, options)
+        identity = identity_of(dataset, spec, data)
         calm &= not cache.unsettled
     if scope is not None and calm:
         images = _by_folder(p for p in touched if not scope.covers(p))
@@ -111,24 +111,24 @@ def _read(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: Map
     return read[kind](spec, data, limit)
 
 
-def identity_of(found: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity:
+def identity_of(dataset: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity:
     """Identity of a set that has been read."""
     from levl_eval.data.fingerprints import content_of
     from levl_eval.data.published import published_set
 
-    content, counts = content_of(found), {"images": len(found.images)}
+    content, counts = content_of(dataset), {"images": len(dataset.images)}
     for name in ("questions", "classes", "captions"):
-        if hasattr(found, name):
-            counts[name] = len(getattr(found, name))
-    if found.images.whole is not None:
-        counts["hashed_whole"] = found.images.whole
-    source = found.images.source
+        if hasattr(dataset, name):
+            counts[name] = len(getattr(dataset, name))
+    if dataset.images.whole is not None:
+        counts["hashed_whole"] = dataset.images.whole
+    source = dataset.images.source
     hub = on_hub(spec, data) and spec.hub is not None
     return SetIdentity(
-        content.fingerprint, content.order, counts, getattr(found, "version", ""), found.split,
+        content.fingerprint, content.order, counts, getattr(dataset, "version", ""), dataset.split,
         source if hub and not Path(source).expanduser().is_dir() else absolute(source),
-        found.images.whole is not None, published_set(found, spec.layout), dict(found.images.left_out),
-        dict(found.images.skipped),
+        dataset.images.whole is not None, published_set(dataset, spec.layout), dict(dataset.images.left_out),
+        dict(dataset.images.skipped),
     )  # fmt: skip
 
 
@@ -161,9 +161,9 @@ def _key(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: Mapp
 def _look(scope: Scope) -> tuple[bytes, bool]:
     """State of folders and other files; and whether all of it is old enough to be told from a later one."""
     digest, calm, others = hashlib.blake2b(digest_size=32), True, list(scope.files)
-    for folder, names, found in _listings(scope):
+    for folder, names, listing in _listings(scope):
         digest.update(json.dumps([folder, names]).encode("utf-8", "surrogatepass"))
-        others += found
+        others += listing
         calm &= _old(folder)
     for path in others:
         try:

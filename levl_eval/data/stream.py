@@ -54,9 +54,9 @@ class _Reader:
                 return ""
 
     def take(self, expected: str) -> None:
-        found = self.peek()
-        if found != expected:
-            raise self.wrong(f"expected {expected!r}, found {found!r}" if found else "it ends too early")
+        character = self.peek()
+        if character != expected:
+            raise self.wrong(f"expected {expected!r}, found {character!r}" if character else "it ends too early")
         self.at += 1
 
     def value(self) -> object:
@@ -81,10 +81,10 @@ class _Reader:
 
     def key(self) -> str:
         """The name of an object's field."""
-        found = self.value()
-        if not isinstance(found, str):
+        name = self.value()
+        if not isinstance(name, str):
             raise self.wrong("expected a field's name in quotes")
-        return found
+        return name
 
 
 def _entries(r: _Reader) -> Iterator[tuple[str | int, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from levl_eval.cards import DataSpec
@@ -23,15 +24,15 @@ def tiny_imagenet(spec: DataSpec, root: Path, limit: int | None) -> Classificati
         return None
     classes = sorted(lines_of(listed, ""))
     words = root / "words.txt"
-    said = dict(line.split("\t", 1) for line in lines_of(words, "") if "\t" in line) if words.is_file() else {}
+    spoken = dict(line.split("\t", 1) for line in lines_of(words, "") if "\t" in line) if words.is_file() else {}
     left_out: Counter[str] = Counter()
     source = listed
     if spec.split == "train":
         entries = []
         for k, name in enumerate(classes):
-            found = list_images(root / "train" / name / "images")
-            left_out += found.left_out
-            entries += [(f"{name}/{p.name}", p, k) for p in found.files]
+            listing = list_images(root / "train" / name / "images")
+            left_out += listing.left_out
+            entries += [(f"{name}/{p.name}", p, k) for p in listing.files]
     elif spec.split == "val":
         source = root / "val" / "val_annotations.txt"
         rows = [line.split("\t") for line in lines_of(source, "it is part of tiny-imagenet-200.zip")]
@@ -44,5 +45,5 @@ def tiny_imagenet(spec: DataSpec, root: Path, limit: int | None) -> Classificati
     else:
         raise UsageError(f"{root}: field `split`: expected train or val, found {spec.split!r}; labels of test are not published")
     where = f"unpack tiny-imagenet-200.zip, so that {spec.split} lies in {root}"
-    names = [said.get(c, c) for c in classes] if said else ()
-    return labelled_set(spec, "tiny-imagenet", entries, classes, limit, source, where, names, left_out)
+    names = [spoken.get(c, c) for c in classes] if spoken else ()
+    return replace(labelled_set(spec, "tiny-imagenet", entries, classes, limit, source, where, left_out), names=tuple(names))

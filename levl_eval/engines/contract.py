@@ -46,7 +46,7 @@ VERSIONS: dict[str, int] = {
     **dict.fromkeys(ENGINES, 1),
     "attentive": 2,
 }  # attentive 2: crops are drawn by image content, not by id
-ANSWERS = 2  # how a language model answers a set of questions
+ANSWERS = 3  # how a language model answers a set of questions
 
 
 def versions_of(name: str) -> dict[str, int]:
@@ -109,12 +109,12 @@ def counted_features(
     views: Views | None = None,
 ) -> FeatureSet:  # fmt: skip
     """The one way of engines to the feature store: FeatureStore.get, counted in ``source.counts`` as feature_hits or feature_misses."""
-    found = source.store.get(
+    features = source.store.get(
         source.backbone, images, device=source.device, batch_size=source.batch_size, progress=source.progress,
         preprocess=preprocess, layers=layers, views=views,
     )  # fmt: skip
-    source.counts["feature_hits" if found.hit else "feature_misses"] += 1
-    return found
+    source.counts["feature_hits" if features.hit else "feature_misses"] += 1
+    return features
 
 
 @dataclass

@@ -89,8 +89,8 @@ def train_until_converged(
     epochs = max(card.epochs, math.ceil(STEPS / max(1, per_epoch)))
     for doubling in range(DOUBLINGS + 1):
         head, curve = train(card.model_copy(update={"epochs": epochs}))
-        found = convergence(curve)
-        if found["converged"] or doubling == DOUBLINGS:
+        state = convergence(curve)
+        if state["converged"] or doubling == DOUBLINGS:
             break
         epochs *= 2
-    return head, curve, {**found, "epochs": epochs}
+    return head, curve, {**state, "epochs": epochs}

@@ -69,10 +69,10 @@ class Resumable:
 
         A broken state is said, and the training begins again, from its own beginning.
         """
-        found = recall(lambda: read_state(self.path, self.key, self.device), self.progress)
-        if found is None:
+        restored = recall(lambda: read_state(self.path, self.key, self.device), self.progress)
+        if restored is None:
             return []
-        state = cast("_State", found)  # what is of another form fails below
+        state = cast("_State", restored)  # what is of another form fails below
         before = copy.deepcopy(self.module.state_dict()), copy.deepcopy(optimizer.state_dict())
         try:
             losses = [float(x) for x in state["losses"]]
@@ -168,8 +168,8 @@ def _update(
     """One update; returns its loss."""
     optimizer.zero_grad(set_to_none=True)
     loss.sum().backward()
-    found = loss.detach() if after_backward is None else after_backward(loss.detach())
-    value = float(found) if found.ndim == 0 else found.cpu().numpy()
+    reported = loss.detach() if after_backward is None else after_backward(loss.detach())
+    value = float(reported) if reported.ndim == 0 else reported.cpu().numpy()
     if isinstance(value, float):
         check_finite(value, f"{settings.name}, step {step}: the loss", settings.remedy)
     if settings.clip is not None:

@@ -53,10 +53,10 @@ def of_counts(
     def gain(sums: np.ndarray) -> np.ndarray:
         return np.asarray(statistic(np.take(sums, 0, axis=axis)) - statistic(np.take(sums, 1, axis=axis)))
 
-    found = bootstrap_statistic(both, gain)
+    estimate = bootstrap_statistic(both, gain)
     return {
         f"floor_{name}": bootstrap_statistic(theirs, statistic),
-        f"gain_over_{name}": found.model_copy(update={"method": f"paired {found.method}"}),
+        f"gain_over_{name}": estimate.model_copy(update={"method": f"paired {estimate.method}"}),
     }
 
 

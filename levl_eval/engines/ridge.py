@@ -37,5 +37,5 @@ class Ridge:
             penalty[-1] = 0
         system = self._gram + torch.diag(penalty)
         # Without a penalty the system may be singular; its least-norm solution still is the regression.
-        found = torch.linalg.pinv(system) @ self._cross if strength == 0 else torch.linalg.solve(system, self._cross)
-        return found[: self.width], found[-1] if self.bias else found.new_zeros(found.shape[1])
+        solution = torch.linalg.pinv(system) @ self._cross if strength == 0 else torch.linalg.solve(system, self._cross)
+        return solution[: self.width], solution[-1] if self.bias else solution.new_zeros(solution.shape[1])

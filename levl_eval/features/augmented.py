@@ -50,5 +50,5 @@ def cropped(
         part = image.crop(box(*image.size, scale, ratio, rng))
         return ImageOps.mirror(part) if rng.random() < flip else part
 
-    told = fingerprint_text([images.fingerprint, f"view {_VERSION} {seed} {view} {scale} {ratio} {flip}"])
-    return dataclasses.replace(images, open=open_one, fingerprint=told, content=None)
+    fingerprint = fingerprint_text([images.fingerprint, f"view {_VERSION} {seed} {view} {scale} {ratio} {flip}"])
+    return dataclasses.replace(images, open=open_one, fingerprint=fingerprint, content=None)

@@ -124,16 +124,16 @@ class Extraction:
             for c in range(begun, self.chunks):
                 start, stop = self._slice(c)
                 try:
-                    found = last if c == self.chunks - 1 else self._read(c)
+                    chunk = last if c == self.chunks - 1 else self._read(c)
                 except _BROKEN:
                     self._file(c).unlink(missing_ok=True)
                     return None
-                if len(found["pooled"]) != stop - start or any(found[a].shape[1:] != last[a].shape[1:] for a in ARRAYS):
+                if len(chunk["pooled"]) != stop - start or any(chunk[a].shape[1:] != last[a].shape[1:] for a in ARRAYS):
                     self._file(c).unlink(missing_ok=True)
                     return None
                 sums = {}
                 for a, handle in handles.items():
-                    rows = np.ascontiguousarray(found[a]).reshape(-1).view(np.uint8).data
+                    rows = np.ascontiguousarray(chunk[a]).reshape(-1).view(np.uint8).data
                     sums[a] = zlib.crc32(rows)
                     handle.write(rows)
                     handle.flush()
@@ -291,11 +291,11 @@ class Extraction:
                 if writing is not None:
                     writing.result()
 
-    def _cast(self, found: Features, row: int, dtype: np.dtype) -> Features:
+    def _cast(self, features: Features, row: int, dtype: np.dtype) -> Features:
         """As they are stored. Raises Overflow, and LevlError for what is not finite."""
         out = []
         for name in ARRAYS:
-            values = getattr(found, name).float().cpu().numpy()
+            values = getattr(features, name).float().cpu().numpy()
             if not np.isfinite(values).all():
                 raise LevlError(
                     f"{self.name}: {name} features of image {self.images.ids[row]} are not finite; the weights are broken"
@@ -305,7 +305,7 @@ class Extraction:
             if not np.isfinite(cast).all():
                 raise Overflow
             out.append(cast)
-        return Features(out[0], out[1], found.grid)
+        return Features(out[0], out[1], features.grid)
 
     def _write(self, chunk: int, parts: list[Features], dtype: np.dtype, lock: ExitStack | None) -> None:
         """A chunk into its file; then others may see that it is there."""

@@ -100,11 +100,11 @@ class _Encoder:
     def __call__(self, images: torch.Tensor) -> Features:
         b = self.backbone
         x = images if self.views is None else self.views.cut(images).flatten(0, 1)
-        found = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
         if self.views is None:
-            return found
+            return features
         shape = (len(images), len(self.views.boxes))
-        return Features(found.pooled.unflatten(0, shape), found.patches.unflatten(0, shape), found.grid)
+        return Features(features.pooled.unflatten(0, shape), features.patches.unflatten(0, shape), features.grid)
 
 
 def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
@@ -118,14 +118,14 @@ def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
         raise LevlError(f"{backbone.name}: field `size`: {size} is no multiple of its patch size {stride}; take {fits}")
     try:
         with torch.inference_mode():
-            found = backbone.encode(torch.zeros(1, 3, size, size, device=device))
-        fitting = found.grid[0] * found.grid[1] == found.patches.shape[1]
+            features = backbone.encode(torch.zeros(1, 3, size, size, device=device))
+        fitting = features.grid[0] * features.grid[1] == features.patches.shape[1]
     except (RuntimeError, AssertionError, ValueError) as e:
         why = " ".join(str(e).split())[:120]
         raise LevlError(f"{backbone.name}: does not take {size} px images ({why}); its own size is {own}") from e
     if not fitting:
         raise LevlError(
-            f"{backbone.name}: {found.patches.shape[1]} patch tokens do not form the grid {found.grid} at {size} px; its own size is {own}"
+            f"{backbone.name}: {features.patches.shape[1]} patch tokens do not form the grid {features.grid} at {size} px; its own size is {own}"
         )
 
 
@@ -231,9 +231,9 @@ class FeatureStore:
             if meta["key"] != key or (ids is not None and meta["ids"] != list(ids)):
                 return "meta.json is another entry's"
             for a in ARRAYS:
-                found = np.load(folder / f"{a}.npy", mmap_mode="r")
-                if len(found) != len(meta["ids"]):
-                    return f"{a}.npy has {len(found)} rows for {len(meta['ids'])} images"
+                array = np.load(folder / f"{a}.npy", mmap_mode="r")
+                if len(array) != len(meta["ids"]):
+                    return f"{a}.npy has {len(array)} rows for {len(meta['ids'])} images"
                 if key not in self._verified and sha256_file(folder / f"{a}.npy") != meta["sha256"][a]:
                     return f"{a}.npy is damaged (checksum)"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as e:
@@ -303,9 +303,9 @@ class FeatureStore:
             ids = meta.get("ids")
             out.append(_row(path, meta, len(ids) if isinstance(ids, list) else 0, whole=True))
         for plan in sorted(self.folder.glob(f"{PARTS}/*/plan.json")):
-            told = _told(plan)
-            images = told.get("images")
-            out.append(_row(plan.parent, told, images if isinstance(images, int) else 0, whole=False))
+            plan_content = _told(plan)
+            images = plan_content.get("images")
+            out.append(_row(plan.parent, plan_content, images if isinstance(images, int) else 0, whole=False))
         return out
 
     def ls(self) -> list[list[str]]:
@@ -324,28 +324,28 @@ class FeatureStore:
 
     def clear(self) -> int:
         """Remove every entry, those in the making too; returns how many."""
-        found = [*self.entries(), *(p.parent for p in sorted(self.folder.glob(f"{PARTS}/*/plan.json")))]
-        for path in found:
+        folders = [*self.entries(), *(p.parent for p in sorted(self.folder.glob(f"{PARTS}/*/plan.json")))]
+        for path in folders:
             shutil.rmtree(path, ignore_errors=True)
         self._verified.clear()
-        return len(found)
+        return len(folders)
 
 
 def _told(path: Path) -> JsonObject:
     """A JSON file's fields; none where it is damaged or gone."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}
 
 
-def _row(path: Path, told: JsonObject, images: int, whole: bool) -> StoredEntry:
+def _row(path: Path, content: JsonObject, images: int, whole: bool) -> StoredEntry:
     size = 0
     for file in path.rglob("*"):
         with contextlib.suppress(OSError):  # removed this moment
             size += file.stat().st_size
     return {
-        "key": path.name, "backbone": str(told.get("backbone", "")), "images": images, "bytes": size,
-        "source": str(told.get("source", "")) if whole else "", "whole": whole,
+        "key": path.name, "backbone": str(content.get("backbone", "")), "images": images, "bytes": size,
+        "source": str(content.get("source", "")) if whole else "", "whole": whole,
     }  # fmt: skip

@@ -176,8 +176,8 @@ def unknown(name: str) -> Metric:
 @lru_cache(4096)
 def metric(name: str) -> Metric:
     """The entry of a metric by its name; :func:`unknown` where there is none."""
-    found = _PLAIN.get(name) or next((m for pattern, m in _FAMILIES if pattern.fullmatch(name)), None)
-    return replace(found, name=name) if found is not None else unknown(name)
+    entry = _PLAIN.get(name) or next((m for pattern, m in _FAMILIES if pattern.fullmatch(name)), None)
+    return replace(entry, name=name) if entry is not None else unknown(name)
 
 
 def metric_of(name: str, engine: str = "", notes: Mapping[str, object] | None = None) -> Metric:
@@ -187,10 +187,10 @@ def metric_of(name: str, engine: str = "", notes: Mapping[str, object] | None = 
     it says nothing or its tasks disagree. The variants of engine "backgrounds" are named by its card, and accuracies all of them.
     """
     if engine != "lmms":
-        found = metric(name)
-        return replace(_PLAIN["original"], name=name) if engine == "backgrounds" and found.better == "unknown" else found
+        entry = metric(name)
+        return replace(_PLAIN["original"], name=name) if engine == "backgrounds" and entry.better == "unknown" else entry
     own = name.rpartition("/")[2].partition(",")[0]  # "TASK/metric,filter"
-    told = object_at(notes, "lmms", "higher_is_better")
-    higher = {v[own] for v in told.values() if isinstance(v, dict) and isinstance(v.get(own), bool)}
+    stated = object_at(notes, "lmms", "higher_is_better")
+    higher = {v[own] for v in stated.values() if isinstance(v, dict) and isinstance(v.get(own), bool)}
     better: Direction = "unknown" if len(higher) != 1 else "higher" if higher == {True} else "lower"
     return replace(_LMMS.get(own) or unknown(own), name=name, better=better)

@@ -51,12 +51,12 @@ def weighted_gqa_distribution(
     cells: dict[tuple[str, str], int] = {}  # the true answers of each group; what else is said in it does not enter
     true = np.array([cells.setdefault((g, gqa_answer(a)), len(cells)) for g, a in zip(groups, gold, strict=True)])
     other = len(cells)
-    said = np.array([cells.get((g, gqa_answer(a)), other) for g, a in zip(groups, given, strict=True)])
+    answered = np.array([cells.get((g, gqa_answer(a)), other) for g, a in zip(groups, given, strict=True)])
     names = {g: k for k, g in enumerate(dict.fromkeys(g for g, _ in cells))}
     group = np.array([names[g] for g, _ in cells])
     out = np.full(len(weights), np.nan)
     for k, w in enumerate(weights):
-        n, m = np.bincount(true, w, other), np.bincount(said, w, other + 1)[:other]
+        n, m = np.bincount(true, w, other), np.bincount(answered, w, other + 1)[:other]
         if n.any():
             gaps = np.where(n > 0, (m - n) ** 2 / np.maximum(n, 1), 0.0)
             out[k] = np.bincount(group, gaps) @ np.bincount(group, n) / n.sum() / 100

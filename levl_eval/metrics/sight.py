@@ -50,8 +50,8 @@ def share_of_sight(
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray((at(sums, 0) - least) / (at(sums, 2) - least))
 
-    found = bootstrap_statistic(counts, share, draws, seed, n)
-    return found.model_copy(update={"method": f"paired {found.method}"})
+    estimate = bootstrap_statistic(counts, share, draws, seed, n)
+    return estimate.model_copy(update={"method": f"paired {estimate.method}"})
 
 
 def share_of_sight_of_means(

@@ -186,8 +186,8 @@ def _student(x: np.ndarray, method: str, bounds: Bounds = ANY) -> Estimate:
             value=value, stderr=se, low=low, high=high, n=n, clusters=n, method=f"wilson with the items' variance, {method}"
         )
     half = quantile * se
-    found = Estimate(value=value, stderr=se, low=value - half, high=value + half, n=n, clusters=n, method=method)
-    return within(found, bounds)
+    estimate = Estimate(value=value, stderr=se, low=value - half, high=value + half, n=n, clusters=n, method=method)
+    return within(estimate, bounds)
 
 
 def paired_difference(

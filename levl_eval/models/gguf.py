@@ -91,16 +91,16 @@ def read_gguf_header(path: Path) -> GGUFHeader:
     """Raises UsageError: no such file, not GGUF, an older version of it, cut short, one part of several."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = _header(_Reader(data), path)
+            header = _header(_Reader(data), path)
     except (OSError, ValueError) as e:  # mmap refuses an empty file with a ValueError
         raise UsageError(f"{path}: cannot be read as GGUF ({' '.join(str(e).split())[:120]}); copy it again") from e
     except (struct.error, KeyError, IndexError, OverflowError) as e:
         raise UsageError(f"{path}: its GGUF header is damaged or cut short; copy it again") from e
-    if int(found.values.get("split.count", 0) or 0) > 1:
+    if int(header.values.get("split.count", 0) or 0) > 1:
         raise UsageError(
-            f"{path}: one part of {found.values['split.count']}; join them first (llama-gguf-split --merge FIRST OUT.gguf)"
+            f"{path}: one part of {header.values['split.count']}; join them first (llama-gguf-split --merge FIRST OUT.gguf)"
         )
-    return found
+    return header
 
 
 def _header(reader: _Reader, path: Path) -> GGUFHeader:

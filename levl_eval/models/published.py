@@ -117,8 +117,8 @@ class Description:
     @property
     def stated_readout(self) -> str:
         """For records: the read-out, or "not stated"."""
-        said = "readout" in self.part("text_encoder") or "text_readout" in self.values
-        return self.readout() if said else "not stated"
+        stated = "readout" in self.part("text_encoder") or "text_readout" in self.values
+        return self.readout() if stated else "not stated"
 
     def positions(self, rows: int) -> int:
         """Rows of the model's own position table among the file's ``rows``."""

@@ -49,10 +49,10 @@ def load_gpt2(name: str) -> Tokenizer:
 
 
 def eot_id(tokenizer: Tokenizer) -> int:
-    found = tokenizer.token_to_id(EOT)
-    if found is None:
+    token = tokenizer.token_to_id(EOT)
+    if token is None:
         raise UsageError(f"tokenizer: has no {EOT} token, which the text read-out needs")
-    return found
+    return token
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], length: int, readout: str = "eot") -> tuple[np.ndarray, np.ndarray]:

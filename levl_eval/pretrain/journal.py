@@ -83,21 +83,21 @@ class Journal:
                 self.progress.say("skipped a sample that cannot be read: {} ({})".format(*self.feed.broken[0]))
             self._skipped = self.feed.skipped
 
-    def write(self, step: int, loss: float, parts: Mapping[str, Tensor], found: Mapping[str, float]) -> None:
-        """The line of update ``step``. parts: of this process's loss; found: diagnostics; every process takes part."""
+    def write(self, step: int, loss: float, parts: Mapping[str, Tensor], figures: Mapping[str, float]) -> None:
+        """The line of update ``step``. parts: of this process's loss; figures: diagnostics; every process takes part."""
         line: dict[str, float] = {"step": step, "loss": loss}
         line |= dict(zip(parts, joined_group().mean(*(float(v) for v in parts.values())), strict=True))
         line |= {"lr": learning_rate(self.config, step - 1), "images_per_second": round(self.rate, 1)}
         line["waiting"] = round(self.feed.waited / max(1e-9, time.monotonic() - self._since), 4)
         if any(broken := joined_group().each(self.feed.skipped)):
             line["skipped"] = sum(broken)
-        line |= found
+        line |= figures
         if self._file is not None:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         if self.config.trackers:
             self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=step)
-        if found:
+        if figures:
             self.progress.say(history_line(line))
         self.feed.waited, self._since = 0.0, time.monotonic()
 

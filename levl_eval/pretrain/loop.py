@@ -62,9 +62,9 @@ class Trainer:
         seen = self.group.each(None if state is None else state["step"])
         if len(set(seen)) > 1:  # else some would wait for ever for what the others do not do
             other = next(i for i, step in enumerate(seen) if step != seen[0])
-            told = ["no checkpoint" if step is None else f"step {step}" for step in (seen[0], seen[other])]
+            steps = ["no checkpoint" if step is None else f"step {step}" for step in (seen[0], seen[other])]
             raise UsageError(
-                f"{self.ckpt}: the first process sees {told[0]}, process {other} {told[1]}; all nodes must share out="
+                f"{self.ckpt}: the first process sees {steps[0]}, process {other} {steps[1]}; all nodes must share out="
             )
         self.config = config = self._with_precision(config, state)
         if state is not None:
@@ -102,10 +102,10 @@ class Trainer:
         """``auto`` made definite: what the run to be resumed has, else what this device is good at; processes agree on it."""
         if config.precision != "auto":
             return config
-        told = state["config"].get("precision") if state is not None else None
-        if told not in ("fp32", "bf16"):
-            told = self.group.from_main("bf16" if processes.has_bfloat16(self.device) else "fp32")
-        return config.model_copy(update={"precision": told})
+        recorded = state["config"].get("precision") if state is not None else None
+        if recorded not in ("fp32", "bf16"):
+            recorded = self.group.from_main("bf16" if processes.has_bfloat16(self.device) else "fp32")
+        return config.model_copy(update={"precision": recorded})
 
     @property
     def end(self) -> int:
@@ -275,13 +275,13 @@ class Trainer:
         raw, (ids, last) = self._fixed
         self.wrapped.eval()
         try:
-            found: dict[str, list[Tensor]] = {"z_v": [], "z_t": []}
+            embeddings: dict[str, list[Tensor]] = {"z_v": [], "z_t": []}
             for at in range(0, len(raw), 128):
                 rows = slice(at, at + 128)
                 out = self._embed(self.pixels(raw[rows], None), ids[rows], last[rows])
-                for k, z in found.items():
+                for k, z in embeddings.items():
                     z.append(out[k].float().cpu())
-            line = diagnostics.of_pairs(*(torch.cat(z) for z in found.values())) if len(raw) > 1 else {}
+            line = diagnostics.of_pairs(*(torch.cat(z) for z in embeddings.values())) if len(raw) > 1 else {}
             if self.probe is not None:
                 line |= self._measure(self.probe)
             return line
@@ -292,12 +292,12 @@ class Trainer:
         """What the labelled set says of the model in evaluation mode; every process takes part."""
         c = self.config
         ids, last = self.feed.tokens(self.tokenizer, [c.probe_template.replace("{}", n) for n in probe.names])
-        found = probe.features(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
-        line = probe.knn(found) | probe.zero_shot(lambda x: self._embed(self.pixels(x.numpy(), None), ids, last))
+        features = probe.features(lambda x: self.wrapped(self.pixels(x.numpy(), None))["pooled"])
+        line = probe.knn(features) | probe.zero_shot(lambda x: self._embed(self.pixels(x.numpy(), None), ids, last))
         if self.attentive is not None:
             line |= self.attentive.accuracy(self.model.vision.encoder, lambda x: self.pixels(x.numpy(), None))
         if c.neighbours and self.group.main:
-            sheet = probe.neighbours(found, c.neighbours)
+            sheet = probe.neighbours(features, c.neighbours)
             save_image(self.out / "neighbours" / f"step-{self.step}.png", sheet)
             processes.log_image(self.accelerator, "neighbours", sheet, self.step)
         return line
@@ -305,8 +305,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands."""
         if self.config.trackers:
-            told = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in self.config.model_dump().items()}
-            self.accelerator.init_trackers("levl-pretrain", config=told)
+            plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in self.config.model_dump().items()}
+            self.accelerator.init_trackers("levl-pretrain", config=plain)
         try:
             self._run()
         finally:
@@ -338,8 +338,8 @@ class Trainer:
                 last, due = self.step == self.end, journal.due(self.step)
                 if due:
                     self.watch.check()
-                    found = self.diagnose() if journal.diagnosed(self.step) else {}
-                    journal.write(self.step, self.watch.last, parts, found)
+                    figures = self.diagnose() if journal.diagnosed(self.step) else {}
+                    journal.write(self.step, self.watch.last, parts, figures)
                 saving = self.step % c.save_every == 0 or last
                 # Asking all processes is a wait for the device where it is a GPU, so there not at every step.
                 stop = self._anyone(bool(signals)) if due or saving or not self.watch.deferred else False

@@ -77,10 +77,10 @@ class Probe:
         """Class tokens [N, D] of both splits; encode: uint8 [B, S, S, 3] -> class token [B, D]."""
         return {s: torch.cat([encode(x).float().cpu() for x in p.split(batch)]) for s, p in self.pixels.items()}
 
-    def knn(self, found: Mapping[str, Tensor]) -> dict[str, float]:
+    def knn(self, features: Mapping[str, Tensor]) -> dict[str, float]:
         """Accuracy of the nearest neighbours' vote on test/, with its interval."""
-        right = knn_accuracy(found["train"], self.labels["train"], found["test"], self.labels["test"])
-        return share("probe_knn", right, len(found["test"]))
+        right = knn_accuracy(features["train"], self.labels["train"], features["test"], self.labels["test"])
+        return share("probe_knn", right, len(features["test"]))
 
     def zero_shot(self, embed: Callable[[Tensor], dict[str, Tensor]], batch: int = 128) -> dict[str, float]:
         """Share of test images nearest by cosine to their own class's text, in every read-out the model has, with intervals.
@@ -99,11 +99,11 @@ class Probe:
             out |= share("probe_zeroshot" if k == 0 else f"probe_zeroshot/{name}", value, len(self.labels["test"]))
         return out
 
-    def neighbours(self, found: Mapping[str, Tensor], count: int, nearest: int = 5) -> np.ndarray:
+    def neighbours(self, features: Mapping[str, Tensor], count: int, nearest: int = 5) -> np.ndarray:
         """uint8 [count S, (1 + nearest) S, 3]: test images, each with the training images nearest to it by cosine, the nearest first."""
-        rows = np.unique(np.linspace(0, len(found["test"]) - 1, min(count, len(found["test"]))).astype(int))
-        test = F.normalize(found["test"][torch.from_numpy(rows)], dim=1)
-        near = (test @ F.normalize(found["train"], dim=1).T).topk(min(nearest, len(found["train"])), dim=1).indices
+        rows = np.unique(np.linspace(0, len(features["test"]) - 1, min(count, len(features["test"]))).astype(int))
+        test = F.normalize(features["test"][torch.from_numpy(rows)], dim=1)
+        near = (test @ F.normalize(features["train"], dim=1).T).topk(min(nearest, len(features["train"])), dim=1).indices
         lines = [
             np.concatenate([self.pixels["test"][int(r)].numpy(), *(self.pixels["train"][i].numpy() for i in line)], axis=1)
             for r, line in zip(rows, near.tolist(), strict=True)

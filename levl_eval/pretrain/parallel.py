@@ -80,8 +80,8 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         out = centred * torch.rsqrt(var + self.eps)
         if self.affine:
             out = out * self.weight + self.bias
-        found: Tensor = out.to(input.dtype)
-        return found
+        normalised: Tensor = out.to(input.dtype)
+        return normalised
 
 
 def sync_batch_norm(module: nn.Module) -> nn.Module:

@@ -82,11 +82,11 @@ def measured(path: Path, results: Sequence[Path]) -> list[Record]:
     if not results:
         return []
     weights = load_backbone(f"levl:{path}").weights_sha256
-    found = [r for folder in results for r in read_records(folder) if r.status == "done"]
-    own = [r for r in found if r.backbone.get("weights_sha256") == weights]
+    finished = [r for folder in results for r in read_records(folder) if r.status == "done"]
+    own = [r for r in finished if r.backbone.get("weights_sha256") == weights]
     if not own:
         raise UsageError(
-            f"--results {' '.join(map(str, results))}: {len(found)} records, none of these weights; run "
+            f"--results {' '.join(map(str, results))}: {len(finished)} records, none of these weights; run "
             f"`levl-eval run --backbone {path} --tasks ... --out DIR` first"
         )
     return own

@@ -104,9 +104,9 @@ def shuffled_from(stream: Stream, size: int, seed: str, taken: int) -> Iterator[
         held[rng.randrange(size)] = number
     kept, behind = set(held), size + taken
     samples = stream(lambda i: i in kept or i >= behind)
-    found = {i: s for i, s in zip(range(behind), samples, strict=False) if s is not None}
-    if len(found) == size:  # the last number that entered is always held, so the stream reached it
-        yield from _refilled([found[i] for i in held], _read(samples), rng)
+    known = {i: s for i, s in zip(range(behind), samples, strict=False) if s is not None}
+    if len(known) == size:  # the last number that entered is always held, so the stream reached it
+        yield from _refilled([known[i] for i in held], _read(samples), rng)
     else:
         yield from _tail(stream, size, seed, taken)
 
@@ -120,5 +120,5 @@ def _tail(stream: Stream, size: int, seed: str, taken: int) -> Iterator[Raw]:
     total = sum(1 for _ in stream(lambda _: False))
     left = list(shuffled(iter(range(total)), size, random.Random(seed)))[taken:]
     kept = set(left)
-    found = {i: s for i, s in enumerate(stream(lambda i: i in kept)) if s is not None}
-    yield from (found[i] for i in left)
+    known = {i: s for i, s in enumerate(stream(lambda i: i in kept)) if s is not None}
+    yield from (known[i] for i in left)

@@ -30,16 +30,16 @@ IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
 
 def expand(pattern: str) -> list[str]:
     """Brace expansion of {a,b} and {000..123} (zero-padded as written), then globbing. Raises UsageError where nothing matches."""
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if found:
-        inner = found.group(1)
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match:
+        inner = match.group(1)
         span = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
         if span:
             first, last = span.groups()
             words = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
         else:
             words = inner.split(",")
-        return [x for w in words for x in expand(pattern[: found.start()] + w + pattern[found.end() :])]
+        return [x for w in words for x in expand(pattern[: match.start()] + w + pattern[match.end() :])]
     files = sorted(glob.glob(str(Path(pattern).expanduser())))
     if not files:
         raise UsageError(f"data=wds:{pattern}: no such file; give tars, for example wds:shards/{{00000..00099}}.tar")
@@ -62,16 +62,16 @@ def _utf8(content: bytes) -> str:
 
 def captions_of(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
     """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json."""
-    told: object = {}
+    content: object = {}
     if "json" in members:
         try:
-            told = json.loads(members["json"])
+            content = json.loads(members["json"])
         except (ValueError, RecursionError):
-            told = {}
+            content = {}
     for name in fields:
         value = _utf8(members["txt"]) if name == "txt" and "txt" in members else None
-        if value is None and isinstance(told, dict):
-            value = told.get(name)
+        if value is None and isinstance(content, dict):
+            value = content.get(name)
         texts = texts_of(value, strip)
         if texts:
             return texts
@@ -169,8 +169,8 @@ class Tars(Source):
     skip: bool = False
 
     def identity(self) -> str:
-        told = [(Path(f).name, os.stat(f).st_size) for f in self.files]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        sizes = [(Path(f).name, os.stat(f).st_size) for f in self.files]
+        return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
     def epoch(self, epoch: int, k: int, n: int, taken: int = 0) -> Iterator[Raw]:
         rng = random.Random(f"wds/{self.seed}/{epoch}")

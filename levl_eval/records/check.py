@@ -47,21 +47,21 @@ def check_run(out: Path) -> list[Finding]:
     folder = out / "records"
     if not folder.is_dir():
         raise UsageError(f"{out}: holds no records; give the --out of a run")
-    found, known = [], set()
+    damage, known = [], set()
     for path in sorted(folder.glob("*.json")):
         known.add(path.stem)
         try:
             record = read_record(path)
         except UsageError as e:
-            found.append(Finding(path.name, "damaged", str(e)))
+            damage.append(Finding(path.name, "damaged", str(e)))
             continue
         if record.status != "done":
-            found.append(Finding(path.name, "failed", record.reason))
+            damage.append(Finding(path.name, "failed", record.reason))
             continue
         wrong = damage_of_samples(record)
         state = "damaged" if wrong else "whole" if record.samples is not None else "old"
-        found.append(Finding(path.name, state, wrong))
+        damage.append(Finding(path.name, state, wrong))
     for path in sorted((out / "samples").glob("*.jsonl")):
         if path.stem not in known:
-            found.append(Finding(f"samples/{path.name}", "orphan", "no record belongs to it; a run was killed between the two"))
-    return found
+            damage.append(Finding(f"samples/{path.name}", "orphan", "no record belongs to it; a run was killed between the two"))
+    return damage

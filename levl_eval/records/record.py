@@ -108,8 +108,8 @@ class Record(BaseModel):
     @property
     def train(self) -> tuple[str, ...]:
         """Content fingerprints of the sets a head or connector was trained on; empty where nothing was."""
-        found = self.data.get("train") or ()
-        return tuple(map(str, found)) if isinstance(found, (list, tuple)) else (str(found),)
+        recorded = self.data.get("train") or ()
+        return tuple(map(str, recorded)) if isinstance(recorded, (list, tuple)) else (str(recorded),)
 
     @property
     def comparison(self) -> Comparison:

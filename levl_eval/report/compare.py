@@ -70,18 +70,18 @@ class Comparison:
         of = f" after adjustment for {self.family} comparisons" if self.family > 1 else ""
         text = f"p = {self.p_holm:.2g}{of}"
         if low is None or high is None:
-            said = "too few images for a verdict"
+            words = "too few images for a verdict"
         elif self.p_holm < ALPHA and self.difference.value:
             ahead = (self.difference.value > 0) != self.kind.lower_is_better
             winner, loser = (self.a, self.b) if ahead else (self.b, self.a)
             by = f"by {amount(abs(self.difference.value), self.kind)} ({text})"
-            said = f"{winner} is better than {loser} {by}"
+            words = f"{winner} is better than {loser} {by}"
             if not self.kind.ranked:
-                said = f"{winner} is above {loser} {by}; which end of {self.metric} is better is not known"
+                words = f"{winner} is above {loser} {by}; which end of {self.metric} is better is not known"
         else:
             least, most = amount(low, self.kind, signed=True, unit=False), amount(high, self.kind, signed=True)
-            said = f"no difference shown ({text}): anything from {least} to {most} is possible"
-        return f"NOT COMPARABLE as measured ({'; '.join(self.mismatch)}), but: {said}" if self.mismatch else said
+            words = f"no difference shown ({text}): anything from {least} to {most} is possible"
+        return f"NOT COMPARABLE as measured ({'; '.join(self.mismatch)}), but: {words}" if self.mismatch else words
 
     def as_dict(self) -> dict[str, object]:
         """Plain JSON values, with the verdict."""
@@ -128,13 +128,13 @@ def mismatches(a: Record, b: Record) -> list[str]:
 
 def _records(side: Side | Sequence[Side]) -> list[Record]:
     many = [side] if isinstance(side, (Record, str, Path)) else list(side)
-    found = [s if isinstance(s, Record) else read_record(Path(s)) for s in many]
-    if not found:
+    records = [s if isinstance(s, Record) else read_record(Path(s)) for s in many]
+    if not records:
         raise UsageError("compare: a side without records")
-    for r in found:
+    for r in records:
         if r.status != "done":
             raise UsageError(f"{r.backbone_name} on {r.task}: failed ({r.reason}); there is nothing to compare")
-    return sorted(found, key=lambda r: r.seed)
+    return sorted(records, key=lambda r: r.seed)
 
 
 def _labels(a: Record, b: Record) -> tuple[str, str]:
@@ -228,12 +228,14 @@ def compare_all(sides: Sequence[dict[str, list[Record]]], **options: Unpack[Comp
     sides: task -> the records (one a seed) of one backbone. Options as for :func:`compare`.
     """
     kept: dict[str, Samples] = {}
-    found = [
+    comparisons = [
         compare(a[task], b[task], _samples=kept, **options)
         for a, b in itertools.combinations(sides, 2)
         for task in a
         if task in b
     ]
-    if not found:
+    if not comparisons:
         raise UsageError(f"compare: no task in common ({'; '.join(', '.join(s) or 'none' for s in sides)})")
-    return [replace(c, p_holm=p, family=len(found)) for c, p in zip(found, holm([c.p for c in found]), strict=True)]
+    return [
+        replace(c, p_holm=p, family=len(comparisons)) for c, p in zip(comparisons, holm([c.p for c in comparisons]), strict=True)
+    ]

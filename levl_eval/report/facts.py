@@ -81,9 +81,11 @@ def _convergence(record: Record) -> list[str]:
     """How training of the head or connector ended: what the engine says of it, and its loss curve's ends."""
     out = []
     if "converged" in record.notes:
-        said = record.notes["converged"]  # a mapping with the rule and its value, or yes or no alone
+        recorded = record.notes["converged"]  # a mapping with the rule and its value, or yes or no alone
         rule, value, yes = (
-            (said.get("rule"), said.get("value"), said.get("converged")) if isinstance(said, dict) else (None, None, said)
+            (recorded.get("rule"), recorded.get("value"), recorded.get("converged"))
+            if isinstance(recorded, dict)
+            else (None, None, recorded)
         )
         why = "".join(f", {x}" for x in (rule, None if value is None else f"value {value:g}") if x)
         out.append(("converged" if yes else "NOT converged") + why)

@@ -54,9 +54,9 @@ def _scaled(e: Estimate, scale: float) -> Estimate:
 def _gains(results: Results, colour: dict[str, int]) -> Chart | None:
     rows = []
     for row in results.rows:
-        found = [(n, colour[n], _scaled(g, row.kind.factor)) for n in row.cells if (g := results.gain(row, n)) is not None]
-        if found:
-            rows.append((f"{row.title}, {row.metric} ({results.gains_over(row)})", found))
+        gains = [(n, colour[n], _scaled(g, row.kind.factor)) for n in row.cells if (g := results.gain(row, n)) is not None]
+        if gains:
+            rows.append((f"{row.title}, {row.metric} ({results.gains_over(row)})", gains))
     over = references(results)
     what = over[0] if len(over) == 1 else "the backbone named with each task"
     chart = svg.bars(rows, f"gain over {what} in points, with 95% intervals")

@@ -174,9 +174,9 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
 
 def _check(record: Record, side: Sequence[tuple[Record, Samples]], seeds: Sequence[int], value: float) -> None:
     """The metric of the record must follow from its samples, or a pairing of the samples says nothing about it."""
-    told = [r.metrics[r.main_metric].value for r, _ in side if r.seed in seeds or len(side) == 1]
-    if told and abs(float(np.mean(told)) - value) > 1e-6:
+    recorded = [r.metrics[r.main_metric].value for r, _ in side if r.seed in seeds or len(side) == 1]
+    if recorded and abs(float(np.mean(recorded)) - value) > 1e-6:
         raise UsageError(
             f"{record.home}/samples/{record.key}.jsonl: {record.main_metric} from the samples is {100 * value:.4f}, the record says "
-            f"{100 * float(np.mean(told)):.4f}; this metric cannot be paired by sample, or a file is damaged"
+            f"{100 * float(np.mean(recorded)):.4f}; this metric cannot be paired by sample, or a file is damaged"
         )

@@ -78,8 +78,8 @@ def data_values(records: Sequence[Record]) -> dict[str, object]:
     """The same as plain JSON values; what differs between the records of a row is a list."""
 
     def one(values: Sequence[object]) -> object:
-        found = _many(values)
-        return found[0] if len(found) == 1 else found or None
+        distinct = _many(values)
+        return distinct[0] if len(distinct) == 1 else distinct or None
 
     return {
         "source": one([source_word(r) for r in records]), "published_set": one([published_set(r) for r in records]),

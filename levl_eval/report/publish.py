@@ -124,8 +124,8 @@ def _eval_results(results: Results, row: Row, name: str, target: str) -> list[di
     entry = EvalResultEntry(
         dataset, task_id or "default", round(value, 4), date=date_of(record) or None, notes=_measured_by(record)
     )
-    found: list[dict[str, object]] = eval_result_entries_to_yaml([entry])
-    return found
+    entries: list[dict[str, object]] = eval_result_entries_to_yaml([entry])
+    return entries
 
 
 def _measured_by(record: Record) -> str:

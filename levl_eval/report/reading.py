@@ -40,12 +40,12 @@ def check_samples(record: Record) -> None:
     except OSError as e:
         raise UsageError(f"{path}: samples are missing ({e.strerror}); run the task again") from e
     if total.hexdigest() != record.samples.sha256:
-        told = (
+        reason = (
             f"{rows} samples, its record says {record.samples.rows}"
             if rows != record.samples.rows
             else "not the samples its record was written with (checksum)"
         )
-        raise UsageError(f"{path}: {told}; damaged: run the task again")
+        raise UsageError(f"{path}: {reason}; damaged: run the task again")
 
 
 def read_directory(folder: Path) -> Found:

@@ -29,8 +29,8 @@ def _info(record: Record) -> Mapping[str, object]:
 
 
 def _random_seed(record: Record) -> int:
-    found = _info(record).get("random_seed")
-    return found if isinstance(found, int) else 0
+    recorded = _info(record).get("random_seed")
+    return recorded if isinstance(recorded, int) else 0
 
 
 def is_twin(record: Record, baseline: Record) -> bool:

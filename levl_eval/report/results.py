@@ -124,8 +124,8 @@ class Results:
 
         Raises UsageError for a directory without whole records.
         """
-        found = read_directories(directories, empty=bool(also))
-        return cls([*also, *found.records], say, reference=reference, damaged=found.damaged)
+        directory_records = read_directories(directories, empty=bool(also))
+        return cls([*also, *directory_records.records], say, reference=reference, damaged=directory_records.damaged)
 
     @staticmethod
     def _distinct(records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
@@ -211,8 +211,8 @@ class Results:
         """a - b of the main metric, paired, over images; None where it cannot be had."""
         key = (row.key, a, b)
         if key not in self._differences:
-            found = self.pair(row, a, b)
-            self._differences[key] = found.difference() if found is not None else None
+            paired = self.pair(row, a, b)
+            self._differences[key] = paired.difference() if paired is not None else None
         return self._differences[key]
 
     def reference(self, row: Row, backbone: str) -> str | None:
@@ -233,8 +233,8 @@ class Results:
         if len(row.cells[backbone].records) == len(others) == 1:
             return self.gain(row, backbone)
         match = [o for o in others if o.seed == record.seed] or (list(others) if len(others) == 1 else [])
-        found = self._pair([record], [match[0]]) if match else None
-        return None if found is None else found.difference()
+        paired = self._pair([record], [match[0]]) if match else None
+        return None if paired is None else paired.difference()
 
     def gains_over(self, row: Row) -> str:
         """What the gains of a row are over, in words; '' where it has none."""
@@ -268,11 +268,11 @@ class Results:
         strange = {
             (r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"
         }
-        told = [
+        unknown = [
             f"{t}: metric {m} is not in the catalogue: shown as it is, and which end is better is not known"
             for t, m in sorted(strange)
         ]
-        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *told]
+        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *unknown]
 
     def summary(self, row: Row, backbone: str, metric: str | None = None) -> Summary:
         """A metric of a cell over its seeds.
@@ -307,10 +307,10 @@ class Results:
         if both is None:
             return None
         if both.counted:
-            found = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_of)
+            estimate = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_of)
         else:
-            found = mean_estimate(both.a.mean(0), both.images, bounds=row.kind.bounds)
-        return found.model_copy(update={"method": f"mean of {len(both.seeds)} seeds: {found.method}"})
+            estimate = mean_estimate(both.a.mean(0), both.images, bounds=row.kind.bounds)
+        return estimate.model_copy(update={"method": f"mean of {len(both.seeds)} seeds: {estimate.method}"})
 
 
 def _work(record: Record) -> tuple[str, ...]:

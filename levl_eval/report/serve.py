@@ -80,8 +80,8 @@ class Live:
         """The records as they are now."""
         stats = self._stats()
         if self._results is None or stats != self._seen:
-            found = read_directories(self.folders, empty=True)
-            self._results, self._seen = Results(found.records, reference=self.reference, damaged=found.damaged), stats
+            read = read_directories(self.folders, empty=True)
+            self._results, self._seen = Results(read.records, reference=self.reference, damaged=read.damaged), stats
         return self._results
 
     def page(self) -> str:

@@ -37,8 +37,8 @@ def _choices_of(rows: Sequence[Specification]) -> list[tuple[str, list[str]]]:
     for r in rows:
         for name, _ in r.choices:
             values.setdefault(name, [])
-    for name, found in values.items():
-        found += dict.fromkeys(dict(r.choices).get(name, "-") for r in rows)
+    for name, choices in values.items():
+        choices += dict.fromkeys(dict(r.choices).get(name, "-") for r in rows)
     return [(n, v) for n, v in values.items() if len(v) > 1]
 
 

@@ -84,7 +84,7 @@ def _cell(value: object) -> str | int | float | None:
 def _about(results: Results, r: Record) -> TableRow:
     """What the rows of a record have in common."""
     pre = object_at(r.backbone, "preprocess")
-    found: dict[str, object] = {
+    columns: dict[str, object] = {
         "task": r.task, "backbone": results.label(r), "seed": r.seed, "llm": r.llm, "status": r.status,
         "reason": r.reason, "limit": "" if r.limit is None else r.limit,
         "image_size": r.protocol.get("size") or pre.get("size", ""), "resize": r.protocol.get("resize") or pre.get("resize", ""),
@@ -95,7 +95,7 @@ def _about(results: Results, r: Record) -> TableRow:
         "train_fingerprint": " ".join(r.train), "validation_fingerprint": r.data.get("validation") or "",
         "device": r.device, "identity_hash": r.identity_hash, "comparison_hash": r.comparison_hash, "date": date_of(r),
     }  # fmt: skip
-    return {column: _cell(value) for column, value in found.items()}
+    return {column: _cell(value) for column, value in columns.items()}
 
 
 def _gain_columns(results: Results, row: Row, name: str, r: Record) -> TableRow:
@@ -117,18 +117,18 @@ def rows(results: Results) -> list[TableRow]:
     for r in results.records:
         common = _about(results, r)
         if r.status != "done":
-            found: TableRow = {**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better}
-            out.append((_place(results, r, r.main_metric), found))
+            columns: TableRow = {**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better}
+            out.append((_place(results, r, r.main_metric), columns))
         for name, measured in r.metrics.items():
             kind, main = entry_of(r, name), name == r.main_metric
             e = within(measured, kind.bounds)
             ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
-            found = {
+            columns = {
                 **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
                 **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
             }  # fmt: skip
-            out.append((_place(results, r, name), found))
-    return [found for _, found in sorted(out, key=lambda x: x[0])]
+            out.append((_place(results, r, name), columns))
+    return [columns for _, columns in sorted(out, key=lambda x: x[0])]
 
 
 def _place(results: Results, r: Record, metric: str) -> tuple[str | int, ...]:
@@ -164,16 +164,16 @@ def chance_of(record: Record) -> float | None:
 
 def floor_notes(records: Sequence[Record]) -> list[str]:
     """Floors and ceilings that belong to a task, not to a backbone, each told once."""
-    told: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for r in records:
         kind = entry_of(r, r.main_metric)
         for name, e in r.metrics.items():
             if name == "floor_text_only":
-                told[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, kind)}"] = None
+                notes[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, kind)}"] = None
         chance = chance_of(r)
         if chance is not None and r.status == "done":
-            told[f"{r.task}: chance {text(chance, kind)}"] = None
-    return list(told)
+            notes[f"{r.task}: chance {text(chance, kind)}"] = None
+    return list(notes)
 
 
 def data_notes(results: Results) -> list[str]:

@@ -53,12 +53,12 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     return Entry(shown, name == best, cell.any.key, round(row.kind.factor * s.estimate.value, 4))
 
 
-def _gain(results: Results, row: Row, name: str, told: bool) -> Entry:
-    """told: whether each gain says what it is over, as they differ."""
+def _gain(results: Results, row: Row, name: str, noted: bool) -> Entry:
+    """noted: whether each gain says what it is over, as they differ."""
     e = results.gain(row, name)
     if e is None:
         return Entry("")
-    over = f" over {results.reference(row, name)}" if told else ""
+    over = f" over {results.reference(row, name)}" if noted else ""
     return Entry(
         interval(e.value, e.low, e.high, row.kind, signed=True) + over,
         False,

@@ -68,9 +68,9 @@ class BackboneHandle:
                 "backbone", FACTS_VERSION, scheme=location.scheme, uri="" if files else location.rest, code=code, files=files
             )
             path = self._cache / f"{key}.json"
-            found = _read(path)
-            if found is not None:
-                return found
+            remembered = _read(path)
+            if remembered is not None:
+                return remembered
         backbone = self.load()
         facts = BackboneFacts(
             backbone.weights_sha256, dict(backbone.code), self._own_preprocess, self._own_text, dict(backbone.info)
@@ -122,8 +122,8 @@ class BackboneHandle:
     @property
     def text(self) -> Mapping[str, object]:
         """What moves text embeddings: the loader's, with the card's read-out."""
-        found = self.facts.text
-        return {**found, "readout": self.card.readout} if found and self.card.readout is not None else found
+        recorded = self.facts.text
+        return {**recorded, "readout": self.card.readout} if recorded and self.card.readout is not None else recorded
 
     def parts(self) -> dict[str, object]:
         """The backbone's part of an identity."""

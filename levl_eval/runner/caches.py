@@ -68,16 +68,16 @@ class Kind:
         root, out = cache / self.folder, []
         for path in _at_depth(root, range(1, self.depth + 1)):
             name = path.relative_to(root).as_posix()
-            found = re.fullmatch(self.names, name)
-            partial = found is None
-            found = found or re.fullmatch(self.partial, name)
-            if found is None or path.is_symlink():
+            match = re.fullmatch(self.names, name)
+            partial = match is None
+            match = match or re.fullmatch(self.partial, name)
+            if match is None or path.is_symlink():
                 continue
             with contextlib.suppress(OSError):  # removed this moment
                 anchor = path / self.anchor if self.anchor and (path / self.anchor).is_file() else path
                 size, newest = _size(path)
                 used = newest if anchor.is_dir() else anchor.stat().st_mtime
-                out.append(Entry(self.name, found["key"], path, anchor, size, used, not partial))
+                out.append(Entry(self.name, match["key"], path, anchor, size, used, not partial))
         return sorted(out, key=lambda e: (e.used, e.key))
 
     def damage(self, entry: Entry) -> str:
@@ -198,9 +198,9 @@ def prune(cache: Path, limit: int, kinds: Sequence[str] | None = None) -> tuple[
 
     What is in use is left, and what is in the making and was touched within the last hour.
     """
-    found = listed(cache, kinds)
-    left, removed = sum(e.bytes for e in found), []
-    for entry in found:
+    entries = listed(cache, kinds)
+    left, removed = sum(e.bytes for e in entries), []
+    for entry in entries:
         if left <= limit:
             break
         if not entry.whole and time.time() - entry.used < _FRESH:

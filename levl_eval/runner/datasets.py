@@ -76,9 +76,9 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     if card.engine == "backgrounds":
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
-    found = [Part("test", kind, card.data, limit, options)]
+    parts = [Part("test", kind, card.data, limit, options)]
     if not isinstance(card, (ZeroShotCard, RetrievalCard)):
-        found.append(Part("train", kind, card.train, None, options))
+        parts.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"
     if (
@@ -86,8 +86,8 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         and isinstance(validation, DataSpec)
         and not (data == "hub" and validation.hub is None and validation.root is None)
     ):
-        found.append(Part("validation", kind, validation))
-    return found
+        parts.append(Part("validation", kind, validation))
+    return parts
 
 
 def _mix(recipe: RecipeCard | str) -> Iterator[DataSpec]:
@@ -100,10 +100,10 @@ def _mix(recipe: RecipeCard | str) -> Iterator[DataSpec]:
 
 def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintCache) -> DataFacts:
     """The identity of all data of a card. Raises UsageError/LevlError where a set is missing or cannot be read."""
-    found = [(p, of_set(known, p.kind, p.spec, data, p.limit, **p.options)) for p in parts_of(card, data, limit)]
-    tests = [(p, s) for p, s in found if p.role.startswith("test")]
-    train = [s for p, s in found if p.role == "train"]
-    validation = [s for p, s in found if p.role == "validation"]
+    sets = [(p, of_set(known, p.kind, p.spec, data, p.limit, **p.options)) for p in parts_of(card, data, limit)]
+    tests = [(p, s) for p, s in sets if p.role.startswith("test")]
+    train = [s for p, s in sets if p.role == "train"]
+    validation = [s for p, s in sets if p.role == "validation"]
     extra = _lmms_data(card, data) if card.engine == "lmms" else {}
     if len(tests) == 1 and not extra:
         test = tests[0][1].fingerprint
@@ -113,7 +113,7 @@ def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintC
         "test": [s.order for _, s in tests], "train": [s.order for s in train], "validation": [s.order for s in validation]
     }  # fmt: skip
     identity = DataIdentity(test, tuple(s.fingerprint for s in train), validation[0].fingerprint if validation else "", order)
-    notes = _notes([s for _, s in tests], [s for _, s in found])
+    notes = _notes([s for _, s in tests], [s for _, s in sets])
     if any(has_own_place(p.spec) for p, _ in tests):
         notes["test_source"] = tests[0][1].source  # not below --data
     failed = {(name if len(tests) == 1 else f"{p.role}/{name}"): why for p, s in tests for name, why in s.skipped.items()}

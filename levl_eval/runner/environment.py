@@ -27,13 +27,13 @@ def command_line() -> list[str]:
 
 def packages() -> dict[str, str]:
     """Name -> version of those of PACKAGES that are installed."""
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def environment() -> dict[str, object]:

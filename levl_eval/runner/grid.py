@@ -95,9 +95,9 @@ def variants(words: Sequence[str], tasks: Sequence[str], settings: Sequence[str]
 def check_distinct(labels: Sequence[str], hashes: Sequence[str]) -> None:
     """Raises UsageError where two variants are one protocol: a field that moves no number, or two ways to write a value."""
     seen: dict[str, str] = {}
-    for label, found in zip(labels, hashes, strict=True):
-        if found in seen:
+    for label, protocol in zip(labels, hashes, strict=True):
+        if protocol in seen:
             raise UsageError(
-                f"--grid: {seen[found]} and {label} are the same protocol (a field that moves no number, or one value written twice)"
+                f"--grid: {seen[protocol]} and {label} are the same protocol (a field that moves no number, or one value written twice)"
             )
-        seen[found] = label
+        seen[protocol] = label

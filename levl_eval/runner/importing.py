@@ -66,19 +66,19 @@ def import_predictions(
     card: TaskCard = next(iter(resolve_tasks([task], list(options.settings), options.data, options.trust).values()))
     data = data_folder(options.data, [card], [], default_cache(), progress)
     outcome, rule = _scored(card, path, data, options.limit, progress)
-    found = dict(outcome.data)
+    about = dict(outcome.data)
     identity = JobIdentity(
         backbone={"name": name, "weights": content_digest(path), "code": {}, "preprocess": {}, "text": {}}, task=card.name, engine=card.engine,
-        versions={"external": VERSION}, protocol={"external": True, "scored by": rule}, data=DataIdentity(str(found.pop("fingerprint"))),
+        versions={"external": VERSION}, protocol={"external": True, "scored by": rule}, data=DataIdentity(str(about.pop("fingerprint"))),
         seed=0, device="", resolved={}, precision={}, limit=options.limit,
     )  # fmt: skip
-    found.pop("train", None)
+    about.pop("train", None)
     record = Record(
         backbone={
             "name": name, "uri": f"external:{path.name}", "weights_sha256": identity.backbone["weights"], "code": {}, "preprocess": {}, "text": {},
             "info": {"external": True}, "card": {},
         },
-        task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="", data={"source": options.data, **found}, seed=0,
+        task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="", data={"source": options.data, **about}, seed=0,
         main_metric=card.main_metric if card.main_metric in outcome.metrics else next(iter(outcome.metrics)),
         environment=environment(), card=dict(plain(card)), call={"external": str(path)},
     )  # fmt: skip

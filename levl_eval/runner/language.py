@@ -71,9 +71,9 @@ def _folder(name: str, place: LLMPlace) -> Path:
     from levl_eval.core.offline import hub_or_cache
 
     with hub_or_cache(f"--llm {name}"):
-        found = Path(snapshot_download(place.source, revision=place.revision, allow_patterns=_HUB_FILES))
-    if not (found / "config.json").exists():
+        folder = Path(snapshot_download(place.source, revision=place.revision, allow_patterns=_HUB_FILES))
+    if not (folder / "config.json").exists():
         raise UsageError(
             f"--llm {name}: the repository has no config.json; of a GGUF repository name the file, as {name}:FILE.gguf"
         )
-    return found
+    return folder

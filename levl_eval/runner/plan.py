@@ -90,13 +90,13 @@ class Job:
     def record(self, source: str, environment: dict[str, object], call: dict[str, object]) -> Record:
         """Its record with everything but the outcome."""
         card = self.card
-        found = Record(
+        new = Record(
             backbone=self.backbone.describe(), task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
             protocol={}, protocol_hash="", data={"source": source, **self.data.notes}, seed=self.seed, environment=environment,
             card=dict(plain(card)), call=call,
         )  # fmt: skip
-        fill_identity(found, self.identity)
-        return found
+        fill_identity(new, self.identity)
+        return new
 
 
 @dataclass
@@ -237,8 +237,8 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
             raise UsageError(f"{needed}: cannot be written ({e.strerror}); choose another --out or cache (LEVL_CACHE)") from e
     known = FingerprintCache(folder / "fingerprints", rehash=config.rehash, say=progress.say)
     for card in cards.values():
-        if told := mixed_sources(card, config.data):
-            progress.say(told)
+        if warning := mixed_sources(card, config.data):
+            progress.say(warning)
     data = data_folder(config.data, cards.values(), specs, folder, progress)
     handles = [BackboneHandle(c, folder, known, data) for c in specs]
     for handle in handles:
@@ -261,15 +261,15 @@ def _jobs(plan: Plan) -> list[Job]:
     @cache
     def facts(task: str) -> tuple[DataFacts, LevlError | None]:
         try:
-            found = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
-            for entries in (found.notes.get("left_out", {}), found.notes.get("skipped", {})):
+            facts_of_data = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
+            for entries in (facts_of_data.notes.get("left_out", {}), facts_of_data.notes.get("skipped", {})):
                 for source, words in entries.items():
                     plan.fingerprints.say(f"{task}: {source}: {words}")
-            return found, None
+            return facts_of_data, None
         except LevlError as e:
             if config.data == "scenes" and plan.data in str(e):  # the program's own cache is no place for anyone's data
-                told = f"{str(e).replace(plan.data, 'DIR')}; --data DIR names the folder: the synthetic scenes, which are read without it, hold no such set"
-                e = type(e)(told)
+                reason = f"{str(e).replace(plan.data, 'DIR')}; --data DIR names the folder: the synthetic scenes, which are read without it, hold no such set"
+                e = type(e)(reason)
             return DataFacts(DataIdentity(""), test_source(plan.cards[task], plan.data)), e
 
     asked = any(c.engine in TOGETHER for c in plan.cards.values())
@@ -277,14 +277,14 @@ def _jobs(plan: Plan) -> list[Job]:
     out = []
     for handle in plan.backbones:
         for task, card in plan.cards.items():
-            found, problem = facts(task)
+            facts_of_data, problem = facts(task)
             seeds = list(config.seeds) if config.seeds is not None else list(range(getattr(card, "seeds", 1)))
             for seed in seeds:
                 identity = JobIdentity(
                     backbone=handle.parts(), task=card.name, engine=card.engine, versions=versions_of(card.engine),
-                    protocol=protocol_of(card), data=found.identity, seed=seed, device=plan.device,
+                    protocol=protocol_of(card), data=facts_of_data.identity, seed=seed, device=plan.device,
                     resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device),
                     language_model=language if card.engine in TOGETHER else None, limit=config.limit,
                 )  # fmt: skip
-                out.append(Job(handle, card, seed, identity, found, problem, len(seeds) > 1))
+                out.append(Job(handle, card, seed, identity, facts_of_data, problem, len(seeds) > 1))
     return out

@@ -57,10 +57,10 @@ class Runner:
         from levl_eval.core.device import pick_device
         from levl_eval.core.distributed import keep_freed_memory
 
-        found: torch.device = pick_device(self.plan.config.device)
-        if found.type == "cpu":
+        chosen: torch.device = pick_device(self.plan.config.device)
+        if chosen.type == "cpu":
             keep_freed_memory()
-        return found
+        return chosen
 
     @cached_property
     def store(self) -> FeatureStore:
@@ -105,10 +105,10 @@ class Runner:
             self._alone(number, wait=True)
         return [self.records[n] for n in range(len(self.jobs))]
 
-    def _announce(self, number: int, found: Record | None) -> None:
+    def _announce(self, number: int, existing: Record | None) -> None:
         job = self.jobs[number]
         seed = f" seed {job.seed}" if job.many else ""
-        there = ": already there" if found is not None else ""
+        there = ": already there" if existing is not None else ""
         self.progress.say(f"[{number + 1}/{len(self.jobs)}] {job.backbone.name} on {job.card.name}{seed}{there}")
 
     def _alone(self, number: int, wait: bool) -> bool:
@@ -116,17 +116,17 @@ class Runner:
         with locked(self.out / ".locks" / self.jobs[number].key, wait) as ours:
             if not ours:
                 return False
-            found = self._existing(number)
-            self._announce(number, found)
-            self.records[number] = found or self._compute(number)
+            existing = self._existing(number)
+            self._announce(number, existing)
+            self.records[number] = existing or self._compute(number)
             return True
 
     def _together(self, number: int) -> None:
         """Read or compute a job together: the main process holds its lock and writes, all take part."""
         with locked(self.out / ".locks" / self.jobs[number].key) if process_group().main else nullcontext():
-            found = process_group().from_main(self._existing(number) if process_group().main else None)
-            self._announce(number, found)
-            self.records[number] = found or self._compute(number)
+            existing = process_group().from_main(self._existing(number) if process_group().main else None)
+            self._announce(number, existing)
+            self.records[number] = existing or self._compute(number)
             process_group().wait()
 
     def _help(self, number: int) -> None:

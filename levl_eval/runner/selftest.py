@@ -19,11 +19,11 @@ _SETTINGS = ["gqa.recipe=scenes", "gqa.recipe.epochs=1", "gqa.recipe.max_questio
 
 def installed() -> dict[str, str]:
     """Version of every installed distribution by its name in lower case with dashes."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for d in importlib.metadata.distributions():
         if name := d.metadata["Name"]:
-            found.setdefault(name.lower().replace("_", "-"), d.version)
-    return found
+            versions.setdefault(name.lower().replace("_", "-"), d.version)
+    return versions
 
 
 def requirements() -> list[str]:
@@ -109,9 +109,9 @@ def self_test() -> str:
 
         first = measured("first", [*_LANGUAGE, *_HEADS])
         second = measured("second", _HEADS)
-    for task, found in first.items():
-        for name, value in found.items():
-            again = second.get(task, found).get(name, math.nan)
+    for task, record in first.items():
+        for name, value in record.items():
+            again = second.get(task, record).get(name, math.nan)
             if not math.isfinite(value) or value != again:
                 raise LevlError(f"{task}: {name} is {value:.6f} the first time and {again:.6f} the second")
     seconds = time.monotonic() - started

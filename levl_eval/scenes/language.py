@@ -132,9 +132,9 @@ def phrases(scene: Scene, rng: random.Random, style: str) -> list[tuple[str, Sce
     rng.shuffle(objects)
     bands = " and ".join(scene.stuff_names())
     if style == "sentences":
-        told: list[tuple[str, SceneObject | None]] = [(_sentence(o, rng), o) for o in objects]
-        told.insert(rng.choice((0, len(told))), (rng.choice((f"behind them {bands}.", f"the background is {bands}.")), None))
-        return told
+        parts: list[tuple[str, SceneObject | None]] = [(_sentence(o, rng), o) for o in objects]
+        parts.insert(rng.choice((0, len(parts))), (rng.choice((f"behind them {bands}.", f"the background is {bands}.")), None))
+        return parts
     if style == "list":
         return [*((f"{_entry(o)};", o) for o in objects), (f"background: {bands}.", None)]
     raise ValueError(f"style {style!r}: expected one of {', '.join(STYLES)}")

@@ -40,8 +40,8 @@ def damage(out: Path, wanted: Mapping[str, object] | None = None, full: bool = F
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         if wanted is not None and any(manifest.get(k) != v for k, v in wanted.items()):
-            told = ", ".join(f"{k} {manifest.get(k)}" for k in ("generator", "seed", "size"))
-            return f"holds another world ({told})"
+            made_by = ", ".join(f"{k} {manifest.get(k)}" for k in ("generator", "seed", "size"))
+            return f"holds another world ({made_by})"
         if "files" not in manifest:
             return "is of an earlier version, which told nothing of its files"
         listing: Listing = json.loads((out / FILES).read_text(encoding="utf-8"))
@@ -120,10 +120,10 @@ def check_ours(out: Path) -> None:
 
 def _ours(path: Path, field: str | None) -> bool:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and (field in found if field else all(str(k).partition("/")[0] in ROOMS for k in found))
+    return isinstance(content, dict) and (field in content if field else all(str(k).partition("/")[0] in ROOMS for k in content))
 
 
 def begin(out: Path) -> None:

@@ -75,8 +75,8 @@ class _Asker:
         texts = (f"Is there {a(color)} {o.category}?", f"Do you see {a(color)} {o.category} in the picture?")
         program = [operation("select", o.category), operation("filter color", color, 0), operation("exist", "", 1)]
         there = any(p.category == o.category and p.color == color for p in self.scene.objects)
-        told = {f"has:{o.category}", f"some:{o.category}:{color}"} if there else {f"nosome:{o.category}:{color}"}
-        return self.make(texts, "{}", "verify", "attr", "exist-color", program, needs="color", facts=frozenset(told))
+        facts = {f"has:{o.category}", f"some:{o.category}:{color}"} if there else {f"nosome:{o.category}:{color}"}
+        return self.make(texts, "{}", "verify", "attr", "exist-color", program, needs="color", facts=frozenset(facts))
 
     def logical(self) -> SceneQuestion:
         both = self.rng.random() < 0.5
@@ -101,16 +101,16 @@ class _Asker:
         ]
         there = [w in self.present for w in words]
         decided = all(there) if both else not any(there)  # "not both" and "one of them" do not tell which
-        told = frozenset(f"{'has' if both else 'no'}:{w}" for w in words) if decided else frozenset()
-        return self.make(texts, "{}", "logical", "obj", "logical", ops, facts=told)
+        facts = frozenset(f"{'has' if both else 'no'}:{w}" for w in words) if decided else frozenset()
+        return self.make(texts, "{}", "logical", "obj", "logical", ops, facts=facts)
 
     def choose_object(self) -> SceneQuestion:
         words = [self.rng.choice(self.present), _absent(self.scene, self.rng)]
         self.rng.shuffle(words)
         texts = (f"Which is in the picture, {a(words[0])} or {a(words[1])}?", f"What do you see, {a(words[0])} or {a(words[1])}?")
-        told = frozenset(f"{'has' if w in self.present else 'no'}:{w}" for w in words)
+        facts = frozenset(f"{'has' if w in self.present else 'no'}:{w}" for w in words)
         return self.make(
-            texts, "the {}", "choose", "obj", "choose-object", [operation("choose present", "|".join(words))], facts=told
+            texts, "the {}", "choose", "obj", "choose-object", [operation("choose present", "|".join(words))], facts=facts
         )
 
     def query_group(self) -> SceneQuestion | None:
@@ -121,8 +121,8 @@ class _Asker:
         g = self.rng.choice(fit)
         texts = (f"Which {g} is in the picture?", f"What kind of {g} is it?", f"What {g} do you see?")
         name = next(o.category for o in self.scene.objects if GROUP_OF[o.category] == g)
-        program, told = [operation("group", g), operation("query", "name", 0)], frozenset({f"has:{name}", f"group:{g}:{name}"})
-        return self.make(texts, "the {}", "query", "cat", f"group-{g}", program, facts=told)
+        program, facts = [operation("group", g), operation("query", "name", 0)], frozenset({f"has:{name}", f"group:{g}:{name}"})
+        return self.make(texts, "the {}", "query", "cat", f"group-{g}", program, facts=facts)
 
     def query_color(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -173,8 +173,8 @@ class _Asker:
             f"Are the {x.category} and the {y.category} the same color?",
             f"Does the {x.category} have the color of the {y.category}?",
         )
-        told = {f"has:{x.category}", f"has:{y.category}"} | {f"compared:{':'.join(sorted((x.category, y.category)))}"}
-        return self.make(texts, "{}", "compare", "attr", "compare-color", program, needs="color", facts=frozenset(told))
+        facts = {f"has:{x.category}", f"has:{y.category}"} | {f"compared:{':'.join(sorted((x.category, y.category)))}"}
+        return self.make(texts, "{}", "compare", "attr", "compare-color", program, needs="color", facts=frozenset(facts))
 
     def query_stuff(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -199,8 +199,8 @@ class _Asker:
             f"Do you see the {x.category} {_SIDE[asked]} the {y.category}?",
         )
         truth = f"{'rel' if asked == side else 'notrel'}:{x.category}:{asked}:{y.category}"
-        told = frozenset({f"has:{x.category}", f"has:{y.category}", truth})
-        return self.make(texts, "{}", "verify", "rel", "verify-rel", program, facts=told)
+        facts = frozenset({f"has:{x.category}", f"has:{y.category}", truth})
+        return self.make(texts, "{}", "verify", "rel", "verify-rel", program, facts=facts)
 
     def query_rel(self) -> SceneQuestion | None:
         if (o := self.one()) is None:
@@ -214,8 +214,8 @@ class _Asker:
         program = [operation("select", o.category), operation("relate", side, 0), operation("query", "name", 1)]
         texts = (f"What is {_SIDE[side]} the {o.category}?", f"Which object is {_SIDE[side]} the {o.category}?")
         name = next(p.category for p in self.scene.objects if p is not o and relation(p, o) == side)
-        told = {f"has:{name}", f"has:{o.category}", f"rel:{name}:{side}:{o.category}", f"only:{side}:{o.category}"}
-        return self.make(texts, "the {}", "query", "rel", f"rel-{side}", program, facts=frozenset(told))
+        facts = {f"has:{name}", f"has:{o.category}", f"rel:{name}:{side}:{o.category}", f"only:{side}:{o.category}"}
+        return self.make(texts, "the {}", "query", "rel", f"rel-{side}", program, facts=frozenset(facts))
 
     def query_place(self) -> SceneQuestion | None:
         cells = Counter(f"{row(o)} {column(o)}" for o in self.scene.objects)

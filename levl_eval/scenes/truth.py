@@ -53,10 +53,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         known: Manifest = {
-            "generator": found["generator"], "seed": int(found["seed"]), "size": int(found["size"]),
-            "counts": {str(k): int(v) for k, v in found["counts"].items()},
+            "generator": content["generator"], "seed": int(content["seed"]), "size": int(content["size"]),
+            "counts": {str(k): int(v) for k, v in content["counts"].items()},
         }  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise UsageError(f"{path}: not a manifest of synthetic scenes ({type(e).__name__}); make the world again") from e
@@ -132,10 +132,10 @@ class World:
         """The scene that an image of these pixels shows, None where the world has no such image. Raises LevlError, UsageError."""
         if self._index is None:
             self._index = self._read()
-        found = self._index.get(digest)
-        if found is None:
+        entry = self._index.get(digest)
+        if entry is None:
             return None
-        part, index, k = found
+        part, index, k = entry
         return next(islice(image_scenes(part, index, self.manifest["seed"]), k, None))[1]
 
     def _read(self) -> dict[bytes, tuple[str, int, int]]:

@@ -209,7 +209,7 @@ def test_protocols_of_a_grid_are_counted_and_the_curve_is_sorted(tmp_path):
 def test_a_family_is_adjusted_by_holm(run):
     folder = run(one=0.59, two=0.55)
     alone = verdict(folder)
-    p = float(alone.found.support)
+    p = float(alone.evidence.support)
     cards = [
         claim(name="x"),
         claim(name="y", tasks=[{"task": "linear"}], relation="less"),

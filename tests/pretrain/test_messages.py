@@ -113,7 +113,7 @@ class _Reads(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.evidence = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (
@@ -121,7 +121,7 @@ class _Reads(TorchDispatchMode):
             torch.ops.aten.nonzero.default,
             torch.ops.aten.masked_select.default,
         ):
-            self.found.append((func, "".join(traceback.format_stack()[-12:-1])))
+            self.evidence.append((func, "".join(traceback.format_stack()[-12:-1])))
         return func(*args, **(kwargs or {}))
 
 
@@ -135,7 +135,7 @@ def test_no_step_waits_for_the_device(tmp_path, objective):
     t.feed.next()
     with _Reads() as reads:
         t.train_step()
-    assert reads.found == []
+    assert reads.evidence == []
     with _Reads() as reads:
         torch.ones(3)[1].item()
-    assert len(reads.found) == 1
+    assert len(reads.evidence) == 1

@@ -62,9 +62,9 @@ class Images:
         return ImageSet(names, lambda n: self.places[n](), fingerprint_text(["pixels", *names]), "lmms-eval", lambda n: n)
 
 
-def _image(found: object, where: str) -> Image.Image | None:
+def _image(value: object, where: str) -> Image.Image | None:
     """The one image of a document; None for a text-only one. Raises UsageError: several images, sound, video."""
-    visuals = list(found) if isinstance(found, (list, tuple)) else [] if found is None else [found]
+    visuals = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
     if not visuals:
         return None
     if len(visuals) > 1:
@@ -178,15 +178,15 @@ class Asker:
         journal = Journal(resources.cache / "answers" / f"{key}.jsonl")
         self.journals.append(journal)
         self._check_fits(prompt, 0 if visual_of is None else visual_of([questions[0].image_id]).shape[1], questions)
-        found = answer_set(resources.language, prompt, visual_of, questions, resources.progress, "answering lmms-eval", journal)
-        if words := cut_words(len(found.cut), len(questions), prompt.spec.max_new_tokens):
+        answers = answer_set(resources.language, prompt, visual_of, questions, resources.progress, "answering lmms-eval", journal)
+        if words := cut_words(len(answers.cut), len(questions), prompt.spec.max_new_tokens):
             self.notes["cut_answers"] = words
             resources.progress.say(f"  {words}")
         before = self.notes.get("resumed", 0)
-        self.notes["resumed"] = (before if isinstance(before, int) else 0) + found.resumed
+        self.notes["resumed"] = (before if isinstance(before, int) else 0) + answers.resumed
         if resources.language.dtype != torch.float32 and visual_of is not None:
-            self.notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, questions, found)
-        return found.texts
+            self.notes["flip_rate"] = flip_rate(resources.language, prompt, visual_of, questions, answers)
+        return answers.texts
 
     def _check_fits(self, prompt: Prompt, visual: int, questions: list[Question]) -> None:
         """Raises UsageError naming the first question that does not fit the language model's context."""
@@ -211,12 +211,12 @@ class Asker:
                 question = self.question_of[task, split, number] = self._text(context)
                 groups.setdefault(image, []).append((k, question, text))
                 bar.advance()
-        found: list[tuple[int, tuple[float, bool]]] = []
+        results: list[tuple[int, tuple[float, bool]]] = []
         for seeing in (True, False):  # of several processes each scores its share of the images
             names = process_group().share([n for n in groups if bool(n) == seeing])
             for name, values in self._score(names, [[(q, end) for _, q, end in groups[n]] for n in names], seeing):
-                found += [(k, value) for (k, _, _), value in zip(groups[name], values, strict=True)]
-        return [value for _, value in sorted(process_group().gather(found))]
+                results += [(k, value) for (k, _, _), value in zip(groups[name], values, strict=True)]
+        return [value for _, value in sorted(process_group().gather(results))]
 
     def _score(
         self, names: list[str], pairs: list[list[tuple[str, str]]], seeing: bool

@@ -123,8 +123,8 @@ def _manager(include: str | None) -> TaskManager:
         def initialize_tasks(
             self, include_path: str | list[str] | None = None, include_defaults: bool = True
         ) -> dict[str, object]:
-            found = super().initialize_tasks(include_path, include_defaults)
-            return {**found, **base.task_index} if base is not None else found  # lmms-eval's own names win, as there
+            tasks = super().initialize_tasks(include_path, include_defaults)
+            return {**tasks, **base.task_index} if base is not None else tasks  # lmms-eval's own names win, as there
 
         def load_task_or_group(self, task_list: list[str] | None = None, task_type: str = "simple") -> dict[str, object]:
             with hub(f"lmms:{','.join(task_list or [])}"):
@@ -187,20 +187,20 @@ def resampled(
     if len(names) < 2:
         return bare
     groups = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
-    rng, found, started = np.random.default_rng(0), [], time.monotonic()
+    rng, draws, started = np.random.default_rng(0), [], time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
         for k in range(DRAWS):
             chosen = np.concatenate([groups[g] for g in rng.integers(0, len(groups), len(groups))])
             try:
-                found.append(float(aggregate([items[i] for i in chosen])))
+                draws.append(float(aggregate([items[i] for i in chosen])))
             except Exception:  # not defined on this draw, for instance a category that is missing
-                if k - len(found) > DRAWS // 10:
+                if k - len(draws) > DRAWS // 10:
                     return bare
             if time.monotonic() - started > seconds:
                 return bare
-    low, high = np.quantile(found, (0.025, 0.975))
+    low, high = np.quantile(draws, (0.025, 0.975))
     return Estimate(
-        value=value, stderr=float(np.std(found, ddof=1)), low=float(low), high=float(high), n=len(items), clusters=len(names),
+        value=value, stderr=float(np.std(draws, ddof=1)), low=float(low), high=float(high), n=len(items), clusters=len(names),
         method=f"cluster bootstrap of lmms-eval's aggregation, {DRAWS} draws",
     )  # fmt: skip
 
@@ -215,10 +215,10 @@ def _document(logged: Logged) -> int:
 class _Scores:
     """lmms-eval's results of one task, with images: metrics as estimates, and one sample a document."""
 
-    def __init__(self, name: str, task: ScoredTask, found: Results, images: Callable[[int], str]) -> None:
+    def __init__(self, name: str, task: ScoredTask, results: Results, images: Callable[[int], str]) -> None:
         self.name, self.task = name, task
-        self.results = found["results"].get(name, {})
-        logged = found["samples"].get(name, [])
+        self.results = results["results"].get(name, {})
+        logged = results["samples"].get(name, [])
         self.filters = list(dict.fromkeys(k.partition(",")[2] for k in self.results if "," in k)) or ["none"]
         size = len(logged) // len(self.filters)
         self.logged = {f: logged[i * size : (i + 1) * size] for i, f in enumerate(self.filters)}  # in that order
@@ -279,11 +279,11 @@ def _evaluate(card: LMMSCard, context: Context[LMMSCard], model: Levl, output: P
         folder = Path(context.data) / "lmms"
     options = argparse.Namespace(output_path=str(output), process_with_media=False)
     with _one_process(), local_datasets(folder), contextlib.redirect_stdout(io.StringIO()):
-        found = simple_evaluate(
+        results = simple_evaluate(
             model=model, tasks=[card.task], limit=context.limit, bootstrap_iters=0, task_manager=manager, cli_args=options,
             log_samples=True, process_docs_parallel=1, verbosity="ERROR", random_seed=context.seed,
         )  # fmt: skip
-    return found, _leaves(manager.loaded)
+    return results, _leaves(manager.loaded)
 
 
 def run(context: Context[LMMSCard]) -> Outcome:
@@ -304,19 +304,19 @@ def run(context: Context[LMMSCard]) -> Outcome:
     model = Levl(asker=asker)
     model.accelerator = None  # one process, and nothing of lmms-eval's to free
     with tempfile.TemporaryDirectory() as output:
-        found, tasks = _evaluate(card, context, model, Path(output))
+        results, tasks = _evaluate(card, context, model, Path(output))
         files = {p.name: p.read_text(encoding="utf-8") for p in sorted(Path(output).rglob("*")) if p.is_file()}
     lap("answers")
     known = {(task, number): name for (task, _, number), name in asker.image_of.items()}
     asked = {(task, number): text for (task, _, number), text in asker.question_of.items()}
     scores = {
-        name: _Scores(name, task, found, lambda number, name=name: known.get((name, number)) or f"document {number}")  # type: ignore[misc]
+        name: _Scores(name, task, results, lambda number, name=name: known.get((name, number)) or f"document {number}")  # type: ignore[misc]
         for name, task in tasks.items()
     }
     alone = len(scores) == 1
     parts = {name: s.metrics() for name, s in scores.items()}
     metrics = {(m if alone else f"{name}/{m}"): e for name, part in parts.items() for m, e in part.items()}
-    metrics |= _groups(found, scores)
+    metrics |= _groups(results, scores)
     if not metrics:
         raise UsageError(f"task {card.name}: lmms-eval gives no number for it, only {', '.join(files) or 'nothing'}")
     lap("scores")
@@ -327,18 +327,18 @@ def run(context: Context[LMMSCard]) -> Outcome:
             metric = main if alone else main.removeprefix(f"{name}/")
             yield from s.samples(metric, "" if alone else f"{name}/", lambda number, name=name: asked.get((name, number), ""))  # type: ignore[misc]
 
-    data, versions = _about(found, tasks, asker, trained)
-    higher = {k: v for k, v in found["higher_is_better"].items() if k in scores}
+    data, versions = _about(results, tasks, asker, trained)
+    higher = {k: v for k, v in results["higher_is_better"].items() if k in scores}
     notes = {**trained.notes, "lmms": {"versions": versions, "higher_is_better": higher, **asker.notes}}
     asker.forget()
     return Outcome(metrics, samples(), data, notes, lap.seconds, resources.counts, files)
 
 
 def _about(
-    found: Results, tasks: Mapping[str, ScoredTask], asker: Asker, trained: Trained
+    results: Results, tasks: Mapping[str, ScoredTask], asker: Asker, trained: Trained
 ) -> tuple[dict[str, object], dict[str, object]]:
     """What a record says of the data, and the versions of the task files by task."""
-    versions = {name: _version(task, found["versions"].get(name)) for name, task in tasks.items()}
+    versions = {name: _version(task, results["versions"].get(name)) for name, task in tasks.items()}
     image = {(task, number): name for (task, _, number), name in asker.image_of.items()}
     asked = {(task, number): text for (task, _, number), text in asker.question_of.items()}
     listed = sorted(f"{task}/{number}: {image.get((task, number), '')} {text}" for (task, number), text in asked.items())
@@ -353,10 +353,10 @@ def _about(
     return data, versions
 
 
-def _groups(found: Results, scores: dict[str, _Scores]) -> dict[str, Estimate]:
+def _groups(results: Results, scores: dict[str, _Scores]) -> dict[str, Estimate]:
     """Means over groups where lmms-eval's group says how to take them; it gives no interval of them."""
     out = {}
-    for name, values in found.get("groups", {}).items():
+    for name, values in results.get("groups", {}).items():
         for key, value in values.items():
             metric, comma, chosen = key.partition(",")
             if name not in scores and comma and "_stderr" not in metric and isinstance(value, (int, float, np.number)):

@@ -135,11 +135,11 @@ def _training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.n
     if not card.views:
         return [parts.train.features.patches]
     squash = dataclasses.replace(own, resize="squash", resize_to=None, interpolation=card.view_interpolation)
-    found = []
+    views = []
     for v in range(card.views):
         images = cropped(parts.train.data.images, v, card.view_scale, card.view_ratio, card.view_flip, card.view_seed)
-        found.append(context.features(images, squash, card.layers).patches)
-    return found
+        views.append(context.features(images, squash, card.layers).patches)
+    return views
 
 
 def run(context: Context[AttentiveCard]) -> Outcome:

@@ -45,10 +45,10 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
     value = float(a.mean() - b.mean())
     se = math.sqrt(a.var() / len(a) + b.var() / len(b))
     n = min(len(a), len(b))
-    found = Estimate(
+    estimate = Estimate(
         value=value, stderr=se, low=value - Z95 * se, high=value + Z95 * se, n=n, clusters=n, method="two samples, not paired"
     )
-    return within(found, DIFFERENCE)
+    return within(estimate, DIFFERENCE)
 
 
 def _by_foreground(ids: dict[str, list[str]], wanted: list[str], right: dict[str, np.ndarray]) -> list[dict[str, float]]:
@@ -80,9 +80,9 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
     if REFERENCE not in sets:
         raise UsageError(f"{card.name}: field `variants`: {REFERENCE!r} must be among them, every drop is against it")
     train = read_classification(variant_specs(card, context.data)[1], context.data)
-    for name, found in sets.items():
-        if found.classes != train.classes:
-            only = sorted(set(train.classes) ^ set(found.classes))
+    for name, dataset in sets.items():
+        if dataset.classes != train.classes:
+            only = sorted(set(train.classes) ^ set(dataset.classes))
             raise LevlError(
                 f"{card.name}: class folders of training and {name} differ, first {only[0]!r}; give both the same ones"
             )

@@ -32,8 +32,10 @@ def neighbours(test: Matrix, train: Matrix, k: int, device: torch.device, progre
             best = torch.empty(len(q), 0, device=device)
             where = torch.empty(len(q), 0, dtype=torch.long, device=device)
             for i, block in enumerate(train.blocks(KEYS)):
-                found, at = (q @ F.normalize(block.to(device), dim=-1).T).topk(min(k, len(block)))
-                best, order = torch.cat([best, found], 1).sort(dim=1, descending=True, stable=True)  # of equals the earlier image
+                cosines, at = (q @ F.normalize(block.to(device), dim=-1).T).topk(min(k, len(block)))
+                best, order = torch.cat([best, cosines], 1).sort(
+                    dim=1, descending=True, stable=True
+                )  # of equals the earlier image
                 where = torch.cat([where, at + i * KEYS], 1).gather(1, order)[:, :k]
                 best = best[:, :k]
             values.append(best.cpu())

@@ -132,7 +132,7 @@ def run(context: Context[LinearPathCard]) -> Outcome:
     """Raises UsageError/LevlError for unusable sets (see common.load_parts)."""
     parts = load_parts(context, choices=True)
     started = time.monotonic()
-    found = _few(context, parts) if context.card.shots else _whole(context, parts)
-    found.seconds = {**parts.seconds, "probe": time.monotonic() - started}
-    found.cache = parts.cache
-    return found
+    outcome = _few(context, parts) if context.card.shots else _whole(context, parts)
+    outcome.seconds = {**parts.seconds, "probe": time.monotonic() - started}
+    outcome.cache = parts.cache
+    return outcome

@@ -118,16 +118,16 @@ def cosines(
     return np.concatenate(out)
 
 
-def difference(model: str, backbone: Backbone, found: np.ndarray, reference: Reference) -> Difference:
+def difference(model: str, backbone: Backbone, measured: np.ndarray, reference: Reference) -> Difference:
     """model: the paper's name. Raises UsageError where the reference holds no scores of it."""
     key = MODELS[model]
     if key not in reference.scores:
         raise UsageError(f"the reference holds no scores of {model} (`{key}`); there are {', '.join(reference.scores)}")
     published = reference.scores[key]
-    off = np.abs(found - published)
+    off = np.abs(measured - published)
     row, column = np.unravel_index(int(off.argmax()), off.shape)
-    right, theirs = (float((s.argmax(1) == reference.owner).mean()) for s in (found, published))
+    right, theirs = (float((s.argmax(1) == reference.owner).mean()) for s in (measured, published))
     return Difference(
-        model, backbone.name, len(found), float(off.max()), float(off.mean()), reference.ids[row], reference.classes[column][1],
+        model, backbone.name, len(measured), float(off.max()), float(off.mean()), reference.ids[row], reference.classes[column][1],
         right, theirs,
     )  # fmt: skip

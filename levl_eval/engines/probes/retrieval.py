@@ -102,10 +102,10 @@ def recalls(
     by_image, by_text = np.zeros((len(ks), n)), np.zeros((len(ks), len(texts)))
     for part in np.array_split(np.arange(n), folds):
         mine = np.flatnonzero((owner >= part[0]) & (owner <= part[-1]))
-        found = ranks(images[part[0] : part[-1] + 1], texts[torch.from_numpy(mine)], owner[mine] - part[0], device)
+        by_query = ranks(images[part[0] : part[-1] + 1], texts[torch.from_numpy(mine)], owner[mine] - part[0], device)
         for r, k in enumerate(ks):
-            by_image[r, part] = recall_at(found.image[0], found.image[1], k, found.image[2])
-            by_text[r, mine] = recall_at(found.text[0], found.text[1], k, found.text[2])
+            by_image[r, part] = recall_at(by_query.image[0], by_query.image[1], k, by_query.image[2])
+            by_text[r, mine] = recall_at(by_query.text[0], by_query.text[1], k, by_query.text[2])
     return by_image, by_text
 
 
@@ -155,13 +155,13 @@ def run(context: Context[RetrievalCard]) -> Outcome:
     clusters = np.array(data.images.ids)[data.owner]
     for readout in backbone.readouts:
         by_image, by_text = recalls(images[readout.image], texts[readout.text], data.owner, card.k, card.folds, context.device)
-        found = {"mean_recall": _mean_recall(by_image, by_text, data.owner)}
+        results = {"mean_recall": _mean_recall(by_image, by_text, data.owner)}
         for r, k in enumerate(card.k):
-            found[f"image_to_text_r{k}"] = mean_estimate(by_image[r])
-            found[f"text_to_image_r{k}"] = mean_estimate(by_text[r], clusters)
-        others |= {f"{k}/{readout.name}": v for k, v in found.items()}
+            results[f"image_to_text_r{k}"] = mean_estimate(by_image[r])
+            results[f"text_to_image_r{k}"] = mean_estimate(by_text[r], clusters)
+        others |= {f"{k}/{readout.name}": v for k, v in results.items()}
         if readout.name == chosen:
-            metrics |= found | _chance(by_image, by_text, data.owner, card)
+            metrics |= results | _chance(by_image, by_text, data.owner, card)
             one, other = by_image.mean(0), by_text.mean(0)
             samples = [
                 Sample(id=f"image/{i}", image_id=i, score=float(one[k]), meta={"split": "image-to-text"})

@@ -76,16 +76,16 @@ def prompt_templates(templates: list[str] | str, task: str) -> list[str]:
     """The card's templates. Raises UsageError for none, one without the place of the class name, or with another field than it."""
     if isinstance(templates, str) and templates != "openai":
         raise UsageError(f"{task}: field `templates`: expected a list of templates, or openai, found {templates!r}")
-    found = _open_clip("templates", "templates") if isinstance(templates, str) else templates
-    wrong = [t for t in found if "{}" not in t]
-    if wrong or not found:
+    chosen = _open_clip("templates", "templates") if isinstance(templates, str) else templates
+    wrong = [t for t in chosen if "{}" not in t]
+    if wrong or not chosen:
         raise UsageError(f"{task}: field `templates`: {(wrong or [''])[0]!r} has no {{}} for the class name")
-    other = next((t for t in found if "{" in t.replace("{}", "", 1) or "}" in t.replace("{}", "", 1)), None)
+    other = next((t for t in chosen if "{" in t.replace("{}", "", 1) or "}" in t.replace("{}", "", 1)), None)
     if other is not None:
         raise UsageError(
             f"{task}: field `templates`: {other!r} has other braces than one {{}}, where the class name goes; take them out"
         )
-    return found
+    return chosen
 
 
 def check_names(names: list[str], classes: tuple[str, ...], task: str) -> str:
@@ -101,30 +101,30 @@ def check_names(names: list[str], classes: tuple[str, ...], task: str) -> str:
     return f"{len(twice)} prompts stand for several classes each, first {printable(twice[0])!r} for {words}: the first class is always chosen"
 
 
-def said_names(chosen: list[str] | str | None, classes: tuple[str, ...], names: tuple[str, ...], task: str) -> list[str]:
+def spoken_names(chosen: list[str] | str | None, classes: tuple[str, ...], names: tuple[str, ...], task: str) -> list[str]:
     """Names of the classes for prompts: a list, a text file with one a line, "openai" (ImageNet's), or the data set's own."""
     if chosen is None:
         return [c.replace("_", " ").strip() for c in (names or classes)]
     if chosen == "openai":
-        found = _open_clip("names", "class_names")
+        spoken = _open_clip("names", "class_names")
     else:
-        found = (
+        spoken = (
             lines_of(Path(chosen).expanduser(), "a name a line is expected (field `class_names`)")
             if isinstance(chosen, str)
             else chosen
         )
-    if len(found) != len(classes):
-        raise UsageError(f"{task}: field `class_names`: {len(found)} names for {len(classes)} class folders")
-    return list(found)
+    if len(spoken) != len(classes):
+        raise UsageError(f"{task}: field `class_names`: {len(spoken)} names for {len(classes)} class folders")
+    return list(spoken)
 
 
 def class_embeddings(backbone: Backbone, names: list[str], templates: list[str], cache: Path | None = None) -> dict[str, Tensor]:
     """[C, E] by name: the mean over the templates' normalised embeddings, normalised again (as CLIP's prompt ensembles)."""
     texts = [t.format(n) for t in templates for n in names]
-    found = text_embeddings(backbone, texts, cache)
+    embeddings = text_embeddings(backbone, texts, cache)
     return {
         k: torch.nn.functional.normalize(v.view(len(templates), len(names), -1).mean(0), dim=-1) if len(templates) > 1 else v
-        for k, v in found.items()
+        for k, v in embeddings.items()
     }
 
 

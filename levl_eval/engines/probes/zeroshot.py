@@ -15,7 +15,7 @@ from levl_eval.data.readers import read_classification
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import chance
 from levl_eval.engines.probes.common import data_of, features_of, samples_of, scores
-from levl_eval.engines.probes.texts import check_names, class_embeddings, image_embeddings, prompt_templates, said_names
+from levl_eval.engines.probes.texts import check_names, class_embeddings, image_embeddings, prompt_templates, spoken_names
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.metrics.estimate import Estimate
 
@@ -46,7 +46,7 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
     backbone = context.backbone
     chosen = main_readout(backbone, card.readout, card.name)
     data = read_classification(card.data, context.data, context.limit)
-    names = said_names(card.class_names, data.classes, data.names, card.name)
+    names = spoken_names(card.class_names, data.classes, data.names, card.name)
     if np.array_equal(names, list(data.classes)) and all(c[:1] == "n" and c[1:].isdigit() for c in data.classes):
         raise UsageError(
             f"{card.name}: the classes are WordNet ids, which say nothing in a prompt; put LOC_synset_mapping.txt beside the "
@@ -66,13 +66,13 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
     samples = None
     for readout in backbone.readouts:
         logits = images[readout.image] @ texts[readout.text].T
-        found, right = scores(logits, data.labels)
+        metrics_of_readout, right = scores(logits, data.labels)
         confidence = (card.logit_scale * logits.double()).softmax(1).amax(1).numpy()
-        found["calibration_error"] = calibration_error(confidence, right, card.ece_bins)
+        metrics_of_readout["calibration_error"] = calibration_error(confidence, right, card.ece_bins)
         if readout.name == chosen:
-            metrics |= found | chance(right, len(data.classes))
+            metrics |= metrics_of_readout | chance(right, len(data.classes))
             samples = samples_of(data, logits.argmax(1).numpy(), right)
-        others |= {f"{k}/{readout.name}": v for k, v in found.items()}
+        others |= {f"{k}/{readout.name}": v for k, v in metrics_of_readout.items()}
     notes = {
         "main_readout": chosen,
         "readouts": [r.name for r in backbone.readouts],

@@ -78,13 +78,13 @@ def neighbour_head(data: ClassTokens, card: SegmentationCard, seed: int, device:
     data.check()
     mean, std = data.scale_for(card)
     flat, grid = data.labels.reshape(-1), data.grid
-    found = np.flatnonzero(flat != data.ignore)
-    if len(found) > card.knn_memory:
-        found = np.sort(np.random.default_rng(seed).choice(found, card.knn_memory, replace=False))
-    image, place = np.divmod(found, grid[0] * grid[1])
+    labelled = np.flatnonzero(flat != data.ignore)
+    if len(labelled) > card.knn_memory:
+        labelled = np.sort(np.random.default_rng(seed).choice(labelled, card.knn_memory, replace=False))
+    image, place = np.divmod(labelled, grid[0] * grid[1])
     rows = np.concatenate(
-        [data.patches[image[i : i + 8192], place[i : i + 8192]].astype(np.float32) for i in range(0, len(found), 8192)]
+        [data.patches[image[i : i + 8192], place[i : i + 8192]].astype(np.float32) for i in range(0, len(labelled), 8192)]
     )
     memory = F.normalize((torch.from_numpy(rows) - mean) / std, dim=-1)
-    target = torch.from_numpy(flat[found].astype(np.int64))
+    target = torch.from_numpy(flat[labelled].astype(np.int64))
     return NeighbourHead(mean, std, grid, memory, target, data.classes, card).to(device).eval().requires_grad_(False)

@@ -96,8 +96,8 @@ def fit(
 ) -> tuple[nn.Module, dict[str, object]]:
     """The card's head on labelled tokens, and what is worth noting about its training. views: rows of one image."""
     if len(sweep_pairs(card)) > 1:
-        swept, curve, found = sweep_head(data, card, seed, device, progress, views)
-        return swept, {"head_loss": thinned(curve), "sweep": found, "converged": convergence(curve)}
+        swept, curve, chosen = sweep_head(data, card, seed, device, progress, views)
+        return swept, {"head_loss": thinned(curve), "sweep": chosen, "converged": convergence(curve)}
     if card.head == "ridge":
         return ridge_head(data, card, device, progress), {"converged": closed_form()}
     if card.head == "knn":
@@ -120,8 +120,8 @@ def dense_logits(
         place = (slice(box.top, box.top + box.side), slice(box.left, box.left + box.side))
         out[:, :, place[0], place[1]] += each[:, k].flip(-1) if box.flip else each[:, k]
         times[place] += 1
-    found: Tensor = out / times
-    return found
+    mean: Tensor = out / times
+    return mean
 
 
 @dataclass

@@ -71,8 +71,8 @@ def predicted_columns(fitted: Fitted, test: SegmentationSet, ids: Sequence[str])
 def _keep_legend(folder: Path, shown: Sequence[np.ndarray], colours: np.ndarray, classes: Sequence[str], most: int = 60) -> None:
     """Names and colours (#rrggbb) of the classes that painted labels [H, W, 3] show, in order of class, for the report's legend."""
     there = {tuple(c) for image in shown for c in np.unique(image.reshape(-1, 3), axis=0)}
-    found = [[n, "#" + bytes(c).hex()] for n, c in zip(classes, colours, strict=True) if tuple(c) in there]
-    atomic_write(folder / LEGEND, json.dumps(found[:most], ensure_ascii=False))
+    entries = [[n, "#" + bytes(c).hex()] for n, c in zip(classes, colours, strict=True) if tuple(c) in there]
+    atomic_write(folder / LEGEND, json.dumps(entries[:most], ensure_ascii=False))
 
 
 def shown(fitted: Fitted, test: SegmentationSet) -> Shown:
@@ -105,13 +105,13 @@ def keep_images(folder: Path, fitted: Fitted, test: SegmentationSet, count: int 
 
 
 def keep_predictions(
-    folder: Path, card: SegmentationCard | MMSegCard, test: SegmentationSet, found: dict[str, np.ndarray], side: int = 96
+    folder: Path, card: SegmentationCard | MMSegCard, test: SegmentationSet, predictions: dict[str, np.ndarray], side: int = 96
 ) -> None:
     """As keep_images, of predictions [H, W] that are there already, at the masks' own resolution and without tokens."""
     colours, ignore = palette_of(card, test), test.ignore_index
-    truth = {name: full_mask(test, name) for name in found}
+    truth = {name: full_mask(test, name) for name in predictions}
     data = [[np.array(test.images.open(n)), paint(t, colours, ignore)] for n, t in truth.items()]
-    made = [[paint(p, colours, ignore), error_map(p, truth[n], ignore)] for n, p in found.items()]
+    made = [[paint(p, colours, ignore), error_map(p, truth[n], ignore)] for n, p in predictions.items()]
     _keep(folder, data, made, ("prediction", "errors"), colours, test.classes, side)
 
 

@@ -143,10 +143,10 @@ def _head(card: MMSegCard, width: int, index: int) -> Config:
 
 def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
     where = card.config or f"{card.name}: field `config_text`"
-    found = config_value(card)
+    tree = config_value(card)
     if not card._trusted:
-        check_config(found, where)
-    value = cast("Config", found)  # literals of Python
+        check_config(tree, where)
+    value = cast("Config", tree)  # literals of Python
 
     def part(name: str) -> Config:
         there = value.get(name)

@@ -150,9 +150,9 @@ def _held_out_scores(heads: _Candidates, data: ClassTokens, rows: Tensor, size: 
         x, y = data.batch(part, device)
         flat = y.flatten().long()
         keep = flat != data.ignore
-        found, truth = heads.logits(x).argmax(2)[keep], flat[keep]
+        predicted, truth = heads.logits(x).argmax(2)[keep], flat[keep]
         for s in range(heads.count):
-            counts[s] += class_counts(found[:, s], truth, data.classes)
+            counts[s] += class_counts(predicted[:, s], truth, data.classes)
     return statistics_from_counts(counts.cpu().numpy())["mean_iou"]
 
 

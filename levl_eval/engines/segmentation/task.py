@@ -43,9 +43,9 @@ def run(context: Context[SegmentationCard]) -> Outcome:
         keep_images(context.work, fitted, test)
     known = set(np.unique(labels[labels != train.ignore_index]).tolist())
     absent = [name for c, name in enumerate(test.classes) if c not in known]
-    found = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, context.counts)
-    found.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
-    return found
+    outcome = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, context.counts)
+    outcome.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
+    return outcome
 
 
 def mean_iou_of(sums: np.ndarray) -> np.ndarray:

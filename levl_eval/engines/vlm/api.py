@@ -104,9 +104,9 @@ def load(
     encoder = load_backbone(uri)
     check_layer(encoder, spec)
     language = load_language_model(name, device)
-    told = card.get("sha256") if isinstance(card.get("sha256"), dict) else {}
+    recorded = card.get("sha256") if isinstance(card.get("sha256"), dict) else {}
     expect = {
-        k: v for k, v in made_for(encoder, language).items() if k in ("weights", "llm") or k in told
+        k: v for k, v in made_for(encoder, language).items() if k in ("weights", "llm") or k in recorded
     }  # earlier files told less
     file = folder / "connector.safetensors"
     net, _ = connectors.load(file, spec, width_of(encoder, spec), language.width, expect, encoder.grid)

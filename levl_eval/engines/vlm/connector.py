@@ -152,15 +152,15 @@ def _read(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], JsonObject
     """Weights and meta of a file; ``bare``: also of one that was saved before files had a checksum. Raises FileNotFoundError, Damaged."""
     try:
         with safe_open(path, framework="pt") as f:
-            told = f.metadata() or {}
-            meta = json.loads(told.get("levl", "{}"))
+            metadata = f.metadata() or {}
+            meta = json.loads(metadata.get("levl", "{}"))
             state = {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as e:
         raise Damaged(f"{path}: no readable connector ({type(e).__name__})") from e
-    checksum = told.get("checksum")
-    tied = (bare and checksum is None) or tree_digest({"meta": told.get("levl", ""), "state": state}) == checksum
+    checksum = metadata.get("checksum")
+    tied = (bare and checksum is None) or tree_digest({"meta": metadata.get("levl", ""), "state": state}) == checksum
     if not isinstance(meta, dict) or not tied:
         raise Damaged(f"{path}: no readable connector (damaged: checksum)")
     return state, meta

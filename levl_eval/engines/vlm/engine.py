@@ -69,11 +69,7 @@ def _embed_prefix(language: LanguageModel, prompt: Prompt, visual: Tensor | None
 
 
 def _last(length: int, kept: int, device: torch.device) -> Tensor:
-    """The last ``kept`` of ``length`` positions, as the model's forward takes them.
-
-    As indices, not as a number: behind a number the states are a view, which torch multiplies by one copy of the vocabulary's weights
-    a row in bfloat16 on CPUs (11 GiB for 190 rows of a vocabulary of 49,152).
-    """
+    """The last ``kept`` of ``length`` positions; a number would make them a view, by which bfloat16 on CPUs copies the vocabulary a row."""
     return torch.arange(max(0, length - kept), length, device=device)
 
 
@@ -244,16 +240,16 @@ def _answer(
     lengths = [len(ids) for _, ids in asked]
     _check_context(language, embeds.shape[1], max(lengths), new)
     prefix = _prefill(language, embeds)
-    found: list[tuple[str, list[float], bool]] = [("", [], False)] * len(asked)
+    results: list[tuple[str, list[float], bool]] = [("", [], False)] * len(asked)
     for chunk in _chunks(language, lengths, prefix.length, new, bounds):
         cache = _lay_out(prefix, [asked[r][0] for r in chunk], language.device)
-        said = _decode(language, prompt, cache, prefix.length, [asked[r][1] for r in chunk], choices)
-        for r, ids, likely, unended in zip(chunk, *said, strict=True):
-            found[r] = _cut(language, ids, prompt.spec.stop), likely, unended
+        decoded = _decode(language, prompt, cache, prefix.length, [asked[r][1] for r in chunk], choices)
+        for r, ids, likely, unended in zip(chunk, *decoded, strict=True):
+            results[r] = _cut(language, ids, prompt.spec.stop), likely, unended
     texts: list[list[str]] = [[] for _ in questions]
     values: list[list[list[float]]] = [[] for _ in questions]
     flags: list[list[bool]] = [[] for _ in questions]
-    for (i, _), (text, likely, unended) in zip(asked, found, strict=True):
+    for (i, _), (text, likely, unended) in zip(asked, results, strict=True):
         texts[i].append(text)
         values[i].append(likely)
         flags[i].append(unended)
@@ -307,9 +303,11 @@ def score_batch(
 ) -> list[list[list[float]]]:
     """Log-likelihood of each of ``choices`` as the beginning of the answer: [image][question][choice], natural logarithm."""
     pairs = [[(q, c) for q in qs for c in choices] for qs in questions]
-    found = likelihood_batch(language, prompt, visual, pairs, bounds)
+    results = likelihood_batch(language, prompt, visual, pairs, bounds)
     n = len(choices)
-    return [[[v for v, _ in row[k * n : (k + 1) * n]] for k in range(len(qs))] for row, qs in zip(found, questions, strict=True)]
+    return [
+        [[v for v, _ in row[k * n : (k + 1) * n]] for k in range(len(qs))] for row, qs in zip(results, questions, strict=True)
+    ]
 
 
 @torch.inference_mode()

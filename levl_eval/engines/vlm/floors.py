@@ -98,10 +98,10 @@ def text_only(resources: VQAResources, card: VQACard, prompt: Prompt, data: Ques
     kept = process_group().from_main(recall(lambda: _kept(path, wanted), resources.progress) if process_group().main else None)
     if kept is not None:
         return Answers(kept)
-    found = answer_set(resources.language, prompt, None, data.questions, resources.progress, "text-only floor")
+    answers = answer_set(resources.language, prompt, None, data.questions, resources.progress, "text-only floor")
     if process_group().main:
-        write_json(path, path.stem, found.texts)
-    return found
+        write_json(path, path.stem, answers.texts)
+    return answers
 
 
 def floor_key(resources: VQAResources, card: VQACard, data: QuestionSet) -> str:
@@ -137,7 +137,7 @@ def measure(
     mine = scores_of(card.scorer, data.rows, answers.texts)
     for floor in card.floors:
         if floor == "text-only":
-            found = text_only(resources, card, prompt, data)
+            unsighted = text_only(resources, card, prompt, data)
         else:
             if floor == "blank-image":
                 visual_of = _blank(resources, trained)
@@ -146,9 +146,9 @@ def measure(
             else:
                 twin = VQAResources(**{**vars(resources), "backbone": random_twin(resources.backbone)})
                 visual_of = visual_reader(twin, get_or_train_connector(twin, card.recipe, card.prompt, seed), data)
-            found = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
-        theirs = scores_of(card.scorer, data.rows, found.texts)
+            unsighted = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
+        theirs = scores_of(card.scorer, data.rows, unsighted.texts)
         name = floor.replace("-", "_")
-        out[f"floor_{name}"] = estimates(card.scorer, data.rows, found.texts)["accuracy"]
+        out[f"floor_{name}"] = estimates(card.scorer, data.rows, unsighted.texts)["accuracy"]
         out[f"gain_over_{name}"] = paired_difference(mine * factor, theirs * factor, images)
     return out

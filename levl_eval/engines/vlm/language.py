@@ -81,8 +81,8 @@ class LanguageModel:
 
     @property
     def bos(self) -> list[int]:
-        found = self.tokenizer.bos_token_id
-        return [] if found is None else [found]
+        token = self.tokenizer.bos_token_id
+        return [] if token is None else [token]
 
     @property
     def eos(self) -> int:
@@ -227,8 +227,8 @@ def load_language_model(name: str, device: torch.device | str = "cpu", dtype: to
         )
     model.eval().requires_grad_(False).to(device)
     chat = bool(getattr(tokenizer, "chat_template", None)) if place.chat is None else place.chat
-    found = LanguageModel(name, model, tokenizer, hash_weights(model), chat, quantization)
+    loaded = LanguageModel(name, model, tokenizer, hash_weights(model), chat, quantization)
     from levl_eval.engines.vlm.packing import check_packing  # which needs this module
 
-    check_packing(found)
-    return found
+    check_packing(loaded)
+    return loaded

@@ -77,13 +77,13 @@ def vlm_parts(resources: VQAResources) -> dict[str, object]:
     }  # fmt: skip
 
 
-def questions_parts(found: QuestionSet) -> dict[str, object]:
+def questions_parts(question_set: QuestionSet) -> dict[str, object]:
     """A question set by content and in its order: questions and their answers, and the images' ids in the order of their features."""
-    known = found.__dict__.get("_order")
+    known = question_set.__dict__.get("_order")
     if known is None:
-        asked = [[q.question_id, q.image_id, q.question, q.answer, list(q.answers)] for q in found.questions]
-        known = found.__dict__["_order"] = digest([asked, list(found.images.ids)])  # once: a set may hold millions
-    return {"questions": found.fingerprint, "images": found.images.fingerprint, "order": known}
+        asked = [[q.question_id, q.image_id, q.question, q.answer, list(q.answers)] for q in question_set.questions]
+        known = question_set.__dict__["_order"] = digest([asked, list(question_set.images.ids)])  # once: a set may hold millions
+    return {"questions": question_set.fingerprint, "images": question_set.images.fingerprint, "order": known}
 
 
 def get_or_train_connector(

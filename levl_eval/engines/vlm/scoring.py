@@ -34,9 +34,9 @@ def chosen_letter(text: str) -> str:
     Markdown's bold. LLaVA's official rule for ScienceQA knows the bare letter, "B. ..." and "The answer is B." alone.
     """
     plain = re.sub(r"[*_`]+", "", text).strip()
-    found = _LETTER.match(plain)
-    if found:
-        return found[1].upper()
+    match = _LETTER.match(plain)
+    if match:
+        return match[1].upper()
     for pattern in (_NAMED, _BRACKETS):
         # In running text "a" is an article: a small letter counts only where a mark or the end follows.
         letters = {
@@ -81,8 +81,8 @@ def weights(questions: Sequence[Question]) -> np.ndarray:
 
 def scores_of(scorer: str, questions: Sequence[Question], answers: Mapping[str, str]) -> np.ndarray:
     """[questions] scores; a question without an answer (one that failed) scores 0, whatever its scorer makes of an empty text."""
-    found = [score(scorer, q, answers[q.question_id]) if q.question_id in answers else 0.0 for q in questions]
-    return np.array(found)
+    values = [score(scorer, q, answers[q.question_id]) if q.question_id in answers else 0.0 for q in questions]
+    return np.array(values)
 
 
 def estimates(

@@ -32,11 +32,11 @@ def encode_tokens(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Te
     """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store."""
     layers = layers_of(spec)
     with torch.inference_mode():
-        found = backbone.encode(images) if layers is None else backbone.encode_layers(images, layers)
-    cls = found.pooled[:, None].float()
+        features = backbone.encode(images) if layers is None else backbone.encode_layers(images, layers)
+    cls = features.pooled[:, None].float()
     if spec.tokens == "cls":
         return cls
-    patches = found.patches.float()
+    patches = features.patches.float()
     if spec.tokens == "patches":
         return patches
     _same_width(cls.shape[-1], patches.shape[-1])

@@ -142,20 +142,20 @@ def _generic(obj: SceneObject, rng: random.Random) -> list[tuple[str, str]]:
     other_color = rng.choice([c for c in COLORS if c != color])
     other = rng.choice([c for c in CATEGORIES if c != name])
     thing = rng.choice(("shape", "object", "thing"))
-    picture = rng.choice(("image", "picture"))
+    noun = rng.choice(("image", "picture"))
     return [
         (f"what color is the {thing}?", color),
         (f"what is the color of the {name}?", color),
-        (f"what {thing} is in the {picture}?", name),
-        (f"what {thing} does the {picture} contain?", name),
-        (f"does the {picture} contain {a(name)}?", "yes"),
-        (f"does the {picture} contain {a(other)}?", "no"),
-        (f"is there a {color} {thing} in the {picture}?", "yes"),
+        (f"what {thing} is in the {noun}?", name),
+        (f"what {thing} does the {noun} contain?", name),
+        (f"does the {noun} contain {a(name)}?", "yes"),
+        (f"does the {noun} contain {a(other)}?", "no"),
+        (f"is there a {color} {thing} in the {noun}?", "yes"),
         (f"is there a {other_color} {thing}?", "no"),
         (f"is {a(name)} present?", "yes"),
         (f"is {a(other)} present?", "no"),
-        (f"does the {picture} not contain {a(name)}?", "no"),
-        (f"is there not {a(other)} in the {picture}?", "yes"),
+        (f"does the {noun} not contain {a(name)}?", "no"),
+        (f"is there not {a(other)} in the {noun}?", "yes"),
         (f"is no {name} present?", "no"),
         (f"is no {other_color} {thing} present?", "yes"),
     ]
@@ -166,19 +166,19 @@ _READ_OFF = frozenset((*COLORS, *STUFF, "left", "right"))  # answers that stand 
 _PAIRS = frozenset(("verify-rel", "compare-color", "logical"))
 
 
-def _asked(q: SceneQuestion, told: Mapping[str, tuple[int, ...]], table: Mapping[str, str], lower: bool) -> Asked:
-    """The question in the example's words, with what its words point at. ``told``: phrases that name each category."""
+def _asked(q: SceneQuestion, tokens_by_fact: Mapping[str, tuple[int, ...]], table: Mapping[str, str], lower: bool) -> Asked:
+    """The question in the example's words, with what its words point at. ``tokens_by_fact``: phrases that name each category."""
     text = swap_words(q.question, table)
     text = text.lower() if lower else text
     cues: list[tuple[int, tuple[int, ...]]] = []
     named: list[str] = []
     for category in CATEGORIES:
         word = table.get(category, category)
-        for found in re.finditer(rf"\b(?:{re.escape(word)}|{re.escape(plural(word))})\b", text):
-            cues.append((found.end() - 1, told.get(category, ())))
+        for match in re.finditer(rf"\b(?:{re.escape(word)}|{re.escape(plural(word))})\b", text):
+            cues.append((match.end() - 1, tokens_by_fact.get(category, ())))
             named.append(category)
     compares = q.group in _PAIRS and len(cues) == 2
-    source = told.get(q.answer, ())
+    source = tokens_by_fact.get(q.answer, ())
     if len(source) > 1 and q.group != "choose-object":
         source = ()  # which of them is meant, their place says
     if source:
@@ -188,7 +188,7 @@ def _asked(q: SceneQuestion, told: Mapping[str, tuple[int, ...]], table: Mapping
         if cue:
             cues.append((cue.end() - 1, source))
     elif q.answer in _READ_OFF and len(named) == 1:
-        source = told.get(named[0], ())
+        source = tokens_by_fact.get(named[0], ())
     return Asked(text, swap_words(q.answer, table), q.group, tuple(sorted(cues)), source, compares)
 
 
@@ -208,14 +208,14 @@ def _example(seed: int, scene: Scene, style: str, families: Mapping[str, float],
         pieces = [(text, o, 1) for text, o in phrases(scene, rng, style)]
     table = _other_words(rng) if rng.random() < swap else {}
     thin = style != TOGETHER and rng.random() < drop
-    told: dict[str, tuple[int, ...]] = {}
+    tokens_by_fact: dict[str, tuple[int, ...]] = {}
     parts: list[Phrase] = []
     for text, o, copies in pieces:
         text = swap_words(text, table)
         if thin:
             text = " ".join(w for w in text.split(" ") if w not in ("a", "the", "at", "on", "is", "there") or rng.random() < 0.5)
         if o is not None:
-            told[o.category] = (*told.get(o.category, ()), len(parts))
+            tokens_by_fact[o.category] = (*tokens_by_fact.get(o.category, ()), len(parts))
         parts.append(Phrase(text, table.get(o.category, o.category) if o else "", copies))
     asked = ask(scene, rng, families, n)
     if table:  # other words belong to no group, and their plurals are not known
@@ -223,8 +223,8 @@ def _example(seed: int, scene: Scene, style: str, families: Mapping[str, float],
     if repeat:  # copies cannot be counted
         asked = [q for q in asked if q.group != "count"]
     lower = rng.random() < 0.5
-    absent = tuple(table.get(c, c) for c in CATEGORIES if c not in told)
-    return Example(tuple(parts), style, tuple(_asked(q, told, table, lower) for q in asked), absent, repeat)
+    absent = tuple(table.get(c, c) for c in CATEGORIES if c not in tokens_by_fact)
+    return Example(tuple(parts), style, tuple(_asked(q, tokens_by_fact, table, lower) for q in asked), absent, repeat)
 
 
 def easy_example(seed: int, questions: int = 12) -> Example:

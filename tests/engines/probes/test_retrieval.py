@@ -17,7 +17,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.captions import first_captions
 from levl_eval.data.readers import read_captions
 from levl_eval.engines.probes import retrieval, zeroshot
-from levl_eval.engines.probes.texts import prompt_templates, said_names, text_embeddings
+from levl_eval.engines.probes.texts import prompt_templates, spoken_names, text_embeddings
 from levl_eval.metrics.retrieval import recall_at
 
 CPU = torch.device("cpu")
@@ -131,8 +131,8 @@ def test_zero_shot_readouts_and_class_names(context, checkpoints, tmp_path):
         zeroshot.run(context(task_card("zeroshot", {"readout": "avrage"}), b))
     names = tmp_path / "names.txt"
     names.write_text("tench\ngoldfish\n")
-    assert said_names(str(names), ("n1", "n2"), (), "t") == ["tench", "goldfish"]
-    assert said_names(None, ("a_b", "c"), (), "t") == ["a b", "c"]
-    assert len(prompt_templates("openai", "t")) == 80 and len(said_names("openai", ("x",) * 1000, (), "t")) == 1000
+    assert spoken_names(str(names), ("n1", "n2"), (), "t") == ["tench", "goldfish"]
+    assert spoken_names(None, ("a_b", "c"), (), "t") == ["a b", "c"]
+    assert len(prompt_templates("openai", "t")) == 80 and len(spoken_names("openai", ("x",) * 1000, (), "t")) == 1000
     with pytest.raises(UsageError, match="expected a list of templates, or openai"):
         prompt_templates("a photo", "t")
