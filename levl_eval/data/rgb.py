@@ -22,7 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import regular
@@ -126,7 +126,12 @@ def _formats() -> tuple[str, ...]:
 
 @contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Whatever a decoder throws at a damaged image, as a LevlError of one line; FileNotFoundError passes."""
+    """Whatever a decoder throws at a damaged image, as a LevlError of one line; FileNotFoundError passes.
+
+    A file that is cut off is an error: Pillow's switch for the whole process, by which it would be read with grey for what is missing, is
+    turned off each time. lmms-eval turns it on when it is imported.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         yield
     except (LevlError, FileNotFoundError):

@@ -286,3 +286,19 @@ def test_damaged_images_raise_levlerror_alone(content, data):
         assert decode_rgb(bytes(broken), "x").mode == "RGB"
     except LevlError as e:
         assert str(e).isprintable()
+
+
+def test_a_cut_file_is_refused_whatever_another_library_has_switched_on(tmp_path, monkeypatch):
+    """lmms-eval sets Pillow's LOAD_TRUNCATED_IMAGES for the process: half an image would be read with grey below."""
+    from PIL import ImageFile
+
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(LevlError, match="cut off"):
+        open_rgb(tmp_path / "a.jpg")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(LevlError, match="cut off"):
+        decode_rgb(whole[: len(whole) // 2], "row 3")
