@@ -212,18 +212,19 @@ HUB = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(set_names()) - {"scenes"}))
+@pytest.mark.parametrize("name", sorted(n for n in set_names() if set_card(n).data.hub is not None))
 def test_every_sets_hub_copy_is_read_by_every_head(name, monkeypatch, context):
     import datasets
 
     from levl_eval.backbones import load_backbone
+    from levl_eval.data import hub
     from levl_eval.engines.probes import common
 
     card, asked = set_card(name), []
     label, image = {"cifar100": "fine_label"}.get(name, "label"), "img" if name.startswith("cifar") else "image"
 
-    def table(repo, config, split, revision):
-        asked.append((repo, split))
+    def table(source, config):
+        asked.append((source.repo, source.split))
         test = len(asked) % 2 == 0  # training is read first
         made = [Image.fromarray(np.random.default_rng([i, test]).integers(0, 256, (8, 8, 3), np.uint8)) for i in range(8)]
         names = datasets.ClassLabel(names=["a_b", "c", "d", "e"])
@@ -234,7 +235,7 @@ def test_every_sets_hub_copy_is_read_by_every_head(name, monkeypatch, context):
             rows[column] = [3] * 8 if kind == "names" else ["x"] * 8
         return datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
 
-    monkeypatch.setattr(datasets, "load_dataset", table)
+    monkeypatch.setattr(hub, "load_split", table)
     parts = common.load_parts(context(task_card(f"linear-path@{name}"), load_backbone("random:nano"), "hub"), choices=True)
     assert asked == [(s.hub.repo, s.hub.split) for s in (card.train, card.data)]
     assert parts.test.labels.tolist() == [0, 1, 2, 3] * 2 and len(parts.classes) == 4
