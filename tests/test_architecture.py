@@ -136,3 +136,27 @@ def test_the_measure_sees_what_it_should(tmp_path, source, wrong):
     found = architecture.modules(tmp_path)
     assert architecture.circles(found) == [["levl_eval.records.new", "levl_eval.records.old"]]
     assert len(architecture.private_imports(found)) == 1
+
+
+def test_no_test_rests_on_a_private_name():
+    """Module-level names with a leading underscore are used in their module alone; what a test needs has a name of its own."""
+    wrong = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        aliases = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("levl_eval"):
+                for alias in node.names:
+                    if f"{node.module}.{alias.name}" in FOUND:
+                        aliases[alias.asname or alias.name] = alias.name
+                    elif alias.name.startswith("_") and not alias.name.startswith("__"):
+                        wrong.append(f"{path.name}:{node.lineno} {alias.name}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+                if node.attr.startswith("_") and not node.attr.startswith("__"):
+                    wrong.append(f"{path.name}:{node.lineno} {node.attr}")
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr") and len(node.args) > 1:
+                target, name = ast.unparse(node.args[0]), node.args[1]
+                if target in aliases and isinstance(name, ast.Constant) and str(name.value).startswith("_"):
+                    wrong.append(f"{path.name}:{node.lineno} {name.value}")
+    assert wrong == []

@@ -200,7 +200,7 @@ def _config(repo: str, uri: str) -> tuple[PretrainedConfig, str]:
     return config, family
 
 
-def _class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
+def class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The bare model's class; a few vision towers stand in no list of transformers' own."""
     import transformers
     from transformers import AutoModel
@@ -210,7 +210,7 @@ def _class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     return out
 
 
-def _options(family: str) -> dict[str, bool]:
+def options_of(family: str) -> dict[str, bool]:
     """data2vec's only final norm stands in a pooler that transformers builds on demand."""
     return {"add_pooling_layer": True} if family == "data2vec-vision" else {}
 
@@ -243,8 +243,8 @@ def load(repo: str, name: str, uri: str) -> Backbone:
     """Raises UsageError: not one of the families, incomplete directory or weights, hub not reached."""
     with hub_or_cache(uri):
         config, family = _config(repo, uri)
-        model, loading = _class_of(config).from_pretrained(
-            repo, dtype=torch.float32, output_loading_info=True, **_options(family)
+        model, loading = class_of(config).from_pretrained(
+            repo, dtype=torch.float32, output_loading_info=True, **options_of(family)
         )
         _complete(loading, uri)
     return _finish(model, family, repo, name, uri, {})
@@ -254,6 +254,6 @@ def load_random(repo: str, name: str, uri: str, seed: int) -> Backbone:
     """`random:hf:REPO_OR_DIR`: random weights of a repository's architecture, with its preprocessing and tokenizer."""
     with hub_or_cache(uri):
         config, family = _config(repo, uri)
-        kind = _class_of(config)
-        model = (kind.from_config if hasattr(kind, "from_config") else kind)(config, **_options(family))
+        kind = class_of(config)
+        model = (kind.from_config if hasattr(kind, "from_config") else kind)(config, **options_of(family))
     return _finish(model.float(), family, repo, name, uri, {"random_seed": seed})

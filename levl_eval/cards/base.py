@@ -124,3 +124,12 @@ class TaskFields(StrictModel):
     source: str = not_protocol(PROSE, "")  # paper and data set the protocol follows
     # Whether what the card names may run Python here: the user named it on the command line, or said --trust. Never written.
     _trusted: bool = PrivateAttr(False)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what the card names may run Python here."""
+        return self._trusted
+
+    @trusted.setter
+    def trusted(self, value: bool) -> None:
+        self._trusted = value

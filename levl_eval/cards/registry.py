@@ -56,7 +56,7 @@ def card_folder(room: str) -> Path:
 
 
 @cache
-def _folders(room: str) -> tuple[tuple[Path, str], ...]:
+def folders_of(room: str) -> tuple[tuple[Path, str], ...]:
     """Folders of cards with their origins: ours, then those of plug-ins."""
     folders = [(card_folder(room), SHIPPED)]
     for point in entry_points(group=f"levl_eval.{room}"):
@@ -109,11 +109,11 @@ def cards_in(place: str) -> Registry[Path, Card]:
     """
     room, _, inner = place.partition("/")
     own = [(path, origin) for folder, origin in _own_folders(room) for path in sorted((folder / inner).glob("*.yaml"))]
-    return _registry(place, own) if own else _shipped(place)
+    return _registry(place, own) if own else shipped_cards(place)
 
 
 @cache
-def _shipped(place: str) -> Registry[Path, Card]:
+def shipped_cards(place: str) -> Registry[Path, Card]:
     return _registry(place, ())
 
 
@@ -121,7 +121,7 @@ def _registry(place: str, own: Sequence[tuple[Path, str]]) -> Registry[Path, Car
     kind, remedy = _KINDS[place]
     out: Registry[Path, Card] = Registry(kind, named_card, remedy=remedy)
     room, _, inner = place.partition("/")
-    for folder, origin in _folders(room):
+    for folder, origin in folders_of(room):
         for path in sorted((folder / inner).glob("*.yaml")):
             out.add(path.stem, path, origin)
     for path, origin in own:
@@ -268,7 +268,7 @@ def task_card(
     check_fields(card, where, set(overrides), trust)
     if not name.startswith(PREFIX):
         check_name(path, declared)
-    card._trusted = trust or bool(set(FIELDS) & set(overrides))
+    card.trusted = trust or bool(set(FIELDS) & set(overrides))
     if card.engine == "mmseg" and card.config and (card.config_text is None or "config" in overrides):
         from levl_eval.cards.mmseg_text import read_config  # mmengine, only where a config is given
 

@@ -38,7 +38,7 @@ def check_fields(card: TaskFields, where: str, named: set[str], trust: bool) -> 
 
 def check_card(card: TaskCard, where: str) -> None:
     """Raises UsageError for what a resolved task card would execute unless it is trusted: also what its config's text builds."""
-    if card._trusted:
+    if card.trusted:
         return
     if card.engine == "lmms":
         check_fields(card, where, set(), False)

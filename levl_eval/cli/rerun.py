@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{path}: field `card`: a task card was expected, found {card.kind}")
     kept = {**object_at(old.backbone, "card"), "kind": "backbone"}
     backbone = expect(parse_card(kept, str(path)), BackboneCard, path, "backbone")
-    card._trusted = args.trust
+    card.trusted = args.trust
     check_card(card, str(path))
     check_backbone(backbone.uri, str(path), args.trust or args.backbone is not None)
     if args.backbone:

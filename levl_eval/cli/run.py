@@ -92,10 +92,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_plan(cards, args)
         return 0
-    return _shared(1, [(args.backbone, args.tasks)], args)
+    return shared_run(1, [(args.backbone, args.tasks)], args)
 
 
-def _shared(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
+def shared_run(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
     """``_evaluate`` by ``--workers`` processes, or ``count``."""
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.paths import default_cache
@@ -197,4 +197,4 @@ def _demo(args: argparse.Namespace) -> int:
     """All four on every task, but zero-shot only for those that have a text encoder."""
     with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
     work = [(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])]
-    return _shared(1 if launched_rank()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)
+    return shared_run(1 if launched_rank()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)

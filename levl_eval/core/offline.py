@@ -37,7 +37,7 @@ def reachable(endpoint: str, proxy: str | None) -> bool:
     return answered.is_set()
 
 
-def _proxy() -> str | None:
+def proxy_of() -> str | None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         if os.environ.get(name):
             return os.environ[name]
@@ -67,7 +67,7 @@ def check_at_hand(scheme: str, rest: str, uri: str) -> None:
         )
         others = (torch_home / "hub" / "checkpoints", Path.home() / ".cache" / "clip")  # where weights of no repository go
         here = any(kept.glob("models--*")) or any(any(folder.glob("*")) for folder in others)
-    if not here and (constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT, _proxy())):
+    if not here and (constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT, proxy_of())):
         raise UsageError(f"{uri}: {UNREACHED}")
 
 
@@ -82,7 +82,7 @@ def hub_or_cache(uri: str) -> Iterator[None]:
     before = constants.HF_HUB_OFFLINE
     try:
         # Every library asks this one flag, at every call.
-        constants.HF_HUB_OFFLINE = before or not reachable(constants.ENDPOINT, _proxy())
+        constants.HF_HUB_OFFLINE = before or not reachable(constants.ENDPOINT, proxy_of())
         with hub(uri):
             yield
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.cards import DataSpec
+from levl_eval.cards import DataSpec, DepthCard
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import FileOpener
@@ -88,6 +88,7 @@ def _converted(name: str, images: ImageSet) -> list[Finding]:
 def _nyu(split: str, data: str) -> Iterable[Finding]:
     """Every pair of a split: equal sizes, and a depth somewhere. One line a kind of defect."""
     card = task_card("nyuv2")
+    assert isinstance(card, DepthCard)
     depth_set = read_depth(card.train if split == "train" else card.data, data, card.depth_scale)
     name, unlike, empty, ends = f"nyuv2/{split}", [], [], [np.inf, 0.0]
     for image in depth_set.images.ids:

@@ -26,7 +26,8 @@ from levl_eval.data.types import ClassificationSet
 def place(spec: DataSpec, data: str) -> Path:
     """The folder of a set: its root, the published top folder in it, or that folder directly below --data DIR."""
     root, tops = root_of(spec.root, spec.directory, data), TOPS[spec.layout]
-    for candidate in (*(root / t for t in tops), *(() if spec.root else (Path(data) / t for t in tops)), root):
+    candidates: list[Path] = [*(root / t for t in tops), *(() if spec.root else (Path(data) / t for t in tops)), root]
+    for candidate in candidates:
         if candidate.is_dir():
             return candidate
     raise UsageError(f"{root}: no such folder; unpack the data set there, or set `root`")

@@ -50,7 +50,8 @@ def load_depth(path: Path, scale: float) -> np.ndarray:
         raise LevlError(f"{path}: holds {raw.dtype} of shape {raw.shape}; expected one number a pixel [H, W]")
     if raw.size and raw.dtype.kind != "u" and (np.nan_to_num(raw) < 0).any():
         raise LevlError(f"{path}: holds negative depths, first {raw[np.nan_to_num(raw) < 0][0]:g}; 0 stands for unknown")
-    return (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
+    metres: np.ndarray = (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
+    return metres
 
 
 def read_nyuv2(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
@@ -160,7 +161,8 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     def read(array: str, name: str) -> np.ndarray:
         try:
             with h5py.File(whole, "r") as file:
-                return file[array][rows[name]].T
+                stored: np.ndarray = file[array][rows[name]].T
+                return stored
         except (OSError, KeyError, ValueError, IndexError) as e:
             raise LevlError(f"{whole}: {array} of image {name} cannot be read ({type(e).__name__}); download it again") from e
 

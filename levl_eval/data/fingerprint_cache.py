@@ -163,7 +163,7 @@ class FingerprintCache:
             else:
                 wanted.append(k)
         rows = []
-        for k, (digest, row) in zip(wanted, every(self._whole, [names[k] for k in wanted]), strict=True):
+        for k, (digest, row) in zip(wanted, every(self.hash_whole, [names[k] for k in wanted]), strict=True):
             out[k] = digest.hex(), True
             if row is not None:
                 rows.append((_key(names[k]), row))
@@ -178,7 +178,7 @@ class FingerprintCache:
             raise _refuse(name, e) from e
 
     @staticmethod
-    def _whole(name: str) -> tuple[bytes, bytes | None]:
+    def hash_whole(name: str) -> tuple[bytes, bytes | None]:
         """SHA-256 of a file, and the row to remember (None while the file changes)."""
         try:
             before, ends = ends_of(name)

@@ -66,7 +66,7 @@ def load_split(source: HubSource, config: str | None) -> Dataset:
     failures: list[tuple[str, Exception]] = []
     for repo in names_of(source.repo):
         try:
-            return _of_repository(repo, config, source.split, source.revision)
+            return table_of_repository(repo, config, source.split, source.revision)
         except Exception as e:  # whatever the libraries raise
             failures.append((repo, e))
     # Of two names one may not exist any more, or not be cached: what the other was refused for is what matters.
@@ -111,7 +111,7 @@ def _bare(split: str) -> str:
     return split.split("[")[0]
 
 
-def _of_repository(repo: str, config: str | None, split: str, revision: str | None) -> Dataset:
+def table_of_repository(repo: str, config: str | None, split: str, revision: str | None) -> Dataset:
     import datasets
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError

@@ -81,7 +81,7 @@ def of_set(
                 return SetIdentity(**remembered["identity"])
     before, calm = _look(scope) if scope is not None else (b"", False)
     with using(cache), cache.watch() as touched:
-        dataset = _read(kind, spec, data, limit, options)
+        dataset = read_set(kind, spec, data, limit, options)
         identity = identity_of(dataset, spec, data)
         calm &= not cache.unsettled
     if scope is not None and calm:
@@ -94,7 +94,7 @@ def of_set(
     return identity
 
 
-def _read(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: Mapping[str, object]) -> AnnotatedSet:
+def read_set(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: Mapping[str, object]) -> AnnotatedSet:
     from levl_eval.data import captions, readers
 
     if kind == "depth":

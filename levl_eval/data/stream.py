@@ -9,7 +9,7 @@ from pathlib import Path
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import refuse_encoding, regular
 
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
 _SPACE = " \t\r\n"
 
 
@@ -31,7 +31,7 @@ class _Reader:
             f"{self.path}: not valid JSON at character {self.gone + self.at} ({what}); correct or download it again"
         )
 
-    def more(self, size: int = _CHUNK) -> bool:
+    def more(self, size: int = CHUNK) -> bool:
         try:
             part = self.file.read(size)
         except UnicodeDecodeError as e:
@@ -62,7 +62,7 @@ class _Reader:
     def value(self) -> object:
         if not self.peek():
             raise self.wrong("it ends too early")
-        size = _CHUNK
+        size = CHUNK
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)

@@ -104,7 +104,7 @@ class Extraction:
         out.mkdir(parents=True, exist_ok=True)
         here = [c for c in range(self.chunks) if self._file(c).exists()]
         try:
-            last = self._read(self.chunks - 1)  # kept to the end: it tells shapes and grid
+            last = self.read_chunk(self.chunks - 1)  # kept to the end: it tells shapes and grid
         except _BROKEN:
             self._file(self.chunks - 1).unlink(missing_ok=True)
             return None
@@ -124,7 +124,7 @@ class Extraction:
             for c in range(begun, self.chunks):
                 start, stop = self._slice(c)
                 try:
-                    chunk = last if c == self.chunks - 1 else self._read(c)
+                    chunk = last if c == self.chunks - 1 else self.read_chunk(c)
                 except _BROKEN:
                     self._file(c).unlink(missing_ok=True)
                     return None
@@ -201,7 +201,7 @@ class Extraction:
             return True
         if chunk < self.chunks - 1 and (self.folder / "entry").is_dir():
             try:
-                if chunk < self._appended(self.folder / "entry", self._read(self.chunks - 1)):
+                if chunk < self._appended(self.folder / "entry", self.read_chunk(self.chunks - 1)):
                     return True
             except _BROKEN:
                 pass
@@ -218,7 +218,7 @@ class Extraction:
             rows.append(max(0, size) // _row_bytes(last[a]))
         return self.chunks if min(rows) >= len(self.images) else min(rows) // self.rows
 
-    def _read(self, chunk: int) -> dict[str, np.ndarray]:
+    def read_chunk(self, chunk: int) -> dict[str, np.ndarray]:
         """A chunk's arrays; the archive's checksums are verified. Raises one of _BROKEN."""
         with np.load(self._file(chunk), allow_pickle=False) as stored:
             if tuple(stored["rows"].tolist()) != self._slice(chunk):

@@ -44,7 +44,7 @@ def _one_block(k: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws).astype(np.uint16)
 
 
-def _draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+def cluster_draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory."""
     if k * draws <= _KEPT:
         yield _one_block(k, draws, seed).astype(np.float64)
@@ -232,7 +232,7 @@ def bootstrap_statistic(
     used = flat.any(0)  # classes that never occur cost nothing
     slim = np.ascontiguousarray(flat[:, used])
     values = []
-    for w in _draws(k, draws, seed):
+    for w in cluster_draws(k, draws, seed):
         sums = np.zeros((len(w), flat.shape[1]))
         sums[:, used] = w @ slim
         values.append(function(sums.reshape(len(w), *counts.shape[1:])))
@@ -257,7 +257,9 @@ def bootstrap_weighted(
     if k < 2 or math.isnan(value):
         return Estimate(value=value, n=len(index), clusters=k, method="one cluster" if k < 2 else "not defined")
     rows = max(1, _BLOCK // (8 * len(index)))
-    drawn = np.concatenate([function(w[at : at + rows, index]) for w in _draws(k, draws, seed) for at in range(0, len(w), rows)])
+    drawn = np.concatenate(
+        [function(w[at : at + rows, index]) for w in cluster_draws(k, draws, seed) for at in range(0, len(w), rows)]
+    )
     drawn = drawn[~np.isnan(drawn)]
     low, high = _ends(drawn, value, k)
     stderr = float(drawn.std(ddof=1) * math.sqrt(k / (k - 1)))

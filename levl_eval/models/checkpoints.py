@@ -159,7 +159,7 @@ def read(path: Path) -> Checkpoint:
     missing = [k for k in ("config", "step", "vision", "text", "logit", "tokenizer", "preprocess") if k not in state]
     if missing:
         raise UsageError(f"{path}: field `{missing[0]}` is missing; make the checkpoint again")
-    return _completed(_checked(state, path))
+    return completed(_checked(state, path))
 
 
 def _checked(state: dict[str, object], path: Path) -> Checkpoint:
@@ -177,7 +177,7 @@ def _checked(state: dict[str, object], path: Path) -> Checkpoint:
     return cast(Checkpoint, state)
 
 
-def _completed(state: Checkpoint) -> Checkpoint:
+def completed(state: Checkpoint) -> Checkpoint:
     """A checkpoint's dictionary whose configuration also says what runs of earlier versions did without a field for it."""
     config = state["config"]
     if isinstance(config, dict):
@@ -246,7 +246,7 @@ def read_release(path: Path) -> Checkpoint:
         raise UsageError(
             f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"
         ) from e
-    return _completed(state)
+    return completed(state)
 
 
 def read_any(path: Path) -> Checkpoint:

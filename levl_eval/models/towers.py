@@ -128,10 +128,10 @@ class DualEncoder(nn.Module):
 
         lengths: ``last`` as numbers, where the caller has them, so that a GPU need not be waited for to group rows.
         """
-        out: Tensor = self.text.pre_proj(self._text_states(ids, last, lengths))
+        out: Tensor = self.text.pre_proj(self.text_states(ids, last, lengths))
         return out
 
-    def _text_states(self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    def text_states(self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         rows = torch.arange(len(ids), device=ids.device)
         if self.readout != "eot":
             mask = None

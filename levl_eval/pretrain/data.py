@@ -110,7 +110,7 @@ def _scene_chunk(args: _SceneJob) -> _Made:
     return pixels, texts, []
 
 
-def _csv_rows(
+def csv_rows(
     path: Path, image: str = "image", fields: Sequence[str] = ("caption",), delimiter: str = ",", strip: bool = False
 ) -> list[tuple[Path, list[str]]]:
     """(image file, captions) of a csv whose header names both columns; files relative to it or to images/ beside it.
@@ -224,7 +224,7 @@ class _Plan(Generic[_Job]):
             raise LevlError("data: image files changed while they were being read; run the same command again")
 
 
-def _scenes_plan(config: PretrainConfig) -> _Plan[_SceneJob]:
+def scenes_plan(config: PretrainConfig) -> _Plan[_SceneJob]:
     from levl_eval import scenes
 
     code = hashlib.sha256()
@@ -239,11 +239,11 @@ def _scenes_plan(config: PretrainConfig) -> _Plan[_SceneJob]:
     return _Plan("scenes", key, total, jobs, _scene_chunk, c.image_size)
 
 
-def _csv_plan(config: PretrainConfig) -> _Plan[_FileJob]:
+def csv_plan(config: PretrainConfig) -> _Plan[_FileJob]:
     c = config
     path = Path(c.data[4:]).expanduser()
     tabs = c.data.startswith("tsv:") or path.suffix == ".tsv"
-    rows = _csv_rows(path, c.image_field, c.caption_fields, "\t" if tabs else ",", c.strip_captions)
+    rows = csv_rows(path, c.image_field, c.caption_fields, "\t" if tabs else ",", c.strip_captions)
     files = [p for p, _ in rows]
     marks = marks_of(files)
     originals = crops_originals(c)
@@ -268,9 +268,9 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress, deep: boo
     """
     plan: _Plan[_SceneJob] | _Plan[_FileJob]
     if config.data == "scenes":
-        plan = _scenes_plan(config)
+        plan = scenes_plan(config)
     elif config.data.startswith(("csv:", "tsv:")):
-        plan = _csv_plan(config)
+        plan = csv_plan(config)
     else:
         raise UsageError(f"data={config.data}: expected scenes, csv:FILE, tsv:FILE, wds:GLOB, lance:PATH or hf:NAME")
     folder = cache / "pretrain" / f"{plan.kind}-{plan.key[:32]}"

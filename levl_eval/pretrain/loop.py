@@ -238,7 +238,8 @@ class Trainer:
         """ids, last: of a batch of captions, as a Batch holds them."""
         tokens, ends = (processes.on_device(a, self.device) for a in (ids, last))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.wrapped(x, tokens, ends, self.config.global_views, last.tolist())
+            out: dict[str, Tensor] = self.wrapped(x, tokens, ends, self.config.global_views, last.tolist())
+            return out
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
         """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss."""

@@ -25,11 +25,11 @@ class Watch:
     def __init__(self, config: PretrainConfig, where: Callable[[], str], deferred: bool) -> None:
         self.config, self.where, self.deferred = config, where, deferred
         self.first = self.running = self.last = math.nan
-        self._unchecked: list[tuple[int, Tensor]] = []
+        self.unchecked: list[tuple[int, Tensor]] = []
 
     def add(self, step: int, loss: Tensor, norm: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Loss and gradient norm of update ``step``, which is about to be made. Raises LevlError unless checks are deferred."""
-        self._unchecked.append((step, torch.stack([loss.float(), norm.float()])))
+        self.unchecked.append((step, torch.stack([loss.float(), norm.float()])))
         if self.deferred:
             optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]  # read by fused AdamW
         else:
@@ -37,10 +37,10 @@ class Watch:
 
     def check(self) -> None:
         """Read what was added; one wait for the device, one exchange between processes. Raises LevlError."""
-        if not self._unchecked:
+        if not self.unchecked:
             return
-        steps, values = zip(*self._unchecked, strict=True)
-        self._unchecked = []
+        steps, values = zip(*self.unchecked, strict=True)
+        self.unchecked = []
         numbers = joined_group().mean(*torch.stack(values).flatten().tolist())
         for step, loss, norm in zip(steps, numbers[::2], numbers[1::2], strict=True):
             for what, value in (("loss", loss), ("gradient norm", norm)):

@@ -154,7 +154,7 @@ def resolve_tasks(
             out |= of_task
         else:  # resolved already, as a record holds it
             out[t.name] = t
-            t._trusted = t._trusted or trust
+            t.trusted = t.trusted or trust
     for name, card in out.items():
         check_card(card, name)
     return out

@@ -118,7 +118,7 @@ class Runner:
                 return False
             existing = self._existing(number)
             self._announce(number, existing)
-            self.records[number] = existing or self._compute(number)
+            self.records[number] = existing or self.compute(number)
             return True
 
     def _together(self, number: int) -> None:
@@ -126,7 +126,7 @@ class Runner:
         with locked(self.out / ".locks" / self.jobs[number].key) if process_group().main else nullcontext():
             existing = process_group().from_main(self._existing(number) if process_group().main else None)
             self._announce(number, existing)
-            self.records[number] = existing or self._compute(number)
+            self.records[number] = existing or self.compute(number)
             process_group().wait()
 
     def _help(self, number: int) -> None:
@@ -154,7 +154,7 @@ class Runner:
             helping=helping, work=self.out / "work" / job.key, kept=self.kept,
         )  # fmt: skip
 
-    def _compute(self, number: int) -> Record:
+    def compute(self, number: int) -> Record:
         """Run a job and write its record, whatever happens; a failed one takes a file of its own, which the next success removes.
 
         Raises LevlError where this process alone of several has failed: the others are in steps that wait for it.

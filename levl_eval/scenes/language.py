@@ -29,16 +29,16 @@ _PLACE_WORDS = {
     "wood": ("on a wooden floor", "by a wooden wall"), "snow": ("in the snow", "on a snowy day"), "road": ("on the road", "in the street"),
 }  # fmt: skip
 
-_ONE = (
+ONE = (
     "a {a}", "{a} {where}", "photo of a {a}", "a picture of a {a} {where}", "vintage {a}", "the {a} {where}", "{a} for sale", "my {a}",
     "close up of a {a}", "stock photo: {a} {where}", "{a} - free wallpaper", "beautiful {a} {where}", "img_{n} {a}", "look at this {a}",
     "a {a} seen {where}", "handmade {a} illustration",
 )  # fmt: skip
-_TWO = (
+TWO = (
     "a {a} and a {b}", "{a} and {b} {where}", "a {a} next to a {b}", "a {a} {rel} a {b}", "photo of a {a} with a {b}", "the {a} with the {b} {where}",
     "{a}, {b}, clipart", "a {a} near a {b} {where}", "{a} meets {b}", "a scene with a {a} and a {b}", "there is a {a} {rel} the {b}", "day out: {a} & {b}",
 )  # fmt: skip
-_THREE = (
+THREE = (
     "a {a}, a {b} and a {c}", "{a}, {b} and {c} {where}", "a picture with a {a}, a {b} and a {c}", "{a} {rel} a {b}, and a {c}",
     "tags: {a} {b} {c}", "a {a} and a {b} with a {c} in the back", "the {a}, the {b}, the {c}",
 )  # fmt: skip
@@ -87,7 +87,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     k = rng.choices(range(1, most + 1), (0.35, 0.40, 0.25)[:most])[0]
     pool = list(ranked[: k + 1])
     chosen = sorted(rng.sample(pool, k), key=pool.index)
-    template = rng.choice((_ONE, _TWO, _THREE)[k - 1])
+    template = rng.choice((ONE, TWO, THREE)[k - 1])
     values: dict[str, str] = {n: _mention(o, rng) for n, o in zip("abc", chosen, strict=False)}
     values["where"] = rng.choice(_PLACE_WORDS[chosen[0].stuff])
     values["n"] = str(rng.randrange(100, 9999))

@@ -108,13 +108,13 @@ def save(name: str, folder: Path, seed: int = 0) -> Any:
     """The model of MODELS[name], random everywhere, saved with processor and tokenizer as a repository has them."""
     import transformers
 
-    from levl_eval.backbones.hf import _class_of, _options
+    from levl_eval.backbones.hf import class_of, options_of
 
     kind, options = MODELS[name]
     config = getattr(transformers, kind)(**options)
     torch.manual_seed(seed)
-    maker = _class_of(config)
-    model = (maker.from_config if hasattr(maker, "from_config") else maker)(config, **_options(config.model_type)).eval()
+    maker = class_of(config)
+    model = (maker.from_config if hasattr(maker, "from_config") else maker)(config, **options_of(config.model_type)).eval()
     randomise(model, seed)
     model.save_pretrained(folder)
     processor(folder, size={"height": 64, "width": 64} if name == "dinov3_convnext" else None)

@@ -302,7 +302,7 @@ def test_without_a_network_the_answer_takes_two_seconds(uri, monkeypatch, tmp_pa
     use_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
-    monkeypatch.setattr(offline, "_proxy", lambda: None)
+    monkeypatch.setattr(offline, "proxy_of", lambda: None)
     offline.reachable.cache_clear()
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)  # what a retry waits

@@ -126,9 +126,9 @@ def test_an_ordinary_config_of_a_record_passes_and_what_is_no_config_is_told():
 def test_trust_lets_a_config_of_a_record_name_what_it_wants():
     pytest.importorskip("mmseg")
     card = parse_card({**MMSEG, "config_text": config(**ATTACKS["imports"])}, "t")
-    card._trusted = True
+    card.trusted = True
     check_card(card, "t")
-    assert "_trusted" not in card.model_dump() and not parse_card(card.model_dump(), "t")._trusted
+    assert "_trusted" not in card.model_dump() and not parse_card(card.model_dump(), "t").trusted
 
 
 def test_nothing_is_imported_by_name_while_a_foreign_config_runs():
@@ -154,9 +154,9 @@ def test_a_config_file_runs_where_the_user_names_it_and_not_where_a_card_does(tm
             call()
     assert main(["show", str(card)]) == 2
     assert not (tmp_path / "executed").exists()
-    assert task_card(str(card), trust=True)._trusted and (tmp_path / "executed").exists()
+    assert task_card(str(card), trust=True).trusted and (tmp_path / "executed").exists()
     (tmp_path / "executed").unlink()
-    assert task_card("ade20k-mmseg", {"config": "evil.py"})._trusted and (tmp_path / "executed").exists()
+    assert task_card("ade20k-mmseg", {"config": "evil.py"}).trusted and (tmp_path / "executed").exists()
 
 
 def test_python_backbones_of_a_record_need_trust(tmp_path, capsys, monkeypatch):
@@ -182,7 +182,7 @@ def test_task_folders_of_lmms_eval_in_a_record_or_card_need_trust(tmp_path, caps
         task_card(str(card))
     with pytest.raises(UsageError, match="field `include`"):  # a card made in Python is no exception
         evaluate(["random:nano"], [parse_card(value, "t")], data=str(tmp_path), out=tmp_path / "o")
-    assert task_card(str(card), trust=True).include and task_card(str(card), {"include": str(tmp_path)})._trusted
+    assert task_card(str(card), trust=True).include and task_card(str(card), {"include": str(tmp_path)}).trusted
 
 
 def test_a_saved_models_python_backbone_needs_trust(tmp_path):

@@ -15,7 +15,7 @@ from levl_eval.claims import finished_records, judge
 from levl_eval.claims.curve import curve_of
 from levl_eval.claims.wording import as_dict, lines, sentence
 from levl_eval.cli import main
-from levl_eval.engines.probes.backgrounds import _by_foreground
+from levl_eval.engines.probes.backgrounds import by_foreground
 from levl_eval.records import Estimate, Sample, write_record
 from tests.claims.conftest import answers, record, write, write_segments
 from tests.claims.test_cards import GOOD
@@ -168,7 +168,7 @@ def test_mean_iou_and_drops_are_rebuilt_from_samples(tmp_path):
             "mixed_same": (rng.random(60) < skill).astype(float),
             "mixed_rand": (rng.random(60) < skill - 0.2).astype(float),
         }
-        variants = _by_foreground({k: ids for k in right}, ids, right)
+        variants = by_foreground({k: ids for k in right}, ids, right)
         samples = [
             Sample(id=i, image_id=i, score=v["mixed_rand"], meta={"variants": v}) for i, v in zip(ids, variants, strict=True)
         ]
@@ -182,7 +182,7 @@ def test_mean_iou_and_drops_are_rebuilt_from_samples(tmp_path):
     assert float(j.differences[0].contrast.difference.value) == pytest.approx(told)
     drop = verdict(tmp_path, claim(tasks=[{"task": "imagenet9", "metric": "drop_mixed_rand"}], relation="less"))
     assert drop.differences[0].contrast is not None and drop.differences[0].metric == "drop_mixed_rand"
-    assert _by_foreground(
+    assert by_foreground(
         {"original": ["a", "b"], "mixed_rand": ["b", "b"]}, ["b", "b"], {"original": np.ones(2), "mixed_rand": np.ones(2)}
     ) == [{}, {}]
 

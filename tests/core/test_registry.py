@@ -47,18 +47,18 @@ def test_plug_ins_bring_cards_of_every_kind(tmp_path, monkeypatch):
         def load(self) -> Path:
             return tmp_path
 
-    for f in (cards._folders, cards._shipped):
+    for f in (cards.folders_of, cards.shipped_cards):
         f.cache_clear()
     try:
         monkeypatch.setattr(cards, "entry_points", lambda group: [Point()] if group == "levl_eval.tasks" else [])
         assert cards.cards_in("tasks/recipes").origin("mine") == "plug-in more"
         assert cards.cards_in("tasks/recipes").origin("scenes") == "shipped"
         (tmp_path / "recipes" / "scenes.yaml").write_text("kind: recipe\nname: scenes\n")
-        cards._shipped.cache_clear()
+        cards.shipped_cards.cache_clear()
         with pytest.raises(UsageError, match="the recipe scenes exists already"):
             cards.cards_in("tasks/recipes")
     finally:
-        for f in (cards._folders, cards._shipped):
+        for f in (cards.folders_of, cards.shipped_cards):
             f.cache_clear()
 
 
@@ -69,12 +69,12 @@ def test_a_plug_in_that_fails_is_told_with_file_and_line(monkeypatch):
         def load(self) -> Path:
             raise ZeroDivisionError("no folder")
 
-    for f in (cards._folders, cards._shipped):
+    for f in (cards.folders_of, cards.shipped_cards):
         f.cache_clear()
     try:
         monkeypatch.setattr(cards, "entry_points", lambda group: [Point()])
         with pytest.raises(UsageError, match=r"plug-in more: .*ZeroDivisionError: no folder \(.*test_registry\.py, line \d+\)"):
             cards.cards_in("tasks")
     finally:
-        for f in (cards._folders, cards._shipped):
+        for f in (cards.folders_of, cards.shipped_cards):
             f.cache_clear()

@@ -16,7 +16,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.readers import read_captions
-from levl_eval.pretrain.data import _csv_rows
+from levl_eval.pretrain.data import csv_rows
 from levl_eval.pretrain.samples import opened
 from levl_eval.pretrain.tars import read_tar
 from tests.data import small_sets as small
@@ -40,7 +40,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("read", [read_caption_file, _csv_rows])
+@pytest.mark.parametrize("read", [read_caption_file, csv_rows])
 def test_tables_that_are_refused(name, read, tmp_path):
     content, words = REFUSED[name]
     file = small.write(tmp_path / "c.csv", content)

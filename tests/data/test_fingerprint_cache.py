@@ -26,13 +26,13 @@ def sha(data: bytes) -> str:
 def reads(monkeypatch):
     """Names of files that are read whole."""
     seen = []
-    whole = FingerprintCache._whole
+    whole = FingerprintCache.hash_whole
 
     def noted(name):
         seen.append(os.path.basename(name))
         return whole(name)
 
-    monkeypatch.setattr(FingerprintCache, "_whole", staticmethod(noted))
+    monkeypatch.setattr(FingerprintCache, "hash_whole", staticmethod(noted))
     return seen
 
 

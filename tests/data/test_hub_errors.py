@@ -97,7 +97,7 @@ def test_of_two_names_the_one_that_matters_is_told(first, second, words, monkeyp
     def refuse(*a, **k):
         raise next(answers)
 
-    monkeypatch.setattr(hub_tables, "_of_repository", refuse)
+    monkeypatch.setattr(hub_tables, "table_of_repository", refuse)
     with pytest.raises(UsageError, match=words):
         read_questions(task_card("pope").data, "hub")
 

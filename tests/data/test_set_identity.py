@@ -36,13 +36,13 @@ def _own_tables(tmp_path, monkeypatch):
 def read(monkeypatch):
     """How often a reader was called."""
     calls = []
-    plain = set_identity._read
+    plain = set_identity.read_set
 
     def counted(*args):
         calls.append(args)
         return plain(*args)
 
-    monkeypatch.setattr(set_identity, "_read", counted)
+    monkeypatch.setattr(set_identity, "read_set", counted)
     return calls
 
 
@@ -121,7 +121,7 @@ def test_any_change_is_noticed(tmp_path, cache, read):
         after = of_set(cache, kind, spec, str(root))
         assert after.fingerprint != before.fingerprint
         with using(FingerprintCache(None)):  # and is what a machine that has never seen the set finds
-            assert after == set_identity.identity_of(set_identity._read(kind, spec, str(root), None, {}), spec, str(root))
+            assert after == set_identity.identity_of(set_identity.read_set(kind, spec, str(root), None, {}), spec, str(root))
 
 
 def test_a_file_beside_the_set_that_was_not_there(tmp_path, cache, read):
@@ -353,13 +353,13 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
     options = {"scale": 1000.0} if KINDS[layout] == "depth" else {}
     cache = FingerprintCache(None)
     try:
-        set_identity._read(KINDS[layout], spec, str(data), None, options)  # imports what it imports
+        set_identity.read_set(KINDS[layout], spec, str(data), None, options)  # imports what it imports
     except (LevlError, AttributeError, TypeError, KeyError, ValueError):
         pass
     with pytest.MonkeyPatch.context() as patch, using(cache), cache.watch() as touched:
         looks = Looks(patch)
         try:
-            set_identity._read(KINDS[layout], spec, str(data), None, options)
+            set_identity.read_set(KINDS[layout], spec, str(data), None, options)
         except (LevlError, AttributeError, TypeError, KeyError, ValueError):
             pass
     seen = {p for p in looks.paths if p.startswith(str(tmp_path))}
@@ -376,7 +376,7 @@ def test_the_generated_world_is_covered_too(world):
         cache = FingerprintCache(None)
         with pytest.MonkeyPatch.context() as patch, using(cache), cache.watch() as touched:
             looks = Looks(patch)
-            found = set_identity._read(KINDS[spec.layout], spec, str(world), None, {})  # type: ignore[arg-type]
+            found = set_identity.read_set(KINDS[spec.layout], spec, str(world), None, {})  # type: ignore[arg-type]
         assert len(touched) >= len(found.images) and isinstance(found.images.open(found.images.ids[0]), Image.Image)
         assert all(_covered(p, p in looks.opened, spec, str(world), touched) for p in looks.paths if p.startswith(str(world)))
         assert np.all([found.images.content(i) for i in found.images.ids])

@@ -16,7 +16,7 @@ from levl_eval.data.stream import stream, stream_rows
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1 << 20])
 def test_streaming_equals_loading(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(streaming, "_CHUNK", chunk)
+    monkeypatch.setattr(streaming, "CHUNK", chunk)
     value = {"info": {"x": [1, 2, {"y": "a, ]}"}]}, "list": [1, 23.5, 'é"\\', None, {"k": []}, -7], "last": "end"}
     file = tmp_path / "a.json"
     file.write_text(json.dumps(value, indent=1) + "\n\n")

@@ -124,19 +124,19 @@ def _rest(array):
 
 def test_killed_while_chunks_are_joined(tmp_path, images, nano, monkeypatch):
     good = FeatureStore(tmp_path / "w").get(nano, images, batch_size=2)
-    read = Extraction._read
+    read = Extraction.read_chunk
 
     def dying(self, chunk):
         if chunk == 2:
             raise Killed
         return read(self, chunk)
 
-    monkeypatch.setattr(Extraction, "_read", dying)
+    monkeypatch.setattr(Extraction, "read_chunk", dying)
     store = FeatureStore(tmp_path / "s")
     with pytest.raises(Killed):
         store.get(nano, images, batch_size=2)
     assert chunks(store) == ["000002.npz", "000003.npz"] and list(store.entries()) == []
-    monkeypatch.setattr(Extraction, "_read", read)
+    monkeypatch.setattr(Extraction, "read_chunk", read)
     with open(next((store.folder / "parts").rglob("pooled.npy")), "ab") as f:
         f.write(b"torn")  # of the chunk that was being appended
     monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from levl_eval.data.types import Question
-from levl_eval.engines.probes.backgrounds import _drop
+from levl_eval.engines.probes.backgrounds import drop_estimate
 from levl_eval.engines.probes.common import mean_per_class
 from levl_eval.engines.vlm.scoring import estimates, weights
 from levl_eval.metrics.catalogue import ANY, DIFFERENCE, POSITIVE
@@ -51,7 +51,7 @@ def test_errors_and_differences_are_cut_at_their_ends_and_say_so():
     assert mean_estimate(np.array([0.01, 0.02, 3.0]), bounds=ANY).low < 0
     d = paired_difference(np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.0, 0.4]))
     assert inside(d, -1, 1) and d.high == 1.0 and d.method == "paired t, cut to [-1, 1]"
-    assert inside(_drop(np.array([1.0, 1, 1, 1]), np.array([0.0, 0, 1]), list("abcd"), list("xyz")), *DIFFERENCE)
+    assert inside(drop_estimate(np.array([1.0, 1, 1, 1]), np.array([0.0, 0, 1]), list("abcd"), list("xyz")), *DIFFERENCE)
     kept = Estimate(value=0.5, low=0.2, high=0.8, method="x")
     assert within(kept, (0, 1)) is kept
 

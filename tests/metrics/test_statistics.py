@@ -12,9 +12,9 @@ from levl_eval.metrics.permutation import EXACT_UP_TO, binomial_two_sided, holm,
 from levl_eval.metrics.pope import average_precision, weighted_average_precision
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import (
-    _draws,
     bootstrap_statistic,
     bootstrap_weighted,
+    cluster_draws,
     mean_estimate,
     paired_difference,
     student_quantile,
@@ -188,10 +188,10 @@ def test_holm_by_hand():
 
 def test_kept_draws_are_the_drawn_ones():
     k, draws = 37, 50
-    (first,), (again,) = list(_draws(k, draws, 3)), list(_draws(k, draws, 3))
+    (first,), (again,) = list(cluster_draws(k, draws, 3)), list(cluster_draws(k, draws, 3))
     assert (first == np.random.default_rng(3).multinomial(k, np.full(k, 1 / k), size=draws)).all()
     first += 1  # the caller's own
-    assert (again.sum(1) == k).all() and (next(_draws(k, draws, 3)) == again).all()
+    assert (again.sum(1) == k).all() and (next(cluster_draws(k, draws, 3)) == again).all()
 
 
 @pytest.mark.parametrize("test", ["sign_flip", "swap"])

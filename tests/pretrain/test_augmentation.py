@@ -13,7 +13,7 @@ from PIL import Image
 from levl_eval.core.errors import UsageError
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain import augment
-from levl_eval.pretrain.data import _csv_rows
+from levl_eval.pretrain.data import csv_rows
 from levl_eval.pretrain.tars import read_tar
 
 
@@ -157,7 +157,7 @@ def test_captions_are_taken_as_they_are(tmp_path, strip):
     caption = "  a cat \n"
     (tmp_path / "c.csv").write_text(f'image,caption\nx.png,"{caption}"\n')
     wanted = [caption.strip() if strip else caption]
-    assert [c for _, c in _csv_rows(tmp_path / "c.csv", strip=strip)] == [wanted]
+    assert [c for _, c in csv_rows(tmp_path / "c.csv", strip=strip)] == [wanted]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, content in (
             ("1.jpg", b"x"),

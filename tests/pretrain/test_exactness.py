@@ -168,8 +168,8 @@ def test_text_in_buckets_and_padded_are_the_same_readout():
     ids, last = ids[rows], last[rows]
     ids[:, 0] = torch.arange(24) + 1
     states = model.text.encoder(input_ids=ids, use_cache=False).last_hidden_state[torch.arange(24), last]
-    assert model._text_states(ids, last).shape == states.shape
-    assert torch.allclose(model._text_states(ids, last), states, rtol=1e-9, atol=1e-12)
+    assert model.text_states(ids, last).shape == states.shape
+    assert torch.allclose(model.text_states(ids, last), states, rtol=1e-9, atol=1e-12)
 
 
 def test_readouts_of_both_published_codes():

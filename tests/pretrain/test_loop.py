@@ -20,7 +20,7 @@ from levl_eval.models.config import SIZES, parse_config
 from levl_eval.models.towers import build_model, plain_attention
 from levl_eval.pretrain import SIGReg, diagnostics
 from levl_eval.pretrain.augment import crop
-from levl_eval.pretrain.data import _csv_rows
+from levl_eval.pretrain.data import csv_rows
 from levl_eval.pretrain.loop import Trainer
 
 SMALL = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1", "text.depth=1",
@@ -225,13 +225,13 @@ def test_csv_names_beside_the_file_or_in_images(tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
     (tmp_path / "images" / "y.png").write_bytes(b"")
     (tmp_path / "c.csv").write_text("image,caption\ngone.png,a\nx.png,b\ny.png,c\nx.png,d\n")
-    rows = {p.relative_to(tmp_path).as_posix(): c for p, c in _csv_rows(tmp_path / "c.csv")}
+    rows = {p.relative_to(tmp_path).as_posix(): c for p, c in csv_rows(tmp_path / "c.csv")}
     assert rows == {"images/gone.png": ["a"], "x.png": ["b", "d"], "images/y.png": ["c"]}
     (tmp_path / "t.txt").write_text("image\ttitle\nx.png\ta, b\n")
-    assert _csv_rows(tmp_path / "t.txt", fields=("caption", "title"), delimiter="\t") == [(tmp_path / "x.png", ["a, b"])]
+    assert csv_rows(tmp_path / "t.txt", fields=("caption", "title"), delimiter="\t") == [(tmp_path / "x.png", ["a, b"])]
     (tmp_path / "latin.csv").write_bytes("image,caption\nx.png,fa\xe7ade\n".encode("latin-1"))
     with pytest.raises(UsageError, match="UTF-8"):
-        _csv_rows(tmp_path / "latin.csv")
+        csv_rows(tmp_path / "latin.csv")
 
 
 def test_sigreg_gradient_numerically():

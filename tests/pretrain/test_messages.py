@@ -85,7 +85,7 @@ def test_an_update_that_is_not_finite_is_left_out_without_waiting_for_the_device
     t.watch.deferred = True
     t.model.train()
     t.train_step()
-    assert t.watch._unchecked and t.watch.last != t.watch.last  # not read yet
+    assert t.watch.unchecked and t.watch.last != t.watch.last  # not read yet
     before = {k: v.clone() for k, v in t.model.named_parameters()}
     hook = next(t.model.vision.encoder.blocks[0].parameters()).register_hook(lambda g: g * float("nan"))
     t.train_step()
@@ -131,7 +131,7 @@ def test_no_step_waits_for_the_device(tmp_path, objective):
     t.watch.deferred = True
     t.model.train()
     t.train_step()  # the first makes the optimizer's state
-    t.watch._unchecked.clear()
+    t.watch.unchecked.clear()
     t.feed.next()
     with _Reads() as reads:
         t.train_step()

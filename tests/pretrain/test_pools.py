@@ -85,9 +85,9 @@ def test_versions_move_the_key(tmp_path, source, monkeypatch):
     keys = []
     for name, value in (("VERSION", data.VERSION), ("VERSION", 99)):
         monkeypatch.setattr(data, name, value)
-        keys.append((data._csv_plan(_config(source)).key, data._scenes_plan(parse_config([])).key))
+        keys.append((data.csv_plan(_config(source)).key, data.scenes_plan(parse_config([])).key))
     monkeypatch.setattr("PIL.__version__", "0.0")
-    keys.append((data._csv_plan(_config(source)).key, data._scenes_plan(parse_config([])).key))
+    keys.append((data.csv_plan(_config(source)).key, data.scenes_plan(parse_config([])).key))
     assert all(len(set(column)) == 3 for column in zip(*keys, strict=True))
 
 
@@ -95,7 +95,7 @@ def test_scenes_pools_have_keys_of_everything_that_draws_them(monkeypatch):
     import levl_eval.scenes as scenes
 
     def key(*words):
-        return data._scenes_plan(parse_config(["scenes_pool=20", *words])).key
+        return data.scenes_plan(parse_config(["scenes_pool=20", *words])).key
 
     keys = [key(), key("seed=2"), key("scenes_pool=21"), key("image_size=72"), key("captions_per_image=3")]
     monkeypatch.setattr(scenes, "VERSION", scenes.VERSION + 1)
@@ -174,9 +174,9 @@ data.open_pool(parse_config(["data=csv:{source}", "batch_size=16", "image_size=1
 
 
 def test_images_that_change_while_they_are_read_make_no_pool(tmp_path, source, monkeypatch):
-    plan = data._csv_plan(_config(source))
+    plan = data.csv_plan(_config(source))
     _bmps(tmp_path / "images", first=50)
-    monkeypatch.setattr(data, "_csv_plan", lambda config: plan)
+    monkeypatch.setattr(data, "csv_plan", lambda config: plan)
     with pytest.raises(LevlError, match="changed while they were being read"):
         _open(_config(source), tmp_path)
     assert not list((tmp_path / "cache" / "pretrain").glob("csv-*/"))

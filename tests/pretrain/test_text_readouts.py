@@ -117,7 +117,7 @@ def test_gradients_of_pad77_go_through_the_real_tokens_alone(tok):
 
 def test_attending_to_padding_is_a_named_alternative(tok):
     """What levl-pretrain did before: its earlier checkpoints are read as they were trained."""
-    from levl_eval.models.checkpoints import _completed
+    from levl_eval.models.checkpoints import completed
 
     _, masked = _model(tok, "text_readout=pad77")
     config, unmasked = _model(tok, "text_readout=pad77", "pad77_attends=all")
@@ -128,4 +128,4 @@ def test_attending_to_padding_is_a_named_alternative(tok):
         assert not torch.allclose(masked.eval().embed_texts(ids, last), wanted, atol=1e-3)
     old = config.model_dump(mode="json")
     del old["pad77_attends"]
-    assert _completed({"config": old})["config"]["pad77_attends"] == "all"
+    assert completed({"config": old})["config"]["pad77_attends"] == "all"

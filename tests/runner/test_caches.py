@@ -143,17 +143,17 @@ def test_rows_that_were_damaged_while_they_were_joined(images, nano, tmp_path, m
     from tests.features.test_features import Killed
 
     good = np.array(FeatureStore(tmp_path / "w").get(nano, images, batch_size=2).patches)
-    read = Extraction._read
+    read = Extraction.read_chunk
 
     def dying(self, chunk):
         if chunk == 2:
             raise Killed
         return read(self, chunk)
 
-    monkeypatch.setattr(Extraction, "_read", dying)
+    monkeypatch.setattr(Extraction, "read_chunk", dying)
     with pytest.raises(Killed):
         FeatureStore(tmp_path / "s").get(nano, images, batch_size=2)
-    monkeypatch.setattr(Extraction, "_read", read)
+    monkeypatch.setattr(Extraction, "read_chunk", read)
     file = next((tmp_path / "s" / "parts").rglob("patches.npy"))
     raw = bytearray(file.read_bytes())
     raw[400] ^= 1

@@ -410,10 +410,10 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
     )
     alike = False
     with pytest.raises(LevlError, match=r"failed alone \(out of memory\); the run ends, what is done is kept"):
-        runner.Runner(plan, QUIET, {})._compute(0)
+        runner.Runner(plan, QUIET, {}).compute(0)
     assert not list((tmp_path / "out").rglob("*.json"))
     alike = True
-    assert runner.Runner(plan, QUIET, {})._compute(0).status == "failed" and list((tmp_path / "out").rglob("*.json"))
+    assert runner.Runner(plan, QUIET, {}).compute(0).status == "failed" and list((tmp_path / "out").rglob("*.json"))
 
 
 def test_own_questions_with_a_connector_trained_on_scenes_are_told_before_it_starts():

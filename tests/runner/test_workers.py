@@ -86,7 +86,7 @@ def test_a_wrong_number_is_told(monkeypatch):
 
 def test_the_demo_takes_a_process_a_core_and_no_more_of_them_under_a_launcher(monkeypatch):
     counts = []
-    monkeypatch.setattr(cli, "_shared", lambda count, work, args: counts.append(count) or 0)
+    monkeypatch.setattr(cli, "shared_run", lambda count, work, args: counts.append(count) or 0)
     assert main(["demo"]) == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["demo"]) == 0

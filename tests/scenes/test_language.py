@@ -104,7 +104,7 @@ def test_captions_vary_stay_short_and_read_as_english():
     assert len(set(texts)) > 0.6 * len(texts)
     frames = Counter(re.sub(rf"\b(?:{'|'.join(w for ws in WORDS.values() for w in ws)})\b", "X", t.lower()) for t in texts)
     assert len([f for f, n in frames.items() if n > 1]) >= 100
-    assert len(language._ONE) + len(language._TWO) + len(language._THREE) >= 25
+    assert len(language.ONE) + len(language.TWO) + len(language.THREE) >= 25
     for t in texts:
         assert len(t.split()) <= 22 and "{" not in t and "  " not in t, t
         assert not re.search(r"\b[Aa] (?=[aeiou])", t) and not re.search(r"\b[Aa]n (?=[^aeiou\W])", t), t

@@ -78,7 +78,7 @@ class AttentiveHead(nn.Module):
         return out
 
 
-def _tokens(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+def tokens_at(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     order = np.argsort(rows, kind="stable")
     x = torch.from_numpy(np.asarray(array[rows[order]], np.float32))
     return x[torch.from_numpy(np.argsort(order, kind="stable"))].to(device)
@@ -87,14 +87,14 @@ def _tokens(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor
 @torch.inference_mode()
 def classes_of(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """[N] predicted classes; never more logits than a batch's."""
-    parts = [head(_tokens(array, rows[i : i + 256], device)).argmax(1).cpu().numpy() for i in range(0, len(rows), 256)]
+    parts = [head(tokens_at(array, rows[i : i + 256], device)).argmax(1).cpu().numpy() for i in range(0, len(rows), 256)]
     return np.concatenate(parts)
 
 
 @torch.inference_mode()
 def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     """[N, C] logits of the given rows, on the CPU."""
-    return torch.cat([head(_tokens(array, rows[i : i + 256], device)).cpu() for i in range(0, len(rows), 256)])
+    return torch.cat([head(tokens_at(array, rows[i : i + 256], device)).cpu() for i in range(0, len(rows), 256)])
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def train(
 
     def loss_of(step: int) -> Tensor:
         at = next(batches).numpy()
-        tokens = _tokens(data.versions[step // per_epoch % len(data.versions)], data.rows[at], device)
+        tokens = tokens_at(data.versions[step // per_epoch % len(data.versions)], data.rows[at], device)
         return F.cross_entropy(head(tokens), torch.from_numpy(data.labels[at]).to(device))
 
     settings = Settings("attentive probe", steps, Schedule(steps, "cosine", final=card.final_lr), per_epoch)
     return [float(x) for x in training_loop(optimizer, settings, loss_of, progress, after_epoch=after_epoch)]
 
 
-def _training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.ndarray]:
+def training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.ndarray]:
     """Stored tokens of the training images as they are, or of each of the card's random views of them."""
     card, own = context.card, context.backbone.preprocess
     if not card.views:
@@ -151,7 +151,7 @@ def run(context: Context[AttentiveCard]) -> Outcome:
         raise UsageError(
             f"{card.name}: field `heads`: {card.heads} do not divide the token width {dim} of {context.backbone.name}"
         )
-    tokens = _training_tokens(context, parts)
+    tokens = training_tokens(context, parts)
     context.ready()
     started = time.monotonic()
     torch.manual_seed(context.seed)

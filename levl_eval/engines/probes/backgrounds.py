@@ -37,7 +37,7 @@ def foreground(name: str) -> str:
     return str(path.parent / stem)
 
 
-def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> Estimate:
+def drop_estimate(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> Estimate:
     """Mean of a minus mean of b: paired over the foregrounds where both sides have the same ones, else of two samples."""
     at = {i: k for k, i in enumerate(ids_b)}
     if len(at) == len(ids_b) == len(ids_a) and set(at) == set(ids_a):
@@ -51,7 +51,7 @@ def _drop(a: np.ndarray, b: np.ndarray, ids_a: list[str], ids_b: list[str]) -> E
     return within(estimate, DIFFERENCE)
 
 
-def _by_foreground(ids: dict[str, list[str]], wanted: list[str], right: dict[str, np.ndarray]) -> list[dict[str, float]]:
+def by_foreground(ids: dict[str, list[str]], wanted: list[str], right: dict[str, np.ndarray]) -> list[dict[str, float]]:
     """For each foreground of ``wanted`` whether it was right on every variant that shows the same foregrounds once each.
 
     So that two encoders' drops can be compared image by image.
@@ -113,9 +113,9 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
     metrics: dict[str, Estimate] = {name: mean_estimate(r) for name, r in right.items()}
     for name in sets:
         if name != REFERENCE:
-            metrics[f"drop_{name}"] = _drop(right[REFERENCE], right[name], ids[REFERENCE], ids[name])
+            metrics[f"drop_{name}"] = drop_estimate(right[REFERENCE], right[name], ids[REFERENCE], ids[name])
     if {"mixed_same", "mixed_rand"} <= set(sets):  # how much the background's class alone moves answers
-        metrics["background_gap"] = _drop(right["mixed_same"], right["mixed_rand"], ids["mixed_same"], ids["mixed_rand"])
+        metrics["background_gap"] = drop_estimate(right["mixed_same"], right["mixed_rand"], ids["mixed_same"], ids["mixed_rand"])
     seconds["probe"] = time.monotonic() - started
     main = card.main_metric if card.main_metric in sets else REFERENCE
     data = {
@@ -129,6 +129,6 @@ def run(context: Context[BackgroundsCard]) -> Outcome:
     if twice:
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(sets[REFERENCE].images)}
     samples = samples_of(sets[main], predicted[main], right[main])
-    for s, variants in zip(samples, _by_foreground(ids, ids[main], right), strict=True):
+    for s, variants in zip(samples, by_foreground(ids, ids[main], right), strict=True):
         s.meta["variants"] = variants
     return Outcome(metrics, samples, data, notes, seconds, context.counts)

@@ -57,7 +57,7 @@ class Matrix:
         self.rows = np.arange(len(array)) if rows is None else rows
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
-        self._kept: Tensor | None = None
+        self.in_memory: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,10 +75,10 @@ class Matrix:
 
     def take(self, index: np.ndarray | Tensor) -> Tensor:
         """[b, D] of the given positions among the rows."""
-        if self._kept is None and 4 * len(self) * self.dim <= IN_MEMORY:
-            self._kept = torch.cat([self._read(b) for b in self._positions()]) if len(self) else torch.zeros(0, self.dim)
-        if self._kept is not None:
-            return self._kept[torch.as_tensor(index)]
+        if self.in_memory is None and 4 * len(self) * self.dim <= IN_MEMORY:
+            self.in_memory = torch.cat([self._read(b) for b in self._positions()]) if len(self) else torch.zeros(0, self.dim)
+        if self.in_memory is not None:
+            return self.in_memory[torch.as_tensor(index)]
         index = np.asarray(index)
         order = np.argsort(index, kind="stable")  # a memory map is read in its own order
         return self._read(index[order])[torch.from_numpy(np.argsort(order, kind="stable"))]
@@ -98,10 +98,10 @@ class Matrix:
         for b in self._positions():
             moments.add(self._read(b))
         self.mean, self.std = moments.mean.float(), moments.std(ddof=1).float().clamp(min=1e-8)
-        self._kept = None
+        self.in_memory = None
 
     def scale_like(self, other: Matrix) -> None:
-        self.mean, self.std, self._kept = other.mean, other.std, None
+        self.mean, self.std, self.in_memory = other.mean, other.std, None
 
 
 def global_features(features: FeatureSet, readout: str) -> np.ndarray:
@@ -199,7 +199,7 @@ def features_of(context: Context[TaskFields], data: ClassificationSet) -> Featur
     return context.features(data.images, layers=layers_of(context.card, context.backbone))
 
 
-def _own_validation(context: Context[ProbeCard], notes: dict[str, object]) -> ClassificationSet | None:
+def own_validation(context: Context[ProbeCard], notes: dict[str, object]) -> ClassificationSet | None:
     """The published validation set the card names; None where it is to be carved out of training.
 
     Hub copies often lack the list: a card that names no hub source for it is carved there, and the notes say so.
@@ -292,7 +292,7 @@ def load_parts(context: Context[ProbeCard], choices: bool, more: bool = False) -
     train, test = read_classification(card.train, context.data), read_classification(card.data, context.data, context.limit)
     _same_classes(card.name, train, test, "test")
     notes: dict[str, object] = {}
-    own = _own_validation(context, notes) if choices else None
+    own = own_validation(context, notes) if choices else None
     if own is not None:
         _same_classes(card.name, train, own, "validation")
     leaked = _leaks(context, train, test, own, notes)

@@ -26,8 +26,8 @@ HISTORY = 8  # pairs L-BFGS remembers
 ROUGH = 1e-5  # tolerance of the first solutions, which are in single precision
 STALL = 10  # iterations without gain after which a problem is left where float32 has brought it
 REFRESH = 20  # iterations after which the preconditioner is that of the point reached
-_LOGITS = 1 << 21  # numbers of logits held at once
-_STACK = 1 << 28  # numbers of weights and history held at once; longer paths are solved in pieces
+LOGITS = 1 << 21  # numbers of logits held at once
+STACK = 1 << 28  # numbers of weights and history held at once; longer paths are solved in pieces
 
 
 @dataclass
@@ -44,7 +44,7 @@ class PathFit:
         """Predicted class [N, P] for every strength."""
         d, k, p = self.weight.shape
         weight, bias = self.weight.reshape(d, -1).to(device), self.bias.to(device)
-        size = min(BLOCK, max(64, _LOGITS // (k * p)))
+        size = min(BLOCK, max(64, LOGITS // (k * p)))
         return np.concatenate([((b.to(device) @ weight).view(-1, k, p) + bias).argmax(1).cpu().numpy() for b in x.blocks(size)])
 
     def logits(self, x: Matrix, at: int, device: torch.device) -> Tensor:
@@ -105,7 +105,7 @@ def _evaluate(rows: _Rows, w: Tensor, b: Tensor, ridge: Tensor, curvature: bool 
     value = torch.zeros(p, dtype=torch.float64, device=w.device)
     gw, gb = torch.zeros_like(flat), torch.zeros_like(b)
     diagonal = torch.zeros(r + 1, k * p, dtype=w.dtype, device=w.device) if curvature else torch.empty(0)
-    for z, y in rows.blocks(max(64, _LOGITS // (k * p))):
+    for z, y in rows.blocks(max(64, LOGITS // (k * p))):
         logits = (z @ flat).view(len(z), k, p) + b
         logits -= logits.amax(1, keepdim=True)
         value -= logits[torch.arange(len(z), device=z.device), y].double().sum(0)
@@ -274,7 +274,7 @@ def solve_path(
         device = torch.device("cpu")
     rows = _Rows(parts, device)
     r, k, p = len(rows.values), classes, len(values)
-    per_stack = max(1, _STACK // (max(r, 1) * k * (2 * HISTORY + 8)))
+    per_stack = max(1, STACK // (max(r, 1) * k * (2 * HISTORY + 8)))
     w, b = torch.zeros(r, k, p, device=device), torch.zeros(k, p, device=device)
     iterations, converged = np.zeros(p, int), np.zeros(p, bool)
     with progress.stage("logistic regression", p, "C") as bar:

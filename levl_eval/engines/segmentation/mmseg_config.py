@@ -144,7 +144,7 @@ def _head(card: MMSegCard, width: int, index: int) -> Config:
 def _from_config(card: MMSegCard, backbone: Backbone) -> Plan:
     where = card.config or f"{card.name}: field `config_text`"
     tree = config_value(card)
-    if not card._trusted:
+    if not card.trusted:
         check_config(tree, where)
     value = cast("Config", tree)  # literals of Python
 

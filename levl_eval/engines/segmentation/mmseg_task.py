@@ -109,7 +109,11 @@ def _train_and_score(
     places = mmseg_parts.Places(len(learn), first * plan.batch_size, plan.steps * plan.batch_size, seed)
     judge = mmseg_parts.TaskImages(test, plan.test_pipeline, seed)
     started = time.monotonic()
-    with _quiet(), no_imports_by_name(card._trusted), context.progress.stage(f"{card.name} head", plan.steps, "step") as stage:
+    with (
+        quiet_libraries(),
+        no_imports_by_name(card.trusted),
+        context.progress.stage(f"{card.name} head", plan.steps, "step") as stage,
+    ):
         stage.done = first
         shown = [test.images.ids[i] for i in spread(len(test.images), 6)]
         metric = mmseg_parts.PerImage(ignore_index=mmseg_parts.VOID, iou_metrics=["mIoU"])
@@ -128,7 +132,7 @@ def _train_and_score(
         runner.train()
     seconds = {"head": time.monotonic() - started}
     started = time.monotonic()
-    with _quiet(), no_imports_by_name(card._trusted):
+    with quiet_libraries(), no_imports_by_name(card.trusted):
         official = runner.test()
     seconds["scores"] = time.monotonic() - started
     keep_predictions(work, card, test, {name: metric.kept[name] for name in shown})
@@ -178,7 +182,7 @@ def _on_device(wrapper: Config, device: torch.device) -> tuple[Config, str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keeps mmengine's and mmseg's talk about themselves out of a run's table (its log is in the work folder), and errors to a line."""
     from levl_eval.engines.segmentation.mmseg_parts import by_itself
 

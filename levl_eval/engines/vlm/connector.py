@@ -71,7 +71,7 @@ def _mlp(dim: int, width: int) -> list[nn.Module]:
     return [nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width)]
 
 
-def _unshuffle(x: Tensor, grid: tuple[int, int], d: int) -> Tensor:
+def unshuffle(x: Tensor, grid: tuple[int, int], d: int) -> Tensor:
     """[B, h*w, D] -> [B, h/d * w/d, d*d*D]: each token holds a d x d square of patches, row by row."""
     b, _, dim = x.shape
     x = x.view(b, grid[0] // d, d, grid[1] // d, d, dim)
@@ -118,7 +118,7 @@ class Connector(nn.Module):
         x = (patches - self.mean) / self.std
         if self.spec.kind == "unshuffle_mlp":
             assert self.grid is not None
-            x = _unshuffle(x, self.grid, self.spec.downsample)
+            x = unshuffle(x, self.grid, self.spec.downsample)
         out: Tensor = self.map(x) * self.scale * 4.0  # a default-initialised last layer gives outputs of about a quarter
         return out
 

@@ -260,7 +260,8 @@ def _mme(questions: Sequence[Question], scores: np.ndarray, images: np.ndarray) 
     counts[np.arange(k), where] = np.stack([right, asked, (right == asked).astype(float), np.ones(k)], -1)
 
     def of(c: np.ndarray) -> np.ndarray:
-        return (_ratio(c[..., 0], c[..., 1]) + _ratio(c[..., 2], c[..., 3])) / 2
+        points: np.ndarray = (_ratio(c[..., 0], c[..., 1]) + _ratio(c[..., 2], c[..., 3])) / 2
+        return points
 
     out = {"accuracy_plus": mean_estimate((right == asked).astype(float))}
     for s, name in enumerate(names):

@@ -36,8 +36,10 @@ def test_initial_weights():
 def test_the_incomplete_last_batch_is_left_out(monkeypatch, drop, batches):
     tokens = np.random.default_rng(0).normal(size=(10, 3, 4)).astype(np.float32)
     seen = []
-    read = attentive._tokens
-    monkeypatch.setattr(attentive, "_tokens", lambda array, rows, device: (seen.append(len(rows)), read(array, rows, device))[1])
+    read = attentive.tokens_at
+    monkeypatch.setattr(
+        attentive, "tokens_at", lambda array, rows, device: (seen.append(len(rows)), read(array, rows, device))[1]
+    )
     card = task_card("attentive", {"epochs": "1", "batch_size": "4", "drop_last": drop})
     head = attentive.AttentiveHead(4, 3, 2, 1.0)
     data = attentive.TrainingTokens([tokens], np.arange(10), np.arange(10) % 3)
@@ -67,7 +69,7 @@ def test_random_crops_are_resized_bilinearly(words, wanted):
     parts = types.SimpleNamespace(train=types.SimpleNamespace(data=types.SimpleNamespace(images=images)))
     original, attentive.cropped = attentive.cropped, lambda images, *more: images
     try:
-        attentive._training_tokens(context, parts)
+        attentive.training_tokens(context, parts)
     finally:
         attentive.cropped = original
     assert [(p.resize, p.interpolation) for p in asked] == [("squash", wanted)]

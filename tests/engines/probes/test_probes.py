@@ -36,7 +36,7 @@ def test_matrix_in_memory_and_in_blocks_are_the_same_numbers(monkeypatch):
     picked = np.array([5, 0, 3])
     a = kept.take(picked)
     monkeypatch.setattr(common, "IN_MEMORY", 0)
-    assert torch.equal(a, read.take(picked)) and kept._kept is not None and read._kept is None
+    assert torch.equal(a, read.take(picked)) and kept.in_memory is not None and read.in_memory is None
     full = torch.nn.functional.normalize(torch.from_numpy(x[rows].astype(np.float32)), dim=-1)
     assert torch.allclose(torch.cat(list(read.blocks(4))), (full - full.mean(0)) / full.std(0), atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_every_head_reads_what_does_not_fit_in_blocks(monkeypatch):
         matrix = Matrix(stored)
         matrix.fit_scale()
         run(matrix)
-        assert 0 < stored.most <= 16384 and matrix._kept is None, name
+        assert 0 < stored.most <= 16384 and matrix.in_memory is None, name
         return stored.most
 
     most = {
@@ -147,8 +147,8 @@ def test_the_path_in_pieces_in_blocks_and_warm_started_gives_the_same(monkeypatc
     x, y = clouds(200, 6, 3, 1.0)
     strengths = [1e-4, 1e-2, 1, 10, 100, 1000]
     whole = solve_path([(Matrix(x), y)], 3, strengths, CPU, tolerance=1e-6)
-    monkeypatch.setattr(module, "_STACK", 6 * 3 * 24 * 2)
-    monkeypatch.setattr(module, "_LOGITS", 64)
+    monkeypatch.setattr(module, "STACK", 6 * 3 * 24 * 2)
+    monkeypatch.setattr(module, "LOGITS", 64)
     monkeypatch.setattr(module, "IN_MEMORY", 0)
     pieces = solve_path([(Matrix(x[:120]), y[:120]), (Matrix(x[120:]), y[120:])], 3, strengths, CPU, tolerance=1e-6)
     for i in range(6):
@@ -363,7 +363,7 @@ def test_backgrounds_drops_are_paired(context, world):
         np.mean([s.score for s in out.samples])
     )
     assert backgrounds.foreground("00_dog/fg_n02_12_bg_n03_4.JPEG") == backgrounds.foreground("00_dog/n02_12.JPEG")
-    unpaired = backgrounds._drop(np.ones(4), np.zeros(3), list("abcd"), list("abc"))
+    unpaired = backgrounds.drop_estimate(np.ones(4), np.zeros(3), list("abcd"), list("abc"))
     assert unpaired.method.startswith("two samples")
     with pytest.raises(UsageError, match="only_fg"):
         backgrounds.run(context(task_card("imagenet9", {"variants": "[original, only_fg]"}), nano))

@@ -97,7 +97,7 @@ def test_a_validation_list_that_is_missing_leaks_or_is_all_of_training(context, 
     with pytest.raises(UsageError, match=r"images_variant_val\.txt: cannot be read.*validation=\{share: 0\.1\}"):
         path.run(context(card, nano, planes))
     notes = {}
-    assert common._own_validation(context(card, nano, "hub"), notes) is None and "carved" in notes["validation"]
+    assert common.own_validation(context(card, nano, "hub"), notes) is None and "carved" in notes["validation"]
 
 
 def test_few_shot_takes_each_number_of_shots_or_what_a_class_has(context, tmp_path, monkeypatch):

@@ -239,9 +239,9 @@ def test_configs_that_are_none(world, tmp_path):
 
 
 def test_what_does_not_fit(world, tmp_path):
-    from levl_eval.engines.segmentation.mmseg_task import _quiet, run
+    from levl_eval.engines.segmentation.mmseg_task import quiet_libraries, run
 
-    with pytest.raises(LevlError, match=r"^a\.png: broken$"), _quiet():  # as a loader's process tells it
+    with pytest.raises(LevlError, match=r"^a\.png: broken$"), quiet_libraries():  # as a loader's process tells it
         raise LevlError(
             "Caught LevlError in DataLoader worker process 0.\nTraceback:\n  x\nlevl_eval.errors.LevlError: a.png: broken\n"
         )

@@ -147,7 +147,7 @@ def test_every_connector_learns_and_gives_word_sized_tokens(llama, tmp_path, spe
 
 def test_unshuffle_joins_neighbours():
     x = torch.arange(16.0).view(1, 16, 1)
-    assert connectors._unshuffle(x, (4, 4), 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert connectors.unshuffle(x, (4, 4), 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
     with pytest.raises(UsageError, match="connector.downsample"):
         Connector(ConnectorSpec(kind="unshuffle_mlp"), 5, 7, 1.0, (3, 3))
 
