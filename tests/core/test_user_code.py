@@ -50,9 +50,9 @@ def module(tmp_path, monkeypatch):
         ({"factory": "return )"}, 14, "SyntaxError"),
     ],
 )
-def test_a_factory_that_fails_is_told_with_file_and_line(module, parts, line, words, capsys):
+def test_a_factory_that_fails_is_told_with_file_and_line(module, world, parts, line, words, capsys):
     path = module(**parts)
-    assert main(["run", "--backbone", "py:mine_enc:factory", "--tasks", "knn", "--quiet"]) == 2
+    assert main(["run", "--backbone", "py:mine_enc:factory", "--tasks", "knn", "--data", str(world), "--quiet"]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and f"{path}, line {line})" in told and words in told
 

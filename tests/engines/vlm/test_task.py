@@ -161,7 +161,7 @@ def test_what_is_wrong_with_one_task_is_one_line_and_the_other_is_done(world, ll
             assert records[1].status == "failed", records[1].reason
         else:
             assert records[1].status == "done" and records[1].metrics["accuracy"].n, records[1].reason
-        reason = records[0].reason.replace(str(tmp_path), "")  # as long as it is
+        reason = re.sub(r"/\S+/", "", records[0].reason)  # folders are as long as they are
         assert records[0].status == "failed" and "\n" not in reason and len(reason) < 400
         return records[0].reason
 
