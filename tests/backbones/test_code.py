@@ -112,6 +112,7 @@ def test_tokenizers_are_told_apart_by_what_they_do():
     assert a != b and a == tokenizer_digest(words("u", "a")) and tokenizer_digest(None) == ""
 
 
+@pytest.mark.slow
 def test_readout_and_length_of_a_text_side_are_parts(checkpoints):
     one = load_backbone(str(checkpoints["clip"]))
     parts = one.text_parts()

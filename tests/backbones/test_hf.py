@@ -56,6 +56,7 @@ def reference(name: str, model, x: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return out.pooler_output, patches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_architecture_is_transformers_own(name, tmp_path, monkeypatch):
     model = save(name, hub_folder(tmp_path, "someone/model"))

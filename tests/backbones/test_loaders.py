@@ -96,6 +96,7 @@ def test_random_is_seeded_and_nano_is_the_shipped_architecture():
     assert a.grid == (8, 8) and a.dim == 192 and not a.has_text
 
 
+@pytest.mark.slow
 def test_timm_tokens_without_prefix_and_other_sizes():
     b = load_backbone("random:vit_tiny_patch16_224")
     x = torch.randn(1, 3, 224, 224)

@@ -131,6 +131,7 @@ def test_trust_lets_a_config_of_a_record_name_what_it_wants():
     assert "_trusted" not in card.model_dump() and not parse_card(card.model_dump(), "t").trusted
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_by_name_while_a_foreign_config_runs():
     pytest.importorskip("mmseg")
     from mmengine.registry import MODELS

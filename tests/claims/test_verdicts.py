@@ -60,6 +60,7 @@ def test_the_verdict_is_what_the_interval_says(run):
         assert (j.verdict == "supported") == (low > 0) and (j.verdict == "contradicted") == (high < 0)
 
 
+@pytest.mark.slow
 def test_all_must_hold_or_any(run):
     folder = run(one=0.7, two=0.55, three=0.85)
     roles = {"roles": {"a": "", "b": "", "c": ""}, "against": ["b", "c"]}

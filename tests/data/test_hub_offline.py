@@ -78,6 +78,7 @@ def fill(cache, owner):
     cached(cache, f"{owner}/POPE", {"default": {"test": pope_rows()}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("owner", ["lmms-lab-encoder", "lmms-lab"])
 def test_gqa_vqav2_and_pope_from_card_to_record(owner, cache, tmp_path):
     fill(cache, owner)

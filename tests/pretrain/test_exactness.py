@@ -146,6 +146,7 @@ def test_siglip_in_blocks_is_the_whole_matrix_with_its_gradients(block):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_clip_gradients_and_initial_scales():
     v, t = _z(6, 4), _z(6, 4, seed=1)
     log = torch.tensor(math.log(7.0), dtype=torch.float64, requires_grad=True)
@@ -317,6 +318,7 @@ def test_the_base_size_is_the_published_configuration():
     assert c.augmentation == "standard" and parse_config([]).augmentation == "crop"  # scenes' captions say left and right
 
 
+@pytest.mark.slow
 def test_sigreg_through_a_compiler_is_sigreg():
     """The functional forms that torch.compile turns into fused GPU kernels, here through the graph capture alone."""
     z, a = _z(37, 9), F.normalize(_z(9, 70, seed=1).detach(), dim=0)

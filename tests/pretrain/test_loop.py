@@ -59,6 +59,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(tmp_path, numb
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_nan_stops_before_the_weights_are_touched(tmp_path):
     t = _trainer(tmp_path, "steps=3", "objective=clip", "save_every=1")
     t.model.train()
@@ -75,6 +76,7 @@ def test_nan_stops_before_the_weights_are_touched(tmp_path):
         t.train_step()
 
 
+@pytest.mark.slow
 def test_a_diverging_loss_stops_the_run_and_names_the_checkpoint(tmp_path):
     t = _trainer(tmp_path, "steps=12", "objective=siglip", "save_every=2", "max_loss_growth=3")
     whole = t.train_step
@@ -90,6 +92,7 @@ def test_a_diverging_loss_stops_the_run_and_names_the_checkpoint(tmp_path):
     assert read(tmp_path / "a" / "ckpt.pt")["step"] >= 2
 
 
+@pytest.mark.slow
 def test_diagnostics_of_a_run(tmp_path):
     t = _trainer(tmp_path, "steps=2", "diagnose_every=1", "diagnose_images=40")
     before = [b.clone() for b in t.model.buffers()]
@@ -146,6 +149,7 @@ def test_the_probe_reads_class_folders(tmp_path):
         _trainer(tmp_path, "steps=1", f"probe={tmp_path}", out="b")
 
 
+@pytest.mark.slow
 def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
     _trainer(tmp_path, "steps=1", "objective=clip").run()
     before = (tmp_path / "a" / "config.yaml").read_text()

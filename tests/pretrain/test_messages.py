@@ -26,6 +26,7 @@ def _trainer(tmp_path, *words, out="a"):
     return Trainer(parse_config([f"out={tmp_path / out}", *SMALL, *words]), Progress(), tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_first_lines_outlook_and_history(tmp_path, capsys):
     with on_stderr():
         t = _trainer(tmp_path, "steps=14", "diagnose_every=5")
@@ -79,6 +80,7 @@ def test_durations_read_well():
     assert [duration(s) for s in (5, 200, 7300, 400_000)] == ["5 s", "3 min", "2.0 h", "4.6 days"]
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_left_out_without_waiting_for_the_device(tmp_path):
     """As on a GPU: weights stay, and what happened is told with the log, at its own step."""
     t = _trainer(tmp_path, "steps=9", "objective=clip", "log_every=4", "diagnose_every=100")
@@ -98,6 +100,7 @@ def test_an_update_that_is_not_finite_is_left_out_without_waiting_for_the_device
     assert not (tmp_path / "a" / "ckpt.pt").exists()
 
 
+@pytest.mark.slow
 def test_deferred_checks_change_no_number(tmp_path):
     for out, deferred in (("a", False), ("b", True)):
         t = _trainer(tmp_path, "steps=6", "log_every=3", "diagnose_every=100", out=out)
@@ -125,6 +128,7 @@ class _Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["levljepa", "levljepa_plus", "clip", "siglip"])
 def test_no_step_waits_for_the_device(tmp_path, objective):
     t = _trainer(tmp_path, f"objective={objective}", "local_views=1", "batch_size=16", "text_buckets=2")

@@ -42,6 +42,7 @@ def _lines(tmp_path, out="a"):
     return [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_readout_is_measured_with_its_interval(tmp_path, folder):
     t = _trainer(tmp_path, f"probe={folder}")
     found = t.diagnose()
@@ -75,6 +76,7 @@ def test_names_of_readouts_are_those_of_the_evaluator(checkpoints):
     )
 
 
+@pytest.mark.slow
 def test_an_attentive_probe_learns_and_leaves_the_run_as_it_is(tmp_path, folder):
     _trainer(tmp_path, "dropout=0.1", out="plain").run()
     t = _trainer(tmp_path, "dropout=0.1", f"probe={folder}", "attentive_every=1")
@@ -92,6 +94,7 @@ def test_an_attentive_probe_learns_and_leaves_the_run_as_it_is(tmp_path, folder)
         parse_config(["attentive_every=1"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_the_same_attentive_probe(tmp_path, folder):
     words = [f"probe={folder}", "attentive_every=2", "save_every=3"]
     _trainer(tmp_path, *words, out="whole").run()
@@ -109,6 +112,7 @@ def test_an_interrupted_run_has_the_same_attentive_probe(tmp_path, folder):
     assert _lines(tmp_path, "whole")[-1]["probe_attentive"] == _lines(tmp_path, "part")[-1]["probe_attentive"]
 
 
+@pytest.mark.slow
 def test_neighbours_are_drawn(tmp_path, folder):
     t = _trainer(tmp_path, f"probe={folder}", "neighbours=2", "steps=3")
     t.run()

@@ -53,6 +53,7 @@ def source(tmp_path):
     return _csv(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("augmentation=standard",)])
 def test_images_replaced_under_equal_size_and_time_are_noticed(tmp_path, source, words):
     config = _config(source, *words)
@@ -66,6 +67,7 @@ def test_images_replaced_under_equal_size_and_time_are_noticed(tmp_path, source,
     assert _means(_open(config, tmp_path)) == list(range(100, 116))
 
 
+@pytest.mark.slow
 def test_everything_that_moves_a_pool_moves_its_key(tmp_path, source):
     first = _open(_config(source), tmp_path)
     made = {first.sha256}

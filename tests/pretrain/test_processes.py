@@ -176,6 +176,7 @@ def test_torchrun_on_two_nodes_begins_and_accelerate_on_one_goes_on(tmp_path):
     assert len(_losses(tmp_path, "levljepa")) == 5
 
 
+@pytest.mark.slow
 def test_precision_follows_the_device_and_stays(tmp_path, monkeypatch):
     words = [w for w in _words(tmp_path, "clip") if not w.startswith("precision")] + ["steps=1", "accumulate=1"]
     monkeypatch.setattr(processes, "has_bfloat16", lambda device: False)
@@ -203,6 +204,7 @@ def test_trackers_that_are_not_there_are_one_line(tmp_path, monkeypatch):
         Trainer(parse_config([*words, "trackers=[wandb]"]), Progress(quiet=True), tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_tracker_receives_what_the_metrics_file_says(tmp_path):
     from accelerate.tracking import GeneralTracker
 

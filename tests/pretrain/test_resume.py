@@ -30,6 +30,7 @@ def _run(tmp_path, *words, out="a"):
     return trainer
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_and_says_where(tmp_path, capsys):
     _run(tmp_path, "steps=3", "objective=clip")
     assert "resuming" not in capsys.readouterr().err
@@ -37,6 +38,7 @@ def test_the_same_command_resumes_and_says_where(tmp_path, capsys):
     assert "ckpt.pt: resuming at step 3 of 3 (finished; extend_to=STEPS trains on)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_starting_anew_needs_an_empty_folder(tmp_path):
     (tmp_path / "a").mkdir()
     _run(tmp_path, "steps=1", "objective=clip", "resume=false")

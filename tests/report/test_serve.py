@@ -89,6 +89,7 @@ def test_a_damaged_record_is_told_and_the_rest_shown(server, tmp_path):
     assert status == 200 and "random-nano" in text and "zz.json" in text
 
 
+@pytest.mark.slow
 def test_tables_that_are_read_back_keep_the_order_of_the_run(run, tmp_path, capsys):
     run("siglip-nano", "clip-nano", "random-nano")
     assert Live([tmp_path / "run"]).results().backbones == ["siglip-nano", "clip-nano", "random-nano"]

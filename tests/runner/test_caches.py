@@ -168,6 +168,7 @@ def llama(tmp_path_factory):
     return make("llama", tmp_path_factory.mktemp("llama"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["flipped", "cut", "empty", "junk"])
 def test_connectors_and_their_states(how, llama, tmp_path, monkeypatch):
     def run(heard):
@@ -250,6 +251,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.02, 0.11, 0.23, 0.37])
 def test_a_writer_killed_with_9_leaves_nothing_that_counts(after, tmp_path):
     root = Path(__file__).parents[2]

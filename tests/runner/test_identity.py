@@ -267,6 +267,7 @@ def test_a_backbone_is_remembered_by_its_files_and_built_only_when_needed(checkp
 # ---- what is read back
 
 
+@pytest.mark.slow
 def test_a_record_is_taken_only_whole(run, tmp_path):
     a = paint(tmp_path / "a")
     (record,) = run(a / "train", a / "test")

@@ -47,6 +47,7 @@ def first(world, checkpoints, tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_every_task_gives_a_record_but_zero_shot_of_a_blind_reader(first):
     root, code = first
     records = read_records(root / "a")
@@ -123,6 +124,7 @@ def test_samples_say_what_was_asked_and_answered(first):
     assert r.data["version"].startswith("own files") and r.environment["packages"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_bad_image_or_mask_fails_its_task_alone(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "w"

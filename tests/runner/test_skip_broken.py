@@ -56,6 +56,7 @@ def break_gqa(data):
     return file, rows, broken, images
 
 
+@pytest.mark.slow
 def test_broken_images_and_long_questions_are_failed_rows(data, llm, tmp_path):
     file, rows, broken, images = break_gqa(data)
     long = next(k for k, q in rows.items() if q["imageId"] == images[2])
@@ -127,6 +128,7 @@ def test_a_long_question_is_named_and_a_record_with_one_is_not_taken_where_none_
     assert refused.status == "failed" and f"question {long} needs " in refused.reason
 
 
+@pytest.mark.slow
 def test_without_anything_broken_the_option_changes_nothing(data, tmp_path):
     plain, allowed = (
         evaluate(

@@ -60,6 +60,7 @@ def test_every_question_is_answered_by_reading_the_description(style):
     assert len(groups) > 20 and min(groups.values()) > 10, groups
 
 
+@pytest.mark.slow
 def test_a_scene_gets_eight_to_fourteen_different_questions():
     numbers: Counter[int] = Counter()
     for _, questions in asked(2):
@@ -96,6 +97,7 @@ def test_choices_do_not_tell_by_their_order():
         assert 0.40 < first[group] / first["n " + group] < 0.60, group
 
 
+@pytest.mark.slow
 def test_the_place_alone_does_not_answer_existence():
     """Guessing the commoner answer of (place, category) must leave most questions open."""
     table: dict[tuple[str, str], Counter[str]] = {}

@@ -133,6 +133,7 @@ def test_looking_at_a_whole_world_reads_few_of_its_files(copied, monkeypatch):
     assert manifest.damage(copied, full=True) == "" and len(read) > 100
 
 
+@pytest.mark.slow
 def test_what_is_not_ours_is_never_touched(zero, copied, tmp_path):
     mine = tmp_path / "mine"
     (mine / "gqa").mkdir(parents=True)
@@ -171,6 +172,7 @@ def test_the_command_says_what_it_did(tmp_path, capsys, monkeypatch):
     assert cli.main(["data", "make", "scenes", "--out", str(tmp_path / "x")]) == 2
 
 
+@pytest.mark.slow
 def test_the_caches_world_has_its_version_in_its_name_and_is_one_of_its_kinds(tmp_path, monkeypatch):
     from levl_eval.scenes import VERSION, export
 

@@ -285,6 +285,7 @@ def test_every_head_on_the_world_reads_features_made_once(context):
         attentive.run(context(task_card("attentive", {"heads": "7"}), nano))
 
 
+@pytest.mark.slow
 def test_the_class_token_is_read_where_the_encoder_pools_otherwise(context):
     from tests.backbones.test_layers import tiny_vit
 
@@ -326,6 +327,7 @@ def test_few_shot_draws_differ_and_repeat(context):
     assert (path.draw(labels, 3, 0, 1) != path.draw(labels, 3, 0, 2)).any()
 
 
+@pytest.mark.slow
 def test_leakage_is_found_by_content_and_reported(context, world, tmp_path):
     import shutil
 
@@ -341,6 +343,7 @@ def test_leakage_is_found_by_content_and_reported(context, world, tmp_path):
     assert "leakage" not in clean.notes and "top1_unleaked" not in clean.metrics
 
 
+@pytest.mark.slow
 def test_classes_of_one_image_are_told(context, world, tmp_path):
     import shutil
 

@@ -190,6 +190,7 @@ custom_hooks = [dict(type="EMAHook")]
 """
 
 
+@pytest.mark.slow
 def test_a_users_mmseg_config(world, tmp_path):
     from levl_eval.cards import parse_card, protocol_hash, protocol_of
     from levl_eval.engines.segmentation.mmseg_task import run

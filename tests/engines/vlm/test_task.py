@@ -65,6 +65,7 @@ def test_pope_with_every_floor(world, llm, cache, tmp_path):
     assert again == record
 
 
+@pytest.mark.slow
 def test_killed_while_answering_only_the_rest_is_asked(world, llm, cache, tmp_path, monkeypatch):
     whole = go(world, llm, tmp_path / "a", cache, "gqa")
     assert whole.status == "done", whole.reason
@@ -146,6 +147,7 @@ def test_in_bfloat16_the_flip_rate_is_recorded(world, llm, cache, tmp_path, monk
     assert "flip_rate" not in plain.notes and plain.protocol_hash != record.protocol_hash
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_one_task_is_one_line_and_the_other_is_done(world, llm, cache, tmp_path):
     """Every bad input of a question task by the run itself: the record says what and what to do; nothing of the rest is lost."""
     data = tmp_path / "data"
