@@ -15,7 +15,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.data.classification import class_folders, place
-from levl_eval.data.entries import spread
+from levl_eval.data.entries import spread_over_classes
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import fingerprint_contents, fingerprint_text
 from levl_eval.data.types import ClassificationSet, ImageSet
@@ -31,7 +31,7 @@ def array_set(
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise UsageError(f"{source}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes; download it again")
-    rows = spread(labels, limit)
+    rows = spread_over_classes(labels, limit)
     at = {f"{i:06d}": i for i in rows}
 
     ids = tuple(at)

@@ -15,7 +15,7 @@ from levl_eval.data.types import ClassificationSet
 Entry = tuple[str, Path, int]  # id, file, class
 
 
-def spread(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
+def spread_over_classes(labels: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
     """Positions of at most ``limit`` items, taken from all classes in turn, in their old order."""
     if limit is None or limit >= len(labels):
         return list(range(len(labels)))
@@ -52,7 +52,7 @@ def labelled_set(
     """Entries as a set. Raises UsageError for an empty one, an id given twice, or images that are missing."""
     if len(classes) < 2:
         raise UsageError(f"{source}: holds {len(classes)} classes; at least 2 are needed")
-    kept = [entries[i] for i in spread([e[2] for e in entries], limit)]
+    kept = [entries[i] for i in spread_over_classes([e[2] for e in entries], limit)]
     at = {e[0]: e for e in kept}
     if len(at) < len(kept):
         ids = [e[0] for e in kept]

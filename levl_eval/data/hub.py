@@ -19,7 +19,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
-from levl_eval.data.entries import checked_labels, spread
+from levl_eval.data.entries import checked_labels, spread_over_classes
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, unique_ids
 from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_tables import load_split
@@ -228,7 +228,7 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
         lacking = "class-label" if label is None else "image"
         raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
     labels = checked_labels(table[label], len(table.features[label].names), f"{spec.hub.repo} ({spec.hub.split})")
-    rows = {f"{i:08d}": i for i in spread(labels, limit)}
+    rows = {f"{i:08d}": i for i in spread_over_classes(labels, limit)}
     images = _images(table, image, rows, spec)
     kept = labels[[rows[i] for i in images.ids]]
     classes, spoken = tuple(table.features[label].names), ()

@@ -6,12 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def effective_rank(z: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of mean-centred embeddings [N, d] (docs/paper.md)."""
-    s = torch.linalg.svdvals((z - z.mean(0)).double())
-    p = s / s.sum().clamp_min(1e-30)
-    return float(torch.exp(-(p * torch.log(p + 1e-7)).sum()))
+from levl_eval.models.spectrum import effective_rank
 
 
 def projections(z: Tensor, directions: int = 64) -> tuple[float, float]:

@@ -55,7 +55,7 @@ def split_weights(samples: Sequence[Sample]) -> np.ndarray:
     return len(splits) / (len(names) * counts[index])
 
 
-def class_counts(samples: Sequence[Sample], classes: int) -> np.ndarray:
+def counts_of_samples(samples: Sequence[Sample], classes: int) -> np.ndarray:
     """Per-image counts of segmentation samples as [N, C, 3]: intersection, target, prediction."""
     out = np.zeros((len(samples), classes, 3))
     for i, s in enumerate(samples):
@@ -68,7 +68,7 @@ def _classes(samples: Sequence[Sample]) -> int:
     return 1 + max((int(k) for s in samples for k in object_at(s.meta, "counts")), default=0)
 
 
-def mean_iou_of(sums: np.ndarray) -> np.ndarray:
+def mean_iou_over_seeds(sums: np.ndarray) -> np.ndarray:
     """[..., S, C, 3] -> mean over seeds of the mean IoU [...]."""
     out: np.ndarray = statistics_from_counts(sums)["mean_iou"].mean(-1)
     return out
@@ -76,7 +76,7 @@ def mean_iou_of(sums: np.ndarray) -> np.ndarray:
 
 def _difference_of_iou(sums: np.ndarray) -> np.ndarray:
     """[..., 2, S, C, 3] sums of both sides -> difference [...]."""
-    iou = mean_iou_of(sums)
+    iou = mean_iou_over_seeds(sums)
     out: np.ndarray = iou[..., 0] - iou[..., 1]
     return out
 
@@ -115,7 +115,7 @@ class Paired:
     def values(self) -> tuple[float, float]:
         """The metric of both sides over the common items, mean over seeds."""
         if self.counted:
-            return float(mean_iou_of(self.a.sum(1))), float(mean_iou_of(self.b.sum(1)))
+            return float(mean_iou_over_seeds(self.a.sum(1))), float(mean_iou_over_seeds(self.b.sum(1)))
         return float(self.a.mean()), float(self.b.mean())
 
     def difference(self, draws: int = DRAWS) -> Estimate:
@@ -129,7 +129,7 @@ class Paired:
     def test(self, draws: int = 10_000) -> PValue:
         """p-value of the difference by swapping the sides of whole images."""
         if self.counted:
-            return swap_test(self.a.swapaxes(0, 1), self.b.swapaxes(0, 1), mean_iou_of, draws=draws)
+            return swap_test(self.a.swapaxes(0, 1), self.b.swapaxes(0, 1), mean_iou_over_seeds, draws=draws)
         return sign_flip_test(self.a.mean(0) - self.b.mean(0), self.images, draws=draws)
 
 
@@ -160,7 +160,7 @@ def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]
     images = np.array([s.image_id for s in rows[0][0]])
     if first.main_metric == "mean_iou" and "counts" in rows[0][0][0].meta:
         classes = max(_classes(r) for side in rows for r in side)
-        arrays = [np.stack([class_counts(r, classes) for r in side]) for side in rows]
+        arrays = [np.stack([counts_of_samples(r, classes) for r in side]) for side in rows]
     else:
         weights = split_weights(rows[0][0])
         arrays = [np.array([[s.score for s in r] for r in side], float) * weights for side in rows]

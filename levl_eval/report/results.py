@@ -20,7 +20,7 @@ from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate, within
 from levl_eval.records import Record
 from levl_eval.report.labels import label_columns
-from levl_eval.report.paired import Paired, Samples, load_samples, mean_iou_of, pair
+from levl_eval.report.paired import Paired, Samples, load_samples, mean_iou_over_seeds, pair
 from levl_eval.report.provenance import data_words, marks
 from levl_eval.report.reading import read_directories
 from levl_eval.report.reference import is_baseline, reference_of, resolve_reference
@@ -307,7 +307,7 @@ class Results:
         if both is None:
             return None
         if both.counted:
-            estimate = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_of)
+            estimate = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_over_seeds)
         else:
             estimate = mean_estimate(both.a.mean(0), both.images, bounds=row.kind.bounds)
         return estimate.model_copy(update={"method": f"mean of {len(both.seeds)} seeds: {estimate.method}"})

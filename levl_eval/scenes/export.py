@@ -268,7 +268,7 @@ def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: Map
         for name, text in _annotations(part, n, seed):
             atomic_write(out / name, text)
             files.append(_listed(name, text.encode()))
-    manifest.finish(out, wanted, files)
+    manifest.mark_complete(out, wanted, files)
 
 
 def world_counts(scale: float = 1.0, counts: dict[str, int] | None = None) -> dict[str, int]:

@@ -145,7 +145,7 @@ def begin(out: Path) -> None:
         raise UsageError(f"{e.filename or out}: cannot be removed ({e.strerror}); choose another folder") from e
 
 
-def finish(out: Path, manifest: Mapping[str, object], files: Iterable[tuple[str, int, str]]) -> None:
+def mark_complete(out: Path, manifest: Mapping[str, object], files: Iterable[tuple[str, int, str]]) -> None:
     """Write the list of files and, last, the manifest."""
     listing: Listing = {name: [size, sha256] for name, size, sha256 in sorted(files)}
     atomic_write(out / FILES, json.dumps(listing, indent=0) + "\n")

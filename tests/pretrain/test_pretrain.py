@@ -21,10 +21,10 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.models.checkpoints import export, load_model, read, save
 from levl_eval.models.config import parse_config
+from levl_eval.models.spectrum import effective_rank
 from levl_eval.models.towers import text_tower
 from levl_eval.pretrain import SIGReg, objectives
 from levl_eval.pretrain.cli import main
-from levl_eval.pretrain.diagnostics import effective_rank
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.schedule import learning_rate
 

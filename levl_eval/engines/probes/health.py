@@ -22,16 +22,10 @@ from torch import Tensor
 from levl_eval.data.images import fingerprint_text
 from levl_eval.data.types import ImageSet
 from levl_eval.models.sigreg import SIGReg
+from levl_eval.models.spectrum import effective_rank
 
 NEAR = 0.9999  # cosine from which two features count as near duplicates
 BLOCK = 1024
-
-
-def effective_rank(x: Tensor) -> float:
-    """exp(-sum p log(p + 1e-7)) with p the normalised singular values of the mean-centred [N, D]."""
-    values = torch.linalg.svdvals((x - x.mean(0)).double())
-    p = values / values.sum().clamp(min=1e-30)
-    return float(torch.exp(-(p * torch.log(p + 1e-7)).sum()))
 
 
 def epps_pulley(x: Tensor, slices: int = 1024, seed: int = 0) -> tuple[float, float]:

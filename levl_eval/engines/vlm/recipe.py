@@ -19,7 +19,7 @@ from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
 from levl_eval.engines.vlm.packing import Item, make_items
 from levl_eval.engines.vlm.prompts import asks_by_template, make_prompt
-from levl_eval.engines.vlm.tokens import check_layer, layers_of
+from levl_eval.engines.vlm.tokens import check_layer, layers_of_connector
 from levl_eval.engines.vlm.training import ConnectorTraining, connector_key, multiplies_in_bf16, train
 from levl_eval.features.store import FORMAT, FeatureSet, FeatureStore
 
@@ -43,7 +43,7 @@ class VQAResources:
 
     def features(self, images: ImageSet, spec: ConnectorSpec) -> FeatureSet:
         """The tokens of the wanted layer, from the store; several processes fill it together."""
-        return counted_features(self, images, layers=layers_of(spec))
+        return counted_features(self, images, layers=layers_of_connector(spec))
 
 
 def questions(kept: RunCache, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:

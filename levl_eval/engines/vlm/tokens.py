@@ -14,7 +14,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.features.store import FeatureSet
 
 
-def layers_of(spec: ConnectorSpec) -> list[int] | None:
+def layers_of_connector(spec: ConnectorSpec) -> list[int] | None:
     """The block to read as the feature store wants it, or None for the encoder's own output."""
     return None if spec.layer == "last" else [spec.layer]
 
@@ -30,7 +30,7 @@ def check_layer(backbone: Backbone, spec: ConnectorSpec) -> None:
 
 def encode_tokens(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Tensor:
     """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store."""
-    layers = layers_of(spec)
+    layers = layers_of_connector(spec)
     with torch.inference_mode():
         features = backbone.encode(images) if layers is None else backbone.encode_layers(images, layers)
     cls = features.pooled[:, None].float()

@@ -12,7 +12,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import UsageError
 from levl_eval.data.check import check
-from levl_eval.data.entries import spread
+from levl_eval.data.entries import spread_over_classes
 from levl_eval.data.readers import read_classification
 
 
@@ -177,7 +177,7 @@ def test_label_files(tmp_path):
 
 
 def test_limit_takes_from_all_classes_in_turn():
-    assert spread([0, 0, 0, 1, 1, 2], 4) == [0, 1, 3, 5] and spread([1, 0], None) == [0, 1]
+    assert spread_over_classes([0, 0, 0, 1, 1, 2], 4) == [0, 1, 3, 5] and spread_over_classes([1, 0], None) == [0, 1]
 
 
 def test_a_head_takes_a_sets_fields_and_its_own_card_wins(tmp_path):
