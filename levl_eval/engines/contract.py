@@ -61,11 +61,11 @@ TOGETHER = frozenset(
 
 
 class StopAfterFeatures(Exception):
-    """A process that came to help with a piece's features has done so (Context.ready)."""
+    """A process that came to help with a job's features has done so (Context.ready)."""
 
 
 class RunCache:
-    """What pieces of a run need alike, read once: question sets, and the language model they are put to."""
+    """What jobs of a run need alike, read once: question sets, and the language model they are put to."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[object, object]] = {}
@@ -119,7 +119,7 @@ def counted_features(
 
 @dataclass
 class Context(Generic[Card]):
-    """One piece of work for an engine: this card, on this backbone, with this seed."""
+    """One job for an engine: this card, on this backbone, with this seed."""
 
     card: Card  # the resolved task card (cards.VQACard, ...); recipes are already embedded
     backbone: Backbone
@@ -132,10 +132,10 @@ class Context(Generic[Card]):
     llm: str = "scenes-lm"  # name of a shipped model, hub name or directory
     batch_size: int = 64  # images a batch through the encoder
     progress: Progress = field(default_factory=Progress)
-    helping: bool = False  # another process has this piece; we only take part in the making of its features
-    work: Path | None = None  # this piece's own folder below --out, for what lets a killed training go on
-    kept: RunCache = field(default_factory=RunCache)  # what this run's pieces share
-    # For Outcome.cache. Of this piece of work alone: a copy of the context for another card counts from 0.
+    helping: bool = False  # another process has this job; we only take part in the making of its features
+    work: Path | None = None  # this job's own folder below --out, for what lets a killed training go on
+    kept: RunCache = field(default_factory=RunCache)  # what this run's jobs share
+    # For Outcome.cache. Of this job alone: a copy of the context for another card counts from 0.
     counts: dict[str, int] = field(init=False, default_factory=lambda: {"feature_hits": 0, "feature_misses": 0})
 
     def features(

@@ -99,7 +99,7 @@ def local_datasets(folder: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_process() -> Iterator[None]:
-    """lmms-eval shares documents over the processes of a launch; here each process has its own piece of the run."""
+    """lmms-eval shares documents over the processes of a launch; here each process has its own job of the run."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     kept = {n: os.environ.pop(n) for n in names if n in os.environ}
     try:
