@@ -9,9 +9,23 @@ import sys
 from levl_eval.cards.registry import ROOMS
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
+from levl_eval.core.json_types import Json
 from levl_eval.core.registry import SHIPPED
 from levl_eval.core.terminal import columns, print_rows, yaml_text
 from levl_eval.core.text import json_text, printable
+
+MASKS = ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation")  # layouts of masks
+OF_MASKS: dict[str, Json] = {"ignore_index": 255, "reduce_zero_label": False}  # fields of masks alone, with their defaults
+
+
+def without_idle_fields(value: Json) -> Json:
+    """A card as it is shown: data that are no masks without what only masks have. Left out are defaults, so it reads back the same."""
+    if isinstance(value, list):
+        return [without_idle_fields(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    idle = OF_MASKS if isinstance(value.get("layout"), str) and value["layout"] not in MASKS else {}
+    return {k: without_idle_fields(v) for k, v in value.items() if k not in idle or v != idle[k]}
 
 
 def add(commands: Commands) -> None:
@@ -79,7 +93,8 @@ def _show(args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import any_card, kinds_of
 
     card = any_card(args.name)
-    print(json_text(plain(card)) if args.json else yaml_text(plain(card), columns()))
+    content = without_idle_fields(plain(card))
+    print(json_text(content) if args.json else yaml_text(content, columns()))
     for other in kinds_of(args.name)[1:]:
         print(f"there is also `levl-eval show {other}/{args.name}`", file=sys.stderr)
     return 0
