@@ -54,3 +54,16 @@ def test_sources_are_written_out():
     files = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".yaml", ".md", ".csv", ".j2")]
     wrong = [str(p) for p in files if re.search(r"PAPER \d|DESIGN\.md|FAULTS\.md|shared/", p.read_text(encoding="utf-8"))]
     assert wrong == []
+
+
+def test_the_house_names_what_is_there():
+    """Files, and what stands in them, of the page that walks through the code."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    wrong = []
+    for path, names in re.findall(r"`([a-z_/]+\.py)(?::([\w.]+))?`", text):
+        file = next((f for f in (ROOT / "levl_eval" / path, ROOT / path) if f.is_file()), None)
+        source = file.read_text(encoding="utf-8") if file is not None else ""
+        parts = names.split(".") if names else []
+        if file is None or not all(re.search(rf"\b(?:def|class) {part}\b|^{part}\b", source, re.M) for part in parts):
+            wrong.append(f"{path}:{names}")
+    assert wrong == []
