@@ -53,7 +53,14 @@ def timm_features(model: TimmModel, images: Tensor) -> Features:
     tokens = model.forward_features(images)
     if not isinstance(tokens, Tensor) or tokens.ndim not in (3, 4):
         raise LevlError("this timm model gives no one set of tokens (several scales or branches); take another")
-    pooled = model.forward_head(tokens, pre_logits=True)
+    if getattr(getattr(model, "encoder", None), "merger", None) is not None:  # Qwen3's
+        raise LevlError(
+            "this timm model gives tokens merged for a language model, four patches in one; take the variant without merging"
+        )
+    classes = getattr(model, "cls_token", None)
+    if tokens.ndim == 3 and isinstance(classes, Tensor) and tokens.shape[1] == classes.shape[1]:  # PiT
+        raise LevlError("this timm model gives its class token alone, no patch tokens; take another")
+    pooled = _pooled(model, tokens)
     if tokens.ndim == 4:  # a convolutional or hierarchical model's map
         feature_map = as_map(model, tokens)
         grid, patches = (feature_map.shape[2], feature_map.shape[3]), feature_map.flatten(2).transpose(1, 2)
@@ -64,6 +71,16 @@ def timm_features(model: TimmModel, images: Tensor) -> Features:
     if pooled.ndim == tokens.ndim and pooled.shape[1:] == tokens.shape[1:]:  # made for dense tasks alone: nothing is pooled
         return Features(patches.mean(1), patches, grid)
     return Features(pooled.flatten(1), patches, grid)
+
+
+def _pooled(model: TimmModel, tokens: Tensor) -> Tensor:
+    """What the model's own head pools. Raises LevlError for an encoder of a larger model, which has no such head."""
+    try:
+        return model.forward_head(tokens, pre_logits=True)
+    except (NotImplementedError, TypeError) as e:
+        if isinstance(e, TypeError) and "pre_logits" not in str(e):
+            raise
+        raise LevlError("this timm model is the encoder of a larger one and pools nothing; take another") from e
 
 
 def timm_blocks(model: object, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:

@@ -11,8 +11,9 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.timm import timm_features
 from levl_eval.cards import BackboneCard
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.models.checkpoints import export, load_model
 from levl_eval.runner.backbones import BackboneHandle
@@ -129,6 +130,48 @@ def test_a_norm_of_a_heads_hidden_layer_is_not_the_tokens():
 def test_a_timm_model_without_one_grid_is_one_line():
     with pytest.raises(UsageError, match="random:crossvit_9_240: this timm model gives no one set of tokens"):
         load_backbone("random:crossvit_9_240")
+
+
+@pytest.mark.slow
+def test_a_timm_model_that_gives_its_class_token_alone_is_refused():
+    """PiT: its class token would have been taken for a grid of one patch."""
+    with pytest.raises(UsageError, match="random:pit_ti_224: this timm model gives its class token alone"):
+        load_backbone("random:pit_ti_224")
+
+
+class Encoder(torch.nn.Module):
+    """As timm's encoders of larger models are: tokens, and no head, or none that knows ``pre_logits``."""
+
+    num_features, num_prefix_tokens = 8, 0
+
+    def __init__(self, head):
+        super().__init__()
+        self.forward_head = head
+
+    def forward_features(self, x):
+        return torch.zeros(len(x), 4, 8)
+
+
+def _no_head(tokens, pre_logits=False):
+    raise NotImplementedError("does not support classification use cases")
+
+
+def _other_fault(tokens, pre_logits=False):
+    return tokens + None
+
+
+def test_an_encoder_without_a_head_is_refused_and_other_faults_are_told_as_such():
+    x = torch.zeros(1, 3, 32, 32)
+    for head in (_no_head, lambda tokens: tokens):
+        with pytest.raises(LevlError, match="the encoder of a larger one and pools nothing"):
+            timm_features(Encoder(head), x)
+    with pytest.raises(TypeError, match="NoneType"):
+        timm_features(Encoder(_other_fault), x)
+    merging = Encoder(_no_head)
+    merging.encoder = torch.nn.Module()
+    merging.encoder.merger = torch.nn.Linear(1, 1)
+    with pytest.raises(LevlError, match="merged for a language model"):
+        timm_features(merging, x)
 
 
 def _processor(kind, path, size, **more):
