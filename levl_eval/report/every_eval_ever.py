@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
 from levl_eval import __version__
-from levl_eval.core.files import atomic_write, sha256_file
+from levl_eval.core.files import atomic_path, atomic_write, sha256_file
 from levl_eval.core.hashing import digest
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, read_samples
@@ -125,7 +124,7 @@ def aggregate(record: Record, repo: str | None, organisation: str, samples: dict
 
 
 def instance(record: Record, repo: str | None, sample: Sample) -> dict[str, object]:
-    """One sample as a line of the instance-level file."""
+    """One scored sample as a line of the instance-level file."""
     question = str(sample.meta.get("question", sample.image_id))
     return {
         "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, repo), "model_id": model_id(record, repo), "evaluation_name": record.task,
@@ -135,27 +134,27 @@ def instance(record: Record, repo: str | None, sample: Sample) -> dict[str, obje
         "answer_attribution": [
             {"turn_idx": 0, "source": "output.raw", "extracted_value": sample.prediction, "extraction_method": "custom", "is_terminal": True}
         ],
-        "evaluation": {"score": sample.score if sample.score is not None else 0.0, "is_correct": sample.score == 1.0},
+        "evaluation": {"score": sample.score, "is_correct": sample.score == 1.0},
         "error": None if sample.status == "ok" else sample.status,
         "metadata": _texts({"image_id": sample.image_id, **{k: v for k, v in sample.meta.items() if k not in ("question", "counts")}}),
     }  # fmt: skip
 
 
 def write(record: Record, folder: Path, repo: str | None, organisation: str) -> Path:
-    """Write a record's two files below ``folder``/data/TASK/DEVELOPER/MODEL and return the aggregate's path. Raises UsageError for damaged samples."""
+    """Write a record's two files below ``folder``/data/TASK/DEVELOPER/MODEL and return the aggregate's path.
+
+    Samples without a score (of sets without public answers) are left out. Raises UsageError for damaged samples.
+    """
     developer, model = model_id(record, repo).split("/", 1)
     name = str(uuid5(NAMESPACE_URL, f"levl-eval/{record.identity_hash or record.key}"))
     home = folder / "data" / _slug(record.task) / _slug(developer) / _slug(model)
     rows = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal rows
-        for sample in read_samples(record.home, record):
-            rows += 1
-            yield json.dumps(instance(record, repo, sample), ensure_ascii=False)
-
     details = home / f"{name}_samples.jsonl"
-    atomic_write(details, "".join(f"{line}\n" for line in lines()))
+    with atomic_path(details) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as f:
+        for sample in read_samples(record.home, record):
+            if sample.score is not None:  # the form wants a number, and none is not nought
+                f.write(json.dumps(instance(record, repo, sample), ensure_ascii=False) + "\n")
+                rows += 1
     reference: dict[str, object] = {
         "format": "jsonl", "file_path": details.name, "hash_algorithm": "sha256", "checksum": sha256_file(details), "total_rows": rows,
     }  # fmt: skip

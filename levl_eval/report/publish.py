@@ -143,7 +143,7 @@ def _index_entry(results: Results, row: Row, name: str) -> EvalResult:
         task_type=TASK_TYPES.get(record.engine, CLASSIFICATION), task_name=row.title, dataset_type=row.task, dataset_split=split,
         dataset_name=published_set(record) or f"{row.task} ({split})", metric_type=row.metric, metric_name=row.metric,
         metric_value=round(kind.factor * estimate.value, 4), metric_args={**ends, "confidence": 0.95} if len(ends) == 2 else None,
-        source_name=_measured_by(record), source_url="https://arxiv.org/abs/2607.00784",
+        metric_config=_measured_by(record),
     )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def section(results: Results, name: str) -> str:
     data = [f"- {markdown_text(row.title)}: {markdown_text(row.data)}" for row in _cells(results, name)]
     weights = _cells(results, name)[0].cells[name].any.weights
     about = (
-        f"Measured frozen with [levl-eval](https://arxiv.org/abs/2607.00784) {__version__}; weights {weights[:12]}. Values in percent where the metric is a "
+        f"Measured frozen with levl-eval {__version__}; weights {weights[:12]}. Values in percent where the metric is a "
         "fraction; intervals over test images; a protocol's hash names every choice that can move a number."
     )
     return "\n".join(["## Evaluation", "", about, "", *lines, "", "Data:", "", *data, ""])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Lock
 from urllib.parse import urlsplit
 
 from levl_eval.core.errors import LevlError, UsageError
@@ -62,6 +63,7 @@ class Live:
         if missing:
             raise UsageError(f"{missing[0]}: no such directory; give the --out of a run")
         self.folders, self.reference = list(folders), reference
+        self._lock = Lock()  # requests come in threads; tables keep what they have computed
         self._seen: list[tuple[str, int, int]] | None = None
         self._results: Results | None = None
 
@@ -86,6 +88,20 @@ class Live:
 
     def page(self) -> str:
         """HTML of the table, what has failed, and what has begun."""
+        with self._lock:
+            return self._page()
+
+    def csv(self) -> str:
+        """The long table."""
+        with self._lock:
+            return to_csv(rows(self.results()))
+
+    def json(self) -> str:
+        """The wide table."""
+        with self._lock:
+            return json_text(as_json(self.results())) + "\n"
+
+    def _page(self) -> str:
         results = self.results()
         begun = [(str(f), [(s.name, ago(s.quiet)) for s in started(f)]) for f in self.folders]
         done = sum(r.status == "done" for r in results.records)
@@ -121,9 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             if page == "/":
                 self._answer(HTTPStatus.OK, "text/html", self.server.live.page())
             elif page == "/leaderboard.csv":
-                self._answer(HTTPStatus.OK, "text/csv", to_csv(rows(self.server.live.results())))
+                self._answer(HTTPStatus.OK, "text/csv", self.server.live.csv())
             elif page == "/leaderboard.json":
-                self._answer(HTTPStatus.OK, "application/json", json_text(as_json(self.server.live.results())) + "\n")
+                self._answer(HTTPStatus.OK, "application/json", self.server.live.json())
             else:
                 self._answer(HTTPStatus.NOT_FOUND, "text/plain", "There are /, /leaderboard.csv and /leaderboard.json.\n")
         except LevlError as e:

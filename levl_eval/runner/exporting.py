@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from levl_eval.cards import ProbeCard, ZeroShotCard
+from levl_eval.cards import AttentiveCard, ProbeCard, ZeroShotCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.runner.options import check_options
@@ -25,8 +25,8 @@ class ExportOptions:
     """What is exported.
 
     task: the name or file of a card whose head reads classified images; its test images, or with ``part`` "train" its training images.
-    images: a folder instead, searched through its subfolders; there are no labels then. readout: None takes the card's, else pooled;
-    "patches" gives [N, n, D] tokens. The rest as in ``evaluate``.
+    images: a folder instead, searched through its subfolders; there are no labels then. readout: None takes what the card's head
+    reads, else pooled; "patches" gives [N, n, D] tokens. limit: at most so many images of either part. The rest as in ``evaluate``.
     """
 
     task: str | None = None
@@ -50,8 +50,8 @@ def export_features(
     and class; safetensors the tensors features and labels, ids and classes as JSON in the metadata. Both hold what the numbers
     belong to under "levl_eval". Features come from the feature store, so that an encoder sees an image once.
 
-    Raises UsageError: neither a task nor a folder, a task whose head reads no classified images, a read-out the encoder has not, a
-    suffix that is none of the two; LevlError for images that cannot be read.
+    Raises UsageError: neither a task nor a folder, a task whose head reads no classified images, a suffix
+    that is none of the two, tokens in parquet; LevlError: a read-out the encoder has not, images that cannot be read.
     """
     from levl_eval import __version__
     from levl_eval.backbones import load_backbone
@@ -59,7 +59,7 @@ def export_features(
     from levl_eval.core.device import pick_device
     from levl_eval.core.paths import default_cache
     from levl_eval.data.fingerprints import fingerprint_of
-    from levl_eval.engines.probes.common import global_features
+    from levl_eval.engines.probes.common import blocks_to_read, global_features
     from levl_eval.features.export import FeatureTable, check_target, write_features
     from levl_eval.features.store import FeatureStore
 
@@ -67,15 +67,13 @@ def export_features(
     check_options(options.limit, options.batch_size, None)
     check_target(Path(out), options.readout == "patches")
     card, images, classified = _read(options, progress)
-    readout = str(options.readout or getattr(card, "readout", "pooled"))
+    own = "patches" if isinstance(card, AttentiveCard) else getattr(card, "readout", "pooled")  # what the card's head reads
+    readout = str(options.readout or own)
+    check_target(Path(out), readout == "patches")
     named = backbone_card(backbone)
     device = pick_device(options.device)
     encoder = load_backbone(named.uri, card=named).to(device)
-    if readout == "cls" and not encoder.class_token:
-        raise UsageError(f"--readout cls: {encoder.name} has no class token; take pooled or mean-patch")
-    layers = getattr(card, "layers", None)
-    if readout == "cls" and layers is None and encoder.class_token == "blocks":
-        layers = [-1]
+    layers = blocks_to_read(readout, getattr(card, "layers", None), encoder, "--readout")
     store = FeatureStore(default_cache() / "features")
     stored = store.get(encoder, images, device=device, batch_size=options.batch_size, progress=progress, layers=layers)
     values: np.ndarray = stored.patches if readout == "patches" else global_features(stored, readout)
@@ -115,5 +113,5 @@ def _read(
         raise UsageError(f"features export: {card.name}: trains nothing, so there is no training part; leave out --part")
     spec = card.train if options.part == "train" and isinstance(card, ProbeCard) else card.data
     data = data_folder(options.data, [card], [], default_cache(), progress)
-    classified = read_classification(spec, data, options.limit if options.part == "test" else None)
+    classified = read_classification(spec, data, options.limit)
     return card, classified.images, classified

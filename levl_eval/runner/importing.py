@@ -153,6 +153,11 @@ def _masks(card: SegmentationCard, folder: Path, data: str, limit: int | None, p
         raise UsageError(f"{folder}: task {card.name} takes a folder of masks, one an image and named as it is")
     test, files = read_segmentation(card.data, data, limit), mask_files(folder)
     stems = {Path(name).stem: name for name in test.images.ids}
+    if len(stems) < len(test.images):
+        twice = next(n for n in test.images.ids if stems[Path(n).stem] != n)
+        raise UsageError(
+            f"{folder}: {twice} and {stems[Path(twice).stem]} are two images of one file stem, which masks cannot tell apart"
+        )
     check_ids(list(files), list(stems), folder, "images")
     classes = len(test.classes)
     counts = np.zeros((len(test.images), classes, 3), np.int64)

@@ -14,6 +14,8 @@ import levl_eval
 from levl_eval.cli import main
 from levl_eval.core.files import sha256_file
 from levl_eval.core.progress import Progress
+from levl_eval.records import Sample, read_records
+from levl_eval.report import every_eval_ever
 
 # Required fields of Every Eval Ever's two schemas, 0.2.2, and the values their enumerations allow.
 AGGREGATE = {
@@ -62,6 +64,7 @@ def test_a_model_card_holds_the_numbers_as_the_hub_reads_them(run, tmp_path, cap
     assert name == "levljepa-nano" and {r.dataset_type for r in results} == {"knn", "ade20k"}
     assert {r.task_type for r in results} == {"image-classification", "image-segmentation"}
     for r in results:
+        assert r.metric_config.startswith("levl-eval ") and "protocol" in r.metric_config and r.source_url is None
         assert r.metric_args["low"] <= r.metric_value <= r.metric_args["high"]
         assert table is None or round(r.metric_value, 3) in set(table["value"].round(3))
     assert "majority" in card.content and "random-nano" in card.content and "| protocol |" in card.content
@@ -158,3 +161,13 @@ def test_nothing_is_uploaded_unless_asked_for(run, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", refused)
     words = ["publish", str(run), "--out", str(tmp_path / "p"), "--backbone", "levljepa-nano", "--push", "lab/model"]
     assert main(words) == 2 and "not uploaded (no token)" in capsys.readouterr().err
+
+
+def test_samples_without_a_score_are_not_published_as_wrong_ones(run, tmp_path, monkeypatch):
+    record = next(r for r in read_records(run) if r.task == "knn")
+    few = [Sample(id="a", image_id="a", prediction="x"), Sample(id="b", image_id="b", prediction="x", score=1.0)]
+    monkeypatch.setattr(every_eval_ever, "read_samples", lambda home, record: iter(few))
+    path = every_eval_ever.write(record, tmp_path, None, "lab")
+    about = json.loads(path.read_text())["detailed_evaluation_results"]
+    lines = (path.parent / about["file_path"]).read_text().splitlines()
+    assert about["total_rows"] == len(lines) == 1 and json.loads(lines[0])["sample_id"] == "b"

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import levl_eval
 from levl_eval.cli import main
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.runner.exporting import ExportOptions, export_features
 
@@ -73,7 +73,7 @@ def test_a_folder_as_safetensors_with_tokens(world, tmp_path, monkeypatch):
         ({}, "f.parquet", "either --task T or --images DIR"), ({"task": "knn", "images": "x"}, "f.parquet", "either --task"),
         ({"task": "knn"}, "f.csv", "ends in none of"), ({"task": "knn", "readout": "patches"}, "f.parquet", "patch tokens"),
         ({"task": "ade20k"}, "f.parquet", "reads no classified images"), ({"images": "nowhere"}, "f.parquet", "no such folder"),
-        ({"task": "zeroshot", "part": "train"}, "f.parquet", "trains nothing"), ({"task": "knm"}, "f.parquet", "knn"),
+        ({"task": "attentive"}, "f.parquet", "patch tokens"), ({"task": "zeroshot", "part": "train"}, "f.parquet", "trains nothing"), ({"task": "knm"}, "f.parquet", "knn"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_told_before_anything_is_computed(world, tmp_path, monkeypatch, options, out, message):
@@ -86,5 +86,13 @@ def test_what_cannot_be_exported_is_told_before_anything_is_computed(world, tmp_
 def test_a_class_token_that_is_not_there(world, tmp_path, monkeypatch):
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
     options = ExportOptions(task="knn", readout="cls", data=str(world))
-    with pytest.raises(UsageError, match="has no class token"):
+    with pytest.raises(LevlError, match="--readout: cls: .* has no class token"):
         export_features("random:convnext_atto", tmp_path / "f.parquet", options, QUIET)
+
+
+def test_an_attentive_heads_features_are_tokens_and_a_limit_holds_for_either_part(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    options = ExportOptions(task="attentive", data=str(world), part="train", limit=24)
+    with safe_open(export_features("random-nano", tmp_path / "f.safetensors", options, QUIET), "np") as f:
+        shape = f.get_tensor("features").shape
+        assert len(shape) == 3 and shape[0] == 24 == len(f.get_tensor("labels"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,14 @@ def test_another_file_is_another_record(world, tmp_path, monkeypatch):
         rows = [{"id": i, "prediction": k} for i in test.images.ids]
         keys.add(import_predictions(lines(tmp_path / "p.jsonl", rows), "linear", "same name", options, QUIET).key)
     assert len(keys) == 2
+
+
+def test_masks_of_two_images_with_one_stem_are_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    test = read_segmentation(task_card("ade20k").data, str(world))
+    images = replace(test.images, ids=("a/1.jpg", "b/1.jpg"))
+    monkeypatch.setattr("levl_eval.runner.importing.read_segmentation", lambda *a: replace(test, images=images))
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "masks" / "1.png")
+    with pytest.raises(UsageError, match=r"a/1\.jpg and b/1\.jpg are two images of one file stem"):
+        import_predictions(tmp_path / "masks", "ade20k", "p", ImportOptions(data=str(world), out=tmp_path / "run"), QUIET)

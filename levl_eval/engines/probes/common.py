@@ -186,11 +186,15 @@ def layers_of(card: TaskFields, backbone: Backbone) -> list[int] | None:
 
     Raises LevlError for ``readout: cls`` of an encoder without class token.
     """
-    layers = getattr(card, "layers", None)
-    if getattr(card, "readout", None) != "cls":
+    return blocks_to_read(getattr(card, "readout", ""), getattr(card, "layers", None), backbone, f"{card.name}: field `readout`")
+
+
+def blocks_to_read(readout: str, layers: list[int] | None, backbone: Backbone, where: str) -> list[int] | None:
+    """The same for a read-out by name; ``where`` begins the message. Raises LevlError for "cls" of an encoder without class token."""
+    if readout != "cls":
         return layers
     if not backbone.class_token:
-        raise LevlError(f"{card.name}: field `readout`: cls: {backbone.name} has no class token; take pooled or mean-patch")
+        raise LevlError(f"{where}: cls: {backbone.name} has no class token; take pooled or mean-patch")
     return [-1] if layers is None and backbone.class_token == "blocks" else layers
 
 
