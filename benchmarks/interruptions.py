@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import forked  # beside this file
+
 TINY = {
     "gqa/train": 24, "gqa/testdev": 12, "vqav2/train2014": 16, "vqav2/val2014": 12, "pope/val2014": 24, "ade20k/training": 24,
     "ade20k/validation": 12, "classification/train": 96, "classification/test": 48, "imagenet9/train": 18, "imagenet9/val": 18,
@@ -45,24 +47,15 @@ def words(world: Path, out: Path, backbones: str, tasks: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start(arguments: list[str], cache: Path, said: Path) -> int:
-    """Run a command in a forked process; its id. Output goes to the file ``said``."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        os.environ["LEVL_CACHE"] = str(cache)
-        with open(said, "w") as f:
-            os.dup2(f.fileno(), 1)
-            os.dup2(f.fileno(), 2)
+def start(arguments: list[str], cache: Path, output: Path) -> int:
+    """Run `levl-eval` in a forked process; its id. Its output goes to the file ``output``."""
+
+    def levl_eval() -> forked.Main:
         from levl_eval.cli import main
 
-        code = main(arguments)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+        return main
+
+    return forked.start(levl_eval, arguments, cache, output)
 
 
 def wait(pid: int, seconds: float | None = None) -> int | None:

@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import forked  # beside this file
+
 WORDS = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=64", "vision.depth=1", "text.depth=1", "vocab_size=400",
          "precision=fp32", "log_every=1", "save_every=3", "diagnose_every=10", "diagnose_images=16", "threads=1", "warmup=5", "accumulate=2",
          "dropout=0.1", "head_dropout=0.1", "augmentation=standard", "device=cpu", "workers=1", "keep=2"]  # fmt: skip
@@ -46,25 +48,15 @@ def shards(folder: Path) -> str:
     return f"wds:{folder}/*.tar"
 
 
-def start(words: list[str], cache: Path, said: Path) -> int:
+def start(words: list[str], cache: Path, output: Path) -> int:
     """Train in a forked process that leads a group of its own; its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        os.setsid()
-        os.environ["LEVL_CACHE"] = str(cache)
-        with open(said, "w") as f:
-            os.dup2(f.fileno(), 1)
-            os.dup2(f.fileno(), 2)
+
+    def levl_pretrain() -> forked.Main:
         from levl_eval.pretrain.cli import main
 
-        code = main(words)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+        return main
+
+    return forked.start(levl_pretrain, words, cache, output, own_group=True)
 
 
 def steps_of(out: Path) -> list[int]:
