@@ -55,8 +55,13 @@ class HubSource(StrictModel):
     questions: str | None = not_protocol(PLACE, None)  # configuration with questions or with everything
     images: str | None = not_protocol(PLACE, None)  # configuration with images, where they are apart
     split: str | None = not_protocol(PLACE, None)
-    revision: str | None = not_protocol(PLACE, None)
-    label: str | None = not_protocol(PLACE, None)  # column of the class, where it is not label, labels or fine_label
+    revision: str | None = not_protocol(PLACE, None)  # branch or commit: this one and no other
+    # The commit that the card was written against: read where it can be had, else another one, which is said (data/hub_tables.py).
+    pinned: str | None = not_protocol(PLACE, None)
+    files: str | None = not_protocol(PLACE, None)  # pattern of the split's files, where the repository's card does not list them
+    label: str | None = not_protocol(
+        PLACE, None
+    )  # column of the class, where it is not label, labels or fine_label; of the masks
 
 
 class DataSpec(StrictModel):

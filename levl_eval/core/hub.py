@@ -14,6 +14,8 @@ _OFFLINE = (
 )  # fmt: skip
 UNREACHED = "the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"
 
+UNKNOWN_REVISION = "has no such revision; correct `hub.revision`, or leave it out"
+
 
 @contextlib.contextmanager
 def hub(uri: str) -> Iterator[None]:
@@ -49,8 +51,8 @@ def hub_reason(error: BaseException) -> str:
         return f"has no such configuration: {_cut(str(chain[0]))}; correct `hub.questions` or `hub.images`"
     if "unknown split" in low or "bad split" in low:
         return f"has no such split: {_cut(str(chain[0]))}; correct `hub.split`"
-    if "RevisionNotFoundError" in names:
-        return "has no such revision; correct `hub.revision`, or leave it out"
+    if "RevisionNotFoundError" in names or ("DatasetNotFoundError" in names and low.startswith("revision ")):
+        return UNKNOWN_REVISION
     if "RepositoryNotFoundError" in names or (
         "DatasetNotFoundError" in names and "doesn't exist on the hub or cannot be accessed" in low
     ):

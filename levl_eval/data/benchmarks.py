@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
-from levl_eval.data.formats import HubVizWiz, LLaVA, ScienceQA, TextVQA, VizWiz, checked, majority, shown
+from levl_eval.data.formats import HubVizWiz, LLaVA, ScienceQA, TextVQA, Turn, VizWiz, checked, majority, shown
 from levl_eval.data.images import SUFFIXES, put_into, root_of, under
 from levl_eval.data.questions import About, Pool, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
@@ -131,7 +132,7 @@ def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """LLaVA's training files: an array (or JSON lines) of {id, image, conversations: [{from: human, value}, {from: gpt, value}, ...]}.
 
-    Every turn is a question of its own (turns of one image do not see each other here). Entries without a image are left out.
+    Every turn is a question of its own (turns of one image do not see each other here). Entries without an image are left out, and counted.
     """
     file = under(data, spec.questions)
     if file is None:
@@ -139,18 +140,29 @@ def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         patterns = [f"{spec.split}.json"] if spec.split else ["*.json"]
         file = first_of(root, patterns, "the conversation file", "get it from huggingface.co/liuhaotian, or set `questions`")
     folder = under(data, spec.images) or file.parent / "images"
-    questions = []
+    questions: list[Question] = []
+    left_out: Counter[str] = Counter()
     for number, q in stream_rows(file):
         e = checked(LLaVA, q, file, f"entry {number}")
         if e.image is None:
-            continue
-        turns = e.conversations
-        for k in range(0, len(turns) - 1, 2):
-            text, answer = turns[k].value.replace("<image>", "").strip(), turns[k + 1].value.strip()
-            if turns[k].speaker != "human" or turns[k + 1].speaker != "gpt" or not answer:
-                raise UsageError(
-                    f"{file}: entry {number}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt; correct the entry"
-                )
-            questions.append(Question(f"{number}/{k // 2}", e.image, text, answer, (), {}))
+            left_out[TEXT_ONLY] += 1
+        else:
+            questions += llava_turns(e.conversations, str(number), e.image, file, f"entry {number}")
     about = About("llava", spec.split, file, f"images are looked for in {folder}; set `images`", f"{len(questions)} turns")
-    return finish_questions(about, questions, lambda i: folder / i, spec, limit)
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit, left_out)
+
+
+TEXT_ONLY = "entries without an image"
+
+
+def llava_turns(turns: list[Turn], number: str, image: str, source: object, entry: str) -> list[Question]:
+    """The turns of a conversation as questions NUMBER/0, NUMBER/1, ... Raises UsageError: others than a human's followed by gpt's."""
+    out = []
+    for k in range(0, len(turns) - 1, 2):
+        text, answer = turns[k].value.replace("<image>", "").strip(), turns[k + 1].value.strip()
+        if turns[k].speaker != "human" or turns[k + 1].speaker != "gpt" or not answer:
+            raise UsageError(
+                f"{source}: {entry}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt; correct the entry"
+            )
+        out.append(Question(f"{number}/{k // 2}", image, text, answer, (), {}))
+    return out

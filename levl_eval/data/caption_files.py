@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +49,17 @@ class CocoCaption(Entry):
 
 
 def read_caption_file(
-    path: Path, image: str = "image", captions: Sequence[str] = ("caption",), split: str = "", delimiter: str | None = None
-) -> list[Caption]:
+    path: Path, image: str = "image", captions: Sequence[str] = ("caption",), split: str = "", delimiter: str | None = None,
+    left_out: Counter[str] | None = None,
+) -> list[Caption]:  # fmt: skip
     """The captions of a file in order; captions: names of the column, the first that the header has is read. split: "" or the column.
+    left_out: counts what the file holds besides (COCO's images without a caption).
 
     Raises UsageError naming file and line: no header, another number of fields, unclosed quotes, blanks, other encodings.
     """
     text = text_of(path, "save it as UTF-8 csv or tsv")
     if path.suffix.lower() == ".json":
-        return list(_coco(path))
+        return list(_coco(path, left_out))
     if path.suffix.lower() == ".token":
         return list(_token(path, text))
     mark = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
@@ -132,7 +135,7 @@ def _token(path: Path, text: str) -> Iterator[Caption]:
             yield Caption(match[1], match[3].strip(), number)
 
 
-def _coco(path: Path) -> Iterator[Caption]:
+def _coco(path: Path, left_out: Counter[str] | None = None) -> Iterator[Caption]:
     from levl_eval.data.questions import read_json
 
     raw = read_json(path)
@@ -152,6 +155,7 @@ def _coco(path: Path) -> Iterator[Caption]:
                 f"{path}: image {k}: file {shown(e.file_name)} is listed twice, under ids {files[e.file_name]} and {e.id}; keep one"
             )
         names[e.id], files[e.file_name] = e.file_name, e.id
+    bare = set(names)
     for k, one in enumerate(raw["annotations"], 1):
         c = checked(CocoCaption, one, path, f"annotation {k}")
         if c.image_id not in names:
@@ -159,4 +163,7 @@ def _coco(path: Path) -> Iterator[Caption]:
         if c.id is not None and c.id in ids:
             raise UsageError(f"{path}: annotation {k}: id {c.id} is listed twice; keep one")
         ids |= set() if c.id is None else {c.id}
+        bare.discard(c.image_id)
         yield Caption(names[c.image_id], c.caption, k)
+    if bare and left_out is not None:
+        left_out["images without a caption"] += len(bare)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.formats import Entry, MaybeText, Text, checked
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
 from levl_eval.data.questions import read_json
-from levl_eval.data.types import CaptionSet
+from levl_eval.data.types import CaptionSet, ImageSet
 
 
 class Sentence(Entry):
@@ -30,16 +32,22 @@ class KarpathyImage(Entry):
 
 
 def _finish(
-    spec: DataSpec, name: str, rows: list[tuple[str, Path, list[str]]], limit: int | None, source: Path, where: str
-) -> CaptionSet:
+    spec: DataSpec, name: str, rows: list[tuple[str, Path, list[str]]], limit: int | None, source: Path, where: str,
+    left_out: Mapping[str, int] | None = None,
+) -> CaptionSet:  # fmt: skip
     """(id, file, captions) an image as a set. Raises UsageError for an empty one, or an image without captions."""
     rows = rows[:limit] if limit is not None else rows
     at = {i: (p, c) for i, p, c in rows}
     empty = [i for i, _, c in rows if not c]
     if empty:
         raise UsageError(f"{source}: {len(empty)} images have no caption, first {empty[0]}; every image needs one")
-    images = image_set(at, lambda i: at[i][0], str(source), where, spec=spec)
-    captions = [(c, k) for k, i in enumerate(images.ids) for c in at[i][1]]
+    images = image_set(at, lambda i: at[i][0], str(source), where, left_out, spec)
+    return caption_set(spec, name, images, {i: c for i, (_, c) in at.items()})
+
+
+def caption_set(spec: DataSpec, name: str, images: ImageSet, of_image: Mapping[str, Sequence[str]]) -> CaptionSet:
+    """Images with their captions (id -> captions) as a set."""
+    captions = [(c, k) for k, i in enumerate(images.ids) for c in of_image[i]]
     digest = fingerprint_text(json.dumps([images.ids[k], c]) for c, k in captions)
     owner = np.array([k for _, k in captions], np.int64)
     return CaptionSet(name, spec.split, images, tuple(c for c, _ in captions), owner, digest)
@@ -103,7 +111,10 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
     path = under(data, spec.annotations)
     assert path is not None
     by_image: dict[str, list[str]] = {}
-    for c in read_caption_file(path, split="split" if spec.split and path.suffix.lower() in (".csv", ".tsv") else ""):
+    left_out: Counter[str] = Counter()
+    for c in read_caption_file(
+        path, split="split" if spec.split and path.suffix.lower() in (".csv", ".tsv") else "", left_out=left_out
+    ):
         if not c.split or c.split == spec.split:
             by_image.setdefault(c.image, []).append(c.caption.strip())
     if not by_image:
@@ -111,4 +122,4 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
     folder = under(data, spec.images) if spec.images else None
     bases = [folder] if folder else [path.parent, path.parent / "images"]
     rows = [(i, next((b / i for b in bases if os.path.exists(b / i)), bases[0] / i), c) for i, c in by_image.items()]
-    return _finish(spec, path.stem, rows, limit, path, "put the images there, or set `images` to their folder")
+    return _finish(spec, path.stem, rows, limit, path, "put the images there, or set `images` to their folder", left_out)

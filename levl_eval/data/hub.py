@@ -7,100 +7,26 @@ Schemas as published. A repository name may also be a local directory in the hub
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image
+from dataclasses import replace
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
-from levl_eval.data.benchmarks import mme_question, scienceqa_question, textvqa_question, vizwiz_question
+from levl_eval.core.errors import UsageError
+from levl_eval.data.benchmarks import TEXT_ONLY, llava_turns, mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.entries import checked_labels, spread_over_classes
-from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, checked, unique_ids
-from levl_eval.data.hub_contents import check_same_images, column_contents
-from levl_eval.data.hub_tables import load_split
-from levl_eval.data.images import fingerprint_contents, fingerprint_text
-from levl_eval.data.masks import LabelMap, MaskReader, stored_mask
+from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, unique_ids
+from levl_eval.data.hub_contents import check_same_images
+from levl_eval.data.hub_images import rows_with_image, source_of, table_images
+from levl_eval.data.hub_tables import HubTable, load_split
+from levl_eval.data.images import fingerprint_text
 from levl_eval.data.pope import pope_version
 from levl_eval.data.questions import Pool, gqa_question, limited, of_images
-from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, decoding, open_rgb, rules_of, to_rgb
-from levl_eval.data.segmentation import class_list
-from levl_eval.data.skipping import named, why_broken
-from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet, SegmentationSet
-
-
-def _need(spec: DataSpec) -> None:
-    if spec.hub is None:
-        raise UsageError(
-            f"--data hub: field `data.hub` is not set for layout {spec.layout}; give repo and split, or use --data DIR"
-        )
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' content is their pixels
-
-
-@dataclass(frozen=True)
-class TableOpener:
-    """id -> RGB image of a table's row, decoded as files are."""
-
-    table: Dataset
-    column: str
-    rows: dict[str, int]
-    source: str
-    rules: Rules = DEFAULT
-
-    def __post_init__(self) -> None:
-        import datasets
-
-        table = self.table.select_columns([self.column])  # a row of it is decoded without its other columns
-        if isinstance(table.features[self.column], datasets.Image):
-            table = table.cast_column(self.column, datasets.Image(decode=False))
-        object.__setattr__(self, "table", table)
-
-    def __call__(self, name: str) -> Image.Image:
-        cell, what = self.table[self.rows[name]][self.column], f"{self.source}: row {self.rows[name]} (image {name})"
-        if isinstance(cell, Image.Image):
-            return to_rgb(cell, what, self.rules)
-        if not cell or (cell.get("bytes") is None and not cell.get("path")):
-            raise LevlError(f"{what}: holds no image; correct or download the table again")
-        if cell.get("bytes") is not None:
-            return decode_rgb(cell["bytes"], what, self.rules)
-        return open_rgb(cell["path"], self.rules)
-
-
-def _images(
-    table: Dataset, column: str, rows: dict[str, int], spec: DataSpec, skipped: Mapping[str, str] | None = None
-) -> ImageSet:
-    """Images of a table by id, known by their encoded bytes (or pixels, for sets that are published as arrays)."""
-    assert spec.hub is not None
-
-    opener = TableOpener(table, column, rows, spec.hub.repo, rules_of(spec))
-    broken = dict(skipped or {})
-    if spec.skip_broken is not None:
-        broken |= {
-            n: why for n, r in rows.items() if (why := why_broken(partial(opener, n), f"{spec.hub.repo}: row {r} (image {n})"))
-        }
-        rows = {n: r for n, r in rows.items() if n not in broken}
-        if not rows:
-            raise UsageError(f"{spec.hub.repo}: none of its images can be used: {named(broken)}")
-    try:
-        contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
-    except LevlError as e:
-        raise LevlError(f"{spec.hub.repo}: {e}") from e
-    return ImageSet(tuple(rows), opener, fingerprint_contents(contents), spec.hub.repo, contents.__getitem__, whole, {}, broken)
+from levl_eval.data.types import ClassificationSet, Question, QuestionSet
 
 
 def _finish(
-    spec: DataSpec, questions: list[Question], table: Dataset, rows: dict[str, int], limit: int | None, version: str
+    spec: DataSpec, questions: list[Question], got: HubTable, rows: dict[str, int], limit: int | None, version: str
 ) -> QuestionSet:
-    """Questions over the images of ``table`` that they are about; rows: image id -> row."""
+    """Questions over the images of ``got`` that they are about; rows: image id -> row."""
     assert spec.hub is not None
     unique_ids((q.question_id for q in questions), spec.hub.repo)
     questions = limited(questions, limit)
@@ -111,7 +37,7 @@ def _finish(
     if missing and spec.skip_broken is None:
         raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {missing[0]}")
     skipped = dict.fromkeys(missing, "is missing")
-    images = _images(table, "image", {k: v for k, v in rows.items() if k in wanted}, spec, skipped)
+    images = table_images(got, "image", {k: v for k, v in rows.items() if k in wanted}, spec, skipped)
     return of_images(spec.layout, spec.split, questions, images, version)
 
 
@@ -120,7 +46,7 @@ _NEEDED = {
     "gqa": {"id", "imageId", "question", "answer"}, "vqav2": {"question_id", "image_id", "question", "answers"},
     "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
     "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
-    "mme": {"question_id", "question", "answer", "category"},
+    "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"},
 }  # fmt: skip
 
 
@@ -129,26 +55,42 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
 
     Raises UsageError where the hub cannot be reached, a column is missing, or a row does not fit.
     """
-    _need(spec)
-    assert spec.hub is not None
-    table, source = load_split(spec.hub, spec.hub.questions), spec.hub.repo
+    hub = source_of(spec)
+    got, source = load_split(hub, hub.questions), hub.repo
+    table = got.rows
     lacking = _NEEDED.get(spec.layout, set()) - set(table.column_names)
     if lacking or spec.layout not in _NEEDED:
         columns = ", ".join(sorted(table.column_names))
         raise UsageError(f"{source}: field {sorted(lacking or {spec.layout})[0]!r} is missing; its columns are {columns}")
     pool, rows = Pool(), {}
     text = table.remove_columns([c for c in ("image",) if c in table.column_names])
+    if spec.layout == "llava":
+        return _conversations(spec, got, limit)
     out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(text)]
     if spec.layout == "gqa":
-        images = load_split(spec.hub, spec.hub.images)
-        rows = {str(name): i for i, name in enumerate(images["id"])}
-        if len(rows) < len(images):
-            raise UsageError(f"{source}: {len(images) - len(rows)} image ids occur twice in {spec.hub.images}; correct the table")
+        images = load_split(hub, hub.images)
+        rows = {str(name): i for i, name in enumerate(images.rows["id"])}
+        if len(rows) < len(images.rows):
+            raise UsageError(f"{source}: {len(images.rows) - len(rows)} image ids occur twice in {hub.images}; correct the table")
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     for i, q in enumerate(out):
         rows.setdefault(q.image_id, i)
     check_same_images(table, "image", [q.image_id for q in out], source)
-    return _finish(spec, out, table, rows, limit, pope_version(out) if spec.layout == "pope" else f"{len(out)} questions")
+    return _finish(spec, out, got, rows, limit, pope_version(out) if spec.layout == "pope" else f"{len(out)} questions")
+
+
+def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> QuestionSet:
+    """A table in LLaVA's form (lmms-lab's LLaVA-NeXT-Data, LLaVA-ReCap): an image and its conversation a row; rows of text alone are left out."""
+    source, questions = source_of(spec).repo, []
+    there = rows_with_image(got.rows)
+    for row, cells in enumerate(got.rows.select_columns(["conversations"])):
+        if there[row]:
+            e = checked(LLaVA, cells, source, f"row {row}")
+            questions += llava_turns(e.conversations, str(row), f"{row:08d}", source, f"row {row}")
+    rows = {f"{row:08d}": row for row, is_there in enumerate(there) if is_there}
+    out = _finish(spec, questions, got, rows, limit, f"{len(questions)} turns")
+    bare = len(there) - sum(there)
+    return replace(out, images=replace(out.images, left_out={TEXT_ONLY: bare})) if bare else out
 
 
 def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, source: str) -> Question:
@@ -180,60 +122,24 @@ def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, sourc
     return mme_question(f"{m.question_id}/{row}", m.question_id, m.question, m.answer, m.category)
 
 
-def _ids(table: Dataset, limit: int | None) -> dict[str, int]:
-    return {f"{i:08d}": i for i in range(len(table) if limit is None else min(limit, len(table)))}
-
-
-def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
-    """A table of image and annotation (merve/scene_parse_150: 0 is void)."""
-    _need(spec)
-    assert spec.hub is not None
-    table = load_split(spec.hub, spec.hub.questions)
-    if "annotation" not in table.column_names:
-        raise UsageError(f"{spec.hub.repo}: field 'annotation' is missing; its columns are {', '.join(table.column_names)}")
-    rows = _ids(table, limit)
-    names, ids = (ADE20K_CLASSES, None) if spec.layout == "ade20k" and not spec.classes else class_list(spec, "", None)
-    labels, source = LabelMap(len(names), spec.ignore_index, spec.reduce_zero_label, ids), spec.hub.repo
-
-    def called(name: str) -> str:
-        return f"{source}: row {rows[name]}"
-
-    def stored(name: str) -> np.ndarray:
-        with decoding(called(name)):
-            cell = table[rows[name]]["annotation"]
-        if not isinstance(cell, Image.Image):
-            raise LevlError(f"{called(name)}: column 'annotation' holds no image; correct or download the table again")
-        return stored_mask(cell, called(name))
-
-    skipped: dict[str, str] = {}
-    if spec.skip_broken is not None:
-        skipped = {n: f"mask: {why}" for n in rows if (why := why_broken(partial(stored, n), called(n)))}
-    images = _images(table, "image", {n: r for n, r in rows.items() if n not in skipped}, spec, skipped)
-    contents, _ = column_contents(table, "annotation", {n: rows[n] for n in images.ids}, pixels=False)
-    return SegmentationSet(
-        spec.layout, spec.split, images, MaskReader(stored, called, labels), names, labels.void, fingerprint_contents(contents), None,
-        contents.__getitem__, labels.digest(),
-    )  # fmt: skip
-
-
 def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     """A table of image and a class-label column."""
-    _need(spec)
-    assert spec.hub is not None
-    table = load_split(spec.hub, spec.hub.questions)
-    named = (spec.hub.label,) if spec.hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
+    hub = source_of(spec)
+    got = load_split(hub, hub.questions)
+    table = got.rows
+    named = (hub.label,) if hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
     label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
     image = next((c for c in ("image", "img") if c in table.column_names), None)
     if label is None or image is None:
         lacking = "class-label" if label is None else "image"
-        raise UsageError(f"{spec.hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
-    labels = checked_labels(table[label], len(table.features[label].names), f"{spec.hub.repo} ({spec.hub.split})")
+        raise UsageError(f"{hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
+    labels = checked_labels(table[label], len(table.features[label].names), f"{hub.repo} ({hub.split})")
     rows = {f"{i:08d}": i for i in spread_over_classes(labels, limit)}
-    images = _images(table, image, rows, spec)
+    images = table_images(got, image, rows, spec)
     kept = labels[[rows[i] for i in images.ids]]
     classes, spoken = tuple(table.features[label].names), ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
         classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)
         spoken = tuple(c.replace("/", " ").replace("_", " ") for c in classes)
     digest = fingerprint_text([*classes, *map(str, kept)])
-    return ClassificationSet(spec.hub.repo, spec.split, images, kept, classes, digest, spoken)
+    return ClassificationSet(hub.repo, spec.split, images, kept, classes, digest, spoken)

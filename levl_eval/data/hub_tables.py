@@ -7,17 +7,19 @@ split are fetched and prepared. Without a network both kinds of cache are looked
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.hub import hub, hub_reason
+from levl_eval.core.hub import UNKNOWN_REVISION, UNREACHED, hub, hub_reason
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
-from levl_eval.data.places import moved_names
+from levl_eval.data.places import COMMIT, moved_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,18 +57,29 @@ def _kept(digest: str, parent: str | os.PathLike[str] | None = None) -> str:
     return str(Path(parent or datasets.config.HF_DATASETS_CACHE) / "local" / digest[:32])
 
 
-def load_split(source: HubSource, config: str | None) -> Dataset:
+@dataclass(frozen=True)
+class HubTable:
+    """A split that has been read. revision: the commit of the repository it is of; "" where none is known (a folder, a table prepared
+    from one). remark: what was read in place of the card's pin, and why; "" where that is what was read."""
+
+    rows: Dataset
+    revision: str = ""
+    remark: str = ""
+
+
+def load_split(source: HubSource, config: str | None) -> HubTable:
     """A configuration's split as a map-style table. Raises UsageError: what the hub refuses, or what its cache lacks, with the remedy."""
     if source.split is None:
         raise UsageError(f"--data hub: {source.repo}: field `hub.split` is not set; name one of its splits")
     here = Path(source.repo).expanduser()
     if here.is_dir():
         with hub(f"--data hub: {source.repo}"):
-            return _of_folder(here, config, source.split, local_cache(here))
+            patterns = None if source.files is None else [source.files]
+            return HubTable(_of_folder(here, config, source.split, local_cache(here), patterns))
     failures: list[tuple[str, Exception]] = []
     for repo in names_of(source.repo):
         try:
-            return table_of_repository(repo, config, source.split, source.revision)
+            return table_of_repository(repo, config, source)
         except Exception as e:  # whatever the libraries raise
             failures.append((repo, e))
     # Of two names one may not exist any more, or not be cached: what the other was refused for is what matters.
@@ -88,8 +101,9 @@ def names_of(repo: str) -> list[str]:
     return [*cached, *(n for n in names if n not in cached)]
 
 
-def cached_tables(repo: str, config: str | None = None, split: str | None = None) -> bool:
-    """Whether the cache of `datasets` holds tables of a repository (of a configuration, of a split)."""
+def cached_tables(repo: str, config: str | None = None, split: str | None = None) -> list[Path]:
+    """Folders of the cache of `datasets` with tables of a repository (of a configuration, of a split), the newest last. A folder is named by
+    the commit it was prepared from."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -97,45 +111,109 @@ def cached_tables(repo: str, config: str | None = None, split: str | None = None
     stem = camelcase_to_snakecase(name)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "___".join(p for p in (owner, stem) if p)
     wanted = "*" if split is None else f"{stem}-{_bare(split)}*.arrow"
-    return next(folder.glob(f"{config or '*'}/*/*/{wanted}"), None) is not None
+    return sorted({p.parent for p in folder.glob(f"{config or '*'}/*/*/{wanted}")}, key=lambda p: (p.stat().st_mtime, p))
 
 
-def cached_files(repo: str) -> bool:
-    """Whether the hub's own cache holds files of a repository."""
+def cached_files(repo: str) -> list[Path]:
+    """Snapshots of a repository in the hub's own cache: folders named by their commits, the newest last."""
     from huggingface_hub import constants
 
-    return any((Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots").glob("*/*"))
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
+    return sorted({p.parent for p in folder.glob("*/*")}, key=lambda p: (p.stat().st_mtime, p))
 
 
 def _bare(split: str) -> str:
     return split.split("[")[0]
 
 
-def table_of_repository(repo: str, config: str | None, split: str, revision: str | None) -> Dataset:
+def table_of_repository(repo: str, config: str | None, source: HubSource) -> HubTable:
+    """The split at the revision that the source names, or that its card was written against (``pinned``), or the newest.
+
+    A pin is a preference: where the hub has it no more, or cannot be reached and another revision is all that is cached, that one is
+    read, which the table's ``remark`` says. ``revision`` is none.
+    """
+    assert source.split is not None
+    wanted = source.revision or source.pinned
+    prepared = cached_tables(repo, config, source.split) if source.files is None else []
+    for folder in prepared:
+        if folder.name == wanted:
+            return HubTable(_prepared(folder, repo, source.split), folder.name)
+    if wanted is None and prepared:
+        return _by_datasets(repo, config, source.split, None)
+    try:
+        return _of_files(repo, config, source, wanted)
+    except Exception as e:
+        why = hub_reason(e)
+        if source.revision is not None or wanted is None or not why.startswith((UNREACHED, UNKNOWN_REVISION)):
+            raise
+        there = _another(repo, config, source, prepared)
+        if there is None:
+            raise
+        known = f"revision {there.revision[:12]}" if COMMIT.fullmatch(there.revision) else "a revision of unknown number"
+        lost = "which the hub has no more" if why.startswith(UNKNOWN_REVISION) else "which is not cached"
+        return replace(there, remark=f"{known} was read in place of the card's {wanted[:12]}, {lost}")
+
+
+def _another(repo: str, config: str | None, source: HubSource, prepared: list[Path]) -> HubTable | None:
+    """Whatever other revision of a repository can be read; None where there is none."""
+    assert source.split is not None
+    if prepared:
+        return HubTable(_prepared(prepared[-1], repo, source.split), prepared[-1].name)
+    with contextlib.suppress(Exception):
+        return _of_files(repo, config, source, None)
+    for snapshot in reversed(cached_files(repo)):
+        with contextlib.suppress(Exception):
+            return _of_files(repo, config, source, snapshot.name)
+    return None
+
+
+def _prepared(folder: Path, repo: str, split: str) -> Dataset:
+    """The split of tables that `datasets` has prepared in a folder of its cache (ROOT/OWNER___NAME/CONFIG/VERSION/COMMIT)."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    config, version, commit = folder.parts[-3:]
+    root = str(folder.parents[3])
+    name = folder.parts[-4].rpartition("___")[2]
+    return Cache(cache_dir=root, dataset_name=name, config_name=config, version=version, hash=commit, repo_id=repo).as_dataset(
+        split
+    )
+
+
+def _by_datasets(repo: str, config: str | None, split: str, revision: str | None) -> HubTable:
+    """As `datasets` finds it, which prepares all splits of a configuration where it has not yet."""
     import datasets
+
+    table = datasets.load_dataset(repo, config, split=split, revision=revision)
+    files = [Path(str(f["filename"])) for f in table.cache_files]
+    return HubTable(table, files[0].parent.name if files and COMMIT.fullmatch(files[0].parent.name) else "")
+
+
+def _of_files(repo: str, config: str | None, source: HubSource, revision: str | None) -> HubTable:
+    """The split from the repository's own files at a revision (None: the newest), fetched or from the hub's cache."""
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if cached_tables(repo, config, split):
-        return datasets.load_dataset(repo, config, split=split, revision=revision)
-    try:
-        readme = Path(hf_hub_download(repo, "README.md", repo_type="dataset", revision=revision))
-        patterns = _patterns(readme, repo, config, split)
-    except LocalEntryNotFoundError:
-        raise
-    except EntryNotFoundError:
-        patterns = None
+    assert source.split is not None
+    split, patterns = source.split, None if source.files is None else [source.files]
+    if patterns is None:
+        try:
+            readme = Path(hf_hub_download(repo, "README.md", repo_type="dataset", revision=revision))
+            patterns = _patterns(readme, repo, config, split)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            patterns = None
     if patterns is None:  # its card says nothing of files: `datasets` finds out, and prepares all splits
-        return datasets.load_dataset(repo, config, split=split, revision=revision)
+        return _by_datasets(repo, config, split, revision)
     allowed = ["README.md", *(q for p in patterns for q in (p, f"{p}/*"))]
     folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=allowed))
     files = sorted({f for p in patterns for f in folder.glob(p)})
     _check_whole(files, folder, repo, split, patterns)
-    state = hashlib.sha256(f"{repo}@{folder.name} {config} {split}".encode())
+    state = hashlib.sha256(f"{repo}@{folder.name} {config} {split} {source.files or ''}".encode())
     for f in files:
         s = f.stat()
         state.update(f"{f.relative_to(folder).as_posix()}\0{s.st_size} {s.st_mtime_ns}\n".encode())
-    return _of_folder(folder, config, split, _kept(state.hexdigest()))
+    return HubTable(_of_folder(folder, config, split, _kept(state.hexdigest()), patterns), folder.name)
 
 
 def _check_whole(files: list[Path], folder: Path, repo: str, split: str, patterns: list[str]) -> None:
@@ -183,12 +261,15 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
     return by_split[_bare(split)]
 
 
-def _of_folder(folder: Path, config: str | None, split: str, cache: str) -> Dataset:
-    """The split of a repository's files in a folder, prepared alone below ``cache``."""
+def _of_folder(folder: Path, config: str | None, split: str, cache: str, patterns: list[str] | None = None) -> Dataset:
+    """The split of a repository's files in a folder, prepared alone below ``cache``. patterns: of its files; None: as its card lists them."""
     import datasets
 
     readme = folder / "README.md"
-    patterns = _patterns(readme, str(folder), config, split) if readme.is_file() else None
+    if patterns is None and readme.is_file():
+        patterns = _patterns(readme, str(folder), config, split)
+    elif patterns is not None:
+        config = None  # whose files the patterns are
     if patterns is None:
         return datasets.load_dataset(str(folder), config, split=split, cache_dir=cache)
     return datasets.load_dataset(

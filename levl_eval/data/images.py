@@ -93,7 +93,7 @@ def image_set(
     names = tuple(dict.fromkeys(ids))
     if not names and not skipped:
         raise UsageError(f"{source}: holds no images{_left_out(left_out)}")
-    files = {n: _composed(locate(_encodable(n, source))) for n in names}
+    files = {n: _composed(locate(check_image_name(n, source))) for n in names}
     broken = dict(skipped or {})
     if spec is not None and spec.skip_broken is not None:
         rules = rules_of(spec)
@@ -133,7 +133,8 @@ def _left_out(left_out: Mapping[str, int] | None) -> str:
     return f" ({in_words(left_out)})" if left_out else ""
 
 
-def _encodable(name: str, source: str) -> str:
+def check_image_name(name: str, source: str) -> str:
+    """The name. Raises UsageError for one that no file or record can hold."""
     try:
         name.encode()
     except UnicodeEncodeError:

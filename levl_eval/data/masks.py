@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from PIL import Image
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import printable
+from levl_eval.data.colours import ColourTable
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.types import SegmentationSet
 
+_NEVER = -2
 _MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "1")
 _SAMPLE = 16  # masks of a set that are looked at when it is read; all of them only where these look wrong
 _VOID_NAMES = frozenset({"unlabeled", "unlabelled", "void", "ignore", "ignored"})
@@ -26,7 +28,7 @@ MAX_ID = 65_535  # of a JSON class list: what 16-bit masks hold
 class LabelMap:
     """Which class each value of a mask file stands for.
 
-    table: class of each value, -1 for void; None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
+    table: class of each value, -1 for void, -2 for what the published files never hold; None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
     of the file that is void, always in the file's own ids; -1 and others that no file holds are none.
     """
 
@@ -34,6 +36,7 @@ class LabelMap:
     ignore: int = 255
     reduce_zero: bool = False
     table: np.ndarray | None = None
+    colours: ColourTable | None = None  # by which RGB masks become values
 
     @property
     def void(self) -> int:
@@ -52,6 +55,12 @@ class LabelMap:
         else:
             out = stored
         known = stored != self.ignore
+        if strict and self.table is not None:
+            never = known & (np.where(inside, self.table[np.clip(stored, 0, len(self.table) - 1)], 0) == _NEVER)
+            if never.any():
+                raise LevlError(
+                    f"{what}: label {int(stored[never][0])} stands for nothing in the published files: are these labels numbered anew (training ids), or another set's?"
+                )
         if strict:
             wrong = known & (out != self.void) & ((out < 0) | (out >= self.classes))
             if self.void == 255 and self.table is None:  # 255 itself is void only where the card says so
@@ -73,7 +82,8 @@ class LabelMap:
     def digest(self) -> str:
         """Of the class that each value of a mask file stands for: how its bytes are read."""
         values = self.apply(np.arange(max(256, 0 if self.table is None else len(self.table))), strict=False)
-        return hashlib.sha256(values.astype("<i8").tobytes()).hexdigest()
+        colours = b"" if self.colours is None else self.colours.rgb.tobytes() + self.colours.ids.astype("<i8").tobytes()
+        return hashlib.sha256(values.astype("<i8").tobytes() + colours).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,23 +98,33 @@ class MaskReader:
         return self.labels.apply(self.load(image_id), self.name(image_id))
 
 
-def stored_mask(image: Image.Image, what: str) -> np.ndarray:
-    """An opened label image as int64 [H, W]: 8, 16, 32-bit integers, palette or bilevel. Raises LevlError: colours, floats."""
+def stored_mask(image: Image.Image, what: str, colours: ColourTable | None = None) -> np.ndarray:
+    """An opened label image as int64 [H, W]: 8, 16, 32-bit integers, palette or bilevel, or RGB by a table of colours.
+
+    Raises LevlError: colours without a table or that it does not have, floats.
+    """
     with decoding(what):
         if image.format in ("JPEG", "MPO"):
             raise LevlError(f"{what}: a JPEG mask, whose labels its compression changes; take the original as PNG")
+        if colours is not None and (image.mode == "RGB" or (colours.always and image.mode == "P")):
+            return colours.labels(np.array(image.convert("RGB")), what)
+        if colours is not None and colours.always:
+            raise LevlError(
+                f"{what}: a {image.mode} mask, but `classes` is a table of colours; give RGB masks, or a list of names"
+            )
         if image.mode not in _MODES:
             raise LevlError(
-                f"{what}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG), convert colours to labels"
+                f"{what}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG); of RGB masks `classes` must be a text file "
+                "with a line RED GREEN BLUE NAME a class, as CamVid's label_colors.txt"
             )
         return np.array(image).astype(np.int64)
 
 
-def mask_file(path: Path, max_pixels: int = 0) -> np.ndarray:
+def mask_file(path: Path, max_pixels: int = 0, colours: ColourTable | None = None) -> np.ndarray:
     """:func:`stored_mask` of a file; max_pixels as in rgb. Raises LevlError naming it."""
     try:
         with decoding(str(path)), open_image(path, max_pixels) as image:
-            return stored_mask(image, str(path))
+            return stored_mask(image, str(path), colours)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such mask; complete the pairs") from None
 
@@ -170,9 +190,17 @@ def json_classes(path: Path, text: str, ignore: int) -> tuple[tuple[str, ...], n
         if int(key) in of_id:
             raise UsageError(f"{path}: id {int(key)} is listed twice; keep one")
         of_id[int(key)] = name
+    return named_ids(of_id, str(path), ignore)
+
+
+def named_ids(of_id: Mapping[int, object], source: str, ignore: int = -1) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of classes by id: the names in order of id, and the table id -> class; -1 (void) of ``ignore`` and of names of _VOID_NAMES.
+
+    Raises UsageError as checked_names.
+    """
     ids = sorted(i for i, n in of_id.items() if i != ignore and not (isinstance(n, str) and n.strip().lower() in _VOID_NAMES))
-    names = checked_names([of_id[i] for i in ids], str(path), ids)
-    table = np.full(max(ids, default=0) + 1, -1, np.int64)
+    names = checked_names([of_id[i] for i in ids], source, ids)
+    table = np.full(max(of_id, default=0) + 1, -1, np.int64)
     table[ids] = np.arange(len(ids))
     return names, table
 

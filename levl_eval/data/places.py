@@ -19,6 +19,7 @@ SUFFIXES = (
     ".cur", ".psd", ".pcx", ".dcx", ".dds", ".blp", ".ftc", ".ftu", ".fit", ".fits", ".fli", ".flc", ".gbr", ".iim", ".im", ".mpo", ".msp",
     ".pcd", ".pxr", ".qoi", ".ras", ".bw", ".rgb", ".rgba", ".sgi", ".xbm", ".xpm",
 )  # fmt: skip
+COMMIT = re.compile("[0-9a-f]{40}")  # a revision of a hub repository that never changes
 # The folder in which a set's published archive unpacks itself: below its root, or directly below --data DIR.
 TOPS: dict[str, tuple[str, ...]] = {
     "imagenet": ("ILSVRC/Data/CLS-LOC", "imagenet", "ILSVRC2012"),
@@ -35,7 +36,8 @@ _SHARED = {"pope": ("coco", "vqav2", "gqa/images"), "vqav2": ("coco",)}  # folde
 
 def on_hub(spec: DataSpec, data: str) -> bool:
     """--data hub applies to sets without places of their own."""
-    return data == "hub" and spec.root is None and spec.questions is None and spec.images is None
+    own = (spec.root, spec.questions, spec.images, spec.annotations)
+    return data == "hub" and all(place is None for place in own)
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,6 @@ def _hub_trees(spec: DataSpec) -> list[str] | None:
     here = Path(spec.hub.repo).expanduser()
     if here.is_dir():
         return [absolute(here)]
-    if not (_offline() or re.fullmatch("[0-9a-f]{40}", spec.hub.revision or "")):
-        return None
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     config = getattr(sys.modules.get("datasets"), "config", None)
     tables = Path(getattr(config, "HF_DATASETS_CACHE", None) or os.environ.get("HF_DATASETS_CACHE") or home / "datasets")
@@ -133,7 +133,13 @@ def _hub_trees(spec: DataSpec) -> list[str] | None:
     files = Path(kept or os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
     names = moved_names(spec.hub.repo)
     trees = [str(p) for o in {n.split("/")[0] for n in names} for p in sorted(tables.glob(f"{o}___*"))]
-    trees += [str(p) for n in names if (p := files / f"datasets--{n.replace('/', '--')}").is_dir()]
+    repositories = [p for n in names if (p := files / f"datasets--{n.replace('/', '--')}").is_dir()]
+    trees += [str(p) for p in repositories]
+    if not _offline() and not COMMIT.fullmatch(spec.hub.revision or ""):
+        # A pin that is not in the cache may be there the next time, in place of what was read instead.
+        pinned = spec.hub.revision is None and any((p / "snapshots" / (spec.hub.pinned or "")).is_dir() for p in repositories)
+        if not (pinned and COMMIT.fullmatch(spec.hub.pinned or "")):
+            return None
     return sorted(trees) or None
 
 

@@ -95,15 +95,16 @@ class About(NamedTuple):
 
 
 def finish_questions(
-    about: About, questions: list[Question], locate: Callable[[str], Path], spec: DataSpec, limit: int | None
-) -> QuestionSet:
-    """Questions with their images as a set. locate: image id -> file. Raises UsageError: none, ids that repeat, images that are missing."""
+    about: About, questions: list[Question], locate: Callable[[str], Path], spec: DataSpec, limit: int | None,
+    left_out: Mapping[str, int] | None = None,
+) -> QuestionSet:  # fmt: skip
+    """Questions with their images as a set. locate: image id -> file. left_out: entries that are none of its questions. Raises UsageError: none, ids that repeat, images that are missing."""
     source = about.source
     if not questions:
         raise UsageError(f"{source}: holds no questions")
     unique_ids((q.question_id for q in questions), source)
     questions = limited(questions, limit)
-    images = image_set((q.image_id for q in questions), locate, str(source), about.where, spec=spec)
+    images = image_set((q.image_id for q in questions), locate, str(source), about.where, left_out, spec)
     return of_images(about.name, about.split, questions, images, about.version)
 
 

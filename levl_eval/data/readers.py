@@ -73,7 +73,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
     if spec.layout not in MASKS:
         raise _wrong(spec, "masks")
     if on_hub(spec, data):
-        from levl_eval.data.hub import hub_segmentation
+        from levl_eval.data.hub_dense import hub_segmentation
 
         return _ruled(check_masks(hub_segmentation(spec, limit)), spec)
     return _ruled(check_masks(MASKS.load(spec.layout)(spec, data, limit)), spec)
@@ -94,10 +94,10 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
     """Images with captions; ``limit`` keeps the first so many images. Raises UsageError."""
     if spec.layout not in CAPTIONS:
         raise _wrong(spec, "captions")
-    if data == "hub" and spec.root is None and spec.annotations is None:
-        raise UsageError(
-            f"--data hub: retrieval reads {spec.layout} from files; use --data DIR, or set data.annotations and data.images"
-        )
+    if on_hub(spec, data):
+        from levl_eval.data.hub_captions import hub_captions
+
+        return _ruled(hub_captions(spec, limit), spec)
     return _ruled(CAPTIONS.load(spec.layout)(spec, data, limit), spec)
 
 

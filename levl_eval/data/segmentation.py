@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
+from levl_eval.data.colours import VOC_COLOURS, ColourTable, colour_lines
 from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
 from levl_eval.data.listing import Listing, by_stem, list_images
-from levl_eval.data.masks import LabelMap, MaskReader, checked_names, json_classes, mask_file
+from levl_eval.data.masks import LabelMap, MaskReader, checked_names, json_classes, mask_file, named_ids
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.skipping import broken_files
@@ -52,10 +54,23 @@ def file_palette(path: Path, table: np.ndarray | None, classes: int, reduce_zero
     return tuple(int(v) for v in colours[values].reshape(-1))
 
 
-def class_list(spec: DataSpec, data: str, class_file: Path | None) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Class names, and for a JSON mapping of sparse ids the table id -> class."""
+class ClassList(NamedTuple):
+    """Names of the classes in order; for sparse ids the table id -> class; for masks of colours their table."""
+
+    names: tuple[str, ...]
+    table: np.ndarray | None = None
+    colours: ColourTable | None = None
+
+    def labels(self, spec: DataSpec) -> LabelMap:
+        """What each value of the set's masks stands for. Ids of a user's colours are its lines, none of which is ``ignore_index``."""
+        ignore = -1 if self.colours is not None and self.colours.always else spec.ignore_index
+        return LabelMap(len(self.names), ignore, spec.reduce_zero_label, self.table, self.colours)
+
+
+def class_list(spec: DataSpec, data: str, class_file: Path | None) -> ClassList:
+    """The card's classes: a list, or a text file with one name a line, a JSON file, or a file of colours (colours.colour_lines)."""
     if isinstance(spec.classes, list):
-        return checked_names(spec.classes, "field `classes`"), None
+        return ClassList(checked_names(spec.classes, "field `classes`"))
     path = under(data, spec.classes) if spec.classes else class_file
     if path is None:
         raise UsageError(
@@ -63,10 +78,17 @@ def class_list(spec: DataSpec, data: str, class_file: Path | None) -> tuple[tupl
         )
     lines = lines_of(path, "class list: give a text file with one name a line, or a JSON file {id: name}")
     if path.suffix == ".json":
-        return json_classes(path, "\n".join(lines), spec.ignore_index)
+        return ClassList(*json_classes(path, "\n".join(lines), spec.ignore_index))
     if lines and lines[0].startswith("Idx"):  # objectInfo150.txt
-        return tuple(x.split("\t")[-1].strip() for x in lines[1:]), None
-    return checked_names(lines, str(path)), None
+        return ClassList(tuple(x.split("\t")[-1].strip() for x in lines[1:]))
+    coloured = colour_lines(lines, path)
+    if coloured is None:
+        return ClassList(checked_names(lines, str(path)))
+    if spec.reduce_zero_label:
+        raise UsageError(f"{path}: is a table of colours, of which `reduce_zero_label` cannot be set; name the class Void in it")
+    names, rgb = coloured
+    kept, table = named_ids(dict(enumerate(names)), str(path))
+    return ClassList(kept, table, ColourTable(rgb, np.arange(len(rgb)), always=True))
 
 
 def _pairs(images: Path, masks: Path, skip: bool) -> tuple[list[tuple[str, Path, Path]], Counter[str]]:
@@ -109,11 +131,12 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
         images = under(data, spec.images) or base / "images" / split
         masks = under(data, spec.annotations) or base / "annotations" / split
         listed = next((f for f in (base / "objectInfo150.txt", root / "objectInfo150.txt") if f.exists()), None)
-        classes, table = (ADE20K_CLASSES, None) if listed is None and not spec.classes else class_list(spec, data, listed)
+        classes = ClassList(ADE20K_CLASSES) if listed is None and not spec.classes else class_list(spec, data, listed)
         name = "ade20k"
     elif spec.layout in LAYOUTS:
         found_layout = LAYOUTS[spec.layout](spec, data)
-        return _set(spec, found_layout.pairs[:limit], found_layout.classes, found_layout.table, found_layout.source, spec.split)
+        classes = ClassList(found_layout.classes, found_layout.table, VOC_COLOURS if spec.layout == "voc" else None)
+        return _set(spec, found_layout.pairs[:limit], classes, found_layout.source, spec.split)
     else:
         for field in ("images", "annotations"):
             if getattr(spec, field) is None:
@@ -121,24 +144,24 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
                     f"task segmentation: field `{field}` is not set; give the folder of the {'images' if field == 'images' else 'masks'}"
                 )
         images, masks = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
-        classes, table = class_list(spec, data, None)
+        classes = class_list(spec, data, None)
         name, split = "segmentation", spec.split
     pairs, left_out = _pairs(images, masks, spec.skip_broken is not None)
-    return _set(spec, pairs[:limit], classes, table, str(images), split, name, left_out)
+    return _set(spec, pairs[:limit], classes, str(images), split, name, left_out)
 
 
 def _set(
-    spec: DataSpec, pairs: list[tuple[str, Path, Path]], classes: tuple[str, ...], table: np.ndarray | None, source: str, split: str,
-    name: str = "", left_out: Mapping[str, int] | None = None,
+    spec: DataSpec, pairs: list[tuple[str, Path, Path]], classes: ClassList, source: str, split: str, name: str = "",
+    left_out: Mapping[str, int] | None = None,
 ) -> SegmentationSet:  # fmt: skip
     """The set of (id, image, mask) triples."""
     of_image = {i: p for i, p, _ in pairs}
     of_mask = {i: m for i, _, m in pairs}
-    labels = LabelMap(len(classes), spec.ignore_index, spec.reduce_zero_label, table)
+    labels = classes.labels(spec)
     broken: dict[str, str] = {}
 
     def opened(path: Path) -> np.ndarray:
-        return mask_file(path, spec.max_pixels or 0)
+        return mask_file(path, spec.max_pixels or 0, classes.colours)
 
     if spec.skip_broken is not None:
         broken = {i: f"mask: {why}" for i, why in broken_files(of_mask, opened, f"mask {spec.max_pixels}").items()}
@@ -148,8 +171,8 @@ def _set(
     contents, _ = file_contents(of_mask)
     where = _ADE if spec.layout == "ade20k" else "complete the download"
     images = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
-    own = file_palette(pairs[0][2], table, len(classes), spec.reduce_zero_label)
+    own = file_palette(pairs[0][2], classes.table, len(classes.names), spec.reduce_zero_label)
     return SegmentationSet(
-        name or spec.layout, split, images, read, classes, labels.void, fingerprint_contents(contents), own, contents.__getitem__,
+        name or spec.layout, split, images, read, classes.names, labels.void, fingerprint_contents(contents), own, contents.__getitem__,
         labels.digest(),
     )  # fmt: skip

@@ -82,15 +82,20 @@ def coco_stuff(spec: DataSpec, data: str) -> Layout:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
     image_files |= {k: images / f"{k}.jpg" for k in orphans}  # missing, which skips them
     pairs = _complete([(p.name, p, of_mask[k]) for k, p in image_files.items() if k in of_mask], masks, spec)
-    fine = fine_classes()
-    if spec.layout == "coco-stuff":
-        names = tuple(fine.values())
-        table = _table({i - 1: k for k, i in enumerate(fine)}) if raw else None
-    else:
-        names = COARSE
-        ids = {i - 1: coarse_of(i) for i in fine} if raw else {k: coarse_of(i) for k, i in enumerate(fine)}
-        table = _table(ids)
+    names, table = coco_labels(spec.layout, bool(raw))
     return Layout(pairs, names, table, str(images))
+
+
+def coco_labels(layout: str, raw: bool) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Class names, and the class of each label. raw: labels are id - 1, of which eleven and those above 181 never occur; else 0..170."""
+    fine = fine_classes()
+    of_id = {i: k if layout == "coco-stuff" else coarse_of(i) for k, i in enumerate(fine)}
+    names = tuple(fine.values()) if layout == "coco-stuff" else COARSE
+    if raw:
+        table = np.where(np.arange(256) == 255, -1, -2)
+        table[[i - 1 for i in fine]] = list(of_id.values())
+        return names, table
+    return names, None if layout == "coco-stuff" else _table(dict(enumerate(of_id.values())))
 
 
 def voc(spec: DataSpec, data: str) -> Layout:

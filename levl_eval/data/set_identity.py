@@ -45,7 +45,7 @@ class SetIdentity:
     source: its folder or file (absolute), or hub repository; not part of what the set is. sampled: only sizes, ends and a sample of
     the images were hashed. published: the published set it is (data.published), whole; None: none that is known. left_out: entries
     of its folders that are none of its images (junk, other suffixes), counted by reason. skipped: id -> why, of images that cannot be
-    read (--skip-broken).
+    read (--skip-broken). revision: of a hub repository, the commit that was read; remark: what was read in place of a card's pin.
     """
 
     fingerprint: str
@@ -58,6 +58,8 @@ class SetIdentity:
     published: str | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    revision: str = ""
+    remark: str = ""
 
     def about(self) -> dict[str, object]:
         """For a record's ``data``: what is not empty, as JSON holds it."""
@@ -128,7 +130,7 @@ def identity_of(dataset: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity
         content.fingerprint, content.order, counts, getattr(dataset, "version", ""), dataset.split,
         source if hub and not Path(source).expanduser().is_dir() else absolute(source),
         dataset.images.whole is not None, published_set(dataset, spec.layout), dict(dataset.images.left_out),
-        dict(dataset.images.skipped),
+        dict(dataset.images.skipped), dataset.images.revision, dataset.images.remark,
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ class ImageSet:
     skipped: Mapping[str, str] = field(
         default_factory=dict
     )  # id -> why, of images left out because they cannot be read (--skip-broken)
+    revision: str = ""  # of a hub repository: the commit that was read; "" where none is known
+    remark: str = ""  # what else was read than the card asks for, and why
 
     def __len__(self) -> int:
         return len(self.ids)

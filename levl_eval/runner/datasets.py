@@ -43,13 +43,16 @@ class DataNotes(TypedDict, total=False):
     """What a record says of its data besides their identity.
 
     published: the published set that the test data are; sampled: sets too large to be hashed whole; left_out: source -> entries of its
-    folders that are none of its images, in words; skipped: source -> what cannot be read, in words; test_source: where the test data lie, if not below --data.
+    folders that are none of its images, in words; skipped: source -> what cannot be read, in words; revisions: hub repository -> the commit
+    that was read; remarks: hub repository -> what was read in place of a card's pin; test_source: where the test data lie, if not below --data.
     """
 
     published: str | None
     sampled: list[str]
     left_out: dict[str, str]
     skipped: dict[str, str]
+    revisions: dict[str, str]
+    remarks: dict[str, str]
     test_source: str
 
 
@@ -179,6 +182,12 @@ def _notes(tests: list[SetIdentity], all_sets: list[SetIdentity]) -> DataNotes:
     skipped = {s.source: skipped_words(s.skipped, s.counts["images"] + len(s.skipped)) for s in all_sets if s.skipped}
     if skipped:
         out["skipped"] = skipped  # what cannot be read, under --skip-broken
+    revisions = {s.source: s.revision for s in all_sets if s.revision}
+    if revisions:
+        out["revisions"] = revisions
+    remarks = {s.source: s.remark for s in all_sets if s.remark}
+    if remarks:
+        out["remarks"] = remarks
     return out
 
 

@@ -262,7 +262,8 @@ def _jobs(plan: Plan) -> list[Job]:
     def facts(task: str) -> tuple[DataFacts, LevlError | None]:
         try:
             facts_of_data = data_facts(plan.cards[task], plan.data, config.limit, plan.fingerprints)
-            for entries in (facts_of_data.notes.get("left_out", {}), facts_of_data.notes.get("skipped", {})):
+            notes = facts_of_data.notes
+            for entries in (notes.get("left_out", {}), notes.get("skipped", {}), notes.get("remarks", {})):
                 for source, words in entries.items():
                     plan.fingerprints.say(f"{task}: {source}: {words}")
             return facts_of_data, None

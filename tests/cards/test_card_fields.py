@@ -21,7 +21,7 @@ from levl_eval.core.errors import UsageError
 # Written out, not read from the declarations: a field that leaves the protocol (or enters it) by mistake fails here.
 NOT_PROTOCOL = {
     "ClaimCard": "statement source note roles published",
-    "HubSource": "repo questions images split revision label",
+    "HubSource": "repo questions images split revision pinned files label",
     "DataSpec": "directory root questions annotations images hub choices skip_broken max_pixels",
     "TaskFields": "description chance source",
     "RecipeCard": "description checkpointing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -72,6 +73,27 @@ def repository(folder: Path, tables: dict[str, tuple[str, Any]]) -> Path:
         lines.append(f"- config_name: {config}\n  data_files:\n  - {{split: {split}, path: {config}/{split}-*}}\n")
     (folder / "README.md").write_text("---\nconfigs:\n" + "".join(lines) + "---\n")
     return folder
+
+
+def hub_snapshot(
+    cache: Path, repo: str, tables: dict[str, dict[str, Any]], commit: str = "", ref: str = "main", readme: bool = True
+) -> Path:
+    """A snapshot of a hub repository in the hub's cache, as `hf download` leaves it: configuration -> split -> table. ref: "" for none."""
+    commit = commit or hashlib.sha1(repo.encode()).hexdigest()
+    home = cache / f"datasets--{repo.replace('/', '--')}"
+    snapshot = home / "snapshots" / commit
+    lines = []
+    for config, splits in tables.items():
+        lines.append(f"- config_name: {config}\n  data_files:\n")
+        for split, table in splits.items():
+            (snapshot / config).mkdir(parents=True, exist_ok=True)
+            table.to_parquet(snapshot / config / f"{split}-00000-of-00001.parquet")
+            lines.append(f"  - {{split: {split}, path: {config}/{split}-*}}\n")
+    if readme:
+        (snapshot / "README.md").write_text("---\nconfigs:\n" + "".join(lines) + "---\n")
+    if ref:
+        write(home / "refs" / ref, commit)
+    return snapshot
 
 
 def table_of(rows: list[dict[str, Any]], images: tuple[str, ...] = ("image",), **features: Any) -> Any:

@@ -92,6 +92,14 @@ def test_coco_captions_are_an_evaluation_set(tmp_path):
     assert found.captions == ("c0", "c2", "c1", "c3") and found.owner.tolist() == [0, 0, 1, 1]
 
 
+def test_coco_images_without_a_caption_are_counted(tmp_path):
+    known = {"images": [{"id": k, "file_name": f"{k}.png"} for k in range(3)], "annotations": [{"image_id": 1, "caption": "one"}]}
+    file = small.write(tmp_path / "captions_val.json", json.dumps(known))
+    small.write(tmp_path / "1.png", small.image_bytes(1))
+    found = read_captions(DataSpec(layout="captions", annotations=str(file)), "")
+    assert found.images.ids == ("1.png",) and dict(found.images.left_out) == {"images without a caption": 2}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from pathlib import Path
 
 import datasets
 import pytest
@@ -22,23 +20,6 @@ from tests.engines.vlm.models import make
 pytestmark = pytest.mark.hub
 
 FAST = ["recipe.steps=2", "recipe.images_per_batch=4", "recipe.max_questions=20", "prompt.max_new_tokens=3"]
-
-
-def cached(cache: Path, repo: str, tables: dict[str, dict[str, object]], commit: str = "") -> Path:
-    """A snapshot of a hub repository in the hub's cache: configuration -> split -> table."""
-    commit = commit or hashlib.sha1(repo.encode()).hexdigest()
-    home = cache / f"datasets--{repo.replace('/', '--')}"
-    snapshot = home / "snapshots" / commit
-    lines = []
-    for config, splits in tables.items():
-        lines.append(f"- config_name: {config}\n  data_files:\n")
-        for split, table in splits.items():
-            (snapshot / config).mkdir(parents=True, exist_ok=True)
-            table.to_parquet(snapshot / config / f"{split}-00000-of-00001.parquet")
-            lines.append(f"  - {{split: {split}, path: {config}/{split}-*}}\n")
-    (snapshot / "README.md").write_text("---\nconfigs:\n" + "".join(lines) + "---\n")
-    small.write(home / "refs" / "main", commit)
-    return snapshot
 
 
 def gqa_tables(split, kind):
@@ -72,10 +53,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def fill(cache, owner):
-    cached(cache, f"{owner}/GQA", {**gqa_tables("train", "train_balanced"), **gqa_tables("testdev", "testdev_balanced")})
-    cached(cache, f"{owner}/VQAv2-FewShot", {"full": {"train": vqav2_rows(), "validation": vqav2_rows()}})
-    cached(cache, f"{owner}/VQAv2", {"default": {"validation": vqav2_rows(), "testdev": vqav2_rows()}})
-    cached(cache, f"{owner}/POPE", {"default": {"test": pope_rows()}})
+    small.hub_snapshot(
+        cache, f"{owner}/GQA", {**gqa_tables("train", "train_balanced"), **gqa_tables("testdev", "testdev_balanced")}
+    )
+    small.hub_snapshot(cache, f"{owner}/VQAv2-FewShot", {"full": {"train": vqav2_rows(), "validation": vqav2_rows()}})
+    small.hub_snapshot(cache, f"{owner}/VQAv2", {"default": {"validation": vqav2_rows(), "testdev": vqav2_rows()}})
+    small.hub_snapshot(cache, f"{owner}/POPE", {"default": {"test": pope_rows()}})
 
 
 @pytest.mark.slow
@@ -97,7 +80,7 @@ def test_gqa_vqav2_and_pope_from_card_to_record(owner, cache, tmp_path):
 
 
 def test_only_the_wanted_split_is_prepared(cache, tmp_path):
-    snapshot = cached(cache, "lmms-lab/VQAv2-FewShot", {"full": {"train": vqav2_rows(), "validation": vqav2_rows()}})
+    snapshot = small.hub_snapshot(cache, "lmms-lab/VQAv2-FewShot", {"full": {"train": vqav2_rows(), "validation": vqav2_rows()}})
     (snapshot / "full" / "validation-00000-of-00001.parquet").write_bytes(b"never read")
     spec = DataSpec(
         layout="vqav2", split="train2014", hub=HubSource(repo="lmms-lab/VQAv2-FewShot", questions="full", split="train")
@@ -106,8 +89,8 @@ def test_only_the_wanted_split_is_prepared(cache, tmp_path):
 
 
 def test_a_pinned_revision_is_the_one_that_is_read(cache):
-    cached(cache, "lmms-lab/VQAv2", {"default": {"validation": vqav2_rows()}}, "a" * 40)
-    cached(cache, "lmms-lab/VQAv2", {"default": {"validation": vqav2_rows().select(range(3))}}, "b" * 40)
+    small.hub_snapshot(cache, "lmms-lab/VQAv2", {"default": {"validation": vqav2_rows()}}, "a" * 40)
+    small.hub_snapshot(cache, "lmms-lab/VQAv2", {"default": {"validation": vqav2_rows().select(range(3))}}, "b" * 40)
     for revision, count in (("a" * 40, 2 * small.N), ("b" * 40, 3), (None, 3)):
         source = HubSource(repo="lmms-lab/VQAv2", split="validation", revision=revision)
         assert len(read_questions(DataSpec(layout="vqav2", hub=source), "hub").questions) == count
@@ -117,7 +100,7 @@ def test_a_pinned_revision_is_the_one_that_is_read(cache):
 
 
 def test_what_the_cache_lacks_is_named_with_the_command_that_fetches_it(cache):
-    snapshot = cached(cache, "lmms-lab/VQAv2", {"default": {"validation": vqav2_rows()}})
+    snapshot = small.hub_snapshot(cache, "lmms-lab/VQAv2", {"default": {"validation": vqav2_rows()}})
     file = snapshot / "default" / "validation-00000-of-00001.parquet"
 
     def read(**source):
@@ -141,7 +124,9 @@ def test_what_the_cache_lacks_is_named_with_the_command_that_fetches_it(cache):
 
 
 def test_a_column_that_is_missing_is_named(cache):
-    cached(cache, "lmms-lab/VQAv2-FewShot", {"full": {"train": small.table_of([json.loads('{"question": "?"}')], ())}})
+    small.hub_snapshot(
+        cache, "lmms-lab/VQAv2-FewShot", {"full": {"train": small.table_of([json.loads('{"question": "?"}')], ())}}
+    )
     spec = DataSpec(layout="vqav2", hub=HubSource(repo="lmms-lab/VQAv2-FewShot", questions="full", split="train"))
     with pytest.raises(UsageError, match="field 'answers' is missing; its columns are question"):
         read_questions(spec, "hub")

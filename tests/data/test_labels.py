@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "16 bits beyond": (grid(0, 300, dtype=np.uint16), ["a", "b"], {}, "label 300 is beyond"),
     "32 bits negative": (png(grid(0, -3, dtype=np.int32), "TIFF"), ["a", "b"], {}, "label -3 is beyond"),
     "float": (png(grid(0, 1, dtype=np.float32), "TIFF"), ["a", "b"], {}, "a F mask; expected one label a pixel"),
-    "colours": (np.zeros((4, 4, 3), np.uint8), ["a", "b"], {}, "a RGB mask.*convert colours"),
+    "colours": (np.zeros((4, 4, 3), np.uint8), ["a", "b"], {}, "a RGB mask.*RED GREEN BLUE NAME"),
     "negative id": (grid(0, 1), {"-1": "void", "0": "a", "1": "b"}, {}, "id '-1' is no number"),
     "nested": (grid(0, 1), {"0": {"name": "a"}, "1": "b"}, {}, "id 0: the name is .*expected text"),
     "nested groups": (grid(0, 1), {"things": {"0": "a"}}, {}, "id 'things' is no number"),

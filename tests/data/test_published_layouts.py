@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.cards.registry import set_card
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data import published
 from levl_eval.data.fingerprints import questions_digest
 from levl_eval.data.pope import of_popes_form, pope_questions, pope_version
@@ -194,3 +196,50 @@ def test_the_record_of_data_that_cannot_be_read_names_them_and_not_the_scenes(tm
     card = task_card("gqa", {"data.questions": str(tmp_path / "q.json")}, default_recipe="scenes")
     assert named(card, str(tmp_path)) == {"test_source": str(tmp_path / "q.json")}
     assert named(task_card("gqa", {}, default_recipe="scenes"), str(tmp_path)) == {}
+
+
+# ---- CamVid's masks as it publishes them: colours, and the file that names them
+
+COLOURS = "64 128 64\tAnimal\n128 0 0\t\tBuilding\n0 0 0\t\tVoid\n64 192 0\tWall\n"
+
+
+def camvid(root, pixels, lines=COLOURS, mode="RGB"):
+    small.write(root / "i" / "0016E5_1.png", small.image_bytes(0))
+    (root / "m").mkdir()
+    image = Image.fromarray(np.array(pixels, np.uint8))
+    {"RGB": image, "P": image.quantize(8), "L": image.convert("L")}[mode].save(root / "m" / "0016E5_1_L.png")
+    file = small.write(root / "label_colors.txt", lines)
+    return DataSpec(layout="segmentation", images=str(root / "i"), annotations=str(root / "m"), classes=str(file))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_camvids_colours_by_its_own_table(mode, tmp_path):
+    spec = camvid(tmp_path, [[[64, 128, 64], [64, 192, 0]], [[0, 0, 0], [128, 0, 0]]], mode=mode)
+    found = read_segmentation(spec, "")
+    assert found.classes == ("Animal", "Building", "Wall") and found.mask("0016E5_1.png").tolist() == [[0, 2], [255, 1]]
+    again = read_segmentation(spec.model_copy(update={"classes": ["Animal", "Building", "Wall"]}), "")
+    if mode == "RGB":
+        with pytest.raises(LevlError, match="a RGB mask.*as CamVid's label_colors.txt"):
+            again.mask("0016E5_1.png")
+    assert found.label_map != again.label_map
+
+
+@pytest.mark.parametrize(
+    ("pixels", "lines", "mode", "words"),
+    [
+        ([[[64, 128, 65], [64, 192, 0]]], COLOURS, "RGB", r"colour \(64, 128, 65\) of 1 pixels is none of the 4 of the colour table"),
+        ([[[0, 0, 0], [64, 192, 0]]], COLOURS, "L", "a L mask, but `classes` is a table of colours"),
+        ([[[0, 0, 0]]], COLOURS + "0 0 0 Car\n", "RGB", "line 5: colour .0, 0, 0. is that of .*Void"),
+        ([[[0, 0, 0]]], COLOURS + "256 0 0 Car\n", "RGB", "line 5: colour .256, 0, 0. has a value above 255"),
+        ([[[0, 0, 0]]], COLOURS + "1 0 0 Wall\n", "RGB", "id 4: the name 'Wall' is that of another class"),
+    ],
+)  # fmt: skip
+def test_colours_that_do_not_fit_are_refused(pixels, lines, mode, words, tmp_path):
+    spec = camvid(tmp_path, pixels, lines, mode)
+    with pytest.raises(LevlError, match=words):
+        read_segmentation(spec, "").mask("0016E5_1.png")
+
+
+def test_all_void_colours_are_told(tmp_path):
+    with pytest.raises(UsageError, match="no pixel of the 1 masks belongs to a class"):
+        read_segmentation(camvid(tmp_path, [[[0, 0, 0]]]), "")

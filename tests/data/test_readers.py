@@ -13,6 +13,7 @@ from PIL import Image
 from levl_eval.cards import DataSpec, HubSource
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.check import check
+from levl_eval.data.hub_tables import HubTable
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
 
 
@@ -247,7 +248,7 @@ def test_places365_of_two_hub_copies_has_the_same_classes(monkeypatch):
     def table(source, config):
         names = ["/a/abbey", "/c/church/indoor"] if source.repo == "one" else ["abbey", "church/indoor"]
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-        return datasets.Dataset.from_dict({"image": [image, image], "label": [1, 0]}, features=features)
+        return HubTable(datasets.Dataset.from_dict({"image": [image, image], "label": [1, 0]}, features=features))
 
     monkeypatch.setattr("levl_eval.data.hub.load_split", table)
     one, two = (

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from levl_eval.data.colours import voc_colours
+
 _CITYSCAPES = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30), (220, 220, 0),
     (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100),
@@ -24,18 +26,6 @@ ff001f 00b8ff 00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff 9900ff 47ff00 ff0
 ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff
 b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """
-
-
-def voc_colours(n: int) -> np.ndarray:
-    """uint8 [n, 3] by the VOC devkit's rule: the bits of an index, three at a time, become the high bits of red, green and blue."""
-    out = np.zeros((n, 3), np.uint8)
-    for i in range(n):
-        rest, shift = i, 7
-        while rest:
-            for channel in range(3):
-                out[i, channel] |= ((rest >> channel) & 1) << shift
-            rest, shift = rest >> 3, shift - 1
-    return out
 
 
 def palette(layout: str, classes: int, own: Sequence[int] | None = None) -> np.ndarray:

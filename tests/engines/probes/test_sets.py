@@ -13,6 +13,7 @@ from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import UsageError
 from levl_eval.data.check import check
 from levl_eval.data.entries import spread_over_classes
+from levl_eval.data.hub_tables import HubTable
 from levl_eval.data.readers import read_classification
 
 
@@ -233,7 +234,7 @@ def test_every_sets_hub_copy_is_read_by_every_head(name, monkeypatch, context):
         for column, kind in HUB[name].items():
             kinds[column] = names if kind == "names" else datasets.Value("string")
             rows[column] = [3] * 8 if kind == "names" else ["x"] * 8
-        return datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+        return HubTable(datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)))
 
     monkeypatch.setattr(hub, "load_split", table)
     parts = common.load_parts(context(task_card(f"linear-path@{name}"), load_backbone("random:nano"), "hub"), choices=True)

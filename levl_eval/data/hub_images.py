@@ -1,0 +1,110 @@
+"""Images of a hub table: opened as files are, known by their bytes as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from levl_eval.cards import DataSpec
+from levl_eval.cards.base import HubSource
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.hub_contents import column_contents
+from levl_eval.data.hub_tables import HubTable
+from levl_eval.data.images import fingerprint_contents
+from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, open_rgb, rules_of, to_rgb
+from levl_eval.data.skipping import named, why_broken
+from levl_eval.data.types import ImageSet
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ARRAYS = ("cifar10", "cifar100", "stl10")  # published as arrays: their images' content is their pixels
+
+
+def source_of(spec: DataSpec) -> HubSource:
+    """Where ``--data hub`` finds a card's set. Raises UsageError: the card names no place."""
+    if spec.hub is None:
+        raise UsageError(
+            f"--data hub: field `data.hub` is not set for layout {spec.layout}; give repo and split, or use --data DIR"
+        )
+    return spec.hub
+
+
+@dataclass(frozen=True)
+class TableOpener:
+    """id -> RGB image of a table's row, decoded as files are."""
+
+    table: Dataset
+    column: str
+    rows: dict[str, int]
+    source: str
+    rules: Rules = DEFAULT
+
+    def __post_init__(self) -> None:
+        import datasets
+
+        table = self.table.select_columns([self.column])  # a row of it is decoded without its other columns
+        if isinstance(table.features[self.column], datasets.Image):
+            table = table.cast_column(self.column, datasets.Image(decode=False))
+        object.__setattr__(self, "table", table)
+
+    def __call__(self, name: str) -> Image.Image:
+        cell, what = self.table[self.rows[name]][self.column], f"{self.source}: row {self.rows[name]} (image {name})"
+        if isinstance(cell, Image.Image):
+            return to_rgb(cell, what, self.rules)
+        if not cell or (cell.get("bytes") is None and not cell.get("path")):
+            raise LevlError(f"{what}: holds no image; correct or download the table again")
+        if cell.get("bytes") is not None:
+            return decode_rgb(cell["bytes"], what, self.rules)
+        return open_rgb(cell["path"], self.rules)
+
+
+def table_images(
+    got: HubTable, column: str, rows: dict[str, int], spec: DataSpec, skipped: Mapping[str, str] | None = None
+) -> ImageSet:
+    """Images of a table by id (id -> row), known by their encoded bytes (or pixels, for sets that are published as arrays).
+
+    Raises LevlError naming the row that holds none, UsageError where all are broken.
+    """
+    assert spec.hub is not None
+    table = got.rows
+    opener = TableOpener(table, column, rows, spec.hub.repo, rules_of(spec))
+    broken = dict(skipped or {})
+    if spec.skip_broken is not None:
+        broken |= {
+            n: why for n, r in rows.items() if (why := why_broken(partial(opener, n), f"{spec.hub.repo}: row {r} (image {n})"))
+        }
+        rows = {n: r for n, r in rows.items() if n not in broken}
+        if not rows:
+            raise UsageError(f"{spec.hub.repo}: none of its images can be used: {named(broken)}")
+    try:
+        contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
+    except LevlError as e:
+        raise LevlError(f"{spec.hub.repo}: {e}") from e
+    return ImageSet(
+        tuple(rows),
+        opener,
+        fingerprint_contents(contents),
+        spec.hub.repo,
+        contents.__getitem__,
+        whole,
+        {},
+        broken,
+        got.revision,
+        got.remark,
+    )
+
+
+def rows_with_image(table: Dataset, column: str = "image") -> list[bool]:
+    """Of each row, whether it holds an image; nothing is decoded."""
+    import pyarrow.compute as pc
+
+    cells = (
+        table.flatten_indices().data.column(column) if getattr(table, "_indices", None) is not None else table.data.column(column)
+    )
+    there = pc.or_(pc.is_valid(pc.struct_field(cells, "bytes")), pc.is_valid(pc.struct_field(cells, "path")))
+    return [bool(x) for x in there.to_pylist()]
