@@ -28,7 +28,7 @@ MAX_ID = 65_535  # of a JSON class list: what 16-bit masks hold
 class LabelMap:
     """Which class each value of a mask file stands for.
 
-    table: class of each value, -1 for void, -2 for what the published files never hold; None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
+    table: class of each value, -1 for void, -2 for what the published files never hold (refused); None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
     of the file that is void, always in the file's own ids; -1 and others that no file holds are none.
     """
 

