@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.cards import trust
+from levl_eval.cli.launching import check_words, launched_run, launcher_options
 from levl_eval.cli.options import Commands, comma_list, out_folder, run_options
 from levl_eval.cli.report import write as write_report_of_run
 from levl_eval.core.distributed import cores, launched_rank
 from levl_eval.core.terminal import columns, yaml_text
 from levl_eval.core.text import printable
+from levl_eval.runner.shared_folders import check_shared, copy_of_a_launch
 from levl_eval.runner.workers import end_with_parent, workers
 
 if TYPE_CHECKING:
     from levl_eval.cards import TaskCard
     from levl_eval.records import Record
+    from levl_eval.runner.slurm_options import SlurmOptions
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
 DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
@@ -39,6 +42,7 @@ def add(commands: Commands) -> None:
     run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
     run.add_argument("--trust", action="store_true", help=trust.HELP)
     run_options(run, None)
+    launcher_options(run)
     run.set_defaults(call=_run)
 
     demo = commands.add_parser("demo", help="the embedded default: nano backbones on the generated world")
@@ -84,15 +88,29 @@ def _print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
+    from levl_eval.core.paths import default_cache
     from levl_eval.runner.plan import resolve_tasks
 
+    options = check_words(args)
     cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
     for name in args.backbone:
         backbone_card(name)
     if args.dry_run:
         _print_plan(cards, args)
         return 0
+    if options is not None:
+        return _launched(args, options)
+    if launch := copy_of_a_launch():
+        check_shared(launch, default_cache())
     return shared_run(1, [(args.backbone, args.tasks)], args)
+
+
+def _launched(args: argparse.Namespace, options: SlurmOptions) -> int:
+    """The run in copies elsewhere, and its tables here; 1 where jobs are left without a record."""
+    records = launched_run(args, options)
+    if not records:
+        return int(records is None)
+    return _show(records, args, Path(args.out))
 
 
 def shared_run(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
@@ -115,10 +133,8 @@ def shared_run(count: int, work: list[tuple[list[str], list[str]]], args: argpar
 
 def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace, out: Path) -> int:
     """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
+    from levl_eval.core.files import locked
     from levl_eval.core.progress import Progress
-    from levl_eval.report.current import show_and_write
-    from levl_eval.report.results import Results
-    from levl_eval.report.tables import show, write_leaderboard
     from levl_eval.runner.evaluate import evaluate
 
     if args.reference is not None:  # before hours of work, not after
@@ -143,9 +159,20 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
             debug=args.debug,
             trust=getattr(args, "trust", False),  # the demo has cards of its own
         )
-    failed = any(r.status != "done" for r in records)
+    if copy_of_a_launch():  # each writes them, as any may be the last that lives; who submitted gives the exit code
+        with locked(out / ".locks" / "tables"):
+            _show(records, args, out)
+        return 0
     if launched_rank()[0] > 0:
         return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
+    return _show(records, args, out)
+
+
+def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
+    """Write and print the tables of a run; 1 where a job has failed."""
+    from levl_eval.report.current import show_and_write
+    from levl_eval.report.results import Results
+    from levl_eval.report.tables import show, write_leaderboard
 
     @functools.cache
     def results() -> Results:  # what terminal and files show is one: the run's records among all that the directory holds
@@ -166,7 +193,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
         print(printable(f"records, samples, {board} and {page}"))
         if args.data != "scenes":
             print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")
-    return int(failed)
+    return int(any(r.status != "done" for r in records))
 
 
 def _check_reference(name: str, backbones: Sequence[str], out: Path) -> None:

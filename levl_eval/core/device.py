@@ -41,6 +41,19 @@ def device_kind(name: str) -> str:
     return pick_device(name).type
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs of NVIDIA that a process may use here, as CUDA_VISIBLE_DEVICES names them. Without importing torch."""
+    if _cpu_build():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
+    except OSError:
+        return []
+
+
 def _cpu_build() -> bool:
     """Whether the installed torch can use nothing but the CPU, as its version file says."""
     if sys.platform == "darwin":

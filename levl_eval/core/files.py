@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.soft_locks import REMEDY, no_locks, soft_lock
 
 
 @contextlib.contextmanager
@@ -65,8 +66,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
     """Hold the lock file ``path``; yields whether it is ours (always, if ``wait``). A killed process frees its locks.
 
-    Where the system or the file system has no such locks, everyone gets it: writes are atomic, so only work is done twice.
-    Raises UsageError where the folder cannot be written.
+    The system wakes who waits: nobody asks again and again. Where the file system has no such locks, files stand for them, which is said
+    (core/soft_locks.py). Raises UsageError where the folder cannot be written.
     """
     target = Path(path)
     try:
@@ -75,6 +76,7 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
     except OSError as e:
         raise UsageError(f"{target.parent}: cannot be written ({e.strerror}); choose another folder or free the disk") from e
     with handle:
+        missing = ""
         try:
             import fcntl
 
@@ -82,9 +84,20 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        except (ImportError, OSError):
-            pass
-        yield True
+        except ImportError:
+            missing = "not on this system"
+        except OSError as e:
+            if e.errno == errno.EACCES and not wait:  # how some network file systems say that it is held
+                yield False
+                return
+            if not no_locks(e):
+                raise LevlError(f"{target}: cannot be locked ({e.strerror}); {REMEDY}") from e
+            missing = f"flock: {e.strerror}"
+        if not missing:
+            yield True
+            return
+        with soft_lock(target, wait, missing) as ours:
+            yield ours
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:

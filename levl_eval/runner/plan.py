@@ -207,8 +207,8 @@ def _dtype(wanted: str, device: str) -> str:
     return {"bf16": "bfloat16", "fp32": "float32"}[wanted]
 
 
-def make_plan(config: RunConfig, progress: Progress) -> Plan:
-    """Resolve names, cards, folders and data, and say who every job is.
+def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) -> Plan:
+    """Resolve names, cards, folders and data, and say who every job is. kind: of the device, where others compute than this machine.
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones. Data that cannot be read fail their jobs alone.
     """
@@ -226,7 +226,7 @@ def make_plan(config: RunConfig, progress: Progress) -> Plan:
     for spec in specs:
         location = locate(spec)
         check_at_hand(location.scheme, location.rest, spec.uri)
-    device, folder = device_kind(config.device), config.cache_folder
+    device, folder = kind or device_kind(config.device), config.cache_folder
     out = Path(config.out or LATEST)
     for needed in (out / "records", out / "samples", folder):
         try:

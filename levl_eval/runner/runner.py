@@ -28,6 +28,7 @@ from levl_eval.records import Record, Sample, fill_identity, identity_of, read_r
 from levl_eval.records.check import damage_of_samples
 from levl_eval.runner.folders import LATEST
 from levl_eval.runner.plan import Job, Plan
+from levl_eval.runner.shared_folders import launch_time
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ class Runner:
         other jobs are shared, also with a second run by hand: each process takes what nobody is at, and at the end waits for the
         others', helping with their features. What a lost process held is then computed by the one that waited.
         """
-        self.records, self.began = {}, time.time()
+        self.records, self.began = {}, launch_time() or time.time()
         together = [n for n, job in enumerate(self.jobs) if launched() and job.card.engine in TOGETHER]
         work_alone(not together)
         if together:
@@ -104,6 +105,11 @@ class Runner:
                 self._help(number)
             self._alone(number, wait=True)
         return [self.records[n] for n in range(len(self.jobs))]
+
+    def present(self, since: float = math.inf) -> list[Record | None]:
+        """The record of every job where it is there and whole; failed ones where they were written after ``since`` (seconds since 1970)."""
+        self.began = since
+        return [self._existing(n) for n in range(len(self.jobs))]
 
     def _announce(self, number: int, existing: Record | None) -> None:
         job = self.jobs[number]
