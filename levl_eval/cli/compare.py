@@ -19,6 +19,7 @@ from levl_eval.runner.options import Number
 if TYPE_CHECKING:
     from levl_eval.records import Record
     from levl_eval.report.compare import Comparison
+    from levl_eval.report.reading import Found
 
 WIDTH = 80
 
@@ -47,20 +48,36 @@ def add(commands: Commands) -> None:
     p.set_defaults(call=run)
 
 
-def side(word: str, folder: str) -> dict[str, list[Record]]:
+class Folders:
+    """Run directories, each read once, however many sides lie in it."""
+
+    def __init__(self) -> None:
+        from levl_eval.report.derived import Derived
+
+        self.derived = Derived()
+        self._read: dict[Path, Found] = {}
+
+    def read(self, directory: Path) -> Found:
+        """What a run directory holds; what is damaged is told once."""
+        from levl_eval.report.reading import read_directory
+
+        if directory not in self._read:
+            self._read[directory] = read_directory(directory, self.derived)
+            for line in self._read[directory].damaged:
+                print(f"compare: left out: {line}", file=sys.stderr)
+        return self._read[directory]
+
+
+def side(word: str, folder: str, folders: Folders) -> dict[str, list[Record]]:
     """Records of a side by task. Raises UsageError where the word names nothing, or several."""
     from levl_eval.records import read_record
-    from levl_eval.report.reading import read_directory
 
     path = Path(word)
     if path.suffix == ".json":
         record = read_record(path)
         return {record.task: [record]}
     directory, name = _place(word, folder)
-    directory_records = read_directory(Path(directory))
-    for line in directory_records.damaged:
-        print(f"compare: left out: {line}", file=sys.stderr)
-    records = [r for r in directory_records.records if r.status == "done"]
+    records = [r for r in folders.read(Path(directory)).records if r.status == "done"]
     names = list(dict.fromkeys(r.backbone_name for r in records))
     if not names:
         raise UsageError(f"{directory}: no finished records; give the --out of a run")
@@ -135,14 +152,15 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.sides) < 2:
         raise UsageError("compare: at least two sides are needed; see `levl-eval compare --help`")
-    sides = [side(word, args.folder) for word in args.sides]
+    folders = Folders()
+    sides = [side(word, args.folder, folders) for word in args.sides]
     if args.tasks:
         wanted = [t.strip() for t in args.tasks.split(",") if t.strip()]
         missing = [t for t in wanted if not any(t in s for s in sides)]
         if missing:
             raise UsageError(f"compare: no side has task {missing[0]!r}")
         sides = [{t: s[t] for t in wanted if t in s} for s in sides]
-    comparisons = compare_all(sides, allow_mismatch=args.allow_mismatch, most=args.differ)
+    comparisons = compare_all(sides, derived=folders.derived, allow_mismatch=args.allow_mismatch, most=args.differ)
     if args.json:
         print(json_text([c.as_dict() for c in comparisons]))
     else:

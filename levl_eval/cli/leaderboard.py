@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     elif kind == "table":
         if args.out is None:
             tables.show(results)
+            results.save()
             return int(bool(results.damaged))
         text = "\n".join([*(line for line, _ in tables.lines(results)), *tables.all_notes(results)]) + "\n"
     else:
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             "md": wide.markdown, "tex": wide.latex, "html": wide.html_page, "json": lambda r: json_text(wide.as_json(r)) + "\n",
         }  # fmt: skip
         text = writers[kind](results)
+    results.save()
     if args.out is None:
         sys.stdout.write(text)
     else:

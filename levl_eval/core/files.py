@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -121,6 +122,21 @@ def regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     if not stat.S_ISREG(mode):
         raise LevlError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a regular file; take it out or replace it")
     return path
+
+
+def stat_mark(s: os.stat_result) -> bytes:
+    """Size, times and inode of a file as bytes."""
+    return b"%d %d %d %d;" % (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+
+
+def settled(s: os.stat_result, now_ns: int | None = None) -> bool:
+    """Whether a later change is sure to give the file other times than it has now.
+
+    Clocks of file systems tick in up to 10 ms, of old ones (whole seconds) in up to 2 s.
+    """
+    last = max(s.st_mtime_ns, s.st_ctime_ns)
+    tick = 2_000_000_000 if s.st_ctime_ns % 1_000_000_000 == 0 else 50_000_000
+    return (time.time_ns() if now_ns is None else now_ns) - last > tick
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

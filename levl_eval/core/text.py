@@ -11,6 +11,7 @@ import html
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from typing import TypeVar
 
 Cell = TypeVar("Cell")
@@ -43,8 +44,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 def csv_cell(value: Cell) -> Cell | str:
     """A cell as a spreadsheet shows it and never computes it: a quote before what begins like a formula. Numbers stay."""
-    if not isinstance(value, str):
-        return value
+    return _csv_text(value) if isinstance(value, str) else value
+
+
+@lru_cache(8192)  # a table says most of its texts many times
+def _csv_text(value: str) -> str:
     begins = value.lstrip(" \u00a0\u3000").startswith(_FORMULA) and not _NUMBER.fullmatch(value)
     return ("'" if begins else "") + printable(value)
 

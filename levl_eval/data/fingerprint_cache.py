@@ -16,7 +16,6 @@ import hashlib
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from levl_eval.core.errors import LevlError
-from levl_eval.core.files import locked, regular
+from levl_eval.core.files import locked, regular, settled, stat_mark
 from levl_eval.core.messages import message
 
 FILE = "fingerprints.sqlite"
@@ -41,21 +40,6 @@ CREATE TABLE IF NOT EXISTS sets (key BLOB PRIMARY KEY, value BLOB NOT NULL, mark
 PRAGMA user_version = {FORMAT};
 """
 Said = Callable[[str], None]
-
-
-def stat_mark(s: os.stat_result) -> bytes:
-    """Size, times and inode of a file as bytes."""
-    return b"%d %d %d %d;" % (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
-
-
-def settled(s: os.stat_result, now_ns: int | None = None) -> bool:
-    """Whether a later change is sure to give the file other times than it has now.
-
-    Clocks of file systems tick in up to 10 ms, of old ones (whole seconds) in up to 2 s.
-    """
-    last = max(s.st_mtime_ns, s.st_ctime_ns)
-    tick = 2_000_000_000 if s.st_ctime_ns % 1_000_000_000 == 0 else 50_000_000
-    return (time.time_ns() if now_ns is None else now_ns) - last > tick
 
 
 def ends_of(path: str | os.PathLike[str]) -> tuple[os.stat_result, bytes]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import settled, stat_mark
 from levl_eval.core.text import printable
-from levl_eval.data.fingerprint_cache import FingerprintCache, active, bytes_hash, ends_of, settled, stat_mark
+from levl_eval.data.fingerprint_cache import FingerprintCache, active, bytes_hash, ends_of
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.rgb import to_rgb
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from levl_eval.core.errors import LevlError
-from levl_eval.data.fingerprint_cache import ABSENT, FingerprintCache, ends_of, settled, stat_mark, using
+from levl_eval.core.files import settled, stat_mark
+from levl_eval.data.fingerprint_cache import ABSENT, FingerprintCache, ends_of, using
 from levl_eval.data.places import SUFFIXES, Scope, absolute, on_hub, places_of, scope_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import LevlError
+from levl_eval.core.files import settled, stat_mark
 from levl_eval.core.text import printable
-from levl_eval.data.fingerprint_cache import active, settled, stat_mark
+from levl_eval.data.fingerprint_cache import active
 
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec

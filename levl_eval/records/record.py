@@ -6,6 +6,7 @@ JSON lines. Both are documented here, field by field; how schemas follow one ano
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from levl_eval.metrics.estimate import Estimate
 from levl_eval.records.identity import JobIdentity
 from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, write_lines
 from levl_eval.records.schema import SCHEMA, checksum_of, migrate
+from levl_eval.records.scores import Collector, scores_path, write_scores
 
 
 class Comparison(TypedDict):
@@ -155,11 +157,17 @@ def fill_identity(record: Record, identity: JobIdentity, failed: bool = False) -
 
 
 def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> Path:
-    """Write ``out/samples/KEY.jsonl`` and then ``out/records/KEY.json``; the record exists only once its samples do."""
+    """Write ``out/samples/KEY.jsonl`` and then ``out/records/KEY.json``; the record exists only once its samples do.
+
+    Between the two, what tables need of the samples is kept as arrays (scores.py).
+    """
     record._home = out
     if record.status == "done":
+        collector = Collector()
         with atomic_path(out / "samples" / f"{record.key}.jsonl") as temporary, open(temporary, "wb") as f:
-            record.samples = write_lines(f, samples)
+            record.samples = write_lines(f, samples, collector.add)
+        with contextlib.suppress(UsageError):  # samples that no table can use: said where one needs them
+            write_scores(scores_path(out, record.key), record.samples.sha256, collector.scores())
     path = out / "records" / f"{record.key}.json"
     record._stem = path.stem
     content = {field: finite(value) for field, value in record.model_dump(by_alias=True, mode="json").items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -46,19 +46,26 @@ def finite(value: object) -> object:
     return value
 
 
-def write_lines(handle: IO[bytes], samples: Iterable[Sample]) -> SamplesFile:
-    """Write one line a sample and say how many there are and what their bytes hash to."""
+def write_lines(handle: IO[bytes], samples: Iterable[Sample], each: Callable[[Sample, int], None] | None = None) -> SamplesFile:
+    """Write one line a sample and say how many there are and what their bytes hash to. each: is given every sample and its line's bytes."""
     rows, total = 0, hashlib.sha256()
     for sample in samples:
         line = json.dumps(finite(sample.model_dump()), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         total.update(line)
         handle.write(line)
         rows += 1
+        if each is not None:
+            each(sample, len(line))
     return SamplesFile(rows=rows, sha256=total.hexdigest())
 
 
 def read_lines(path: Path, expected: SamplesFile | None) -> Iterator[Sample]:
-    """The samples of a file, streamed. expected: what their record says of them; None for records that did not say.
+    """The samples of a file, streamed; see :func:`read_sized`."""
+    return (sample for sample, _ in read_sized(path, expected))
+
+
+def read_sized(path: Path, expected: SamplesFile | None) -> Iterator[tuple[Sample, int]]:
+    """The samples of a file with the bytes of their lines, streamed. expected: what their record says of them; None for records that did not say.
 
     Raises UsageError where the file is missing, a line is no sample, or, after the last line, where rows or bytes are not those
     that the record was written with.
@@ -69,7 +76,7 @@ def read_lines(path: Path, expected: SamplesFile | None) -> Iterator[Sample]:
             for number, line in enumerate(f, 1):
                 total.update(line)
                 try:
-                    yield Sample.model_validate_json(line)
+                    yield Sample.model_validate_json(line), len(line)
                 except ValueError as e:
                     raise UsageError(f"{path}: line {number} is no sample ({str(e).splitlines()[0]}); run the task again") from e
     except OSError as e:

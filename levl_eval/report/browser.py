@@ -13,12 +13,15 @@ from PIL import Image
 
 from levl_eval.core.errors import LevlError
 from levl_eval.records import Record
-from levl_eval.report.paired import Samples
+from levl_eval.records.scores import Scores
+from levl_eval.report.derived import samples_of
 from levl_eval.report.results import Results, Row
 
 IMAGES = 24  # images of a task in the browser, with all their questions
 SIDE = 192  # pixels of the longer side
 MAX_SAMPLES = 400  # of a task
+MAX_ANSWERS = 60_000  # of all tasks and backbones, about 40 bytes of the page each
+LEAST_SAMPLES = 8  # of a task, however many there are
 RIGHT = 0.5  # a score from which on a sample counts as right in the browser's filters
 
 Opener = Callable[[Record], Callable[[str], Image.Image] | None]
@@ -61,40 +64,46 @@ def _chosen(images: Sequence[str]) -> list[str]:
     return sorted(set(images), key=lambda i: hashlib.sha256(i.encode()).digest())[:IMAGES]
 
 
-def _of_row(results: Results, row: Row, link: Callable[[Record, str], str]) -> ShownTask | None:
-    """A task's entry; None where no samples can be read. link: address of a record's file of a kind, '' where it has none."""
-    loaded: dict[str, Samples] = {}
+def _of_row(results: Results, row: Row, link: Callable[[Record, str], str], most: int) -> ShownTask | None:
+    """A task's entry of at most ``most`` samples; None where no samples can be read. link: address of a record's file of a kind, '' where it has none."""
+    loaded: dict[str, Scores] = {}
     for name, cell in row.cells.items():
         if cell.records:
             try:
-                loaded[name] = results.samples(cell.records[0])
+                loaded[name] = results.scores(cell.records[0])
             except LevlError:
                 continue
     if not loaded:
         return None
-    common = set.intersection(*(set(s) for s in loaded.values()))
-    first = next(iter(loaded.values()))
-    wanted = set(_chosen([first[i].image_id for i in common]))
-    ids = sorted((i for i in common if first[i].image_id in wanted), key=lambda i: (first[i].image_id, i))[:MAX_SAMPLES]
-    lines = [{i: k for k, i in enumerate(s, 1)} for s in loaded.values()]
+    first = next(iter(loaded.values())).items
+    others = [s.items.position for s in loaded.values() if s.items is not first]
+    common = [k for k, i in enumerate(first.ids) if all(i in p for p in others)]
+    wanted = set(_chosen([first.images[k] for k in common]))
+    shown = sorted((k for k in common if first.images[k] in wanted), key=lambda k: (first.images[k], first.ids[k]))[:most]
+    places = [[s.items.position[first.ids[k]] for k in shown] for s in loaded.values()]
+    records = [row.cells[n].records[0] for n in loaded]
+    answers = [list(samples_of(r, s, p)) for r, s, p in zip(records, loaded.values(), places, strict=True)]
     samples: list[ShownSample] = [
         {
-            "id": i, "i": first[i].image_id, "q": str(first[i].meta.get("question", "")), "t": first[i].target,
-            "p": [s[i].prediction for s in loaded.values()], "s": [round(float(s[i].score or 0.0), 3) for s in loaded.values()],
-            "l": [line[i] for line in lines],
+            "id": one[0].id, "i": one[0].image_id, "q": str(one[0].meta.get("question", "")), "t": one[0].target,
+            "p": [s.prediction for s in one], "s": [round(float(s.score or 0.0), 3) for s in one], "l": [p[at] + 1 for p in places],
         }
-        for i in ids
+        for at, one in enumerate(zip(*answers, strict=True))
     ]  # fmt: skip
-    seeds = [row.cells[n].records[0].seed for n in loaded]
-    files = [link(row.cells[n].records[0], "samples") for n in loaded]
     return {
-        "title": row.title, "metric": row.metric, "backbones": list(loaded), "seeds": seeds, "files": files, "samples": samples, "images": {},
+        "title": row.title, "metric": row.metric, "backbones": list(loaded), "seeds": [r.seed for r in records],
+        "files": [link(r, "samples") for r in records], "samples": samples, "images": {},
     }  # fmt: skip
 
 
 def tasks_of(results: Results, link: Callable[[Record, str], str]) -> list[tuple[Row, ShownTask]]:
-    """Each row with what the browser shows of it: the first seed of every backbone; without images yet."""
-    return [(row, task) for row in results.rows if (task := _of_row(results, row, link)) is not None]
+    """Each row with what the browser shows of it: the first seed of every backbone; without images yet.
+
+    Of many rows and backbones fewer samples each, so that the page stays one that can be opened.
+    """
+    rows = [row for row in results.rows if any(c.records for c in row.cells.values())]
+    most = {row.key: max(LEAST_SAMPLES, min(MAX_SAMPLES, MAX_ANSWERS // len(rows) // len(row.cells))) for row in rows}
+    return [(row, task) for row in rows if (task := _of_row(results, row, link, most[row.key])) is not None]
 
 
 def add_images(shown: Sequence[tuple[Row, ShownTask]], opener: Opener, room: int) -> None:

@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
+
 from levl_eval.core.errors import ProtocolMismatch, UsageError
 from levl_eval.metrics.catalogue import Metric
 from levl_eval.metrics.estimate import Estimate
-from levl_eval.metrics.permutation import holm
+from levl_eval.metrics.permutation import PValue, holm
 from levl_eval.metrics.statistics import DRAWS
 from levl_eval.records import Record, read_record
+from levl_eval.report.derived import Derived, samples_of
 from levl_eval.report.labels import short
-from levl_eval.report.paired import Samples, load_samples, pair
+from levl_eval.report.paired import Scored, pair
 from levl_eval.report.results import Results, entry_of
 from levl_eval.report.units import amount
 
@@ -157,7 +160,7 @@ def compare(
     most: int = 10,
     draws: int = DRAWS,
     permutations: int = 10_000,
-    _samples: dict[str, Samples] | None = None,
+    _derived: Derived | None = None,
 ) -> Comparison:
     """Compare the main metric of two results, paired by sample and clustered by image.
 
@@ -175,42 +178,48 @@ def compare(
             f"{left[0].task}: {names[0]} and {names[1]} were not measured alike: {'; '.join(wrong)}. "
             "Measure both in one way, or compare all the same with --allow-mismatch (allow_mismatch=True)"
         )
-    kept = _samples if _samples is not None else {}
-
-    def loaded(r: Record) -> tuple[Record, Samples]:
-        key = f"{r.home}/{r.key}"
-        if key not in kept:
-            kept[key] = load_samples(r)
-        return r, kept[key]
-
-    sides = [loaded(r) for r in left], [loaded(r) for r in right]
+    derived = _derived if _derived is not None else Derived()
+    sides = [(r, derived.scores(r)) for r in left], [(r, derived.scores(r)) for r in right]
     paired = pair(*sides)
-    p = paired.test(permutations)
+    difference = derived.estimate(
+        "difference" if draws == DRAWS else f"difference {draws}", (left, right), lambda: paired.difference(draws)
+    )
+    p = derived.estimate(f"p {permutations}", (left, right), lambda: _as_estimate(paired.test(permutations)))
+    assert difference is not None and p is not None
     x, y = _item_scores(paired.ids, sides[0], paired.seeds), _item_scores(paired.ids, sides[1], paired.seeds)
-    order = sorted((i for i in paired.ids if x[i] != y[i]), key=lambda i: (-abs(x[i] - y[i]), i))
-    first, second = sides[0][0][1], sides[1][0][1]
-    wins = sum(x[i] > y[i] for i in paired.ids), sum(y[i] > x[i] for i in paired.ids)
+    apart = sorted(np.flatnonzero(x != y).tolist(), key=lambda k: (-abs(x[k] - y[k]), paired.ids[k]))[:most]
+    wins = int((x > y).sum()), int((y > x).sum())
     return Comparison(
         task=left[0].task, metric=left[0].main_metric, a=names[0], b=names[1], values=paired.values,
-        difference=paired.difference(draws), p=p.p, p_method=p.method, p_holm=p.p, family=1, seeds=paired.seeds,
-        seed_sd=paired.seed_sd, items=len(paired.ids), images=len(set(paired.images.tolist())),
+        difference=difference, p=p.value, p_method=p.method, p_holm=p.value, family=1, seeds=paired.seeds,
+        seed_sd=paired.seed_sd, items=len(paired.ids), images=len(np.unique(paired.clusters)),
         wins=wins[::-1] if entry_of(left[0], left[0].main_metric).lower_is_better else wins,
         left_out=paired.left_out, only_one_side=paired.only_one_side, kind=entry_of(left[0], left[0].main_metric),
         mismatch=tuple(dict.fromkeys(wrong)),
-        most_different=tuple(
-            Difference(
-                i, first[i].image_id, str(first[i].meta.get("question", "")), first[i].target,
-                (first[i].prediction, second[i].prediction), (x[i], y[i]),
-            )
-            for i in order[:most]
-        ),
+        most_different=tuple(_different(sides, [paired.ids[k] for k in apart], [(float(x[k]), float(y[k])) for k in apart])),
     )  # fmt: skip
 
 
-def _item_scores(ids: Sequence[str], side: Sequence[tuple[Record, Samples]], seeds: Sequence[int]) -> dict[str, float]:
-    """Mean score of each item over the seeds (over the only record, where the seeds differ)."""
+def _as_estimate(p: PValue) -> Estimate:
+    return Estimate(value=p.p, method=p.method)
+
+
+def _item_scores(ids: Sequence[str], side: Sequence[Scored], seeds: Sequence[int]) -> np.ndarray:
+    """[N] mean score of each item over the seeds (over the only record, where the seeds differ)."""
     used = [s for r, s in side if r.seed in seeds] or [side[0][1]]
-    return {i: sum(float(s[i].score or 0.0) for s in used) / len(used) for i in ids}
+    out = np.zeros(len(ids))
+    for s in used:
+        out += s.score[[s.items.position[i] for i in ids]]
+    return out / len(used)
+
+
+def _different(sides: Sequence[Sequence[Scored]], ids: Sequence[str], scores: Sequence[tuple[float, float]]) -> list[Difference]:
+    """What the first seed of both sides answered to some items; only their lines are read."""
+    lines = [samples_of(record, s, [s.items.position[i] for i in ids]) for record, s in (side[0] for side in sides)]
+    return [
+        Difference(one.id, one.image_id, str(one.meta.get("question", "")), one.target, (one.prediction, two.prediction), apart)
+        for one, two, apart in zip(*lines, scores, strict=True)
+    ]
 
 
 class CompareOptions(TypedDict, total=False):
@@ -222,18 +231,21 @@ class CompareOptions(TypedDict, total=False):
     permutations: int
 
 
-def compare_all(sides: Sequence[dict[str, list[Record]]], **options: Unpack[CompareOptions]) -> list[Comparison]:
+def compare_all(
+    sides: Sequence[dict[str, list[Record]]], *, derived: Derived | None = None, **options: Unpack[CompareOptions]
+) -> list[Comparison]:
     """Every two sides on every task they share, as one family: the p-values are adjusted by Holm.
 
-    sides: task -> the records (one a seed) of one backbone. Options as for :func:`compare`.
+    sides: task -> the records (one a seed) of one backbone. derived: what is kept of their folders. Options as for :func:`compare`.
     """
-    kept: dict[str, Samples] = {}
+    derived = derived or Derived()
     comparisons = [
-        compare(a[task], b[task], _samples=kept, **options)
+        compare(a[task], b[task], _derived=derived, **options)
         for a, b in itertools.combinations(sides, 2)
         for task in a
         if task in b
     ]
+    derived.save()
     if not comparisons:
         raise UsageError(f"compare: no task in common ({'; '.join(', '.join(s) or 'none' for s in sides)})")
     return [

@@ -250,4 +250,5 @@ def write_report(out: Path, results: Results, opener: Opener | None = None) -> P
     """Write ``out/report.html``; see build."""
     path = out / "report.html"
     atomic_write(path, build(results, opener, out))
+    results.save()
     return path

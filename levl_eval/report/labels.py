@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from levl_eval.core.hashing import digest
+from levl_eval.core.hashing import canonical, digest
 from levl_eval.records import Record
 from levl_eval.records.samples import finite
 
@@ -23,19 +23,23 @@ _OF_A_SEED = ("device", "order")  # seeds of one encoder may differ in them
 
 
 def _value(record: Record, part: str) -> str:
-    return digest(finite(PARTS[part](record)))
+    """Equal exactly where the part is."""
+    value = PARTS[part](record)
+    return value if isinstance(value, str) else canonical(finite(value))
 
 
 def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], object]) -> list[str]:
     """The parts by which records of one backbone's name must be told apart, so that no cell (``cell_of``) holds two encoders."""
-    chosen = ["weights"] if len({_value(r, "weights") for r in records}) > 1 else []
+    values = {part: [_value(r, part) for r in records] for part in PARTS}
+    at = [cell_of(r) for r in records]
+    chosen = ["weights"] if len(set(values["weights"])) > 1 else []
     for part in PARTS:
         if part in chosen:
             continue
         cells: dict[object, set[str]] = defaultdict(set)
-        for r in records:
+        for k, r in enumerate(records):
             seed = r.seed if part in _OF_A_SEED else None
-            cells[(cell_of(r), seed, *(_value(r, p) for p in chosen))].add(_value(r, part))
+            cells[(at[k], seed, *(values[p][k] for p in chosen))].add(values[part][k])
         if any(len(values) > 1 for values in cells.values()):
             chosen.append(part)
     return chosen
@@ -73,7 +77,7 @@ def label_columns(records: Sequence[Record], cell_of: Callable[[Record], object]
             label = name + (f"@{short(r.weights)[:8]}" if "weights" in parts else "")
             words = [_told(r, p, mine) for p in parts if p != "weights"]
             label += f" ({', '.join(w for w in words if w)})" if any(words) else ""
-            variant = digest([_value(r, p) for p in parts])
+            variant = digest([digest(finite(PARTS[p](r))) for p in parts])
             if seen.setdefault(label, variant) != variant:  # differ where the shortened values do not
                 label += f" #{variant[:8]}"
                 seen[label] = variant

@@ -14,13 +14,13 @@ from functools import cached_property
 import numpy as np
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.json_types import object_at
 from levl_eval.metrics.catalogue import DIFFERENCE, Bounds, metric_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.permutation import PValue, sign_flip_test, swap_test
 from levl_eval.metrics.segmentation import statistics_from_counts
 from levl_eval.metrics.statistics import DRAWS, bootstrap_statistic, paired_difference
 from levl_eval.records import Record, Sample, read_samples
+from levl_eval.records.scores import Scores
 
 Samples = dict[str, Sample]  # by id
 
@@ -50,22 +50,27 @@ def _count(record: Record, samples: Samples) -> None:
 
 def split_weights(samples: Sequence[Sample]) -> np.ndarray:
     """Factors [N] that turn the mean over samples into the mean over POPE's splits; all 1 where there are no splits."""
-    splits = np.array([str(s.meta.get("split", "")) for s in samples])
+    return _weights(np.array([str(s.meta.get("split", "")) for s in samples]))
+
+
+def _weights(splits: np.ndarray) -> np.ndarray:
     names, index, counts = np.unique(splits, return_inverse=True, return_counts=True)
-    return len(splits) / (len(names) * counts[index])
-
-
-def counts_of_samples(samples: Sequence[Sample], classes: int) -> np.ndarray:
-    """Per-image counts of segmentation samples as [N, C, 3]: intersection, target, prediction."""
-    out = np.zeros((len(samples), classes, 3))
-    for i, s in enumerate(samples):
-        for k, v in object_at(s.meta, "counts").items():
-            out[i, int(k)] = np.asarray(v, float)
+    out: np.ndarray = len(splits) / (len(names) * counts[index])
     return out
 
 
-def _classes(samples: Sequence[Sample]) -> int:
-    return 1 + max((int(k) for s in samples for k in object_at(s.meta, "counts")), default=0)
+def _counts(scores: Scores, at: np.ndarray, classes: int) -> np.ndarray:
+    """Per-image counts at some places [N] as [N, classes, 3]: intersection, target, prediction."""
+    row = np.full(len(scores.score), -1)
+    row[at] = np.arange(len(at))
+    wanted = row[scores.count_item] >= 0
+    out = np.zeros((len(at), classes, 3))
+    out[row[scores.count_item[wanted]], scores.count_class[wanted]] = scores.counts[wanted]
+    return out
+
+
+def _classes(scores: Scores, at: np.ndarray) -> int:
+    return 1 + int(scores.count_class[np.isin(scores.count_item, at)].max(initial=0))
 
 
 def mean_iou_over_seeds(sums: np.ndarray) -> np.ndarray:
@@ -83,16 +88,26 @@ def _difference_of_iou(sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Paired:
-    """a, b: [S, N] weighted scores, or [S, N, C, 3] counts where the metric is mean IoU; S common seeds, N common items."""
+    """a, b: [S, N] weighted scores, or [S, N, C, 3] counts where the metric is mean IoU; S common seeds, N common items.
+
+    clusters: [N] numbers of the items' images, in the order of the images' names.
+    """
 
     ids: tuple[str, ...]
-    images: np.ndarray
+    clusters: np.ndarray
+    image_names: np.ndarray
     seeds: tuple[int, ...]
     a: np.ndarray
     b: np.ndarray
     left_out: int = 0  # items that failed on a side
     only_one_side: int = 0  # items the other side does not have
     bounds: Bounds = DIFFERENCE  # of a difference of the metric
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N] image ids."""
+        out: np.ndarray = self.image_names[self.clusters]
+        return out
 
     @property
     def counted(self) -> bool:
@@ -124,55 +139,85 @@ class Paired:
             both = np.stack([self.a, self.b]).transpose(2, 0, 1, 3, 4)
             e = bootstrap_statistic(both, _difference_of_iou, draws=draws, seed=0)
             return e.model_copy(update={"method": f"paired {e.method}"})
-        return paired_difference(self.a.mean(0), self.b.mean(0), self.images, seed=0, draws=draws, bounds=self.bounds)
+        return paired_difference(self.a.mean(0), self.b.mean(0), self.clusters, seed=0, draws=draws, bounds=self.bounds)
 
     def test(self, draws: int = 10_000) -> PValue:
         """p-value of the difference by swapping the sides of whole images."""
         if self.counted:
             return swap_test(self.a.swapaxes(0, 1), self.b.swapaxes(0, 1), mean_iou_over_seeds, draws=draws)
-        return sign_flip_test(self.a.mean(0) - self.b.mean(0), self.images, draws=draws)
+        return sign_flip_test(self.a.mean(0) - self.b.mean(0), self.clusters, draws=draws)
 
 
-def pair(a: Sequence[tuple[Record, Samples]], b: Sequence[tuple[Record, Samples]]) -> Paired:
-    """Match two sides, each one (record, samples) a seed. Raises UsageError where nothing is in common or can be rebuilt."""
-    left, right = {r.seed: (r, s) for r, s in a}, {r.seed: (r, s) for r, s in b}
-    first, other = a[0][0], b[0][0]
+Scored = tuple[Record, Scores]
+
+
+def _sides(a: Sequence[Scored], b: Sequence[Scored]) -> tuple[list[int], list[tuple[Scores, Scores]]]:
+    """The seeds both sides have, and both sides' scores of each. Raises UsageError where there are none, or several records of one."""
+    left, right = {r.seed: s for r, s in a}, {r.seed: s for r, s in b}
+    first = a[0][0]
     for mine, by_seed in ((a, left), (b, right)):
         if len(by_seed) < len(mine):
             raise UsageError(f"{first.task}: {mine[0][0].backbone_name} has several records of one seed; give one record a seed")
     seeds = sorted(left.keys() & right.keys())
-    if not seeds:  # a head of one seed on each side, but not the same one
-        if len(a) > 1 or len(b) > 1:
-            raise UsageError(f"{first.task}: no seed in common ({sorted(left)} against {sorted(right)}); run the missing seeds")
-        sides = [(a[0][1], b[0][1])]
-        seeds = [first.seed]
-    else:
-        sides = [(left[k][1], right[k][1]) for k in seeds]
-    tables = [t for pair_ in sides for t in pair_]
-    common = set.intersection(*(set(t) for t in tables))
-    union = set.union(*(set(t) for t in tables))
-    if not common:
+    if seeds:
+        return seeds, [(left[k], right[k]) for k in seeds]
+    if len(a) > 1 or len(b) > 1:
+        raise UsageError(f"{first.task}: no seed in common ({sorted(left)} against {sorted(right)}); run the missing seeds")
+    return [first.seed], [(a[0][1], b[0][1])]  # a head of one seed on each side, but not the same one
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """ids: of the items that all tables have and have answered, in order; at: their places in each table."""
+
+    ids: list[str]
+    at: list[np.ndarray]
+    common: int
+    only_one_side: int
+
+
+def _match(tables: Sequence[Scores]) -> _Matched:
+    items = tables[0].items
+    if all(t.items is items for t in tables):
+        order = items.order[np.logical_and.reduce([t.usable for t in tables])[items.order]]
+        return _Matched([items.ids[k] for k in order], [order] * len(tables), len(items.ids), 0)
+    places = [t.items.position for t in tables]
+    common, union = set(items.ids).intersection(*places[1:]), set(items.ids).union(*places[1:])
+    usable = [t.usable for t in tables]
+    ids = sorted(i for i in common if all(u[p[i]] for u, p in zip(usable, places, strict=True)))
+    return _Matched(ids, [np.array([p[i] for i in ids], np.int64) for p in places], len(common), len(union) - len(common))
+
+
+def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
+    """Match two sides, each one (record, scores) a seed. Raises UsageError where nothing is in common or can be rebuilt."""
+    first, other = a[0][0], b[0][0]
+    seeds, sides = _sides(a, b)
+    tables = [t for side in sides for t in side]
+    matched = _match(tables)
+    if not matched.common:
         raise UsageError(f"{first.task}: {first.backbone_name} and {other.backbone_name} have no item in common")
-    ids = sorted(i for i in common if all(t[i].status == "ok" and t[i].score is not None for t in tables))
-    if not ids:
+    if not matched.ids:
         raise UsageError(f"{first.task}: every answer failed on one of the sides; nothing is left to compare")
-    rows = [[[t[i] for i in ids] for t in side] for side in zip(*sides, strict=True)]
-    images = np.array([s.image_id for s in rows[0][0]])
-    if first.main_metric == "mean_iou" and "counts" in rows[0][0][0].meta:
-        classes = max(_classes(r) for side in rows for r in side)
-        arrays = [np.stack([counts_of_samples(r, classes) for r in side]) for side in rows]
+    head, at = tables[0], matched.at[0]
+    names, codes = head.items.image_codes
+    if first.main_metric == "mean_iou" and head.counted[at[0]]:
+        classes = max(_classes(t, k) for t, k in zip(tables, matched.at, strict=True))
+        rows = [_counts(t, k, classes) for t, k in zip(tables, matched.at, strict=True)]
     else:
-        weights = split_weights(rows[0][0])
-        arrays = [np.array([[s.score for s in r] for r in side], float) * weights for side in rows]
+        weights = _weights(head.items.split_codes[at])
+        rows = [t.score[k] * weights for t, k in zip(tables, matched.at, strict=True)]
     bounds = metric_of(first.main_metric, first.engine, first.notes).difference_bounds
-    out = Paired(tuple(ids), images, tuple(seeds), arrays[0], arrays[1], len(common) - len(ids), len(union) - len(common), bounds)
+    out = Paired(
+        tuple(matched.ids), codes[at], names, tuple(seeds), np.stack(rows[::2]), np.stack(rows[1::2]), matched.common - len(matched.ids),
+        matched.only_one_side, bounds,
+    )  # fmt: skip
     if not out.left_out and not out.only_one_side:
         _check(first, a, seeds, out.values[0])
         _check(other, b, seeds, out.values[1])
     return out
 
 
-def _check(record: Record, side: Sequence[tuple[Record, Samples]], seeds: Sequence[int], value: float) -> None:
+def _check(record: Record, side: Sequence[Scored], seeds: Sequence[int], value: float) -> None:
     """The metric of the record must follow from its samples, or a pairing of the samples says nothing about it."""
     recorded = [r.metrics[r.main_metric].value for r, _ in side if r.seed in seeds or len(side) == 1]
     if recorded and abs(float(np.mean(recorded)) - value) > 1e-6:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 from levl_eval.core.errors import UsageError
 from levl_eval.core.json_types import object_at
 from levl_eval.records import Record, read_record
-
-_BLOCK = 1 << 20
+from levl_eval.report.derived import Derived, check_samples
 
 
 @dataclass(frozen=True)
@@ -22,39 +20,14 @@ class Found:
     damaged: tuple[str, ...] = ()
 
 
-def check_samples(record: Record) -> None:
-    """Raises UsageError where a record's samples are missing or not those it was written with.
-
-    Reads the bytes only, in blocks: a set's worth of samples is not parsed before a table needs them. Records of schema 1 do not
-    say what their samples were; paired.load_samples checks those against the metric.
-    """
-    if record.status != "done" or record.samples is None:
-        return
-    path = record.home / "samples" / f"{record.key}.jsonl"
-    total, rows = hashlib.sha256(), 0
-    try:
-        with open(path, "rb") as f:
-            while block := f.read(_BLOCK):
-                total.update(block)
-                rows += block.count(b"\n")
-    except OSError as e:
-        raise UsageError(f"{path}: samples are missing ({e.strerror}); run the task again") from e
-    if total.hexdigest() != record.samples.sha256:
-        reason = (
-            f"{rows} samples, its record says {record.samples.rows}"
-            if rows != record.samples.rows
-            else "not the samples its record was written with (checksum)"
-        )
-        raise UsageError(f"{path}: {reason}; damaged: run the task again")
-
-
-def read_directory(folder: Path) -> Found:
-    """The records of one run directory, in order of file name."""
+def read_directory(folder: Path, derived: Derived | None = None) -> Found:
+    """The records of one run directory, in order of file name. derived: remembers which samples were found whole."""
     records, damaged = [], []
+    sha256 = (derived or Derived(writes=False)).sha256
     for path in sorted((folder / "records").glob("*.json")):
         try:
             record = read_record(path)
-            check_samples(record)
+            check_samples(record, sha256)
         except UsageError as e:
             damaged.append(" ".join(str(e).split()))
         else:
@@ -62,12 +35,12 @@ def read_directory(folder: Path) -> Found:
     return Found(tuple(records), tuple(damaged))
 
 
-def read_directories(names: Sequence[str | Path], empty: bool = False) -> Found:
-    """The records of several run directories. Raises UsageError, unless ``empty``, for one without any or with damaged ones only."""
+def read_directories(names: Sequence[str | Path], empty: bool = False, derived: Derived | None = None) -> Found:
+    """The records of several run directories; see read_directory. Raises UsageError, unless ``empty``, for one without any or with damaged ones only."""
     records: list[Record] = []
     damaged: list[str] = []
     for name in names:
-        here = read_directory(Path(name))
+        here = read_directory(Path(name), derived)
         if not here.records and here.damaged and not empty:
             more = f" (and {len(here.damaged) - 1} more)" if len(here.damaged) > 1 else ""
             raise UsageError(f"{here.damaged[0]}{more}")

@@ -19,8 +19,10 @@ from levl_eval.metrics.catalogue import Metric, metric_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate, within
 from levl_eval.records import Record
+from levl_eval.records.scores import Scores
+from levl_eval.report.derived import Derived
 from levl_eval.report.labels import label_columns
-from levl_eval.report.paired import Paired, Samples, load_samples, mean_iou_over_seeds, pair
+from levl_eval.report.paired import Paired, mean_iou_over_seeds, pair
 from levl_eval.report.provenance import data_words, marks
 from levl_eval.report.reading import read_directories
 from levl_eval.report.reference import is_baseline, reference_of, resolve_reference
@@ -73,17 +75,17 @@ class Row:
     def title(self) -> str:
         return f"{self.task} {self.mark}".rstrip()
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
         """All of its records, failed ones last in each cell."""
         return [r for c in self.cells.values() for r in (*c.records, *c.failed)]
 
-    @property
+    @cached_property
     def any(self) -> Record:
         """A finished record where there is one: it knows protocol and data."""
         return next((r for r in self.records if r.status == "done"), self.records[0])
 
-    @property
+    @cached_property
     def kind(self) -> Metric:
         """The catalogue's entry of the main metric."""
         return entry_of(self.any, self.metric)
@@ -95,21 +97,22 @@ class Row:
 
 
 class Results:
-    """Grouped records. Differences are computed once and kept, as tables, CSV and report all want them.
+    """Grouped records. Differences are computed once and kept, as tables, CSV and report all want them; :meth:`save` keeps them for later.
 
+    derived: what is kept in the run directories (derived.py); None: nothing is read or written there but records and samples.
     reference: what gains are over (reference.py); None: each backbone's own random twin. damaged: a line on each file that was left out.
     Raises UsageError for a reference that is not among the records.
     """
 
     def __init__(
         self, records: Sequence[Record], say: Callable[[str], None] = lambda text: None, *,
-        reference: str | None = None, damaged: Sequence[str] = (),
+        reference: str | None = None, damaged: Sequence[str] = (), derived: Derived | None = None,
     ) -> None:  # fmt: skip
         self.records = self._distinct(records, say)
         self.damaged = list(damaged)
         for line in self.damaged:
             say(f"left out: {line}")
-        self._samples: dict[str, Samples] = {}
+        self._derived = derived or Derived(writes=False)
         self._differences: dict[tuple[RowKey, str, str], Estimate | None] = {}
         self._unpaired: dict[str, None] = {}
         columns = {self.label(r): r.backbone_name for r in self.records}
@@ -124,8 +127,15 @@ class Results:
 
         Raises UsageError for a directory without whole records.
         """
-        directory_records = read_directories(directories, empty=bool(also))
-        return cls([*also, *directory_records.records], say, reference=reference, damaged=directory_records.damaged)
+        derived = Derived()
+        directory_records = read_directories(directories, empty=bool(also), derived=derived)
+        return cls(
+            [*also, *directory_records.records], say, reference=reference, damaged=directory_records.damaged, derived=derived
+        )
+
+    def save(self) -> None:
+        """Keep what was computed in the run directories, where they can be written."""
+        self._derived.save()
 
     @staticmethod
     def _distinct(records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
@@ -188,31 +198,32 @@ class Results:
                 out.append(Row(task, groups[key][0].main_metric, key, mark, cells))
         return out
 
-    def samples(self, record: Record) -> Samples:
-        key = f"{record.home}/{record.key}"
-        if key not in self._samples:
-            self._samples[key] = load_samples(record)
-        return self._samples[key]
+    def scores(self, record: Record) -> Scores:
+        """What tables need of a record's samples. Raises UsageError where they are missing, damaged or an id stands twice."""
+        return self._derived.scores(record)
 
     def _pair(self, left: Sequence[Record], right: Sequence[Record]) -> Paired | None:
         """Both sides on their common items; None where the samples do not allow it, which :meth:`notes` then tells."""
         try:
-            return pair([(r, self.samples(r)) for r in left], [(r, self.samples(r)) for r in right])
+            return pair([(r, self.scores(r)) for r in left], [(r, self.scores(r)) for r in right])
         except LevlError as e:
             self._unpaired[f"{left[0].task}: no difference of {self.label(left[0])} and {self.label(right[0])}: {e}"] = None
             return None
 
-    def pair(self, row: Row, a: str, b: str) -> Paired | None:
-        """Both sides on their common items, None where one has no record or the samples do not allow it."""
-        left, right = row.cells.get(a), row.cells.get(b)
-        return self._pair(left.records, right.records) if left and right and left.records and right.records else None
+    def _difference(self, left: Sequence[Record], right: Sequence[Record]) -> Estimate | None:
+        def compute() -> Estimate | None:
+            paired = self._pair(left, right)
+            return paired.difference() if paired is not None else None
+
+        return self._derived.estimate("difference", (left, right), compute)
 
     def difference(self, row: Row, a: str, b: str) -> Estimate | None:
-        """a - b of the main metric, paired, over images; None where it cannot be had."""
+        """a - b of the main metric, paired, over images; None where it cannot be had: no record of one, or samples that do not allow it."""
         key = (row.key, a, b)
         if key not in self._differences:
-            paired = self.pair(row, a, b)
-            self._differences[key] = paired.difference() if paired is not None else None
+            left, right = row.cells.get(a), row.cells.get(b)
+            both = left and right and left.records and right.records
+            self._differences[key] = self._difference(left.records, right.records) if left and right and both else None
         return self._differences[key]
 
     def reference(self, row: Row, backbone: str) -> str | None:
@@ -233,8 +244,7 @@ class Results:
         if len(row.cells[backbone].records) == len(others) == 1:
             return self.gain(row, backbone)
         match = [o for o in others if o.seed == record.seed] or (list(others) if len(others) == 1 else [])
-        paired = self._pair([record], [match[0]]) if match else None
-        return None if paired is None else paired.difference()
+        return self._difference([record], [match[0]]) if match else None
 
     def gains_over(self, row: Row) -> str:
         """What the gains of a row are over, in words; '' where it has none."""
@@ -303,14 +313,19 @@ class Results:
         return Summary(estimate, len(each), spread)
 
     def _joint(self, row: Row, backbone: str) -> Estimate | None:
-        both = self.pair(row, backbone, backbone)
-        if both is None:
-            return None
-        if both.counted:
-            estimate = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_over_seeds)
-        else:
-            estimate = mean_estimate(both.a.mean(0), both.images, bounds=row.kind.bounds)
-        return estimate.model_copy(update={"method": f"mean of {len(both.seeds)} seeds: {estimate.method}"})
+        records = row.cells[backbone].records
+
+        def compute() -> Estimate | None:
+            both = self._pair(records, records)
+            if both is None:
+                return None
+            if both.counted:
+                estimate = bootstrap_statistic(both.a.swapaxes(0, 1), mean_iou_over_seeds)
+            else:
+                estimate = mean_estimate(both.a.mean(0), both.clusters, bounds=row.kind.bounds)
+            return estimate.model_copy(update={"method": f"mean of {len(both.seeds)} seeds: {estimate.method}"})
+
+        return self._derived.estimate(f"joint {row.metric} {row.kind.bounds}", (records,), compute)
 
 
 def _work(record: Record) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def rows(results: Results) -> list[TableRow]:
         common = _about(results, r)
         if r.status != "done":
             columns: TableRow = {**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better}
-            out.append((_place(results, r, r.main_metric), columns))
+            out.append((_place(common, r, r.main_metric), columns))
         for name, measured in r.metrics.items():
             kind, main = entry_of(r, name), name == r.main_metric
             e = within(measured, kind.bounds)
@@ -127,30 +127,32 @@ def rows(results: Results) -> list[TableRow]:
                 **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
                 **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
             }  # fmt: skip
-            out.append((_place(results, r, name), columns))
+            out.append((_place(common, r, name), columns))
     return [columns for _, columns in sorted(out, key=lambda x: x[0])]
 
 
-def _place(results: Results, r: Record, metric: str) -> tuple[str | int, ...]:
+def _place(common: TableRow, r: Record, metric: str) -> tuple[str | int, ...]:
     """By which rows are sorted: task, main metrics first, metric, backbone, seed, and then what tells records apart."""
     return (
-        r.task, metric != r.main_metric, metric, results.label(r), r.seed, r.protocol_hash, str(r.data.get("fingerprint", "")),
-        r.comparison_hash, r.identity_hash,
+        r.task, metric != r.main_metric, metric, str(common["backbone"]), r.seed, r.protocol_hash, str(r.data.get("fingerprint", "")),
+        str(common["comparison_hash"]), r.identity_hash,
     )  # fmt: skip
 
 
 def to_csv(table: Sequence[TableRow]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(COLUMNS), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: csv_cell(value) for column, value in row.items()} for row in table)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([csv_cell(row.get(column, "")) for column in COLUMNS] for row in table)
     return buffer.getvalue()
 
 
 def write_leaderboard(out: Path, results: Results | None = None) -> Path:
     """Derive ``out/leaderboard.csv`` from all whole records of the directory. Raises UsageError where there are none."""
     path = out / "leaderboard.csv"
-    atomic_write(path, to_csv(rows(results or Results.read([out]))))
+    results = results or Results.read([out])
+    atomic_write(path, to_csv(rows(results)))
+    results.save()
     return path
 
 

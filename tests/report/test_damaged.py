@@ -121,7 +121,7 @@ def test_samples_of_schema_1_that_are_fewer_than_the_metric_says_are_told(tmp_pa
     assert results.gain(results.rows[0], "m") is None
     assert any("4 scored samples, top1 is of 60; damaged" in n for n in results.notes())
     with pytest.raises(UsageError, match="damaged"):
-        results.samples(next(r for r in read_records(tmp_path) if r.backbone["name"] == "rnd"))
+        results.scores(next(r for r in read_records(tmp_path) if r.backbone["name"] == "rnd"))
 
 
 def test_facts_of_another_kind_are_left_out(tmp_path, capsys):
