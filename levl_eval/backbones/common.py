@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TypeVar
 
 import torch
@@ -38,10 +39,15 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mapping[str, object]) -> B:
-    """Freeze, refuse weights that are not finite, and fill in the attributes every backbone has."""
+    """Freeze, refuse weights that are not finite and pixels that cannot be, and fill in the attributes every backbone has."""
+    if not all(isfinite(v) for v in (*preprocess.mean, *preprocess.std)) or min(preprocess.std) <= 0:
+        raise UsageError(f"{uri}: its pixels are to have mean {preprocess.mean} and std {preprocess.std}; expected a std above 0")
     backbone.eval().requires_grad_(False)
+    # Bounds of a clamp (Gemma 4's) are infinite where they clamp nothing.
+    bounds = {key for key, value in backbone.named_buffers() if value.ndim == 0}
     for key, value in backbone.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        broken = value.isnan() if key in bounds else ~torch.isfinite(value)
+        if value.is_floating_point() and broken.any():
             raise UsageError(f"{uri}: weight {key} holds NaN or infinity; the file is broken or its training diverged")
     backbone.name, backbone.uri, backbone.preprocess, backbone.info = name, uri, preprocess, dict(info)
     backbone.weights_sha256 = hash_weights(backbone)

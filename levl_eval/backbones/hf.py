@@ -5,23 +5,22 @@ Code from a repository is never run: what transformers does not hold natively is
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, finish, unit
 from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
+from levl_eval.backbones.hf_pixels import preprocess_of
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.offline import hub_or_cache
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _UNUSED = (
     "pooler.dense",
     "position_ids",
@@ -43,11 +42,6 @@ def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
 
 
 class HFBackbone(Backbone):
@@ -145,41 +139,6 @@ class HFBackbone(Backbone):
         return {"embedding": unit(pooled if project is None else project(pooled))}
 
 
-def _preprocess(processor: BaseImageProcessor, uri: str = "hf") -> Preprocess:
-    """An image processor's settings as data.
-
-    SigLIP 2 of variable size keeps the aspect ratio within a number of patches; the suite's images are squares, so it gets the
-    largest square of so many. Raises UsageError for settings the suite's preprocessing cannot follow.
-    """
-    interpolation = _PIL.get(int(getattr(processor, "resample", 3) or 0), "bicubic")
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if getattr(processor, "do_normalize", True) and processor.image_mean is not None:
-        mean, std = _three(processor.image_mean), _three(processor.image_std)
-    factor = getattr(processor, "rescale_factor", None) or 1 / 255
-    if not getattr(processor, "do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
-        raise UsageError(f"{uri}: its image processor does not scale pixels to [0, 1]; use py: with your own preprocess")
-    if hasattr(processor, "max_num_patches"):
-        side = math.isqrt(processor.max_num_patches) * processor.patch_size
-        return Preprocess(side, "squash", None, interpolation, mean, std)
-
-    def side_of(size: object, *names: str) -> int | None:
-        values = [size.get(n) if hasattr(size, "get") else getattr(size, n, None) for n in names]
-        if len({v for v in values if v}) > 1:
-            raise UsageError(f"{uri}: its images are {' x '.join(map(str, values))} pixels; this suite's are squares")
-        return values[0]
-
-    size, crop = processor.size, getattr(processor, "crop_size", None)
-    shortest = side_of(size, "shortest_edge")
-    cut = side_of(crop, "height", "width") if getattr(processor, "do_center_crop", False) and crop is not None else None
-    side = shortest or side_of(size, "height", "width")
-    if side is None:
-        raise UsageError(f"{uri}: its image processor names neither a shortest edge nor height and width; use py:")
-    if cut is not None and (shortest or cut != side):
-        how = "shortest" if shortest else "squash-crop"
-        return Preprocess(cut, how, side, interpolation, mean, std)
-    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)
-
-
 def _config(repo: str, uri: str) -> tuple[PretrainedConfig, str]:
     """(configuration, family). Raises UsageError for what is not in the table, or not in transformers."""
     from transformers import AutoConfig
@@ -224,6 +183,21 @@ def _complete(loading: Mapping[str, Iterable[str]], uri: str) -> None:
         )
 
 
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, uri: str) -> None:
+    """Raises UsageError for a tokenizer that is not the text tower's: transformers makes an empty one where its files are missing."""
+    ids = tokenizer.encode("a photo of a cat.", add_special_tokens=False)
+    if not set(ids) - {*tokenizer.all_special_ids}:
+        raise UsageError(
+            f"{uri}: its tokenizer knows no words; copy tokenizer.json, or its vocabulary's files, from the repository"
+        )
+    if max(tokenizer.get_vocab().values()) >= vocabulary:
+        raise UsageError(
+            f"{uri}: its tokenizer has {len(tokenizer)} entries, the text tower {vocabulary}; they are of two models"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UsageError(f"{uri}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")
+
+
 def _finish(model: PreTrainedModel, family: str, repo: str, name: str, uri: str, more: Mapping[str, object]) -> Backbone:
     from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -231,7 +205,9 @@ def _finish(model: PreTrainedModel, family: str, repo: str, name: str, uri: str,
         processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=False)
         has_text = hasattr(model, "text_model") and FAMILIES[family].text
         tokenizer = AutoTokenizer.from_pretrained(repo, trust_remote_code=False) if has_text else None
-        preprocess = _preprocess(processor, uri)
+        preprocess = preprocess_of(processor, uri)
+    if tokenizer is not None:
+        _check_tokenizer(tokenizer, model.text_model.config.vocab_size, uri)
     backbone = HFBackbone(model, family, tokenizer)
     info = {"library": "transformers", "family": family, "pooled": pooling_of(family, backbone._tower), **more}
     if family == "siglip2":

@@ -116,10 +116,13 @@ def late_norm_of(model: object) -> nn.Module | None:
     over channels act on one position at a time: applied to the tokens it is the norm that a model pooling later would have had, as
     the authors of DINOv3's ConvNeXts read theirs.
     """
-    if _is_norm(getattr(model, "norm", None)):
+    encoder = getattr(model, "encoder", None)
+    wraps = hasattr(encoder, "blocks") and not hasattr(model, "blocks")  # its own `norm` is then its head's (Qwen3's, Gemma 4's)
+    if _is_norm(getattr(encoder if wraps else model, "norm", None)):
         return None
     head = getattr(model, "head", None)
-    for norm in (getattr(model, "fc_norm", None), getattr(head, "norm", None)):
+    own = (getattr(model, "norm", None),) if wraps else (getattr(model, "fc_norm", None), getattr(head, "norm", None))
+    for norm in own:
         name = type(norm).__name__
         over_channels = isinstance(norm, nn.LayerNorm) or name.startswith(("RmsNorm", "SimpleNorm"))
         width = getattr(norm, "normalized_shape", None)

@@ -57,6 +57,14 @@ def hub_reason(error: BaseException) -> str:
         "DatasetNotFoundError" in names and "doesn't exist on the hub or cannot be accessed" in low
     ):
         return "no such repository on the hub, or it is private: correct the name, or log in (hf auth login, or HF_TOKEN)"
+    if "SafetensorError" in names:
+        return f"its weights are no whole safetensors file ({_cut(str(error))}): cut short, or a Git LFS pointer; copy them again"
+    if "ignore_mismatched_sizes" in low:
+        return "its weights have other shapes than its config.json says; the two are of different models"
+    if "can't load image processor" in low:
+        return "holds no preprocessor_config.json that transformers can read; copy it from the model's repository"
+    if "repo id must" in low:
+        return "neither a directory nor a name of the hub (OWNER/NAME); correct it"
     if any(w.lower() in (text + " ".join(names)).lower() for w in _OFFLINE):
         return UNREACHED
     return f"cannot be loaded ({type(error).__name__}: {_cut(str(error))})"

@@ -126,21 +126,41 @@ def apart(found: Tensor, want: Tensor) -> float:
     return float((found - want).abs().max() / want.abs().max().clamp_min(1e-6))
 
 
-def late_norm(model: Any) -> nn.Module | None:
-    """The norm behind the pooling, looked up by the one way timm's families write it (not by the loader's code)."""
-    if isinstance(getattr(model, "norm", None), nn.Identity | None):
-        for owner, name in ((model, "fc_norm"), (getattr(model, "head", None), "norm")):
-            norm = getattr(owner, name, None)
-            if isinstance(norm, nn.LayerNorm) or "RmsNorm" in type(norm).__name__ or "SimpleNorm" in type(norm).__name__:
-                return norm
-    return None
+def _watched(model: Any, calls: list[tuple[nn.Module, Tensor]]) -> list[Any]:
+    """Hooks that note every norm over channels that runs, with its output."""
+    kinds = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.LayerNorm) or "RmsNorm" in type(m).__name__ or "SimpleNorm" in type(m).__name__
+    ]
+    return [m.register_forward_hook(lambda module, inputs, output: calls.append((module, output))) for m in kinds]
+
+
+def late_norm(
+    tokens: Tensor, before: list[tuple[nn.Module, Tensor]], after: list[tuple[nn.Module, Tensor]], width: int
+) -> nn.Module | None:
+    """The norm that a model applies behind its pooling alone, from what ran (not by the names the loader looks at).
+
+    before, after: norms that ran for the tokens, and for what is pooled of them. None where the tokens are themselves a norm's output.
+    """
+    for _, output in before[-1:]:
+        if output.numel() == tokens.numel() and torch.equal(output.flatten().sort().values, tokens.flatten().sort().values):
+            return None
+    ran = {id(module) for module, _ in before}
+    wide = [m for m, output in after if id(m) not in ran and output.numel() == output.shape[0] * width]
+    return wide[-1] if wide else None  # an attention pool's own norm stands before it
 
 
 def timm_reference(model: Any, images: Tensor) -> tuple[Tensor | None, Tensor]:
     """(pooled or None where the library pools nothing, map [B, D, h, w] after the norm) by timm's own functions alone."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+    hooks = _watched(model, calls)
     tokens = model.forward_features(images)
+    before = calls.copy()
     pooled = model.forward_head(tokens, pre_logits=True)
-    norm = late_norm(model)
+    for hook in hooks:
+        hook.remove()
+    norm = late_norm(tokens, before, calls[len(before) :], model.num_features)
     if tokens.ndim == 3:  # timm's own map of the last block tells grid and order; class attention may follow it (XCiT, CaiT)
         normed = not type(model).__name__.startswith("Hiera")  # whose blocks timm shows before their norm alone
         last = model.forward_intermediates(images, indices=1, norm=normed, intermediates_only=True, output_fmt="NCHW")[-1]
@@ -153,9 +173,7 @@ def timm_reference(model: Any, images: Tensor) -> tuple[Tensor | None, Tensor]:
             )
     else:
         own = tokens.movedim(-1, 1) if tokens.shape[1] != model.num_features else tokens
-    if (
-        norm is not None and getattr(norm, "normalized_shape", own.shape[1:2])[-1] == own.shape[1]
-    ):  # else of a head's hidden layer
+    if norm is not None:
         own = norm(own) if "2d" in type(norm).__name__ else norm(own.movedim(1, -1)).movedim(-1, 1)
     return (None if pooled.shape == tokens.shape else pooled.flatten(1)), own
 

@@ -148,12 +148,76 @@ def test_pixels_as_the_processor_says(tmp_path, settings, want):
     assert (p.resize, p.resize_to, p.mean) == want and p.size == 32
 
 
-def test_pixels_this_suite_cannot_follow_are_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"size": {"height": 32, "width": 40}}, "squares"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "longest edge below 64 pixels"),
+        ({"size": {"longest_edge": 48}}, "neither a shortest edge nor height and width"),
+        ({"rescale_factor": 1 / 127.5}, "scale pixels"),
+        ({"do_resize": False}, "does not resize"),
+        ({"do_pad": True, "pad_size": {"height": 64, "width": 64}}, "sets do_pad, which this suite does not follow"),
+        ({"resample": 7}, "resamples by 7"),
+        ({"image_mean": [0.5], "image_std": [0.5]}, r"image_mean of its image processor is \(0.5,\); expected three numbers"),
+        ({"image_mean": ["a", 0.5, 0.5]}, "expected three numbers"),
+        ({"image_std": [0.0, 0.2, 0.2]}, "expected a std above 0"),
+    ],
+)
+def test_pixels_this_suite_cannot_follow_are_one_line(tmp_path, settings, words):
     save("vit", tmp_path)
-    for settings in ({"size": {"height": 32, "width": 40}}, {"rescale_factor": 1 / 127.5}):
-        processor(tmp_path, **settings)
-        with pytest.raises(UsageError, match="squares|scale pixels"):
+    processor(tmp_path, **settings)
+    with pytest.raises(UsageError, match=words) as e:
+        load_backbone(f"hf:{tmp_path}")
+    assert "\n" not in str(e.value)
+
+
+def test_every_resampling_of_pillow_is_itself(tmp_path):
+    save("vit", tmp_path)
+    for number, name in ((0, "nearest"), (1, "lanczos"), (4, "box"), (5, "hamming")):
+        processor(tmp_path, resample=number)
+        assert load_backbone(f"hf:{tmp_path}").preprocess.interpolation == name
+
+
+def test_a_tokenizer_that_is_not_the_text_towers_is_one_line(tmp_path):
+    """Without its files transformers makes a CLIP tokenizer of two entries: all texts would be the same."""
+    save("clip", tmp_path)
+    own, settings = tmp_path / "tokenizer.json", tmp_path / "tokenizer_config.json"
+    whole = own.read_text()
+    before = json.loads(settings.read_text())
+    settings.write_text(json.dumps({k: v for k, v in before.items() if k != "pad_token"}))
+    with pytest.raises(UsageError, match="has no padding token; set pad_token in tokenizer_config.json"):
+        load_backbone(f"hf:{tmp_path}")
+    settings.write_text(json.dumps(before))
+    larger = json.loads(whole)
+    larger["model"]["vocab"] |= {f"word{i}": 100 + i for i in range(80)}
+    own.write_text(json.dumps(larger))
+    with pytest.raises(UsageError, match="its tokenizer has 91 entries, the text tower 60; they are of two models"):
+        load_backbone(f"hf:{tmp_path}")
+    own.unlink()
+    settings.unlink()
+    with pytest.raises(UsageError, match="its tokenizer knows no words; copy tokenizer.json"):
+        load_backbone(f"hf:{tmp_path}")
+
+
+def test_files_that_are_not_whole_name_what_is_wrong(tmp_path):
+    save("vit", tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole, before = weights.read_bytes(), config.read_text()
+    config.write_text(json.dumps({**json.loads(before), "hidden_size": 64}))
+    with pytest.raises(UsageError, match="other shapes than its config.json says"):
+        load_backbone(f"hf:{tmp_path}")
+    config.write_text(before)
+    for content in (whole[:3000], b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n"):
+        weights.write_bytes(content)
+        with pytest.raises(UsageError, match="no whole safetensors file .* cut short, or a Git LFS pointer"):
             load_backbone(f"hf:{tmp_path}")
+    weights.write_bytes(whole)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UsageError, match="holds no preprocessor_config.json"):
+        load_backbone(f"hf:{tmp_path}")
+    for name in ("someone/model@main", "a/b/c", str(config)):
+        with pytest.raises(UsageError, match="neither a directory nor a name of the hub"):
+            load_backbone(f"hf:{name}")
 
 
 def test_random_weights_of_a_repositorys_architecture(tmp_path, monkeypatch):

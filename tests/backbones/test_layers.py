@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from levl_eval.backbones import load_backbone
+from levl_eval.backbones.common import finish
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.types import ImageSet
 from levl_eval.features.store import FeatureStore
@@ -57,7 +58,6 @@ def test_open_clip_and_hf_layers(tmp_path):
     from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 
     from levl_eval.backbones.base import Preprocess
-    from levl_eval.backbones.common import finish
     from levl_eval.backbones.hf import HFBackbone
 
     x = X[..., :32, :32]
@@ -143,7 +143,6 @@ def tiny_vit(**options):
     import timm
 
     from levl_eval.backbones.base import Preprocess
-    from levl_eval.backbones.common import finish
     from levl_eval.backbones.timm import TimmBackbone
 
     torch.manual_seed(0)
@@ -179,7 +178,6 @@ def test_an_eva_without_prefix_tokens_shows_its_blocks():
     import timm
 
     from levl_eval.backbones.base import Preprocess
-    from levl_eval.backbones.common import finish
     from levl_eval.backbones.timm import TimmBackbone
 
     sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -193,3 +191,35 @@ def test_an_eva_without_prefix_tokens_shows_its_blocks():
 def test_every_loader_says_where_its_class_token_is(checkpoints):
     assert load_backbone(str(checkpoints["clip"])).class_token == load_backbone("random:nano").class_token == "pooled"
     assert load_backbone("random:resnet10t").class_token == ""
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma4", "deepseek"])
+def test_a_wrapped_encoders_norm_is_its_heads(family):
+    """timm's classifiers around a larger model's encoder norm what they have pooled; only DeepSeek's encoder has a norm of its own."""
+    import timm
+
+    from levl_eval.backbones.base import Preprocess
+    from levl_eval.backbones.timm import TimmBackbone
+
+    sizes = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    module = getattr(timm.models, f"{family}_vit")
+    more = {"gemma4": {"head_dim": 12, "intermediate_size": 32, "use_clipped_linears": True}}.get(family, {})
+    net = getattr(module, f"{family.capitalize()}VitClassifier")(**sizes, **more).eval()
+    b = finish(TimmBackbone(net), "tiny", "timm:tiny", Preprocess(64), {})
+    with torch.no_grad():
+        tokens, found = net.forward_features(X).reshape(len(X), 16, 24), b.encode(X)
+    want = tokens if family == "deepseek" else net.norm(tokens)
+    assert torch.equal(found.patches, want) and found.grid == (4, 4) and torch.equal(found.pooled, net.norm(tokens.mean(1)))
+
+
+def test_a_bound_of_a_clamp_may_be_infinite_and_nothing_else():
+    b = load_backbone("random:nano")
+    b.register_buffer("bound", torch.tensor(float("inf")))
+    b.register_buffer("mean", torch.zeros(3))
+    finish(b, "x", "random:nano", b.preprocess, {})
+    for name, value in (("bound", torch.tensor(float("nan"))), ("mean", torch.full((3,), float("inf")))):
+        kept = getattr(b, name)
+        setattr(b, name, value)
+        with pytest.raises(UsageError, match=f"weight {name} holds NaN or infinity"):
+            finish(b, "x", "random:nano", b.preprocess, {})
+        setattr(b, name, kept)
