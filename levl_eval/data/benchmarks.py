@@ -147,16 +147,19 @@ def read_llava(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         if e.image is None:
             left_out[TEXT_ONLY] += 1
         else:
-            questions += llava_turns(e.conversations, str(number), e.image, file, f"entry {number}")
+            questions += llava_turns(e.conversations, str(number), e.image, file, f"entry {number}", left_out)
     about = About("llava", spec.split, file, f"images are looked for in {folder}; set `images`", f"{len(questions)} turns")
-    return finish_questions(about, questions, lambda i: folder / i, spec, limit, left_out)
+    return finish_questions(about, questions, lambda i: folder / i, spec, limit, +left_out)
 
 
-TEXT_ONLY = "entries without an image"
+TEXT_ONLY, UNANSWERED = "entries without an image", "last turns without an answer"
 
 
-def llava_turns(turns: list[Turn], number: str, image: str, source: object, entry: str) -> list[Question]:
-    """The turns of a conversation as questions NUMBER/0, NUMBER/1, ... Raises UsageError: others than a human's followed by gpt's."""
+def llava_turns(turns: list[Turn], number: str, image: str, source: object, entry: str, left_out: Counter[str]) -> list[Question]:
+    """The turns of a conversation as questions NUMBER/0, NUMBER/1, ... A last one of a human alone is left out, and counted.
+
+    Raises UsageError: others than a human's followed by gpt's.
+    """
     out = []
     for k in range(0, len(turns) - 1, 2):
         text, answer = turns[k].value.replace("<image>", "").strip(), turns[k + 1].value.strip()
@@ -165,4 +168,5 @@ def llava_turns(turns: list[Turn], number: str, image: str, source: object, entr
                 f"{source}: {entry}: turns {k + 1} and {k + 2} are no question of a human with an answer of gpt; correct the entry"
             )
         out.append(Question(f"{number}/{k // 2}", image, text, answer, (), {}))
+    left_out[UNANSWERED] += len(turns) % 2
     return out

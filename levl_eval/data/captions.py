@@ -35,7 +35,11 @@ def _finish(
     spec: DataSpec, name: str, rows: list[tuple[str, Path, list[str]]], limit: int | None, source: Path, where: str,
     left_out: Mapping[str, int] | None = None,
 ) -> CaptionSet:  # fmt: skip
-    """(id, file, captions) an image as a set. Raises UsageError for an empty one, or an image without captions."""
+    """(id, file, captions) an image as a set. Raises UsageError for an empty one, an image listed twice or without captions."""
+    counts = Counter(i for i, _, _ in rows)
+    twice = next((i for i, n in counts.items() if n > 1), None)
+    if twice is not None:
+        raise UsageError(f"{source}: image {printable(twice)[:200]} is listed twice; keep one entry")
     rows = rows[:limit] if limit is not None else rows
     at = {i: (p, c) for i, p, c in rows}
     empty = [i for i, _, c in rows if not c]

@@ -7,6 +7,7 @@ Schemas as published. A repository name may also be a local directory in the hub
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 from levl_eval.cards import DataSpec
@@ -83,14 +84,14 @@ def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> Question
     """A table in LLaVA's form (lmms-lab's LLaVA-NeXT-Data, LLaVA-ReCap): an image and its conversation a row; rows of text alone are left out."""
     source, questions = source_of(spec).repo, []
     there = rows_with_image(got.rows)
+    left_out = Counter({TEXT_ONLY: there.count(False)})
     for row, cells in enumerate(got.rows.select_columns(["conversations"])):
         if there[row]:
             e = checked(LLaVA, cells, source, f"row {row}")
-            questions += llava_turns(e.conversations, str(row), f"{row:08d}", source, f"row {row}")
+            questions += llava_turns(e.conversations, str(row), f"{row:08d}", source, f"row {row}", left_out)
     rows = {f"{row:08d}": row for row, is_there in enumerate(there) if is_there}
     out = _finish(spec, questions, got, rows, limit, f"{len(questions)} turns")
-    bare = len(there) - sum(there)
-    return replace(out, images=replace(out.images, left_out={TEXT_ONLY: bare})) if bare else out
+    return replace(out, images=replace(out.images, left_out=dict(+left_out)))
 
 
 def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, source: str) -> Question:

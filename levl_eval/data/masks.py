@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from levl_eval.data.colours import ColourTable
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.types import SegmentationSet
 
-_NEVER = -2
+_NEVER, UNLISTED = -2, -3
 _MODES = ("L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "1")
 _SAMPLE = 16  # masks of a set that are looked at when it is read; all of them only where these look wrong
 _VOID_NAMES = frozenset({"unlabeled", "unlabelled", "void", "ignore", "ignored"})
@@ -28,7 +28,8 @@ MAX_ID = 65_535  # of a JSON class list: what 16-bit masks hold
 class LabelMap:
     """Which class each value of a mask file stands for.
 
-    table: class of each value, -1 for void, -2 for what the published files never hold (refused); None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
+    table: class of each value, -1 for void, -2 for what the published files never hold
+    (refused), -3 for ids that a class list leaves out (void, which is said); None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
     of the file that is void, always in the file's own ids; -1 and others that no file holds are none.
     """
 
@@ -37,6 +38,7 @@ class LabelMap:
     reduce_zero: bool = False
     table: np.ndarray | None = None
     colours: ColourTable | None = None  # by which RGB masks become values
+    listed: bool = False  # whether ``table`` is a user's list of ids
 
     @property
     def void(self) -> int:
@@ -78,6 +80,15 @@ class LabelMap:
         if kept.min() >= 1 and kept.max() == self.classes and not self.reduce_zero:
             fix = f"labels run from {kept.min()} to {kept.max()}: if they count from 1, set `reduce_zero_label`"
         return f"{text}; {fix}"
+
+    def unlisted(self, stored: np.ndarray) -> set[int]:
+        """Values of a mask that a class list of ids leaves out; none where the classes are no such list."""
+        if self.table is None or not self.listed:
+            return set()
+        values = np.unique(stored)
+        inside = (values >= 0) & (values < len(self.table))
+        out = ~inside | (self.table[np.clip(values, 0, len(self.table) - 1)] == UNLISTED)
+        return set(values[out & (values != self.ignore)].tolist())
 
     def digest(self) -> str:
         """Of the class that each value of a mask file stands for: how its bytes are read."""
@@ -135,8 +146,14 @@ def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
     A sample of the masks is looked at; all of them only where the sample could not tell.
     """
     read = segmentation_set.mask
+    if len(segmentation_set.classes) < 2:
+        raise UsageError(
+            f"{segmentation_set.images.source}: has the one class {printable(segmentation_set.classes[0])[:60]!r}, of which every map is right; at "
+            "least 2 are needed: name the background too"
+        )
     if not isinstance(read, MaskReader):
         return segmentation_set
+    unlisted: set[int] = set()
     ids = segmentation_set.images.ids
     sample = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int))]
     for part in (sample, ids):
@@ -148,10 +165,11 @@ def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
             except LevlError:  # told by whoever opens it
                 return segmentation_set
             values |= set(np.unique(stored).tolist())
+            unlisted |= read.labels.unlisted(stored)
             scorable |= bool((read.labels.apply(stored, strict=False) != segmentation_set.ignore_index).any())
         binary = values == {0, 255} and read.labels.table is None and not read.labels.reduce_zero
         if scorable and not binary:
-            return segmentation_set
+            return _with_unlisted(segmentation_set, unlisted)
     if not scorable:
         raise UsageError(
             f"{segmentation_set.images.source}: no pixel of the {len(ids)} masks belongs to a class (labels {_some(values)}), mIoU is not defined on "
@@ -161,6 +179,15 @@ def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
         f"{segmentation_set.images.source}: labels are 0 and 255: did you mean classes 0 and 1? In all {len(ids)} masks 255 is void "
         f'(`ignore_index`); store 1 for 255, or set `classes` to a JSON file {{"0": ..., "255": ...}} and another `ignore_index`'
     )
+
+
+def _with_unlisted(segmentation_set: SegmentationSet, values: set[int]) -> SegmentationSet:
+    """The set, which says of the labels that its class list leaves out that they are void."""
+    if not values:
+        return segmentation_set
+    remark = f"labels {_some(values)} of its masks are not in `classes`: they are void"
+    images = segmentation_set.images
+    return replace(segmentation_set, images=replace(images, remark="; ".join(r for r in (images.remark, remark) if r)))
 
 
 def _some(values: set[int]) -> str:
@@ -194,13 +221,15 @@ def json_classes(path: Path, text: str, ignore: int) -> tuple[tuple[str, ...], n
 
 
 def named_ids(of_id: Mapping[int, object], source: str, ignore: int = -1) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of classes by id: the names in order of id, and the table id -> class; -1 (void) of ``ignore`` and of names of _VOID_NAMES.
+    """Names of classes by id: the names in order of id, and the table id -> class; -1 (void) of ``ignore`` and of names of _VOID_NAMES, -3 of
+    ids between that are not listed.
 
     Raises UsageError as checked_names.
     """
     ids = sorted(i for i, n in of_id.items() if i != ignore and not (isinstance(n, str) and n.strip().lower() in _VOID_NAMES))
     names = checked_names([of_id[i] for i in ids], source, ids)
-    table = np.full(max(of_id, default=0) + 1, -1, np.int64)
+    table = np.full(max(of_id, default=0) + 1, UNLISTED, np.int64)
+    table[list(of_id)] = -1
     table[ids] = np.arange(len(ids))
     return names, table
 

@@ -14,6 +14,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.formats import GQA, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
 from levl_eval.data.images import fingerprint_text, image_set, put_into, root_of, under
+from levl_eval.data.listing import in_words
 from levl_eval.data.stream import stream
 from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
@@ -101,7 +102,7 @@ def finish_questions(
     """Questions with their images as a set. locate: image id -> file. left_out: entries that are none of its questions. Raises UsageError: none, ids that repeat, images that are missing."""
     source = about.source
     if not questions:
-        raise UsageError(f"{source}: holds no questions")
+        raise UsageError(f"{source}: holds no questions{f' ({in_words(left_out)})' if left_out else ''}")
     unique_ids((q.question_id for q in questions), source)
     questions = limited(questions, limit)
     images = image_set((q.image_id for q in questions), locate, str(source), about.where, left_out, spec)

@@ -97,8 +97,12 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
     if on_hub(spec, data):
         from levl_eval.data.hub_captions import hub_captions
 
-        return _ruled(hub_captions(spec, limit), spec)
-    return _ruled(CAPTIONS.load(spec.layout)(spec, data, limit), spec)
+        caption_set = hub_captions(spec, limit)
+    else:
+        caption_set = CAPTIONS.load(spec.layout)(spec, data, limit)
+    if len(caption_set.images) == 1 and limit != 1:
+        raise UsageError(f"{caption_set.images.source}: holds one image, which every caption finds; at least 2 are needed")
+    return _ruled(caption_set, spec)
 
 
 def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:

@@ -64,7 +64,8 @@ class ClassList(NamedTuple):
     def labels(self, spec: DataSpec) -> LabelMap:
         """What each value of the set's masks stands for. Ids of a user's colours are its lines, none of which is ``ignore_index``."""
         ignore = -1 if self.colours is not None and self.colours.always else spec.ignore_index
-        return LabelMap(len(self.names), ignore, spec.reduce_zero_label, self.table, self.colours)
+        listed = self.table is not None and spec.classes is not None
+        return LabelMap(len(self.names), ignore, spec.reduce_zero_label, self.table, self.colours, listed)
 
 
 def class_list(spec: DataSpec, data: str, class_file: Path | None) -> ClassList:

@@ -46,7 +46,7 @@ class SetIdentity:
     source: its folder or file (absolute), or hub repository; not part of what the set is. sampled: only sizes, ends and a sample of
     the images were hashed. published: the published set it is (data.published), whole; None: none that is known. left_out: entries
     of its folders that are none of its images (junk, other suffixes), counted by reason. skipped: id -> why, of images that cannot be
-    read (--skip-broken). revision: of a hub repository, the commit that was read; remark: what was read in place of a card's pin.
+    read (--skip-broken). revision: of a hub repository, the commit that was read; remark: what else must be known of how it was read.
     """
 
     fingerprint: str

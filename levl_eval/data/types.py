@@ -31,7 +31,7 @@ class ImageSet:
         default_factory=dict
     )  # id -> why, of images left out because they cannot be read (--skip-broken)
     revision: str = ""  # of a hub repository: the commit that was read; "" where none is known
-    remark: str = ""  # what else was read than the card asks for, and why
+    remark: str = ""  # what a user must know of how it was read: another revision than the card's pin, labels taken for void
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -44,7 +44,7 @@ class DataNotes(TypedDict, total=False):
 
     published: the published set that the test data are; sampled: sets too large to be hashed whole; left_out: source -> entries of its
     folders that are none of its images, in words; skipped: source -> what cannot be read, in words; revisions: hub repository -> the commit
-    that was read; remarks: hub repository -> what was read in place of a card's pin; test_source: where the test data lie, if not below --data.
+    that was read; remarks: source -> what else must be known of how it was read; test_source: where the test data lie, if not below --data.
     """
 
     published: str | None

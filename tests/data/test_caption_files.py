@@ -93,11 +93,24 @@ def test_coco_captions_are_an_evaluation_set(tmp_path):
 
 
 def test_coco_images_without_a_caption_are_counted(tmp_path):
-    known = {"images": [{"id": k, "file_name": f"{k}.png"} for k in range(3)], "annotations": [{"image_id": 1, "caption": "one"}]}
+    known = {"images": [{"id": k, "file_name": f"{k}.png"} for k in range(3)], "annotations": []}
+    known["annotations"] = [{"image_id": k, "caption": "one"} for k in (0, 1)]
     file = small.write(tmp_path / "captions_val.json", json.dumps(known))
-    small.write(tmp_path / "1.png", small.image_bytes(1))
+    for k in (0, 1):
+        small.write(tmp_path / f"{k}.png", small.image_bytes(k))
     found = read_captions(DataSpec(layout="captions", annotations=str(file)), "")
-    assert found.images.ids == ("1.png",) and dict(found.images.left_out) == {"images without a caption": 2}
+    assert found.images.ids == ("0.png", "1.png") and dict(found.images.left_out) == {"images without a caption": 1}
+
+
+def test_a_single_image_or_one_listed_twice_is_no_retrieval(tmp_path):
+    small.write(tmp_path / "1.png", small.image_bytes(1))
+    table = small.write(tmp_path / "c.csv", "image,caption\n1.png,a dog\n1.png,the dog\n")
+    with pytest.raises(UsageError, match="c.csv: holds one image, which every caption finds; at least 2 are needed"):
+        read_captions(DataSpec(layout="captions", annotations=str(table)), "")
+    one = {"filename": "1.png", "split": "test", "sentences": [{"raw": "a dog"}]}
+    split = small.write(tmp_path / "dataset_x.json", json.dumps({"images": [one, {**one, "sentences": [{"raw": "a cat"}]}]}))
+    with pytest.raises(UsageError, match="image 1.png is listed twice; keep one entry"):
+        read_captions(DataSpec(layout="karpathy", annotations=str(split), split="test"), "")
 
 
 @pytest.mark.parametrize(

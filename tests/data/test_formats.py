@@ -179,6 +179,35 @@ def test_pope_and_gqa_entries(tmp_path):
             read_questions(small.gqa_spec(), str(gqa))
 
 
+@pytest.mark.parametrize("scorer", ["vqav2", "textvqa", "vizwiz"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_too_few_annotators_for_the_rule_to_give_a_whole_point_are_refused(scorer, count):
+    few = Question("7", "a.png", "q", "red", ("red",) * count)
+    assert score(scorer, few, "red") < 1
+    with pytest.raises(
+        UsageError, match=f"1 of 1 questions have fewer than 4 answers, first 7 with {count} answers; .*could never score them 1"
+    ):
+        check_scorer(scorer, [few])
+    enough = Question("7", "a.png", "q", "red", ("red",) * 4)
+    check_scorer(scorer, [enough])
+    assert score(scorer, enough, "red") == 1
+
+
+def test_what_a_llava_file_leaves_out_is_counted(tmp_path):
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}, {"from": "human", "value": "And?"}]
+    small.write(tmp_path / "images" / "a.png", small.image_bytes(0))
+    entries = [{"image": "a.png", "conversations": turns}, {"conversations": turns[:2]}]
+    spec = DataSpec(
+        layout="llava", questions=str(small.write(tmp_path / "l.json", json.dumps(entries))), images=str(tmp_path / "images")
+    )
+    found = read_questions(spec, "")
+    assert len(found.questions) == 1
+    assert dict(found.images.left_out) == {"entries without an image": 1, "last turns without an answer": 1}
+    small.write(tmp_path / "l.json", json.dumps(entries[1:]))
+    with pytest.raises(UsageError, match="holds no questions .left out: 1 entries without an image."):
+        read_questions(spec, "")
+
+
 def test_llava_vizwiz_textvqa_scienceqa(tmp_path):
     turns = [{"from": "human", "value": "What? <image>"}, {"from": "gpt", "value": "A dog."}]
     small.write(tmp_path / "images" / "a.png", small.image_bytes(0))
@@ -264,7 +293,7 @@ def test_single_answers_under_a_rule_for_ten_are_refused():
     check_scorer("vqav2", [ten])
     check_scorer("soft", [one])
     for scorer in ("vqav2", "textvqa", "vizwiz"):
-        with pytest.raises(UsageError, match="1 of 2 questions have a single answer, first 2") as e:
+        with pytest.raises(UsageError, match="1 of 2 questions have fewer than 4 answers, first 2.* with a single answer") as e:
             check_scorer(scorer, [ten, one])
         assert str(e.value).isprintable()
 

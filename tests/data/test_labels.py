@@ -88,8 +88,18 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no JSON": (grid(0, 1), "{0: a}", {}, "not valid JSON"),
     "JSON of a number": (grid(0, 1), "7", {}, "neither a list of names nor"),
     "nothing": (grid(0, 1), "{}", {}, "holds no class"),
+    "one class": (grid(0), ["a"], {}, "has the one class 'a', of which every map is right; at least 2 are needed"),
     "text for a mask": (b"no image", ["a", "b"], {}, "no image format"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [((0, 2, 1), "labels 1 of its masks"), ((0, 2, 11), "labels 11 of its masks"), ((0, 2, 3, 255), "")]
+)
+def test_labels_that_a_class_list_leaves_out_are_void_and_said(values, said, tmp_path):
+    found = read_segmentation(one(tmp_path, grid(*values), {"0": "a", "2": "b", "3": "Void"}), "")
+    assert found.mask("a.png")[0].tolist()[:2] == [0, 1] and set(found.mask("a.png")[0].tolist()[2:]) <= {0, 1, 255}
+    assert found.images.remark == (f"{said} are not in `classes`: they are void" if said else "")
 
 
 @pytest.mark.parametrize("name", REFUSED)

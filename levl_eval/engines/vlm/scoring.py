@@ -19,6 +19,7 @@ from levl_eval.metrics.statistics import Z95, bootstrap_statistic, bootstrap_wei
 from levl_eval.metrics.vqa import exact_match, soft_accuracy, textvqa_accuracy, vizwiz_accuracy, vqa_accuracy
 
 _SOFT = {"vqav2": vqa_accuracy, "textvqa": textvqa_accuracy, "vizwiz": vizwiz_accuracy, "soft": soft_accuracy}  # by annotators
+_ENOUGH = 4  # annotators
 _TEN = ("vqav2", "textvqa", "vizwiz")  # scorers made for ten annotators a question
 _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[.:)\],].*|\s[-\u2013\u2014]\s.*)?$", re.DOTALL)
 _NAMED = re.compile(
@@ -48,12 +49,15 @@ def chosen_letter(text: str) -> str:
 
 
 def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
-    """Raises UsageError where a rule for ten annotators meets a question with a single answer, which it could never score 1."""
-    single = [q for q in questions if len(q.answers) == 1 or (not q.answers and q.answer)] if scorer in _TEN else []
-    if single:
+    """Raises UsageError where a rule for ten annotators meets a question with so few answers that it could never score 1: an answer counts
+    whole where three of the others gave it, and each annotator is left out in turn."""
+    few = [q for q in questions if 0 < (len(q.answers) or bool(q.answer)) < _ENOUGH] if scorer in _TEN else []
+    if few:
+        count = len(few[0].answers) or 1
+        words = "a single answer" if count == 1 else f"{count} answers"
         raise UsageError(
-            f"scorer {scorer}: {len(single)} of {len(questions)} questions have a single answer, first {printable(single[0].question_id)}; "
-            "its rule is made for ten annotators: give all their answers, or set scorer to soft or exact"
+            f"scorer {scorer}: {len(few)} of {len(questions)} questions have fewer than {_ENOUGH} answers, first {printable(few[0].question_id)} with "
+            f"{words}; its rule is made for ten annotators and could never score them 1: give all their answers, or set scorer to soft or exact"
         )
 
 

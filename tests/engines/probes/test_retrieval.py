@@ -82,12 +82,13 @@ def test_karpathys_split(tmp_path):
 
 
 def test_captions_csv(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     table = tmp_path / "c.csv"
     spec = DataSpec(layout="captions", annotations=str(table))
-    table.write_text("image,caption,split\na.png,one,test\na.png,two,train\n")
-    assert read_captions(spec, "").captions == ("one", "two")
-    assert read_captions(spec.model_copy(update={"split": "test"}), "").captions == ("one",)
+    table.write_text("image,caption,split\na.png,one,test\na.png,two,train\nb.png,three,test\n")
+    assert read_captions(spec, "").captions == ("one", "two", "three")
+    assert read_captions(spec.model_copy(update={"split": "test"}), "").captions == ("one", "three")
     for text, message in {
         "file,caption\n": "the header is", "image,caption\na.png,\n": "line 2: image or caption is empty",
         "image,caption\ngone.png,x\n": "1 of 1 images are missing", "image,caption\n": "holds no captions",
