@@ -134,6 +134,8 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     if label is None or image is None:
         lacking = "class-label" if label is None else "image"
         raise UsageError(f"{hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
+    if len(table.features[label].names) < 2:
+        raise UsageError(f"{hub.repo}: column {label!r} names {len(table.features[label].names)} classes; at least 2 are needed")
     labels = checked_labels(table[label], len(table.features[label].names), f"{hub.repo} ({hub.split})")
     rows = {f"{i:08d}": i for i in spread_over_classes(labels, limit)}
     images = table_images(got, image, rows, spec)

@@ -7,7 +7,6 @@ split are fetched and prepared. Without a network both kinds of cache are looked
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -155,15 +154,23 @@ def table_of_repository(repo: str, config: str | None, source: HubSource) -> Hub
 
 
 def _another(repo: str, config: str | None, source: HubSource, prepared: list[Path]) -> HubTable | None:
-    """Whatever other revision of a repository can be read; None where there is none."""
+    """Whatever other revision of a repository can be read; None where there is none.
+
+    Raises UsageError where one is there that lacks the configuration, the split or files of it.
+    """
     assert source.split is not None
     if prepared:
         return HubTable(_prepared(prepared[-1], repo, source.split), prepared[-1].name)
-    with contextlib.suppress(Exception):
-        return _of_files(repo, config, source, None)
-    for snapshot in reversed(cached_files(repo)):
-        with contextlib.suppress(Exception):
-            return _of_files(repo, config, source, snapshot.name)
+    refused: UsageError | None = None
+    for revision in (None, *(p.name for p in reversed(cached_files(repo)))):
+        try:
+            return _of_files(repo, config, source, revision)
+        except UsageError as e:
+            refused = refused or e
+        except Exception:  # not there, or not whole: the next one
+            continue
+    if refused is not None:
+        raise refused
     return None
 
 

@@ -193,6 +193,14 @@ def test_too_few_annotators_for_the_rule_to_give_a_whole_point_are_refused(score
     assert score(scorer, enough, "red") == 1
 
 
+def test_a_question_without_an_answer_among_others_is_refused():
+    some = [Question("1", "i", "?", "a"), Question("2", "i", "?", " ", ("", " "))]
+    for scorer in ("gqa", "exact", "vqav2"):
+        with pytest.raises(UsageError, match="1 of 2 questions have no answer, first 2: none given to them could be right"):
+            check_scorer(scorer, some)
+    check_scorer("vqav2", [Question("2", "i", "?", "")])  # a split without public answers, which is told by itself
+
+
 def test_what_a_llava_file_leaves_out_is_counted(tmp_path):
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}, {"from": "human", "value": "And?"}]
     small.write(tmp_path / "images" / "a.png", small.image_bytes(0))

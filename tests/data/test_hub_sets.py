@@ -77,6 +77,20 @@ def test_a_revision_that_the_user_names_is_that_one_or_none(cache):
         read(revision=PINNED)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("split", "val", "has no such split: val; it has test"),
+        ("questions", "full", "has no such configuration: full; it has default"),
+    ],
+)
+def test_what_another_revision_lacks_is_told_as_such(field, value, words, cache):
+    snapshot(cache, OTHER, 3)
+    card = task_card("pope").data
+    with pytest.raises(UsageError, match=words):
+        read_questions(card.model_copy(update={"hub": card.hub.model_copy(update={field: value})}), "hub")
+
+
 def prepared(cache: Path, commit: str, count: int) -> None:
     """Tables as `datasets` keeps those of a commit."""
     root = cache.parent

@@ -161,6 +161,16 @@ def test_hub_labels_that_are_missing(labels, words, tmp_path, monkeypatch):
         read_classification(spec, "hub")
 
 
+def test_hub_labels_of_one_class_are_refused(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "tables")
+    table = small.table_of([{"image": small.image_bytes(0), "label": 0}], label=datasets.ClassLabel(names=["cat"]))
+    repo = small.repository(tmp_path / "r", {"default": ("test", table)})
+    with pytest.raises(UsageError, match="column 'label' names 1 classes; at least 2 are needed"):
+        read_classification(DataSpec(layout="imagefolder", split="test", hub=HubSource(repo=str(repo), split="test")), "hub")
+
+
 @pytest.mark.parametrize(
     ("text", "classes", "words"),
     [

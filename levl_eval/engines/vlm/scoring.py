@@ -49,8 +49,14 @@ def chosen_letter(text: str) -> str:
 
 
 def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
-    """Raises UsageError where a rule for ten annotators meets a question with so few answers that it could never score 1: an answer counts
+    """Raises UsageError where some of the questions have no answer, or a rule for ten annotators meets one with so few answers that it could never score 1: an answer counts
     whole where three of the others gave it, and each annotator is left out in turn."""
+    bare = [q for q in questions if not q.answer.strip() and not any(a.strip() for a in q.answers)]
+    if 0 < len(bare) < len(questions):
+        raise UsageError(
+            f"{len(bare)} of {len(questions)} questions have no answer, first {printable(bare[0].question_id)}: none given to them could be right; take the "
+            "published file, or leave them out"
+        )
     few = [q for q in questions if 0 < (len(q.answers) or bool(q.answer)) < _ENOUGH] if scorer in _TEN else []
     if few:
         count = len(few[0].answers) or 1
