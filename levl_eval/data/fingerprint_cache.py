@@ -34,6 +34,7 @@ SAMPLE_SHARE = 16  # of which one in so many, chosen by size and ends, is read w
 END = 4096  # bytes at each end of a file that are always looked at
 ABSENT = b"absent;"  # in place of a file's status
 _BATCH = 1024
+_SETS = 32  # of which a run holds the hashes, 33 bytes a file
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (key BLOB PRIMARY KEY, value BLOB NOT NULL, mark BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sets (key BLOB PRIMARY KEY, value BLOB NOT NULL, mark BLOB NOT NULL);
@@ -105,6 +106,7 @@ class FingerprintCache:
         self.rehash, self.sample_above, self.say = rehash, sample_above, say or partial(message, caller=__name__)
         self.touched: dict[str, bytes] | None = None  # path -> stat_mark of every file hashed, while someone asks (``watch``)
         self.unsettled = False  # whether one of them was changed just before
+        self._of_this_run: dict[bytes, bytes] = {}  # state of a set's files -> their hashes: jobs of a run do not open them again
         self._db: sqlite3.Connection | None = None
         self._pid, self._warned, self._off = os.getpid(), False, folder is None
         self._lock = threading.RLock()
@@ -121,13 +123,37 @@ class FingerprintCache:
         Raises LevlError naming the first file that cannot be read.
         """
         names = [os.path.abspath(p) for p in paths]
+        state = self._state(names, sampled) if len(names) > 1 else None
+        if state is not None and (known := self._of_this_run.get(state)) is not None:
+            return [(known[k : k + 32].hex(), known[k + 32] == 1) for k in range(0, len(known), 33)]
         out: list[tuple[str, bool]] = []
         workers = min(8, os.cpu_count() or 1) if len(names) > 32 else 1
         with ThreadPoolExecutor(workers) if workers > 1 else contextlib.nullcontext() as pool:
             every: _Map = pool.map if pool is not None else map
             for start in range(0, len(names), _BATCH):
                 out += self._hash_batch(names[start : start + _BATCH], sampled, every)
+        if state is not None and self._state(names, sampled) == state:
+            self._of_this_run[state] = b"".join(bytes.fromhex(h) + bytes([whole]) for h, whole in out)
+            while len(self._of_this_run) > _SETS:
+                self._of_this_run.pop(next(iter(self._of_this_run)))
         return out
+
+    def _state(self, names: Sequence[str], sampled: bool) -> bytes | None:
+        """Of all files by their status alone; None where one is missing or has changed just now, so that they are looked at again."""
+        h = hashlib.blake2b(b"%d" % sampled, digest_size=32)
+        touched: dict[str, bytes] = {}
+        for name in names:
+            try:
+                s = os.stat(name)
+            except OSError:
+                return None
+            if not settled(s):
+                return None
+            touched[name] = stat_mark(s)
+            h.update(os.fsencode(name) + b"\0" + touched[name])
+        if self.touched is not None:
+            self.touched |= touched
+        return h.digest()
 
     def _hash_batch(self, names: Sequence[str], sampled: bool, every: _Map) -> list[tuple[str, bool]]:
         looked = list(every(self._look, names))

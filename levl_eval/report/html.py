@@ -28,6 +28,7 @@ from levl_eval.report.units import interval, lower_note
 from levl_eval.report.wide import references, tables
 
 HERE = Path(__file__).resolve().parent
+MOST_BARS = 12  # of a task in the chart of gains, and curves in one of training; the tables hold all
 MAX_FILE = 14_900_000  # bytes of the page; images get what its text leaves
 MAX_BYTES = 12_000_000  # of images in all
 MAX_DENSE = 1_500_000  # of the dense tasks' images, before they are written as text
@@ -51,12 +52,22 @@ def _scaled(e: Estimate, scale: float) -> Estimate:
     return e.model_copy(update={"value": e.value * scale, **ends})
 
 
+def _largest(gains: list[tuple[str, int, Estimate]], row: Row) -> list[tuple[str, int, Estimate]]:
+    """All gains where they are few, else the best ones, best first."""
+    sign = -1 if row.kind.lower_is_better else 1
+    return gains if len(gains) <= MOST_BARS else sorted(gains, key=lambda g: -sign * g[2].value)[:MOST_BARS]
+
+
 def _gains(results: Results, colour: dict[str, int]) -> Chart | None:
     rows = []
     for row in results.rows:
         gains = [(n, colour[n], _scaled(g, row.kind.factor)) for n in row.cells if (g := results.gain(row, n)) is not None]
         if gains:
-            rows.append((f"{row.title}, {row.metric} ({results.gains_over(row)})", gains))
+            gains, left = _largest(gains, row), max(0, len(gains) - MOST_BARS)
+            more = f"; the best {MOST_BARS} of {left + MOST_BARS}" if left else ""
+            over_in_words = results.gains_over(row)
+            named = over_in_words if len(over_in_words) < 200 else "gains over each one's reference"
+            rows.append((f"{row.title}, {row.metric} ({named}{more})", gains))
     over = references(results)
     what = over[0] if len(over) == 1 else "the backbone named with each task"
     chart = svg.bars(rows, f"gain over {what} in points, with 95% intervals")
@@ -91,8 +102,9 @@ def _learning(results: Results, colour: dict[str, int]) -> list[Chart]:
                 if c.records and isinstance(curve := c.records[0].notes.get(key), list)
             ]
             what = key.replace("_", " ")
-            if chart := svg.curves(lines, f"{what} of {row.title} over training"):
-                out.append(Chart(f"{row.title}: {what}", chart, "Of the first seed."))
+            more = f" The first {MOST_BARS} of {len(lines)} backbones." if len(lines) > MOST_BARS else ""
+            if chart := svg.curves(lines[:MOST_BARS], f"{what} of {row.title} over training"):
+                out.append(Chart(f"{row.title}: {what}", chart, f"Of the first seed.{more}"))
     return out
 
 

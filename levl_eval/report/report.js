@@ -42,19 +42,45 @@
     clear(t);
     th.setAttribute("aria-sort", down ? "descending" : "ascending");
   };
+  // Of many backbones and tasks a page at a time: the fields choose among all, the buttons turn.
+  const WIDE = 8, PAGED = 6, LONG = 40; // eight stand side by side; of more, six with their intervals
+  const turned = { columns: 0, rows: 0 };
+  const metrics = [...document.querySelectorAll("table.metrics")];
+  const turn = (kind, names, size) => { // indices of a page's names, of those that were chosen
+    const pages = Math.max(1, Math.ceil(names.length / size));
+    turned[kind] = Math.max(0, Math.min(turned[kind], pages - 1));
+    $(`${kind}before`).disabled = turned[kind] === 0;
+    $(`${kind}after`).disabled = turned[kind] >= pages - 1;
+    return new Set(names.slice(turned[kind] * size, (turned[kind] + 1) * size));
+  };
+  const label = (cell) => cell.textContent.trim();
   const choose = () => {
     const words = $("rows").value.toLowerCase(), names = $("columns").value.toLowerCase();
-    let seen = 0, all = 0;
-    for (const [i, t] of tables.entries()) {
-      for (const row of body(t)) {
-        row.hidden = !(row.cells[0].textContent + " " + row.cells[1].textContent).toLowerCase().includes(words);
-        if (i === 0) { all += 1; seen += row.hidden ? 0 : 1; }
-      }
-      const hide = [...t.tHead.rows[0].cells].map((c, k) => k >= FIRST && !c.textContent.toLowerCase().includes(names));
+    const heads = [...tables[0].tHead.rows[0].cells].slice(FIRST).map(label);
+    const chosen = heads.filter((n) => n.toLowerCase().includes(names));
+    const size = chosen.length > WIDE ? PAGED : WIDE;
+    const shown = turn("columns", chosen, size);
+    const fits = (row) => (row.cells[0].textContent + " " + row.cells[1].textContent).toLowerCase().includes(words);
+    const titles = body(tables[0]).filter(fits).map((row) => label(row.cells[0]));
+    const seen = turn("rows", titles, LONG);
+    for (const t of tables) {
+      for (const row of body(t)) row.hidden = !(fits(row) && seen.has(label(row.cells[0])));
+      const hide = [...t.tHead.rows[0].cells].map((c, k) => k >= FIRST && !shown.has(label(c)));
       for (const row of [t.tHead.rows[0], ...body(t)]) for (const [k, c] of [...row.cells].entries()) c.hidden = hide[k];
     }
-    $("shown").textContent = `${seen} of ${all} tasks`;
+    for (const t of metrics) {
+      const hide = [...t.tHead.rows[0].cells].map((c, k) => k > 0 && !shown.has(label(c)));
+      for (const row of [t.tHead.rows[0], ...body(t)]) for (const [k, c] of [...row.cells].entries()) c.hidden = hide[k];
+    }
+    $("columnpages").hidden = heads.length <= WIDE;
+    $("rowpages").hidden = body(tables[0]).length <= LONG;
+    const of = chosen.length > WIDE ? `, backbones ${turned.columns * size + 1} to ${turned.columns * size + shown.size} of ${chosen.length}` : "";
+    $("shown").textContent = `${seen.size} of ${body(tables[0]).length} tasks${of}`;
   };
+  for (const kind of ["columns", "rows"]) {
+    $(`${kind}before`).addEventListener("click", () => { turned[kind] -= 1; choose(); });
+    $(`${kind}after`).addEventListener("click", () => { turned[kind] += 1; choose(); });
+  }
   for (const t of tables) {
     order(t);
     for (const th of t.querySelectorAll("th")) {
@@ -66,9 +92,10 @@
   }
   if (tables.length) {
     $("choose").hidden = $("sorting").hidden = false;
-    for (const id of ["rows", "columns"]) $(id).addEventListener("input", choose);
+    for (const id of ["rows", "columns"]) $(id).addEventListener("input", () => { turned[id] = 0; choose(); });
     $("reset").addEventListener("click", () => {
       $("rows").value = $("columns").value = "";
+      turned.rows = turned.columns = 0;
       for (const t of tables) {
         const heads = [...t.tHead.rows[0].cells];
         moveColumns(t, order(t).heads.slice(FIRST).map((h) => heads.indexOf(h)));
@@ -85,6 +112,7 @@
   const tasks = JSON.parse($("data").textContent);
   const RIGHT = Number($("meaning").dataset.right);
   const PAGE = 12; // images
+  const ANSWERS = 10; // backbones of a question
   let page = 0;
   for (const [i, t] of tasks.entries()) {
     const o = make("option", t.title);
@@ -110,7 +138,8 @@
     if (s.q || s.id !== image) part.append(make("strong", s.q || s.id));
     const dl = make("dl");
     if (s.t) dl.append(make("dt", "reference"), make("dd", s.t));
-    t.backbones.forEach((b, k) => {
+    const asked = t.backbones.map((b, k) => [b, k]).filter(([b]) => b.toLowerCase().includes($("answerers").value.toLowerCase()));
+    asked.slice(0, ANSWERS).forEach(([b, k]) => {
       const good = s.s[k] >= RIGHT;
       // A score without an answer (IoU of an image) is neither right nor wrong.
       const dd = s.p[k] === "" ? make("dd", `${t.metric} ${s.s[k].toFixed(2)}`) : make("dd", `${good ? "✓" : "✗"} ${s.p[k]}`, good ? "right" : "wrong");
@@ -123,6 +152,7 @@
       dl.append(make("dt", b), dd);
     });
     part.append(dl);
+    if (asked.length > ANSWERS) part.append(make("p", `and ${asked.length - ANSWERS} more backbones; choose them above`, "soft"));
     return part;
   };
   const show = () => {
@@ -135,6 +165,7 @@
     $("meaning").textContent = t ? `Right is a sample's ${t.metric} of ${RIGHT} or more, as a fraction. Seed ${seeds}.` : "";
     $("before").disabled = page === 0;
     $("after").disabled = page >= pages - 1;
+    $("whose").hidden = !t || t.backbones.length <= ANSWERS;
     const list = $("samples");
     list.replaceChildren();
     for (const name of images.slice(page * PAGE, (page + 1) * PAGE)) {
@@ -149,16 +180,41 @@
       list.append(li);
     }
   };
-  for (const id of ["task", "filter", "search"]) $(id).addEventListener("input", () => { page = 0; show(); });
+  for (const id of ["task", "filter", "search", "answerers"]) $(id).addEventListener("input", () => { page = 0; show(); });
   $("before").addEventListener("click", () => { page -= 1; show(); });
   $("after").addEventListener("click", () => { page += 1; show(); });
   show();
+
+  // Panels of many records a page at a time.
+  const PANELS = 40;
+  const panels = [...document.querySelectorAll("details.panel")];
+  let leaf = 0;
+  const turnPanels = () => {
+    const words = $("recordsearch").value.toLowerCase();
+    const chosen = panels.filter((d) => d.querySelector("summary").textContent.toLowerCase().includes(words));
+    const pages = Math.max(1, Math.ceil(chosen.length / PANELS));
+    leaf = Math.max(0, Math.min(leaf, pages - 1));
+    const shown = new Set(chosen.slice(leaf * PANELS, (leaf + 1) * PANELS));
+    for (const d of panels) d.hidden = !shown.has(d);
+    for (const s of document.querySelectorAll("section.task")) s.hidden = ![...s.querySelectorAll("details.panel")].some((d) => !d.hidden);
+    $("panelsbefore").disabled = leaf === 0;
+    $("panelsafter").disabled = leaf >= pages - 1;
+    $("panelcount").textContent = `${chosen.length} of ${panels.length} records, page ${leaf + 1} of ${pages}`;
+  };
+  if (panels.length > PANELS) {
+    $("panels").hidden = false;
+    $("recordsearch").addEventListener("input", () => { leaf = 0; turnPanels(); });
+    $("panelsbefore").addEventListener("click", () => { leaf -= 1; turnPanels(); });
+    $("panelsafter").addEventListener("click", () => { leaf += 1; turnPanels(); });
+    turnPanels();
+  }
 
   // A number's link leads to a folded panel, which opens with its task's protocol; also where the link is followed again after it was closed.
   const reveal = () => {
     const at = $(decodeURIComponent(location.hash.slice(1)));
     if (!at || at.tagName !== "DETAILS") return;
     at.open = true;
+    at.hidden = at.closest(".task").hidden = false;
     const protocol = at.closest(".task")?.querySelector(".protocol");
     if (protocol) { // stands below the panel that was asked for
       at.after(protocol);

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from levl_eval.core.errors import LevlError
 from levl_eval.data import fingerprint_cache
 from levl_eval.data.fingerprint_cache import END, FILE, FingerprintCache
 
@@ -199,3 +200,28 @@ def test_a_locked_file_is_done_without(tmp_path, big, monkeypatch):
     said: list[str] = []
     assert FingerprintCache(tmp_path / "cache", say=said.append).sha256(big) == sha(big.read_bytes()) and len(said) == 1
     holder.close()
+
+
+def test_the_jobs_of_a_run_open_a_sets_files_once(tmp_path, monkeypatch):
+    """Before, every job of a run opened each file of its sets again: 8 readings for 2 backbones on 2 tasks."""
+    files = [tmp_path / f"{k}.png" for k in range(5)]
+    for k, path in enumerate(files):
+        path.write_bytes(os.urandom(100 + k))
+    time.sleep(OLD)
+    opened, ends = [], fingerprint_cache.ends_of
+    monkeypatch.setattr(fingerprint_cache, "ends_of", lambda path: opened.append(path) or ends(path))
+    FingerprintCache(tmp_path / "cache").hash_files(files)
+    opened.clear()
+    cache = FingerprintCache(tmp_path / "cache")
+    with cache.watch() as touched:
+        jobs = [cache.hash_files(files) for _ in range(4)]
+    assert len(opened) == len(files) and set(touched) == {str(f) for f in files}
+    assert all(job == [(sha(f.read_bytes()), True) for f in files] for job in jobs)
+    before = files[2].stat()
+    files[2].write_bytes(os.urandom(102))
+    os.utime(files[2], ns=(before.st_atime_ns, before.st_mtime_ns))
+    time.sleep(OLD)
+    assert cache.hash_files(files)[2] == (sha(files[2].read_bytes()), True)
+    files[3].unlink()
+    with pytest.raises(LevlError):
+        cache.hash_files(files)

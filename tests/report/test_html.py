@@ -28,6 +28,7 @@ from levl_eval.report.results import Results
 from levl_eval.report.svg import bars, curves, scatter
 from levl_eval.runner.evaluate import evaluate
 from tests.report.conftest import fill, record
+from tests.report.test_joins import job
 
 
 @pytest.fixture(scope="module")
@@ -311,23 +312,60 @@ document.body.dataset.seen = JSON.stringify(seen);
 </script></body>"""
 
 
-@pytest.mark.slow
-def test_in_a_real_browser(results, tmp_path):
+def in_browser(tmp_path, page, width):
+    """The page as a browser has made it, and what its script has written to data-seen."""
     browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
     if browser is None:
         pytest.skip("no browser found; install one, e.g. apt-get install chromium")
     path = tmp_path / "report.html"
-    path.write_text(build(results, opener).replace("</body>", CHECK))
+    path.write_text(page)
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=420,800",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", f"--window-size={width},800",
     ]  # fmt: skip
     done = subprocess.run([browser, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=240)
     assert "CONSOLE" not in done.stderr, done.stderr
     found = re.search(r'data-seen="([^"]*)"', done.stdout)
     assert found, done.stdout[-500:]
-    seen = json.loads(found[1].replace("&quot;", '"'))
-    everything = data_of(path.read_text())
+    return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&"))
+
+
+MANY = """<script>
+const $ = (id) => document.getElementById(id), seen = {};
+const wide = document.querySelector("table.wide"), heads = () => [...wide.tHead.rows[0].cells].slice(2).filter((c) => !c.hidden).map((c) => c.textContent);
+const shown = () => [...document.querySelectorAll("details.panel")].filter((d) => !d.hidden).length;
+seen.first = heads(); $("columnsafter").click(); seen.second = heads(); seen.told = $("shown").textContent;
+$("columns").value = "e1"; $("columns").dispatchEvent(new Event("input")); seen.chosen = heads(); $("reset").click(); seen.reset = heads();
+seen.panels = [shown(), $("panelcount").textContent]; $("panelsafter").click(); seen.rest = shown();
+location.hash = wide.querySelector('td:not([hidden]) a').hash; dispatchEvent(new Event("hashchange"));
+seen.revealed = $(location.hash.slice(1)).offsetHeight > 0;
+seen.answers = document.querySelector("#samples dl").querySelectorAll("dt").length;
+$("answerers").value = "e11"; $("answerers").dispatchEvent(new Event("input"));
+seen.asked = [...document.querySelector("#samples dl").querySelectorAll("dt")].map((e) => e.textContent);
+document.body.dataset.seen = JSON.stringify(seen);
+</script></body>"""
+
+
+@pytest.mark.slow
+def test_many_records_stand_on_pages(tmp_path):
+    """Forty-two records of fourteen backbones: six columns and forty panels at a time, filters choose among all."""
+    names = [f"e{k:02}" for k in range(14)]
+    for name in names:
+        for seed in range(3):
+            job(tmp_path, name, seed=seed, n=12)
+    page = build(Results.read([tmp_path]))
+    seen = in_browser(tmp_path, page.replace("</body>", MANY), 1280)
+    assert seen["first"] == names[:6] == seen["reset"] and seen["second"] == names[6:12]
+    assert seen["told"] == "1 of 1 tasks, backbones 7 to 12 of 14" and seen["chosen"] == names[10:]
+    assert seen["panels"] == [40, "42 of 42 records, page 1 of 2"] and seen["rest"] == 2 and seen["revealed"]
+    assert seen["answers"] == 10 and seen["asked"] == ["e11"]
+
+
+@pytest.mark.slow
+def test_in_a_real_browser(results, tmp_path):
+    page = build(results, opener)
+    seen = in_browser(tmp_path, page.replace("</body>", CHECK), 420)
+    everything = data_of(page)
     gqa = next(t for t in everything if t["title"] == "gqa")
     differ = [s for s in gqa["samples"] if len({x >= 0.5 for x in s["s"]}) > 1]
     assert seen["all"].startswith(f"{len(gqa['samples'])} of") and seen["differ"].startswith(f"{len(differ)} of")
@@ -343,5 +381,5 @@ def test_in_a_real_browser(results, tmp_path):
     assert seen["chosen"][0] == ["gqa"] and seen["chosen"][2] == "1 of 5 tasks"
     assert seen["chosen"][1][:2] == ["task", "metric"] and set(seen["chosen"][1][2:]) == {"fair", "fair-twin"}
     assert seen["reset"]
-    folded = path.read_text().split('id="protocols"')[0].count("<details>")
+    folded = page.split('id="protocols"')[0].count("<details>")
     assert 0 < seen["opened"] == folded and seen["closed"] == 0  # on paper metrics and curves are open, protocols are not

@@ -25,23 +25,24 @@ QUERIES, KEYS = 512, 16384  # test and training rows compared at once
 def neighbours(test: Matrix, train: Matrix, k: int, device: torch.device, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Cosines [N, k] and training positions [N, k] of the k nearest, best first; never more than a block of similarities."""
     k = min(k, len(train))
-    values, places = [], []
-    with progress.stage("nearest neighbours", len(test), "image") as bar:
-        for query in test.blocks(QUERIES):
-            q = F.normalize(query.to(device), dim=-1)
-            best = torch.empty(len(q), 0, device=device)
-            where = torch.empty(len(q), 0, dtype=torch.long, device=device)
-            for i, block in enumerate(train.blocks(KEYS)):
-                cosines, at = (q @ F.normalize(block.to(device), dim=-1).T).topk(min(k, len(block)))
-                best, order = torch.cat([best, cosines], 1).sort(
+    queries = [F.normalize(block.to(device), dim=-1) for block in test.blocks(QUERIES)]
+    best: list[Tensor] = [torch.empty(0)] * len(queries)
+    where: list[Tensor] = [torch.empty(0)] * len(queries)
+    with progress.stage("nearest neighbours", len(train), "image") as bar:
+        for i, block in enumerate(train.blocks(KEYS)):  # each read and normalised once, for all queries
+            keys = F.normalize(block.to(device), dim=-1).T
+            for j, query in enumerate(queries):
+                cosines, at = (query @ keys).topk(min(k, len(block)))
+                if not i:
+                    best[j], where[j] = cosines, at
+                    continue
+                merged, order = torch.cat([best[j], cosines], 1).sort(
                     dim=1, descending=True, stable=True
                 )  # of equals the earlier image
-                where = torch.cat([where, at + i * KEYS], 1).gather(1, order)[:, :k]
-                best = best[:, :k]
-            values.append(best.cpu())
-            places.append(where.cpu())
-            bar.advance(len(q))
-    return torch.cat(values).numpy(), torch.cat(places).numpy()
+                where[j] = torch.cat([where[j], at + i * KEYS], 1).gather(1, order)[:, :k]
+                best[j] = merged[:, :k]
+            bar.advance(len(block))
+    return torch.cat(best).cpu().numpy(), torch.cat(where).cpu().numpy()
 
 
 def votes(cosines: np.ndarray, labels: np.ndarray, classes: int, temperature: float) -> Tensor:
