@@ -17,6 +17,7 @@ from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_
 from levl_eval.backbones.hf_pixels import preprocess_of
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.offline import hub_or_cache
+from levl_eval.models.tokenizer import check_words
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -184,15 +185,11 @@ def _complete(loading: Mapping[str, Iterable[str]], uri: str) -> None:
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, uri: str) -> None:
-    """Raises UsageError for a tokenizer that is not the text tower's: transformers makes an empty one where its files are missing."""
-    ids = tokenizer.encode("a photo of a cat.", add_special_tokens=False)
-    if not set(ids) - {*tokenizer.all_special_ids}:
+    """Raises UsageError for a tokenizer that is not the text tower's, or cannot make texts of one length."""
+    check_words(tokenizer, uri)
+    if tokenizer.vocab_size > vocabulary:  # tokens added to it do not count: texts hardly hold them
         raise UsageError(
-            f"{uri}: its tokenizer knows no words; copy tokenizer.json, or its vocabulary's files, from the repository"
-        )
-    if max(tokenizer.get_vocab().values()) >= vocabulary:
-        raise UsageError(
-            f"{uri}: its tokenizer has {len(tokenizer)} entries, the text tower {vocabulary}; they are of two models"
+            f"{uri}: its tokenizer has {tokenizer.vocab_size} entries, the text tower {vocabulary}; they are of two models"
         )
     if tokenizer.pad_token_id is None:
         raise UsageError(f"{uri}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")

@@ -63,6 +63,8 @@ def hub_reason(error: BaseException) -> str:
         return "its weights have other shapes than its config.json says; the two are of different models"
     if "can't load image processor" in low:
         return "holds no preprocessor_config.json that transformers can read; copy it from the model's repository"
+    if "couldn't instantiate the backend tokenizer" in low or "either model_file or model_proto" in low:
+        return "holds no tokenizer that transformers can read; copy tokenizer.json, or its vocabulary's files, from the model's repository"
     if "repo id must" in low:
         return "neither a directory nor a name of the hub (OWNER/NAME); correct it"
     if any(w.lower() in (text + " ".join(names)).lower() for w in _OFFLINE):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from levl_eval.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 EOT = "<|endoftext|>"
 
@@ -41,11 +45,22 @@ def load_gpt2(name: str) -> Tokenizer:
     try:
         from transformers import AutoTokenizer
 
-        return Tokenizer.from_str(AutoTokenizer.from_pretrained(name, trust_remote_code=False).backend_tokenizer.to_str())
+        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        check_words(loaded, f"tokenizer={name}")
+        return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     except Exception as e:
         raise UsageError(
             f"tokenizer={name}: not to be had from the hub ({type(e).__name__}); give a directory or tokenizer=trained"
         ) from e
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None:
+    """Raises UsageError for a tokenizer without a vocabulary: transformers makes one where its files are missing, and all texts are alike."""
+    ids = tokenizer.encode("a photo of a cat.", add_special_tokens=False)
+    if not set(ids) - {*tokenizer.all_special_ids}:
+        raise UsageError(
+            f"{title}: its tokenizer knows no words; copy tokenizer.json, or its vocabulary's files, from the model's repository"
+        )
 
 
 def eot_id(tokenizer: Tokenizer) -> int:

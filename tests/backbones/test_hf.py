@@ -195,7 +195,7 @@ def test_a_tokenizer_that_is_not_the_text_towers_is_one_line(tmp_path):
         load_backbone(f"hf:{tmp_path}")
     own.unlink()
     settings.unlink()
-    with pytest.raises(UsageError, match="its tokenizer knows no words; copy tokenizer.json"):
+    with pytest.raises(UsageError, match="its tokenizer knows no words; copy tokenizer.json, or its vocabulary's files"):
         load_backbone(f"hf:{tmp_path}")
 
 

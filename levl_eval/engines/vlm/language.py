@@ -23,6 +23,7 @@ from levl_eval.core.json_types import Json
 from levl_eval.core.offline import hub_or_cache
 from levl_eval.models.gguf import read_gguf_header
 from levl_eval.models.llm_files import LLMPlace, find_llm
+from levl_eval.models.tokenizer import check_words
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -220,7 +221,13 @@ def load_language_model(name: str, device: torch.device | str = "cpu", dtype: to
     place = find_llm(name)
     quantization = read_gguf_header(place.gguf).quantization if place.gguf else ""
     with hub_or_cache(f"--llm {name}"), _without_bars():
-        tokenizer, model = _load(place, dtype, torch.device(device))
+        try:
+            tokenizer, model = _load(place, dtype, torch.device(device))
+        except ValueError as e:
+            if place.gguf and "reshape" in str(e):  # gguf's reader takes what the file still has of its last tensor
+                raise UsageError(f"{place.gguf}: its last weights are cut short; copy it again") from e
+            raise
+        check_words(tokenizer, f"--llm {name}")
     if tokenizer.eos_token_id is None:
         raise UsageError(
             f"--llm {name}: its tokenizer has no end-of-text token, which ends an answer; set eos_token in tokenizer_config.json"

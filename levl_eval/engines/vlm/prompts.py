@@ -98,13 +98,19 @@ def make_prompt(spec: PromptSpec, language: LanguageModel) -> Prompt:
     """The prompt for a language model, through its chat template where :func:`asks_by_template`.
 
     Raises UsageError where the template lacks {image} or {question}, or has them in the wrong order; where a chat template is
-    wanted and there is none; and where the tokenizer merges across the border of prompt and answer.
+    wanted and there is none, or it drops or repeats what the user says; and where the tokenizer merges across the border of prompt and answer.
     """
     chat = asks_by_template(language, spec)
     field, given = ("prompt.user", spec.user) if chat else ("prompt.template", spec.template)
     if given.count("{image}") != 1 or given.count("{question}") != 1 or given.index("{image}") > given.index("{question}"):
         raise UsageError(f"field `{field}`: {given!r}: expected one {{image}} and behind it one {{question}}")
     text = _chat_text(spec, language) if chat else spec.template
+    if (
+        text.count("{image}") != 1 or text.count("{question}") != 1
+    ):  # then an image or a question would be left out, or asked twice
+        raise UsageError(
+            f"{language.name}: its chat template does not write the user's turn once and as it is; set `prompt.chat=false`, or correct it"
+        )
     head, _, tail = text.partition("{image}")
     bos = [] if chat else language.bos  # a chat template writes its own beginning
     return Prompt(spec, (*bos, *language.ids(head)), tail, _lead(language, tail, chat, field))

@@ -151,6 +151,10 @@ def test_what_cannot_be_read_is_refused(file, folder, tmp_path, monkeypatch):
         "head.gguf": (whole[:400], "damaged or cut short"),
         "cut.gguf": (whole[: len(whole) * 2 // 3], "damaged or cut short"),
     }
+    end = tmp_path / "end.gguf"
+    end.write_bytes(whole[:-16])
+    with pytest.raises(UsageError, match=f"{end}: its last weights are cut short"):
+        load_language_model(str(end))
     for name, (content, message) in cases.items():
         path = tmp_path / name
         path.write_bytes(content)

@@ -149,3 +149,30 @@ def test_a_model_whose_logits_would_be_wrong_is_told_and_none_else(llama, monkey
     monkeypatch.setattr(language.model, "forward", scaled)
     with pytest.raises(UsageError, match="a model of kind llama"):
         check_packing(language)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "llama"])
+def test_a_model_without_its_tokenizers_files_is_one_line(tmp_path, kind):
+    """transformers makes an empty tokenizer for some of them: every question would have been no token at all."""
+    make(kind, tmp_path, chat=True)
+    for file in tmp_path.iterdir():
+        if file.name.startswith(("tokenizer", "special", "chat", "vocab", "merges")):
+            file.unlink()
+    with pytest.raises(UsageError, match=r"tokenizer .*copy tokenizer.json, or its vocabulary's files") as e:
+        load_language_model(str(tmp_path))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}<|user|>{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
+        "{{ messages[0].content | replace('{image}', '') }}",
+    ],
+)
+def test_a_chat_template_that_drops_or_repeats_what_is_asked_is_one_line(llama, tmp_path, template):
+    language = make("llama", tmp_path, chat=True)
+    language.tokenizer.chat_template = template
+    with pytest.raises(UsageError, match="does not write the user's turn once and as it is; set `prompt.chat=false`"):
+        make_prompt(PromptSpec(chat=True), language)
