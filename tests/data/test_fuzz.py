@@ -115,6 +115,23 @@ def test_any_bytes_as_a_depth_map_or_a_mask(suffix, data, tmp_path):
         one_line(lambda: read_segmentation(DataSpec(layout="segmentation", classes=["a", "b"], **folders), "").mask("a.png"))
 
 
+@FUZZ
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            ["0 0 0 Void", "1 2 3\ta", "255 255 255 b", "256 0 0 c", "1 2 3 d", "1,2,3,e", "x", "", "\x1b[31m", "9 9 9 \u2028"]
+        ),
+        max_size=6,
+    )
+)
+def test_any_lines_as_a_table_of_colours(lines, tmp_path):
+    small.write(tmp_path / "i" / "a.png", small.image_bytes(0))
+    small.write(tmp_path / "m" / "a.png", small.image_bytes(1))
+    classes = small.write(tmp_path / "c.txt", "\n".join(lines))
+    folders = {"images": str(tmp_path / "i"), "annotations": str(tmp_path / "m"), "classes": str(classes)}
+    one_line(lambda: read_segmentation(DataSpec(layout="segmentation", **folders), "").mask("a.png"))
+
+
 def _npy() -> bytes:
     import io
 
