@@ -39,6 +39,18 @@ def join_layers(blocks: Sequence[tuple[Tensor, Tensor | None]], backbone: Backbo
     return Features(pooled, patches, (images.shape[-2] // stride, images.shape[-1] // stride))
 
 
+ClassToken = Literal["pooled", "blocks", ""]
+
+
+def class_token_of(word: str) -> ClassToken:
+    """``word`` where it is one of the three. Raises ValueError."""
+    places: tuple[ClassToken, ...] = ("pooled", "blocks", "")
+    for place in places:
+        if word == place:
+            return place
+    raise ValueError(f"{word!r} is no place of a class token")
+
+
 class Readout(NamedTuple):
     """One way to compare images with texts: which image embedding with which text embedding."""
 
@@ -116,6 +128,16 @@ class Backbone(nn.Module, abc.ABC):
         limits = {k: v for k in ("max_length", "readout") if isinstance(v := getattr(self, k, None), (int, str))}
         return {"tokenizer": tokenizer_digest(tokenizer), **limits}
 
+    def whole(self) -> Backbone:
+        """The encoder itself, built: what is known of a backbone may stand in its place (backbones.deferred)."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it encodes."""
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
     def open_data(self, data: str) -> None:
         """Called once before a run encodes anything, with where its data lie (a directory, or "hub").
 
@@ -128,7 +150,7 @@ class Backbone(nn.Module, abc.ABC):
 
     # Where the last layer's class token is: "pooled" (it is what ``encode`` pools), "blocks" (``encode`` pools otherwise, but
     # ``encode_layers`` gives it), or "" where the encoder has none.
-    class_token: Literal["pooled", "blocks", ""] = ""
+    class_token: ClassToken = ""
 
     # Number of transformer blocks whose output ``encode_layers`` can give; 0 where it cannot.
     depth: int = 0

@@ -21,6 +21,7 @@ from levl_eval.cards.fields import (
     Side,
     Small,
     Steps,
+    TokenDtype,
     Width,
     not_protocol,
     protocol,
@@ -38,6 +39,7 @@ class SegmentationCard(TaskFields):
     resize: Literal["shortest", "squash"] = protocol("shortest")  # then centre crop; masks follow with nearest neighbour
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
     window: Side | None = protocol(None)  # side of the sliding windows over the input in pixels; None: the whole input at once
     stride: Side | None = protocol(None)  # between windows; None: the window, without overlap
     flip: bool = protocol(False)  # every view also mirrored: trains on both, and scores the mean of both
@@ -134,6 +136,7 @@ class DepthCard(TaskFields):
     # Of the images, squashed to a square.
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
     # Metres; pixels outside (min, max] count neither in training nor in scoring, and predictions are clipped to this range.
     min_depth: Scale = protocol(1e-3)
     max_depth: Scale = protocol(10.0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypedDict, TypeVar, cast
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -99,4 +99,6 @@ Share = Annotated[float, Between(0, 1)]
 Rate = Annotated[float, Between(0, 1e30)]  # learning rates and decays; far too large a one is told by the loss it gives
 Scale = Annotated[float, Between(0, 1_000_000, above=True)]  # temperatures, weights, metres
 Beta = Annotated[float, Between(0, 0.999_999_999)]
+# What stored patch tokens are held in; half as many bytes, or every bit the encoder gave.
+TokenDtype = Literal["float16", "float32"]
 Layers = Annotated[list[Block], Field(min_length=1, max_length=1_000)]

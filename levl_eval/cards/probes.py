@@ -23,6 +23,7 @@ from levl_eval.cards.fields import (
     Seeds,
     Share,
     Small,
+    TokenDtype,
     not_protocol,
     protocol,
 )
@@ -148,6 +149,7 @@ class AttentiveCard(ProbeCard):
     """
 
     engine: Literal["attentive"] = protocol("attentive")
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
     heads: Small = protocol(12)
     mlp_ratio: Annotated[float, Between(0, 64, above=True)] = protocol(4.0)
     lr: Rate = protocol(1e-3)

@@ -19,6 +19,7 @@ from levl_eval.cards.fields import (
     Share,
     Small,
     Steps,
+    TokenDtype,
     Width,
     not_protocol,
     protocol,
@@ -39,6 +40,7 @@ class ConnectorSpec(StrictModel):
     tokens: Literal["patches", "cls+patches", "cls"] = protocol("patches")
     # A block's number (0 the first, -2 the last but one), read after the final norm; "last": the encoder's own output.
     layer: Block | Literal["last"] = protocol("last")
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
     standardize: bool = protocol(True)  # features per dimension by the training images' mean and std; part of the connector
     # unshuffle_mlp: so many by so many neighbouring patches become one token
     downsample: Annotated[int, Between(2, 64)] = protocol(2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import print_rows
+from levl_eval.runner.options import size_of
 
 if TYPE_CHECKING:
     from levl_eval.runner.caches import Entry
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def add(commands: Commands) -> None:
@@ -34,14 +32,6 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
-
-
-def size_of(text: str) -> int:
-    """Bytes of "200GB", "50 GiB" or a plain number. Raises ArgumentTypeError."""
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]I?)?B?", text.strip().upper())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200GB, 50GiB or 1000000")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +66,7 @@ def _ls(entries: Sequence[Entry], as_json: bool, cache: Path) -> int:
     by_key = {s["key"]: s for s in stored}
     described = [by_key.get(e.key) if e.kind == "features" else None for e in entries]
     if as_json:
-        wanted = ("backbone", "images", "source")
+        wanted = ("backbone", "array", "images", "source")
         table = [
             {**e.row(), **{k: v for k, v in (s or {}).items() if k in wanted}} for e, s in zip(entries, described, strict=True)
         ]
@@ -84,7 +74,7 @@ def _ls(entries: Sequence[Entry], as_json: bool, cache: Path) -> int:
         return 0
     rows: list[list[str]] = []
     for e, s in zip(entries, described, strict=True):
-        what = f"{s['backbone']}, {s['images']:,} images of {s['source']}" if s is not None and s["whole"] else ""
+        what = f"{s['backbone']}, {s['array']}, {s['images']:,} images of {s['source']}" if s is not None and s["whole"] else ""
         rows.append([*_row(e)[:-1], what or ("" if e.whole else "unfinished; the run that makes it resumes from here")])
     print_rows(rows)
     print(f"{_sum_of(entries)} in {cache}")

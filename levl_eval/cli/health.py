@@ -60,6 +60,7 @@ def image_set_read(args: argparse.Namespace, cache: Path) -> ImageSet:
 
 
 def run(args: argparse.Namespace) -> int:
+    import numpy as np
     import torch
 
     from levl_eval.backbones import load_backbone
@@ -84,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     for card in cards:
         backbone = load_backbone(card.uri, card=card).to(device)
         sets = [
-            store.get(backbone, s, device=device, batch_size=args.batch_size, progress=progress)
+            store.get(backbone, s, ("pooled", "mean"), device=device, batch_size=args.batch_size, progress=progress)
             for s in (images, second_views(images))
         ]
-        spaces = {r: [torch.from_numpy(global_features(f, r).astype("float32")) for f in sets] for r in ("pooled", "mean-patch")}
+        spaces = {r: [torch.from_numpy(np.array(global_features(f, r))) for f in sets] for r in ("pooled", "mean-patch")}
         if backbone.has_text:
             both = [image_embeddings(backbone, f.pooled, device) for f in sets]
             spaces |= {k: [b[k] for b in both] for k in both[0] if not k.startswith("cross-")}

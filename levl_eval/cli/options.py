@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from levl_eval.core.command import Parser
-from levl_eval.runner.options import BATCH, LIMIT, seed_list, skip_option
+from levl_eval.runner.options import BATCH, LIMIT, seed_list, size_of, skip_option
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what add_subparsers gives; each command's `add` puts its own there
 
@@ -59,6 +59,10 @@ def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out or NEW})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument(
+        "--store-limit", type=size_of, metavar="SIZE", dest="store_limit",
+        help="what stored features may take, for example 200GB; tokens beyond it are encoded each time they are read",
+    )  # fmt: skip
     p.add_argument(
         "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
     )

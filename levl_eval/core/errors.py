@@ -17,6 +17,10 @@ class ProtocolMismatch(UsageError):
     """Two results were asked to be compared that were not measured under one protocol (or on one data set)."""
 
 
+class DamagedFeatures(LevlError):
+    """A block of stored features is not what was written. The entry has been removed: the same call again computes it anew."""
+
+
 def check_finite(value: float, what: str, remedy: str) -> None:
     """Raises LevlError, "WHAT is VALUE; REMEDY", where a training's loss or gradient is not finite."""
     if not math.isfinite(value):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone, Preprocess
     from levl_eval.data.types import ImageSet
+    from levl_eval.features.request import TokenType
     from levl_eval.features.store import FeatureSet, FeatureStore
     from levl_eval.features.views import Views
 
@@ -105,15 +106,17 @@ class FeatureSource(Protocol):
 
 
 def counted_features(
-    source: FeatureSource, images: ImageSet, preprocess: Preprocess | None = None, layers: Sequence[int] | None = None,
-    views: Views | None = None,
+    source: FeatureSource, images: ImageSet, arrays: Sequence[str], preprocess: Preprocess | None = None,
+    layers: Sequence[int] | None = None, views: Views | None = None, tokens: TokenType | None = None, also: Sequence[str] = (),
 ) -> FeatureSet:  # fmt: skip
     """The one way of engines to the feature store: FeatureStore.get, counted in ``source.counts`` as feature_hits or feature_misses."""
     features = source.store.get(
-        source.backbone, images, device=source.device, batch_size=source.batch_size, progress=source.progress,
-        preprocess=preprocess, layers=layers, views=views,
+        source.backbone, images, arrays, device=source.device, batch_size=source.batch_size, progress=source.progress,
+        preprocess=preprocess, layers=layers, views=views, tokens=tokens or "float16", also=also,
     )  # fmt: skip
     source.counts["feature_hits" if features.hit else "feature_misses"] += 1
+    if features.streamed:
+        source.counts["features_streamed"] = source.counts.get("features_streamed", 0) + 1
     return features
 
 
@@ -135,18 +138,25 @@ class Context(Generic[Card]):
     helping: bool = False  # another process has this job; we only take part in the making of its features
     work: Path | None = None  # this job's own folder below --out, for what lets a killed training go on
     kept: RunCache = field(default_factory=RunCache)  # what this run's jobs share
+    later: tuple[str, ...] = ()  # arrays that later jobs of the run read of the same images, at the same layers
     # For Outcome.cache. Of this job alone: a copy of the context for another card counts from 0.
     counts: dict[str, int] = field(init=False, default_factory=lambda: {"feature_hits": 0, "feature_misses": 0})
 
     def features(
         self,
         images: ImageSet,
+        arrays: Sequence[str],
         preprocess: Preprocess | None = None,
         layers: Sequence[int] | None = None,
         views: Views | None = None,
     ) -> FeatureSet:
-        """Features of ``images``, from the store or computed and stored (FeatureStore.get says how and what it raises), counted as hit or miss."""
-        return counted_features(self, images, preprocess, layers, views)
+        """Those arrays (features.extraction.ARRAYS) of ``images``, from the store or computed and stored, counted as hit or miss.
+
+        FeatureStore.get says how, and what it raises. Patch tokens are held in the card's ``token_dtype``.
+        """
+        also = self.later if preprocess is None and views is None else ()
+        tokens = getattr(self.card, "token_dtype", None)
+        return counted_features(self, images, arrays, preprocess, layers, views, tokens, also)
 
     def ready(self) -> None:
         """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""

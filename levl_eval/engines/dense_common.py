@@ -21,6 +21,7 @@ from levl_eval.data.types import ImageSet
 from levl_eval.engines.convergence import thinned, train_until_converged
 from levl_eval.engines.fit import Settings, shuffled_rows, training_loop
 from levl_eval.engines.moments import Moments
+from levl_eval.features.stored import Rows
 
 BLOCK = 64  # images whose tokens are read at once for their statistics
 
@@ -29,7 +30,7 @@ BLOCK = 64  # images whose tokens are read at once for their statistics
 class LabelledTokens:
     """What a dense head is trained on: stored tokens [N, n, D], and labels [N, h, w] at their resolution, (h, w) = grid, h w = n."""
 
-    patches: np.ndarray
+    patches: Rows
     labels: np.ndarray
     grid: tuple[int, int]
 
@@ -47,7 +48,7 @@ class LabelledTokens:
         return token_statistics(self.patches, floor) if standardize else (torch.zeros(dim), torch.ones(dim))
 
 
-def token_statistics(patches: np.ndarray, floor: float = 1e-8) -> tuple[Tensor, Tensor]:
+def token_statistics(patches: Rows, floor: float = 1e-8) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (over n) per dimension over all tokens of [N, n, D]; the latter at least ``floor`` (docs/paper.md)."""
     moments = Moments()
     for i in range(0, len(patches), BLOCK):

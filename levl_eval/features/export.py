@@ -11,6 +11,7 @@ import numpy as np
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path
+from levl_eval.features.stored import Vectors
 
 METADATA = b"levl_eval"  # key of the identity in a parquet file's schema; in safetensors it is "levl_eval" among the metadata
 _BLOCK = 4096  # rows written at once
@@ -25,7 +26,7 @@ class FeatureTable:
     """
 
     ids: Sequence[str]
-    features: np.ndarray
+    features: Vectors
     labels: np.ndarray | None
     classes: Sequence[str]
     identity: Mapping[str, object]
@@ -41,7 +42,7 @@ def check_target(path: Path, tokens: bool) -> None:
 
 def write_features(table: FeatureTable, path: Path) -> None:
     """Write the table, whole or not at all. Values are float32 as the heads read them. Raises UsageError as :func:`check_target`."""
-    check_target(path, table.features.ndim == 3)
+    check_target(path, len(table.features.shape) == 3)
     with atomic_path(path) as temporary:
         (_parquet if path.suffix == ".parquet" else _safetensors)(table, temporary)
 

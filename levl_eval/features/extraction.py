@@ -12,11 +12,11 @@ One process writes each file. Every process that wants the entry takes chunks no
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -35,9 +35,12 @@ from levl_eval.core.errors import LevlError
 from levl_eval.core.files import atomic_path, atomic_write, disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet
+from levl_eval.features.stored import Blocks
 
-ARRAYS = ("pooled", "patches")
-MANY, BYTES = 16, 1 << 28  # batches and bytes a chunk holds at most
+# What can be stored of an image, each an entry of its own: the encoder's own pooling [D] and the mean over its patch tokens [D'], in float32,
+# and the tokens [n, D'] in the precision asked for.
+ARRAYS = ("pooled", "mean", "patches")
+MANY, BYTES = 16, 1 << 26  # batches and bytes a chunk holds at most; a chunk's rows are what has one checksum in the entry
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, NotImplementedError, zipfile.BadZipFile)
 FEW = 64  # chunks a small set is cut into, so that processes have something to share
 
@@ -53,6 +56,41 @@ class Overflow(Exception):
     """Half precision cannot hold a value."""
 
 
+class Cast(NamedTuple):
+    """A batch's features as they are stored, by the array's name."""
+
+    arrays: dict[str, np.ndarray]
+    grid: tuple[int, int]
+
+
+class Joined(NamedTuple):
+    """All rows of an extraction: FOLDER/NAME.npy of each array, whole, and their checksums."""
+
+    folder: Path
+    grid: tuple[int, int]
+    blocks: dict[str, Blocks]
+
+
+def cast(features: Features, names: Sequence[str], dtype: np.dtype, what: str) -> Cast:
+    """Features of a batch as they are stored. names: which of ARRAYS. dtype: of tokens. what: begins messages, with %s for the name.
+
+    Raises Overflow where ``dtype`` cannot hold a value, LevlError for what is not finite.
+    """
+    out: dict[str, np.ndarray] = {}
+    for name in names:
+        values = features.patches.float().mean(-2) if name == "mean" else getattr(features, name).float()
+        array: np.ndarray = values.cpu().numpy()
+        if not np.isfinite(array).all():
+            raise LevlError(f"{what % name} are not finite; the weights are broken")
+        if name == "patches":
+            with np.errstate(over="ignore"):
+                array = array.astype(dtype)
+            if not np.isfinite(array).all():
+                raise Overflow
+        out[name] = array
+    return Cast(out, features.grid)
+
+
 @dataclass
 class Extraction:
     """The making of one entry. ``done``: whether it is there meanwhile, made by another process."""
@@ -65,6 +103,8 @@ class Extraction:
     preprocess: Preprocess
     device: torch.device
     batch_size: int
+    arrays: tuple[str, ...]  # which of ARRAYS are made
+    half: bool  # tokens in float16, or in float32 where it cannot hold them
     bytes_each: int  # about, of an image's features
     progress: Progress
     rows: int = field(init=False, default=0)
@@ -95,8 +135,8 @@ class Extraction:
             atomic_write(self.folder / "float32", "")
             self.fill()
 
-    def join(self) -> tuple[Path, tuple[int, int]] | None:
-        """Append all chunks to the entry's arrays: (its folder, grid), or None where a chunk is missing or damaged (fill again).
+    def join(self) -> Joined | None:
+        """Append all chunks to the entry's arrays; None where a chunk is missing or damaged (fill again).
 
         Called by one process at a time. A chunk is removed when its rows are on the disk, so that a set is never there twice.
         """
@@ -113,7 +153,7 @@ class Extraction:
         with ExitStack() as files:
             files.enter_context(disk_full_as_error(out))
             handles: dict[str, BinaryIO] = {}
-            for a in ARRAYS:
+            for a in self.arrays:
                 header = _header((n, *last[a].shape[1:]), last[a].dtype)
                 size = len(header) + self._slice(begun)[0] * _row_bytes(last[a]) if begun else 0
                 handles[a] = files.enter_context(open(out / f"{a}.npy", "r+b" if begun else "wb"))
@@ -128,20 +168,22 @@ class Extraction:
                 except _BROKEN:
                     self._file(c).unlink(missing_ok=True)
                     return None
-                if len(chunk["pooled"]) != stop - start or any(chunk[a].shape[1:] != last[a].shape[1:] for a in ARRAYS):
+                if any(chunk[a].shape != (stop - start, *last[a].shape[1:]) for a in self.arrays):
                     self._file(c).unlink(missing_ok=True)
                     return None
                 sums = {}
                 for a, handle in handles.items():
                     rows = np.ascontiguousarray(chunk[a]).reshape(-1).view(np.uint8).data
-                    sums[a] = zlib.crc32(rows)
+                    sums[a] = hashlib.sha256(rows).hexdigest()
                     handle.write(rows)
                     handle.flush()
                     os.fsync(handle.fileno())
                 atomic_write(self._sum(c), json.dumps(sums))
                 if c < self.chunks - 1:
                     self._file(c).unlink(missing_ok=True)
-        return out, (int(last["grid"][0]), int(last["grid"][1]))
+        sums_of_all = [json.loads(self._sum(c).read_text(encoding="utf-8")) for c in range(self.chunks)]
+        blocks = {a: Blocks(self.rows, tuple(str(s[a]) for s in sums_of_all)) for a in self.arrays}
+        return Joined(out, (int(last["grid"][0]), int(last["grid"][1])), blocks)
 
     def _sum(self, chunk: int) -> Path:
         return self.folder / "sums" / f"{chunk:06d}"
@@ -152,11 +194,11 @@ class Extraction:
             start, stop = self._slice(c)
             try:
                 sums = json.loads(self._sum(c).read_text())
-                for a in ARRAYS:
+                for a in self.arrays:
                     each, head = _row_bytes(last[a]), len(_header((len(self.images), *last[a].shape[1:]), last[a].dtype))
                     with open(out / f"{a}.npy", "rb") as f:
                         f.seek(head + start * each)
-                        if zlib.crc32(f.read((stop - start) * each)) != sums[a]:
+                        if hashlib.sha256(f.read((stop - start) * each)).hexdigest() != sums[a]:
                             return c
             except _BROKEN:
                 return c
@@ -171,7 +213,8 @@ class Extraction:
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(np.float32 if (self.folder / "float32").exists() else np.float16)
+        """Of the tokens."""
+        return np.dtype(np.float16 if self.half and not (self.folder / "float32").exists() else np.float32)
 
     def _slice(self, chunk: int) -> tuple[int, int]:
         return chunk * self.rows, min((chunk + 1) * self.rows, len(self.images))
@@ -210,7 +253,7 @@ class Extraction:
     def _appended(self, out: Path, last: dict[str, np.ndarray]) -> int:
         """Chunks whose rows the entry's arrays hold."""
         rows = []
-        for a in ARRAYS:
+        for a in self.arrays:
             try:
                 size = (out / f"{a}.npy").stat().st_size - len(_header((len(self.images), *last[a].shape[1:]), last[a].dtype))
             except OSError:
@@ -223,7 +266,7 @@ class Extraction:
         with np.load(self._file(chunk), allow_pickle=False) as stored:
             if tuple(stored["rows"].tolist()) != self._slice(chunk):
                 raise ValueError("a chunk of another plan")
-            return {k: stored[k] for k in (*ARRAYS, "grid")}
+            return {k: stored[k] for k in (*self.arrays, "grid")}
 
     def _batches(self, chunks: Iterator[int] | Sequence[int]) -> Iterator[tuple[int, int, torch.Tensor]]:
         """(chunk, first row, [b, 3, H, W]) in order; the next batch is decoded by threads while one is encoded."""
@@ -271,7 +314,7 @@ class Extraction:
                         all_locks.push(lock)
                         yield c
 
-            kept: list[Features] = []
+            kept: list[Cast] = []
             writing: Future[None] | None = None  # at most one chunk is on its way to the disk while the next is encoded
             total = sum(b - a for a, b in map(self._slice, chunks))
             with (
@@ -291,28 +334,16 @@ class Extraction:
                 if writing is not None:
                     writing.result()
 
-    def _cast(self, features: Features, row: int, dtype: np.dtype) -> Features:
+    def _cast(self, features: Features, row: int, dtype: np.dtype) -> Cast:
         """As they are stored. Raises Overflow, and LevlError for what is not finite."""
-        out = []
-        for name in ARRAYS:
-            values = getattr(features, name).float().cpu().numpy()
-            if not np.isfinite(values).all():
-                raise LevlError(
-                    f"{self.name}: {name} features of image {self.images.ids[row]} are not finite; the weights are broken"
-                )
-            with np.errstate(over="ignore"):
-                cast = values.astype(dtype)
-            if not np.isfinite(cast).all():
-                raise Overflow
-            out.append(cast)
-        return Features(out[0], out[1], features.grid)
+        return cast(features, self.arrays, dtype, f"{self.name}: %s features of image {self.images.ids[row]}")
 
-    def _write(self, chunk: int, parts: list[Features], dtype: np.dtype, lock: ExitStack | None) -> None:
+    def _write(self, chunk: int, parts: list[Cast], dtype: np.dtype, lock: ExitStack | None) -> None:
         """A chunk into its file; then others may see that it is there."""
-        arrays = {a: np.concatenate([getattr(p, a) for p in parts]) for a in ARRAYS}
+        arrays = {a: np.concatenate([p.arrays[a] for p in parts]) for a in self.arrays}
         with atomic_path(self._file(chunk, dtype)) as temporary, open(temporary, "wb") as f:
             grid, rows = np.array(parts[0].grid), np.array(self._slice(chunk))
-            np.savez(f, pooled=arrays["pooled"], patches=arrays["patches"], grid=grid, rows=rows)
+            np.savez(f, grid=grid, rows=rows, **arrays)  # type: ignore[arg-type]
         if lock is not None:
             lock.close()
 

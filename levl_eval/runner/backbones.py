@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from levl_eval.backbones.code import code_of
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone
 
-FACTS_VERSION = 2  # of what is remembered about a backbone
+FACTS_VERSION = 3  # of what is remembered about a backbone
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class BackboneFacts:
     preprocess: Mapping[str, object]
     text: Mapping[str, object]
     info: Mapping[str, object]
+    shapes: Mapping[str, object]  # backbones.deferred.Shapes
 
 
 class BackboneHandle:
@@ -73,7 +76,12 @@ class BackboneHandle:
                 return remembered
         backbone = self.load()
         facts = BackboneFacts(
-            backbone.weights_sha256, dict(backbone.code), self._own_preprocess, self._own_text, dict(backbone.info)
+            backbone.weights_sha256,
+            dict(backbone.code),
+            self._own_preprocess,
+            self._own_text,
+            dict(backbone.info),
+            self._shapes,
         )
         if path is not None:
             content = asdict(facts)
@@ -91,12 +99,13 @@ class BackboneHandle:
     def load(self) -> Backbone:
         """The encoder, built once."""
         if self._loaded is None:
+            from levl_eval.backbones.deferred import Shapes
             from levl_eval.backbones.loader import load_backbone, state_readout
 
             bare = self.card.model_copy(update={"preprocess": None, "readout": None})
             loaded = load_backbone(bare.uri, card=bare)
             loaded.open_data(self._data)
-            self._own_text = loaded.text_parts()
+            self._own_text, self._shapes = loaded.text_parts(), asdict(Shapes.of(loaded))
             if self.card.readout is not None:
                 state_readout(loaded, self.card.readout)
             self._own_preprocess = loaded.preprocess.describe()
@@ -108,6 +117,19 @@ class BackboneHandle:
             if known is not None and known.weights_sha256 != loaded.weights_sha256:
                 raise UsageError(f"{self.card.uri}: its weights changed while the run went on; start it again")
         return self._loaded
+
+    def at_hand(self) -> Backbone:
+        """The encoder where somebody has needed it, else what stands in its place until somebody does."""
+        if self._loaded is not None:
+            return self._loaded
+        from levl_eval.backbones.base import Preprocess
+        from levl_eval.backbones.deferred import DeferredBackbone, Known, Shapes
+
+        f = self.facts
+        preprocess = TypeAdapter(Preprocess).validate_python(self.preprocess)
+        shapes = TypeAdapter(Shapes).validate_python(f.shapes)
+        known = Known(self.name, self.card.uri, f.weights_sha256, f.code, self.text, f.info, preprocess, shapes)
+        return DeferredBackbone(known, self.load)
 
     @property
     def _overrides(self) -> dict[str, object]:

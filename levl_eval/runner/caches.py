@@ -139,9 +139,9 @@ def connector_damage(path: Path) -> str:
 
 def features_damage(path: Path) -> str:
     """Of an entry of the feature store; one in the making is looked at by whoever resumes it."""
-    from levl_eval.features.store import PARTS, FeatureStore
+    from levl_eval.features.entries import PARTS, damage
 
-    return "" if path.parent.name == PARTS else FeatureStore(path.parents[1]).damage(path.name)
+    return "" if path.parent.name == PARTS else damage(path)
 
 
 def world_damage(path: Path) -> str:

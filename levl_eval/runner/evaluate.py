@@ -33,6 +33,7 @@ class RunOptions(TypedDict, total=False):
     cache: str | Path | None
     device: str
     batch_size: int
+    store_limit: int | None
     rehash: bool
     trust: bool
     debug: bool
@@ -60,6 +61,8 @@ def evaluate(
     - ``grid``: ``task.field=v1,v2``; every combination is a protocol with records of its own
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
       identity that is there already is read, not computed; ``out`` None: a new folder runs/DATE-TIME, to which runs/latest is a link
+    - ``store_limit``: bytes that stored features may take in all; patch tokens beyond it, or beyond the disk, are encoded each time a
+      head reads them, and pooled features are stored all the same
     - ``device``, ``batch_size``, ``debug``, ``rehash`` (distrust remembered fingerprints of files)
     - ``trust``: cards may name Python that runs here (levl_eval.cards.trust)
 

@@ -12,8 +12,6 @@ from levl_eval.core.progress import Progress
 from levl_eval.runner.options import check_options
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from levl_eval.data.types import ClassificationSet, ImageSet
 
 Readout = Literal["pooled", "cls", "mean-patch", "patches"]
@@ -60,6 +58,7 @@ def export_features(
     from levl_eval.core.paths import default_cache
     from levl_eval.data.fingerprints import fingerprint_of
     from levl_eval.engines.probes.common import blocks_to_read, global_features
+    from levl_eval.engines.reads import OF_READOUT
     from levl_eval.features.export import FeatureTable, check_target, write_features
     from levl_eval.features.store import FeatureStore
 
@@ -74,13 +73,14 @@ def export_features(
     device = pick_device(options.device)
     encoder = load_backbone(named.uri, card=named).to(device)
     layers = blocks_to_read(readout, getattr(card, "layers", None), encoder, "--readout")
+    arrays = ("patches",) if readout == "patches" else OF_READOUT[readout]
     store = FeatureStore(default_cache() / "features")
-    stored = store.get(encoder, images, device=device, batch_size=options.batch_size, progress=progress, layers=layers)
-    values: np.ndarray = stored.patches if readout == "patches" else global_features(stored, readout)
+    stored = store.get(encoder, images, arrays, device=device, batch_size=options.batch_size, progress=progress, layers=layers)
+    values = stored.patches if readout == "patches" else global_features(stored, readout)
     identity = {
         "backbone": {"name": encoder.name, "uri": encoder.uri, "weights_sha256": encoder.weights_sha256, "code": dict(encoder.code)},
         "preprocess": encoder.preprocess.describe(), "readout": readout, "layers": "last" if layers is None else list(layers),
-        "stored_as": str(stored.patches.dtype), "grid": list(stored.grid), "feature_key": stored.key, "device": device.type,
+        "stored_as": str(values.dtype), "grid": list(stored.grid), "feature_keys": dict(stored.keys), "device": device.type,
         "data": {"images": fingerprint_of(images), "count": len(images), "part": options.part if card else "", "source": images.source},
         "task": card.name if card else None, "levl_eval": __version__,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -43,6 +44,23 @@ class Number(Generic[_N]):
 
 
 LIMIT, BATCH, SEED = Number(_LIMIT, int), Number(_BATCH, int), Number(_SEED, int)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def size_of(text: str) -> int:
+    """Bytes of "200GB", "50 GiB" or a plain number. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]I?)?B?", text.strip().upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200GB, 50GiB or 1000000")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def check_store_limit(limit: object) -> None:
+    """Raises UsageError for what is no number of bytes."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise UsageError(f"store_limit {limit!r}: a whole number of bytes from 0, or None")
 
 
 def seed_list(text: str) -> list[int]:

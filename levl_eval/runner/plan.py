@@ -35,7 +35,7 @@ from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources, need
 from levl_eval.runner.folders import LATEST
 from levl_eval.runner.grid import Variant, check_distinct, variants
 from levl_eval.runner.language import language_model_parts
-from levl_eval.runner.options import check_options, skip_bound
+from levl_eval.runner.options import check_options, check_store_limit, skip_bound
 from levl_eval.scenes.export import world_folder
 
 
@@ -56,6 +56,7 @@ class RunConfig:
     cache: str | Path | None = None
     device: str = "auto"
     batch_size: int = 64
+    store_limit: int | None = None
     rehash: bool = False
     trust: bool = False
     debug: bool = False
@@ -213,6 +214,7 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
     Raises UsageError for wrong names, cards, paths and unreadable backbones. Data that cannot be read fail their jobs alone.
     """
     check_options(config.limit, config.batch_size, config.seeds)
+    check_store_limit(config.store_limit)
     skip = skip_bound(config.skip_broken)
     cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid)
     if skip is not None:

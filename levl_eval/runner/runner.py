@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from levl_eval.cards import DataSpec, TaskCard
 from levl_eval.core.distributed import launched, launched_rank, process_group, work_alone
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.errors import DamagedFeatures, LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
 from levl_eval.core.json_types import object_at
 from levl_eval.core.random_state import seeded
 from levl_eval.core.user_code import told
 from levl_eval.engines.contract import TOGETHER, Context, Outcome, RunCache, engine
+from levl_eval.engines.reads import arrays_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, fill_identity, identity_of, read_record, write_record
 from levl_eval.records.check import damage_of_samples
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from levl_eval.core.progress import Progress
     from levl_eval.features.store import FeatureStore
+
+_DAMAGES = 3  # times that a job begins anew over damaged features
 
 
 @dataclass
@@ -67,7 +70,7 @@ class Runner:
     def store(self) -> FeatureStore:
         from levl_eval.features.store import FeatureStore
 
-        return FeatureStore(self.plan.config.cache_folder / "features")
+        return FeatureStore(self.plan.config.cache_folder / "features", self.plan.config.store_limit)
 
     @cached_property
     def environment(self) -> dict[str, object]:
@@ -150,15 +153,27 @@ class Runner:
         for other in self.plan.backbones:  # only the one at work takes the device's memory
             if other is not job.backbone:
                 other.to("cpu")
-        backbone = job.backbone.load()
+        backbone = job.backbone.at_hand() if arrays_of(job.card) else job.backbone.load()
         backbone.to(self.device)
         if self.device.type != "cpu" and job.card.engine not in TOGETHER:
             self.kept.drop("language")
         return Context(
             card=job.card, backbone=backbone, data=self.plan.data, seed=job.seed, store=self.store, cache=config.cache_folder,
             device=self.device, limit=config.limit, llm=config.llm, batch_size=config.batch_size, progress=self.progress,
-            helping=helping, work=self.out / "work" / job.key, kept=self.kept,
+            helping=helping, work=self.out / "work" / job.key, kept=self.kept, later=self._later(number),
         )  # fmt: skip
+
+    def _later(self, number: int) -> tuple[str, ...]:
+        """Arrays that jobs behind this one read of the same images by the same encoder, so that one pass makes them all."""
+        job = self.jobs[number]
+        own = {*job.identity.data.train, job.identity.data.test}
+        return tuple({
+            array: None
+            for other in self.jobs[number + 1 :]
+            if other.backbone is job.backbone and own & {*other.identity.data.train, other.identity.data.test}
+            and getattr(other.card, "layers", None) == getattr(job.card, "layers", None)
+            for array in arrays_of(other.card)
+        })  # fmt: skip
 
     def compute(self, number: int) -> Record:
         """Run a job and write its record, whatever happens; a failed one takes a file of its own, which the next success removes.
@@ -171,10 +186,7 @@ class Runner:
         try:
             if job.problem is not None:
                 raise job.problem
-            context = self._context(number)
-            # Engines use their own generators; this fixes what a library might draw from the global ones.
-            with seeded(job.seed):
-                outcome = engine(record.engine)(context)
+            outcome = self._outcome(number)
             _fill(record, outcome, job, started)
             computed = True
             if process_group().main:
@@ -195,6 +207,19 @@ class Runner:
             if process_group().main:
                 write_record(self.out, record)
         return record
+
+    def _outcome(self, number: int) -> Outcome:
+        """What the engine finds. Features that turn out to be damaged while they are read are said, and the job begins anew."""
+        for _ in range(_DAMAGES):
+            context = self._context(number)
+            try:
+                with seeded(context.seed):  # engines use their own generators; this is for what a library might draw from
+                    return engine(context.card.engine)(context)
+            except DamagedFeatures as e:
+                if process_group().size > 1:
+                    raise  # the others are in steps that wait for this process
+                self.progress.say(f"  {e}; computed again")
+        raise LevlError(f"{self.store.folder}: features were damaged {_DAMAGES} times while they were read; is the disk sound?")
 
     def _existing(self, number: int) -> Record | None:
         """The record of this job where it is whole: of an equal identity, with its samples, and with every floor the card asks for.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,11 +16,12 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Features
-from levl_eval.core.errors import LevlError
+from levl_eval.core.errors import DamagedFeatures, LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.data.images import image_set
 from levl_eval.features.extraction import Extraction
 from levl_eval.features.store import FeatureStore
+from levl_eval.features.stored import Blocks, StoredArray, StreamedArray
 
 
 @pytest.fixture
@@ -44,8 +47,120 @@ def test_features_are_the_encoders_and_are_made_once(tmp_path, images, nano, mon
     assert np.allclose(a.patches, direct.patches.numpy(), atol=2e-2, rtol=1e-2)
     monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))
     b = FeatureStore(tmp_path / "s").get(nano, images)
-    assert b.hit and np.array_equal(a.pooled, b.pooled)
-    assert len(store.ls()) == 1 and store.verify() == [] and store.clear() == 1 and store.ls() == []
+    assert b.hit and np.array_equal(a.pooled, b.pooled) and a.pooled.dtype == np.float32
+    np.testing.assert_array_equal(a.pooled, direct.pooled.numpy())  # to the bit: half precision moved zero-shot accuracies
+    assert len(store.ls()) == 3 and store.verify() == [] and store.clear() == 3 and store.ls() == []
+
+
+def files(store):
+    """The arrays' files by their names."""
+    return {f.name: f for folder in store.entries() for f in folder.glob("*.npy")}
+
+
+def bits(features):
+    return np.asarray(features.patches).tobytes(), np.asarray(features.pooled).tobytes()
+
+
+def test_a_job_stores_what_it_reads(tmp_path, images, nano, monkeypatch):
+    store = FeatureStore(tmp_path / "s")
+    pooled = store.get(nano, images, ("pooled",))
+    assert set(files(store)) == {"pooled.npy"} and files(store)["pooled.npy"].stat().st_size < 7 * 192 * 4 + 200
+    with pytest.raises(KeyError, match="patches"):
+        _ = pooled.patches
+    mean = store.get(nano, images, ("pooled", "mean"))
+    assert set(files(store)) == {"pooled.npy", "mean.npy"} and not mean.hit
+    tokens = store.get(nano, images, ("patches",))
+    assert set(files(store)) == {"pooled.npy", "mean.npy", "patches.npy"}
+    np.testing.assert_allclose(mean.mean, np.asarray(tokens.patches, np.float32).mean(1), atol=1e-3)
+    monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))
+    assert store.get(nano, images, ("pooled", "mean", "patches")).hit
+    with pytest.raises(pytest.fail.Exception):
+        store.get(nano, images, ("patches",), tokens="float32")  # another entry
+
+
+def test_what_is_read_later_is_made_in_the_same_pass(tmp_path, images, nano, monkeypatch):
+    store = FeatureStore(tmp_path / "s")
+    store.get(nano, images, ("pooled",), also=("patches",))
+    monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))
+    assert store.get(nano, images, ("patches",)).hit
+
+
+def test_tokens_beyond_the_limit_are_streamed_with_the_same_values(tmp_path, images, nano):
+    whole = FeatureStore(tmp_path / "w").get(nano, images, batch_size=7)
+    lines = []
+    progress = Progress(quiet=True)
+    progress.say = lines.append
+    store = FeatureStore(tmp_path / "s", limit=20_000)
+    got = store.get(nano, images, progress=progress, batch_size=7)
+    assert got.streamed and set(files(store)) == {"pooled.npy"} and "streamed" in lines[0] and "images take" in lines[0]
+    assert isinstance(got.patches, StreamedArray) and got.patches.shape == whole.patches.shape and got.grid == whole.grid
+    order = np.array([5, 1, 1, 6])
+    for index in (order, 3, slice(2, 6), -1, (order, np.array([0, 7, 9, 63])), (slice(0, 2), slice(0, 8))):
+        np.testing.assert_allclose(
+            np.asarray(got.patches[index], np.float32), np.asarray(whole.patches[index], np.float32), atol=2e-3
+        )
+    assert np.array_equal(got.pooled, whole.pooled)
+    assert not FeatureStore(tmp_path / "t", limit=10**7).get(nano, images).streamed
+
+
+def test_a_disk_without_room_for_tokens_streams_them_and_without_room_for_pooled_features_says_so(
+    tmp_path, images, nano, monkeypatch
+):
+    monkeypatch.setattr("levl_eval.features.store.FeatureStore.free", lambda self: 50_000)
+    assert FeatureStore(tmp_path / "s").get(nano, images).streamed
+    monkeypatch.setattr("levl_eval.features.store.FeatureStore.free", lambda self: 100)
+    with pytest.raises(LevlError, match="free some, or set LEVL_CACHE"):
+        FeatureStore(tmp_path / "t").get(nano, images, ("pooled",))
+
+
+def _stored(tmp_path, rows=40, block=16):
+    """[rows, 3, 2] in blocks."""
+    values = np.arange(rows * 6, dtype=np.float32).reshape(rows, 3, 2)
+    np.save(tmp_path / "a.npy", values)
+    sums = tuple(hashlib.sha256(values[i : i + block].tobytes()).hexdigest() for i in range(0, rows, block))
+    return values, Blocks(block, sums)
+
+
+def _flip(file, row, keep_times=False):
+    before = file.stat()
+    with open(file, "r+b") as f:
+        f.seek(-(40 - row) * 24, 2)
+        byte = f.read(1)
+        f.seek(-1, 1)
+        f.write(bytes([byte[0] ^ 1]))
+    if keep_times:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+INDEXES = [0, -1, 39, slice(3, 20), slice(None, None, 7), np.array([17, 2, 2, -3]), np.arange(40) % 5 == 0, [1, 30], ...,
+           (np.array([4, 35]), np.array([0, 2])), (slice(0, 30), 1)]  # fmt: skip
+
+
+def test_rows_are_those_of_the_file_and_are_verified_once(tmp_path, monkeypatch):
+    values, blocks = _stored(tmp_path)
+    array = StoredArray(tmp_path / "a.npy", blocks)
+    for index in INDEXES:
+        np.testing.assert_array_equal(array[index], values[index])
+    np.testing.assert_array_equal(array.taken_apart()[[5, 7]], values.reshape(-1, 2)[[5, 7]])
+    again = StoredArray(tmp_path / "a.npy", blocks)
+    monkeypatch.setattr("levl_eval.features.stored.hashlib.sha256", lambda b: pytest.fail("hashed again"))
+    assert np.array_equal(again, values)
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_flipped_bit_is_noticed_where_it_is_read_and_only_there(tmp_path, keep_times):
+    values, blocks = _stored(tmp_path)
+    np.asarray(StoredArray(tmp_path / "a.npy", blocks))  # all verified, and remembered
+    _flip(tmp_path / "a.npy", 20, keep_times)
+    gone = []
+    array = StoredArray(tmp_path / "a.npy", blocks, lambda: gone.append(1))
+    np.testing.assert_array_equal(array[:16], values[:16])
+    np.testing.assert_array_equal(array[[33, 39]], values[[33, 39]])
+    with pytest.raises(DamagedFeatures, match="rows 16 to 31 are damaged"):
+        array[np.array([3, 17])]
+    with pytest.raises(DamagedFeatures):
+        array.taken_apart()[17 * 3]
+    assert gone and StoredArray(tmp_path / "a.npy", blocks).damaged().startswith("rows 16")
 
 
 def test_another_image_preprocessing_or_weight_is_another_key(tmp_path, images, nano):
@@ -59,15 +174,20 @@ def test_another_image_preprocessing_or_weight_is_another_key(tmp_path, images, 
 def test_a_damaged_entry_is_noticed_and_made_again(tmp_path, images, nano, damage):
     a = FeatureStore(tmp_path / "s").get(nano, images)
     good = np.array(a.patches)
-    folder = next(FeatureStore(tmp_path / "s").entries())
-    file = folder / ("meta.json" if damage == "meta" else "patches.npy")
+    file = files(FeatureStore(tmp_path / "s"))["patches.npy"]
+    file = file.parent / "meta.json" if damage == "meta" else file
     raw = bytearray(file.read_bytes())
     if damage == "flip":
         raw[5000] ^= 1
     else:
         del raw[len(raw) // 2 :]
     file.write_bytes(raw)
-    again = FeatureStore(tmp_path / "s").get(nano, images)
+    store = FeatureStore(tmp_path / "s")
+    again = store.get(nano, images)
+    if damage == "flip":  # only who reads it sees that
+        with pytest.raises(DamagedFeatures, match="damaged"):
+            np.asarray(again.patches)
+        again = store.get(nano, images)
     assert not again.hit and np.array_equal(again.patches, good)
     assert FeatureStore(tmp_path / "s").verify() == []
 
@@ -111,8 +231,8 @@ def test_a_killed_extraction_goes_on_from_its_last_chunk_with_the_same_bits(tmp_
     store = FeatureStore(tmp_path / "s")
     found = store.get(nano, images, batch_size=2)
     assert sum(again) == 7 - sum(seen) and store.verify() == [] and not found.hit
-    assert found.patches.tobytes() == good.patches.tobytes() and found.pooled.tobytes() == good.pooled.tobytes()
-    assert (next(store.entries()) / "patches.npy").read_bytes() == np.lib.format.magic(1, 0) + _rest(good.patches)
+    assert bits(found) == bits(good)
+    assert files(store)["patches.npy"].read_bytes() == np.lib.format.magic(1, 0) + _rest(np.asarray(good.patches))
 
 
 def _rest(array):
@@ -141,7 +261,7 @@ def test_killed_while_chunks_are_joined(tmp_path, images, nano, monkeypatch):
         f.write(b"torn")  # of the chunk that was being appended
     monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))
     found = FeatureStore(tmp_path / "s").get(nano, images, batch_size=3, progress=Progress(quiet=True))
-    assert found.patches.tobytes() == good.patches.tobytes() and found.pooled.tobytes() == good.pooled.tobytes()
+    assert bits(found) == bits(good)
 
 
 def test_a_damaged_chunk_is_made_again(tmp_path, images, nano, monkeypatch):
@@ -163,7 +283,7 @@ def test_a_damaged_chunk_is_made_again(tmp_path, images, nano, monkeypatch):
     raw[len(raw) // 2] ^= 4
     file.write_bytes(raw)
     monkeypatch.setattr(nano, "encode", encode)
-    assert store.get(nano, images, batch_size=2).patches.tobytes() == good.patches.tobytes() and store.verify() == []
+    assert bits(store.get(nano, images, batch_size=2)) == bits(good) and store.verify() == []
 
 
 def test_a_value_beyond_half_precision_in_a_later_chunk(tmp_path, images, nano, monkeypatch):
@@ -172,17 +292,17 @@ def test_a_value_beyond_half_precision_in_a_later_chunk(tmp_path, images, nano, 
     def growing(x):
         batches.append(len(x))
         pooled, patches, grid = encode(x)
-        return Features(pooled * (1e6 if len(batches) > 2 else 1), patches, grid)
+        return Features(pooled, patches * (1e6 if len(batches) > 2 else 1), grid)
 
     monkeypatch.setattr(nano, "encode", growing)
     found = FeatureStore(tmp_path / "s").get(nano, images, batch_size=2)
-    assert found.pooled.dtype == found.patches.dtype == np.float32 and len(batches) == 3 + 4
+    assert found.patches.dtype == np.float32 and len(batches) == 3 + 4
     assert chunks(FeatureStore(tmp_path / "s")) == []
 
 
 def test_a_full_disk_is_one_line_and_the_run_after_it_goes_on(tmp_path, images, nano, monkeypatch):
     good = FeatureStore(tmp_path / "w").get(nano, images, batch_size=2)
-    size = (next(FeatureStore(tmp_path / "w").entries()) / "patches.npy").stat().st_size
+    size = files(FeatureStore(tmp_path / "w"))["patches.npy"].stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))  # chunks fit, the joined file does not
     try:
@@ -192,7 +312,7 @@ def test_a_full_disk_is_one_line_and_the_run_after_it_goes_on(tmp_path, images, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(e.value) and list(FeatureStore(tmp_path / "s").entries()) == []
     monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))
-    assert FeatureStore(tmp_path / "s").get(nano, images, batch_size=2).patches.tobytes() == good.patches.tobytes()
+    assert bits(FeatureStore(tmp_path / "s").get(nano, images, batch_size=2)) == bits(good)
 
 
 def test_features_beyond_half_precision_are_kept_in_single(tmp_path, images, nano, monkeypatch):

@@ -236,7 +236,7 @@ def test_a_version_raised_is_another_key(base, tmp_path, monkeypatch):
     from levl_eval.engines.probes import texts
     from levl_eval.engines.segmentation import mmseg_task
     from levl_eval.engines.vlm import floors, task, training
-    from levl_eval.features import store as features
+    from levl_eval.features import request as features
 
     before = keys(base, tmp_path, monkeypatch)
     raised = {

@@ -20,7 +20,7 @@ import torch
 
 from levl_eval import cli
 from levl_eval.core import kept as checked
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import DamagedFeatures, UsageError
 from levl_eval.core.files import locked
 from levl_eval.core.progress import Progress
 from levl_eval.data.leakage import content_hashes
@@ -65,7 +65,7 @@ DAMAGES = {
 class Texts(torch.nn.Module):
     """A backbone's text side that counts how often it is asked."""
 
-    name, calls = "t", 0
+    name, calls, device = "t", 0, torch.device("cpu")
 
     def encoder_parts(self):
         return {"weights": "w"}
@@ -116,25 +116,38 @@ def _meta(folder: Path, change) -> None:
 FEATURES = {
     "meta is a list": lambda f: (f / "meta.json").write_text("[]"),
     "no grid": lambda f: _meta(f, lambda m: m.pop("grid")),
-    "fewer ids": lambda f: _meta(f, lambda m: m["ids"].pop()),
-    "other ids": lambda f: _meta(f, lambda m: m["ids"].reverse()),
+    "fewer blocks": lambda f: _meta(f, lambda m: m["sha256"].pop()),
+    "other images": lambda f: _meta(f, lambda m: m.update(order="0" * 64)),
     "no meta": lambda f: (f / "meta.json").unlink(),
-    "no patches": lambda f: (f / "patches.npy").unlink(),
+    "no rows": lambda f: (f / "pooled.npy").unlink(),
     "header": lambda f: (f / "pooled.npy").write_bytes(b"\x93NUMPY" + (f / "pooled.npy").read_bytes()[6:60]),
-    "flipped": lambda f: _flip(f / "pooled.npy"),
 }
+
+
+def _folder(store: FeatureStore, array: str) -> Path:
+    return next(f for f in store.entries() if (f / f"{array}.npy").exists())
 
 
 @pytest.mark.parametrize("how", FEATURES)
 def test_features(how, images, nano, tmp_path):  # noqa: F811
-    good = FeatureStore(tmp_path / "features").get(nano, images)
+    good = FeatureStore(tmp_path / "features").get(nano, images, ("pooled",))
     pooled, heard = np.array(good.pooled), Heard()
-    folder = next(FeatureStore(tmp_path / "features").entries())
-    FEATURES[how](folder)
+    FEATURES[how](_folder(FeatureStore(tmp_path / "features"), "pooled"))
     assert caches.verify(tmp_path) or how == "no meta"
-    again = FeatureStore(tmp_path / "features").get(nano, images, progress=heard)
+    again = FeatureStore(tmp_path / "features").get(nano, images, ("pooled",), progress=heard)
     assert not again.hit and np.array_equal(again.pooled, pooled) and len(heard.lines) == 1
     assert caches.verify(tmp_path) == []
+
+
+def test_features_whose_bytes_are_damaged_are_told_and_gone_when_they_are_read(images, nano, tmp_path):  # noqa: F811
+    store = FeatureStore(tmp_path / "features")
+    pooled = np.array(store.get(nano, images, ("pooled",)).pooled)
+    _flip(_folder(store, "pooled") / "pooled.npy")
+    assert caches.verify(tmp_path)
+    with pytest.raises(DamagedFeatures, match="rows 0 to 6 are damaged"):
+        np.array(store.get(nano, images, ("pooled",)).pooled)
+    again = store.get(nano, images, ("pooled",))
+    assert not again.hit and np.array_equal(again.pooled, pooled) and caches.verify(tmp_path) == []
 
 
 def test_rows_that_were_damaged_while_they_were_joined(images, nano, tmp_path, monkeypatch):  # noqa: F811
@@ -327,10 +340,10 @@ def test_what_a_process_is_at_stays(tmp_path):
 
 def test_using_an_entry_is_noted(images, nano, tmp_path):  # noqa: F811
     store = FeatureStore(tmp_path / "features")
-    store.get(nano, images)
+    store.get(nano, images, ("pooled",))
     meta = next(store.entries()) / "meta.json"
     os.utime(meta, (0, 0))
-    store.get(nano, images)
+    store.get(nano, images, ("pooled",))
     assert time.time() - meta.stat().st_mtime < 100
 
 

@@ -60,7 +60,7 @@ class Fitted:
     @torch.inference_mode()
     def predict(self, row: int, size: tuple[int, int]) -> np.ndarray:
         """Metres [H, W] of the image in ``row`` of the features, clipped to the card's caps."""
-        metres = logits_of(self.head, np.asarray(self.features.patches[row : row + 1]), self.device)[:, None]
+        metres = logits_of(self.head, self.features.patches[row : row + 1], self.device)[:, None]
         large = upsample(metres, size, self.card.upsample)[0, 0]
         return large.clamp(self.card.min_depth, self.card.max_depth).cpu().numpy()
 
@@ -81,7 +81,7 @@ def fit(
     seconds: dict[str, float] = {}
     geometry = task_preprocess(card, context.backbone.preprocess)
     started = time.monotonic()
-    learn, judge = (context.features(s.images, geometry, card.layers) for s in (train, test))
+    learn, judge = (context.features(s.images, ("patches",), geometry, card.layers) for s in (train, test))
     context.ready()
     seconds["features"] = time.monotonic() - started
     started = time.monotonic()

@@ -59,7 +59,7 @@ def shown(fitted: Fitted, test: DepthSet) -> Shown:
         maps = [full_depth(test, name) for name in ids]
         ends = _range(maps, card)
         rows = [features.row[i] for i in ids]
-        components = pca_rgb(np.asarray(features.patches)[rows], features.grid)
+        components = pca_rgb(features.patches[rows], features.grid)
         out = []
         for row, metres, tokens in zip(rows, maps, components, strict=True):
             predicted = fitted.predict(row, (metres.shape[0], metres.shape[1]))

@@ -27,6 +27,7 @@ from levl_eval.engines.fit import BestEpoch, Settings, shuffled_rows, training_l
 from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Parts, all_scores, load_parts, samples_of
 from levl_eval.features.augmented import cropped
+from levl_eval.features.stored import Rows
 from levl_eval.metrics.statistics import mean_estimate
 
 
@@ -78,21 +79,21 @@ class AttentiveHead(nn.Module):
         return out
 
 
-def tokens_at(array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+def tokens_at(array: Rows, rows: np.ndarray, device: torch.device) -> Tensor:
     order = np.argsort(rows, kind="stable")
     x = torch.from_numpy(np.asarray(array[rows[order]], np.float32))
     return x[torch.from_numpy(np.argsort(order, kind="stable"))].to(device)
 
 
 @torch.inference_mode()
-def classes_of(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> np.ndarray:
+def classes_of(head: AttentiveHead, array: Rows, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """[N] predicted classes; never more logits than a batch's."""
     parts = [head(tokens_at(array, rows[i : i + 256], device)).argmax(1).cpu().numpy() for i in range(0, len(rows), 256)]
     return np.concatenate(parts)
 
 
 @torch.inference_mode()
-def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+def predict(head: AttentiveHead, array: Rows, rows: np.ndarray, device: torch.device) -> Tensor:
     """[N, C] logits of the given rows, on the CPU."""
     return torch.cat([head(tokens_at(array, rows[i : i + 256], device)).cpu() for i in range(0, len(rows), 256)])
 
@@ -101,7 +102,7 @@ def predict(head: AttentiveHead, array: np.ndarray, rows: np.ndarray, device: to
 class TrainingTokens:
     """versions: of the training images' tokens [N, n, D], which the epochs take in turn; image i is of class labels[i] and at row rows[i]."""
 
-    versions: Sequence[np.ndarray]
+    versions: Sequence[Rows]
     rows: np.ndarray
     labels: np.ndarray
 
@@ -129,7 +130,7 @@ def train(
     return [float(x) for x in training_loop(optimizer, settings, loss_of, progress, after_epoch=after_epoch)]
 
 
-def training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.ndarray]:
+def training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[Rows]:
     """Stored tokens of the training images as they are, or of each of the card's random views of them."""
     card, own = context.card, context.backbone.preprocess
     if not card.views:
@@ -138,7 +139,7 @@ def training_tokens(context: Context[AttentiveCard], parts: Parts) -> list[np.nd
     views = []
     for v in range(card.views):
         images = cropped(parts.train.data.images, v, card.view_scale, card.view_ratio, card.view_flip, card.view_seed)
-        views.append(context.features(images, squash, card.layers).patches)
+        views.append(context.features(images, ("patches",), squash, card.layers).patches)
     return views
 
 

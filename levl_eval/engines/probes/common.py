@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +20,9 @@ from levl_eval.data.readers import read_classification
 from levl_eval.data.types import ClassificationSet
 from levl_eval.engines.contract import Context
 from levl_eval.engines.moments import Moments
+from levl_eval.engines.reads import arrays_of
 from levl_eval.features.store import FeatureSet
+from levl_eval.features.stored import SideBySide, Vectors
 from levl_eval.metrics.calibration import calibration_error
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import fraction_interval, mean_estimate, wilson
@@ -48,11 +47,10 @@ def carve(labels: np.ndarray, spec: CarvedSpec) -> tuple[np.ndarray, np.ndarray]
 class Matrix:
     """Some rows of a stored feature array [N, D] as float32, l2-normalised and standardised when they are read.
 
-    The array stays memory-mapped in half precision; only where all rows fit into IN_MEMORY bytes are they kept, with the
-    same values.
+    The array stays on the disk; only where all rows fit into IN_MEMORY bytes are they kept, with the same values.
     """
 
-    def __init__(self, array: np.ndarray, rows: np.ndarray | None = None, l2: bool = False) -> None:
+    def __init__(self, array: Vectors, rows: np.ndarray | None = None, l2: bool = False) -> None:
         self.array, self.l2 = array, l2
         self.rows = np.arange(len(array)) if rows is None else rows
         self.mean: Tensor | None = None
@@ -105,42 +103,14 @@ class Matrix:
         self.mean, self.std, self.in_memory = other.mean, other.std, None
 
 
-def global_features(features: FeatureSet, readout: str) -> np.ndarray:
-    """[N, D] of a read-out: the encoder's own pooling, the mean over its patch tokens, or both side by side.
+def global_features(features: FeatureSet, readout: str) -> Vectors:
+    """float32 [N, D] of a read-out: the encoder's own pooling, the mean over its patch tokens, or both side by side.
 
     ``cls`` is what stands under ``pooled`` in the features that :func:`layers_of` asks for.
     """
     if readout in ("pooled", "cls"):
         return features.pooled
-    first = features.pooled.shape[1] if readout == "pooled+mean-patch" else 0
-    out = _room(features, first + features.patches.shape[-1])
-    for i in range(0, len(out), 256):
-        out[i : i + 256, :first] = features.pooled[i : i + 256, :first]
-        out[i : i + 256, first:] = np.asarray(features.patches[i : i + 256], np.float32).mean(1)
-    return out
-
-
-def _room(features: FeatureSet, width: int) -> np.ndarray:
-    """Place for float32 [N, width]: memory up to IN_MEMORY bytes, above that a file without name beside the stored features.
-
-    Such a file is gone with its last user. Not in the usual temporary folder, which may itself be memory. Raises LevlError
-    where there is no room.
-    """
-    shape = (len(features.ids), width)
-    stored = getattr(features.pooled, "filename", None)
-    if 4 * shape[0] * shape[1] <= IN_MEMORY or stored is None:
-        return np.empty(shape, np.float32)
-    folder = Path(stored).parent
-    try:
-        with tempfile.TemporaryFile(dir=folder) as f:
-            if hasattr(os, "posix_fallocate"):  # told now, not by a crash when a page finds no room
-                os.posix_fallocate(f.fileno(), 0, 4 * shape[0] * shape[1])
-            return np.memmap(f, np.float32, "w+", shape=shape)
-    except OSError as e:
-        need = 4e-9 * shape[0] * shape[1]
-        raise LevlError(
-            f"{folder}: no room for {need:.1f} GB of mean patch tokens ({e.strerror}); free some, or set LEVL_CACHE"
-        ) from e
+    return SideBySide(features.pooled, features.mean) if readout == "pooled+mean-patch" else features.mean
 
 
 @dataclass
@@ -200,8 +170,8 @@ def blocks_to_read(readout: str, layers: list[int] | None, backbone: Backbone, w
 
 
 def features_of(context: Context[TaskFields], data: ClassificationSet) -> FeatureSet:
-    """Features of a set from the store at the layers the card needs."""
-    return context.features(data.images, layers=layers_of(context.card, context.backbone))
+    """What the card's head reads of a set's features, from the store, at the layers it needs."""
+    return context.features(data.images, arrays_of(context.card), layers=layers_of(context.card, context.backbone))
 
 
 def own_validation(context: Context[ProbeCard], notes: dict[str, object]) -> ClassificationSet | None:
@@ -324,12 +294,13 @@ def load_parts(context: Context[ProbeCard], choices: bool, more: bool = False) -
 
 def matrices(parts: Parts, card: ProbeCard) -> tuple[Matrix, Matrix | None, Matrix]:
     """The card's read-out of training, validation and test, scaled by training."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[int, Vectors] = {}
 
     def matrix(part: Part) -> Matrix:
-        if part.features.key not in arrays:
-            arrays[part.features.key] = global_features(part.features, card.readout)
-        return Matrix(arrays[part.features.key], part.rows, card.l2_normalize)
+        key = id(part.features)  # training and a validation part carved out of it have the same
+        if key not in arrays:
+            arrays[key] = global_features(part.features, card.readout)
+        return Matrix(arrays[key], part.rows, card.l2_normalize)
 
     train = matrix(parts.train)
     if card.standardize:

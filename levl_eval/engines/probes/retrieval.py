@@ -20,6 +20,7 @@ from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import retrieval_chance
 from levl_eval.engines.probes.texts import image_embeddings, text_embeddings
 from levl_eval.engines.probes.zeroshot import main_readout
+from levl_eval.engines.reads import arrays_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.retrieval import recall_at
 from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
@@ -145,7 +146,7 @@ def run(context: Context[RetrievalCard]) -> Outcome:
     if card.folds > len(data.images):
         raise UsageError(f"{card.name}: field `folds`: {card.folds} folds of {len(data.images)} images")
     started = time.monotonic()
-    features = context.features(data.images)
+    features = context.features(data.images, arrays_of(card))
     context.ready()
     images = image_embeddings(backbone, features.pooled, context.device)
     texts = text_embeddings(backbone, list(data.captions), context.cache, context.progress)

@@ -15,6 +15,7 @@ from levl_eval.core.files import lines_of
 from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import printable
+from levl_eval.features.stored import Rows
 from levl_eval.records.identity import cache_key
 
 BATCH = 256  # texts encoded at once
@@ -23,8 +24,7 @@ TEXTS = 1  # version of how they are encoded
 
 def texts_key(backbone: Backbone, distinct: list[str]) -> str:
     """Under what the embeddings of some texts are kept: equal weights may be read with another tokenizer, length or read-out."""
-    device = next((p.device.type for p in backbone.parameters()), "cpu")
-    parts = {"encoder": backbone.encoder_parts(), "text": backbone.text_parts(), "device": device}
+    parts = {"encoder": backbone.encoder_parts(), "text": backbone.text_parts(), "device": backbone.device.type}
     return cache_key("texts", TEXTS, **parts, texts=distinct)
 
 
@@ -129,10 +129,10 @@ def class_embeddings(backbone: Backbone, names: list[str], templates: list[str],
 
 
 @torch.inference_mode()
-def image_embeddings(backbone: Backbone, pooled: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+def image_embeddings(backbone: Backbone, pooled: Rows, device: torch.device) -> dict[str, Tensor]:
     """[N, E] on the CPU by name, from stored pooled features."""
     parts = [
-        backbone.image_embeddings(torch.from_numpy(np.asarray(pooled[i : i + 4096], np.float32)).to(device))
+        backbone.image_embeddings(torch.from_numpy(np.array(pooled[i : i + 4096], np.float32)).to(device))
         for i in range(0, len(pooled), 4096)
     ]
     return {k: torch.cat([p[k].float().cpu() for p in parts]) for k in parts[0]}

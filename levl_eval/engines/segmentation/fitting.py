@@ -26,6 +26,7 @@ from levl_eval.engines.segmentation.closed import neighbour_head, ridge_head
 from levl_eval.engines.segmentation.head import ClassTokens, train_head
 from levl_eval.engines.segmentation.sweep import sweep_head, sweep_pairs
 from levl_eval.features.store import FeatureSet
+from levl_eval.features.stored import taken_apart
 from levl_eval.features.views import Views, make_views
 
 METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
@@ -87,7 +88,7 @@ def training_tokens(
         mask = mask_at(data, name, geometry)
         parts = [mask] if views is None else list(views.cut(torch.from_numpy(mask)[None])[0].numpy())
         labels += [grid_labels(p, grid, card.label_grid, data.ignore_index).astype(np.int16) for p in parts]
-    patches = features.patches.reshape(-1, *features.patches.shape[-2:])
+    patches = taken_apart(features.patches) if features.patches.ndim == 4 else features.patches
     return ClassTokens(patches, np.stack(labels), grid, len(data.classes), data.ignore_index)
 
 
@@ -138,7 +139,7 @@ class Fitted:
     @torch.inference_mode()
     def predict(self, row: int, size: tuple[int, int]) -> Tensor:
         """Labels [H, W] on the device of the image in ``row`` of the features."""
-        tokens = np.asarray(self.features.patches[row : row + 1])
+        tokens = self.features.patches[row : row + 1]
         logits = dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
         return upsample(logits, size, self.card.upsample).argmax(1)[0]
 
@@ -186,7 +187,7 @@ def train_and_open(
     card = context.card
     seconds: dict[str, float] = {}
     started = time.monotonic()
-    learn, judge = (context.features(s.images, geometry, card.layers, views) for s in (train, test))
+    learn, judge = (context.features(s.images, ("patches",), geometry, card.layers, views) for s in (train, test))
     context.ready()
     seconds["features"] = time.monotonic() - started
     started = time.monotonic()

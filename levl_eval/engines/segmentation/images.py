@@ -57,7 +57,7 @@ def predicted_columns(fitted: Fitted, test: SegmentationSet, ids: Sequence[str])
     """Prediction, errors and tokens' PCA of each image."""
     card, row_of = fitted.card, fitted.features.row
     colours, ignore = palette_of(card, test), test.ignore_index
-    tokens = np.asarray(fitted.features.patches)[[row_of[i] for i in ids]]
+    tokens = fitted.features.patches[[row_of[i] for i in ids]]
     if fitted.views is not None:
         tokens = tokens[:, 0]  # the first window
     out = []

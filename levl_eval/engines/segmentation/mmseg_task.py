@@ -32,7 +32,7 @@ from levl_eval.engines.segmentation.images import keep_predictions
 from levl_eval.engines.segmentation.mmseg_config import Config, Plan, plan_of
 from levl_eval.engines.segmentation.sweep import class_counts
 from levl_eval.engines.segmentation.task import mean_iou_of, outcome_of
-from levl_eval.features.store import check_size
+from levl_eval.features.request import check_size
 from levl_eval.records.identity import cache_key
 
 if TYPE_CHECKING:

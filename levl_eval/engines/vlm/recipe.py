@@ -15,13 +15,15 @@ from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.engines.contract import RunCache, counted_features
+from levl_eval.engines.reads import arrays_of_connector
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
 from levl_eval.engines.vlm.packing import Item, make_items
 from levl_eval.engines.vlm.prompts import asks_by_template, make_prompt
 from levl_eval.engines.vlm.tokens import check_layer, layers_of_connector
 from levl_eval.engines.vlm.training import ConnectorTraining, connector_key, multiplies_in_bf16, train
-from levl_eval.features.store import FORMAT, FeatureSet, FeatureStore
+from levl_eval.features.request import FORMAT
+from levl_eval.features.store import FeatureSet, FeatureStore
 
 
 @dataclass
@@ -43,7 +45,9 @@ class VQAResources:
 
     def features(self, images: ImageSet, spec: ConnectorSpec) -> FeatureSet:
         """The tokens of the wanted layer, from the store; several processes fill it together."""
-        return counted_features(self, images, layers=layers_of_connector(spec))
+        return counted_features(
+            self, images, arrays_of_connector(spec), layers=layers_of_connector(spec), tokens=spec.token_dtype
+        )
 
 
 def questions(kept: RunCache, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:

@@ -61,15 +61,14 @@ def read_tokens(features: FeatureSet, rows: Sequence[int], spec: ConnectorSpec) 
     Raises UsageError where a CLS token is wanted that is not as wide as the patches.
     """
     if spec.tokens == "patches":
-        return np.stack([features.patches[r] for r in rows]).astype(np.float32)
-    cls = np.stack([features.pooled[r] for r in rows]).astype(np.float32)[:, None]
+        return features.patches[np.asarray(rows, int)].astype(np.float32)
+    cls = features.pooled[np.asarray(rows, int)].astype(np.float32)[:, None]
     if spec.tokens == "cls":
         return cls
     _same_width(cls.shape[-1], features.patches.shape[-1])
-    return np.concatenate([cls, np.stack([features.patches[r] for r in rows]).astype(np.float32)], 1)
+    return np.concatenate([cls, features.patches[np.asarray(rows, int)].astype(np.float32)], 1)
 
 
 def token_width(features: FeatureSet, spec: ConnectorSpec) -> int:
     """D' of the tokens a connector gets."""
-    out: int = features.pooled.shape[-1] if spec.tokens == "cls" else features.patches.shape[-1]
-    return out
+    return features.pooled.shape[-1] if spec.tokens == "cls" else features.patches.shape[-1]

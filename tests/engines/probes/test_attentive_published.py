@@ -58,7 +58,7 @@ def test_random_crops_are_resized_bilinearly(words, wanted):
 
     asked = []
 
-    def features(images, preprocess, layers):
+    def features(images, arrays, preprocess, layers):
         asked.append(preprocess)
         return types.SimpleNamespace(patches=None)
 

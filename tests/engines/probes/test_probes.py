@@ -86,30 +86,19 @@ def test_every_head_reads_what_does_not_fit_in_blocks(monkeypatch):
     assert tokens.most == 256 and (found == attentive.predict(head, tokens, rows, CPU).argmax(1).numpy()).all()
 
 
-def test_mean_patches_that_do_not_fit_lie_in_a_file_without_name(monkeypatch, tmp_path):
+def test_both_readouts_side_by_side_are_joined_as_they_are_read():
     rng = np.random.default_rng(0)
-    for name, shape in (("pooled", (300, 3)), ("patches", (300, 4, 2))):
-        np.save(tmp_path / f"{name}.npy", rng.normal(size=shape).astype(np.float16))
-    pooled, patches = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("pooled", "patches"))
-    features = FeatureSet(pooled, patches, tuple(map(str, range(300))), (2, 2), "k", True)
-    mean = np.asarray(patches, np.float32).mean(1)
-    want = {"mean-patch": mean, "pooled+mean-patch": np.concatenate([np.asarray(pooled, np.float32), mean], 1)}
-    for readout, expected in want.items():
-        assert not isinstance(common.global_features(features, readout), np.memmap)
-        with monkeypatch.context() as m:
-            m.setattr(common, "IN_MEMORY", 1000)
-            found = common.global_features(features, readout)
-            assert isinstance(found, np.memmap) and found.dtype == np.float32 and (found == expected).all()
-            m.setattr(
-                common.os,
-                "posix_fallocate",
-                lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
-                raising=False,
-            )
-            with pytest.raises(LevlError, match=r"no room for .* GB of mean patch tokens \(No space left"):
-                common.global_features(features, readout)
-        assert (common.global_features(features, readout) == expected).all()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["patches.npy", "pooled.npy"]
+    pooled, mean = rng.normal(size=(300, 3)).astype(np.float32), rng.normal(size=(300, 2)).astype(np.float32)
+    features = FeatureSet({"pooled": pooled, "mean": mean}, tuple(map(str, range(300))), (2, 2), {}, True)
+    whole = np.concatenate([pooled, mean], 1)
+    both = common.global_features(features, "pooled+mean-patch")
+    assert both.shape == (300, 5) and both.dtype == np.float32 and len(both) == 300
+    for rows in (np.array([7, 3, 3]), slice(10, 20), 4):
+        assert np.array_equal(both[rows], whole[rows])
+    assert np.array_equal(both, whole) and common.global_features(features, "mean-patch") is mean
+    matrix = common.Matrix(both, np.array([5, 6, 9]))
+    matrix.fit_scale()
+    assert np.allclose(matrix.mean, whole[[5, 6, 9]].mean(0), atol=1e-6)
 
 
 def test_carving_is_fixed_by_class_and_leaves_single_images_in_training():

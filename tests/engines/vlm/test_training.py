@@ -88,7 +88,7 @@ def test_checkpointing_changes_memory_and_nothing_else(tmp_path):
 def _features(n=6, tokens=4, dim=5) -> FeatureSet:
     g = np.random.default_rng(0)
     pooled, patches = g.normal(size=(n, dim)), (3 * g.normal(size=(n, tokens, dim)) + 1).astype(np.float16)
-    return FeatureSet(pooled, patches, tuple(map(str, range(n))), (2, 2), "k", False)
+    return FeatureSet({"pooled": pooled, "patches": patches}, tuple(map(str, range(n))), (2, 2), {}, False)
 
 
 def _recipe(**more) -> RecipeCard:

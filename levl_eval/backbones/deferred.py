@@ -1,0 +1,105 @@
+"""A backbone that is known and not yet built: jobs whose features are stored already never need the encoder itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from levl_eval.backbones.base import Backbone, Features, Preprocess, Readout, class_token_of
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a backbone's features look like, as it says itself; plain JSON values but for tuples. readouts: (name, image, text) of each."""
+
+    dim: int
+    patch_dim: int
+    grid: tuple[int, int]
+    depth: int
+    class_token: str
+    readouts: tuple[tuple[str, str, str], ...]
+    modules: str  # Backbone.encoder_parts: of what is built of the code
+
+    @staticmethod
+    def of(backbone: Backbone) -> Shapes:
+        """Of a backbone that is built."""
+        readouts = tuple((r.name, r.image, r.text) for r in backbone.readouts) if backbone.has_text else ()
+        modules = str(backbone.encoder_parts()["modules"])
+        grid = (int(backbone.grid[0]), int(backbone.grid[1]))
+        return Shapes(backbone.dim, backbone.patch_dim, grid, backbone.depth, backbone.class_token, readouts, modules)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a backbone without building it."""
+
+    name: str
+    uri: str
+    weights_sha256: str
+    code: Mapping[str, str]
+    text: Mapping[str, object]
+    info: Mapping[str, object]
+    preprocess: Preprocess
+    shapes: Shapes
+
+
+class DeferredBackbone(Backbone):
+    """Answers what is known of it, and is built, on the device it was sent to, when it first has to encode something.
+
+    Raises what loading raises, then.
+    """
+
+    def __init__(self, known: Known, load: Callable[[], Backbone]) -> None:
+        super().__init__()
+        self.name, self.uri, self.weights_sha256, self.code = known.name, known.uri, known.weights_sha256, known.code
+        self.preprocess, self.info = known.preprocess, dict(known.info)
+        shapes = known.shapes
+        self.dim, self.patch_dim, self.grid, self.depth = shapes.dim, shapes.patch_dim, shapes.grid, shapes.depth
+        self.class_token = class_token_of(shapes.class_token)
+        self.readouts = tuple(Readout(*r) for r in shapes.readouts)
+        self._text, self._modules_digest = dict(known.text), shapes.modules
+        self._load, self._target = load, torch.device("cpu")
+        self._built: list[Backbone] = []  # in a list, so that torch does not take it for a part of this module
+
+    def whole(self) -> Backbone:
+        """The encoder itself."""
+        if not self._built:
+            self._built.append(self._load())
+            self._built[0].to(self._target)
+        return self._built[0]
+
+    def to(self, device: torch.device | str) -> DeferredBackbone:  # type: ignore[override]
+        """Where it will encode, or moved there where it is built."""
+        self._target = torch.device(device)
+        if self._built:
+            self._built[0].to(self._target)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self._target
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self._text)
+
+    def encoder_parts(self) -> dict[str, object]:
+        return {"weights": self.weights_sha256, "code": dict(self.code), "modules": self._modules_digest}
+
+    def text_parts(self) -> dict[str, object]:
+        return dict(self._text)
+
+    def encode(self, images: Tensor) -> Features:
+        return self.whole().encode(images)
+
+    def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
+        return self.whole().encode_layers(images, layers)
+
+    def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
+        return self.whole().image_embeddings(pooled)
+
+    def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        return self.whole().text_embeddings(texts)

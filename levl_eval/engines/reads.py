@@ -1,0 +1,43 @@
+"""Which arrays of an image's features a task's head reads, so that a run makes in one pass what its jobs need together."""
+
+from __future__ import annotations
+
+from levl_eval.cards import (
+    AttentiveCard,
+    BackgroundsCard,
+    ConnectorSpec,
+    DepthCard,
+    LMMSCard,
+    ProbeCard,
+    RecipeCard,
+    RetrievalCard,
+    SegmentationCard,
+    TaskFields,
+    VQACard,
+    ZeroShotCard,
+)
+
+# Of a head on one vector an image (cards.ReadoutCard). A class token stands under "pooled" of the layer that is read for it.
+OF_READOUT: dict[str, tuple[str, ...]] = {
+    "pooled": ("pooled",), "cls": ("pooled",), "mean-patch": ("mean",), "pooled+mean-patch": ("pooled", "mean"),
+}  # fmt: skip
+# Of a connector (cards.ConnectorSpec.tokens).
+OF_TOKENS: dict[str, tuple[str, ...]] = {"patches": ("patches",), "cls": ("pooled",), "cls+patches": ("pooled", "patches")}
+
+
+def arrays_of(card: TaskFields) -> tuple[str, ...]:
+    """Names of features.extraction.ARRAYS; () where the engine reads nothing from the store."""
+    if isinstance(card, (AttentiveCard, SegmentationCard, DepthCard)):
+        return ("patches",)
+    if isinstance(card, (ProbeCard, BackgroundsCard)):
+        return OF_READOUT[card.readout]
+    if isinstance(card, (ZeroShotCard, RetrievalCard)):
+        return ("pooled",)
+    if isinstance(card, (VQACard, LMMSCard)) and isinstance(card.recipe, RecipeCard):
+        return arrays_of_connector(card.recipe.connector)
+    return ()
+
+
+def arrays_of_connector(spec: ConnectorSpec) -> tuple[str, ...]:
+    """The same for a connector."""
+    return OF_TOKENS[spec.tokens]

@@ -1,0 +1,146 @@
+"""What is read of an image set by an encoder: the shapes and the store's keys it leads to, and tokens that are encoded as they are read."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.core.distributed import cores
+from levl_eval.core.errors import LevlError
+from levl_eval.core.hashing import digest
+from levl_eval.data.types import ImageSet
+from levl_eval.features.entries import array_bytes
+from levl_eval.features.extraction import Overflow, cast
+from levl_eval.features.stored import StreamedArray
+from levl_eval.features.version import FEATURES
+from levl_eval.features.views import Views
+from levl_eval.records.identity import cache_key
+
+FORMAT = FEATURES
+TokenType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A backbone read at some layers over some views: [B, 3, H, W] -> Features, with a views axis where there are views."""
+
+    backbone: Backbone
+    layers: tuple[int, ...] | None
+    views: Views | None
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        b = self.backbone
+        x = images if self.views is None else self.views.cut(images).flatten(0, 1)
+        features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        if self.views is None:
+            return features
+        shape = (len(images), len(self.views.boxes))
+        return Features(features.pooled.unflatten(0, shape), features.patches.unflatten(0, shape), features.grid)
+
+
+def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
+    """Raises LevlError in one line where the encoder cannot take images of ``size`` pixels, or would ignore part of them."""
+    own, grid = backbone.preprocess.size, backbone.grid
+    if size == own:
+        return
+    stride = own // grid[0]
+    if own % grid[0] == 0 and size % stride:
+        fits = max(1, round(size / stride)) * stride
+        raise LevlError(f"{backbone.name}: field `size`: {size} is no multiple of its patch size {stride}; take {fits}")
+    try:
+        with torch.inference_mode():
+            features = backbone.encode(torch.zeros(1, 3, size, size, device=device))
+        fitting = features.grid[0] * features.grid[1] == features.patches.shape[1]
+    except (RuntimeError, AssertionError, ValueError) as e:
+        why = " ".join(str(e).split())[:120]
+        raise LevlError(f"{backbone.name}: does not take {size} px images ({why}); its own size is {own}") from e
+    if not fitting:
+        raise LevlError(
+            f"{backbone.name}: {features.patches.shape[1]} patch tokens do not form the grid {features.grid} at {size} px; its own size is {own}"
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is read of an image set: by which encoder, after which preprocessing, at which layers and views."""
+
+    backbone: Backbone
+    images: ImageSet
+    preprocess: Preprocess
+    layers: tuple[int, ...] | None
+    views: Views | None
+    device: torch.device
+    batch_size: int
+    tokens: TokenType
+
+    def key(self, array: str) -> str:
+        """The content key of an array's entry; see the module's text."""
+        b, views = self.backbone, self.views
+        return cache_key(
+            "features", FORMAT, encoder=b.encoder_parts(), preprocess=self.preprocess.describe(),
+            layer="last" if self.layers is None else b.layer_indices(self.layers),
+            views=None if views is None else [list(v) for v in views.boxes], array=array,
+            dtype=self.tokens if array == "patches" else "float32", device=self.device.type,
+            images={"fingerprint": self.images.fingerprint, "order": self.order},
+        )  # fmt: skip
+
+    @cached_property
+    def order(self) -> str:
+        """Digest of the images' ids in the order of the rows."""
+        return digest(list(self.images.ids))
+
+    @property
+    def encoder(self) -> Encoder:
+        return Encoder(self.backbone, self.layers, self.views)
+
+    def shape(self, array: str) -> tuple[int, ...]:
+        """What an array's shape will be, from what the backbone says of itself."""
+        b, layers = self.backbone, len(self.layers or (0,))
+        scale = (self.views.side if self.views else self.preprocess.size) / b.preprocess.size
+        tokens = max(1, round(b.grid[0] * scale)) * max(1, round(b.grid[1] * scale))
+        each = {"pooled": (b.dim * layers,), "mean": (b.patch_dim * layers,), "patches": (tokens, b.patch_dim * layers)}[array]
+        return (len(self.images), *((len(self.views.boxes),) if self.views else ()), *each)
+
+    def bytes_of(self, array: str) -> int:
+        """What an array will take on the disk."""
+        return array_bytes(self.shape(array), np.dtype(self.tokens if array == "patches" else "float32"))
+
+
+@torch.inference_mode()
+def first_features(request: Request) -> Features:
+    """Features of the first image alone: their shapes and grid."""
+    pixels = request.preprocess(request.images.open(request.images.ids[0]))
+    return request.encoder(pixels[None].to(request.device))
+
+
+def streamed_tokens(request: Request) -> StreamedArray:
+    """Patch tokens that are encoded each time they are read, in the precision they would be stored in.
+
+    Reading raises LevlError for an image that cannot be decoded, for tokens that are not finite, and where half precision overflows.
+    """
+    encoder, dtype, ids = request.encoder, np.dtype(request.tokens), request.images.ids
+
+    def pixels(row: int) -> torch.Tensor:
+        return request.preprocess(request.images.open(ids[row]))
+
+    @torch.inference_mode()
+    def encode(rows: np.ndarray) -> np.ndarray:
+        out = []
+        with ThreadPoolExecutor(min(8, cores())) as pool:
+            for start in range(0, len(rows), request.batch_size):
+                batch = torch.stack(list(pool.map(pixels, rows[start : start + request.batch_size].tolist())))
+                what = f"{request.backbone.name}: %s features of image {ids[int(rows[start])]}"
+                try:
+                    out.append(cast(encoder(batch.to(request.device)), ("patches",), dtype, what).arrays["patches"])
+                except Overflow:
+                    raise LevlError(f"{what % 'patches'} are beyond half precision; set the card's `tokens` to float32") from None
+        return np.concatenate(out) if out else np.zeros((0, *shape[1:]), dtype)
+
+    shape = (len(ids), *first_features(request).patches.shape[1:])
+    return StreamedArray(encode, shape, dtype)
