@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone, Preprocess
     from levl_eval.data.types import ImageSet
-    from levl_eval.features.request import TokenType
+    from levl_eval.features.request import Reading
     from levl_eval.features.store import FeatureSet, FeatureStore
     from levl_eval.features.views import Views
 
@@ -106,14 +106,19 @@ class FeatureSource(Protocol):
 
 
 def counted_features(
-    source: FeatureSource, images: ImageSet, arrays: Sequence[str], preprocess: Preprocess | None = None,
-    layers: Sequence[int] | None = None, views: Views | None = None, tokens: TokenType | None = None, also: Sequence[str] = (),
-) -> FeatureSet:  # fmt: skip
+    source: FeatureSource, images: ImageSet, arrays: Sequence[str], how: Reading, also: Sequence[str] = ()
+) -> FeatureSet:
     """The one way of engines to the feature store: FeatureStore.get, counted in ``source.counts`` as feature_hits or feature_misses."""
     features = source.store.get(
-        source.backbone, images, arrays, device=source.device, batch_size=source.batch_size, progress=source.progress,
-        preprocess=preprocess, layers=layers, views=views, tokens=tokens or "float16", also=also,
-    )  # fmt: skip
+        source.backbone,
+        images,
+        arrays,
+        how,
+        device=source.device,
+        batch_size=source.batch_size,
+        progress=source.progress,
+        also=also,
+    )
     source.counts["feature_hits" if features.hit else "feature_misses"] += 1
     if features.streamed:
         source.counts["features_streamed"] = source.counts.get("features_streamed", 0) + 1
@@ -154,9 +159,11 @@ class Context(Generic[Card]):
 
         FeatureStore.get says how, and what it raises. Patch tokens are held in the card's ``token_dtype``.
         """
+        from levl_eval.features.request import Reading
+
         also = self.later if preprocess is None and views is None else ()
-        tokens = getattr(self.card, "token_dtype", None)
-        return counted_features(self, images, arrays, preprocess, layers, views, tokens, also)
+        how = Reading(preprocess, layers, views, getattr(self.card, "token_dtype", "float16"))
+        return counted_features(self, images, arrays, how, also)
 
     def ready(self) -> None:
         """Called by an engine when its features are there, before it trains or scores: a helper leaves here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,21 @@ from levl_eval.records.identity import cache_key
 
 FORMAT = FEATURES
 TokenType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder is read. preprocess: None takes the backbone's own. layers: blocks to concatenate (Backbone.encode_layers), None: the last,
+    as ``encode`` gives it. views: crops and flips of the preprocessed image, each encoded by itself. tokens: what patch tokens are stored in.
+    """
+
+    preprocess: Preprocess | None = None
+    layers: Sequence[int] | None = None
+    views: Views | None = None
+    tokens: TokenType = "float16"
+
+
+PLAIN = Reading()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from levl_eval.data.types import ImageSet
 from levl_eval.features import entries
 from levl_eval.features.entries import PARTS, Entry, Meta, StoredEntry
 from levl_eval.features.extraction import ARRAYS, Extraction, Joined
-from levl_eval.features.request import FORMAT, Request, TokenType, check_size, first_features, streamed_tokens
+from levl_eval.features.request import FORMAT, PLAIN, Reading, Request, TokenType, check_size, first_features, streamed_tokens
 from levl_eval.features.stored import Rows, StreamedArray
 from levl_eval.features.views import Views
 from levl_eval.records.identity import cache_key
@@ -120,36 +120,31 @@ class FeatureStore:
         backbone: Backbone,
         images: ImageSet,
         arrays: Sequence[str] = ("pooled", "patches"),
+        how: Reading = PLAIN,
         *,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         progress: Progress | None = None,
-        preprocess: Preprocess | None = None,
-        layers: Sequence[int] | None = None,
-        views: Views | None = None,
-        tokens: TokenType = "float16",
         also: Sequence[str] = (),
     ) -> FeatureSet:
         """Features of ``images``, from the store or computed and stored. A damaged entry is noticed and computed again.
 
-        arrays: which of extraction.ARRAYS are read. layers: blocks to concatenate (Backbone.encode_layers); None: the last, as ``encode``
-        gives it. views: crops and flips of the preprocessed image, each encoded by itself. tokens: what patch tokens are stored in. also: arrays that
-        will be read later: made in the same pass where there is one.
+        arrays: which of extraction.ARRAYS are read, how: at which layers, views and precision. also: arrays that will be read later: made in the
+        same pass where there is one.
 
         Raises LevlError for an image that cannot be decoded, for features that are not finite, for layers the backbone does not
         have, for a size it does not take and for a disk that cannot hold pooled features. Reading a row of what it returns raises
         DamagedFeatures where the file was changed.
         """
         progress = progress or Progress(quiet=True)
-        own_layers = None if layers is None else tuple(layers)
-        request = Request(
-            backbone, images, preprocess or backbone.preprocess, own_layers, views, torch.device(device), batch_size, tokens
-        )
+        layers = None if how.layers is None else tuple(how.layers)
+        preprocess = how.preprocess or backbone.preprocess
+        request = Request(backbone, images, preprocess, layers, how.views, torch.device(device), batch_size, how.tokens)
         stored = self._opened(request, arrays, progress)
         hit = len(stored) == len(arrays)
         streamed: dict[str, StreamedArray] = {}
         if not hit:
-            check_size(backbone, views.side if views else request.preprocess.size, request.device)
+            check_size(backbone, how.views.side if how.views else request.preprocess.size, request.device)
             later = [a for a in also if not self._path(request.key(a)).exists()]
             stored, streamed = self._made(request, arrays, stored, later, progress)
         grid = next((e.grid for e in stored.values()), None) or first_features(request).grid

@@ -60,6 +60,7 @@ def export_features(
     from levl_eval.engines.probes.common import blocks_to_read, global_features
     from levl_eval.engines.reads import OF_READOUT
     from levl_eval.features.export import FeatureTable, check_target, write_features
+    from levl_eval.features.request import Reading
     from levl_eval.features.store import FeatureStore
 
     options, progress = options or ExportOptions(), progress or Progress()
@@ -75,7 +76,9 @@ def export_features(
     layers = blocks_to_read(readout, getattr(card, "layers", None), encoder, "--readout")
     arrays = ("patches",) if readout == "patches" else OF_READOUT[readout]
     store = FeatureStore(default_cache() / "features")
-    stored = store.get(encoder, images, arrays, device=device, batch_size=options.batch_size, progress=progress, layers=layers)
+    stored = store.get(
+        encoder, images, arrays, Reading(layers=layers), device=device, batch_size=options.batch_size, progress=progress
+    )
     values = stored.patches if readout == "patches" else global_features(stored, readout)
     identity = {
         "backbone": {"name": encoder.name, "uri": encoder.uri, "weights_sha256": encoder.weights_sha256, "code": dict(encoder.code)},

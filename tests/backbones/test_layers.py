@@ -13,6 +13,7 @@ from levl_eval.backbones import load_backbone
 from levl_eval.backbones.common import finish
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.types import ImageSet
+from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureStore
 from levl_eval.features.views import Box, make_views
 
@@ -92,7 +93,7 @@ def test_layers_the_backbone_does_not_have_are_one_line(tmp_path):
     flat = load_backbone("random:resnet10t")
     assert flat.depth == 0
     with pytest.raises(LevlError, match="last layer only"):
-        FeatureStore(tmp_path).get(flat, batch(), layers=[-2])
+        FeatureStore(tmp_path).get(flat, batch(), how=Reading(layers=[-2]))
 
 
 def test_layers_and_views_are_other_keys_and_negative_layers_the_same(tmp_path):
@@ -106,10 +107,10 @@ def test_layers_and_views_are_other_keys_and_negative_layers_the_same(tmp_path):
 
 def test_another_size_uses_interpolated_positions(tmp_path):
     b, images = load_backbone("random:vit_tiny_patch16_224"), batch(2, 96)
-    found = FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=96, resize_to=None))
+    found = FeatureStore(tmp_path).get(b, images, how=Reading(replace(b.preprocess, size=96, resize_to=None)))
     assert found.grid == (6, 6) and found.patches.shape == (2, 36, 192)
     with pytest.raises(LevlError, match="100 is no multiple of its patch size 16; take 96"):
-        FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=100))
+        FeatureStore(tmp_path).get(b, images, how=Reading(replace(b.preprocess, size=100)))
 
     class Fixed(type(b)):
         def encode(self, images):
@@ -117,7 +118,7 @@ def test_another_size_uses_interpolated_positions(tmp_path):
 
     b.__class__ = Fixed  # a model without position interpolation
     with pytest.raises(LevlError, match="does not take 80 px images"):
-        FeatureStore(tmp_path).get(b, images, preprocess=replace(b.preprocess, size=80, resize_to=None))
+        FeatureStore(tmp_path).get(b, images, how=Reading(replace(b.preprocess, size=80, resize_to=None)))
 
 
 def test_views_are_the_cuts_encoded_one_by_one(tmp_path):
@@ -125,7 +126,7 @@ def test_views_are_the_cuts_encoded_one_by_one(tmp_path):
     p = replace(b.preprocess, size=96, resize_to=None)
     views = make_views(96, 64, 32, True)
     assert views is not None and views.boxes[:3] == (Box(0, 0, 64, 0), Box(0, 0, 64, 1), Box(0, 32, 64, 0))
-    found = FeatureStore(tmp_path).get(b, images, preprocess=p, views=views)
+    found = FeatureStore(tmp_path).get(b, images, how=Reading(p, views=views))
     assert found.patches.shape == (2, 8, 64, b.patch_dim) and found.pooled.shape == (2, 8, b.dim) and found.grid == (8, 8)
     pixels = p(images.open("1"))
     with torch.no_grad():

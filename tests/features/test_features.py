@@ -20,6 +20,7 @@ from levl_eval.core.errors import DamagedFeatures, LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.data.images import image_set
 from levl_eval.features.extraction import Extraction
+from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureStore
 from levl_eval.features.stored import Blocks, StoredArray, StreamedArray
 
@@ -75,7 +76,7 @@ def test_a_job_stores_what_it_reads(tmp_path, images, nano, monkeypatch):
     monkeypatch.setattr(nano, "encode", lambda x: pytest.fail("the encoder ran again"))
     assert store.get(nano, images, ("pooled", "mean", "patches")).hit
     with pytest.raises(pytest.fail.Exception):
-        store.get(nano, images, ("patches",), tokens="float32")  # another entry
+        store.get(nano, images, ("patches",), Reading(tokens="float32"))  # another entry
 
 
 def test_what_is_read_later_is_made_in_the_same_pass(tmp_path, images, nano, monkeypatch):

@@ -22,7 +22,7 @@ from levl_eval.engines.vlm.packing import Item, make_items
 from levl_eval.engines.vlm.prompts import asks_by_template, make_prompt
 from levl_eval.engines.vlm.tokens import check_layer, layers_of_connector
 from levl_eval.engines.vlm.training import ConnectorTraining, connector_key, multiplies_in_bf16, train
-from levl_eval.features.request import FORMAT
+from levl_eval.features.request import FORMAT, Reading
 from levl_eval.features.store import FeatureSet, FeatureStore
 
 
@@ -45,9 +45,8 @@ class VQAResources:
 
     def features(self, images: ImageSet, spec: ConnectorSpec) -> FeatureSet:
         """The tokens of the wanted layer, from the store; several processes fill it together."""
-        return counted_features(
-            self, images, arrays_of_connector(spec), layers=layers_of_connector(spec), tokens=spec.token_dtype
-        )
+        how = Reading(layers=layers_of_connector(spec), tokens=spec.token_dtype)
+        return counted_features(self, images, arrays_of_connector(spec), how)
 
 
 def questions(kept: RunCache, spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:

@@ -16,6 +16,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.tokens import check_layer, encode_tokens, layers_of_connector, read_tokens, width_of
+from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureStore
 from levl_eval.runner.evaluate import evaluate
 from tests.engines.vlm.models import TEXTS, make
@@ -59,7 +60,7 @@ def test_tokens_are_the_same_with_and_without_the_store(tmp_path):
         for tokens in ("patches", "cls", "cls+patches"):
             spec = ConnectorSpec(layer=layer, tokens=tokens)
             seen[layer, tokens] = raw = encode_tokens(backbone, x, spec)
-            kept = read_tokens(store.get(backbone, images, layers=layers_of_connector(spec)), [0], spec)
+            kept = read_tokens(store.get(backbone, images, how=Reading(layers=layers_of_connector(spec))), [0], spec)
             assert raw.shape == kept.shape and raw.shape[-1] == width_of(backbone, spec)
             assert np.allclose(raw.numpy(), kept, atol=2e-2)  # the store holds half precision
     assert torch.allclose(seen["last", "cls+patches"], seen[-1, "cls+patches"], atol=1e-5)  # of a plain ViT
