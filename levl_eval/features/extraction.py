@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
@@ -30,11 +29,12 @@ import numpy as np
 import torch
 
 from levl_eval.backbones.base import Features, Preprocess
-from levl_eval.core.distributed import cores, launched_rank
+from levl_eval.core.distributed import launched_rank
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import atomic_path, atomic_write, disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet
+from levl_eval.features.feeding import Batch, pixels_of, to_device, worker_count
 from levl_eval.features.stored import Blocks
 
 # What can be stored of an image, each an entry of its own: the encoder's own pooling [D] and the mean over its patch tokens [D'], in float32,
@@ -268,28 +268,31 @@ class Extraction:
                 raise ValueError("a chunk of another plan")
             return {k: stored[k] for k in (*self.arrays, "grid")}
 
-    def _batches(self, chunks: Iterator[int] | Sequence[int]) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(chunk, first row, [b, 3, H, W]) in order; the next batch is decoded by threads while one is encoded."""
+    def _batches(self, chunks: Iterator[int] | Sequence[int]) -> Iterator[tuple[tuple[int, int], torch.Tensor]]:
+        """((chunk, first row), uint8 [b, S, S, 3]) in order."""
 
-        def load(name: str) -> torch.Tensor:
-            return self.preprocess(self.images.open(name))
-
-        with ThreadPoolExecutor(min(8, cores())) as pool:
-            ahead: deque[tuple[int, int, list[Future[torch.Tensor]]]] = deque()
-
-            def first() -> tuple[int, int, torch.Tensor]:
-                chunk, row, futures = ahead.popleft()
-                return chunk, row, torch.stack([f.result() for f in futures])
-
+        def cut() -> Iterator[Batch[tuple[int, int]]]:
             for c in chunks:
                 start, stop = self._slice(c)
                 for i in range(start, stop, self.batch_size):
-                    names = self.images.ids[i : min(i + self.batch_size, stop)]
-                    ahead.append((c, i, [pool.submit(load, n) for n in names]))
-                    if len(ahead) > 1:
-                        yield first()
-            while ahead:
-                yield first()
+                    yield Batch((c, i), self.images.ids[i : min(i + self.batch_size, stop)])
+
+        workers = worker_count(len(self.images), self.batch_size, self.preprocess.size)
+        return pixels_of(self.images, self.preprocess, cut(), self.device, workers)
+
+    def _encoded(self, chunks: Iterator[int]) -> Iterator[tuple[tuple[int, int], Features]]:
+        """((chunk, first row), features on the device) in order. A batch is read back when the next one is on its way: nobody waits in between."""
+        before: tuple[tuple[int, int], Features] | None = None
+        for tag, pixels in self._batches(chunks):
+            features = self.encode(to_device(pixels, self.preprocess, self.device))
+            if self.device.type == "cpu":  # nothing runs beside us
+                yield tag, features
+                continue
+            if before is not None:
+                yield before
+            before = tag, features
+        if before is not None:
+            yield before
 
     @torch.inference_mode()
     def _work(self, chunks: Sequence[int], others: list[int], claimed: bool = False) -> None:
@@ -321,10 +324,11 @@ class Extraction:
                 ThreadPoolExecutor(1) as writer,
                 self.progress.stage(f"features of {self.name}", total, "image") as bar,
             ):
-                for c, row, batch in self._batches(ours()):
-                    kept.append(self._cast(self.encode(batch.to(self.device)), row, dtype))
-                    bar.advance(len(batch))
-                    if row + len(batch) == self._slice(c)[1]:
+                for (c, row), features in self._encoded(ours()):
+                    kept.append(self._cast(features, row, dtype))
+                    count = len(features.pooled)
+                    bar.advance(count)
+                    if row + count == self._slice(c)[1]:
                         if writing is not None:
                             writing.result()
                         writing = writer.submit(self._write, c, kept, dtype, held.pop(c, None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
-from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError
 from levl_eval.core.hashing import digest
 from levl_eval.data.types import ImageSet
 from levl_eval.features.entries import array_bytes
 from levl_eval.features.extraction import Overflow, cast
+from levl_eval.features.feeding import Batch, pixels_of, to_device, worker_count
 from levl_eval.features.stored import StreamedArray
 from levl_eval.features.version import FEATURES
 from levl_eval.features.views import Views
@@ -142,20 +141,21 @@ def streamed_tokens(request: Request) -> StreamedArray:
     """
     encoder, dtype, ids = request.encoder, np.dtype(request.tokens), request.images.ids
 
-    def pixels(row: int) -> torch.Tensor:
-        return request.preprocess(request.images.open(ids[row]))
-
     @torch.inference_mode()
     def encode(rows: np.ndarray) -> np.ndarray:
         out = []
-        with ThreadPoolExecutor(min(8, cores())) as pool:
-            for start in range(0, len(rows), request.batch_size):
-                batch = torch.stack(list(pool.map(pixels, rows[start : start + request.batch_size].tolist())))
-                what = f"{request.backbone.name}: %s features of image {ids[int(rows[start])]}"
-                try:
-                    out.append(cast(encoder(batch.to(request.device)), ("patches",), dtype, what).arrays["patches"])
-                except Overflow:
-                    raise LevlError(f"{what % 'patches'} are beyond half precision; set the card's `tokens` to float32") from None
+        size = request.batch_size
+        batches = [Batch(int(rows[i]), [ids[r] for r in rows[i : i + size].tolist()]) for i in range(0, len(rows), size)]
+        workers = worker_count(len(rows), size, request.preprocess.size)
+        for first, pixels in pixels_of(request.images, request.preprocess, batches, request.device, workers):
+            what = f"{request.backbone.name}: %s features of image {ids[first]}"
+            try:
+                features = encoder(to_device(pixels, request.preprocess, request.device))
+                out.append(cast(features, ("patches",), dtype, what).arrays["patches"])
+            except Overflow:
+                raise LevlError(
+                    f"{what % 'patches'} are beyond half precision; set the card's `token_dtype` to float32"
+                ) from None
         return np.concatenate(out) if out else np.zeros((0, *shape[1:]), dtype)
 
     shape = (len(ids), *first_features(request).patches.shape[1:])

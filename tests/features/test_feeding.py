@@ -1,0 +1,123 @@
+"""Images on their way to an encoder: pixels equal to torchvision's, the same from threads, processes and one by one; errors and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from levl_eval.core.errors import LevlError
+from levl_eval.data.images import image_set
+from levl_eval.features.feeding import Batch, pixels_of, to_device, worker_count
+from levl_eval.models.preprocess import Preprocess
+
+CPU = torch.device("cpu")
+
+
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng([seed, width, height])
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+def test_pixels_are_torchvisions_to_the_bit(interpolation):
+    from levl_eval.core.third_party import repair
+
+    repair()
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    method = InterpolationMode[interpolation.upper()]
+    sizes = [(50, 37), (37, 50), (32, 32), (20, 64), (64, 20), (31, 90), (33, 32), (500, 41), (48, 47)]
+    for resize_to in (32, 36, 40):
+        own = Preprocess(32, "shortest", resize_to, interpolation)
+        theirs = Compose([Resize(resize_to, method), CenterCrop(32)])
+        for k, size in enumerate(sizes):
+            image = noise_image(*size, k)
+            np.testing.assert_array_equal(own.pixels(image), np.asarray(theirs(image)), f"{size} {resize_to}")
+    with pytest.raises(ValueError, match="mode L"):
+        own.pixels(Image.new("L", (8, 8)))
+
+
+@pytest.fixture
+def images(tmp_path):
+    for k in range(11):
+        noise_image(30 + k, 40 - k, k).save(tmp_path / f"{k}.png")
+    return image_set([f"{k}.png" for k in range(11)], lambda n: tmp_path / n, str(tmp_path), "")
+
+
+def batches(images, size=4):
+    return [Batch(i, images.ids[i : i + size]) for i in range(0, len(images.ids), size)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_way_gives_the_values_of_one_image_at_a_time(images, workers):
+    own = Preprocess(16, mean=(0.1, 0.5, 0.4), std=(0.3, 0.26, 0.9))
+    fed = list(pixels_of(images, own, batches(images), CPU, workers))
+    assert [tag for tag, _ in fed] == [0, 4, 8] and fed[0][1].dtype == torch.uint8
+    got = torch.cat([to_device(pixels, own, CPU) for _, pixels in fed])
+    assert torch.equal(got, torch.stack([own(images.open(n)) for n in images.ids]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_keeps_its_message(images, tmp_path, workers):
+    (tmp_path / "6.png").write_bytes(b"junk")
+    fed = pixels_of(images, Preprocess(16), batches(images), CPU, workers)
+    assert next(fed)[0] == 0
+    with pytest.raises(LevlError, match=r"6\.png: cannot be decoded"):
+        list(fed)
+
+
+def test_processes_are_for_large_sets_and_need_shared_memory(monkeypatch):
+    monkeypatch.setattr("levl_eval.features.feeding.cores", lambda: 4)
+    assert worker_count(100, 64, 224) == 0 and worker_count(10_000, 64, 224) == 4 and worker_count(600, 300, 224) == 2
+    small = os.statvfs_result((4096, 4096, 100, 16_000, 16_000, 0, 0, 0, 0, 255))  # 64 MB, a container's default
+    monkeypatch.setattr("levl_eval.features.feeding.os.statvfs", lambda path: small)
+    assert worker_count(10_000, 64, 224) == 0 and worker_count(10_000, 64, 32) == 4
+    monkeypatch.setattr("levl_eval.features.feeding.cores", lambda: 1)
+    assert worker_count(10_000, 64, 32) == 0
+
+
+CHILD = """
+import multiprocessing, sys, time
+import torch
+from PIL import Image
+from levl_eval.data.types import ImageSet
+from levl_eval.features.feeding import Batch, pixels_of
+from levl_eval.models.preprocess import Preprocess
+ids = tuple(map(str, range(40)))
+images = ImageSet(ids=ids, open=lambda n: Image.new("RGB", (20, 20)), fingerprint="f", source="s")
+fed = pixels_of(images, Preprocess(16), (Batch(i, ids[i:i + 4]) for i in range(0, 40, 4)), torch.device("cpu"), 2)
+next(fed)
+print(*[p.pid for p in multiprocessing.active_children()], flush=True)
+time.sleep(60)
+"""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_process_they_work_for(how):
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as main:
+        assert main.stdout is not None
+        workers = [int(p) for p in main.stdout.readline().split()]
+        assert len(workers) == 2 and all(map(_alive, workers))
+        main.send_signal(how)
+        main.wait(20)
+    deadline = time.monotonic() + 10
+    while any(map(_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
