@@ -111,4 +111,4 @@ def test_features_are_stored_exactly_enough(world, files, tmp_path):
     backbone, direct = tell("oracle:attributes", world, files)
     images = ImageSet(tuple(f.name for f in files), lambda n: Image.open(files[0].parent / n).convert("RGB"), "test", "here")
     stored = FeatureStore(tmp_path).get(backbone, images)
-    np.testing.assert_allclose(stored.patches.astype(np.float32), direct.patches.numpy(), atol=5e-4)
+    np.testing.assert_allclose(np.asarray(stored.patches, np.float32), direct.patches.numpy(), atol=5e-4)
