@@ -404,7 +404,15 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
         seed=0, device="cpu", resolved={}, precision={},
     )  # fmt: skip
     config = SimpleNamespace(
-        out=tmp_path / "out", data="scenes", debug=False, device="cpu", cache_folder=tmp_path, limit=None, llm="", batch_size=1, store_limit=None
+        out=tmp_path / "out",
+        data="scenes",
+        debug=False,
+        device="cpu",
+        cache_folder=tmp_path,
+        limit=None,
+        llm="",
+        batch_size=1,
+        store_limit=None,
     )
     plan = SimpleNamespace(
         config=config, jobs=[Job(handle, card, 0, identity, DataFacts(DataIdentity("d")))], backbones=[handle], data=""

@@ -251,7 +251,8 @@ def test_every_head_on_the_world_reads_features_made_once(context):
     }  # fmt: skip
     runs = {"linear": linear, "linear@scenes": linear, "linear-path": path, "knn": knn, "attentive": attentive}
     found = {n: runs[n].run(context(task_card(n, s), nano)) for n, s in cards.items()}
-    assert [o.cache["feature_misses"] for o in found.values()] == [2, 2, 0, 0, 2]  # one for each array: no plan says what comes later
+    # One for each array: no plan says here what comes later.
+    assert [o.cache["feature_misses"] for o in found.values()] == [2, 2, 0, 0, 2]
     for name, out in found.items():
         main = task_card(name).main_metric
         scores = [s.score for s in out.samples]
