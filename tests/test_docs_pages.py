@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from levl_eval.cli.app import build_parser, main
+from levl_eval.cli.pretrain import split_launcher
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain.cli import main as pretrain
 
@@ -39,7 +40,8 @@ def parse(words):
     if words[0] == "levl-eval":
         build_parser().parse_args(words[1:])
     elif words[0] == "levl-pretrain" and words[1] not in ("fields", "export", "import"):
-        parse_config([w for w in words[1:] if not w.endswith(".yaml")])
+        rest = split_launcher(words[1:])[2] if "--launcher" in words else words[1:]
+        parse_config([w for w in rest if not w.endswith(".yaml")])
 
 
 @pytest.mark.slow

@@ -14,11 +14,12 @@ from levl_eval.cards import trust
 from levl_eval.cli.launching import check_words, launched_run, launcher_options
 from levl_eval.cli.options import Commands, comma_list, out_folder, run_options
 from levl_eval.cli.report import write as write_report_of_run
+from levl_eval.core.device import visible_gpus
 from levl_eval.core.distributed import cores, launched_rank
 from levl_eval.core.terminal import columns, yaml_text
 from levl_eval.core.text import printable
 from levl_eval.runner.shared_folders import check_shared, copy_of_a_launch
-from levl_eval.runner.workers import end_with_parent, workers
+from levl_eval.runner.workers import USABLE, default_workers, end_with_parent, workers
 
 if TYPE_CHECKING:
     from levl_eval.cards import TaskCard
@@ -102,7 +103,7 @@ def _run(args: argparse.Namespace) -> int:
         return _launched(args, options)
     if launch := copy_of_a_launch():
         check_shared(launch, default_cache())
-    return shared_run(1, [(args.backbone, args.tasks)], args)
+    return shared_run(1 if copy_of_a_launch() else default_workers(args.device), [(args.backbone, args.tasks)], args)
 
 
 def _launched(args: argparse.Namespace, options: SlurmOptions) -> int:
@@ -121,13 +122,21 @@ def shared_run(count: int, work: list[tuple[list[str], list[str]]], args: argpar
     from levl_eval.runner.plan import data_folder, resolve_tasks
 
     end_with_parent()
+    progress = Progress(quiet=args.quiet)
+    gpus = len(visible_gpus()) if args.device in ("auto", "cuda") else 0
+    if args.workers is None and gpus > 1 and count > 1:
+        progress.say(f"{gpus} GPUs: {count} processes, each with one of them; --workers 1 uses one alone")
+    elif gpus and (args.workers or 1) > gpus:
+        progress.say(
+            f"{args.workers} processes on {gpus} GPU(s): each may take its share of {USABLE:.0%} of the memory, language model and encoder together"
+        )
     count = count if args.workers is None else args.workers
     if count > 1:  # drawn by the process that shows how far it is
         for backbones, tasks in work:
             settings = [s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings
             cards = resolve_tasks(tasks, settings, args.data, getattr(args, "trust", False), getattr(args, "grid", ()))
-            data_folder(args.data, cards.values(), map(backbone_card, backbones), default_cache(), Progress(quiet=args.quiet))
-    with out_folder(args) as out, workers(count, [*args.words, "--out", str(out)]):
+            data_folder(args.data, cards.values(), map(backbone_card, backbones), default_cache(), progress)
+    with out_folder(args) as out, workers(count, [*args.words, "--out", str(out)], args.device):
         return _evaluate(work, args, out)
 
 

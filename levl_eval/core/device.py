@@ -15,6 +15,26 @@ if TYPE_CHECKING:
     import torch
 
 
+GPU_SHARE = "LEVL_GPU_SHARE"  # in the environment: the share of its GPU's memory that this process may take, above 0, at most 1
+
+
+def memory_share() -> float | None:
+    """The share of a GPU's memory that this process may take, language model and encoder together; None: all of it.
+
+    Raises UsageError where the environment says something else than a share.
+    """
+    text = os.environ.get(GPU_SHARE)
+    if not text:
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"{GPU_SHARE}={text[:40]}: expected a share of the GPU's memory, above 0, at most 1")
+    return share
+
+
 def pick_device(name: str) -> torch.device:
     """ "auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
     import torch
@@ -25,6 +45,9 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        share = memory_share()
+        if device.type == "cuda" and share is not None:
+            torch.cuda.set_per_process_memory_fraction(share, device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e:
         raise UsageError(f"--device {name}: not usable here ({str(e).splitlines()[0]}); try --device auto") from e
@@ -36,14 +59,14 @@ def device_kind(name: str) -> str:
 
     Raises UsageError as pick_device does.
     """
-    if name == "cpu" or (name == "auto" and _cpu_build()):
+    if name == "cpu" or (name == "auto" and cpu_build()):
         return "cpu"
     return pick_device(name).type
 
 
 def visible_gpus() -> list[str]:
     """The GPUs of NVIDIA that a process may use here, as CUDA_VISIBLE_DEVICES names them. Without importing torch."""
-    if _cpu_build():
+    if cpu_build():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -54,8 +77,8 @@ def visible_gpus() -> list[str]:
         return []
 
 
-def _cpu_build() -> bool:
-    """Whether the installed torch can use nothing but the CPU, as its version file says."""
+def cpu_build() -> bool:
+    """Whether the installed torch can use nothing but the CPU, as its version file says. Without importing it."""
     if sys.platform == "darwin":
         return False  # mps is known only to torch itself
     spec = find_spec("torch")

@@ -180,7 +180,12 @@ def _executor(launcher: str, folder: Path, options: SlurmOptions, by_srun: bool)
 
     slurm = SlurmExecutor(folder=folder)
     # Without srun: since Slurm 22.05 a step does not get the CPUs of its job unless asked for again.
-    slurm.update_parameters(**options.parameters(), **({"ntasks_per_node": 1} if by_srun else {"use_srun": False}))
+    if not by_srun:
+        slurm.update_parameters(**options.parameters(), use_srun=False)
+        return slurm
+    cpus = options.numbers.get("cpus")
+    asked = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+    slurm.update_parameters(**options.parameters(), ntasks_per_node=1, srun_args=asked)
     return slurm
 
 
@@ -228,3 +233,20 @@ def launch_copies(launcher: str, words: Sequence[str], count: int, options: Slur
         environment = _environment(folder, copy, count, launcher, options)
         copies.append(with_log(command, folder / f"copy-{copy:03}.log", environment))
     return submit(folder, launcher, words, copies, options)
+
+
+# On every node of a job: torchrun, whose processes meet at the job's first node, at a port that its number chooses. What a node prints goes to
+# a log of its own. $0: Python; $1: the log's folder; $2: processes a node; the rest: the words of `levl-pretrain`.
+_ON_EACH_NODE = """log="$1/copy-$(printf %03d "$SLURM_NODEID").log"; each="$2"; shift 2
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+exec "$0" -u -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$each" --rdzv-backend c10d \\
+  --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "${address:-$first}:$((20000 + SLURM_JOB_ID % 20000))" \\
+  -m levl_eval.pretrain.cli "$@" >>"$log" 2>&1"""
+
+
+def launch_pretraining(words: Sequence[str], options: SlurmOptions, folder: Path) -> Launch:
+    """`levl-pretrain` ``words`` as one job of Slurm over nodes, by torchrun on each. folder: of the launch."""
+    each = options.numbers.get("processes") or options.gpus or 1
+    command = ["sh", "-c", _ON_EACH_NODE, sys.executable, str(folder), str(each), *words]
+    return submit(folder, "slurm", words, [command], options, by_srun=True)

@@ -75,11 +75,12 @@ class Runner:
     @cached_property
     def environment(self) -> dict[str, object]:
         """Versions and machine, for the records of what is computed."""
-        from levl_eval.core.device import device_name
+        from levl_eval.core.device import device_name, memory_share
         from levl_eval.core.distributed import cores
         from levl_eval.runner.environment import environment
 
-        return environment() | {"device": str(self.device), "device_name": device_name(self.device), "cores": cores()}
+        share = {"gpu_memory_share": memory_share()} if self.device.type == "cuda" and memory_share() is not None else {}
+        return environment() | {"device": str(self.device), "device_name": device_name(self.device), "cores": cores()} | share
 
     def work(self) -> list[Record]:
         """Read or compute the record of every job, in their order.

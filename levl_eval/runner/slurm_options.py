@@ -47,7 +47,8 @@ class SlurmOptions:
         given: dict[str, object] = {**self.texts, **self.numbers}
         out = {_KNOWN[key]: value for key, value in given.items() if key in _KNOWN}
         out.setdefault("job_name", "levl-eval")
-        more: dict[str, object] = {"requeue": True}
+        # SIGTERM 90 s before the end of the time lets a training save its step; submitit's own signal would kill it.
+        more: dict[str, object] = {"requeue": True, "signal": "TERM@90"}
         if "reservation" in given:
             more["reservation"] = given["reservation"]
         if out.get("gpus_per_node") == 0:

@@ -50,7 +50,9 @@ def test_values_with_commas_and_what_becomes_of_them():
     options = parse_slurm(["partition=gpu,nodelist=n[1,3-4],m2,gpus=1", "time=60,mem=32g,reservation=r"])
     asked = options.parameters()
     assert asked["nodelist"] == "n[1,3-4],m2" and asked["gpus_per_node"] == 1 and asked["mem"] == "32G" and asked["time"] == 60
-    assert asked["additional_parameters"] == {"requeue": True, "reservation": "r"} and options.device == "cuda"
+    assert (
+        asked["additional_parameters"] == {"requeue": True, "signal": "TERM@90", "reservation": "r"} and options.device == "cuda"
+    )
     assert parse_slurm(["gres=gpu:a100:1"]).device == "cuda" and parse_slurm(["gpus=0"]).device == "cpu"
 
 

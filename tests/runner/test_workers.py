@@ -14,9 +14,10 @@ import pytest
 
 from levl_eval.cli import main
 from levl_eval.cli import run as cli
+from levl_eval.core.device import GPU_SHARE, memory_share
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import UsageError
-from levl_eval.runner.workers import workers
+from levl_eval.runner.workers import USABLE, default_workers, workers
 
 CARD = "kind: backbone\nname: {name}\nuri: random:nano?seed={seed}\n"
 
@@ -91,3 +92,46 @@ def test_the_demo_takes_a_process_a_core_and_no_more_of_them_under_a_launcher(mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["demo"]) == 0
     assert counts == [min(cores(), 4), 1]
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """As on a machine with two: what is seen of them is CUDA_VISIBLE_DEVICES, and torch is not asked."""
+    monkeypatch.setattr("levl_eval.core.device.cpu_build", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    started = []
+
+    class Process:
+        def __init__(self, words, env, **streams):
+            started.append(env)
+
+        def terminate(self):
+            pass
+
+        wait = terminate
+
+    monkeypatch.setattr("levl_eval.runner.workers.subprocess.Popen", Process)
+    return started
+
+
+def test_each_worker_has_a_gpu_or_a_share_of_one(two_gpus, monkeypatch):
+    assert default_workers("auto") == default_workers("cuda") == 2 and default_workers("cuda:1") == default_workers("cpu") == 1
+    with workers(3, ["run"]):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a" and memory_share() == pytest.approx(USABLE / 2)
+        assert default_workers("auto") == 1  # a process that has its part starts no others
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in two_gpus] == ["GPU-b", "GPU-a"]
+    assert GPU_SHARE not in two_gpus[0] and float(two_gpus[1][GPU_SHARE]) == pytest.approx(USABLE / 2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b" and memory_share() is None
+    with workers(2, ["run"], "cpu"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    monkeypatch.setenv(GPU_SHARE, "2")
+    with pytest.raises(UsageError, match="LEVL_GPU_SHARE=2: expected a share"):
+        memory_share()
+
+
+def test_run_takes_a_process_a_gpu_unless_told_otherwise(two_gpus, monkeypatch):
+    counts = []
+    monkeypatch.setattr(cli, "shared_run", lambda count, work, args: counts.append(count) or 0)
+    for more in ([], ["--device", "cpu"], ["--device", "cuda:0"]):
+        assert main(["run", "--backbone", "random-nano", "--tasks", "linear", *more]) == 0
+    assert counts == [2, 1, 1]
