@@ -31,7 +31,7 @@ from levl_eval.records.samples import read_sized
 from levl_eval.records.scores import FOLDER, Collector, Items, Scores, read_scores, samples_at, scores_path, write_scores
 
 MOST_BYTES = 64 << 20  # of scores that are held at once
-_SPARE = 2000  # entries of pairs.json that may be there without having been asked for
+_SPARE = 20_000  # entries of a file that may be there without having been asked for; a table of 2,000 records has some 3,000
 
 
 @lru_cache(1)
@@ -78,7 +78,7 @@ class _File:
         with locked(self.path.with_name(f".{self.path.name}.lock")):
             theirs = self._read()
             spare = len(theirs.keys() - self.used.keys())
-            write_json(self.path, self.key, self.used if spare > _SPARE + len(self.used) else theirs | self.used)
+            write_json(self.path, self.key, self.used if spare > _SPARE + 10 * len(self.used) else theirs | self.used)
         self.changed = False
 
 

@@ -114,6 +114,7 @@ class Results:
             say(f"left out: {line}")
         self._derived = derived or Derived(writes=False)
         self._differences: dict[tuple[RowKey, str, str], Estimate | None] = {}
+        self._references: dict[tuple[RowKey, str], str | None] = {}
         self._unpaired: dict[str, None] = {}
         columns = {self.label(r): r.backbone_name for r in self.records}
         self.named = resolve_reference(reference, list(columns), columns) if reference is not None else None
@@ -228,7 +229,12 @@ class Results:
 
     def reference(self, row: Row, backbone: str) -> str | None:
         """The column that a backbone's gain is over, None where it has none (reference.py has the rule)."""
-        return reference_of(backbone, {n: c.records[0] for n, c in row.cells.items() if c.records}, self.named)
+        key = (row.key, backbone)
+        if key not in self._references:
+            self._references[key] = reference_of(
+                backbone, {n: c.records[0] for n, c in row.cells.items() if c.records}, self.named
+            )
+        return self._references[key]
 
     def gain(self, row: Row, backbone: str) -> Estimate | None:
         """Gain over the reference, the paper's figure where that is the random twin (docs/paper.md)."""

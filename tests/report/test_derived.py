@@ -144,3 +144,13 @@ def test_kept_scores_are_those_of_the_samples(run):
         assert scores.items.ids == tuple(s.id for s in samples) and scores.items.images == tuple(s.image_id for s in samples)
         assert scores.score.tolist() == [s.score for s in samples] and scores.ok.all()
         assert list(derived.samples_of(record, scores, [3, 1])) == [samples[3], samples[1]]
+
+
+def test_a_comparison_of_two_forgets_no_difference_of_the_others(run, capsys, monkeypatch):
+    """Of 2,000 records a comparison once threw away what the tables had kept."""
+    first = printed(run, capsys, TABLES)
+    kept = len(json.loads((run / "derived" / "pairs.json").read_text())["value"])
+    printed(run, capsys, [[*COMPARE, "--tasks", "gqa"]])
+    assert len(json.loads((run / "derived" / "pairs.json").read_text())["value"]) > kept
+    monkeypatch.setattr(derived.Derived, "_read_scores", lambda *_: pytest.fail("kept differences were not used"))
+    assert printed(run, capsys, TABLES) == first
