@@ -132,6 +132,10 @@ class Backbone(nn.Module, abc.ABC):
         """The encoder itself, built: what is known of a backbone may stand in its place (backbones.deferred)."""
         return self
 
+    def alike(self, other: Backbone) -> Backbone:
+        """``other``, encoding in the precision that this one does."""
+        return other
+
     @property
     def device(self) -> torch.device:
         """Where it encodes."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess, Readout, class_token_of
+from levl_eval.core.precision import Precision, encoding_in
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,23 @@ class Known:
     preprocess: Preprocess
     shapes: Shapes
 
+    @staticmethod
+    def of(backbone: Backbone) -> Known:
+        """Of a backbone that is built."""
+        b = backbone
+        return Known(b.name, b.uri, b.weights_sha256, b.code, b.text_parts(), b.info, b.preprocess, Shapes.of(b))
+
 
 class DeferredBackbone(Backbone):
     """Answers what is known of it, and is built, on the device it was sent to, when it first has to encode something.
 
-    Raises what loading raises, then.
+    Images are encoded in ``precision``, a part of what its features are known by; texts and projections stay in float32. Raises what loading
+    raises, then.
     """
 
-    def __init__(self, known: Known, load: Callable[[], Backbone]) -> None:
+    def __init__(self, known: Known, load: Callable[[], Backbone], precision: Precision = "float32") -> None:
         super().__init__()
+        self.precision = precision
         self.name, self.uri, self.weights_sha256, self.code = known.name, known.uri, known.weights_sha256, known.code
         self.preprocess, self.info = known.preprocess, dict(known.info)
         shapes = known.shapes
@@ -87,16 +96,22 @@ class DeferredBackbone(Backbone):
         return bool(self._text)
 
     def encoder_parts(self) -> dict[str, object]:
-        return {"weights": self.weights_sha256, "code": dict(self.code), "modules": self._modules_digest}
+        own = {} if self.precision == "float32" else {"precision": self.precision}
+        return {"weights": self.weights_sha256, "code": dict(self.code), "modules": self._modules_digest, **own}
+
+    def alike(self, other: Backbone) -> Backbone:
+        return DeferredBackbone(Known.of(other), lambda: other, self.precision)
 
     def text_parts(self) -> dict[str, object]:
         return dict(self._text)
 
     def encode(self, images: Tensor) -> Features:
-        return self.whole().encode(images)
+        with encoding_in(self.precision, self._target):
+            return self.whole().encode(images)
 
     def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
-        return self.whole().encode_layers(images, layers)
+        with encoding_in(self.precision, self._target):
+            return self.whole().encode_layers(images, layers)
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         return self.whole().image_embeddings(pooled)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from levl_eval.core.command import Parser
+from levl_eval.core.precision import PRECISIONS
 from levl_eval.runner.options import BATCH, LIMIT, seed_list, size_of, skip_option
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what add_subparsers gives; each command's `add` puts its own there
@@ -59,6 +60,7 @@ def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out or NEW})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
+    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the image encoders; tf32 on NVIDIA GPUs alone")
     p.add_argument(
         "--store-limit", type=size_of, metavar="SIZE", dest="store_limit",
         help="what stored features may take, for example 200GB; tokens beyond it are encoded each time they are read",

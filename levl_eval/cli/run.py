@@ -57,6 +57,7 @@ def _print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
     from levl_eval.core.device import device_kind
     from levl_eval.core.hashing import digest
     from levl_eval.core.paths import default_cache
+    from levl_eval.core.precision import check_precision
     from levl_eval.data.fingerprint_cache import FingerprintCache
     from levl_eval.engines.contract import TOGETHER, versions_of
     from levl_eval.records.identity import shown_protocol
@@ -71,7 +72,12 @@ def _print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
     for label, card in cards.items():
         own = language if card.engine in TOGETHER else None
         protocol = shown_protocol(
-            protocol_of(card), versions_of(card.engine), resolved_of(card, None), precision_of(card, device), own, args.limit
+            protocol_of(card),
+            versions_of(card.engine),
+            resolved_of(card, None),
+            precision_of(card, device, check_precision(args.precision, device)),
+            own,
+            args.limit,
         )
         plan.append((label, card, protocol))
     if args.json:
@@ -163,6 +169,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
             out=out,
             device=args.device,
             batch_size=args.batch_size,
+            precision=args.precision,
             store_limit=args.store_limit,
             progress=Progress(quiet=args.quiet),
             rehash=args.rehash,

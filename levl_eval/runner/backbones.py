@@ -19,6 +19,7 @@ from levl_eval.cards.base import plain
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
+from levl_eval.core.precision import Precision
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.records.identity import cache_key
 
@@ -49,8 +50,10 @@ class BackboneHandle:
     unreadable, unsafe or not finite.
     """
 
-    def __init__(self, card: BackboneCard, cache: Path, known: FingerprintCache, data: str = "scenes") -> None:
-        self.card, self.name, self._data = card, card.name, data
+    def __init__(
+        self, card: BackboneCard, cache: Path, known: FingerprintCache, data: str = "scenes", precision: Precision = "float32"
+    ) -> None:
+        self.card, self.name, self._data, self._precision = card, card.name, data, precision
         self._cache, self._known = cache / "backbones", known
         self._loaded: Backbone | None = None
 
@@ -119,9 +122,7 @@ class BackboneHandle:
         return self._loaded
 
     def at_hand(self) -> Backbone:
-        """The encoder where somebody has needed it, else what stands in its place until somebody does."""
-        if self._loaded is not None:
-            return self._loaded
+        """What stands in the encoder's place until somebody needs it, encoding in the run's precision."""
         from levl_eval.backbones.base import Preprocess
         from levl_eval.backbones.deferred import DeferredBackbone, Known, Shapes
 
@@ -129,7 +130,7 @@ class BackboneHandle:
         preprocess = TypeAdapter(Preprocess).validate_python(self.preprocess)
         shapes = TypeAdapter(Shapes).validate_python(f.shapes)
         known = Known(self.name, self.card.uri, f.weights_sha256, f.code, self.text, f.info, preprocess, shapes)
-        return DeferredBackbone(known, self.load)
+        return DeferredBackbone(known, self.load, self._precision)
 
     @property
     def _overrides(self) -> dict[str, object]:

@@ -33,6 +33,7 @@ class RunOptions(TypedDict, total=False):
     cache: str | Path | None
     device: str
     batch_size: int
+    precision: str
     store_limit: int | None
     rehash: bool
     trust: bool
@@ -61,6 +62,7 @@ def evaluate(
     - ``grid``: ``task.field=v1,v2``; every combination is a protocol with records of its own
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
       identity that is there already is read, not computed; ``out`` None: a new folder runs/DATE-TIME, to which runs/latest is a link
+    - ``precision``: of the image encoders: "float32", "tf32" (NVIDIA GPUs) or "bf16"; rows of another precision are not compared
     - ``store_limit``: bytes that stored features may take in all; patch tokens beyond it, or beyond the disk, are encoded each time a
       head reads them, and pooled features are stored all the same
     - ``device``, ``batch_size``, ``debug``, ``rehash`` (distrust remembered fingerprints of files)
@@ -75,7 +77,7 @@ def evaluate(
     with run_folder(config.out) as out:
         plan = make_plan(replace(config, out=out), progress)
         call: dict[str, object] = {
-            "llm": config.llm, "batch_size": config.batch_size, "device": config.device, "folder": str(Path.cwd()),
+            "llm": config.llm, "batch_size": config.batch_size, "device": config.device, "precision": config.precision, "folder": str(Path.cwd()),
             "order": {"backbones": [b.name for b in plan.backbones], "tasks": list(plan.cards)},  # as tables show them
         }  # fmt: skip
         with using(plan.fingerprints):  # readers hash files through it

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from levl_eval.backbones.locate import locate
-from levl_eval.cards import BackboneCard, LMMSCard, RecipeCard, TaskCard, VQACard, protocol_of
+from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, RecipeCard, TaskCard, VQACard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
@@ -23,6 +23,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.offline import check_at_hand
 from levl_eval.core.paths import default_cache
+from levl_eval.core.precision import NAMES, Precision, check_precision
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import did_you_mean
 from levl_eval.data.fingerprint_cache import FingerprintCache
@@ -56,6 +57,7 @@ class RunConfig:
     cache: str | Path | None = None
     device: str = "auto"
     batch_size: int = 64
+    precision: str = "float32"
     store_limit: int | None = None
     rehash: bool = False
     trust: bool = False
@@ -109,6 +111,7 @@ class Plan:
     cards: dict[str, TaskCard]
     data: str  # a directory, or "hub"
     device: str  # kind
+    precision: Precision  # of the encoders
     fingerprints: FingerprintCache
     jobs: list[Job] = field(default_factory=list)
 
@@ -190,9 +193,9 @@ def _versions(*packages: str) -> dict[str, str]:
     return out
 
 
-def precision_of(card: TaskCard, device: str) -> dict[str, str]:
+def precision_of(card: TaskCard, device: str, encoder: Precision = "float32") -> dict[str, str]:
     """Number formats as they come out on a kind of device: of the encoder, the language model and the connector's training."""
-    out = {"encoder": "float32"}
+    out = {"encoder": "float32" if isinstance(card, MMSegCard) else NAMES[encoder]}  # mmseg's steps are in float32
     if isinstance(card, (VQACard, LMMSCard)):
         out["language_model"] = _dtype(card.llm_dtype, device)
         recipe: RecipeCard | str | None = card.recipe
@@ -242,10 +245,11 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
         if warning := mixed_sources(card, config.data):
             progress.say(warning)
     data = data_folder(config.data, cards.values(), specs, folder, progress)
-    handles = [BackboneHandle(c, folder, known, data) for c in specs]
+    precision = check_precision(config.precision, device)
+    handles = [BackboneHandle(c, folder, known, data, precision) for c in specs]
     for handle in handles:
         _ = handle.facts
-    plan = Plan(config, handles, cards, data, device, known)
+    plan = Plan(config, handles, cards, data, device, precision, known)
     plan.jobs = _jobs(plan)
     return plan
 
@@ -286,7 +290,7 @@ def _jobs(plan: Plan) -> list[Job]:
                 identity = JobIdentity(
                     backbone=handle.parts(), task=card.name, engine=card.engine, versions=versions_of(card.engine),
                     protocol=protocol_of(card), data=facts_of_data.identity, seed=seed, device=plan.device,
-                    resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device),
+                    resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device, plan.precision),
                     language_model=language if card.engine in TOGETHER else None, limit=config.limit,
                 )  # fmt: skip
                 out.append(Job(handle, card, seed, identity, facts_of_data, problem, len(seeds) > 1))

@@ -137,6 +137,30 @@ def test_the_dtype_of_tokens_is_protocol(data, tmp_path):
     assert stored == {"float16", "float32"}
 
 
+def test_precision_is_part_of_who_a_row_is(data, tmp_path):
+    (single,), _ = run(data, tmp_path / "a", tmp_path / "cache")
+    (half,), _ = run(data, tmp_path / "a", tmp_path / "cache", precision="bf16")
+    assert single.key != half.key and half.cache["feature_misses"] == 2
+    assert (single.precision["encoder"], half.precision["encoder"]) == ("float32", "bfloat16")
+    stored = [np.load(e / "pooled.npy") for e in entries(tmp_path / "cache" / "features")]
+    train = [a for a in stored if len(a) == 24]
+    assert 0 < np.abs(train[0] - train[1]).max() < 0.1 and train[0].dtype == train[1].dtype == np.float32
+    with pytest.raises(UsageError, match="tf32: is a format of NVIDIA GPUs, and this run is on cpu"):
+        run(data, tmp_path / "b", tmp_path / "cache", precision="tf32")
+    with pytest.raises(UsageError, match="expected one of float32, tf32, bf16"):
+        run(data, tmp_path / "b", tmp_path / "cache", precision="half")
+
+
+def test_a_random_twin_encodes_in_the_precision_of_its_backbone(tmp_path):
+    from levl_eval.engines.vlm.floors import random_twin
+
+    known = FingerprintCache(tmp_path / "fingerprints")
+    half = BackboneHandle(backbone_card("random-nano"), tmp_path, known, precision="bf16").at_hand()
+    twin = random_twin(half)
+    assert twin.encoder_parts()["precision"] == "bf16" and twin.weights_sha256 != half.weights_sha256
+    assert "precision" not in random_twin(load_backbone("random-nano")).encoder_parts()
+
+
 def test_every_engine_says_what_it_reads():
     from levl_eval.cards.registry import names, task_card
 

@@ -37,7 +37,7 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
     """The same architecture with random weights: normal of 0.02 for matrices and embeddings as ViTs are initialised, ones and zeros
     for norms, scales and biases, torch's own rule for convolutions. Preprocessing and hence the geometry stay the same.
     """
-    backbone = backbone.whole()
+    asked, backbone = backbone, backbone.whole()
     if next(backbone.parameters(), None) is None:
         raise UsageError(f"{backbone.name}: has no weights to draw at random; leave out the random-vit floor")
     twin = copy.deepcopy(backbone)
@@ -58,7 +58,7 @@ def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
     twin.name = f"{backbone.name} (random weights)"
     twin.info = {**backbone.info, "baseline": True, "random_seed": seed}
     twin.weights_sha256 = hash_weights(twin)
-    return twin
+    return asked.alike(twin)
 
 
 def visual_reader(resources: VQAResources, trained: Trained, data: QuestionSet, other: dict[str, str] | None = None) -> VisualOf:
