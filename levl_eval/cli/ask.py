@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import printable
 from levl_eval.runner.options import SEED
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "ask",
-        help="ask a frozen language model about a image",
+        help="ask a frozen language model about an image",
         description="The connector is that of the recipe: reused where a run has trained it, trained first where not.",
     )
     p.add_argument("image", metavar="IMAGE")
@@ -35,13 +39,26 @@ def add(commands: Commands) -> None:
     p.set_defaults(call=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    from levl_eval.core.device import pick_device
+def _image(name: str) -> Image.Image:
+    """The image of the command line as RGB, opened as those of data sets are. Raises UsageError: to this command it is input, not data."""
     from levl_eval.data.images import open_rgb
 
+    if not name:
+        raise UsageError("levl-eval ask: IMAGE is empty; name a file")
+    try:
+        return open_rgb(
+            os.path.expanduser(name)
+        )  # a string: pathlib refuses an unknown user's home and shortens http:// to http:/
+    except LevlError as e:
+        raise UsageError(str(e)) from e
+
+
+def run(args: argparse.Namespace) -> int:
     if bool(args.model) == bool(args.backbone):
         raise UsageError("levl-eval ask: give either --backbone (with --llm) or --model")
-    image = open_rgb(Path(args.image).expanduser())
+    image = _image(args.image)  # before the heavy imports
+    from levl_eval.core.device import pick_device
+
     if args.model:
         from levl_eval.engines.vlm.api import load
 

@@ -77,6 +77,8 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder (field `images`)")
     rows = [line.rsplit(None, 1) for line in lines_of(path, "lines `IMAGE LABEL` are expected")]
+    if not rows:
+        raise UsageError(f"{path}: holds no label; lines `IMAGE LABEL` are expected")
     if len({len(r) for r in rows}) > 1:
         odd = next(i for i, r in enumerate(rows, 1) if len(r) != len(rows[0]))
         raise UsageError(

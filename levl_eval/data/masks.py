@@ -170,13 +170,14 @@ def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
         binary = values == {0, 255} and read.labels.table is None and not read.labels.reduce_zero
         if scorable and not binary:
             return _with_unlisted(segmentation_set, unlisted)
+    first = read.name(ids[0])  # the masks may lie elsewhere than the set's source, its images
     if not scorable:
         raise UsageError(
-            f"{segmentation_set.images.source}: no pixel of the {len(ids)} masks belongs to a class (labels {_some(values)}), mIoU is not defined on "
+            f"{first}: no pixel of the {len(ids)} masks belongs to a class (labels {_some(values)}), mIoU is not defined on "
             "this test set; correct `ignore_index`, `reduce_zero_label` or `classes`"
         )
     raise UsageError(
-        f"{segmentation_set.images.source}: labels are 0 and 255: did you mean classes 0 and 1? In all {len(ids)} masks 255 is void "
+        f"{first}: labels are 0 and 255: did you mean classes 0 and 1? In all {len(ids)} masks 255 is void "
         f'(`ignore_index`); store 1 for 255, or set `classes` to a JSON file {{"0": ..., "255": ...}} and another `ignore_index`'
     )
 

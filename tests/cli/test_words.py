@@ -34,8 +34,7 @@ def test_spellings_of_other_evaluators_are_answered_with_ours(words, ours, capsy
 
 
 def test_an_option_of_ours_is_no_spelling_of_others(capsys):
-    assert main(["ask", "--model", "no-such-model", "x.png", "Where?"]) == 1
-    assert "x.png: no such image" in capsys.readouterr().err
+    assert "x.png: no such image" in answer(["ask", "--model", "no-such-model", "x.png", "Where?"], capsys)
 
 
 @pytest.mark.parametrize(

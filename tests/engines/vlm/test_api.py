@@ -105,7 +105,7 @@ def test_ask_trains_a_connector_once_and_saves_the_model(world, tmp_path, monkey
         progress=Progress(quiet=True),
     )
     assert record.status == "done" and record.notes["connector"] == made.stem, record.reason
-    assert main(["ask", str(tmp_path / "none.png"), "Why?", *words]) == 1 and "no such image" in capsys.readouterr().err
+    assert main(["ask", str(tmp_path / "none.png"), "Why?", *words]) == 2 and "no such image" in capsys.readouterr().err
     assert (
         main(["ask", str(image), "Why?", *words[:4], "--recipe", "vqa-trian"]) == 2
         and "did you mean vqa-train" in capsys.readouterr().err
