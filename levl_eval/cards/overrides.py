@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import parse_yaml
 from levl_eval.core.text import printable
+
+_TEXTS = ("template", "user", "system")  # fields of text in which braces and colons stand, that YAML takes for its own
 
 
 def override(value: dict[str, object], field: str, text: str, where: str) -> None:
@@ -20,10 +24,27 @@ def override(value: dict[str, object], field: str, text: str, where: str) -> Non
         if node.get(part) is None:
             node[part] = {}
         node = node[part]
-    parsed = parse_yaml(text, f"--set {where}.{field}={printable(text[:60])}")
+    parsed = _parsed(text, f"{where}.{field}", last)
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
         node[int(last)] = parsed
     elif isinstance(node, dict):
         node[last] = parsed
     else:
         raise UsageError(f"--set {where}.{field}: `{last}` cannot be set there")
+
+
+def _parsed(text: str, field: str, last: str) -> object:
+    """``text`` read as YAML. Raises UsageError: no YAML, or not text where the field ``last`` is one, with the text as it is quoted."""
+    try:
+        parsed = parse_yaml(text, f"--set {field}={printable(text[:60])}")
+    except UsageError:
+        if last not in _TEXTS:
+            raise
+    else:
+        if last not in _TEXTS or isinstance(parsed, str):
+            return parsed
+    quoted = '"' + text.replace('"', r"\"").replace("\n", r"\n") + '"'
+    raise UsageError(
+        f"--set {field}={printable(text[:60])}: is no text to YAML, by which values are read; "
+        f"quote it: --set {printable(shlex.quote(f'{field}={quoted}'))}"
+    )

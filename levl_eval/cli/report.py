@@ -43,29 +43,38 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     They are shown only where the set found has the fingerprint the record holds: names alone may be those of other images.
     What is left out, and why, is told on stderr.
     """
-    from levl_eval.cards import TaskFields, parse_card
+    from levl_eval.cards import DataSpec, TaskFields, parse_card
     from levl_eval.core.errors import LevlError, UsageError
     from levl_eval.core.paths import default_cache
+    from levl_eval.runner.datasets import lies_elsewhere
     from levl_eval.scenes.export import world_folder
 
     if record.engine not in _WITH_IMAGES or not record.card:
         return None
     folder = data or (str(world_folder(default_cache())) if record.source == "scenes" else record.source)
     try:
-        if folder != "hub" and not Path(folder).is_dir():
-            raise LevlError(f"{folder} is not there; give --data DIR")
         card = parse_card(record.card, record.key)
         if not isinstance(card, TaskFields):
             raise UsageError(f"{record.key}: field `card`: a task card was expected, found {card.kind}")
+        spec = getattr(card, "data", None)
+        own = isinstance(spec, DataSpec) and lies_elsewhere(spec)  # --data says nothing of a set whose card names its places
+        made = data is None and record.source == "scenes"  # by this program, in a cache that is no place for users
+        if not own and folder != "hub" and not Path(folder).is_dir():
+            where = "the synthetic scenes are not in the cache any more" if made else f"{folder} is not there"
+            raise LevlError(f"{where}; {_SCENES_AGAIN if made else 'give --data DIR'}")
         images, fingerprint = _test_images(card, folder, record)
         if record.data.get("fingerprint") != fingerprint:
-            raise LevlError(f"{folder} holds other data than those measured; give --data DIR")
+            if own:
+                raise LevlError(f"{images.source} holds other data than those measured; put those back, or run the task again")
+            where = "the cache's synthetic scenes are" if made else f"{folder} holds"
+            raise LevlError(f"{where} other data than those measured; {_SCENES_AGAIN if made else 'give --data DIR'}")
     except LevlError as e:
         print(printable(f"report: no images of {record.task}: {e}"), file=sys.stderr)
         return None
     return images.open
 
 
+_SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
 _WITH_IMAGES = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
 
 

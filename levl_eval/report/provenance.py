@@ -52,8 +52,13 @@ def _many(values: Iterable[_T | None]) -> list[_T]:
     return list(dict.fromkeys(v for v in values if v is not None and v != ""))
 
 
+def revisions(records: Sequence[Record]) -> list[str]:
+    """Of each repository of the hub that the records read, the commits that were read, as ``REPO at COMMIT``; [] where none is known."""
+    return _many([f"{repo} at {str(commit)[:12]}" for r in records for repo, commit in object_at(r.data, "revisions").items()])
+
+
 def data_words(records: Sequence[Record]) -> str:
-    """One line on the data of a row's records: source, images, limit, date."""
+    """One line on the data of a row's records: source, images, limit, revisions of the hub, date."""
     done = [r for r in records if r.status == "done"] or list(records)
     parts = [" and ".join(_many([_where(r) for r in done]))]
     if splits := _many([r.data.get("split") for r in done]):
@@ -67,6 +72,7 @@ def data_words(records: Sequence[Record]) -> str:
         )
     limits = _many([r.limit for r in done])
     parts.append(f"limit {', '.join(map(str, limits))}" if limits else "no limit")
+    parts += revisions(done)
     if any(r.data.get("sampled") for r in done):
         parts.append("contents hashed in a sample only")
     days = sorted(_many([date_of(r) for r in done]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 import yaml
 
@@ -71,6 +73,24 @@ def test_override_reaches_lists_and_new_mappings():
     assert value == {"recipe": {"data": [{"split": "a"}, {"split": "c"}]}, "prompt": {"stop": ["x", "y"]}}
     with pytest.raises(UsageError, match="not inside a mapping"):
         override(value, "recipe.data.9.split", "c", "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("{question}", """'vqa.prompt.template="{question}"'"""), ("Question: {question}", """'vqa.prompt.template="Question: {question}"'"""),
+        ("{image}\n{question} Answer:", r"""'vqa.prompt.template="{image}\n{question} Answer:"'"""), ("yes", "'vqa.prompt.template=\"yes\"'"),
+        ('[INST] "{question}"', r"""'vqa.prompt.template="[INST] \"{question}\""'"""),
+    ],
+)  # fmt: skip
+def test_a_template_that_yaml_takes_for_something_else_is_answered_with_its_quoting(text, quoted):
+    value = {"prompt": {}}
+    with pytest.raises(UsageError, match="is no text to YAML, by which values are read; quote it: --set ") as e:
+        override(value, "prompt.template", text, "vqa")
+    assert str(e.value).endswith(f"quote it: --set {quoted}") and str(e.value).isprintable()
+    (word,) = shlex.split(quoted)
+    override(value, "prompt.template", word.partition("=")[2], "vqa")
+    assert value["prompt"]["template"] == text
 
 
 def test_protocol_ignores_places_and_prose_but_nothing_that_moves_a_number():
