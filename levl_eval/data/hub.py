@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.benchmarks import TEXT_ONLY, llava_turns, mme_question, scienceqa_question, textvqa_question, vizwiz_question
 from levl_eval.data.entries import checked_labels, spread_over_classes
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, unique_ids
 from levl_eval.data.hub_contents import check_same_images
-from levl_eval.data.hub_images import rows_with_image, source_of, table_images
+from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
 from levl_eval.data.images import fingerprint_text
 from levl_eval.data.pope import pope_version
@@ -36,7 +37,7 @@ def _finish(
     wanted = {q.image_id for q in questions}
     missing = sorted(wanted - set(rows))
     if missing and spec.skip_broken is None:
-        raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {missing[0]}")
+        raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {printable(missing[0])[:200]}")
     skipped = dict.fromkeys(missing, "is missing")
     images = table_images(got, "image", {k: v for k, v in rows.items() if k in wanted}, spec, skipped)
     return of_images(spec.layout, spec.split, questions, images, version)
@@ -63,6 +64,8 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     if lacking or spec.layout not in _NEEDED:
         columns = ", ".join(sorted(table.column_names))
         raise UsageError(f"{source}: field {sorted(lacking or {spec.layout})[0]!r} is missing; its columns are {columns}")
+    if spec.layout != "gqa":  # whose images are a table of their own
+        check_image_column(table, "image", source)
     pool, rows = Pool(), {}
     text = table.remove_columns([c for c in ("image",) if c in table.column_names])
     if spec.layout == "llava":

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.colours import VOC_COLOURS
 from levl_eval.data.hub_contents import column_contents
-from levl_eval.data.hub_images import source_of, table_images
+from levl_eval.data.hub_images import check_image_column, source_of, table_images
 from levl_eval.data.hub_tables import load_split
 from levl_eval.data.images import fingerprint_contents
 from levl_eval.data.masks import MaskReader, stored_mask
@@ -43,12 +43,14 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
     classes = _classes(spec)
     labels = classes.labels(spec)
 
+    masks = table.select_columns([column])  # a row of it is decoded without its image, which may be the broken one
+
     def called(name: str) -> str:
         return f"{source}: row {rows[name]}"
 
     def stored(name: str) -> np.ndarray:
         with decoding(called(name)):
-            cell = table[rows[name]][column]
+            cell = masks[rows[name]][column]
         if not isinstance(cell, Image.Image):
             raise LevlError(f"{called(name)}: column {column!r} holds no image; correct or download the table again")
         return stored_mask(cell, called(name), classes.colours)
@@ -68,8 +70,7 @@ def _column(table: Dataset, named: str | None, source: str) -> str:
     """The column of the masks. Raises UsageError: there is none, or none of images."""
     column = named or next((c for c in _MASKS if c in table.column_names), _MASKS[0])
     for wanted in ("image", column):
-        if wanted not in table.column_names:
-            raise UsageError(f"{source}: field {wanted!r} is missing; its columns are {', '.join(table.column_names)}")
+        check_image_column(table, wanted, source)
     return column
 
 

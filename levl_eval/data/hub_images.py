@@ -12,6 +12,7 @@ from PIL import Image
 from levl_eval.cards import DataSpec
 from levl_eval.cards.base import HubSource
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.hub_tables import HubTable
 from levl_eval.data.images import fingerprint_contents
@@ -53,7 +54,10 @@ class TableOpener:
         object.__setattr__(self, "table", table)
 
     def __call__(self, name: str) -> Image.Image:
-        cell, what = self.table[self.rows[name]][self.column], f"{self.source}: row {self.rows[name]} (image {name})"
+        cell, what = (
+            self.table[self.rows[name]][self.column],
+            f"{self.source}: row {self.rows[name]} (image {printable(name)[:200]})",
+        )
         if isinstance(cell, Image.Image):
             return to_rgb(cell, what, self.rules)
         if not cell or (cell.get("bytes") is None and not cell.get("path")):
@@ -61,6 +65,23 @@ class TableOpener:
         if cell.get("bytes") is not None:
             return decode_rgb(cell["bytes"], what, self.rules)
         return open_rgb(cell["path"], self.rules)
+
+
+def check_image_column(table: Dataset, column: str, source: str) -> None:
+    """Raises UsageError: the table has no such column, or one of something else than encoded images."""
+    import datasets
+
+    if column not in table.column_names:
+        raise UsageError(
+            f"{source}: field {column!r} is missing; its columns are {', '.join(map(printable, table.column_names))}"
+        )
+    feature = table.features[column]
+    encoded = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
+    if not isinstance(feature, datasets.Image) and not encoded:
+        kind = str(getattr(feature, "dtype", None) or type(feature).__name__)
+        raise UsageError(
+            f"{source}: column {column!r} holds no images but {printable(kind)[:60]}; correct or download the table again"
+        )
 
 
 def table_images(
@@ -72,15 +93,20 @@ def table_images(
     """
     assert spec.hub is not None
     table = got.rows
+    check_image_column(table, column, spec.hub.repo)
     opener = TableOpener(table, column, rows, spec.hub.repo, rules_of(spec))
     broken = dict(skipped or {})
     if spec.skip_broken is not None:
         broken |= {
-            n: why for n, r in rows.items() if (why := why_broken(partial(opener, n), f"{spec.hub.repo}: row {r} (image {n})"))
+            n: why
+            for n, r in rows.items()
+            if (why := why_broken(partial(opener, n), f"{spec.hub.repo}: row {r} (image {printable(n)[:200]})"))
         }
         rows = {n: r for n, r in rows.items() if n not in broken}
-        if not rows:
-            raise UsageError(f"{spec.hub.repo}: none of its images can be used: {named(broken)}")
+    if not rows:
+        raise UsageError(
+            f"{spec.hub.repo}: " + (f"none of its images can be used: {named(broken)}" if broken else "holds no rows")
+        )
     try:
         contents, whole = column_contents(table, column, rows, pixels=spec.layout in ARRAYS)
     except LevlError as e:
@@ -103,6 +129,8 @@ def rows_with_image(table: Dataset, column: str = "image") -> list[bool]:
     """Of each row, whether it holds an image; nothing is decoded."""
     import pyarrow.compute as pc
 
+    if not len(table):
+        return []
     cells = (
         table.flatten_indices().data.column(column) if getattr(table, "_indices", None) is not None else table.data.column(column)
     )
