@@ -98,3 +98,18 @@ def test_any_table_of_the_hub(layout, data, monkeypatch):
         read(layout, spec)
     except LevlError as e:
         assert str(e).isprintable() and len(str(e)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("layout", "columns", "words"),
+    [
+        ("llava", {"image": ["a.png"], "conversations": [[]]}, "column 'image' holds no images but string"),
+        ("voc", {"image": ["a.png"], "mask": ["a.png"]}, "column 'image' holds no images but string"),
+        ("llava", {"image": [], "conversations": []}, "column 'image' holds no images but null"),
+    ],
+)
+def test_columns_that_hold_no_images(layout, columns, words, monkeypatch):
+    for module in (hub, hub_dense):
+        monkeypatch.setattr(module, "load_split", lambda source, config: HubTable(datasets.Dataset.from_dict(columns)))
+    with pytest.raises(LevlError, match=words):
+        read(layout, DataSpec(layout=layout, split="test", hub=HubSource(repo="someone/set", split="test")))
