@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,16 +95,22 @@ def how_asked(language: LanguageModel, spec: PromptSpec) -> str:
     return f"asked {form}" + (f" (`prompt.chat={str(not chat).lower()}` asks otherwise)" if has_template else "")
 
 
+_FIELD = re.compile(r"\{\w*\}")  # what looks like a place to be filled
+
+
 def make_prompt(spec: PromptSpec, language: LanguageModel) -> Prompt:
     """The prompt for a language model, through its chat template where :func:`asks_by_template`.
 
-    Raises UsageError where the template lacks {image} or {question}, or has them in the wrong order; where a chat template is
+    Raises UsageError where the template lacks {image} or {question}, has them in the wrong order, or has another field; where a chat template is
     wanted and there is none, or it drops or repeats what the user says; and where the tokenizer merges across the border of prompt and answer.
     """
     chat = asks_by_template(language, spec)
     field, given = ("prompt.user", spec.user) if chat else ("prompt.template", spec.template)
     if given.count("{image}") != 1 or given.count("{question}") != 1 or given.index("{image}") > given.index("{question}"):
         raise UsageError(f"field `{field}`: {given!r}: expected one {{image}} and behind it one {{question}}")
+    other = _FIELD.search(given.replace("{image}", "").replace("{question}", ""))
+    if other is not None:
+        raise UsageError(f"field `{field}`: {given!r}: nothing fills {other[0]}; take it out, or write it without braces")
     text = _chat_text(spec, language) if chat else spec.template
     if (
         text.count("{image}") != 1 or text.count("{question}") != 1
