@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background: whoever is started would ignore Ctrl-C too
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CPU = pytest.StashKey[list[float]]()  # of a test: CPU seconds of this process when it began, and when its call did
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"

@@ -68,7 +68,9 @@ def _wait(launch: Launch, out: Path) -> int:
     except KeyboardInterrupt:
         interrupted(launch)
     if states[0].state in ("COMPLETED", "ENDED") and (out / "ckpt.pt").exists():
-        print(last_line(launch.log(0)))
+        # The main process may be on any node: its log ends with what was made.
+        ends = [last_line(log) for log in sorted(launch.log(0).parent.glob("copy-*.log"))]
+        print(next((line for line in ends if "ckpt.pt" in line), f"{out / 'ckpt.pt'} is there"))
         return 0
     for line in endings(launch, states):
         print(printable(line), file=sys.stderr)

@@ -178,10 +178,13 @@ def test_each_kind_of_set_leaves_out_what_is_broken(tmp_path):
     (base / "images" / "validation" / "v2.jpg").unlink()
     found = read_segmentation(small.ade_spec(skip_broken="2"), str(root))
     assert found.images.ids == ("v0.jpg", "v3.jpg") and set(found.images.skipped) == {"v1.jpg", "v2.jpg"}
-    small.write(tmp_path / "images" / "a.png", small.image_bytes(0))
-    lines = small.write(tmp_path / "images" / "captions.csv", "image,caption\na.png,one\nb.png,two\n")
+    for k, name in enumerate("ac"):
+        small.write(tmp_path / "images" / f"{name}.png", small.image_bytes(k))
+    lines = small.write(tmp_path / "images" / "captions.csv", "image,caption\na.png,one\nb.png,two\nc.png,three\n")
     captions = read_captions(small.DataSpec(layout="captions", annotations=str(lines), skip_broken="50%"), "")
-    assert captions.images.ids == ("a.png",) and captions.captions == ("one",) and captions.owner.tolist() == [0]
+    assert (
+        captions.images.ids == ("a.png", "c.png") and captions.captions == ("one", "three") and captions.owner.tolist() == [0, 1]
+    )
     small.class_files(tmp_path)
     for k in range(small.N):
         (tmp_path / "classification" / "test" / "cat" / f"{k}.png").write_bytes(b"x")
