@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from levl_eval.backbones.code import structure_of, tokenizer_digest
 from levl_eval.core.errors import LevlError
+from levl_eval.core.precision import Precision
 from levl_eval.core.third_party import repair
 from levl_eval.models.preprocess import Preprocess as Preprocess
 
@@ -40,15 +41,6 @@ def join_layers(blocks: Sequence[tuple[Tensor, Tensor | None]], backbone: Backbo
 
 
 ClassToken = Literal["pooled", "blocks", ""]
-
-
-def class_token_of(word: str) -> ClassToken:
-    """``word`` where it is one of the three. Raises ValueError."""
-    places: tuple[ClassToken, ...] = ("pooled", "blocks", "")
-    for place in places:
-        if word == place:
-            return place
-    raise ValueError(f"{word!r} is no place of a class token")
 
 
 class Readout(NamedTuple):
@@ -97,6 +89,7 @@ class Backbone(nn.Module, abc.ABC):
     grid: tuple[int, int]
     info: dict[str, object]
     code: Mapping[str, str] = {}
+    precision: Precision = "float32"  # that images are encoded in; another one only where a run chose it (backbones.deferred)
 
     def missing(self) -> str:
         """What this class must still give, in words; "" where nothing is missing."""

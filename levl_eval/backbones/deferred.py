@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from levl_eval.backbones.base import Backbone, Features, Preprocess, Readout, class_token_of
+from levl_eval.backbones.base import Backbone, ClassToken, Features, Preprocess, Readout
 from levl_eval.core.precision import Precision, encoding_in
 
 
@@ -20,7 +20,7 @@ class Shapes:
     patch_dim: int
     grid: tuple[int, int]
     depth: int
-    class_token: str
+    class_token: ClassToken
     readouts: tuple[tuple[str, str, str], ...]
     modules: str  # Backbone.encoder_parts: of what is built of the code
 
@@ -67,7 +67,7 @@ class DeferredBackbone(Backbone):
         self.preprocess, self.info = known.preprocess, dict(known.info)
         shapes = known.shapes
         self.dim, self.patch_dim, self.grid, self.depth = shapes.dim, shapes.patch_dim, shapes.grid, shapes.depth
-        self.class_token = class_token_of(shapes.class_token)
+        self.class_token = shapes.class_token
         self.readouts = tuple(Readout(*r) for r in shapes.readouts)
         self._text, self._modules_digest = dict(known.text), shapes.modules
         self._load, self._target = load, torch.device("cpu")

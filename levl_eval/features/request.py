@@ -13,6 +13,7 @@ import torch
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.core.errors import LevlError
 from levl_eval.core.hashing import digest
+from levl_eval.core.precision import encoding_in
 from levl_eval.data.types import ImageSet
 from levl_eval.features.entries import array_bytes
 from levl_eval.features.extraction import Overflow, cast
@@ -52,7 +53,8 @@ class Encoder:
     def __call__(self, images: torch.Tensor) -> Features:
         b = self.backbone
         x = images if self.views is None else self.views.cut(images).flatten(0, 1)
-        features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        with encoding_in(b.precision, images.device):  # what the store's key says, whoever hands the backbone over
+            features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
         if self.views is None:
             return features
         shape = (len(images), len(self.views.boxes))

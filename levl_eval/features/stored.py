@@ -22,7 +22,7 @@ import numpy as np
 
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import DamagedFeatures, LevlError
-from levl_eval.core.files import atomic_write
+from levl_eval.core.files import atomic_write, settled, stat_mark
 
 VERIFIED = "verified.json"
 # What an array is indexed by: rows first, further axes behind them in a tuple.
@@ -59,28 +59,26 @@ def rows_of(index: Index, count: int) -> np.ndarray:
 
 
 class Verified:
-    """Which blocks of a file are known to be whole, remembered between processes."""
+    """Which blocks of a file are known to be whole, remembered between processes for as long as nobody touches the file."""
 
     def __init__(self, file: Path, blocks: Blocks) -> None:
-        self._file, self._blocks = file, blocks
+        self._file, self._mark = file, stat_mark(os.stat(file)).decode()  # before any of it is hashed
         self.known = np.zeros(len(blocks.sums), bool)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads((file.parent / VERIFIED).read_text(encoding="utf-8"))
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(kept["blocks"]), np.uint8))[: len(self.known)].astype(bool)
-            if kept["file"] == self._state() and len(bits) == len(self.known):
+            if kept["file"] == self._mark and len(bits) == len(self.known):
                 self.known = bits
 
-    def _state(self) -> list[int]:
-        """What changes when the file is written to: ``st_ctime_ns`` also where somebody sets its times back."""
-        s = os.stat(self._file)
-        return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
-
     def note(self, blocks: np.ndarray) -> None:
-        """These are whole. Forgotten where the folder cannot be written, which costs a later process a second look."""
+        """These are whole. Not remembered where the folder cannot be written, and of a file that is too young for a later change to
+        be sure to show in its times; that costs a later process a second look."""
         self.known[blocks] = True
         with contextlib.suppress(LevlError, OSError):
-            content = {"file": self._state(), "blocks": np.packbits(self.known).tobytes().hex()}
-            atomic_write(self._file.parent / VERIFIED, json.dumps(content))
+            now = os.stat(self._file)
+            if settled(now) and stat_mark(now).decode() == self._mark:
+                content = {"file": self._mark, "blocks": np.packbits(self.known).tobytes().hex()}
+                atomic_write(self._file.parent / VERIFIED, json.dumps(content))
 
 
 class StoredArray:
@@ -104,7 +102,6 @@ class StoredArray:
         self.shape: tuple[int, ...] = self._map.shape
         self.dtype: np.dtype = self._map.dtype
         self.ndim: int = self._map.ndim
-        self.nbytes: int = self._map.nbytes
         self._verified = verified or Verified(file, blocks)
         self._whole = bool(self._verified.known.all())
 
@@ -168,10 +165,6 @@ class StreamedArray:
     @property
     def ndim(self) -> int:
         return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -11,7 +11,7 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,16 +165,16 @@ class Runner:
         )  # fmt: skip
 
     def _later(self, number: int) -> tuple[str, ...]:
-        """Arrays that jobs behind this one read of the same images by the same encoder, so that one pass makes them all."""
-        job = self.jobs[number]
+        """Arrays that jobs behind this one, not done yet, read of the same images by the same encoder: one pass makes them all."""
+        job, records = self.jobs[number], self.out / "records"
         own = {*job.identity.data.train, job.identity.data.test}
-        return tuple({
-            array: None
-            for other in self.jobs[number + 1 :]
-            if other.backbone is job.backbone and own & {*other.identity.data.train, other.identity.data.test}
-            and getattr(other.card, "layers", None) == getattr(job.card, "layers", None)
-            for array in arrays_of(other.card)
-        })  # fmt: skip
+        out: dict[str, None] = {}  # in order
+        for other in takewhile(lambda j: j.backbone is job.backbone, self.jobs[number + 1 :]):  # a backbone's jobs stand together
+            shared = own & {*other.identity.data.train, other.identity.data.test}
+            same_layers = getattr(other.card, "layers", None) == getattr(job.card, "layers", None)
+            if shared and same_layers and other.problem is None and not (records / f"{other.key}.json").exists():
+                out |= dict.fromkeys(arrays_of(other.card))
+        return tuple(out)
 
     def compute(self, number: int) -> Record:
         """Run a job and write its record, whatever happens; a failed one takes a file of its own, which the next success removes.

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import resource
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from levl_eval.data.images import image_set
 from levl_eval.features.extraction import Extraction
 from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureStore
-from levl_eval.features.stored import Blocks, StoredArray, StreamedArray
+from levl_eval.features.stored import VERIFIED, Blocks, StoredArray, StreamedArray
 
 
 @pytest.fixture
@@ -139,6 +140,9 @@ INDEXES = [0, -1, 39, slice(3, 20), slice(None, None, 7), np.array([17, 2, 2, -3
 
 def test_rows_are_those_of_the_file_and_are_verified_once(tmp_path, monkeypatch):
     values, blocks = _stored(tmp_path)
+    np.asarray(StoredArray(tmp_path / "a.npy", blocks))
+    assert not (tmp_path / VERIFIED).exists()  # a change within the same tick would not show
+    time.sleep(0.1)
     array = StoredArray(tmp_path / "a.npy", blocks)
     for index in INDEXES:
         np.testing.assert_array_equal(array[index], values[index])
@@ -151,7 +155,9 @@ def test_rows_are_those_of_the_file_and_are_verified_once(tmp_path, monkeypatch)
 @pytest.mark.parametrize("keep_times", [False, True])
 def test_a_flipped_bit_is_noticed_where_it_is_read_and_only_there(tmp_path, keep_times):
     values, blocks = _stored(tmp_path)
+    time.sleep(0.1)
     np.asarray(StoredArray(tmp_path / "a.npy", blocks))  # all verified, and remembered
+    assert (tmp_path / VERIFIED).exists()
     _flip(tmp_path / "a.npy", 20, keep_times)
     gone = []
     array = StoredArray(tmp_path / "a.npy", blocks, lambda: gone.append(1))

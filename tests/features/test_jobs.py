@@ -111,6 +111,44 @@ def test_one_pass_makes_what_the_jobs_of_a_run_read_together(data, tmp_path, mon
     assert arrays(tmp_path / "other") == ["pooled.npy"] * 2
 
 
+def test_what_a_finished_job_reads_is_not_made_again(data, tmp_path):
+    run(data, tmp_path / "a", tmp_path / "cache", ["attentive"])
+    run(data, tmp_path / "a", tmp_path / "other", ["linear", "attentive"])  # the second is there already
+    assert arrays(tmp_path / "other") == ["pooled.npy"] * 2
+
+
+def test_features_are_computed_in_the_precision_of_their_key_whoever_asks(data, tmp_path, monkeypatch):
+    """torch's own default on a GPU convolves in TF32: an export that did would give its features to runs in float32."""
+    import contextlib
+
+    from levl_eval.features import request
+    from levl_eval.runner.exporting import ExportOptions, export_features
+
+    seen = []
+
+    @contextlib.contextmanager
+    def noted(precision, device):
+        seen.append((precision, device.type))
+        yield
+
+    monkeypatch.setattr(request, "encoding_in", noted)
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    options = ExportOptions(task="linear", data=str(data), device="cpu")
+    export_features("random-nano", tmp_path / "f.parquet", options, Progress(quiet=True))
+    assert seen and set(seen) == {("float32", "cpu")}
+
+
+def test_on_a_gpu_float32_turns_tf32_off_and_what_was_set_comes_back(monkeypatch):
+    from levl_eval.core.precision import encoding_in
+
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    for precision, inside in (("float32", False), ("tf32", True)):
+        with encoding_in(precision, torch.device("cuda")):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (inside, inside)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, True)
+
+
 def test_streamed_tokens_give_the_same_table_and_are_counted(data, tmp_path):
     (stored,), _ = run(data, tmp_path / "a", tmp_path / "cache", ["attentive"])
     (streamed,), lines = run(data, tmp_path / "b", tmp_path / "other", ["attentive"], store_limit=1000)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from levl_eval.core.precision import encoding_in
 from levl_eval.core.third_party import repair_mmseg
 
 repair_mmseg()
@@ -60,6 +61,7 @@ class LevlBackbone(BaseModule):
         x = images if self.normalized else b.preprocess.normalize(images.movedim(1, -1))
         stride = b.preprocess.size // b.grid[0]
         x = torch.nn.functional.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
-        features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        with encoding_in(b.precision, images.device):
+            features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
         maps = features.patches.transpose(1, 2).unflatten(2, features.grid)
         return tuple(m.clone() for m in maps.split(self.out_channels, 1))  # clone: no inference tensor reaches autograd
