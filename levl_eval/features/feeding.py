@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -56,11 +57,13 @@ class _Decoded(Dataset[tuple[object, Tensor | LevlError]]):
             return batch.tag, e
 
 
-def _begin_worker(number: int) -> None:
+def _begin_worker(parent: int, number: int) -> None:
     """Ctrl-C is the main process's to handle, and where that is killed its locks must not be held by a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # gone before the signal was asked for
+        os._exit(1)
 
 
 def worker_count(images: int, batch_size: int, size: int) -> int:
@@ -88,7 +91,7 @@ def pixels_of(
         return
     loader = DataLoader(
         _Decoded(images, preprocess), batch_size=None, sampler=batches, num_workers=workers, prefetch_factor=AHEAD,
-        multiprocessing_context="fork", worker_init_fn=_begin_worker, pin_memory=device.type == "cuda",
+        multiprocessing_context="fork", worker_init_fn=partial(_begin_worker, os.getpid()), pin_memory=device.type == "cuda",
     )  # fmt: skip
     for tag, pixels in loader:
         if isinstance(pixels, LevlError):

@@ -109,6 +109,26 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
+def test_a_worker_whose_process_was_killed_before_it_began_ends_at_once():
+    """It is no child of that process any more, so that no signal would come."""
+    slow = CHILD.replace("import multiprocessing", "import ctypes, multiprocessing").replace(
+        "ids =", "real = ctypes.CDLL\nctypes.CDLL = lambda name: (time.sleep(3), real(name))[1]\nids ="
+    )
+    slow = slow.replace(
+        "next(fed)\n", "import threading\nthreading.Thread(target=next, args=(fed,), daemon=True).start()\ntime.sleep(2)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE, text=True) as main:
+        assert main.stdout is not None
+        workers = [int(p) for p in main.stdout.readline().split()]
+        main.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 15
+    while any(map(_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_process_they_work_for(how):
     with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as main:
