@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import architecture
+from tests import architecture, mutations
 
 ROOT = Path(__file__).resolve().parents[1]
 FOUND = architecture.modules(ROOT)
@@ -160,3 +160,10 @@ def test_no_test_rests_on_a_private_name():
                 if target in aliases and isinstance(name, ast.Constant) and str(name.value).startswith("_"):
                     wrong.append(f"{path.name}:{node.lineno} {name.value}")
     assert wrong == []
+
+
+def test_every_mutation_finds_the_code_that_it_changes():
+    """Else it is counted as not killed only when somebody runs them all (`python -m tests.mutations`)."""
+    package = Path(__file__).resolve().parents[1] / "levl_eval"
+    lost = [m.name for m in mutations.MUTATIONS if (package / m.file).read_text(encoding="utf-8").count(m.old) != 1]
+    assert lost == []
