@@ -38,7 +38,8 @@ _SPARE = 20_000  # entries of a file that may be there without having been asked
 def code_digest() -> str:
     """Of the code that differences and intervals come from, and of numpy, whose generator draws."""
     package = Path(__file__).resolve().parents[1]
-    files = sorted([*(package / "metrics").glob("*.py"), *(package / "records").glob("s*.py"), package / "report" / "paired.py"])
+    report = [package / "report" / f"{name}.py" for name in ("compare", "paired", "results")]  # what estimates, and who calls it
+    files = sorted([*(package / "metrics").glob("*.py"), *(package / "records").glob("s*.py"), *report])
     h = hashlib.sha256(f"{__version__} {np.__version__}".encode())
     for path in files:
         h.update(path.read_bytes())
