@@ -34,6 +34,7 @@ from levl_eval.cards.probes import (
     SetCard,
     ZeroShotCard,
 )
+from levl_eval.cards.suite import SuiteCard, SuitePart
 from levl_eval.cards.vlm import (
     GENERATION,
     INSTRUCTION,
@@ -79,6 +80,8 @@ __all__ = [
     "RetrievalCard",
     "SegmentationCard",
     "SetCard",
+    "SuiteCard",
+    "SuitePart",
     "TaskCard",
     "TaskFields",
     "VQACard",
@@ -145,7 +148,7 @@ class BackboneCard(StrictModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | ClaimCard
+Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | ClaimCard | SuiteCard
 
 
 def _models() -> dict[str, type[BaseModel]]:
@@ -181,7 +184,7 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
 
 
 def parse_card(value: Mapping[str, object], where: str) -> Card:
-    """A mapping with ``kind: task | recipe | set | llm | claim | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
+    """A mapping with ``kind: task | recipe | set | llm | claim | suite | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
     kind = value.get("kind", "task")
     try:
         if kind == "backbone":
@@ -194,8 +197,10 @@ def parse_card(value: Mapping[str, object], where: str) -> Card:
             return LLMCard.model_validate(value)
         if kind == "claim":
             return ClaimCard.model_validate(value)
+        if kind == "suite":
+            return SuiteCard.model_validate(value)
         if kind != "task":
-            raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm, claim or backbone, found {kind!r}")
+            raise UsageError(f"{where}: field `kind`: expected task, recipe, set, llm, claim, suite or backbone, found {kind!r}")
         engine = value.get("engine")
         if not isinstance(engine, str) or engine not in _models():
             raise UsageError(f"{where}: field `engine`: expected one of {', '.join(_models())}, found {engine!r}")
@@ -203,6 +208,7 @@ def parse_card(value: Mapping[str, object], where: str) -> Card:
     except ValidationError as e:
         kinds: dict[str, type[BaseModel]] = {
             "backbone": BackboneCard, "recipe": RecipeCard, "set": SetCard, "llm": LLMCard, "claim": ClaimCard,
+            "suite": SuiteCard,
         }  # fmt: skip
         model = kinds.get(str(kind)) or _models().get(str(value.get("engine")))
         raise _explain(e, where, model) from e

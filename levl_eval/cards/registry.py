@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TypeAlias
 
 from levl_eval.cards import (
     BackboneCard,
@@ -21,6 +22,7 @@ from levl_eval.cards import (
     LLMCard,
     RecipeCard,
     SetCard,
+    SuiteCard,
     TaskCard,
     TaskFields,
     ZeroShotCard,
@@ -76,6 +78,7 @@ _KINDS: dict[str, tuple[str, Callable[[list[str]], str]]] = {
     "tasks/sets": ("set", lambda names: f"there are {', '.join(names)}, or give a card's path"),
     "tasks/recipes": ("recipe", lambda names: f"there are {', '.join(names)}, or give a card's path"),
     "tasks/claims": ("claim", lambda names: f"there are {', '.join(names)}, or give a card's path"),
+    "tasks/suites": ("suite", lambda names: f"there are {', '.join(names)}, or give a card's path"),
     "tasks/llms": ("language model", lambda names: f"there are {', '.join(names)}"),
 }
 
@@ -204,6 +207,17 @@ def claim_card(name: str) -> ClaimCard:
     return card
 
 
+SUITE = "suite:"  # before a suite's name in --tasks
+
+
+def suite_card(name: str) -> SuiteCard:
+    """A suite's card by name or path. Raises UsageError for an unknown name or a bad card."""
+    path = Path(name) if _is_file(name) else cards_in("tasks/suites").find(name)
+    card = expect(load_card(path), SuiteCard, path, "suite")
+    check_name(path, card.name)
+    return card
+
+
 def _place(value: dict[str, object], chosen: str, own: bool) -> None:
     """Fill a head's mapping with a set's fields, in place. own: the card names the set itself and its other fields win."""
     card_of_set = set_card(chosen)
@@ -316,19 +330,22 @@ def recipe_names() -> list[str]:
     return names("tasks/recipes")
 
 
+AnyCard: TypeAlias = TaskCard | BackboneCard | SetCard | RecipeCard | ClaimCard | SuiteCard | LLMCard
+
 # Word of a kind, as `list` takes it -> (place of its cards, from a name or path to the resolved card)
-ROOMS: dict[str, tuple[str, Callable[[str], TaskCard | BackboneCard | SetCard | RecipeCard | ClaimCard | LLMCard]]] = {
+ROOMS: dict[str, tuple[str, Callable[[str], AnyCard]]] = {
     "tasks": ("tasks", lambda n: task_card(n)),
     "backbones": ("backbones", lambda n: backbone_card(n)),
     "sets": ("tasks/sets", lambda n: set_card(n)),
     "recipes": ("tasks/recipes", lambda n: recipe_card(n)),
     "claims": ("tasks/claims", lambda n: claim_card(n)),
+    "suites": ("tasks/suites", lambda n: suite_card(n)),
     "llms": ("tasks/llms", lambda n: llm_card(n)),
 }
 
 
-def any_card(word: str) -> TaskCard | BackboneCard | SetCard | RecipeCard | ClaimCard | LLMCard:
-    """The resolved card of a name of any kind, of KIND/NAME (``sets/imagenet``), HEAD@SET, lmms:NAME, or of a card's path.
+def any_card(word: str) -> AnyCard:
+    """The resolved card of a name of any kind, of KIND/NAME (``sets/imagenet``), HEAD@SET, lmms:NAME, suite:NAME, or of a card's path.
 
     Several kinds may have cards of one name: the first of ROOMS is taken. Raises UsageError for an unknown name or a bad card.
     """
@@ -336,6 +353,8 @@ def any_card(word: str) -> TaskCard | BackboneCard | SetCard | RecipeCard | Clai
         kind = read_yaml(Path(word)).get("kind", "task")
         room = f"{kind}s" if f"{kind}s" in ROOMS else "tasks"  # which refuses an unknown kind by its field
         return ROOMS[room][1](word)
+    if word.startswith(SUITE):
+        return suite_card(word.removeprefix(SUITE))
     room, slash, name = word.partition("/")
     if slash and room in ROOMS:
         return ROOMS[room][1](name)

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.cards import trust
+from levl_eval.cli.claims import add_roles, named_roles
+from levl_eval.cli.dry_run import print_plan
 from levl_eval.cli.launching import check_words, launched_run, launcher_options
 from levl_eval.cli.options import Commands, comma_list, out_folder, run_options
 from levl_eval.cli.report import write as write_report_of_run
+from levl_eval.cli.suites import Verdicts, verdicts
 from levl_eval.core.device import visible_gpus
 from levl_eval.core.distributed import cores, launched_rank
-from levl_eval.core.terminal import columns, yaml_text
 from levl_eval.core.text import printable
 from levl_eval.runner.shared_folders import check_shared, copy_of_a_launch
 from levl_eval.runner.workers import USABLE, default_workers, end_with_parent, workers
 
 if TYPE_CHECKING:
-    from levl_eval.cards import TaskCard
     from levl_eval.records import Record
     from levl_eval.runner.slurm_options import SlurmOptions
 
@@ -35,13 +36,18 @@ def add(commands: Commands) -> None:
     run = commands.add_parser("run", help="evaluate backbones on tasks")
     run.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
     run.add_argument(
-        "--tasks", type=comma_list, required=True, metavar="T[,T...]", help="card names, card files, or lmms:NAME of lmms-eval"
+        "--tasks",
+        type=comma_list,
+        required=True,
+        metavar="T[,T...]",
+        help="card names, card files, suite:NAME, or lmms:NAME of lmms-eval",
     )
     run.add_argument(
         "--grid", action="append", default=[], metavar="task.field=v1,v2", help="every combination of these values (repeatable)"
     )
-    run.add_argument("--dry-run", action="store_true", help="show the resolved protocols, run nothing")
+    run.add_argument("--dry-run", action="store_true", help="show resolved protocols, images, bytes and hours; run nothing")
     run.add_argument("--trust", action="store_true", help=trust.HELP)
+    add_roles(run)
     run_options(run, None)
     launcher_options(run)
     run.set_defaults(call=_run)
@@ -51,59 +57,18 @@ def add(commands: Commands) -> None:
     demo.set_defaults(call=_demo)
 
 
-def _print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
-    from levl_eval.cards import protocol_of
-    from levl_eval.cards.base import plain
-    from levl_eval.core.device import device_kind
-    from levl_eval.core.hashing import digest
-    from levl_eval.core.paths import default_cache
-    from levl_eval.core.precision import check_precision
-    from levl_eval.data.fingerprint_cache import FingerprintCache
-    from levl_eval.engines.contract import TOGETHER, versions_of
-    from levl_eval.records.identity import shown_protocol
-    from levl_eval.runner.language import language_model_parts
-    from levl_eval.runner.plan import precision_of, resolved_of
-
-    device = device_kind(args.device)
-    known = FingerprintCache(default_cache() / "fingerprints")
-    asked = any(c.engine in TOGETHER for c in cards.values())
-    language = language_model_parts(args.llm, known.sha256) if asked else None
-    plan = []
-    for label, card in cards.items():
-        own = language if card.engine in TOGETHER else None
-        protocol = shown_protocol(
-            protocol_of(card),
-            versions_of(card.engine),
-            resolved_of(card, None),
-            precision_of(card, device, check_precision(args.precision, device)),
-            own,
-            args.limit,
-        )
-        plan.append((label, card, protocol))
-    if args.json:
-        print(
-            json.dumps(
-                [{"task": c.name, "variant": v, "protocol_hash": digest(p), "protocol": p, "card": plain(c)} for v, c, p in plan],
-                indent=1,
-            )
-        )
-        return
-    for label, card, protocol in plan:
-        print(f"# {printable(label)}: protocol {digest(protocol)[:12]}")
-        print(yaml_text(plain(card), columns()) + "\n")
-
-
 def _run(args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.paths import default_cache
     from levl_eval.runner.plan import resolve_tasks
 
     options = check_words(args)
+    named_roles(args.roles)
     cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
     for name in args.backbone:
         backbone_card(name)
     if args.dry_run:
-        _print_plan(cards, args)
+        print_plan(cards, args)
         return 0
     if options is not None:
         return _launched(args, options)
@@ -186,10 +151,16 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
 
 
 def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
-    """Write and print the tables of a run; 1 where a job has failed."""
+    """Write and print the tables of a run, and the verdicts on the claims of its suites; 1 where a job has failed."""
+    from levl_eval.cards.suites import suite_cards, suites_of
+    from levl_eval.report.averages import groups_of
     from levl_eval.report.current import show_and_write
     from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
+
+    suites = suites_of(getattr(args, "tasks", ()))  # the demo has none
+    named = named_roles(getattr(args, "roles", ()))
+    judged = verdicts(suites, records, args.data, named) if suites and not copy_of_a_launch() else Verdicts()
 
     @functools.cache
     def results() -> Results:  # what terminal and files show is one: the run's records among all that the directory holds
@@ -198,15 +169,24 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
     board, page = show_and_write(
         out,
         records,
-        {"json": args.json, "data": args.data, "reference": args.reference},
+        {"json": args.json, "data": args.data, "reference": args.reference, "groups": [str(g) for g in groups_of(suite_cards())]},
         lambda stream: None if args.json else show(results(), stream, of=records),
         # reading large sets again for their images is left to `levl-eval report`
         lambda: [write_leaderboard(out, results()), write_report_of_run(out, images=args.data == "scenes", results=results())],
     )
     if args.json:
-        summary = {"out": str(out), "leaderboard": str(board), "report": str(page), "records": [_brief(r) for r in records]}
+        summary: dict[str, object] = {
+            "out": str(out),
+            "leaderboard": str(board),
+            "report": str(page),
+            "records": [_brief(r) for r in records],
+        }
+        if suites:
+            summary |= {"claims": judged.as_list(), "claims_left": judged.left}
         print(json.dumps(summary, indent=1))
     else:
+        for line in judged.lines():
+            print(printable(line))
         print(printable(f"records, samples, {board} and {page}"))
         if args.data != "scenes":
             print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")

@@ -47,6 +47,23 @@ CLASSES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 ADE20K = {"training": 20_210, "validation": 2_000}
 NYUV2 = {"train": 795, "test": 654}
+# Images of other releases, by layout and split, for plans only: none of them is recognised by its count.
+IMAGES: dict[tuple[str, str], int] = {
+    ("voc", "train"): 1_464, ("voc", "val"): 1_449, ("cityscapes", "train"): 2_975, ("cityscapes", "val"): 500,
+    ("coco-stuff", "train2017"): 118_287, ("coco-stuff", "val2017"): 5_000, ("pope", ""): 500,
+    **{("ade20k", k): v for k, v in ADE20K.items()}, **{("nyuv2", k): v for k, v in NYUV2.items()},
+    **{k: images for k, (_, images) in RELEASES.items() if images is not None},
+}  # fmt: skip
+KARPATHY = {"flickr30k": 1_000, "coco": 5_000}  # test images by folder
+
+
+def images_as_published(layout: str, split: str, directory: str, role: str) -> int | None:
+    """How many images a part of a published set has by its authors' account; None where that is not known here."""
+    if layout in SETS and role in ("train", "test"):
+        return SETS[layout][role == "test"]
+    if layout == "karpathy" and split == "test":
+        return KARPATHY.get(directory)
+    return IMAGES.get((layout, split))
 
 
 def published_pope(questions: Sequence[Question]) -> str | None:

@@ -67,6 +67,21 @@ class SetIdentity:
         return {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, "", False, {})}
 
 
+def remembered_set(
+    cache: FingerprintCache, kind: Kind, spec: DataSpec, data: str, limit: int | None = None, **options: object
+) -> SetIdentity | None:
+    """What :func:`of_set` remembers of a set, where nothing of it has changed; None: it would have to be read."""
+    scope = scope_of(spec, data)
+    if scope is None:
+        return None
+    key = _key(kind, spec, data, limit, {**options, "sample above": cache.sample_above})
+    row = cache.read("sets", [key]).get(key)
+    if row is None:
+        return None
+    content = json.loads(zlib.decompress(row))
+    return SetIdentity(**content["identity"]) if content["state"] == _state(scope, content["images"]) else None
+
+
 def of_set(
     cache: FingerprintCache, kind: Kind, spec: DataSpec, data: str, limit: int | None = None, **options: object
 ) -> SetIdentity:
@@ -74,14 +89,11 @@ def of_set(
 
     options: ``scale`` of depth maps; ``captions_per_image``. Raises UsageError/LevlError as the reader does.
     """
+    remembered = remembered_set(cache, kind, spec, data, limit, **options)
+    if remembered is not None:
+        return remembered
     scope = scope_of(spec, data)
     key = _key(kind, spec, data, limit, {**options, "sample above": cache.sample_above})
-    if scope is not None:
-        row = cache.read("sets", [key]).get(key)
-        if row is not None:
-            remembered = json.loads(zlib.decompress(row))
-            if remembered["state"] == _state(scope, remembered["images"]):
-                return SetIdentity(**remembered["identity"])
     before, calm = _look(scope) if scope is not None else (b"", False)
     with using(cache), cache.watch() as touched:
         dataset = read_set(kind, spec, data, limit, options)

@@ -60,6 +60,8 @@ TOGETHER = frozenset(
     {"vqa", "lmms"}
 )  # engines that several processes of a launcher run together, step by step (core.distributed)
 
+WITH_TEXT = frozenset({"zeroshot", "retrieval"})  # engines that compare images with texts, by the backbone's text encoder
+
 
 class StopAfterFeatures(Exception):
     """A process that came to help with a job's features has done so (Context.ready)."""

@@ -17,6 +17,7 @@ from levl_eval.core.text import csv_cell, printable
 from levl_eval.metrics.catalogue import Metric
 from levl_eval.metrics.statistics import within
 from levl_eval.records import Record
+from levl_eval.report.averages import average_lines, average_notes, known_averages
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.units import interval, lower_note, text
@@ -193,7 +194,14 @@ def failures(results: Results) -> list[str]:
 
 def all_notes(results: Results) -> list[str]:
     """What stands below the tables of every format: data, floors and chance, failures, what was left out."""
-    return [*(f"data of {n}" for n in data_notes(results)), *floor_notes(results.records), *failures(results), *results.notes()]
+    lacking = average_notes(known_averages(results))
+    return [
+        *(f"data of {n}" for n in data_notes(results)),
+        *floor_notes(results.records),
+        *failures(results),
+        *lacking,
+        *results.notes(),
+    ]
 
 
 def _cell_text(results: Results, row: Row, name: str) -> tuple[str, str, str]:
@@ -281,6 +289,8 @@ def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] |
     chosen = _chosen(results, of)
     if lower := lower_note(row.kind for row in chosen):
         say(lower.strip())
+    for sentence in average_lines(known_averages(results)):
+        say(sentence)
     within_rows = [r for row in chosen for r in row.records]
     for note in floor_notes(within_rows):
         say(note)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from levl_eval.core.text import csv_cell, latex_text, markdown_text, printable
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.report.averages import METHOD, known_averages, shown
 from levl_eval.report.provenance import data_values
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import all_notes
@@ -18,6 +20,9 @@ from levl_eval.report.templating import render
 from levl_eval.report.units import interval, lower_note, text
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
+AVERAGE_CAPTION = (
+    f"Averages over groups of tasks, percent, with 95% intervals ({METHOD}). Only for backbones with every task of the group."
+)
 GAIN_CAPTION = "Gain over {over} in points, paired over images, with 95% intervals."
 
 
@@ -80,7 +85,7 @@ def references(results: Results) -> list[str]:
 
 
 def tables(results: Results) -> list[Wide]:
-    """Values and, where there are references, gains. Backbones without a row are left out."""
+    """Values; where there are references, gains; and averages of the groups that are whole. Backbones without a row are left out."""
     names, lower = results.backbones, lower_note(row.kind for row in results.rows)
     values = [
         (row.title, row.metric, [_value(results, row, n, best) for n in names])
@@ -96,7 +101,16 @@ def tables(results: Results) -> list[Wide]:
         caption = GAIN_CAPTION.format(over=over[0] if len(over) == 1 else "the backbone named with it")
         heads = ["task", "metric", *(names[i] for i in keep)]
         out.append(Wide(caption + lower, heads, [(t, m, [e[i] for i in keep]) for t, m, e in gains]))
+    groups = known_averages(results)
+    keep_names = [n for n in names if any(n in a.values for a in groups)]
+    if groups:
+        rows = [(a.group.title, a.group.of, [_average(a.values.get(n)) for n in keep_names]) for a in groups]
+        out.append(Wide(AVERAGE_CAPTION, ["average", "tasks", *keep_names], rows))
     return out
+
+
+def _average(estimate: Estimate | None) -> Entry:
+    return Entry("") if estimate is None else Entry(shown(estimate), number=round(100 * estimate.value, 4))
 
 
 def markdown(results: Results) -> str:

@@ -17,6 +17,7 @@ from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, RecipeCard, TaskC
 from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
+from levl_eval.cards.suites import only_of_suites, tasks_of
 from levl_eval.cards.trust import check_card
 from levl_eval.core.device import device_kind
 from levl_eval.core.errors import LevlError, UsageError
@@ -28,7 +29,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.core.text import did_you_mean
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.sources import resolve_data
-from levl_eval.engines.contract import TOGETHER, versions_of
+from levl_eval.engines.contract import TOGETHER, WITH_TEXT, versions_of
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
@@ -134,7 +135,7 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
 def resolve_tasks(
     tasks: Sequence[str | TaskCard], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = ()
 ) -> dict[str, TaskCard]:
-    """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label.
+    """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label, a suite those of its tasks.
 
     Raises UsageError for the first thing that is wrong.
 
@@ -142,6 +143,7 @@ def resolve_tasks(
     """
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
+    tasks = tasks_of(tasks, data)
     words = [t for t in tasks if isinstance(t, str)]
     overrides = split_overrides(settings, words)
     recipe = "scenes" if data == "scenes" else None
@@ -162,6 +164,11 @@ def resolve_tasks(
     for name, card in out.items():
         check_card(card, name)
     return out
+
+
+def needs_text(card: TaskCard) -> bool:
+    """Whether a task compares images with texts, for which the backbone needs a text encoder."""
+    return card.engine in WITH_TEXT
 
 
 def resolved_of(card: TaskCard, preprocess: Mapping[str, object] | None) -> dict[str, object]:
@@ -281,9 +288,13 @@ def _jobs(plan: Plan) -> list[Job]:
 
     asked = any(c.engine in TOGETHER for c in plan.cards.values())
     language = language_model_parts(config.llm, plan.fingerprints.sha256) if asked else None
+    optional = only_of_suites(config.tasks, config.data)
     out = []
     for handle in plan.backbones:
         for task, card in plan.cards.items():
+            if task in optional and needs_text(card) and not handle.facts.text:
+                plan.fingerprints.say(f"{handle.name}: has no text encoder; {task} is left out")
+                continue
             facts_of_data, problem = facts(task)
             seeds = list(config.seeds) if config.seeds is not None else list(range(getattr(card, "seeds", 1)))
             for seed in seeds:
