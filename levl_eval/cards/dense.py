@@ -1,8 +1,8 @@
-"""Cards of the dense tasks: segmentation on cached tokens, heads trained by mmsegmentation, and depth."""
+"""Cards of the dense tasks: segmentation on cached tokens, in context, heads trained by mmsegmentation, and depth."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from levl_eval.cards.fields import (
     Neighbours,
     Rate,
     Scale,
+    Seed,
     Share,
     Side,
     Small,
@@ -76,6 +77,44 @@ class SegmentationCard(TaskFields):
     score: Literal["input", "original"] = protocol("input")  # masks scored in the input's geometry, or untouched (resize: squash)
     # With score: input, the side at which logits and masks are scored; None: the input size.
     score_size: Side | None = protocol(None)
+
+
+class InContextCard(TaskFields):
+    """Segmentation without training: patches take the labels of their nearest neighbours in a memory of labelled training patches."""
+
+    engine: Literal["incontext"] = protocol("incontext")
+    train: DataSpec = protocol()
+    data: DataSpec = protocol()
+    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
+    resize: Literal["shortest", "squash"] = protocol("squash")  # squash: the whole image; masks follow with nearest neighbour
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bilinear")  # of the images
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
+    # Random crops of each training image that the memory is drawn from (open-hummingbird's augmentation epochs); 0: the plain image.
+    views: Annotated[int, Between(0, 1_000)] = protocol(0)
+    # Share of the image's area that a crop has; what is above 1 does not fit and is drawn again, up to ten times.
+    view_scale: tuple[Annotated[float, Between(0, 4)], Annotated[float, Between(0, 4)]] = protocol((0.5, 2.0))
+    # Width to height of the crop, drawn evenly in its logarithm.
+    view_ratio: tuple[Annotated[float, Between(0, 100, above=True)], Annotated[float, Between(0, 100, above=True)]] = protocol(
+        (0.75, 1.3333)
+    )
+    view_seed: Seed = protocol(0)
+    # Patches in the memory, equally many of each training view, as far as it has them; None: all patches.
+    memory_size: Count | None = protocol(1_024_000)
+    # Which patches of a view. balanced: those of least score, u times the sum, over the classes in the patch, of how many of the
+    # view's patches hold the class, u even in [0, 1); random: any.
+    sampling: Literal["balanced", "random"] = protocol("balanced")
+    neighbours: Neighbours = protocol(30)  # by cosine
+    temperature: Scale = protocol(0.02)  # neighbours weigh by the softmax of cosine / temperature
+    # What void pixels of a training patch are: left out of its label; class 0; or a class of their own, which is never right.
+    void: Literal["dropped", "first", "class"] = protocol("dropped")
+    upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the label shares
+    score: Literal["input", "original"] = protocol("input")  # masks scored in the input's geometry, or untouched (resize: squash)
+    # With score: input, the side at which shares and masks are scored; None: the input size.
+    score_size: Side | None = protocol(None)
+
+
+MapCard: TypeAlias = "SegmentationCard | InContextCard"  # a map of classes from stored tokens
 
 
 class MMSegCard(TaskFields):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
 from levl_eval.cards.claim import ClaimCard
-from levl_eval.cards.dense import DepthCard, MMSegCard, SegmentationCard
+from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
 from levl_eval.cards.probes import (
     AttentiveCard,
@@ -64,6 +64,7 @@ __all__ = [
     "DataSpec",
     "DepthCard",
     "HubSource",
+    "InContextCard",
     "KNNCard",
     "LLMCard",
     "LMMSCard",
@@ -107,7 +108,8 @@ TaskCard = Annotated[
     | BackgroundsCard
     | LMMSCard
     | MMSegCard
-    | DepthCard,
+    | DepthCard
+    | InContextCard,
     Field(discriminator="engine"),
 ]
 _TASK: TypeAdapter[TaskCard] = TypeAdapter(TaskCard)
@@ -154,7 +156,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

@@ -75,7 +75,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "segmentation", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
+_WITH_IMAGES = ("vqa", "segmentation", "incontext", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -101,7 +101,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         test_set = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
     elif card.engine == "vqa":
         test_set = readers.read_questions(card.data, folder, record.limit)
-    elif card.engine in ("segmentation", "mmseg"):
+    elif card.engine in ("segmentation", "incontext", "mmseg"):
         test_set = readers.read_segmentation(card.data, folder, record.limit)
     else:
         test_set = readers.read_classification(card.data, folder, record.limit)

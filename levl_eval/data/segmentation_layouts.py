@@ -2,7 +2,8 @@
 
 COCO-Stuff  images/{train,val}2017/*.jpg and annotations/ (or stuffthingmaps/) {train,val}2017/*.png. A pixel holds id - 1 of the
             182 ids, 255 unlabelled (Caesar et al., CVPR 2018); 171 ids are used. Files *_labelTrainIds.png hold 0..170 already.
-VOC 2012    JPEGImages, SegmentationClass (palette PNG: 0 background, 255 void), ImageSets/Segmentation/{train,val}.txt.
+VOC 2012    JPEGImages, SegmentationClass (palette PNG: 0 background, 255 void), ImageSets/Segmentation/{train,val}.txt. trainaug.txt
+            names 10,582 images, most of them annotated by Hariharan et al. (ICCV 2011), with masks in SegmentationClassAug.
 Cityscapes  leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png (or _labelTrainIds.png); 19 classes
             are scored, every other id is void (Cordts et al., CVPR 2016).
 """
@@ -107,7 +108,7 @@ def voc(spec: DataSpec, data: str) -> Layout:
         raise UsageError(f"{listed}: no such list; get VOCtrainval_11-May-2012.tar and unpack it in {root}")
     names = listed.read_text().split()
     images = under(data, spec.images) or base / "JPEGImages"
-    masks = under(data, spec.annotations) or base / "SegmentationClass"
+    masks = under(data, spec.annotations) or base / ("SegmentationClassAug" if spec.split == "trainaug" else "SegmentationClass")
     return Layout(
         _complete([(f"{n}.jpg", images / f"{n}.jpg", masks / f"{n}.png") for n in names], masks, spec), VOC, None, str(images)
     )

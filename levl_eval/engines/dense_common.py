@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Preprocess
-from levl_eval.cards.dense import DepthCard, SegmentationCard
+from levl_eval.cards.dense import DepthCard, MapCard, SegmentationCard
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
@@ -142,7 +142,7 @@ def upsample(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Ten
     return F.interpolate(maps, size=size, mode=mode, **({"align_corners": False} if mode == "bilinear" else {}))
 
 
-def geometry_of(card: SegmentationCard | DepthCard, own: Preprocess, resize: str) -> Preprocess:
+def geometry_of(card: MapCard | DepthCard, own: Preprocess, resize: str) -> Preprocess:
     """The backbone's normalisation with the task's geometry: images and labels must be cut alike for every backbone."""
     return replace(own, size=card.size or own.size, resize=resize, resize_to=None, interpolation=card.interpolation)
 

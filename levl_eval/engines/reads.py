@@ -7,6 +7,7 @@ from levl_eval.cards import (
     BackgroundsCard,
     ConnectorSpec,
     DepthCard,
+    InContextCard,
     LMMSCard,
     ProbeCard,
     RecipeCard,
@@ -27,7 +28,7 @@ OF_TOKENS: dict[str, tuple[str, ...]] = {"patches": ("patches",), "cls": ("poole
 
 def arrays_of(card: TaskFields) -> tuple[str, ...]:
     """Names of features.extraction.ARRAYS; () where the engine reads nothing from the store."""
-    if isinstance(card, (AttentiveCard, SegmentationCard, DepthCard)):
+    if isinstance(card, (AttentiveCard, SegmentationCard, InContextCard, DepthCard)):
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):
         return OF_READOUT[card.readout]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Callable
 
 from PIL import Image, ImageOps
 
@@ -36,6 +37,19 @@ def box(
     return left, top, left + w, top + h
 
 
+def cutter(
+    images: ImageSet, view: int, scale: tuple[float, float], ratio: tuple[float, float], flip: float, seed: int
+) -> Callable[[str, Image.Image], Image.Image]:
+    """(id, image or a map of its size) -> the part that :func:`cropped` gives of it."""
+
+    def cut(name: str, image: Image.Image) -> Image.Image:
+        rng = random.Random(f"view/{_VERSION}/{seed}/{view}/{images.content(name) if images.content else name}")
+        part = image.crop(box(*image.size, scale, ratio, rng))
+        return ImageOps.mirror(part) if rng.random() < flip else part
+
+    return cut
+
+
 def cropped(
     images: ImageSet, view: int, scale: tuple[float, float], ratio: tuple[float, float], flip: float, seed: int
 ) -> ImageSet:
@@ -44,11 +58,10 @@ def cropped(
     The image is known by its content, by its id where the set keeps none: a set under other names gives the same crops.
     """
 
+    cut = cutter(images, view, scale, ratio, flip, seed)
+
     def open_one(name: str) -> Image.Image:
-        rng = random.Random(f"view/{_VERSION}/{seed}/{view}/{images.content(name) if images.content else name}")
-        image = images.open(name)
-        part = image.crop(box(*image.size, scale, ratio, rng))
-        return ImageOps.mirror(part) if rng.random() < flip else part
+        return cut(name, images.open(name))
 
     fingerprint = fingerprint_text([images.fingerprint, f"view {_VERSION} {seed} {view} {scale} {ratio} {flip}"])
     return dataclasses.replace(images, open=open_one, fingerprint=fingerprint, content=None)

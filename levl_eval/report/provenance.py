@@ -111,16 +111,22 @@ def comparison_fields(record: Record) -> dict[str, object]:
 
 
 MOST = 4  # fields a mark names
+# engine -> fields that every mark names, as they alone move a number by as much as encoders differ.
+ALWAYS: dict[str, tuple[str, ...]] = {"incontext": ("memory_size",)}
 
 
 def marks(rows: Sequence[Record]) -> list[str]:
-    """For rows of one task, given by a record each, what tells each apart: ``(epochs=5, limit=60)``; '' for an only row."""
-    if len(rows) < 2:
+    """For rows of one task, given by a record each, what tells each apart: ``(epochs=5, limit=60)``; '' for an only row.
+
+    What ALWAYS lists stands in the mark of an only row too.
+    """
+    always = ALWAYS.get(rows[0].engine, ()) if rows else ()
+    if len(rows) < 2 and not always:
         return [""] * len(rows)
     fields = [comparison_fields(r) for r in rows]
     keys = dict.fromkeys(k for f in fields for k in f)
-    differing = [k for k in keys if len({canonical(finite(f.get(k))) for f in fields}) > 1]
-    differing.sort(key=lambda k: (k != "limit", not k.startswith("data."), k))
+    differing = [k for k in keys if k in always or len({canonical(finite(f.get(k))) for f in fields}) > 1]
+    differing.sort(key=lambda k: (k not in always, k != "limit", not k.startswith("data."), k))
 
     def shown(value: object) -> str:
         return (

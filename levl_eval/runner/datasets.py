@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from levl_eval.data.set_identity import SetIdentity
 
 _KINDS: dict[str, Kind] = {
-    "vqa": "questions", "segmentation": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
+    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification",
 }  # fmt: skip

@@ -56,6 +56,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
         **TASK, **SIDES, "engine": "segmentation", "size": 8, "layers": [1], "window": 4, "stride": 2, "score_size": 8,
         "sweep_lr": [0.1], "sweep_weight_decay": [0.1],
     },
+    {**TASK, **SIDES, "engine": "incontext", "size": 8, "layers": [1], "score_size": 8},
     {**TASK, **SIDES, "engine": "mmseg", "layers": [1], "crop": 8, "short": 8, "stride": 4, "config": "c", "config_text": "{}"},
     {**TASK, **SIDES, "engine": "depth", "size": 8, "layers": [1]},
     {**TASK, **SIDES, "engine": "linear", "layers": [1], "set": "s"},

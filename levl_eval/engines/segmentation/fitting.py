@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from levl_eval.backbones.base import Preprocess
-from levl_eval.cards import SegmentationCard
+from levl_eval.cards import InContextCard, SegmentationCard
+from levl_eval.cards.dense import MapCard
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_segmentation
@@ -32,7 +33,7 @@ from levl_eval.features.views import Views, make_views
 METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
 
 
-def task_preprocess(card: SegmentationCard, own: Preprocess) -> Preprocess:
+def task_preprocess(card: MapCard, own: Preprocess) -> Preprocess:
     """The backbone's normalisation with the task's geometry: images and masks must be cut alike for every backbone."""
     return geometry_of(card, own, card.resize)
 
@@ -107,7 +108,7 @@ def fit(
 
 
 def dense_logits(
-    head: nn.Module, patches: np.ndarray, views: Views | None, geometry: Preprocess, card: SegmentationCard, device: torch.device
+    head: nn.Module, patches: np.ndarray, views: Views | None, geometry: Preprocess, card: MapCard, device: torch.device
 ) -> Tensor:
     """Logits of stored tokens: [B, C, h, w] of [B, n, D], or [B, C, S, S] of [B, V, n, D], where views overlap their mean."""
     if views is None:
@@ -133,15 +134,18 @@ class Fitted:
     features: FeatureSet
     views: Views | None
     geometry: Preprocess
-    card: SegmentationCard
+    card: MapCard
     device: torch.device
+
+    def logits(self, row: int) -> Tensor:
+        """What stands for the classes, [1, C, h, w] on the device, of the image in ``row`` of the features."""
+        tokens = self.features.patches[row : row + 1]
+        return dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
 
     @torch.inference_mode()
     def predict(self, row: int, size: tuple[int, int]) -> Tensor:
-        """Labels [H, W] on the device of the image in ``row`` of the features."""
-        tokens = self.features.patches[row : row + 1]
-        logits = dense_logits(self.head, tokens, self.views, self.geometry, self.card, self.device)
-        return upsample(logits, size, self.card.upsample).argmax(1)[0]
+        """Labels [H, W] on the device of the image in ``row`` of the features; what is none of the classes stands for nothing."""
+        return upsample(self.logits(row), size, self.card.upsample).argmax(1)[0]
 
 
 def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) -> Callable[[tuple[int, int]], Tensor]:
@@ -156,26 +160,37 @@ def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) 
     return lru_cache(16)(lambda size: blind.predict(0, size))
 
 
-def prepare(context: Context[SegmentationCard]) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
-    """Training and test set, geometry and views of the card. Raises UsageError/LevlError for what does not fit together."""
-    card = context.card
+def scored_geometry(card: MapCard, own: Preprocess) -> Preprocess:
+    """task_preprocess, where every scored pixel can have a prediction. Raises UsageError where it cannot."""
     if card.score == "original" and card.resize != "squash":
         raise UsageError(
             f"{card.name}: field `score`: original needs `resize: squash`; a centre crop gives the pixels outside it no prediction"
         )
+    return task_preprocess(card, own)
+
+
+def prepare(context: Context[SegmentationCard]) -> tuple[SegmentationSet, SegmentationSet, Preprocess, Views | None]:
+    """Training and test set, geometry and views of the card. Raises UsageError/LevlError for what does not fit together."""
+    card = context.card
     sweep_pairs(card)
-    geometry = task_preprocess(card, context.backbone.preprocess)
+    geometry = scored_geometry(card, context.backbone.preprocess)
     views = make_views(geometry.size, card.window, card.stride, card.flip)
+    return *both_sets(context), geometry, views
+
+
+def both_sets(context: Context[SegmentationCard] | Context[InContextCard]) -> tuple[SegmentationSet, SegmentationSet]:
+    """Training and test set of the card. Raises UsageError/LevlError where they are missing or have other classes."""
+    card = context.card
     test = read_segmentation(card.data, context.data, context.limit)
     train = read_segmentation(card.train, context.data)
     if train.classes != test.classes:
         raise LevlError(
             f"{card.name}: training and test set name different classes ({len(train.classes)} and {len(test.classes)}); use one list"
         )
-    return train, test, geometry, views
+    return train, test
 
 
-def truth_of(test: SegmentationSet, name: str, geometry: Preprocess, card: SegmentationCard) -> np.ndarray:
+def truth_of(test: SegmentationSet, name: str, geometry: Preprocess, card: MapCard) -> np.ndarray:
     """The mask an image is scored against, at the resolution the card asks for."""
     return full_mask(test, name) if card.score == "original" else mask_at(test, name, geometry, card.score_size or geometry.size)
 

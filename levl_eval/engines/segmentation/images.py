@@ -10,7 +10,7 @@ import numpy as np
 
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards import SegmentationCard
-from levl_eval.cards.dense import MMSegCard
+from levl_eval.cards.dense import MapCard, MMSegCard
 from levl_eval.core.files import atomic_write
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context
@@ -22,7 +22,7 @@ _RIGHT, _WRONG, _VOID = (225, 225, 225), (200, 30, 30), (0, 0, 0)
 LEGEND = "legend.json"
 
 
-def palette_of(card: SegmentationCard | MMSegCard, test: SegmentationSet) -> np.ndarray:
+def palette_of(card: MapCard | MMSegCard, test: SegmentationSet) -> np.ndarray:
     """uint8 [classes, 3]: the data set's colours."""
     return palette(card.data.layout, len(test.classes), test.palette)
 
@@ -41,9 +41,7 @@ def _photo(test: SegmentationSet, name: str, geometry: Preprocess, whole: bool) 
     return np.array(image if whole else geometry.geometry(image))
 
 
-def truth_columns(
-    test: SegmentationSet, ids: Sequence[str], geometry: Preprocess, card: SegmentationCard
-) -> list[list[np.ndarray]]:
+def truth_columns(test: SegmentationSet, ids: Sequence[str], geometry: Preprocess, card: MapCard) -> list[list[np.ndarray]]:
     """Photo and truth of each image, in the data set's colours."""
     colours = palette_of(card, test)
     out = []

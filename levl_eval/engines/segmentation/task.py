@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from levl_eval.cards import SegmentationCard
+from levl_eval.cards import SegmentationCard, TaskFields
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import SegmentationSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import of_counts
-from levl_eval.engines.segmentation.fitting import majority_map, prepare, train_and_open, truth_of
+from levl_eval.engines.segmentation.fitting import Fitted, majority_map, prepare, train_and_open, truth_of
 from levl_eval.engines.segmentation.images import keep_images
 from levl_eval.engines.segmentation.sweep import class_counts
 from levl_eval.metrics.segmentation import statistics_from_counts
@@ -21,29 +22,41 @@ from levl_eval.metrics.statistics import bootstrap_statistic
 from levl_eval.records import Sample
 
 METRICS = ("mean_iou", "pixel_accuracy", "mean_accuracy")
+Floor: TypeAlias = Callable[[tuple[int, int]], torch.Tensor]  # size -> labels [H, W] of every image
 
 
 def run(context: Context[SegmentationCard]) -> Outcome:
     """Train the head on the card's training set and score it on its test set. Raises UsageError/LevlError for unusable data."""
-    card = context.card
     train, test, geometry, views = prepare(context)
     fitted, labels, notes, seconds = train_and_open(context, train, test, geometry, views)
+    floor = majority_map(fitted, labels, len(test.classes), train.ignore_index)
+    outcome = scored(context, fitted, train, test, floor)
+    known = set(np.unique(labels[labels != train.ignore_index]).tolist())
+    absent = [name for c, name in enumerate(test.classes) if c not in known]
+    outcome.notes = {**notes, "classes_absent_from_training": absent, **outcome.notes}
+    outcome.seconds = seconds | outcome.seconds
+    return outcome
+
+
+def scored(
+    context: Context[TaskFields], fitted: Fitted, train: SegmentationSet | None, test: SegmentationSet, floor: Floor
+) -> Outcome:
+    """Every test mask against what ``fitted`` and the floor without sight predict; images for the report where the run has a folder."""
     started = time.monotonic()
     classes, ignore = len(test.classes), test.ignore_index
     counts, unsighted = np.zeros((2, len(test.images), classes, 3), np.int64)
-    floor = majority_map(fitted, labels, classes, train.ignore_index)
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
-        truth = torch.from_numpy(truth_of(test, name, geometry, card)).to(context.device)
-        predicted = fitted.predict(k, (truth.shape[0], truth.shape[1]))
-        keep = truth != ignore
-        counts[k] = class_counts(predicted[keep], truth[keep], classes).cpu().numpy()
-        unsighted[k] = class_counts(floor((truth.shape[0], truth.shape[1]))[keep], truth[keep], classes).cpu().numpy()
-    seconds["scores"] = time.monotonic() - started
+        truth = torch.from_numpy(truth_of(test, name, fitted.geometry, fitted.card)).to(context.device)
+        size, keep = (truth.shape[0], truth.shape[1]), truth != ignore
+        predicted = fitted.predict(k, size)[keep]
+        # What stands for none of the classes is wrong wherever one is: a class of its own that is counted and then left out.
+        predicted = torch.where((predicted < 0) | (predicted >= classes), classes, predicted)
+        counts[k] = class_counts(predicted, truth[keep], classes + 1)[:classes].cpu().numpy()
+        unsighted[k] = class_counts(floor(size)[keep], truth[keep], classes).cpu().numpy()
+    seconds = {"scores": time.monotonic() - started}
     if context.work is not None:
         keep_images(context.work, fitted, test)
-    known = set(np.unique(labels[labels != train.ignore_index]).tolist())
-    absent = [name for c, name in enumerate(test.classes) if c not in known]
-    outcome = outcome_of(train, test, counts, {**notes, "classes_absent_from_training": absent}, seconds, context.counts)
+    outcome = outcome_of(train, test, counts, {}, seconds, context.counts)
     outcome.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
     return outcome
 
@@ -54,7 +67,7 @@ def mean_iou_of(sums: np.ndarray) -> np.ndarray:
 
 
 def outcome_of(
-    train: SegmentationSet, test: SegmentationSet, counts: np.ndarray, notes: dict[str, object], seconds: dict[str, float],
+    train: SegmentationSet | None, test: SegmentationSet, counts: np.ndarray, notes: dict[str, object], seconds: dict[str, float],
     cache: dict[str, int],
 ) -> Outcome:  # fmt: skip
     """Metrics with intervals and samples from [N, C, 3] pixels of (intersection, target, prediction) by image and class."""
@@ -68,11 +81,13 @@ def outcome_of(
         return lambda sums: statistics_from_counts(sums)[name]
 
     metrics = {name: bootstrap_statistic(counts, statistic(name), draws=2000, seed=0) for name in METRICS}
-    data = {
+    learned = {} if train is None else {"train_images": len(train.images)}
+    data: dict[str, object] = {
         "fingerprint": fingerprint_of(test),
-        "counts": {"images": len(test.images), "train_images": len(train.images), "classes": len(test.classes)},
-        "train": fingerprint_of(train), "split": test.split,
+        "counts": {"images": len(test.images), **learned, "classes": len(test.classes)}, "split": test.split,
     }  # fmt: skip
+    if train is not None:
+        data["train"] = fingerprint_of(train)
     total = counts.sum(0)
     union = total[:, 1] + total[:, 2] - total[:, 0]
     by_class = {test.classes[c]: round(float(total[c, 0] / union[c]), 4) for c in np.nonzero(union)[0]}

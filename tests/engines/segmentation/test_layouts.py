@@ -88,6 +88,21 @@ def test_voc_palette_masks_and_list(tmp_path):
         read_segmentation(spec, str(tmp_path))
 
 
+def test_voc_with_the_masks_of_hariharan_et_al(tmp_path):
+    base = tmp_path / "voc/VOCdevkit/VOC2012"
+    for name in ("a", "b"):
+        put(base / f"JPEGImages/{name}.jpg", PHOTO)
+        put(base / f"SegmentationClassAug/{name}.png", np.array([[0, 20, 255], [1, 2, 3]], np.uint8))
+    put(base / "SegmentationClass/a.png", np.zeros((2, 3), np.uint8), palette=True)
+    (base / "ImageSets/Segmentation").mkdir(parents=True)
+    (base / "ImageSets/Segmentation/trainaug.txt").write_text("b\na\n")
+    read = read_segmentation(DataSpec(layout="voc", directory="voc", split="trainaug"), str(tmp_path))
+    assert read.images.ids == ("b.jpg", "a.jpg") and read.mask("a.jpg").tolist() == [[0, 20, 255], [1, 2, 3]]
+    (base / "SegmentationClassAug/b.png").unlink()
+    with pytest.raises(UsageError, match=r"SegmentationClassAug: 1 of 2 masks are missing, first .*b\.png"):
+        read_segmentation(DataSpec(layout="voc", directory="voc", split="trainaug"), str(tmp_path))
+
+
 def test_cityscapes_ids(tmp_path):
     root = tmp_path / "cityscapes"
     put(root / "leftImg8bit/val/ulm/x_leftImg8bit.png", PHOTO)

@@ -1,0 +1,1 @@
+"""Segmentation in context: labels from the nearest patches of labelled images, without training."""
