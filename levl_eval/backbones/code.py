@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Scheme -> the version of our loader, raised when its features change on purpose (CHANGELOG says how).
-LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 4, "random": 4, "open_clip": 2, "hf": 2, "py": 1, "oracle": 1}
+LOADER_VERSIONS = {"levl": 1, "official": 2, "timm": 4, "random": 4, "open_clip": 2, "hf": 2, "py": 1, "oracle": 1, "twin": 1}
 # Scheme -> distributions whose code computes the features.
 LIBRARIES = {
     "levl": ("timm", "transformers"), "official": ("timm", "transformers"), "timm": ("timm",), "random": ("timm",),
-    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (), "oracle": ("pillow", "numpy"),
+    "open_clip": ("open_clip_torch", "timm", "transformers"), "hf": ("transformers",), "py": (), "oracle": ("pillow", "numpy"), "twin": (),
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ class SegmentationCard(TaskFields):
     upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the class logits
     score: Literal["input", "original"] = protocol("input")  # masks scored in the input's geometry, or untouched (resize: squash)
     # With score: input, the side at which logits and masks are scored; None: the input size.
-    score_size: Side | None = protocol(None)
+    score_size: Side | None = not_protocol("the size that came out stands in resolved.score_size", None)
 
 
 class InContextCard(TaskFields):

@@ -46,7 +46,7 @@ ASSETS = PACKAGE / "assets"
 SCHEMES: Registry[str, Callable[[str, str, str], object]] = Registry("scheme", imported, {
     scheme: f"levl_eval.backbones.{function}" for scheme, function in {
         "levl": "levl:load", "official": "official:load", "timm": "timm:load", "open_clip": "open_clip:load", "hf": "hf:load",
-        "random": "timm:load_random", "py": "py:load", "oracle": "oracle:load",
+        "random": "timm:load_random", "py": "py:load", "oracle": "oracle:load", "twin": "twin:load",
     }.items()
 })  # fmt: skip
 
@@ -309,7 +309,7 @@ def backbone_card(name: str) -> BackboneCard:
     if colon and scheme in SCHEMES:
         if not rest:
             raise UsageError(f"backbone {name!r}: nothing after `{scheme}:`")
-        return _named(name, name, baseline=scheme == "random")
+        return _named(name, name, baseline=scheme in ("random", "twin"))
     path = Path(name).expanduser()
     if path.exists():
         return _named(path.stem if path.stem != "ckpt" else path.resolve().parent.name, name)

@@ -22,7 +22,10 @@ FIELDS = ("config", "include")  # of task cards: a Python file, a folder whose t
 
 def check_backbone(uri: str, where: str, trust: bool) -> None:
     """Raises UsageError for a `py:` backbone that the user did not name."""
-    if uri.partition(":")[0].strip() == "py" and not trust:
+    scheme = uri
+    while scheme.strip().startswith("twin:"):  # a twin is built of what it names
+        scheme = scheme.strip().removeprefix("twin:")
+    if scheme.partition(":")[0].strip() == "py" and not trust:
         raise UsageError(f"{where}: its backbone {uri!r} is Python that would run here; {REMEDY}")
 
 

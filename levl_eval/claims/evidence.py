@@ -19,6 +19,7 @@ from levl_eval.core.json_types import object_at
 from levl_eval.core.text import did_you_mean
 from levl_eval.metrics.crossed import Crossed, crossed
 from levl_eval.records import Record
+from levl_eval.records.convergence import converged
 from levl_eval.report.paired import Samples, load_samples
 from levl_eval.report.units import factor, lower_is_better
 
@@ -229,22 +230,6 @@ def _check_value(record: Record, metric: str, value: float, whole: bool) -> None
     recorded = value_of(record, metric)
     if whole and recorded is not None and abs(recorded - value) > 1e-6:
         raise Unusable(f"{record.task}: {metric} from the samples of {record.key} is {value:.6f}, the record says {recorded:.6f}")
-
-
-def converged(record: Record) -> bool | None:
-    """What a record's note ``converged`` says: of one head or of several; None where it says nothing."""
-
-    def flag(value: object) -> bool | None:
-        if isinstance(value, bool) or value is None:
-            return value
-        if isinstance(value, dict):
-            value = [value["converged"]] if "converged" in value else list(value.values())
-        if isinstance(value, list):
-            flags = [flag(v) for v in value]
-            return False if False in flags else True if flags and None not in flags else None
-        return None
-
-    return flag(record.notes.get("converged"))
 
 
 def _check_instrument(flat: Sequence[Record], sides: Sequence[Sequence[Record]], names: tuple[str, str], metric: str) -> None:

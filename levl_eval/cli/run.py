@@ -46,6 +46,16 @@ def add(commands: Commands) -> None:
         "--grid", action="append", default=[], metavar="task.field=v1,v2", help="every combination of these values (repeatable)"
     )
     run.add_argument("--dry-run", action="store_true", help="show resolved protocols, images, bytes and hours; run nothing")
+    run.add_argument(
+        "--budget", metavar="x2[,x4]", help="also train heads and connectors so many times as long: is the head the limit?"
+    )
+    run.add_argument(
+        "--floors",
+        type=comma_list,
+        default=[],
+        metavar="random-twin",
+        help="evaluate each backbone's random twin too, which gains are over",
+    )
     run.add_argument("--trust", action="store_true", help=trust.HELP)
     add_roles(run)
     run_options(run, None)
@@ -58,15 +68,21 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from levl_eval.cards.budget import budget_words, parse_budgets
     from levl_eval.cards.registry import backbone_card
+    from levl_eval.cards.twins import with_floors
     from levl_eval.core.paths import default_cache
     from levl_eval.runner.plan import resolve_tasks
 
     options = check_words(args)
     named_roles(args.roles)
+    if args.budget:
+        plain = resolve_tasks(args.tasks, args.settings, args.data, args.trust)
+        args.grid = [*args.grid, *budget_words(plain, parse_budgets(args.budget))]
     cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
     for name in args.backbone:
         backbone_card(name)
+    with_floors(args.backbone, args.floors)
     if args.dry_run:
         print_plan(cards, args)
         return 0
@@ -131,6 +147,7 @@ def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace,
             skip_broken=args.skip_broken,
             settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
             grid=getattr(args, "grid", ()),  # the demo has none
+            floors=getattr(args, "floors", ()),
             out=out,
             device=args.device,
             batch_size=args.batch_size,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from levl_eval.metrics.estimate import Estimate
-from levl_eval.metrics.statistics import DRAWS, bootstrap_statistic
+from levl_eval.metrics.statistics import DRAWS, Z95, bootstrap_statistic
 
 
 def share_of_sight(
@@ -76,3 +76,32 @@ def share_of_sight_of_means(
         return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1e-12))
 
     return share_of_sight(counts[0], counts[1], counts[2], mean, draws, seed, size)
+
+
+def share_of_gains(gain: Estimate, room: Estimate, difference: Estimate | None) -> Estimate | None:
+    """:func:`share_of_sight` from estimates alone: gain = backbone - floor, room = ceiling - floor, difference = backbone - ceiling.
+
+    For tables, which read records and no samples. The standard error is the delta method's for a ratio, in which the covariance of gain and
+    room follows from the three variances, Var(difference) = Var(gain) + Var(room) - 2 Cov. Without ``difference`` the covariance
+    counts as 0: both share their floor and their images, so it is positive, and the interval is too wide rather than too narrow.
+    None where the interval of ``room`` holds 0: there the task does not measure sight.
+    """
+    if room.low is None or room.high is None or room.low <= 0 <= room.high:
+        return None
+    share = gain.value / room.value
+    out = Estimate(value=share, n=gain.n, clusters=gain.clusters, method="ratio of gains over the floor")
+    if gain.stderr is None or room.stderr is None:
+        return out
+    covariance = 0.0
+    if difference is not None and difference.stderr is not None:
+        covariance = (gain.stderr**2 + room.stderr**2 - difference.stderr**2) / 2
+    variance = (gain.stderr**2 + share**2 * room.stderr**2 - 2 * share * covariance) / room.value**2
+    stderr = math.sqrt(max(variance, 0.0))
+    return out.model_copy(
+        update={
+            "stderr": stderr,
+            "low": share - Z95 * stderr,
+            "high": share + Z95 * stderr,
+            "method": f"{out.method}, delta method",
+        }
+    )

@@ -11,6 +11,7 @@ from levl_eval.records import Record
 from levl_eval.report.protocols import value_text
 from levl_eval.report.provenance import data_words, date_of, flat
 from levl_eval.report.results import Results, Row, entry_of
+from levl_eval.report.sight import share_of_record, share_text
 from levl_eval.report.tables import chance_of
 from levl_eval.report.units import interval, lower_note, text
 
@@ -130,7 +131,10 @@ def _of_seeds(results: Results, row: Row, name: str) -> list[str]:
 def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
     """What stands behind one number."""
     gain, over = results.gain_of_record(row, name, record), results.reference(row, name)
-    main = record.metrics.get(record.main_metric)
+    main, share = (
+        record.metrics.get(record.main_metric),
+        share_of_record(results, row, record) if record.status == "done" else None,
+    )
     weights = str(record.backbone.get("weights_sha256", ""))
     preprocess = "; ".join(f"{k} {value_text(v)}" for k, v in flat(record.backbone.get("preprocess") or {}).items())
     out = [
@@ -144,6 +148,7 @@ def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
             if gain
             else [],
         ),
+        ("share of sight", [share_text(share) + " percent of the way from floor to ceiling"] if share else []),
         ("training", _convergence(record) if main else []),
         ("remarks", _remarks(record)),
         ("data", [data_words([record]), f"test fingerprint {record.data.get('fingerprint') or 'none'}"]),

@@ -21,8 +21,10 @@ from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record
 from levl_eval.report import browser, facts, protocols, svg
 from levl_eval.report.browser import IMAGES, RIGHT, Opener
+from levl_eval.report.budget import budgets, series
 from levl_eval.report.results import Results, Row, entry_of
-from levl_eval.report.tables import data_notes, failures, floor_notes
+from levl_eval.report.sight import doses
+from levl_eval.report.tables import data_notes, failures, floor_notes, instrument_notes
 from levl_eval.report.templating import json_data, own_file, render
 from levl_eval.report.units import interval, lower_note
 from levl_eval.report.wide import references, tables
@@ -106,6 +108,26 @@ def _learning(results: Results, colour: dict[str, int]) -> list[Chart]:
             if chart := svg.curves(lines[:MOST_BARS], f"{what} of {row.title} over training"):
                 out.append(Chart(f"{row.title}: {what}", chart, f"Of the first seed.{more}"))
     return out
+
+
+def _budgets(results: Results, colour: dict[str, int]) -> list[Chart]:
+    """Score over how long the head or connector was trained, where a run has both."""
+    out = []
+    for group in budgets(results):
+        lines = series(results, group, colour)[:MOST_BARS]
+        chart = svg.response(lines, group.field, f"{group.task}, {group.rows[0][1].metric}")
+        if chart:
+            out.append(
+                Chart(f"{group.task}: score against budget", chart, "A line that still rises says that the head is the limit.")
+            )
+    return out
+
+
+def _doses(results: Results) -> list[Chart]:
+    """Score over the share of patches that an oracle tells of (backbones.oracle), a line a task and kind of oracle."""
+    lines = [(f"{title}, {kind}", k, points) for k, (title, kind, points) in enumerate(doses(results))]
+    chart = svg.response(lines, "share of patches that are told", "percent")
+    return [Chart("Dose and response", chart, "More information must give no lower score beyond its interval.")] if chart else []
 
 
 class Sheet(TypedDict):
@@ -243,8 +265,8 @@ def build(results: Results, opener: Opener | None = None, out: Path | None = Non
     shown = browser.tasks_of(results, link)
     page = render(
         "report.html.j2", css=own_file(HERE / "report.css"), script=own_file(HERE / "report.js"), results=results, head=facts.head(results),
-        data_notes=data_notes(results), tables=tables(results), notes=list(dict.fromkeys([*floor_notes(results.records), *failures(results), *results.notes()])),
-        gain=_gains(results, colour), scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),
+        data_notes=data_notes(results), tables=tables(results), notes=list(dict.fromkeys([*floor_notes(results.records), *instrument_notes(results, results.rows), *failures(results), *results.notes()])),
+        responses=[*_budgets(results, colour), *_doses(results)], gain=_gains(results, colour), scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),
         breakdowns=[_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values())],
         shared=protocols.shared(results.rows), tasks=_tasks(results, link), images=IMAGES, right=RIGHT, data=PLACE,
     )  # fmt: skip

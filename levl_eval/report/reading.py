@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from levl_eval.cards.budget import budget_in
 from levl_eval.core.errors import UsageError
 from levl_eval.core.json_types import object_at
 from levl_eval.records import Record, read_record
 from levl_eval.report.derived import Derived, check_samples
+from levl_eval.report.provenance import flat
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ def in_run_order(records: Sequence[Record]) -> list[Record]:
         for kind, rank in ranks.items():
             names = order.get(kind)
             for name in names if isinstance(names, list) else []:
-                rank.setdefault(str(name), len(rank))
+                rank.setdefault(
+                    str(name).partition("[")[0] if kind == "tasks" else str(name), len(rank)
+                )  # a grid's: task[choices]
     last = len(records)
-    return sorted(records, key=lambda r: (ranks["tasks"].get(r.task, last), ranks["backbones"].get(r.backbone_name, last)))
+    return sorted(
+        records,
+        key=lambda r: (
+            ranks["tasks"].get(r.task, last),
+            ranks["backbones"].get(r.backbone_name, last),
+            (budget_in(flat(r.protocol)) or ("", 0.0))[1],  # of a grid over budgets the smallest first
+            str(r.environment.get("date", "")),  # other protocols as they were computed
+        ),
+    )

@@ -2,11 +2,12 @@
 
 A *baseline* is a backbone whose card or URI says it has random weights. In a row, a backbone's reference is
 1. the one of ``--reference NAME``;
-2. else the only baseline of the row;
-3. else the one baseline that is its *twin*: of the same architecture (pooled and patch dimensions, patch grid and depth, recorded in
+2. else the baseline that was made of its own weights (``twin:``, recorded in ``backbone.info.twin_of``);
+3. else the only baseline of the row, unless that is another one's own twin of another architecture;
+4. else the one baseline that is its *twin*: of the same architecture (pooled and patch dimensions, patch grid and depth, recorded in
    ``backbone.info.architecture``; for records that do not hold it, the same timm model) at the same input size. Of several twins the
    one with the lowest recorded random seed;
-4. else none.
+5. else none.
 A baseline has a reference only by 1.
 """
 
@@ -54,8 +55,12 @@ def reference_of(column: str, cells: Mapping[str, Record], named: str | None) ->
     if column not in cells or is_baseline(cells[column]):
         return None
     baselines = {name: r for name, r in cells.items() if is_baseline(r)}
+    own = [name for name, r in baselines.items() if _info(r).get("twin_of") == cells[column].weights]
+    if own:
+        return own[0]
     if len(baselines) == 1:
-        return next(iter(baselines))
+        name, only = next(iter(baselines.items()))
+        return name if "twin_of" not in _info(only) or is_twin(cells[column], only) else None
     twins = {name: r for name, r in baselines.items() if is_twin(cells[column], r)}
     if not twins:
         return None

@@ -218,6 +218,10 @@ class Results:
 
         return self._derived.estimate("difference", (left, right), compute)
 
+    def paired_difference(self, left: Sequence[Record], right: Sequence[Record]) -> Estimate | None:
+        """left - right, a record a seed on each side, paired over images; None where the samples do not allow it."""
+        return self._difference(left, right)
+
     def difference(self, row: Row, a: str, b: str) -> Estimate | None:
         """a - b of the main metric, paired, over images; None where it cannot be had: no record of one, or samples that do not allow it."""
         key = (row.key, a, b)

@@ -111,6 +111,25 @@ def _label_places(points: Sequence[tuple[float, float, int]]) -> list[tuple[floa
     return out
 
 
+def response(series: Sequence[tuple[str, int, Sequence[tuple[float, Estimate]]]], x_label: str, y_label: str) -> Markup:
+    """Lines through values with their 95% whiskers over a number: budgets, doses. series: (name, colour, [(x, estimate)]) by rising x."""
+    shown = [s for s in series if len(s[2]) > 1]
+    if not shown:
+        return Markup()
+    numbers = [x for *_, points in shown for x, _ in points]
+    x_axis, y_axis = Axis(min(numbers), max(numbers), 60, 460), _axis_of([e for *_, points in shown for _, e in points], 240, 16)
+    lines = []
+    for name, colour, points in shown:
+        places = [(x_axis.at(x), y_axis.at(e.value)) for x, e in points]
+        ends = [
+            (x_axis.at(x), y_axis.at(e.low), y_axis.at(e.high)) for x, e in points if e.low is not None and e.high is not None
+        ]
+        path = "M" + " L".join(f"{a} {b}" for a, b in places)
+        lines.append({"name": name, "colour": colour % COLOURS, "d": path, "points": places, "whiskers": ends})
+    ticks = [(x_axis.at(x), f"{x:g}") for x in sorted(set(numbers))]
+    return macro(CHARTS, "response", lines, ticks, y_axis.ticks(), max(290, 30 + 18 * len(lines)), x_label, y_label)
+
+
 def scatter(points: Sequence[tuple[str, int, Estimate, Estimate]], x_label: str, y_label: str) -> Markup:
     """Named points with their 95% intervals both ways; the axes need not begin at zero, as their ticks say. points: (name, colour, x, y)."""
     if len(points) < 2:

@@ -17,9 +17,12 @@ from levl_eval.core.text import csv_cell, printable
 from levl_eval.metrics.catalogue import Metric
 from levl_eval.metrics.statistics import within
 from levl_eval.records import Record
+from levl_eval.records.convergence import converged
 from levl_eval.report.averages import average_lines, average_notes, known_averages
+from levl_eval.report.budget import budget_notes
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
+from levl_eval.report.sight import SHARE, ceiling_notes, ceiling_of, share_of_record, share_of_sight, share_text
 from levl_eval.report.units import interval, lower_note, text
 
 TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
@@ -41,6 +44,11 @@ COLUMNS: dict[str, str] = {
     "gain": "main metric minus that of the backbone in `reference` under the same comparison_hash, points; empty without one",
     "gain_low": "lower end of the paired 95% interval",
     "gain_high": "upper end",
+    "sight": "share of the way from the floor without sight to the ceiling of perfect sight, percent; empty without a ceiling (synthetic scenes)",
+    "sight_low": "lower end of its 95% interval",
+    "sight_high": "upper end",
+    "ceiling": "main metric of the oracle that `sight` is measured by, in the unit of `value`",
+    "converged": "1: the head or connector had learned what it could, by the rule in the record; 0: not; empty: nothing is trained, or not told",
     "chance": "chance level of the main metric, percent",
     "llm": "language model, where one answers",
     "status": "done | failed | published (a number from a paper, not measured here)",
@@ -73,6 +81,10 @@ def _number(x: float | None, kind: Metric) -> str:
     return "" if x is None else f"{kind.factor * x:.4f}"
 
 
+def _flag(value: bool | None) -> str:
+    return "" if value is None else str(int(value))
+
+
 def _joined(values: object) -> str:
     return " ".join(map(str, values)) if isinstance(values, (list, tuple)) else ""
 
@@ -100,10 +112,21 @@ def _about(results: Results, r: Record) -> TableRow:
 
 
 def _gain_columns(results: Results, row: Row, name: str, r: Record) -> TableRow:
-    """The gain of a record and what it is over; {} where there is none."""
+    """The gain of a record and what it is over, and its share of sight; without what there is none of."""
     g = results.gain_of_record(row, name, r)
     ends = {"gain": g.value, "gain_low": g.low, "gain_high": g.high} if g is not None else {}
-    return {"reference": results.reference(row, name) or "", **{k: _number(v, row.kind) for k, v in ends.items()}} if g else {}
+    out: TableRow = {k: _number(v, row.kind) for k, v in ends.items()}
+    if g is not None:
+        out["reference"] = results.reference(row, name) or ""
+    return out | _sight_columns(results, row, r)
+
+
+def _sight_columns(results: Results, row: Row, r: Record) -> TableRow:
+    share, ceiling = share_of_record(results, row, r), ceiling_of(results, row)
+    if share is None or ceiling is None:
+        return {}
+    ends = {"sight": share.value, "sight_low": share.low, "sight_high": share.high}
+    return {**{k: _number(v, SHARE) for k, v in ends.items()}, "ceiling": _number(ceiling.value.value, row.kind)}
 
 
 def rows(results: Results) -> list[TableRow]:
@@ -126,7 +149,7 @@ def rows(results: Results) -> list[TableRow]:
             ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
             columns = {
                 **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
-                **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
+                **(gains[id(r)] if main else {}), "converged": _flag(converged(r)) if main else "", "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
             }  # fmt: skip
             out.append((_place(common, r, name), columns))
     return [columns for _, columns in sorted(out, key=lambda x: x[0])]
@@ -179,6 +202,27 @@ def floor_notes(records: Sequence[Record]) -> list[str]:
     return list(notes)
 
 
+LATE = "*"  # behind a value whose head or connector had not learned what it could
+
+
+def late_mark(row: Row, name: str) -> str:
+    """:data:`LATE` where a seed's head had not converged; ""."""
+    cell = row.cells.get(name)
+    return LATE if cell is not None and any(converged(r) is False for r in cell.records) else ""
+
+
+def late_notes(rows: Sequence[Row]) -> list[str]:
+    """What the mark means, where there is one."""
+    marked = dict.fromkeys(row.task for row in rows if any(late_mark(row, n) for n in row.cells))
+    words = "its head or connector was still learning (by the rule in the record), so that the head may be the limit; --budget x2 shows what more training gives"
+    return [f"{LATE} {', '.join(marked)}: {words}"] if marked else []
+
+
+def instrument_notes(results: Results, rows: Sequence[Row]) -> list[str]:
+    """Whether the heads were the limit, and what shares of sight are of."""
+    return [*late_notes(rows), *ceiling_notes(results, rows), *budget_notes(results)]
+
+
 def data_notes(results: Results) -> list[str]:
     """One line a row: what data its numbers are from, and what its gains are over."""
     out = []
@@ -198,19 +242,21 @@ def all_notes(results: Results) -> list[str]:
     return [
         *(f"data of {n}" for n in data_notes(results)),
         *floor_notes(results.records),
+        *instrument_notes(results, results.rows),
         *failures(results),
         *lacking,
         *results.notes(),
     ]
 
 
-def _cell_text(results: Results, row: Row, name: str) -> tuple[str, str, str]:
-    """(value, spread over seeds, gain) of a cell for people."""
+def _cell_text(results: Results, row: Row, name: str) -> tuple[str, str, str, str]:
+    """(value, spread over seeds, gain, share of sight) of a cell for people."""
     s = results.summary(row, name)
     g = results.gain(row, name)
-    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
+    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind) + late_mark(row, name)
     seeds = f"{text(s.seed_sd, row.kind)} ({s.seeds})" if s.seeds > 1 else ""
-    return value, seeds, interval(g.value, g.low, g.high, row.kind, signed=True) if g else ""
+    gain = interval(g.value, g.low, g.high, row.kind, signed=True) if g else ""
+    return value, seeds, gain, share_text(share_of_sight(results, row, name))
 
 
 def _chosen(results: Results, of: Sequence[Record] | None) -> list[Row]:
@@ -226,16 +272,16 @@ def lines(results: Results, width: int = 80, of: Sequence[Record] | None = None)
 
     of: only rows that hold one of these records (with all their cells).
     """
-    table: list[tuple[Row, str, tuple[str, str, str]]] = []
+    table: list[tuple[Row, str, tuple[str, str, str, str]]] = []
     chosen = _chosen(results, of)
     for row in chosen:
         for name, cell in row.cells.items():
-            table.append((row, printable(name), _cell_text(results, row, name) if cell.records else ("failed", "", "")))
-    has_seeds, has_gain = any(t[2][1] for t in table), any(t[2][2] for t in table)
-    heads = ["value", *(["seed sd"] if has_seeds else []), *(["gain"] if has_gain else [])]
+            table.append((row, printable(name), _cell_text(results, row, name) if cell.records else ("failed", "", "", "")))
+    kept = [k for k in range(4) if k == 0 or any(t[2][k] for t in table)]
+    heads = [("value", "seed sd", "gain", "share of sight")[k] for k in kept]
 
-    def wanted(t: tuple[str, str, str]) -> list[str]:
-        return [t[0], *([t[1]] if has_seeds else []), *([t[2]] if has_gain else [])]
+    def wanted(t: tuple[str, str, str, str]) -> list[str]:
+        return [t[k] for k in kept]
 
     columns = [max(len(h), *(len(wanted(t)[i]) for *_, t in table)) for i, h in enumerate(heads)] if table else []
     titles = {row.key: printable(f"{row.title}, {row.metric}") for row in chosen}
@@ -292,7 +338,7 @@ def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] |
     for sentence in average_lines(known_averages(results)):
         say(sentence)
     within_rows = [r for row in chosen for r in row.records]
-    for note in floor_notes(within_rows):
+    for note in [*floor_notes(within_rows), *instrument_notes(results, chosen)]:
         say(note)
     for r in within_rows:
         if r.status != "done":

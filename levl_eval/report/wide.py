@@ -15,7 +15,8 @@ from levl_eval.metrics.estimate import Estimate
 from levl_eval.report.averages import METHOD, known_averages, shown
 from levl_eval.report.provenance import data_values
 from levl_eval.report.results import Results, Row
-from levl_eval.report.tables import all_notes
+from levl_eval.report.sight import share_of_sight, share_text
+from levl_eval.report.tables import all_notes, late_mark
 from levl_eval.report.templating import render
 from levl_eval.report.units import interval, lower_note, text
 
@@ -23,6 +24,7 @@ CAPTION = "Percent, with 95% intervals over test images. Bold: better than every
 AVERAGE_CAPTION = (
     f"Averages over groups of tasks, percent, with 95% intervals ({METHOD}). Only for backbones with every task of the group."
 )
+SIGHT_CAPTION = "Share of sight: percent of the way from the floor without sight to the ceiling of perfect sight, with 95% intervals over images."
 GAIN_CAPTION = "Gain over {over} in points, paired over images, with 95% intervals."
 
 
@@ -55,6 +57,7 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
     if s.seed_sd is not None:
         shown += f", seed sd {text(s.seed_sd, row.kind)} ({s.seeds})"
+    shown += late_mark(row, name)
     return Entry(shown, name == best, cell.any.key, round(row.kind.factor * s.estimate.value, 4))
 
 
@@ -93,6 +96,7 @@ def tables(results: Results) -> list[Wide]:
         for best in [results.best(row)]
     ]
     out = [Wide(CAPTION + lower, ["task", "metric", *names], values)]
+    out += _sights(results)
     over = references(results)
     gains = [(row.title, row.metric, [_gain(results, row, n, len(over) > 1) for n in names]) for row in results.rows]
     gains = [g for g in gains if any(e.text for e in g[2])]
@@ -111,6 +115,23 @@ def tables(results: Results) -> list[Wide]:
 
 def _average(estimate: Estimate | None) -> Entry:
     return Entry("") if estimate is None else Entry(shown(estimate), number=round(100 * estimate.value, 4))
+
+
+def _sights(results: Results) -> list[Wide]:
+    """The table of shares of sight, where there are any."""
+    shares = {(row.key, n): e for row in results.rows for n in row.cells if (e := share_of_sight(results, row, n)) is not None}
+    names = [n for n in results.backbones if any(n == name for _, name in shares)]
+    rows = []
+    for row in results.rows:
+        entries = [
+            Entry(share_text(e), False, row.cells[n].any.key, round(100 * e.value, 4))
+            if (e := shares.get((row.key, n)))
+            else Entry("")
+            for n in names
+        ]
+        if any(e.text for e in entries):
+            rows.append((row.title, row.metric, entries))
+    return [Wide(SIGHT_CAPTION, ["task", "metric", *names], rows)] if rows else []
 
 
 def markdown(results: Results) -> str:
@@ -157,7 +178,9 @@ def html_page(results: Results) -> str:
     return str(render("leaderboard.html.j2", tables=tables(results), notes=all_notes(results)))
 
 
-WIDE_COLUMNS = ("value", "low", "high", "gain", "gain_low", "gain_high", "reference", "seed_sd", "seeds", "best")
+WIDE_COLUMNS = (
+    "value", "low", "high", "gain", "gain_low", "gain_high", "reference", "seed_sd", "seeds", "best", "sight", "sight_low", "sight_high",
+)  # fmt: skip
 _ABOUT = (
     "task",
     "metric",
@@ -201,6 +224,9 @@ def wide_rows(results: Results) -> list[dict[str, object]]:
                 values |= {"seeds": s.seeds, "best": int(name == best), "reference": results.reference(row, name) if g else None}
                 if s.seed_sd is not None:
                     values["seed_sd"] = s.seed_sd * scale
+                if (e := share_of_sight(results, row, name)) is not None:
+                    ends = {"sight": e.value, "sight_low": e.low, "sight_high": e.high}
+                    values |= {k: 100 * v for k, v in ends.items() if v is not None}
             line |= {f"{name}.{c}": values.get(c) for c in WIDE_COLUMNS}
         out.append(line)
     return out
@@ -231,10 +257,12 @@ def as_json(results: Results) -> list[dict[str, object]]:
                 cells[name] = {"status": "failed", "reason": cell.failed[0].reason}
                 continue
             s, g = results.summary(row, name), results.gain(row, name)
+            share = share_of_sight(results, row, name)
             cells[name] = {
                 "status": "done", **s.estimate.model_dump(), "seed_sd": s.seed_sd, "best": name == best,
                 "seeds": {str(r.seed): r.metrics[row.metric].value for r in cell.records},
                 "gain": g.model_dump() if g else None, "reference": results.reference(row, name) if g else None,
+                "sight": share.model_dump() if share else None, "converged": not late_mark(row, name),
             }  # fmt: skip
         out.append({**_about(row), "data": row.data, "better": row.kind.better, "cells": cells})
     return out

@@ -29,6 +29,7 @@ class RunOptions(TypedDict, total=False):
     skip_broken: int | str | None
     settings: Sequence[str]
     grid: Sequence[str]
+    floors: Sequence[str]
     out: str | Path | None
     cache: str | Path | None
     device: str
@@ -60,6 +61,7 @@ def evaluate(
       question sets count as wrong answers, all others are in no metric. None: the first one fails the task
     - ``settings``: ``task.field=value`` overrides
     - ``grid``: ``task.field=v1,v2``; every combination is a protocol with records of its own
+    - ``floors``: "random-twin" evaluates each backbone's random twin too (backbones.twin), which its gains are then over
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
       identity that is there already is read, not computed; ``out`` None: a new folder runs/DATE-TIME, to which runs/latest is a link
     - ``precision``: of the image encoders: "float32", "tf32" (NVIDIA GPUs) or "bf16"; rows of another precision are not compared

@@ -19,6 +19,7 @@ from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
 from levl_eval.cards.suites import only_of_suites, tasks_of
 from levl_eval.cards.trust import check_card
+from levl_eval.cards.twins import twinned, with_floors
 from levl_eval.core.device import device_kind
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
@@ -54,6 +55,7 @@ class RunConfig:
     skip_broken: int | str | None = None
     settings: Sequence[str] = ()
     grid: Sequence[str] = ()
+    floors: Sequence[str] = ()
     out: str | Path | None = None  # None: a new folder (folders.run_folder)
     cache: str | Path | None = None
     device: str = "auto"
@@ -156,7 +158,8 @@ def resolve_tasks(
             of_task = {
                 v.label: task_card(t, {**overrides[t], **dict(v.choices)}, default_recipe=recipe, trust=trust) for v in by_task[t]
             }
-            check_distinct(list(of_task), [digest(protocol_of(c)) for c in of_task.values()])
+            # score_size is no field of the protocol, but what comes of it is (resolved_of).
+            check_distinct(list(of_task), [digest([protocol_of(c), getattr(c, "score_size", None)]) for c in of_task.values()])
             out |= of_task
         else:  # resolved already, as a record holds it
             out[t.name] = t
@@ -229,14 +232,15 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
     cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid)
     if skip is not None:
         cards = {name: with_skipping(card, skip) for name, card in cards.items()}
-    specs = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in config.backbones]
+    backbones = with_floors(config.backbones, config.floors)
+    specs = [b if isinstance(b, BackboneCard) else backbone_card(b) for b in backbones]
     if not specs:
         raise UsageError(f"--backbone: none given; there are {', '.join(names('backbones'))}")
     repeated = sorted({c.name for c in specs if sum(c.name == d.name for d in specs) > 1})
     if repeated:
         raise UsageError(f"--backbone: two of them are named {repeated[0]!r}; give each a card with its own `name:`")
     for spec in specs:
-        location = locate(spec)
+        location = locate(twinned(spec))
         check_at_hand(location.scheme, location.rest, spec.uri)
     device, folder = kind or device_kind(config.device), config.cache_folder
     out = Path(config.out or LATEST)

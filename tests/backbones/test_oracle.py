@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from levl_eval.backbones import load_backbone
+from levl_eval.backbones.twin import random_twin
 from levl_eval.cards.registry import backbone_card
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.types import ImageSet
-from levl_eval.engines.vlm.floors import random_twin
 from levl_eval.features.store import FeatureStore
 from levl_eval.scenes.truth import KINDS
 

@@ -33,6 +33,7 @@ NOT_PROTOCOL = {
     "ProbeCard": "set",
     "ZeroShotCard": "set",
     "MMSegCard": "config checkpoint_every",
+    "SegmentationCard": "score_size",
     "SetCard": "name description source chance",
     "LLMCard": "name description licence package install",
     "BackboneCard": "name uri description sha256 licence training_data citation baseline",

@@ -190,7 +190,7 @@ def test_precision_is_part_of_who_a_row_is(data, tmp_path):
 
 
 def test_a_random_twin_encodes_in_the_precision_of_its_backbone(tmp_path):
-    from levl_eval.engines.vlm.floors import random_twin
+    from levl_eval.backbones.twin import random_twin
 
     known = FingerprintCache(tmp_path / "fingerprints")
     half = BackboneHandle(backbone_card("random-nano"), tmp_path, known, precision="bf16").at_hand()

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.segmentation import statistics_from_counts
-from levl_eval.metrics.sight import share_of_sight, share_of_sight_of_means
+from levl_eval.metrics.sight import share_of_gains, share_of_sight, share_of_sight_of_means
 from levl_eval.metrics.statistics import paired_difference
 
 
@@ -94,3 +95,23 @@ def test_sides_must_be_of_the_same_items():
         share_of_sight_of_means(np.zeros(3), np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="same images"):
         share_of_sight(np.zeros((3, 1)), np.zeros((2, 1)), np.zeros((3, 1)), lambda s: s[..., 0])
+
+
+def test_the_share_from_estimates_agrees_with_the_bootstrap_of_the_items():
+    rng = np.random.default_rng(5)
+    hard = rng.normal(0, 0.3, 500)
+    backbone, floor, ceiling = (np.clip(level + hard + rng.normal(0, 0.1, 500), 0, 1) for level in (0.5, 0.4, 0.8))
+    drawn = share_of_sight_of_means(backbone, floor, ceiling)
+    of = [paired_difference(a, b) for a, b in ((backbone, floor), (ceiling, floor), (backbone, ceiling))]
+    paired = share_of_gains(*of)
+    assert paired.value == pytest.approx(drawn.value, abs=1e-12)
+    assert paired.low == pytest.approx(drawn.low, abs=0.01) and paired.high == pytest.approx(drawn.high, abs=0.01)
+    apart = share_of_gains(of[0], of[1], None)
+    assert apart.high - apart.low > paired.high - paired.low and apart.value == paired.value
+
+
+def test_where_the_ceiling_is_not_apart_from_the_floor_there_is_no_share():
+    room = Estimate(value=0.01, stderr=0.02, low=-0.03, high=0.05)
+    assert share_of_gains(Estimate(value=0.005, stderr=0.01, low=-0.01, high=0.02), room, None) is None
+    error = Estimate(value=-0.8, stderr=0.02, low=-0.84, high=-0.76)  # of an error the ceiling lies below the floor
+    assert share_of_gains(Estimate(value=-0.2, stderr=0.02, low=-0.24, high=-0.16), error, None).value == pytest.approx(0.25)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
-from levl_eval.backbones.base import Backbone
-from levl_eval.backbones.common import hash_weights
+from levl_eval.backbones.twin import random_twin
 from levl_eval.cards import RecipeCard, VQACard
 from levl_eval.core.distributed import process_group
-from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
-from levl_eval.core.random_state import seeded
 from levl_eval.data.types import QuestionSet
 from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.engines.vlm.prompts import Prompt
@@ -30,35 +25,6 @@ from levl_eval.metrics.statistics import paired_difference
 from levl_eval.records.identity import cache_key
 
 VisualOf = Callable[[Sequence[str]], torch.Tensor]
-
-
-@torch.no_grad()
-def random_twin(backbone: Backbone, seed: int = 0) -> Backbone:
-    """The same architecture with random weights: normal of 0.02 for matrices and embeddings as ViTs are initialised, ones and zeros
-    for norms, scales and biases, torch's own rule for convolutions. Preprocessing and hence the geometry stay the same.
-    """
-    asked, backbone = backbone, backbone.whole()
-    if next(backbone.parameters(), None) is None:
-        raise UsageError(f"{backbone.name}: has no weights to draw at random; leave out the random-vit floor")
-    twin = copy.deepcopy(backbone)
-    with seeded(seed):
-        for module in twin.modules():
-            own = dict(module.named_parameters(recurse=False))
-            if isinstance(module, nn.modules.conv._ConvNd):
-                module.reset_parameters()
-            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.reset_parameters()
-            else:
-                norm = "norm" in type(module).__name__.lower()
-                for name, p in own.items():
-                    if p.ndim > 1:
-                        p.copy_(torch.randn(p.shape).clamp(-2, 2).to(p.device) * 0.02)
-                    else:
-                        p.fill_(0.0 if "bias" in name or not (norm or "scale" in type(module).__name__.lower()) else 1.0)
-    twin.name = f"{backbone.name} (random weights)"
-    twin.info = {**backbone.info, "baseline": True, "random_seed": seed}
-    twin.weights_sha256 = hash_weights(twin)
-    return asked.alike(twin)
 
 
 def visual_reader(resources: VQAResources, trained: Trained, data: QuestionSet, other: dict[str, str] | None = None) -> VisualOf:

@@ -1,0 +1,90 @@
+"""Score against budget: rows of one task that differ only in how long the head or connector was trained (`--budget x2`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from levl_eval.cards.budget import budget_in
+from levl_eval.core.hashing import canonical
+from levl_eval.metrics.estimate import Estimate
+from levl_eval.records.samples import finite
+from levl_eval.report.provenance import comparison_fields, flat
+from levl_eval.report.results import Results, Row
+from levl_eval.report.units import interval
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """field: what was varied. rows: (its value, row) by rising value, at least two."""
+
+    task: str
+    field: str
+    rows: tuple[tuple[float, Row], ...]
+
+
+def budgets(results: Results) -> list[Budgets]:
+    groups: dict[tuple[str, str, str], list[tuple[float, Row]]] = {}
+    for row in results.rows:
+        budget = budget_in(flat(row.any.protocol))
+        if budget is not None:
+            rest = {k: v for k, v in comparison_fields(row.any).items() if k != budget[0]}
+            groups.setdefault((row.task, budget[0], str(canonical(finite(rest)))), []).append((budget[1], row))
+    return [
+        Budgets(task, field, tuple(sorted(rows, key=lambda r: r[0])))
+        for (task, field, _), rows in groups.items()
+        if len(rows) > 1
+    ]
+
+
+def change(results: Results, group: Budgets, name: str) -> Estimate | None:
+    """What the longest training gives a backbone over the shortest, paired over images; None where one of the two is not there."""
+    first, last = (row.cells.get(name) for row in (group.rows[0][1], group.rows[-1][1]))
+    if first is None or last is None or not first.records or not last.records:
+        return None
+    return results.paired_difference(last.records, first.records)
+
+
+def budget_notes(results: Results) -> list[str]:
+    """A line a group: whom the longer training moved beyond error, and whether that changed an order."""
+    out = []
+    for group in budgets(results):
+        (low, shortest), (high, longest) = group.rows[0], group.rows[-1]
+        kind, moved = shortest.kind, []
+        names = [n for n in shortest.cells if n in longest.cells]
+        for name in names:
+            e = change(results, group, name)
+            if e is not None and e.low is not None and e.high is not None and not e.low <= 0 <= e.high:
+                moved.append(f"{name} {interval(e.value, e.low, e.high, kind, signed=True)}")
+        words = f"moves {', '.join(moved)}: at {low:g} the head is the limit" if moved else "moves none of them beyond error"
+        turned = [
+            f"{a} and {b}" for k, a in enumerate(names) for b in names[k + 1 :] if _turned(results, shortest, longest, a, b)
+        ]
+        out.append(
+            f"{group.task}: {group.field} {high:g} in place of {low:g} {words}"
+            + (f"; it turns the order of {', '.join(turned)}" if turned else "")
+        )
+    return out
+
+
+def _turned(results: Results, first: Row, last: Row, a: str, b: str) -> bool:
+    """Whether both rows tell two backbones apart, each in the other order."""
+    before, after = results.difference(first, a, b), results.difference(last, a, b)
+    if before is None or after is None or None in (before.low, before.high, after.low, after.high):
+        return False
+    apart = all(not (e.low or 0) <= 0 <= (e.high or 0) for e in (before, after))
+    return apart and before.value * after.value < 0
+
+
+def series(results: Results, group: Budgets, colour: dict[str, int]) -> list[tuple[str, int, list[tuple[float, Estimate]]]]:
+    """(backbone, colour, [(budget, its score)]) for a chart, in the unit of tables."""
+    out = []
+    for name in dict.fromkeys(n for _, row in group.rows for n in row.cells):
+        points = []
+        for budget, row in group.rows:
+            cell = row.cells.get(name)
+            if cell is not None and cell.records:
+                e = results.summary(row, name).estimate
+                ends = {k: None if v is None else v * row.kind.factor for k, v in (("low", e.low), ("high", e.high))}
+                points.append((budget, e.model_copy(update={"value": e.value * row.kind.factor, **ends})))
+        out.append((name, colour[name], points))
+    return out

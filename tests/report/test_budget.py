@@ -1,0 +1,101 @@
+"""`--budget`, score against budget, the mark of heads that were not trained out, and dose and response."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from levl_eval.cards.budget import budget_of, budget_words, parse_budgets
+from levl_eval.cards.registry import task_card
+from levl_eval.core.errors import UsageError
+from levl_eval.metrics.statistics import mean_estimate
+from levl_eval.records import Sample, write_record
+from levl_eval.report import wide
+from levl_eval.report.budget import budget_notes, budgets
+from levl_eval.report.html import build
+from levl_eval.report.results import Results
+from levl_eval.report.sight import doses
+from levl_eval.report.tables import all_notes, lines
+
+from tests.report.conftest import record  # isort: skip
+
+
+def write(out, name, epochs, skill, converged=True, **info):
+    scores = (np.random.default_rng(0).random(300) < skill).astype(float)
+    r = record(
+        name, "linear", "top1", {"top1": mean_estimate(scores)}, protocol={"name": "linear", "epochs": epochs, "until": "epochs"}
+    )
+    r = r.model_copy(update={"protocol_hash": f"{epochs:064d}"[::-1], "notes": {"converged": {"converged": converged}}})
+    r.backbone["info"] = info
+    write_record(out, r, [Sample(id=str(i), image_id=str(i), prediction="a", target="a", score=s) for i, s in enumerate(scores)])
+
+
+def test_the_field_that_says_how_long():
+    found = {
+        name: budget_of(task_card(name, default_recipe="scenes"))
+        for name in ("linear", "ade20k", "attentive", "gqa", "knn", "zeroshot")
+    }
+    assert found == {
+        "linear": ("epochs", 50), "ade20k": ("epochs", 30), "attentive": ("epochs", 20), "gqa": ("recipe.epochs", 1.0), "knn": None,
+        "zeroshot": None,
+    }  # fmt: skip
+    assert budget_of(task_card("linear", {"until": "converged"})) is None
+    assert budget_of(task_card("gqa", {"recipe.steps": "70"}, default_recipe="scenes")) == ("recipe.steps", 70)
+
+
+def test_budgets_become_words_of_a_grid():
+    cards = {t: task_card(t, default_recipe="scenes") for t in ("linear", "gqa", "knn")}
+    assert budget_words(cards, parse_budgets("x4,x2")) == ["linear.epochs=50,100,200", "gqa.recipe.epochs=1,2,4"]
+    assert budget_words(cards, []) == ["linear.epochs=50", "gqa.recipe.epochs=1"]
+    for words in ("x1", "2,2", "x2.5", "twice", "x100"):
+        with pytest.raises(UsageError, match="--budget"):
+            parse_budgets(words)
+    with pytest.raises(UsageError, match="none of knn trains a head"):
+        budget_words({"knn": cards["knn"]}, [2])
+
+
+def test_a_head_that_is_the_limit_is_told_and_drawn(tmp_path):
+    for name, few, many in (("a", 0.5, 0.5), ("b", 0.3, 0.9)):
+        write(tmp_path, name, 50, few, converged=name == "a")
+        write(tmp_path, name, 100, many)
+    results = Results.read([tmp_path])
+    (group,) = budgets(results)
+    assert (group.field, [b for b, _ in group.rows]) == ("epochs", [50, 100])
+    (note,) = budget_notes(results)
+    assert note.startswith("linear: epochs 100 in place of 50 moves b +6") and note.endswith("it turns the order of a and b")
+    assert note in all_notes(results) and "score against budget" in build(results)
+
+
+def test_more_budget_that_moves_nothing_is_told_too(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path, name, 50, 0.5)
+        write(tmp_path, name, 100, 0.5)
+    assert budget_notes(Results.read([tmp_path])) == ["linear: epochs 100 in place of 50 moves none of them beyond error"]
+
+
+def test_values_of_heads_that_were_still_learning_carry_a_mark(tmp_path):
+    write(tmp_path, "done", 50, 0.5)
+    write(tmp_path, "late", 50, 0.5, converged=False)
+    results = Results.read([tmp_path])
+    shown = {line.split()[0]: line for line, _ in lines(results) if line.startswith("  ")}
+    assert "]*" in shown["late"] and "*" not in shown["done"]
+    assert any(n.startswith("* linear: its head or connector was still learning") for n in all_notes(results))
+    assert wide.markdown(results).count("]*") == 1
+    assert [c["converged"] for c in wide.as_json(results)[0]["cells"].values()] == [True, False]
+
+
+def test_doses_are_lines_by_rising_share(tmp_path):
+    for keep in (1.0, 0.0, 0.5):
+        write(
+            tmp_path,
+            f"oracle:classes?keep={keep:g}",
+            50,
+            0.1 + 0.8 * keep,
+            oracle={"kind": "classes", "keep": keep, "noise": 0.0},
+        )
+    write(tmp_path, "oracle:classes?noise=1", 50, 0.5, oracle={"kind": "classes", "keep": 1.0, "noise": 1.0})
+    results = Results.read([tmp_path])
+    ((title, kind, points),) = doses(results)
+    assert (title, kind, [x for x, _ in points]) == ("linear", "classes", [0.0, 0.5, 1.0])
+    assert points[0][1].value < points[1][1].value < points[2][1].value
+    assert "Dose and response" in build(results)

@@ -1,0 +1,103 @@
+"""Shares of sight in tables: which ceiling a row has, what is refused, and where the shares stand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from levl_eval.metrics.statistics import mean_estimate, paired_difference
+from levl_eval.records import Sample, write_record
+from levl_eval.report import sight, wide
+from levl_eval.report.results import Results
+from levl_eval.report.sight import Ceiling, ceiling_of, share_of_sight
+from levl_eval.report.tables import all_notes, lines, rows, to_csv
+
+from tests.report.conftest import record  # isort: skip
+
+
+def write(out, name, skill, oracle=None, floor=0.25):
+    """A record of 200 images, right where a drawn difficulty is below ``skill``; the floor is right where another one is below ``floor``."""
+    hard, blind = np.random.default_rng(0).random((2, 200))
+    scores, floors = (hard < skill).astype(float), (blind < floor).astype(float)
+    info = {"baseline": name == "random"} | ({"oracle": oracle} if oracle else {})
+    metrics = {
+        "top1": mean_estimate(scores), "floor_majority": mean_estimate(floors), "gain_over_majority": paired_difference(scores, floors),
+    }  # fmt: skip
+    r = record(name, "linear", "top1", metrics)
+    r.backbone["info"] = info
+    write_record(out, r, [Sample(id=str(i), image_id=str(i), prediction="a", target="a", score=s) for i, s in enumerate(scores)])
+
+
+ALL = {"kind": "attributes", "keep": 1.0, "noise": 0.0}
+
+
+@pytest.fixture
+def run(tmp_path):
+    write(tmp_path, "good", 0.5)
+    write(tmp_path, "random", 0.25)
+    return tmp_path
+
+
+def test_the_oracle_that_tells_all_is_the_ceiling_and_the_richer_one(run):
+    assert share_of_sight(Results.read([run]), Results.read([run]).rows[0], "good") is None
+    write(run, "oracle:attributes?keep=0.5", 0.6, {**ALL, "keep": 0.5})
+    partly = Results.read([run])
+    assert ceiling_of(partly, partly.rows[0]) is None
+    write(run, "oracle:classes", 0.8, {**ALL, "kind": "classes"})
+    poorer = Results.read([run])
+    assert ceiling_of(poorer, poorer.rows[0]).name == "oracle:classes"
+    write(run, "oracle:attributes", 1.0, ALL)
+    results = Results.read([run])
+    row = results.rows[0]
+    assert ceiling_of(results, row).name == "oracle:attributes"
+    share, floor = share_of_sight(results, row, "good"), row.cells["good"].records[0].metrics["floor_majority"].value
+    good, best = (row.cells[n].records[0].metrics["top1"].value for n in ("good", "oracle:attributes"))
+    assert share.value == pytest.approx((good - floor) / (best - floor)) and 0 < share.low < share.value < share.high < 1
+    assert all(share_of_sight(results, row, n) is None for n in row.cells if n.startswith("oracle"))
+
+
+def test_shares_stand_in_every_table(run):
+    write(run, "oracle:attributes", 1.0, ALL)
+    results = Results.read([run])
+    shown = f"{100 * share_of_sight(results, results.rows[0], 'good').value:.1f} ["
+    assert any("share of sight" in line for line, _ in lines(results)) and any(shown in line for line, _ in lines(results))
+    for page in (wide.markdown(results), wide.html_page(results)):
+        assert shown.removesuffix(" [") in page and "Share of sight" in page
+    cells = {r["backbone"]: r for r in csv.DictReader(io.StringIO(to_csv(rows(results)))) if r["main"] == "1"}
+    assert f"{float(cells['good']['sight']):.1f} [" == shown and cells["good"]["ceiling"] == "100.0000"
+    assert cells["oracle:attributes"]["sight"] == ""
+    (line,) = wide.wide_rows(results)
+    assert f"{line['good.sight']:.1f} [" == shown
+    (line,) = wide.as_json(results)
+    assert line["cells"]["good"]["sight"]["value"] == pytest.approx(float(cells["good"]["sight"]) / 100, abs=1e-4)
+
+
+def test_a_shipped_ceiling_holds_for_its_own_comparison_alone(run, monkeypatch):
+    write(run, "oracle:attributes", 1.0, ALL)
+    with_column = Results.read([run])
+    ceiling = ceiling_of(with_column, with_column.rows[0])
+    expected = share_of_sight(with_column, with_column.rows[0], "good")
+    alone = Ceiling(ceiling.name, ceiling.value, ceiling.room)
+    for path in run.rglob("*oracle*"):
+        path.unlink()
+    for comparison, there in ((with_column.rows[0].key[1], True), ("d" * 64, False)):
+        monkeypatch.setattr(sight, "shipped", lambda c=comparison: {("linear", c): alone})
+        results = Results.read([run])
+        share = share_of_sight(results, results.rows[0], "good")
+        assert (share is not None) == there == any("ceiling 100.0" in n for n in all_notes(results))
+        if share is not None:
+            assert share.value == expected.value and share.high - share.low >= expected.high - expected.low
+
+
+def test_what_ships_is_whole():
+    """Each has a value, what of it lies above the floor, and the command that made it."""
+    if not sight.SHIPPED.is_file():
+        pytest.fail("assets/ceilings.json is missing")
+    content = json.loads(sight.SHIPPED.read_text())
+    assert content["command"].startswith("python -m levl_eval.tools.ceilings ")
+    for ceiling in sight.shipped().values():
+        assert 0 < ceiling.room.low < ceiling.room.value <= ceiling.value.value and ceiling.name == "oracle:attributes"
