@@ -72,6 +72,7 @@ class DataSpec(StrictModel):
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
+        "spair71k",
     ] = protocol()  # fmt: skip
     directory: str = not_protocol(PLACE, "")  # folder below --data DIR
     root: str | None = not_protocol(PLACE, None)  # replaces DIR/directory

@@ -20,6 +20,7 @@ from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFi
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
+from levl_eval.cards.matching import CorrespondenceCard
 from levl_eval.cards.probes import (
     AttentiveCard,
     BackgroundsCard,
@@ -61,6 +62,7 @@ __all__ = [
     "CarvedSpec",
     "ClaimCard",
     "ConnectorSpec",
+    "CorrespondenceCard",
     "DataSpec",
     "DepthCard",
     "HubSource",
@@ -109,7 +111,8 @@ TaskCard = Annotated[
     | LMMSCard
     | MMSegCard
     | DepthCard
-    | InContextCard,
+    | InContextCard
+    | CorrespondenceCard,
     Field(discriminator="engine"),
 ]
 _TASK: TypeAdapter[TaskCard] = TypeAdapter(TaskCard)
@@ -156,7 +159,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

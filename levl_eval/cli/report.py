@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from levl_eval.cards import TaskCard
-    from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, QuestionSet, SegmentationSet
+    from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, PairSet, QuestionSet, SegmentationSet
     from levl_eval.records import Record
     from levl_eval.report.results import Results
 
@@ -75,7 +75,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "segmentation", "incontext", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth")  # fmt: skip
+_WITH_IMAGES = ("vqa", "segmentation", "incontext", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth", "correspondence")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -90,7 +90,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
 
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
-    test_set: CaptionSet | ClassificationSet | DepthSet | QuestionSet | SegmentationSet
+    test_set: CaptionSet | ClassificationSet | DepthSet | PairSet | QuestionSet | SegmentationSet
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
 
@@ -99,6 +99,8 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         raise UsageError(f"{card.name}: lmms-eval reads its images itself")
     elif card.engine == "depth":
         test_set = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
+    elif card.engine == "correspondence":
+        test_set = readers.read_pairs(card.data, folder, record.limit)
     elif card.engine == "vqa":
         test_set = readers.read_questions(card.data, folder, record.limit)
     elif card.engine in ("segmentation", "incontext", "mmseg"):

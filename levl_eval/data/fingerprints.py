@@ -11,6 +11,7 @@ one fingerprint from files and from the hub. The order (it moves training batche
   question       text, answer, all annotators' answers in order, and what of the metadata moves a number (see ``_meta``). GQA's
                  entailed questions are named by their hashes. Questions are grouped by image: intervals resample images.
   class          its number, and the names of all classes in order (as one says them, where they differ from the folders').
+  pair           the contents of both images, category, boxes, and the parts' names and places in both.
   caption        text; the order of an image's captions is part of the order.
 
 Images that are left out because they cannot be read (--skip-broken) enter by their number, and questions about them by their texts.
@@ -33,13 +34,15 @@ from levl_eval.data.types import (
     ClassificationSet,
     DepthSet,
     ImageSet,
+    KeypointPair,
+    PairSet,
     Question,
     QuestionSet,
     SegmentationSet,
 )
 
 FORM = 1  # of the normal forms below; raised when they change on purpose
-AnnotatedSet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet
+AnnotatedSet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | PairSet
 AnySet = AnnotatedSet | ImageSet
 _UNUSED = {"isBalanced", "entailed", "groups"}  # moves nothing; or has a form of its own
 
@@ -101,6 +104,10 @@ def _content(dataset: AnySet) -> Content:
         own = dataset.content or (lambda name: pixel_hash(dataset.depth(name)))
         items = [_hash(c, bytes.fromhex(own(i))) for c, i in zip(contents, images.ids, strict=True)]
         return _finish("depth", items, {"scale": dataset.scale}, items, images)
+    if isinstance(dataset, PairSet):
+        of_image = dict(zip(images.ids, contents, strict=True))
+        items = [_hash(of_image[p.source], of_image[p.target], pair_text(p)) for p in dataset.pairs]
+        return _finish("pairs", items, facts, items, images)
     if isinstance(dataset, CaptionSet):
         texts: list[list[bytes]] = [[] for _ in contents]
         for caption, owner in zip(dataset.captions, dataset.owner.tolist(), strict=True):
@@ -108,6 +115,13 @@ def _content(dataset: AnySet) -> Content:
         items = [_hash(c, *sorted(t)) for c, t in zip(contents, texts, strict=True)]
         return _finish("captions", items, facts, [_hash(c, *t) for c, t in zip(contents, texts, strict=True)], images)
     return _finish("images", contents, facts, contents, images)
+
+
+def pair_text(pair: KeypointPair) -> bytes:
+    """What is annotated to a pair, without its images and its id, in a normal form."""
+    points = sorted(zip(pair.names, pair.source_points.tolist(), pair.target_points.tolist(), strict=True))
+    form = [pair.category, list(map(float, pair.source_box)), list(map(float, pair.target_box)), points]
+    return json.dumps(form, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _finish(

@@ -15,9 +15,9 @@ from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.skipping import check_skipped
-from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet
+from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet
 
-S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, QuestionSet, SegmentationSet)
+S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet)
 Reader: TypeAlias = "Callable[[DataSpec, str, int | None], S]"  # (specification, --data, limit) -> a set; raises UsageError
 _HERE = "levl_eval.data"
 
@@ -44,6 +44,7 @@ MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(
 CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
     "karpathy": "captions:read_karpathy", "captions": "captions:read_captions",
 })  # fmt: skip
+PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:read_spair"})
 
 
 def _wrong(spec: DataSpec, expected: str) -> UsageError:
@@ -114,3 +115,12 @@ def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None
             "--data hub: depth is read from files; use --data DIR, or set data.root (nyuv2), data.images and data.annotations"
         )
     return _ruled(depth.check_depth(depth.READERS[spec.layout](spec, data, scale, limit)), spec)
+
+
+def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:
+    """Pairs of images with keypoints; ``limit`` keeps pairs, of all categories in turn, that need at most so many images. Raises UsageError."""
+    if spec.layout not in PAIRS:
+        raise _wrong(spec, "pairs of images")
+    if on_hub(spec, data):
+        raise UsageError("--data hub: pairs of images are read from files; use --data DIR, or set data.root")
+    return _ruled(PAIRS.load(spec.layout)(spec, data, limit), spec)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from levl_eval.data.fingerprints import AnnotatedSet
 
 READER_VERSION = 1  # of what is remembered here
-Kind = Literal["questions", "segmentation", "classification", "captions", "depth"]
+Kind = Literal["questions", "segmentation", "classification", "captions", "depth", "pairs"]
 _LOOKED_AT = 64  # images of a set whose ends are read each time
 
 
@@ -42,7 +42,7 @@ _LOOKED_AT = 64  # images of a set whose ends are read each time
 class SetIdentity:
     """What is known of a set without reading it.
 
-    fingerprint, order: see data.fingerprints. counts: images, and questions, classes or captions; ``hashed_whole`` where sampled.
+    fingerprint, order: see data.fingerprints. counts: images, and questions, classes, captions or pairs; ``hashed_whole`` where sampled.
     source: its folder or file (absolute), or hub repository; not part of what the set is. sampled: only sizes, ends and a sample of
     the images were hashed. published: the published set it is (data.published), whole; None: none that is known. left_out: entries
     of its folders that are none of its images (junk, other suffixes), counted by reason. skipped: id -> why, of images that cannot be
@@ -122,6 +122,7 @@ def read_set(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: 
         return captions.first_captions(readers.read_captions(spec, data, limit), count)
     read: dict[Kind, Callable[[DataSpec, str, int | None], AnnotatedSet]] = {
         "questions": readers.read_questions, "segmentation": readers.read_segmentation, "classification": readers.read_classification,
+        "pairs": readers.read_pairs,
     }  # fmt: skip
     return read[kind](spec, data, limit)
 
@@ -132,7 +133,7 @@ def identity_of(dataset: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity
     from levl_eval.data.published import published_set
 
     content, counts = content_of(dataset), {"images": len(dataset.images)}
-    for name in ("questions", "classes", "captions"):
+    for name in ("questions", "classes", "captions", "pairs"):
         if hasattr(dataset, name):
             counts[name] = len(getattr(dataset, name))
     if dataset.images.whole is not None:

@@ -114,6 +114,38 @@ class CaptionSet:
 
 
 @dataclass(frozen=True)
+class KeypointPair:
+    """Two images of one category with the places of the same parts in both, in pixels: the integer is a pixel's middle.
+
+    points: float64 [K, 2] of (x, y), K at least 1, of one part by row; names: of the parts, distinct. boxes: the objects' (left, top,
+    right, bottom). sizes: (width, height) of the images as the annotation says them, None where it does not.
+    """
+
+    pair_id: str
+    category: str
+    source: str
+    target: str
+    names: tuple[str, ...]
+    source_points: np.ndarray
+    target_points: np.ndarray
+    source_box: tuple[float, float, float, float]
+    target_box: tuple[float, float, float, float]
+    source_size: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs of images with the places of the same parts in both."""
+
+    name: str
+    split: str
+    images: ImageSet
+    pairs: tuple[KeypointPair, ...]
+    fingerprint: str  # of the annotations
+
+
+@dataclass(frozen=True)
 class DepthSet:
     """Images with depth maps. depth: image id -> float32 metres [H, W]; 0 and what is not finite mean unknown."""
 

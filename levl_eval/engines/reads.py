@@ -6,6 +6,7 @@ from levl_eval.cards import (
     AttentiveCard,
     BackgroundsCard,
     ConnectorSpec,
+    CorrespondenceCard,
     DepthCard,
     InContextCard,
     LMMSCard,
@@ -28,7 +29,7 @@ OF_TOKENS: dict[str, tuple[str, ...]] = {"patches": ("patches",), "cls": ("poole
 
 def arrays_of(card: TaskFields) -> tuple[str, ...]:
     """Names of features.extraction.ARRAYS; () where the engine reads nothing from the store."""
-    if isinstance(card, (AttentiveCard, SegmentationCard, InContextCard, DepthCard)):
+    if isinstance(card, (AttentiveCard, SegmentationCard, InContextCard, DepthCard, CorrespondenceCard)):
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):
         return OF_READOUT[card.readout]

@@ -98,6 +98,14 @@ _RETRIEVAL = (
     _fraction("mean_recall", "mean of both ways' recalls"), _fraction("image_to_text_r{n}", "images with a caption of theirs in the first n"),
     _fraction("text_to_image_r{n}", "captions with their image in the first n"),
 )  # fmt: skip
+_PCK = (
+    *(
+        _fraction(f"pck_per_{item}{ending}", f"keypoints found, mean over {over}{more}")
+        for item, over in (("point", "all of them"), ("image", "pairs of images"))
+        for ending, more in (("", ""), ("@{rest}", ", at another threshold"), ("/{rest}", ", of a category"))
+    ),
+    _fraction("pck_mean_of_categories", "keypoints found, mean over categories"),
+)
 _VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 _HEALTH = (
     Metric("effective_rank", "", "higher", (1.0, math.inf), None, 1, "exponential of the entropy of the singular values' shares"),
@@ -135,6 +143,7 @@ METRICS: tuple[Metric, ...] = (
     _fraction("top1_best_epoch", "top1 of the epoch best on the test images", chance="1/classes"),
     _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
     *_RETRIEVAL,
+    *_PCK,
     *(_fraction(v, "ImageNet-9: accuracy on this variant") for v in _VARIANTS),
     Metric("drop_{name}", better="lower", bounds=DIFFERENCE, meaning="accuracy on Original minus that on the variant, paired"),
     Metric("background_gap", better="lower", bounds=DIFFERENCE, meaning="accuracy on mixed_same minus that on mixed_rand, paired"),

@@ -17,7 +17,7 @@ from levl_eval.data.rgb import to_rgb
 class Preprocess:
     """Image preprocessing as data, so that it can travel in cards, cache keys and records.
 
-    resize: "squash" (to size x size), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``), "squash-crop" (to
+    resize: "squash" (to size x size), "pad" (longest side to size, in the middle of a black square), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``), "squash-crop" (to
     ``resize_to`` x ``resize_to``, then the crop: some of timm's evaluation transforms).
     mean, std: per channel, for inputs in [0, 1].
     """
@@ -52,6 +52,8 @@ class Preprocess:
         method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":
             return image.resize((self.size, self.size), method)
+        if self.resize == "pad":
+            return _padded(image, self.size, method, fill)
         target, short = self.resize_to or self.size, min(image.size)
         free = self.resize != "squash-crop"  # the longer side follows the shorter
         wide, high = (int(target * side / short) if free and side != short else target for side in image.size)
@@ -86,6 +88,15 @@ class Preprocess:
             for c in range(3):
                 np.take(table[c], image[..., c], out=into[c], mode="clip")
         return torch.from_numpy(out).view(*pixels.shape[:-3], *out.shape[1:])
+
+
+def _padded(image: Image.Image, size: int, method: Image.Resampling, fill: int) -> Image.Image:
+    """The longest side scaled to ``size``, the other one rounded (halves to even), in the middle of a square of ``fill``."""
+    longest = max(image.size)
+    wide, high = (size if side == longest else max(1, int(np.around(size * side / longest))) for side in image.size)
+    out = Image.new(image.mode, (size, size), fill if len(image.getbands()) == 1 else (fill,) * len(image.getbands()))
+    out.paste(image.resize((wide, high), method), (int((size - wide) / 2), int((size - high) / 2)))
+    return out
 
 
 def _corner(side: int, crop: int) -> int:

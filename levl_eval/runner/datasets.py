@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from levl_eval.cards import BackboneCard, DataSpec, LMMSCard, RecipeCard, RetrievalCard, TaskCard, ZeroShotCard
+from levl_eval.cards import (
+    BackboneCard,
+    CorrespondenceCard,
+    DataSpec,
+    LMMSCard,
+    RecipeCard,
+    RetrievalCard,
+    TaskCard,
+    ZeroShotCard,
+)
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.listing import in_words
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
 _KINDS: dict[str, Kind] = {
     "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
-    "zeroshot": "classification", "backgrounds": "classification",
+    "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
 }  # fmt: skip
 
 
@@ -80,7 +89,7 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     parts = [Part("test", kind, card.data, limit, options)]
-    if not isinstance(card, (ZeroShotCard, RetrievalCard)):
+    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard)):
         parts.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"

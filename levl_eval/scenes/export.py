@@ -5,6 +5,7 @@
     pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
+    spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
 Every scene's seed is a hash of (set, split, number, seed): splits never share a scene.
 """
@@ -23,11 +24,12 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.distributed import cores
-from levl_eval.core.files import atomic_write, disk_full_as_error, locked
+from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
 from levl_eval.scenes import VERSION, manifest
 from levl_eval.scenes.answers import balance_answers
+from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
 from levl_eval.scenes.programs import Program, SceneQuestion
 from levl_eval.scenes.questions import gqa_questions, vqa_questions
@@ -48,10 +50,11 @@ from levl_eval.scenes.world import (
 COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
-    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9,
+    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
+_SPAIR = "spair71k/SPair-71k"
 FOREGROUNDS = tuple(g for g in GROUPS if g not in ("insect", "building"))  # nine, as ImageNet-9 has
 
 
@@ -63,6 +66,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
     if part.startswith("imagenet9"):
         members = GROUPS[FOREGROUNDS[index % len(FOREGROUNDS)]]
         return single_object_scene(key, members[(index // len(FOREGROUNDS)) % len(members)])
+    if part.startswith("spair71k"):
+        return posed_scene(key, index)
     return sample_scene(key)
 
 
@@ -84,6 +89,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield f"{_ADE20K}/images/{split}/{_ade_stem(split, index)}.jpg", scene
     elif room == "classification":
         yield f"classification/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
+    elif room == "spair71k":
+        yield f"{_SPAIR}/JPEGImages/{scene.objects[0].category}/{image_id(part, index)}.jpg", scene
     else:
         group = GROUP_OF[scene.objects[0].category]
         yield f"imagenet9/original/{split}/{group}/{index:06d}.jpg", scene
@@ -114,6 +121,8 @@ def image_id(part: str, index: int) -> str:
     """Name of a picture without its ending, as the data set names its images."""
     if part.startswith("gqa"):
         return f"s{part.split('/')[1]}{index:06d}"
+    if part.startswith("spair71k"):
+        return f"scene_{index + 1:06d}"
     split = part.split("/")[1]
     number = index + 1 + (500_000 if part.startswith("pope") else 0)
     return f"COCO_{split}_{number:012d}"
@@ -129,12 +138,17 @@ def _write_chunk(args: tuple[str, int, int, int, int, str]) -> list[tuple[str, i
     written = []
     for index in range(start, stop):
         for name, content in _files(part, index, seed, size):
-            path = Path(out) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with disk_full_as_error(path):
-                path.write_bytes(content)  # the manifest, written last, says that everything is there
-            written.append(_listed(name, content))
+            written.append(_put(Path(out), name, content))
     return written
+
+
+def _put(out: Path, name: str, content: bytes) -> tuple[str, int, str]:
+    """Write a file of the world; the manifest, written last, says that everything is there."""
+    path = out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_as_error(path):
+        path.write_bytes(content)
+    return _listed(name, content)
 
 
 def _gqa(part: str, count: int, seed: int) -> dict[str, dict[str, object]]:
@@ -204,7 +218,8 @@ def _object_info() -> str:
     return "\n".join(lines + [f"{i + 1}\t0.0\t0\t0\t{name}" for i, name in enumerate(MASK_CLASSES)]) + "\n"
 
 
-def _annotations(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
+def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[str, str]]:
+    """(path below the root, text) of what a part's images are annotated with together."""
     room, split = part.split("/")
     if room == "gqa":
         yield f"gqa/questions/{split}_balanced_questions.json", json.dumps(_gqa(part, count, seed))
@@ -217,6 +232,10 @@ def _annotations(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         for strategy in STRATEGIES:
             lines = [json.dumps(q) for q in pope_questions(images, strategy, seed)]
             yield f"pope/coco_pope_{strategy}.json", "\n".join(lines) + "\n"
+    elif room == "spair71k":
+        known = {image_id(part, i): annotated(scene_of(part, i, seed).objects[0], size) for i in range(count)}
+        for name, text in spair_files(known, split, size):
+            yield f"{_SPAIR}/{name}", text
     elif part == "ade20k/validation":
         yield "ade20k/ADEChallengeData2016/objectInfo150.txt", _object_info()
 
@@ -265,9 +284,7 @@ def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: Map
             files += written
             bar.advance(job[2] - job[1])
     for part, n in numbers.items():
-        for name, text in _annotations(part, n, seed):
-            atomic_write(out / name, text)
-            files.append(_listed(name, text.encode()))
+        files += [_put(out, name, text.encode()) for name, text in _annotations(part, n, seed, size)]
     manifest.mark_complete(out, wanted, files)
 
 

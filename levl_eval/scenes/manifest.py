@@ -24,7 +24,7 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.kept import mark_used
 
 MANIFEST, FILES, WRITING, LOCK = "scenes.json", "scenes-files.json", ".writing", ".lock"
-ROOMS = ("gqa", "vqav2", "pope", "ade20k", "classification", "imagenet9")  # all that is written lies in these
+ROOMS = ("gqa", "vqav2", "pope", "ade20k", "classification", "imagenet9", "spair71k")  # all that is written lies in these
 _MANY = 256  # files to hash again, from which on the manifest is written anew: a copied world, whose times say nothing
 
 Listing = dict[str, list[int | str]]  # name below the root -> [bytes, SHA-256]

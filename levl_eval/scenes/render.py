@@ -38,17 +38,19 @@ def _paint(obj: SceneObject) -> dict[str, tuple[int, int, int]]:
     return {**PAINT, "main": base, "dark": dark, "light": _shade(base, 1.45)}
 
 
-def _polygons(obj: SceneObject, size: float) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Parts in pixels of a canvas of side ``size``: flipped, scaled, tilted, placed."""
+def placed(obj: SceneObject, size: float, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points in unit coordinates of the object's box in pixels of a canvas of side ``size``: flipped, scaled, tilted, placed."""
     angle = -math.radians(obj.tilt)
     c, s = math.cos(angle) * size, math.sin(angle) * size
     w, h = (-obj.width if obj.flipped else obj.width), obj.height
     x0, y0 = obj.x * size, obj.y * size
     axx, axy, ayx, ayy = w * c, -h * s, w * s, h * c
-    return [
-        (role, [(x0 + x * axx + y * axy, y0 + x * ayx + y * ayy) for x, y in points])
-        for role, points in parts(obj.category, obj.variant)
-    ]
+    return [(x0 + x * axx + y * axy, y0 + x * ayx + y * ayy) for x, y in points]
+
+
+def _polygons(obj: SceneObject, size: float) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Parts in pixels of a canvas of side ``size``."""
+    return [(role, placed(obj, size, points)) for role, points in parts(obj.category, obj.variant)]
 
 
 def _edges(scene: Scene, size: int) -> list[np.ndarray]:

@@ -3,6 +3,8 @@
 Patch facts are shares of the patch's pixels, read off the masks that are drawn from the same polygons as the image:
   classes     [len(MASK_CLASSES)]   of each class, stuff and objects; they add up to 1
   attributes  those, then of pixels that show an object of each colour, texture and size word (COLORS, TEXTURES, SIZES)
+  parts       the classes, then how near the patch is to each keypoint of each category (scenes.keypoints): exp(-d^2 / 2) of the distance d
+              in patches from its middle, the largest one where an image shows several objects of a category; 0 for one out of sight
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.scenes import VERSION
 from levl_eval.scenes.export import COUNTS, image_scenes
+from levl_eval.scenes.keypoints import KEYPOINTS, annotated
 from levl_eval.scenes.render import render_instances, render_mask
 from levl_eval.scenes.world import COLORS, MASK_CLASSES, SIZES, TEXTURES, Scene
 
 MANIFEST = "scenes.json"
+_PARTS = {(c, name): k for k, (c, name) in enumerate((c, name) for c, names in KEYPOINTS.items() for name in names)}
 KINDS: dict[str, int] = {
     "classes": len(MASK_CLASSES),
     "attributes": len(MASK_CLASSES) + len(COLORS) + len(TEXTURES) + len(SIZES),
+    "parts": len(MASK_CLASSES) + len(_PARTS),
 }  # kind of knowledge -> numbers a patch
 
 
@@ -70,10 +75,26 @@ def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
     classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]
     if kind == "classes":
         return classes
+    if kind == "parts":
+        return np.concatenate([classes, _nearness(scene, size, grid)], 1)
     shown = _shares(render_instances(scene, size), grid, len(scene.objects) + 1)[:, 1:]
     words = [(field, word) for field, known in (("color", COLORS), ("texture", TEXTURES), ("size", SIZES)) for word in known]
     has = np.array([[getattr(o, field) == word for field, word in words] for o in scene.objects], np.float32)
     return np.concatenate([classes, shown @ has.reshape(len(scene.objects), len(words))], 1)
+
+
+def _nearness(scene: Scene, size: int, grid: int) -> np.ndarray:
+    """float32 [grid * grid, len(_PARTS)]: exp(-d^2 / 2) of each patch's distance d to each keypoint, in patches."""
+    middles = np.arange(grid) + 0.5
+    out = np.zeros((grid, grid, len(_PARTS)), np.float32)
+    for obj in scene.objects:
+        if obj.category in KEYPOINTS:
+            for name, point in annotated(obj, size).points.items():
+                x, y = ((p + 0.5) * grid / size for p in point)
+                near = np.exp(-((middles[None, :] - x) ** 2 + (middles[:, None] - y) ** 2) / 2)
+                k = _PARTS[obj.category, name]
+                out[..., k] = np.maximum(out[..., k], near)
+    return out.reshape(grid * grid, -1)
 
 
 def _shares(labels: np.ndarray, grid: int, count: int) -> np.ndarray:

@@ -296,6 +296,7 @@ LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
     **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
+    **dict.fromkeys(readers.PAIRS, "pairs"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
 SEEDS = {
@@ -306,6 +307,7 @@ SEEDS = {
     "imagenet": ["val/n1/a.JPEG", "val/n2/a.JPEG", "LOC_val_solution.csv"], "places365": ["places365_val.txt", "categories_places365.txt"],
     "aircraft": ["images_variant_val.txt"], "pets": ["annotations/val.txt"], "sun397": ["Partitions/val.txt"], "karpathy": ["dataset_x.json"],
     "nyuv2": ["test/a/rgb_1.png", "splits.mat"], "imagefolder": ["val/a/1.png", "val/b/1.png"], "ade20k": ["images/validation/a.jpg"],
+    "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
 SEED_TEXTS = {
@@ -314,7 +316,7 @@ SEED_TEXTS = {
     "vqav2": '{"questions": [{"question_id": 1, "image_id": 2, "question": "Is it?"}], "annotations": []}', "places365": "/a/abbey 0",
     "voc": "a", "aircraft": "a A318", "pets": "Abyssinian_1 1 1 1", "sun397": "/a/abbey/sun_a.jpg", "imagenet": "ImageId,x\nv,n1 1 2 3 4",
     "scienceqa": '{"1": {"image": "image.png", "question": "Is it?", "choices": ["a", "b"], "answer": 0}, "val": ["1"]}',
-    "mme": "Is it?\tYes", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
+    "mme": "Is it?\tYes", "spair71k": "p", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
 }  # fmt: skip
 
 
