@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from levl_eval.cards.base import DataSpec, TaskFields
 from levl_eval.cards.fields import Between, Layers, Side, TokenDtype, protocol
@@ -16,6 +16,9 @@ class CorrespondenceCard(TaskFields):
     """Keypoints of one image found in another by the cosine of patch tokens (PCK)."""
 
     engine: Literal["correspondence"] = protocol("correspondence")
+    main_metric: Literal["pck_per_point", "pck_per_image"] = protocol(
+        "pck_per_point"
+    )  # and what a row of samples is: a keypoint or a pair
     data: DataSpec = protocol()
     size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
     # Squash: to a square (DIFT, probe3d); pad: the longer side to ``size``, black around it (A Tale of Two Features).
@@ -33,9 +36,3 @@ class CorrespondenceCard(TaskFields):
     threshold: Literal["box", "image"] = protocol(
         "box"
     )  # whose longer side: of the target's bounding box, or of the target image
-
-    @model_validator(mode="after")
-    def _check(self) -> CorrespondenceCard:
-        if self.main_metric not in ("pck_per_point", "pck_per_image"):
-            raise ValueError(f"main_metric {self.main_metric!r}: expected pck_per_point or pck_per_image")
-        return self

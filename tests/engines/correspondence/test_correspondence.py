@@ -263,7 +263,7 @@ def test_cards_are_checked():
     base = {"name": "c", "engine": "correspondence", "main_metric": "pck_per_point", "data": SPEC}
     assert parse_card({**base, "alpha": 0.2}, "x").alpha == 0.2
     for change, message in (
-        ({"main_metric": "pck"}, "expected pck_per_point or pck_per_image"), ({"alpha": 0}, "field `alpha`"), ({"query": "pixel"}, "field `query`"),
+        ({"main_metric": "pck"}, "field `main_metric`"), ({"alpha": 0}, "field `alpha`"), ({"query": "pixel"}, "field `query`"),
         ({"resize": "shortest"}, "field `resize`"), ({"train": SPEC}, "no such field"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
