@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from levl_eval.runner.slurm_options import SlurmOptions
 
 DEMO_BACKBONES = ["levljepa-nano", "clip-nano", "siglip-nano", "random-nano"]
-DEMO_TASKS = ["gqa", "vqav2", "pope", "ade20k", "linear", "zeroshot"]
+DEMO_TASKS = ["suite:demo"]
 
 
 def add(commands: Commands) -> None:
@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
         return _launched(args, options)
     if launch := copy_of_a_launch():
         check_shared(launch, default_cache())
-    return shared_run(1 if copy_of_a_launch() else default_workers(args.device), [(args.backbone, args.tasks)], args)
+    return shared_run(1 if copy_of_a_launch() else default_workers(args.device), args)
 
 
 def _launched(args: argparse.Namespace, options: SlurmOptions) -> int:
@@ -101,8 +101,8 @@ def _launched(args: argparse.Namespace, options: SlurmOptions) -> int:
     return _show(records, args, Path(args.out))
 
 
-def shared_run(count: int, work: list[tuple[list[str], list[str]]], args: argparse.Namespace) -> int:
-    """``_evaluate`` by ``--workers`` processes, or ``count``."""
+def shared_run(count: int, args: argparse.Namespace) -> int:
+    """``_evaluate`` of ``args.backbone`` on ``args.tasks`` by ``--workers`` processes, or ``count``."""
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
@@ -119,45 +119,41 @@ def shared_run(count: int, work: list[tuple[list[str], list[str]]], args: argpar
         )
     count = count if args.workers is None else args.workers
     if count > 1:  # drawn by the process that shows how far it is
-        for backbones, tasks in work:
-            settings = [s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings
-            cards = resolve_tasks(tasks, settings, args.data, getattr(args, "trust", False), getattr(args, "grid", ()))
-            data_folder(args.data, cards.values(), map(backbone_card, backbones), default_cache(), progress)
+        cards = resolve_tasks(args.tasks, args.settings, args.data, getattr(args, "trust", False), getattr(args, "grid", ()))
+        data_folder(args.data, cards.values(), map(backbone_card, args.backbone), default_cache(), progress)
     with out_folder(args) as out, workers(count, [*args.words, "--out", str(out)], args.device):
-        return _evaluate(work, args, out)
+        return _evaluate(args, out)
 
 
-def _evaluate(work: list[tuple[list[str], list[str]]], args: argparse.Namespace, out: Path) -> int:
-    """Run groups of (backbones, tasks) into one directory, then write and print its tables."""
+def _evaluate(args: argparse.Namespace, out: Path) -> int:
+    """Run every backbone on every task, then write and print the tables."""
     from levl_eval.core.files import locked
     from levl_eval.core.progress import Progress
     from levl_eval.runner.evaluate import evaluate
 
     if args.reference is not None:  # before hours of work, not after
-        _check_reference(args.reference, [b for group, _ in work for b in group], out)
-    records: list[Record] = []
-    for backbones, tasks in work:
-        records += evaluate(
-            backbones,
-            tasks,
-            data=args.data,
-            llm=args.llm,
-            seeds=args.seeds,
-            limit=args.limit,
-            skip_broken=args.skip_broken,
-            settings=[s for s in args.settings if s.split(".")[0] in tasks] if len(work) > 1 else args.settings,
-            grid=getattr(args, "grid", ()),  # the demo has none
-            floors=getattr(args, "floors", ()),
-            out=out,
-            device=args.device,
-            batch_size=args.batch_size,
-            precision=args.precision,
-            store_limit=args.store_limit,
-            progress=Progress(quiet=args.quiet),
-            rehash=args.rehash,
-            debug=args.debug,
-            trust=getattr(args, "trust", False),  # the demo has cards of its own
-        )
+        _check_reference(args.reference, args.backbone, out)
+    records = evaluate(
+        args.backbone,
+        args.tasks,
+        data=args.data,
+        llm=args.llm,
+        seeds=args.seeds,
+        limit=args.limit,
+        skip_broken=args.skip_broken,
+        settings=args.settings,
+        grid=getattr(args, "grid", ()),  # the demo has none
+        floors=getattr(args, "floors", ()),
+        out=out,
+        device=args.device,
+        batch_size=args.batch_size,
+        precision=args.precision,
+        store_limit=args.store_limit,
+        progress=Progress(quiet=args.quiet),
+        rehash=args.rehash,
+        debug=args.debug,
+        trust=getattr(args, "trust", False),  # the demo has cards of its own
+    )
     if copy_of_a_launch():  # each writes them, as any may be the last that lives; who submitted gives the exit code
         with locked(out / ".locks" / "tables"):
             _show(records, args, out)
@@ -175,7 +171,7 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
     from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
 
-    suites = suites_of(getattr(args, "tasks", ()))  # the demo has none
+    suites = suites_of(getattr(args, "tasks", ()))
     named = named_roles(getattr(args, "roles", ()))
     judged = verdicts(suites, records, args.data, named) if suites and not copy_of_a_launch() else Verdicts()
 
@@ -235,7 +231,6 @@ def _brief(record: Record) -> dict[str, object]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    """All four on every task, but zero-shot only for those that have a text encoder."""
-    with_text = [b for b in DEMO_BACKBONES if not b.startswith("random")]
-    work = [(DEMO_BACKBONES, [t for t in DEMO_TASKS if t != "zeroshot"]), (with_text, ["zeroshot"])]
-    return shared_run(1 if launched_rank()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), work, args)
+    """All four on the suite of that name; zero-shot is left out for the one without a text encoder."""
+    args.backbone, args.tasks = DEMO_BACKBONES, DEMO_TASKS
+    return shared_run(1 if launched_rank()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), args)

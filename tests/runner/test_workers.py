@@ -87,7 +87,7 @@ def test_a_wrong_number_is_told(monkeypatch):
 
 def test_the_demo_takes_a_process_a_core_and_no_more_of_them_under_a_launcher(monkeypatch):
     counts = []
-    monkeypatch.setattr(cli, "shared_run", lambda count, work, args: counts.append(count) or 0)
+    monkeypatch.setattr(cli, "shared_run", lambda count, args: counts.append(count) or 0)
     assert main(["demo"]) == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["demo"]) == 0
@@ -131,7 +131,7 @@ def test_each_worker_has_a_gpu_or_a_share_of_one(two_gpus, monkeypatch):
 
 def test_run_takes_a_process_a_gpu_unless_told_otherwise(two_gpus, monkeypatch):
     counts = []
-    monkeypatch.setattr(cli, "shared_run", lambda count, work, args: counts.append(count) or 0)
+    monkeypatch.setattr(cli, "shared_run", lambda count, args: counts.append(count) or 0)
     for more in ([], ["--device", "cpu"], ["--device", "cuda:0"]):
         assert main(["run", "--backbone", "random-nano", "--tasks", "linear", *more]) == 0
     assert counts == [2, 1, 1]
