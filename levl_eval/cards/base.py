@@ -73,6 +73,7 @@ class DataSpec(StrictModel):
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
         "spair71k",
+        "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
     ] = protocol()  # fmt: skip
     directory: str = not_protocol(PLACE, "")  # folder below --data DIR
     root: str | None = not_protocol(PLACE, None)  # replaces DIR/directory

@@ -25,6 +25,7 @@ from levl_eval.cards.probes import (
     AttentiveCard,
     BackgroundsCard,
     CarvedSpec,
+    ChoiceCard,
     KNNCard,
     LinearPathCard,
     LinearProbeCard,
@@ -60,6 +61,7 @@ __all__ = [
     "BackgroundsCard",
     "Card",
     "CarvedSpec",
+    "ChoiceCard",
     "ClaimCard",
     "ConnectorSpec",
     "CorrespondenceCard",
@@ -107,6 +109,7 @@ TaskCard = Annotated[
     | KNNCard
     | AttentiveCard
     | RetrievalCard
+    | ChoiceCard
     | BackgroundsCard
     | LMMSCard
     | MMSegCard
@@ -160,6 +163,7 @@ def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
         BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard,
+        ChoiceCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

@@ -182,6 +182,21 @@ class RetrievalCard(TaskFields):
     readout: str | None = protocol(None)  # which read-out the main metric is; None: the one the backbone's authors report
 
 
+class ChoiceCard(TaskFields):
+    """Choices by image-text score: which of an image's captions is right, or which caption belongs to which of two images.
+
+    main_metric: accuracy (one image), text_score, image_score, group_score (two), or macro_ and one of them: the mean over kinds.
+    """
+
+    engine: Literal["choice"] = protocol("choice")
+    data: DataSpec = protocol()
+    template: str = protocol("{}")  # what stands around each caption
+    readout: str | None = protocol(None)  # which read-out the main metric is; None: the one the backbone's authors report
+    ties: Literal["wrong", "right"] = protocol("wrong")  # what a caption is that scores like the right one
+    kinds_left_out: list[str] = protocol([], max_length=1_000)  # of the mean over kinds
+    least_of_a_kind: Count = protocol(1)  # kinds with fewer pairs are not in the mean over kinds
+
+
 class BackgroundsCard(LinearTraining):
     engine: Literal["backgrounds"] = protocol("backgrounds")
     train: DataSpec = protocol()  # ROOT/original/SPLIT/CLASS

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from levl_eval.cards import TaskCard
-    from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, PairSet, QuestionSet, SegmentationSet
+    from levl_eval.data.types import (
+        CaptionSet,
+        ChoiceSet,
+        ClassificationSet,
+        DepthSet,
+        ImageSet,
+        PairSet,
+        QuestionSet,
+        SegmentationSet,
+    )
     from levl_eval.records import Record
     from levl_eval.report.results import Results
 
@@ -75,7 +84,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "segmentation", "incontext", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "backgrounds", "depth", "correspondence")  # fmt: skip
+_WITH_IMAGES = ("vqa", "segmentation", "incontext", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "backgrounds", "depth", "correspondence")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -90,11 +99,13 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
 
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
-    test_set: CaptionSet | ClassificationSet | DepthSet | PairSet | QuestionSet | SegmentationSet
+    test_set: CaptionSet | ChoiceSet | ClassificationSet | DepthSet | PairSet | QuestionSet | SegmentationSet
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
 
         test_set = retrieval.captions_of(card, folder, record.limit)
+    elif card.engine == "choice":
+        test_set = readers.read_choices(card.data, folder, record.limit)
     elif card.engine == "lmms":
         raise UsageError(f"{card.name}: lmms-eval reads its images itself")
     elif card.engine == "depth":

@@ -67,7 +67,7 @@ def read_caption_file(
 
 
 def _table(path: Path, text: str, image: str, captions: Sequence[str], split: str, mark: str) -> Iterator[Caption]:
-    records = _records(path, text, mark)
+    records = csv_records(path, text, mark)
     number, header = next(records, (1, []))
     caption = next((c for c in captions if c in header), None)
     wanted = [image, captions[0], *([split] if split else [])]
@@ -94,7 +94,7 @@ def _table(path: Path, text: str, image: str, captions: Sequence[str], split: st
         yield Caption(row[at], row[text_at], number, row[split_at] if split else "")
 
 
-def _records(path: Path, text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
+def csv_records(path: Path, text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
     """(line it begins at, fields) of each record that is not blank. Raises UsageError for quotes that do not close."""
     csv.field_size_limit(_WIDE)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)

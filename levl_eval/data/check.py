@@ -9,17 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.cards import DataSpec, DepthCard
+from levl_eval.cards import ChoiceCard, DataSpec, DepthCard
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
-from levl_eval.data.published import ADE20K, NYUV2, RELEASES, SETS
-from levl_eval.data.readers import read_classification, read_depth, read_questions, read_segmentation
+from levl_eval.data.published import ADE20K, CHOICES, NYUV2, RELEASES, SETS
+from levl_eval.data.readers import read_choices, read_classification, read_depth, read_questions, read_segmentation
 from levl_eval.data.rgb import conversions
 from levl_eval.data.types import ImageSet
 
+# Task of a choice by image-text score -> the file or folder below DIR that says its set is there.
+CHOICE_TASKS = {
+    "sugarcrepe": "sugarcrepe/data", "winoground": "winoground", "mmvp-vlm": "mmvp_vlm", "aro-relation": "aro/visual_genome_relation.json",
+    "aro-attribution": "aro/visual_genome_attribution.json", "aro-order": "aro/coco_order.json",
+}  # fmt: skip
 VALIDATION = {"aircraft": (3_333,)}
 
 
@@ -56,6 +61,18 @@ def _questions(layout: str, split: str, data: str, seen: dict[str, set[str]]) ->
     if shared:
         out.append(Finding("error", name, f"{len(shared)} images stand in another split too, first {sorted(shared)[0]}"))
     return out
+
+
+def _pairs(task: str, data: str) -> Iterable[Finding]:
+    """The pairs of a choice by image-text score: counts against the release, and what they are about."""
+    card = task_card(task)
+    assert isinstance(card, ChoiceCard)
+    pairs = read_choices(card.data, data)
+    name = "/".join(filter(None, (card.data.directory, card.data.split)))
+    yield Finding("ok", name, f"{len(pairs.trials):,} pairs about {len(pairs.images):,} images")
+    title, count = CHOICES.get((card.data.layout, card.data.split), ("", len(pairs.trials)))
+    if len(pairs.trials) != count:
+        yield Finding("note", name, f"is not the published release ({title}, {count:,} pairs)")
 
 
 def _ade(split: str, data: str) -> list[Finding]:
@@ -178,6 +195,9 @@ def check(directory: Path) -> list[Finding]:
         for split in ("train", "val", "test"):
             if (directory / room / split).is_dir():
                 out += _guard(f"{room}/{split}", lambda r=room, s=split: _folders(r, s, data))  # type: ignore[misc]
+    for task, file in CHOICE_TASKS.items():
+        if (directory / file).exists():
+            out += _guard(task, lambda t=task: _pairs(t, data))  # type: ignore[misc]
     for name in set_names():
         card = set_card(name)
         if all(spec and (directory / spec.directory).is_dir() for spec in (card.train, card.data)):

@@ -31,6 +31,7 @@ import numpy as np
 
 from levl_eval.data.types import (
     CaptionSet,
+    ChoiceSet,
     ClassificationSet,
     DepthSet,
     ImageSet,
@@ -42,7 +43,7 @@ from levl_eval.data.types import (
 )
 
 FORM = 1  # of the normal forms below; raised when they change on purpose
-AnnotatedSet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | PairSet
+AnnotatedSet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | PairSet | ChoiceSet
 AnySet = AnnotatedSet | ImageSet
 _UNUSED = {"isBalanced", "entailed", "groups"}  # moves nothing; or has a form of its own
 
@@ -114,6 +115,12 @@ def _content(dataset: AnySet) -> Content:
             texts[owner].append(_hash(caption.encode()))
         items = [_hash(c, *sorted(t)) for c, t in zip(contents, texts, strict=True)]
         return _finish("captions", items, facts, [_hash(c, *t) for c, t in zip(contents, texts, strict=True)], images)
+    if isinstance(dataset, ChoiceSet):
+        of_image = dict(zip(images.ids, contents, strict=True))
+        items = [
+            _hash(*(of_image[i] for i in t.images), t.kind.encode(), *(c.encode() for c in t.captions)) for t in dataset.trials
+        ]
+        return _finish("choices", items, facts, items, images)
     return _finish("images", contents, facts, contents, images)
 
 

@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from levl_eval.data.fingerprints import AnySet, questions_digest
-from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, ImageSet, Question, QuestionSet, SegmentationSet
+from levl_eval.data.types import (
+    CaptionSet,
+    ChoiceSet,
+    ClassificationSet,
+    DepthSet,
+    ImageSet,
+    Question,
+    QuestionSet,
+    SegmentationSet,
+)
 
 _POPE = "POPE COCO (github.com/AoiDragon/POPE at 08d957b)"
 POPE_WHOLE = f"{_POPE}, 3 x 3,000"
@@ -44,6 +53,11 @@ SETS: dict[str, tuple[int, int]] = {
 CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
     "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,),
+}  # fmt: skip
+# Pairs in the releases of the sets of choices by image-text score, by layout and split.
+CHOICES: dict[tuple[str, str], tuple[str, int]] = {
+    ("sugarcrepe", ""): ("SugarCrepe", 7_511), ("winoground", ""): ("Winoground", 400), ("mmvp-vlm", ""): ("MMVP-VLM", 135),
+    ("aro", "relation"): ("ARO, Visual Genome Relation", 23_937), ("aro", "attribution"): ("ARO, Visual Genome Attribution", 28_748),
 }  # fmt: skip
 ADE20K = {"training": 20_210, "validation": 2_000}
 NYUV2 = {"train": 795, "test": 654}
@@ -105,6 +119,9 @@ def published_set(dataset: AnySet, layout: str = "") -> str | None:
         return next((f"ADE20K {k}, {n:,} images of 150 classes (by counts)" for k, v in ADE20K.items() if v == n), None)
     if isinstance(dataset, DepthSet) and layout == "nyuv2":
         return next((f"NYU Depth V2 labelled {k}, {n:,} images (by counts)" for k, v in NYUV2.items() if v == n), None)
+    if isinstance(dataset, ChoiceSet):
+        name, count = CHOICES.get((layout, dataset.split), ("", -1))
+        return f"{name}, {count:,} pairs (by counts)" if len(dataset.trials) == count else None
     if isinstance(dataset, CaptionSet) and layout == "karpathy":
         known = {("flickr30k", 1000): "Flickr30k Karpathy test", ("coco", 5000): "COCO Karpathy test"}
         return f"{known[dataset.name, n]}, {n:,} images (by counts)" if (dataset.name, n) in known else None

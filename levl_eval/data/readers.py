@@ -15,9 +15,9 @@ from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.skipping import check_skipped
-from levl_eval.data.types import CaptionSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet
+from levl_eval.data.types import CaptionSet, ChoiceSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet
 
-S = TypeVar("S", CaptionSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet)
+S = TypeVar("S", CaptionSet, ChoiceSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet)
 Reader: TypeAlias = "Callable[[DataSpec, str, int | None], S]"  # (specification, --data, limit) -> a set; raises UsageError
 _HERE = "levl_eval.data"
 
@@ -45,6 +45,11 @@ CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
     "karpathy": "captions:read_karpathy", "captions": "captions:read_captions",
 })  # fmt: skip
 PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:read_spair"})
+
+CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
+    "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro", "mmvp-vlm": "choices:read_mmvp_vlm",
+    "choices": "choices:read_own",
+})  # fmt: skip
 
 
 def _wrong(spec: DataSpec, expected: str) -> UsageError:
@@ -104,6 +109,17 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
     if len(caption_set.images) == 1 and limit != 1:
         raise UsageError(f"{caption_set.images.source}: holds one image, which every caption finds; at least 2 are needed")
     return _ruled(caption_set, spec)
+
+
+def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
+    """Choices by image-text score; ``limit`` keeps those about the first so many images. Raises UsageError."""
+    if spec.layout not in CHOICES:
+        raise _wrong(spec, "pairs of captions")
+    if on_hub(spec, data):
+        from levl_eval.data.hub_choices import hub_choices
+
+        return _ruled(hub_choices(spec, limit), spec)
+    return _ruled(CHOICES.load(spec.layout)(spec, data, limit), spec)
 
 
 def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:

@@ -156,3 +156,25 @@ class DepthSet:
     fingerprint: str
     content: Callable[[str], str] | None = None  # id -> hash of the map's encoded bytes (or of its array); None: none are kept
     scale: float | None = None  # of integer maps, in a metre; None: ``content`` is of metres
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One choice by image-text score. One image: the first caption is right, the others are wrong. Two images: each caption is its own
+    image's, in order. kind: what tells right from wrong (a swapped attribute, a relation); "" where the set does not say."""
+
+    trial_id: str
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class ChoiceSet:
+    """Choices over an image set. trials: those about skipped images are left out."""
+
+    name: str
+    split: str
+    images: ImageSet
+    trials: tuple[Trial, ...]
+    fingerprint: str  # of captions, kinds and which images

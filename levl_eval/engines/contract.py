@@ -37,6 +37,7 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
     "knn": "levl_eval.engines.probes.knn:run",
     "attentive": "levl_eval.engines.probes.attentive:run",
     "retrieval": "levl_eval.engines.probes.retrieval:run",
+    "choice": "levl_eval.engines.probes.choice:run",
     "backgrounds": "levl_eval.engines.probes.backgrounds:run",
     "lmms": "levl_eval.engines.lmms.task:run",
     "mmseg": "levl_eval.engines.segmentation.mmseg_task:run",
@@ -62,7 +63,9 @@ TOGETHER = frozenset(
     {"vqa", "lmms"}
 )  # engines that several processes of a launcher run together, step by step (core.distributed)
 
-WITH_TEXT = frozenset({"zeroshot", "retrieval"})  # engines that compare images with texts, by the backbone's text encoder
+WITH_TEXT = frozenset(
+    {"zeroshot", "retrieval", "choice"}
+)  # engines that compare images with texts, by the backbone's text encoder
 
 
 class StopAfterFeatures(Exception):

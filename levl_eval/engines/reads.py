@@ -5,6 +5,7 @@ from __future__ import annotations
 from levl_eval.cards import (
     AttentiveCard,
     BackgroundsCard,
+    ChoiceCard,
     ConnectorSpec,
     CorrespondenceCard,
     DepthCard,
@@ -33,7 +34,7 @@ def arrays_of(card: TaskFields) -> tuple[str, ...]:
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):
         return OF_READOUT[card.readout]
-    if isinstance(card, (ZeroShotCard, RetrievalCard)):
+    if isinstance(card, (ZeroShotCard, RetrievalCard, ChoiceCard)):
         return ("pooled",)
     if isinstance(card, (VQACard, LMMSCard)) and isinstance(card.recipe, RecipeCard):
         return arrays_of_connector(card.recipe.connector)

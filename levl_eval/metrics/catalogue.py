@@ -106,6 +106,11 @@ _PCK = (
     ),
     _fraction("pck_mean_of_categories", "keypoints found, mean over categories"),
 )
+_CHOICES = (
+    _fraction("text_score", "both images' captions told apart", chance=0.25), _fraction("image_score", "both captions' images told apart", chance=0.25),
+    _fraction("group_score", "both", chance=1 / 6),
+    *(_fraction(f"macro_{m}", "mean over the kinds of pairs") for m in ("accuracy", "text_score", "image_score", "group_score")),
+)  # fmt: skip
 _VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 _HEALTH = (
     Metric("effective_rank", "", "higher", (1.0, math.inf), None, 1, "exponential of the entropy of the singular values' shares"),
@@ -127,7 +132,7 @@ METRICS: tuple[Metric, ...] = (
     _fraction("answered", "questions with an answer", "none"),
     _fraction("binary", "GQA: yes, no, and choices"), _fraction("open", "GQA: open questions"),
     *(_fraction(f"{kind}/{{rest}}", "accuracy of a kind of question") for kind in (
-        "structural", "semantic", "steps", "words", "answer_type", "question_type", "type", "subject", "category",
+        "structural", "semantic", "steps", "words", "answer_type", "question_type", "type", "subject", "category", "kind",
     )),
     _fraction("consistency", "GQA: entailed questions answered right"), _fraction("validity", "GQA: answers of the asked kind"),
     _fraction("plausibility", "GQA: answers that occur"),
@@ -144,6 +149,7 @@ METRICS: tuple[Metric, ...] = (
     _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
     *_RETRIEVAL,
     *_PCK,
+    *_CHOICES, _fraction("tied", "choices in which two scores are equal", "none"),
     *(_fraction(v, "ImageNet-9: accuracy on this variant") for v in _VARIANTS),
     Metric("drop_{name}", better="lower", bounds=DIFFERENCE, meaning="accuracy on Original minus that on the variant, paired"),
     Metric("background_gap", better="lower", bounds=DIFFERENCE, meaning="accuracy on mixed_same minus that on mixed_rand, paired"),
@@ -151,7 +157,7 @@ METRICS: tuple[Metric, ...] = (
 )  # fmt: skip
 
 # Metrics of which an encoder with several image-text read-outs gives one for each, as "top1/average".
-READOUT_METRICS: tuple[Metric, ...] = (*_CLASSES, *_RETRIEVAL)
+READOUT_METRICS: tuple[Metric, ...] = (*_CLASSES, *_RETRIEVAL, *_CHOICES, _fraction("accuracy", "pairs told apart"))
 
 # lmms-eval's own metrics (0.7.3) whose unit is known; their direction comes with the record.
 LMMS: tuple[Metric, ...] = (

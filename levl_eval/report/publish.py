@@ -37,6 +37,7 @@ TASK_TYPES = {  # engine -> the hub's name of the kind of task
     "vqa": "visual-question-answering", "lmms": "visual-question-answering", "segmentation": "image-segmentation", "mmseg": "image-segmentation",
     "incontext": "image-segmentation", "depth": "depth-estimation", "zeroshot": "zero-shot-image-classification", "retrieval": "image-text-retrieval",
     "correspondence": "keypoint-matching",
+    "choice": "image-text-retrieval",
 }  # fmt: skip
 CLASSIFICATION = "image-classification"
 

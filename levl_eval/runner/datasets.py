@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from levl_eval.cards import (
     BackboneCard,
+    ChoiceCard,
     CorrespondenceCard,
     DataSpec,
     LMMSCard,
@@ -34,6 +35,7 @@ _KINDS: dict[str, Kind] = {
     "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
+    "choice": "choices",
 }  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     parts = [Part("test", kind, card.data, limit, options)]
-    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard)):
+    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, ChoiceCard)):
         parts.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"

@@ -4,6 +4,7 @@
     vqav2/v2_OpenEnded_mscoco_{train2014,val2014}_questions.json, v2_mscoco_*_annotations.json, {train2014,val2014}/COCO_*.jpg
     pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
+    sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
@@ -27,7 +28,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, manifest
+from levl_eval.scenes import VERSION, choices, manifest
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
@@ -51,6 +52,7 @@ COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16,
+    **choices.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -61,6 +63,8 @@ FOREGROUNDS = tuple(g for g in GROUPS if g not in ("insect", "building"))  # nin
 def scene_of(part: str, index: int, seed: int) -> Scene:
     """The scene of picture ``index`` of a part ("gqa/train", ...)."""
     key = stable_seed("export", part, seed, index)
+    if part.partition("/")[0] in choices.ROOMS:
+        return choices.part_scene(part, index, seed)[0]
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -79,8 +83,11 @@ def _jpeg(pixels: np.ndarray) -> bytes:
 
 def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]]:
     """(path below the root, scene) of every image that number ``index`` of ``part`` gives; imagenet9/val gives three."""
-    scene = scene_of(part, index, seed)
     room, split = part.split("/")
+    if room in choices.ROOMS:
+        yield from choices.images(part, index, seed)
+        return
+    scene = scene_of(part, index, seed)
     if room == "gqa":
         yield f"gqa/images/{image_id(part, index)}.jpg", scene
     elif room in ("vqav2", "pope"):
@@ -236,6 +243,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         known = {image_id(part, i): annotated(scene_of(part, i, seed).objects[0], size) for i in range(count)}
         for name, text in spair_files(known, split, size):
             yield f"{_SPAIR}/{name}", text
+    elif room in choices.ROOMS:
+        yield from choices.files_of(part, count, seed, size)
     elif part == "ade20k/validation":
         yield "ade20k/ADEChallengeData2016/objectInfo150.txt", _object_info()
 
@@ -289,8 +298,8 @@ def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: Map
 
 
 def world_counts(scale: float = 1.0, counts: dict[str, int] | None = None) -> dict[str, int]:
-    """Images a set."""
-    return {part: max(12, round(n * scale)) for part, n in {**COUNTS, **(counts or {})}.items()}
+    """Images a set; with ``counts`` of the sets that it names alone."""
+    return {part: max(12, round(n * scale)) for part, n in (COUNTS if counts is None else counts).items()}
 
 
 def world_folder(cache: Path, seed: int = 0, size: int = 96) -> Path:

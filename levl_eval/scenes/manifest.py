@@ -24,7 +24,10 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.kept import mark_used
 
 MANIFEST, FILES, WRITING, LOCK = "scenes.json", "scenes-files.json", ".writing", ".lock"
-ROOMS = ("gqa", "vqav2", "pope", "ade20k", "classification", "imagenet9", "spair71k")  # all that is written lies in these
+ROOMS = (  # all that is written lies in these
+    "gqa", "vqav2", "pope", "ade20k", "classification", "imagenet9", "spair71k",
+    "sugarcrepe", "winoground", "aro", "mmvp_vlm",
+)  # fmt: skip
 _MANY = 256  # files to hash again, from which on the manifest is written anew: a copied world, whose times say nothing
 
 Listing = dict[str, list[int | str]]  # name below the root -> [bytes, SHA-256]

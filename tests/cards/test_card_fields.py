@@ -69,6 +69,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
     {**TASK, **SIDES, "engine": "backgrounds", "layers": [1]},
     {**TASK, "engine": "zeroshot", "data": DATA, "set": "s", "class_names": ["x"], "readout": "cls"},
     {**TASK, "engine": "retrieval", "data": DATA, "readout": "cls"},
+    {**TASK, "engine": "choice", "data": DATA, "readout": "cls", "kinds_left_out": ["x"]},
     {"kind": "set", "name": "s", **SIDES, "chance": 0.5, "validation": {}, "templates": ["{}"], "class_names": ["x"]},
     {"kind": "set", "name": "s", **SIDES, "validation": DATA},
     {"kind": "llm", "name": "l", "repo": "a/b", "revision": "v"},

@@ -296,7 +296,7 @@ LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
     **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
-    **dict.fromkeys(readers.PAIRS, "pairs"),
+    **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.CHOICES, "choices"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
 SEEDS = {
@@ -307,6 +307,8 @@ SEEDS = {
     "imagenet": ["val/n1/a.JPEG", "val/n2/a.JPEG", "LOC_val_solution.csv"], "places365": ["places365_val.txt", "categories_places365.txt"],
     "aircraft": ["images_variant_val.txt"], "pets": ["annotations/val.txt"], "sun397": ["Partitions/val.txt"], "karpathy": ["dataset_x.json"],
     "nyuv2": ["test/a/rgb_1.png", "splits.mat"], "imagefolder": ["val/a/1.png", "val/b/1.png"], "ade20k": ["images/validation/a.jpg"],
+    "sugarcrepe": [f"data/{k}.json" for k in ("add_obj", "add_att", "replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att")],
+    "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
@@ -316,6 +318,9 @@ SEED_TEXTS = {
     "vqav2": '{"questions": [{"question_id": 1, "image_id": 2, "question": "Is it?"}], "annotations": []}', "places365": "/a/abbey 0",
     "voc": "a", "aircraft": "a A318", "pets": "Abyssinian_1 1 1 1", "sun397": "/a/abbey/sun_a.jpg", "imagenet": "ImageId,x\nv,n1 1 2 3 4",
     "scienceqa": '{"1": {"image": "image.png", "question": "Is it?", "choices": ["a", "b"], "answer": 0}, "val": ["1"]}',
+    "sugarcrepe": '{"0": {"filename": "a.jpg", "caption": "a", "negative_caption": "b"}}', "mmvp-vlm": "Question ID,Type,Statement\n1,a,b\n2,a,c",
+    "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
+    "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',
     "mme": "Is it?\tYes", "spair71k": "p", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
 }  # fmt: skip
 
@@ -334,17 +339,22 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
         content: Any = small.image_bytes(0) if name.endswith((".png", ".jpg", ".JPEG")) else SEED_TEXTS.get(layout, "{}")
         small.write(folder / name, content)
     (data / "coco" / "val2014").mkdir(parents=True)
-    splits = {"pope": "random", **dict.fromkeys(("nyuv2", "cifar10", "cifar100", "stl10"), "test")}
+    splits = {
+        "pope": "random",
+        **dict.fromkeys(("nyuv2", "cifar10", "cifar100", "stl10"), "test"),
+        "sugarcrepe": "",
+        "aro": "order",
+    }
     fields: dict[str, Any] = {"directory": layout, "split": splits.get(layout, "val")}
     if place == "root":
         fields["root"] = str(folder)
-    if place == "fields" or layout in ("labels", "captions", "vqa", "llava", "depth", "segmentation"):
+    if place == "fields" or layout in ("labels", "captions", "vqa", "llava", "depth", "segmentation", "choices"):
         small.write(folder / "i" / "a.png", small.image_bytes(0))
         small.write(folder / "m" / "a.png", small.mask_bytes(0))
         small.write(folder / "t.jsonl", '{"image": "a.png", "question": "?", "answer": "x"}\n')
         small.write(folder / "t.csv", "image,caption,split\na.png,one,val\n")
         small.write(folder / "t.txt", "a.png 0\n")
-        notes = {"labels": "t.txt", "captions": "t.csv", "karpathy": "t.jsonl"}.get(layout, "m")
+        notes = {"labels": "t.txt", "captions": "t.csv", "karpathy": "t.jsonl", "choices": "t.jsonl"}.get(layout, "m")
         fields |= {"questions": str(folder / "t.jsonl"), "images": str(folder / "i"), "annotations": str(folder / notes)}
         fields["choices"] = str(folder / "t.jsonl") if layout == "gqa" else None
         (folder / "c.txt").write_text("a\nb\nc\n")
