@@ -24,6 +24,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
     p.add_argument("--format", choices=FORMATS, default="table")
     p.add_argument("--wide", action="store_true", help="csv: tasks by backbones, instead of one metric a row")
+    p.add_argument("--intervals", action="store_true", help="tex: every table with its intervals, wider than a column")
     p.add_argument("--published", action="store_true", help="csv: also the paper's numbers, as rows marked published")
     p.add_argument("--json", action="store_true", help="the same as --format json")
     p.add_argument("--out", metavar="FILE", help="write to a file instead of to the terminal")
@@ -32,13 +33,15 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: all is in the table; 1: something is damaged and left out, as stderr and the table's notes say."""
-    from levl_eval.report import tables, wide
+    from levl_eval.report import latex, tables, wide
     from levl_eval.report.results import Results
 
     results = Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr), reference=args.reference)
     kind = "json" if args.json else args.format
     if (args.wide or args.published) and kind != "csv":
         raise UsageError("leaderboard: --wide and --published go with --format csv")
+    if args.intervals and kind != "tex":
+        raise UsageError("leaderboard: --intervals goes with --format tex; all others hold them")
     if kind == "csv":
         if args.wide and args.published:
             raise UsageError("leaderboard: the paper's numbers go into the long table; leave out --wide")
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         text = "\n".join([*(line for line, _ in tables.lines(results)), *tables.all_notes(results)]) + "\n"
     else:
         writers: dict[str, Callable[[Results], str]] = {
-            "md": wide.markdown, "tex": wide.latex, "html": wide.html_page, "json": lambda r: json_text(wide.as_json(r)) + "\n",
+            "md": wide.markdown, "tex": latex.with_intervals if args.intervals else latex.column, "html": wide.html_page, "json": lambda r: json_text(wide.as_json(r)) + "\n",
         }  # fmt: skip
         text = writers[kind](results)
     results.save()

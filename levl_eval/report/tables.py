@@ -23,7 +23,7 @@ from levl_eval.report.budget import budget_notes
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.sight import SHARE, ceiling_notes, ceiling_of, share_of_record, share_of_sight, share_text
-from levl_eval.report.units import interval, lower_note, text
+from levl_eval.report.units import interval, labelled, lower_note, text
 
 TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
 
@@ -34,6 +34,7 @@ COLUMNS: dict[str, str] = {
     "main": "1 if it is the task's main metric",
     "backbone": "name of the backbone",
     "seed": "seed of the head or connector",
+    "unit": "of value, its error and interval: percent, or what the metric is in; empty for pure numbers",
     "value": "percent; metrics that are no fractions (rmse, rank, ...) as they are",
     "stderr": "standard error over test images, in the same unit",
     "low": "lower end of the 95% interval",
@@ -148,7 +149,7 @@ def rows(results: Results) -> list[TableRow]:
             e = within(measured, kind.bounds)
             ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
             columns = {
-                **common, "metric": name, "main": int(main), **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
+                **common, "metric": name, "main": int(main), "unit": kind.unit, **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
                 **(gains[id(r)] if main else {}), "converged": _flag(converged(r)) if main else "", "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
             }  # fmt: skip
             out.append((_place(common, r, name), columns))
@@ -284,7 +285,7 @@ def lines(results: Results, width: int = 80, of: Sequence[Record] | None = None)
         return [t[k] for k in kept]
 
     columns = [max(len(h), *(len(wanted(t)[i]) for *_, t in table)) for i, h in enumerate(heads)] if table else []
-    titles = {row.key: printable(f"{row.title}, {row.metric}") for row in chosen}
+    titles = {row.key: printable(f"{row.title}, {labelled(row.kind)}") for row in chosen}
     longest = max([len(name) + 2 for _, name, _ in table] + [len(t) for t in titles.values()] + [8])
     first = max(12, min(longest, width - sum(c + 2 for c in columns)))
 

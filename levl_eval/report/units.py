@@ -33,6 +33,12 @@ def lower_note(metrics: Iterable[str | Metric]) -> str:
     )
 
 
+def labelled(metric: str | Metric) -> str:
+    """A metric's name for a head, with its unit where that is not percent: ``rmse (m)``."""
+    m = _entry(metric)
+    return m.name if m.unit in ("percent", "") else f"{m.name} ({m.unit})"
+
+
 def text(value: float | None, metric: str | Metric, signed: bool = False) -> str:
     """A value for people."""
     if value is None:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from levl_eval.core.text import csv_cell, latex_text, markdown_text, printable
+from levl_eval.core.text import csv_cell, markdown_text
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.report.averages import METHOD, known_averages, shown
 from levl_eval.report.provenance import data_values
@@ -18,7 +18,7 @@ from levl_eval.report.results import Results, Row
 from levl_eval.report.sight import share_of_sight, share_text
 from levl_eval.report.tables import all_notes, late_mark
 from levl_eval.report.templating import render
-from levl_eval.report.units import interval, lower_note, text
+from levl_eval.report.units import interval, labelled, lower_note, text
 
 CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
 AVERAGE_CAPTION = (
@@ -91,14 +91,14 @@ def tables(results: Results) -> list[Wide]:
     """Values; where there are references, gains; and averages of the groups that are whole. Backbones without a row are left out."""
     names, lower = results.backbones, lower_note(row.kind for row in results.rows)
     values = [
-        (row.title, row.metric, [_value(results, row, n, best) for n in names])
+        (row.title, labelled(row.kind), [_value(results, row, n, best) for n in names])
         for row in results.rows
         for best in [results.best(row)]
     ]
     out = [Wide(CAPTION + lower, ["task", "metric", *names], values)]
     out += _sights(results)
     over = references(results)
-    gains = [(row.title, row.metric, [_gain(results, row, n, len(over) > 1) for n in names]) for row in results.rows]
+    gains = [(row.title, labelled(row.kind), [_gain(results, row, n, len(over) > 1) for n in names]) for row in results.rows]
     gains = [g for g in gains if any(e.text for e in g[2])]
     keep = [i for i in range(len(names)) if any(g[2][i].text for g in gains)]
     if gains:
@@ -130,7 +130,7 @@ def _sights(results: Results) -> list[Wide]:
             for n in names
         ]
         if any(e.text for e in entries):
-            rows.append((row.title, row.metric, entries))
+            rows.append((row.title, labelled(row.kind), entries))
     return [Wide(SIGHT_CAPTION, ["task", "metric", *names], rows)] if rows else []
 
 
@@ -149,28 +149,6 @@ def markdown(results: Results) -> str:
         parts.append("\n".join([markdown_text(table.caption), "", head, rule, *rows]))
     notes = all_notes(results)
     return "\n\n".join(parts + (["\n".join(f"- {markdown_text(n)}" for n in notes)] if notes else [])) + "\n"
-
-
-def _tex_entry(e: Entry) -> str:
-    shown, bracket, rest = e.text.partition(" [")
-    if not bracket:
-        return latex_text(shown)
-    # Numbers stand in math mode, so that a minus is no hyphen.
-    value = rf"$\mathbf{{{shown}}}$" if e.bold else f"${shown}$"
-    low_high, _, more = rest.partition("]")
-    return rf"{value} {{\scriptsize $[{low_high}]${latex_text(more)}}}"
-
-
-def latex(results: Results) -> str:
-    """`tabular` with booktabs rules; `\\usepackage{booktabs}` is all it needs."""
-    out = []
-    for table in tables(results):
-        lines = [rf"% {printable(table.caption)}", rf"\begin{{tabular}}{{ll{'r' * (len(table.heads) - 2)}}}", r"\toprule"]
-        lines += [" & ".join(map(latex_text, table.heads)) + r" \\", r"\midrule"]
-        lines += [" & ".join([latex_text(t), latex_text(m), *map(_tex_entry, entries)]) + r" \\" for t, m, entries in table.rows]
-        out.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
-    notes = r" \\ ".join(latex_text(n) for n in all_notes(results))
-    return "\n\n".join([*out, rf"{{\footnotesize\raggedright {notes}\par}}"]) + "\n"
 
 
 def html_page(results: Results) -> str:
@@ -264,7 +242,15 @@ def as_json(results: Results) -> list[dict[str, object]]:
                 "gain": g.model_dump() if g else None, "reference": results.reference(row, name) if g else None,
                 "sight": share.model_dump() if share else None, "converged": not late_mark(row, name),
             }  # fmt: skip
-        out.append({**_about(row), "data": row.data, "better": row.kind.better, "cells": cells})
+        out.append(
+            {
+                **_about(row),
+                "data": row.data,
+                "better": row.kind.better,
+                "unit": "fraction" if row.kind.factor == 100.0 else row.kind.unit,
+                "cells": cells,
+            }
+        )
     return out
 
 

@@ -14,8 +14,9 @@ from levl_eval.cli import main
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import DataIdentity, JobIdentity, Record, Sample, fill_identity, read_records, write_record
 from levl_eval.report.compare import compare
+from levl_eval.report.latex import with_intervals as latex
 from levl_eval.report.results import Results
-from levl_eval.report.wide import html_page, latex, markdown
+from levl_eval.report.wide import html_page, markdown
 
 PRE = {"size": 64, "resize": "squash", "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
 NANO = {"dim": 192, "patch_dim": 192, "grid": [8, 8], "depth": 4}
@@ -125,7 +126,8 @@ def tables_of(out, capsys, *words):
     """Every format of the leaderboard, by name."""
     found = {}
     for kind in ("table", "csv", "md", "tex", "html", "json"):
-        assert main(["leaderboard", str(out), "--format", kind, *words]) == 0
+        whole = ["--intervals"] if kind == "tex" else []
+        assert main(["leaderboard", str(out), "--format", kind, *whole, *words]) == 0
         found[kind] = capsys.readouterr().out
     assert main(["leaderboard", str(out), "--format", "csv", "--wide", *words]) == 0
     return found | {"wide": capsys.readouterr().out}

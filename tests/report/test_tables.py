@@ -14,10 +14,11 @@ import pytest
 
 from levl_eval.cli import main
 from levl_eval.records import read_records
+from levl_eval.report.latex import with_intervals as latex
 from levl_eval.report.published import folder
 from levl_eval.report.results import Results
 from levl_eval.report.tables import COLUMNS, lines, rows, show, to_csv, write_leaderboard
-from levl_eval.report.wide import WIDE_COLUMNS, html_page, latex, markdown, tables, wide_csv
+from levl_eval.report.wide import WIDE_COLUMNS, html_page, markdown, tables, wide_csv
 from tests.report.conftest import edit_record, fill
 
 
