@@ -27,7 +27,7 @@ from levl_eval.records import Record
 
 CARDS = (
     "BackboneCard", "PreprocessOverride", "SetCard", "DataSpec", "HubSource", "RecipeCard", "ConnectorSpec", "LLMCard", "PromptSpec", "VQACard",
-    "SegmentationCard", "InContextCard", "MMSegCard", "DepthCard", "LinearProbeCard", "LinearPathCard", "AttentiveCard", "KNNCard", "ZeroShotCard",
+    "SegmentationCard", "InContextCard", "TextSegmentationCard", "MMSegCard", "DepthCard", "LinearProbeCard", "LinearPathCard", "AttentiveCard", "KNNCard", "ZeroShotCard",
     "RetrievalCard", "ChoiceCard", "BackgroundsCard", "LMMSCard", "ClaimCard", "SuiteCard",
 )  # fmt: skip
 

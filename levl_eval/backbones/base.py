@@ -182,6 +182,19 @@ class Backbone(nn.Module, abc.ABC):
     def has_text(self) -> bool:
         return False
 
+    @property
+    def projects_patches(self) -> bool:
+        """Whether ``image_embeddings`` is defined of single patch tokens too.
+
+        So it is where the pooled feature that it was made for is a class token behind the norm that patch tokens pass as well; an
+        attention pool's or a mean's projection has never seen a single token.
+        """
+        return self.has_text and self.class_token == "pooled" and self.dim == self.patch_dim
+
+    def last_block(self) -> nn.Module | None:
+        """The last transformer block, whose attention takes a mask (backbones.values); None where there is none that does."""
+        return None
+
     # Image-text read-outs (zero-shot, retrieval). The first read-out is the one the model's authors report.
     readouts: Sequence[Readout] = ()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, finish, unit
@@ -116,6 +116,10 @@ class HFBackbone(Backbone):
             own = out.pooler_output if self.rules.pooled == "pooler" else None
             pooled = patches.mean(1) if own is None else own
         return Features(pooled, patches, self._grid(images))
+
+    def last_block(self) -> nn.Module | None:
+        layers = getattr(getattr(self._tower, "encoder", None), "layers", None)
+        return layers[-1] if self.family == "clip" and layers is not None else None
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         project = getattr(self.model, "visual_projection", None)

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, LEVLJEPA, finish, two_heads, vit_blocks
@@ -49,6 +49,9 @@ class DualEncoderBackbone(Backbone):
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
         return vit_blocks(self._vit, images, layers)
+
+    def last_block(self) -> nn.Module:
+        return self._vit.blocks[-1]
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         vision = self.model.vision

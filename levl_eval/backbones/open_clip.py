@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, finish, hub, unit
@@ -46,6 +46,9 @@ class OpenClipBackbone(Backbone):
 
     def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
         return self._tower.blocks(images, layers)
+
+    def last_block(self) -> nn.Module | None:
+        return self._tower.last_block()
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         return {"embedding": unit(self._tower.project(pooled))}

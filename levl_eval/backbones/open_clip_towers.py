@@ -36,6 +36,10 @@ class Tower:
     def blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
         raise NotImplementedError
 
+    def last_block(self) -> nn.Module | None:
+        """See Backbone.last_block."""
+        return None
+
 
 class OwnViT(Tower):
     """open_clip's VisionTransformer: one class token always, whatever it pools."""
@@ -95,6 +99,10 @@ class OwnViT(Tower):
         _, outputs = self.visual.transformer.forward_intermediates(self._embed(images), indices=order)
         by_index = {i: self.norm(x) for i, x in zip(order, outputs, strict=True)}
         return [(by_index[i][:, 1:], by_index[i][:, 0]) for i in layers]
+
+    def last_block(self) -> nn.Module:
+        out: nn.Module = self.visual.transformer.resblocks[-1]
+        return out
 
 
 class OwnResNet(Tower):

@@ -1,8 +1,9 @@
-"""`oracle:classes`, `oracle:attributes`, `oracle:parts`: perfect sight of the synthetic scenes, as a ceiling for what an encoder could give.
+"""`oracle:classes`, `oracle:words`, `oracle:attributes`, `oracle:parts`: perfect sight of the synthetic scenes, as a ceiling for what an encoder could give.
 
 Patch tokens are what the renderer knows of each patch (scenes.truth), pooled features their mean. An image is recognised by its
 pixels, so it must come as it was made: no other size, crop or mirror image. ``?keep=0.5`` leaves that share of an image's patches
 (nested: a larger share keeps what a smaller one kept) and zeroes the others; ``?noise=S`` adds normal noise of that deviation.
+`oracle:words` tells what `oracle:classes` does, and has texts: a text is the classes that it names.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -18,9 +21,11 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.common import EMBEDDING, unit
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.scenes.truth import KINDS, World, default_manifest, digest_of, patch_facts, read_manifest, world_at
+from levl_eval.scenes.world import MASK_CLASSES
 
 GRID = 8
 VERSION = 1  # of what an oracle tells; a change of any number raises it
@@ -35,6 +40,8 @@ class OracleBackbone(Backbone):
         self.uri, self.name, self.kind, self.keep, self.noise = uri, name, kind, keep, noise
         self.dim = self.patch_dim = KINDS[kind]
         self.grid = (GRID, GRID)
+        if kind == "words":
+            self.readouts, self.class_token = EMBEDDING, "pooled"  # patches and their mean lie in the space of the texts
         self._place(world)
         self.eval()
 
@@ -56,6 +63,20 @@ class OracleBackbone(Backbone):
             raise UsageError(f"{self.uri}: --data {data}: `oracle:` backbones know the synthetic scenes only; use --data scenes")
         if manifest != self.world.manifest or Path(data) != self.world.root:
             self._place(world_at(Path(data), json.dumps(manifest)))
+
+    @property
+    def has_text(self) -> bool:
+        return self.kind == "words"
+
+    def text_parts(self) -> dict[str, object]:
+        return {"classes": list(MASK_CLASSES)} if self.has_text else {}
+
+    def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
+        return {"embedding": unit(pooled)}
+
+    def text_embeddings(self, texts: list[str]) -> Mapping[str, Tensor]:
+        named = [[bool(re.search(rf"\b{re.escape(c)}\b", t)) for c in MASK_CLASSES] for t in texts]
+        return {"embedding": unit(torch.tensor(named, dtype=torch.float32))}
 
     def encode(self, images: Tensor) -> Features:
         """Raises LevlError for an image that is not one of the world's, as it was made."""

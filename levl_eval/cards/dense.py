@@ -1,4 +1,4 @@
-"""Cards of the dense tasks: segmentation on cached tokens, in context, heads trained by mmsegmentation, and depth."""
+"""Cards of the dense tasks: segmentation on cached tokens, in context and by text, heads trained by mmsegmentation, and depth."""
 
 from __future__ import annotations
 
@@ -114,7 +114,45 @@ class InContextCard(TaskFields):
     score_size: Side | None = protocol(None)
 
 
-MapCard: TypeAlias = "SegmentationCard | InContextCard"  # a map of classes from stored tokens
+class TextSegmentationCard(TaskFields):
+    """Segmentation by the classes' names: each patch token is compared with their texts in the backbone's image-text space."""
+
+    engine: Literal["textseg"] = protocol("textseg")
+    data: DataSpec = protocol()
+    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
+    resize: Literal["shortest", "squash"] = protocol("squash")  # squash: the whole image
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
+    window: Side | None = protocol(None)  # side of the sliding windows over the input in pixels; None: the whole input at once
+    stride: Side | None = protocol(None)  # between windows; None: the window, without overlap
+    flip: bool = protocol(False)  # every view also mirrored: scores the mean of both
+    # How patch tokens get into the image-text space. projection: as the encoder gives them, through the projection of its class
+    # token; value: the same after a last block in which every token attends to itself alone (MaskCLIP).
+    patches: Literal["projection", "value"] = protocol("projection")
+    # Several: an ensemble. "openai": CLIP's 80, from the open_clip package.
+    templates: list[str] | str = protocol(["a photo of a {}."])
+    # None: the data set's; a text file, whose lines take its place here. "_" and "-" are read as spaces.
+    class_names: list[str] | str | None = protocol(None)
+    # Of a name with several words for its class, separated by "," or ";": the first, or all, the best of which counts.
+    synonyms: Literal["first", "all"] = protocol("first")
+    readout: str | None = protocol(None)  # which read-out is compared; None: the one the backbone's authors report
+    logit_scale: Scale = protocol(100.0)  # of the softmax over cosines behind the threshold
+    # The class `background_class`. none: the set has no such class, all classes are alike. text: a class with a text of its own.
+    # threshold: it has no text. void: it is no class; its pixels are not scored.
+    background: Literal["none", "text", "threshold", "void"] = protocol("none")
+    background_class: str = protocol("background")
+    background_texts: list[str] | None = protocol(None)  # of `background: text`, the best of which counts; None: its name
+    # text, threshold: a pixel whose largest probability, of the softmax over all texts, is below it is background.
+    background_threshold: Share = protocol(0.1)
+    upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the cosines
+    score: Literal["input", "original"] = protocol(
+        "original"
+    )  # masks scored untouched (resize: squash), or in the input's geometry
+    # With score: input, the side at which cosines and masks are scored; None: the input size.
+    score_size: Side | None = protocol(None)
+
+
+MapCard: TypeAlias = "SegmentationCard | InContextCard | TextSegmentationCard"  # a map of classes from stored tokens
 
 
 class MMSegCard(TaskFields):

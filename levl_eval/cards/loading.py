@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
 from levl_eval.cards.claim import ClaimCard
-from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard
+from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
 from levl_eval.cards.matching import CorrespondenceCard
 from levl_eval.cards.probes import (
@@ -89,6 +89,7 @@ __all__ = [
     "SuitePart",
     "TaskCard",
     "TaskFields",
+    "TextSegmentationCard",
     "VQACard",
     "ZeroShotCard",
     "card_fields",
@@ -115,7 +116,8 @@ TaskCard = Annotated[
     | MMSegCard
     | DepthCard
     | InContextCard
-    | CorrespondenceCard,
+    | CorrespondenceCard
+    | TextSegmentationCard,
     Field(discriminator="engine"),
 ]
 _TASK: TypeAdapter[TaskCard] = TypeAdapter(TaskCard)
@@ -163,7 +165,7 @@ def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
         BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard,
-        ChoiceCard,
+        ChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

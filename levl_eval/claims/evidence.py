@@ -24,7 +24,16 @@ from levl_eval.report.paired import Samples, load_samples
 from levl_eval.report.units import factor, lower_is_better
 
 MIN_IMAGES = 10  # below it the spread between images says too little of itself
-_WITHOUT_HEAD = ("zeroshot", "knn", "retrieval", "choice", "health", "incontext", "correspondence")  # engines that train nothing
+_WITHOUT_HEAD = (
+    "zeroshot",
+    "knn",
+    "retrieval",
+    "choice",
+    "health",
+    "incontext",
+    "textseg",
+    "correspondence",
+)  # engines that train nothing
 
 
 @dataclass(frozen=True)

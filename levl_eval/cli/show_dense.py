@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from levl_eval.cards import DepthCard, InContextCard, SegmentationCard
+from levl_eval.cards import DepthCard, InContextCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between
 from levl_eval.cli.options import Commands, comma_list, run_options
 from levl_eval.runner.options import Number
 
-Task = TypeVar("Task", SegmentationCard, InContextCard, DepthCard)
+Task = TypeVar("Task", SegmentationCard, InContextCard, TextSegmentationCard, DepthCard)
 
 
 def add(commands: Commands) -> None:
@@ -51,7 +51,7 @@ def show_dense(args: argparse.Namespace) -> int:
     if args.count < 1 or args.side < 16:
         raise UsageError(f"--count {args.count} --side {args.side}: at least 1 image of 16 pixels")
     card = resolve_tasks([args.task], args.settings, args.data)[args.task]
-    if card.engine not in ("segmentation", "incontext", "depth"):
+    if card.engine not in ("segmentation", "incontext", "textseg", "depth"):
         raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation and depth tasks")
     cards = [backbone_card(b) for b in args.backbone]
     progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
@@ -73,6 +73,11 @@ def show_dense(args: argparse.Namespace) -> int:
         from levl_eval.engines.depth.images import show_depth
 
         content = show_depth(contexts(card), args.images, args.count, args.side)
+    elif card.engine == "textseg":
+        from levl_eval.engines.dense_images import side_by_side
+        from levl_eval.engines.textseg.task import show_textseg
+
+        content = side_by_side(contexts(card), show_textseg, args.images, args.count, args.side)
     elif card.engine == "incontext":
         from levl_eval.engines.dense_images import side_by_side
         from levl_eval.engines.incontext.task import show_incontext

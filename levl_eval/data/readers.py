@@ -39,7 +39,7 @@ CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "cifar10": "arrays:read_cifar", "cifar100": "arrays:read_cifar", "stl10": "arrays:read_stl10",
 })  # fmt: skip
 MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(
-    ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "segmentation"), "segmentation:read_segmentation"
+    ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context", "pascal-context-59", "segmentation"), "segmentation:read_segmentation"
 ))  # fmt: skip
 CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
     "karpathy": "captions:read_karpathy", "captions": "captions:read_captions",

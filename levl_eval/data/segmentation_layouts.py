@@ -1,9 +1,12 @@
-"""COCO-Stuff, PASCAL VOC and Cityscapes as they are published: which files pair up, which label stands for which class.
+"""COCO-Stuff, PASCAL VOC and Context, and Cityscapes as they are published: which files pair up, which label stands for which class.
 
 COCO-Stuff  images/{train,val}2017/*.jpg and annotations/ (or stuffthingmaps/) {train,val}2017/*.png. A pixel holds id - 1 of the
             182 ids, 255 unlabelled (Caesar et al., CVPR 2018); 171 ids are used. Files *_labelTrainIds.png hold 0..170 already.
 VOC 2012    JPEGImages, SegmentationClass (palette PNG: 0 background, 255 void), ImageSets/Segmentation/{train,val}.txt. trainaug.txt
             names 10,582 images, most of them annotated by Hariharan et al. (ICCV 2011), with masks in SegmentationClassAug.
+Context     VOCdevkit/VOC2010 with JPEGImages, SegmentationClassContext (0 background, then 59 classes) and
+            ImageSets/SegmentationContext/{train,val}.txt, 4,998 and 5,105 images (Mottaghi et al., CVPR 2014): what mmsegmentation's
+            converter writes of the published annotations. pascal-context-59: background is void.
 Cityscapes  leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png (or _labelTrainIds.png); 19 classes
             are scored, every other id is void (Cordts et al., CVPR 2016).
 """
@@ -24,6 +27,13 @@ from levl_eval.data.images import root_of, under
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+CONTEXT = (
+    "background", "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building", "bus",
+    "cabinet", "car", "cat", "ceiling", "chair", "cloth", "computer", "cow", "cup", "curtain", "dog", "door", "fence", "floor", "flower",
+    "food", "grass", "ground", "horse", "keyboard", "light", "motorbike", "mountain", "mouse", "person", "plate", "platform",
+    "pottedplant", "road", "rock", "sheep", "shelves", "sidewalk", "sign", "sky", "snow", "sofa", "table", "track", "train", "tree",
+    "truck", "tvmonitor", "wall", "water", "window", "wood",
 )  # fmt: skip
 # name -> id in *_labelIds.png
 CITYSCAPES = {
@@ -114,6 +124,28 @@ def voc(spec: DataSpec, data: str) -> Layout:
     )
 
 
+def pascal_context(spec: DataSpec, data: str) -> Layout:
+    """Raises UsageError: missing folders, list or masks."""
+    root = root_of(spec.root, spec.directory, data)
+    base = next((b for b in (root / "VOCdevkit" / "VOC2010", root / "VOC2010") if b.is_dir()), root)
+    listed = base / "ImageSets" / "SegmentationContext" / f"{spec.split or 'val'}.txt"
+    if not listed.is_file():
+        raise UsageError(
+            f"{listed}: no such list; unpack VOC2010's trainval archive in {root} and convert PASCAL Context's annotations as "
+            "mmsegmentation's tools/dataset_converters/pascal_context.py does"
+        )
+    names = listed.read_text().split()
+    images = under(data, spec.images) or base / "JPEGImages"
+    masks = under(data, spec.annotations) or base / "SegmentationClassContext"
+    pairs = _complete([(f"{n}.jpg", images / f"{n}.jpg", masks / f"{n}.png") for n in names], masks, spec)
+    if spec.layout == "pascal-context":
+        return Layout(pairs, CONTEXT, None, str(images))
+    table = np.full(256, -2, np.int64)  # which is refused
+    table[[0, 255]] = -1
+    table[1 : len(CONTEXT)] = np.arange(len(CONTEXT) - 1)
+    return Layout(pairs, CONTEXT[1:], table, str(images))
+
+
 def cityscapes(spec: DataSpec, data: str) -> Layout:
     """Also any folders of the same form: SPLIT/CITY/NAME_leftImg8bit.png beside SPLIT/CITY/NAME_gtFine_labelIds.png."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
@@ -131,5 +163,6 @@ def cityscapes(spec: DataSpec, data: str) -> Layout:
 
 
 LAYOUTS: dict[str, Callable[[DataSpec, str], Layout]] = {
-    "coco-stuff": coco_stuff, "coco-stuff-27": coco_stuff, "voc": voc, "cityscapes": cityscapes,
+    "coco-stuff": coco_stuff, "coco-stuff-27": coco_stuff, "voc": voc, "pascal-context": pascal_context,
+    "pascal-context-59": pascal_context, "cityscapes": cityscapes,
 }  # fmt: skip

@@ -30,6 +30,7 @@ Card = TypeVar("Card", bound=TaskFields, covariant=True)
 ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("engine", imported, {
     "vqa": "levl_eval.engines.vlm.task:run",
     "segmentation": "levl_eval.engines.segmentation.task:run",
+    "textseg": "levl_eval.engines.textseg.task:run",
     "incontext": "levl_eval.engines.incontext.task:run",
     "linear": "levl_eval.engines.probes.linear:run",
     "zeroshot": "levl_eval.engines.probes.zeroshot:run",

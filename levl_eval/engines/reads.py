@@ -16,6 +16,7 @@ from levl_eval.cards import (
     RetrievalCard,
     SegmentationCard,
     TaskFields,
+    TextSegmentationCard,
     VQACard,
     ZeroShotCard,
 )
@@ -30,7 +31,7 @@ OF_TOKENS: dict[str, tuple[str, ...]] = {"patches": ("patches",), "cls": ("poole
 
 def arrays_of(card: TaskFields) -> tuple[str, ...]:
     """Names of features.extraction.ARRAYS; () where the engine reads nothing from the store."""
-    if isinstance(card, (AttentiveCard, SegmentationCard, InContextCard, DepthCard, CorrespondenceCard)):
+    if isinstance(card, (AttentiveCard, SegmentationCard, InContextCard, TextSegmentationCard, DepthCard, CorrespondenceCard)):
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):
         return OF_READOUT[card.readout]

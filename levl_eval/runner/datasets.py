@@ -16,6 +16,7 @@ from levl_eval.cards import (
     RecipeCard,
     RetrievalCard,
     TaskCard,
+    TextSegmentationCard,
     ZeroShotCard,
 )
 from levl_eval.core.hashing import digest
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from levl_eval.data.set_identity import SetIdentity
 
 _KINDS: dict[str, Kind] = {
-    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
+    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices",
@@ -91,7 +92,7 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     parts = [Part("test", kind, card.data, limit, options)]
-    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, ChoiceCard)):
+    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, ChoiceCard, TextSegmentationCard)):
         parts.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"

@@ -177,7 +177,7 @@ def needs_text(card: TaskCard) -> bool:
 def resolved_of(card: TaskCard, preprocess: Mapping[str, object] | None) -> dict[str, object]:
     """What the card leaves to the backbone, to a file or to a library, as it came out. preprocess: None where no backbone is named."""
     out: dict[str, object] = {}
-    if card.engine in ("segmentation", "incontext") and preprocess is not None:
+    if card.engine in ("segmentation", "incontext", "textseg") and preprocess is not None:
         original = card.score == "original"
         out["score_size"] = "original" if original else card.score_size or card.size or preprocess["size"]
     if card.engine == "mmseg":
@@ -186,7 +186,7 @@ def resolved_of(card: TaskCard, preprocess: Mapping[str, object] | None) -> dict
             out["crop"] = card.crop or preprocess["size"]
     if card.engine == "lmms":
         out |= lmms_identity(card.include)
-    if card.engine == "zeroshot" and "openai" in (card.class_names, card.templates):
+    if card.engine in ("zeroshot", "textseg") and "openai" in (card.class_names, card.templates):
         out |= _versions("open_clip_torch")
     return out
 

@@ -33,6 +33,7 @@ MANIFEST = "scenes.json"
 _PARTS = {(c, name): k for k, (c, name) in enumerate((c, name) for c, names in KEYPOINTS.items() for name in names)}
 KINDS: dict[str, int] = {
     "classes": len(MASK_CLASSES),
+    "words": len(MASK_CLASSES),  # classes, and texts that name them
     "attributes": len(MASK_CLASSES) + len(COLORS) + len(TEXTURES) + len(SIZES),
     "parts": len(MASK_CLASSES) + len(_PARTS),
 }  # kind of knowledge -> numbers a patch
@@ -73,7 +74,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
     """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``."""
     classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]
-    if kind == "classes":
+    if kind in ("classes", "words"):
         return classes
     if kind == "parts":
         return np.concatenate([classes, _nearness(scene, size, grid)], 1)

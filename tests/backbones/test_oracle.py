@@ -16,6 +16,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.types import ImageSet
 from levl_eval.features.store import FeatureStore
 from levl_eval.scenes.truth import KINDS
+from levl_eval.scenes.world import MASK_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,18 @@ def test_tokens_and_pooled_features(world, files):
         assert found.patches.shape == (8, 64, width) and found.pooled.shape == (8, width) and found.grid == (8, 8)
         assert torch.allclose(found.pooled, found.patches.mean(1))
         assert (backbone.dim, backbone.patch_dim, backbone.grid) == (width, width, (8, 8))
-        assert backbone.info["oracle"]["kind"] == kind and not backbone.has_text
+        assert backbone.info["oracle"]["kind"] == kind and backbone.has_text == (kind == "words")
         assert not torch.equal(found.patches[0], found.patches[1])
+
+
+def test_texts_are_the_classes_they_name(world, files):
+    backbone, found = tell("oracle:words", world, files)
+    _, classes = tell("oracle:classes", world, files)
+    assert torch.equal(found.patches, classes.patches)
+    texts = backbone.encode_text(["a photo of a cat.", "a car and a cat", "a scatter", "cats"])
+    named = [[MASK_CLASSES[k] for k in row.nonzero().flatten()] for row in texts]
+    assert [set(n) for n in named] == [{"cat"}, {"car", "cat"}, set(), set()]
+    assert torch.allclose(texts.norm(dim=1), torch.tensor([1.0, 1.0, 0.0, 0.0]))
 
 
 def test_kept_patches_are_nested_and_exact(world, files):
@@ -95,7 +106,7 @@ def test_what_is_none_of_the_scenes_is_refused(world, files, tmp_path):
 @pytest.mark.parametrize(
     ("uri", "word"),
     [
-        ("oracle:colours", "oracle:classes or oracle:attributes"), ("oracle:classes?keep=2", "from 0 to 1"),
+        ("oracle:colours", "oracle:words or oracle:attributes"), ("oracle:classes?keep=2", "from 0 to 1"),
         ("oracle:classes?keep=nan", "from 0 to 1"), ("oracle:classes?keep=", "from 0 to 1"), ("oracle:classes?share=1", "'share'"),
         ("oracle:classes?keep=1&keep=0", "twice"), ("oracle:classes?half", "half"), ("oracle:", "nothing after"),
     ],

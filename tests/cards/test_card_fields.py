@@ -58,6 +58,10 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
         "sweep_lr": [0.1], "sweep_weight_decay": [0.1],
     },
     {**TASK, **SIDES, "engine": "incontext", "size": 8, "layers": [1], "score_size": 8},
+    {
+        **TASK, "data": DATA, "engine": "textseg", "size": 8, "window": 4, "stride": 2, "score_size": 8, "class_names": ["x"], "readout": "cls",
+        "background_texts": ["x"],
+    },
     {**TASK, **SIDES, "engine": "mmseg", "layers": [1], "crop": 8, "short": 8, "stride": 4, "config": "c", "config_text": "{}"},
     {**TASK, **SIDES, "engine": "depth", "size": 8, "layers": [1]},
     {**TASK, "engine": "correspondence", "main_metric": "pck_per_point", "data": DATA, "size": 8, "layers": [1]},

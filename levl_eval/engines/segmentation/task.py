@@ -39,12 +39,15 @@ def run(context: Context[SegmentationCard]) -> Outcome:
 
 
 def scored(
-    context: Context[TaskFields], fitted: Fitted, train: SegmentationSet | None, test: SegmentationSet, floor: Floor
+    context: Context[TaskFields], fitted: Fitted, train: SegmentationSet | None, test: SegmentationSet, floor: Floor | None
 ) -> Outcome:
-    """Every test mask against what ``fitted`` and the floor without sight predict; images for the report where the run has a folder."""
+    """Every test mask against what ``fitted`` and the floor without sight predict; images for the report where the run has a folder.
+
+    floor: None where no training masks say one: then it is chance, every class alike at every pixel, as it is expected to count.
+    """
     started = time.monotonic()
     classes, ignore = len(test.classes), test.ignore_index
-    counts, unsighted = np.zeros((2, len(test.images), classes, 3), np.int64)
+    counts, unsighted = np.zeros((len(test.images), classes, 3), np.int64), np.zeros((len(test.images), classes, 3))
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring masks", unit="mask")):
         truth = torch.from_numpy(truth_of(test, name, fitted.geometry, fitted.card)).to(context.device)
         size, keep = (truth.shape[0], truth.shape[1]), truth != ignore
@@ -52,13 +55,22 @@ def scored(
         # What stands for none of the classes is wrong wherever one is: a class of its own that is counted and then left out.
         predicted = torch.where((predicted < 0) | (predicted >= classes), classes, predicted)
         counts[k] = class_counts(predicted, truth[keep], classes + 1)[:classes].cpu().numpy()
-        unsighted[k] = class_counts(floor(size)[keep], truth[keep], classes).cpu().numpy()
+        if floor is not None:
+            unsighted[k] = class_counts(floor(size)[keep], truth[keep], classes).cpu().numpy()
+        else:
+            unsighted[k] = chance_counts(counts[k, :, 1])
     seconds = {"scores": time.monotonic() - started}
     if context.work is not None:
         keep_images(context.work, fitted, test)
     outcome = outcome_of(train, test, counts, {}, seconds, context.counts)
-    outcome.metrics |= of_counts("majority_map", counts, unsighted, mean_iou_of)
+    outcome.metrics |= of_counts("chance" if floor is None else "majority_map", counts, unsighted, mean_iou_of)
     return outcome
+
+
+def chance_counts(target: np.ndarray) -> np.ndarray:
+    """[C, 3] pixels of intersection, target and prediction that a guess among all classes is expected to have. target: [C]."""
+    share = 1 / len(target)
+    return np.stack([target * share, target, np.full(len(target), target.sum() * share)], -1)
 
 
 def mean_iou_of(sums: np.ndarray) -> np.ndarray:

@@ -103,6 +103,33 @@ def test_voc_with_the_masks_of_hariharan_et_al(tmp_path):
         read_segmentation(DataSpec(layout="voc", directory="voc", split="trainaug"), str(tmp_path))
 
 
+def test_pascal_context_with_and_without_background(tmp_path):
+    from levl_eval.core.third_party import repair_mmseg
+
+    repair_mmseg()
+    import mmseg.datasets.pascal_context as reference
+
+    base = tmp_path / "pascal_context/VOCdevkit/VOC2010"
+    put(base / "JPEGImages/a.jpg", PHOTO)
+    put(base / "SegmentationClassContext/a.png", np.array([[0, 59, 255], [1, 2, 3]], np.uint8))
+    whole, part = (DataSpec(layout=n, directory="pascal_context", split="val") for n in ("pascal-context", "pascal-context-59"))
+    with pytest.raises(UsageError, match=r"val\.txt: no such list; unpack VOC2010's trainval"):
+        read_segmentation(whole, str(tmp_path))
+    (base / "ImageSets/SegmentationContext").mkdir(parents=True)
+    (base / "ImageSets/SegmentationContext/val.txt").write_text("a\n")
+    sixty, rest = read_segmentation(whole, str(tmp_path)), read_segmentation(part, str(tmp_path))
+    assert sixty.classes == tuple(reference.PascalContextDataset.METAINFO["classes"])
+    assert rest.classes == tuple(reference.PascalContextDataset59.METAINFO["classes"])
+    assert sixty.mask("a.jpg").tolist() == [[0, 59, 255], [1, 2, 3]] and rest.mask("a.jpg").tolist() == [
+        [255, 58, 255],
+        [0, 1, 2],
+    ]
+    put(base / "SegmentationClassContext/a.png", np.array([[0, 60, 255], [1, 2, 3]], np.uint8))
+    for spec in (whole, part):
+        with pytest.raises(LevlError, match=r"a\.png: label 60"):
+            read_segmentation(spec, str(tmp_path)).mask("a.jpg")
+
+
 def test_cityscapes_ids(tmp_path):
     root = tmp_path / "cityscapes"
     put(root / "leftImg8bit/val/ulm/x_leftImg8bit.png", PHOTO)

@@ -1,0 +1,1 @@
+"""Zero-shot segmentation: patch tokens compared with the texts of the classes, without training."""
