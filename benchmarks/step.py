@@ -1,7 +1,7 @@
 """A whole training step against a plainly written one: forward, loss, backward, clipping, AdamW. Ratio of images a second.
 
     python benchmarks/step.py [--model nano|tiny] [--batch 64] [--slices 4096] [--repeats 5] [--precision fp32|bf16]
-                              [--compile] [--json FILE]
+                              [--compile] [--json FILE] [--profile]
 
 The plain step has the published shape: every text padded to 77 tokens with an attention mask, and SIGReg from the tensor
 [batch, slices, knots]. The other is `levl-pretrain`'s: texts in buckets of their real lengths, SIGReg streamed. Both start from the
@@ -9,7 +9,7 @@ same weights, see the same batches with the same directions, and must give the s
 autocast, as the published code does, and the losses are in float32: so both round, each in its own places. Each has a process of its own, set up
 as a user of it would find it (ours keeps freed memory, as `levl-pretrain` does on a CPU); they take turns, step by step, and seconds
 are CPU seconds where one thread is used, so that a busy machine disturbs the ratio less. Also printed: the share of a real
-run's steps spent waiting for data.
+run's steps spent waiting for data. With --profile instead: where the CPU milliseconds of our step go, by kind of operation.
 """
 
 from __future__ import annotations
@@ -84,6 +84,66 @@ def our_step(model: Any, optimizer: Any, pixels: Any, ids: Any, last: Any, direc
     return float(loss.detach())
 
 
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "addmm_", "convolution", "convolution_backward", "baddbmm"),
+    "conversions and copies": ("_to_copy", "clone", "copy_", "cat", "stack"),
+    "GELU": ("gelu", "gelu_backward", "tanh", "tanh_backward", "pow"),
+    "LayerNorm": ("native_layer_norm", "native_layer_norm_backward"),
+    "softmax and fused attention": (
+        "_softmax", "_softmax_backward_data", "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "sums and differences": ("add", "add_", "sub", "mul", "mul_", "div", "rsub"),
+    "bias gradients": ("sum",),
+}  # fmt: skip
+
+
+def profile(step: Any, steps: int) -> dict[str, float]:
+    """CPU milliseconds a step by kind of operation; "SIGReg" and "clipping, AdamW" hold all that runs within them."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from levl_eval.models import sigreg
+
+    spent: dict[str, float] = {}
+    within: list[str] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            start = time.process_time()
+            out = func(*args, **(kwargs or {}))
+            took = time.process_time() - start
+            name = func.name().removeprefix("aten::").split(".")[0]
+            kind = next((k for k, names in KINDS.items() if name in names), "other operations")
+            if name.startswith(("_fused_adamw", "_foreach", "linalg_vector")):
+                kind = "clipping, AdamW"
+            kind = within[-1] if within else kind
+            spent[kind] = spent.get(kind, 0.0) + 1e3 * took / steps
+            return out
+
+    regularise = sigreg.SIGReg.forward
+
+    def marked(*args: Any, **kwargs: Any) -> Any:  # its gradient is made in its forward pass
+        within.append("SIGReg")
+        try:
+            return regularise(*args, **kwargs)
+        finally:
+            within.pop()
+
+    start = time.process_time()
+    for i in range(steps):
+        step(i)
+    whole = 1e3 * (time.process_time() - start) / steps
+    sigreg.SIGReg.forward = marked
+    try:
+        with Count():
+            for i in range(steps):
+                step(i)
+    finally:
+        sigreg.SIGReg.forward = regularise
+    spent["autograd, Python, the clock itself"] = max(0.0, whole - sum(spent.values()))
+    return {**dict(sorted(spent.items(), key=lambda x: -x[1])), "whole step": whole}
+
+
 def waiting(words: list[str], steps: int, folder: str) -> float:
     """Share of a real run's time spent waiting for data, as its metrics tell it."""
     from levl_eval.core.progress import Progress
@@ -105,7 +165,7 @@ def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -
     from levl_eval.core.distributed import keep_freed_memory
     from levl_eval.models import tokenizer
     from levl_eval.models.config import parse_config
-    from levl_eval.models.towers import build_model, plain_attention
+    from levl_eval.models.towers import build_model, fuse_blocks, plain_attention
     from levl_eval.pretrain.data import _scene_chunk
     from levl_eval.pretrain.schedule import optimizer_of
 
@@ -129,15 +189,26 @@ def contestant(which: str, o: argparse.Namespace, words: list[str], pipe: Any) -
         keep_freed_memory()
         if o.precision == "bf16":
             plain_attention(model)
+            if not o.compile:
+                fuse_blocks(model)
         if o.compile:
             model.vision.encoder.compile()
             model.text.encoder.compile(dynamic=True)
     optimizer = optimizer_of(model, config)
     clock = time.process_time if o.threads == 1 else time.perf_counter
-    pipe.send(float((last + 1).float().mean()))
-    while (i := pipe.recv()) is not None:
+
+    def directions(i: int) -> Any:
         a = torch.randn(2, config.embed_dim, o.slices, generator=torch.Generator().manual_seed(i))
-        a /= a.norm(dim=1, keepdim=True)
+        return a / a.norm(dim=1, keepdim=True)
+
+    pipe.send(float((last + 1).float().mean()))
+    if o.profile:
+        shared = directions(0)
+        for _ in range(2):
+            step(model, optimizer, pixels, ids, last, shared, config)
+        pipe.send(profile(lambda i: step(model, optimizer, pixels, ids, last, shared, config), o.repeats))
+    while (i := pipe.recv()) is not None:
+        a = directions(i)
         start = clock()
         loss = step(model, optimizer, pixels, ids, last, a, config)
         pipe.send((clock() - start, loss))
@@ -150,17 +221,24 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile of our towers (compilation is not timed)")
+    parser.add_argument("--profile", action="store_true", help="where our step's time goes, instead of the ratio")
     parser.add_argument("--json", type=Path, help="write the figures here")
     o = parser.parse_args()
     words = [f"model={o.model}", f"batch_size={o.batch}", f"sigreg_slices={o.slices}", f"max_length={PADDED}", f"precision={o.precision}",
              "scenes_pool=512", f"threads={o.threads}", "warmup=1", "lr=0.0001"]  # fmt: skip
     context = multiprocessing.get_context("spawn")
     pipes, tokens = {}, 0.0
-    for which in ("plain", "ours"):
+    for which in ("ours",) if o.profile else ("plain", "ours"):
         pipes[which], other = context.Pipe()
         context.Process(target=contestant, args=(which, o, words, other), daemon=True).start()
         other.close()
         tokens = pipes[which].recv()
+    if o.profile:
+        table = pipes["ours"].recv()
+        pipes["ours"].send(None)
+        print(f"{o.model}, {o.precision}, batch {o.batch}: CPU milliseconds of our step, mean of {o.repeats}")
+        print("\n".join(f"{kind:36s} {ms:7.1f} {100 * ms / table['whole step']:5.0f} %" for kind, ms in table.items()))
+        return
     seconds: dict[str, list[float]] = {k: [] for k in pipes}
     losses: dict[str, list[float]] = {k: [] for k in pipes}
     for i in range(o.repeats + 2):  # the first two warm up: the optimizer's state, and memory

@@ -191,6 +191,10 @@ class PretrainConfig(BaseModel):
     threads: int | None = _f(None, "CPU threads of torch", ge=1)
     channels_last: bool = _f(False, "memory order of images")
     compile: bool = _f(False, "torch.compile of the towers")
+    bf16_blocks: Literal["fused", "separate"] = _f(
+        "fused", "bf16 on a CPU: half a block as one function, its gradient written out (ours; same values to bf16's rounding); separate: "
+        "operation by operation (ours before; with compile or FSDP always)",
+    )  # fmt: skip
     max_loss_growth: float = _f(10.0, "a running loss above this many times the first one stops the run as diverged (ours)", gt=1)
 
     scenes_pool: int = _f(40_000, "scenes: different images", ge=2)

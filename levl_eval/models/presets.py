@@ -63,5 +63,5 @@ PRESETS: dict[str, dict[str, object]] = {
 # What runs of earlier versions did where they had no field for it; checkpoints.read fills these in.
 BEFORE: dict[str, object] = {
     "pad77_attends": "all", "last_dropout": False, "weight_decay_on": "matrices", "wsd_decay": "linear", "strip_captions": True,
-    "interpolation": "bicubic", "blur_kernel": None, "crops": "resized",
+    "interpolation": "bicubic", "blur_kernel": None, "crops": "resized", "bf16_blocks": "separate",
 }  # fmt: skip

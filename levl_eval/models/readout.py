@@ -8,8 +8,11 @@ ViT with L blocks this leaves out about 0.8 / L of the arithmetic, a fifth at na
 from __future__ import annotations
 
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor
+
+from levl_eval.models import bf16
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, fused: bool) -> Tensor:
@@ -29,9 +32,12 @@ class ClassTokenBlock(Block):
     """
 
     only_class_token = False
+    fused = False  # towers.fuse_blocks
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         out: Tensor
+        if self.fused and bf16.active(self) and not args and not kwargs:
+            return bf16.vit_block(self, x, self.only_class_token)
         if not (self.only_class_token and self.training) or args or kwargs:
             out = super().forward(x, *args, **kwargs)
             return out
@@ -43,3 +49,16 @@ class ClassTokenBlock(Block):
         first = first + attention.proj(attend(query, key, value, attention.num_heads, attention.fused_attn))
         out = first + self.mlp(self.norm2(first))
         return out
+
+
+class ProductPatchEmbed(PatchEmbed):
+    """timm's patch embedding, which with ``fused`` (towers.fuse_blocks) cuts the image itself and multiplies once."""
+
+    fused = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor
+        if not (self.fused and bf16.active(self)):
+            out = super().forward(x)
+            return out
+        return bf16.patches(self, x)

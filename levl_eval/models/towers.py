@@ -7,7 +7,7 @@ so that state dictionaries can be exchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from levl_eval.core.third_party import repair
-from levl_eval.models import attention
+from levl_eval.models import attention, bf16
 
 if TYPE_CHECKING:
     from levl_eval.models.config import PretrainConfig
 
 repair()
+
+_GROUP = 128  # tokens of a small tower that cost what a group of texts costs in calls
 
 
 def vision_tower(width: int, depth: int, heads: int, patch: int, image_size: int) -> nn.Module:
@@ -30,11 +32,11 @@ def vision_tower(width: int, depth: int, heads: int, patch: int, image_size: int
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    from levl_eval.models.readout import ClassTokenBlock
+    from levl_eval.models.readout import ClassTokenBlock, ProductPatchEmbed
 
     net: nn.Module = VisionTransformer(
         img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, num_classes=0, dynamic_img_size=True,
-        block_fn=ClassTokenBlock,
+        block_fn=ClassTokenBlock, embed_layer=ProductPatchEmbed,
     )  # fmt: skip
     net.blocks[-1].only_class_token = True  # type: ignore[union-attr,index]
     return net
@@ -101,6 +103,7 @@ class DualEncoder(nn.Module):
         """readout: "eot"; "pad77"; or "pad77-all", the same without an attention mask (config.pad77_attends)."""
         super().__init__()
         self.vision, self.text, self.objective, self.buckets, self.readout = vision, text, objective, buckets, readout
+        self.fused = False  # fuse_blocks
         if objective in ("clip", "siglip"):  # OpenCLIP's initialisation; SigLIP's: t' = log 10, b = -10
             first = scale or (1 / 0.07 if objective == "clip" else 10.0)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(first)))
@@ -133,6 +136,8 @@ class DualEncoder(nn.Module):
 
     def text_states(self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         rows = torch.arange(len(ids), device=ids.device)
+        if self.fused and bf16.active(self) and self.readout == "eot":
+            return self._fused_states(ids, last, lengths)
         if self.readout != "eot":
             mask = None
             if self.readout == "pad77":
@@ -140,15 +145,37 @@ class DualEncoder(nn.Module):
             return text_states(self.text.encoder, ids, mask)[:, -1]
         if not self.training or self.buckets < 2 or len(ids) < 4 * self.buckets:
             return text_states(self.text.encoder, ids)[rows, last]
+        return self._in_groups(
+            ids, last, lengths, self.buckets, lambda i, at: text_states(self.text.encoder, i)[rows[: len(i)], at]
+        )
+
+    def _in_groups(
+        self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None, count: int, states: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """``states`` of ``count`` groups of rows of similar length, each without the padding of the longest row of all."""
         order = last.argsort(stable=True)
-        sizes = [len(group) for group in order.chunk(self.buckets)]
+        sizes = [len(group) for group in order.chunk(count)]
         ends = list(accumulate(sizes))
         longest = sorted(last.tolist() if lengths is None else lengths)  # in the order of ``order``
-        states = []
+        made = []
         for size, end in zip(sizes, ends, strict=True):
             group = order[end - size : end]
-            states.append(text_states(self.text.encoder, ids[group, : longest[end - 1] + 1])[rows[:size], last[group]])
-        return torch.cat(states)[order.argsort()]
+            made.append(states(ids[group, : longest[end - 1] + 1], last[group]))
+        return torch.cat(made)[order.argsort()]
+
+    def _fused_states(self, ids: Tensor, last: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """In as many groups as spare tokens enough to pay for their calls."""
+        longest = sorted(last.tolist() if lengths is None else lengths)
+
+        def cost(count: int) -> int:
+            size = -(-len(ids) // count)
+            groups = [longest[at : at + size] for at in range(0, len(ids), size)]
+            return sum(len(group) * (int(group[-1]) + 1) + _GROUP for group in groups)
+
+        count = min(range(1, max(1, min(self.buckets, len(ids) // 4)) + 1), key=cost)
+        return self._in_groups(
+            ids[:, : longest[-1] + 1], last, lengths, count, lambda i, at: bf16.last_states(self.text.encoder, i, at)
+        )
 
     def forward(
         self, pixels: Tensor | Sequence[Tensor], ids: Tensor | None = None, last: Tensor | None = None, global_views: int = 0,
@@ -184,6 +211,13 @@ def plain_attention(model: DualEncoder) -> None:
     for block in model.vision.encoder.blocks:  # type: ignore[union-attr]
         block.attn.fused_attn = False
     model.text.encoder.set_attn_implementation(attention.PLAIN)  # type: ignore[operator]
+
+
+def fuse_blocks(model: DualEncoder) -> None:
+    """Training steps under autocast to bfloat16 on a CPU by the blocks of bf16.py; everything else stays as it was."""
+    model.fused = True
+    for part in (model.vision.encoder.patch_embed, *model.vision.encoder.blocks):  # type: ignore[misc]
+        part.fused = True
 
 
 def text_states(encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.models import checkpoints, tokenizer
 from levl_eval.models.config import PretrainConfig
 from levl_eval.models.sigreg import SIGReg
-from levl_eval.models.towers import DualEncoder, build_model, plain_attention
+from levl_eval.models.towers import DualEncoder, build_model, fuse_blocks, plain_attention
 from levl_eval.pretrain import diagnostics, processes
 from levl_eval.pretrain.augment import crop, erase
 from levl_eval.pretrain.data import Pool
@@ -133,6 +133,8 @@ class Trainer:
             model.vision.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu" and c.precision == "bf16":
             plain_attention(model)
+            if c.bf16_blocks == "fused" and not c.compile and not processes.sharded(self.accelerator):
+                fuse_blocks(model)
         if c.compile:
             model.vision.encoder.compile()
             model.text.encoder.compile(dynamic=True)

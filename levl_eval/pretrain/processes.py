@@ -101,14 +101,15 @@ def log_image(accelerator: Accelerator, name: str, pixels: np.ndarray, step: int
             tracker.log_images({name: [pixels]}, step=step)
 
 
-def _sharded(accelerator: Any) -> bool:
+def sharded(accelerator: Any) -> bool:
+    """Whether weights lie in shards (FSDP)."""
     out: bool = accelerator.distributed_type.value == "FSDP"
     return out
 
 
 def states(accelerator: Any, wrapped: Any, model: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(weights, optimizer state), whole, as the first process writes them. Where FSDP holds shards they are put together."""
-    if not _sharded(accelerator):
+    if not sharded(accelerator):
         return model.state_dict(), optimizer.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -119,8 +120,8 @@ def states(accelerator: Any, wrapped: Any, model: Any, optimizer: Any) -> tuple[
 
 def restore_optimizer(accelerator: Any, wrapped: Any, optimizer: Any, state: dict[str, Any], where: Any) -> None:
     """Put back what :func:`states` gave. Raises UsageError where a run changes between FSDP and a single or DDP process."""
-    if _sharded(accelerator) != ("by_name" in state):
-        raise UsageError(f"{where}: written {'without' if _sharded(accelerator) else 'with'} FSDP; resume as it was started")
+    if sharded(accelerator) != ("by_name" in state):
+        raise UsageError(f"{where}: written {'without' if sharded(accelerator) else 'with'} FSDP; resume as it was started")
     if "by_name" not in state:
         optimizer.load_state_dict(state)
         return
