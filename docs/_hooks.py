@@ -28,7 +28,7 @@ from levl_eval.records import Record
 CARDS = (
     "BackboneCard", "PreprocessOverride", "SetCard", "DataSpec", "HubSource", "RecipeCard", "ConnectorSpec", "LLMCard", "PromptSpec", "VQACard",
     "SegmentationCard", "InContextCard", "TextSegmentationCard", "MMSegCard", "DepthCard", "LinearProbeCard", "LinearPathCard", "AttentiveCard", "KNNCard", "ZeroShotCard",
-    "RetrievalCard", "ChoiceCard", "BackgroundsCard", "LMMSCard", "ClaimCard", "SuiteCard",
+    "RetrievalCard", "ChoiceCard", "ShiftCard", "BackgroundsCard", "LMMSCard", "ClaimCard", "SuiteCard",
 )  # fmt: skip
 
 

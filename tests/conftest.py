@@ -24,6 +24,7 @@ TINY = {
     "ade20k/validation": 12, "classification/train": 96, "classification/test": 48, "imagenet9/train": 18, "imagenet9/val": 18,
     "spair71k/test": 24,
     "sugarcrepe/val2017": 14, "winoground/test": 14, "aro/test": 60, "mmvp_vlm/test": 15,
+    **{f"classification_shifts/{kind}": 24 for kind in ("texture", "colour", "noise", "style")},
 }  # fmt: skip
 
 

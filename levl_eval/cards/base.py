@@ -74,6 +74,7 @@ class DataSpec(StrictModel):
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
         "spair71k",
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
+        "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
     ] = protocol()  # fmt: skip
     directory: str = not_protocol(PLACE, "")  # folder below --data DIR
     root: str | None = not_protocol(PLACE, None)  # replaces DIR/directory

@@ -34,6 +34,7 @@ from levl_eval.cards.probes import (
     ReadoutCard,
     RetrievalCard,
     SetCard,
+    ShiftCard,
     ZeroShotCard,
 )
 from levl_eval.cards.suite import SuiteCard, SuitePart
@@ -85,6 +86,7 @@ __all__ = [
     "RetrievalCard",
     "SegmentationCard",
     "SetCard",
+    "ShiftCard",
     "SuiteCard",
     "SuitePart",
     "TaskCard",
@@ -111,6 +113,7 @@ TaskCard = Annotated[
     | AttentiveCard
     | RetrievalCard
     | ChoiceCard
+    | ShiftCard
     | BackgroundsCard
     | LMMSCard
     | MMSegCard
@@ -165,7 +168,7 @@ def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
         BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard,
-        ChoiceCard, TextSegmentationCard,
+        ChoiceCard, ShiftCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

@@ -88,6 +88,16 @@ class LinearProbeCard(LinearTraining, ProbeCard):
     seeds: Seeds = not_protocol(_SEEDS, 3)
 
 
+class ShiftCard(LinearTraining, ProbeCard):
+    """The linear probe of ``train`` read on ``data``, whose classes are some of those trained on (levl_eval/data/wordnet.py).
+
+    main_metric: top1 chooses among the test set's classes, top1_all among all that were trained on.
+    """
+
+    engine: Literal["shift"] = protocol("shift")
+    seeds: Seeds = not_protocol(_SEEDS, 3)
+
+
 class ZeroShotCard(TaskFields):
     engine: Literal["zeroshot"] = protocol("zeroshot")
     set: str | None = not_protocol(_SET, None)

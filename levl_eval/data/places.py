@@ -26,7 +26,9 @@ TOPS: dict[str, tuple[str, ...]] = {
     "places365": ("places365_standard", "places365standard_easyformat/places365_standard"),
     "aircraft": ("fgvc-aircraft-2013b/data", "data"), "pets": ("oxford-iiit-pet",), "sun397": ("SUN397",),
     "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py"), "cifar100": ("cifar-100-binary", "cifar-100-python"),
-    "stl10": ("stl10_binary",), "tiny-imagenet": ("tiny-imagenet-200",), "spair71k": ("SPair-71k",),
+    "stl10": ("stl10_binary",), "tiny-imagenet": ("tiny-imagenet-200",),
+    "imagenet-v2": ("imagenetv2-matched-frequency-format-val",), "imagenet-a": ("imagenet-a",), "imagenet-r": ("imagenet-r",),
+    "imagenet-sketch": ("sketch", "imagenet-sketch"), "objectnet": ("objectnet-1.0",), "spair71k": ("SPair-71k",),
 }  # fmt: skip
 # In ImageNet's folder or up to three above it.
 IMAGENET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "LOC_val_solution.csv")

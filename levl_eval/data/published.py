@@ -49,10 +49,13 @@ SETS: dict[str, tuple[int, int]] = {
     "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
     "tiny-imagenet": (100_000, 10_000),
+    # shifted test sets of a probe trained on ImageNet
+    "imagenet-v2": (1_281_167, 10_000), "imagenet-a": (1_281_167, 7_500), "imagenet-r": (1_281_167, 30_000),
+    "imagenet-sketch": (1_281_167, 50_889), "objectnet": (1_281_167, 18_574),
 }  # fmt: skip
 CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
-    "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,),
+    "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,), "imagenet-sketch": (1000,), "objectnet": (113,),
 }  # fmt: skip
 # Pairs in the releases of the sets of choices by image-text score, by layout and split.
 CHOICES: dict[tuple[str, str], tuple[str, int]] = {

@@ -36,6 +36,8 @@ CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "imagefolder": "imagefolder:read_imagefolder", "labels": "classification:read_labels", "imagenet": "classification:read_imagenet",
     "places365": "classification:read_places365", "aircraft": "classification:read_aircraft", "pets": "classification:read_pets",
     "sun397": "classification:read_sun397", "tiny-imagenet": "classification:read_tiny_imagenet",
+    **dict.fromkeys(("imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"), "shifts:read_imagenet_shift"),
+    "objectnet": "shifts:read_objectnet",
     "cifar10": "arrays:read_cifar", "cifar100": "arrays:read_cifar", "stl10": "arrays:read_stl10",
 })  # fmt: skip
 MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(

@@ -38,6 +38,7 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
     "knn": "levl_eval.engines.probes.knn:run",
     "attentive": "levl_eval.engines.probes.attentive:run",
     "retrieval": "levl_eval.engines.probes.retrieval:run",
+    "shift": "levl_eval.engines.probes.shift:run",
     "choice": "levl_eval.engines.probes.choice:run",
     "backgrounds": "levl_eval.engines.probes.backgrounds:run",
     "lmms": "levl_eval.engines.lmms.task:run",

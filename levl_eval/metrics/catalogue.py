@@ -144,6 +144,7 @@ METRICS: tuple[Metric, ...] = (
     _fraction("mean_iou", "mean intersection over union"), _fraction("pixel_accuracy"), _fraction("mean_accuracy", "mean recall of classes"),
     *_DEPTH, *(replace(m, name=f"pixels/{m.name}", meaning=f"{m.meaning}, all pixels together") for m in _DEPTH),
     *_CLASSES,
+    _fraction("top1_all", "images whose class, or one it stands for, comes first of all classes trained on"),
     _fraction("top1_unleaked", "top1 without images that training has too", chance="1/classes"),
     _fraction("top1_best_epoch", "top1 of the epoch best on the test images", chance="1/classes"),
     _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),

@@ -36,7 +36,7 @@ _KINDS: dict[str, Kind] = {
     "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
-    "choice": "choices",
+    "choice": "choices", "shift": "classification",
 }  # fmt: skip
 
 

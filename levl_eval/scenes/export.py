@@ -4,7 +4,7 @@
     vqav2/v2_OpenEnded_mscoco_{train2014,val2014}_questions.json, v2_mscoco_*_annotations.json, {train2014,val2014}/COCO_*.jpg
     pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
-    sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices
+    sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
@@ -28,7 +28,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, manifest
+from levl_eval.scenes import VERSION, choices, manifest, shifts
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
@@ -52,7 +52,7 @@ COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16,
-    **choices.COUNTS,
+    **choices.COUNTS, **shifts.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -65,6 +65,9 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
     key = stable_seed("export", part, seed, index)
     if part.partition("/")[0] in choices.ROOMS:
         return choices.part_scene(part, index, seed)[0]
+    room, _, kind = part.partition("/")
+    if room == shifts.ROOM:
+        return shifts.shifted_scene(scene_of("classification/test", index, seed), kind)
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -96,6 +99,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield f"{_ADE20K}/images/{split}/{_ade_stem(split, index)}.jpg", scene
     elif room == "classification":
         yield f"classification/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
+    elif room == shifts.ROOM:
+        yield f"{room}/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
     elif room == "spair71k":
         yield f"{_SPAIR}/JPEGImages/{scene.objects[0].category}/{image_id(part, index)}.jpg", scene
     else:
@@ -115,8 +120,10 @@ def _ade_stem(split: str, index: int) -> str:
 
 def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, bytes]]:
     """(path below the root, bytes) of everything image ``index`` of ``part`` gives."""
+    room, _, kind = part.partition("/")
     for path, scene in image_scenes(part, index, seed):
-        yield path, _jpeg(render_image(scene, size))
+        pixels = render_image(scene, size)
+        yield path, _jpeg(shifts.shifted_pixels(pixels, kind, index, seed) if room == shifts.ROOM else pixels)
         if part.startswith("ade20k"):
             split = part.split("/")[1]
             buffer = io.BytesIO()

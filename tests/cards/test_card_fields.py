@@ -70,6 +70,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
     {**TASK, **SIDES, "engine": "linear-path", "layers": [1], "set": "s", "shots": [2]},
     {**TASK, **SIDES, "engine": "knn", "layers": [1], "set": "s"},
     {**TASK, **SIDES, "engine": "attentive", "layers": [1], "set": "s"},
+    {**TASK, **SIDES, "engine": "shift", "layers": [1], "set": "s"},
     {**TASK, **SIDES, "engine": "backgrounds", "layers": [1]},
     {**TASK, "engine": "zeroshot", "data": DATA, "set": "s", "class_names": ["x"], "readout": "cls"},
     {**TASK, "engine": "retrieval", "data": DATA, "readout": "cls"},

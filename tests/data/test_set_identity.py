@@ -308,6 +308,10 @@ SEEDS = {
     "aircraft": ["images_variant_val.txt"], "pets": ["annotations/val.txt"], "sun397": ["Partitions/val.txt"], "karpathy": ["dataset_x.json"],
     "nyuv2": ["test/a/rgb_1.png", "splits.mat"], "imagefolder": ["val/a/1.png", "val/b/1.png"], "ade20k": ["images/validation/a.jpg"],
     "sugarcrepe": [f"data/{k}.json" for k in ("add_obj", "add_att", "replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att")],
+    "objectnet": [
+        "images/chair/1.png", "mappings/folder_to_objectnet_label.json", "mappings/objectnet_to_imagenet_1k.json",
+        "mappings/pytorch_to_imagenet_2012_id.json", "mappings/imagenet_to_label_2012_v2",
+    ], "imagenet-v2": ["0/a.jpg"], **{k: ["n01440764/a.jpg"] for k in ("imagenet-a", "imagenet-r", "imagenet-sketch")},
     "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip

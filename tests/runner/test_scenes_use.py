@@ -12,6 +12,7 @@ from levl_eval.runner.datasets import needs_scenes
 from levl_eval.runner.plan import resolve_tasks
 from levl_eval.scenes.manifest import ROOMS
 
+CHOICES = ("sugarcrepe", "winoground", "aro-order", "mmvp-vlm")
 OWN_LINEAR = ["linear.data.root=a", "linear.train.root=b"]
 OWN_VQA = ["vqa.data.questions=test.jsonl", "vqa.recipe.data.0.questions=train.jsonl"]
 
@@ -42,7 +43,7 @@ def test_a_task_on_folders_of_ones_own_draws_none(tmp_path, monkeypatch):
 
 
 def test_rooms_of_the_scenes_are_those_their_tasks_read():
-    cards = resolve_tasks(["gqa", "vqav2", "pope", "ade20k", "linear", "imagenet9", "spair71k"], [], "scenes")
+    cards = resolve_tasks(["gqa", "vqav2", "pope", "ade20k", "linear", "imagenet9", "spair71k", *CHOICES, "shift"], [], "scenes")
     read = {c.data.directory.partition("/")[0] for c in cards.values()}
     assert read == set(ROOMS)
 

@@ -15,6 +15,7 @@ from levl_eval.core.files import lines_of
 from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import printable
+from levl_eval.data.wordnet import are_wnids, imagenet_wnids
 from levl_eval.features.stored import Rows
 from levl_eval.records.identity import cache_key
 
@@ -107,6 +108,8 @@ def spoken_names(chosen: list[str] | str | None, classes: tuple[str, ...], names
         return [c.replace("_", " ").strip() for c in (names or classes)]
     if chosen == "openai":
         spoken = _open_clip("names", "class_names")
+        if are_wnids(classes) and len(classes) != len(spoken):  # some of ImageNet's classes
+            spoken = [spoken[imagenet_wnids().index(c)] for c in classes]
     else:
         spoken = (
             lines_of(Path(chosen).expanduser(), "a name a line is expected (field `class_names`)")
