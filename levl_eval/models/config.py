@@ -148,6 +148,9 @@ class PretrainConfig(BaseModel):
     lambda_multi: float = _f(0.2, "levljepa_plus: weight of the views' distance (May)", ge=0)
     global_views: int = _f(2, "levljepa_plus (May)", ge=1)
     local_views: int = _f(4, "levljepa_plus (May)", ge=0)
+    plus_predicts: Literal["mean", "views"] = _f(
+        "mean", "levljepa_plus, from what the vision predictor predicts the text: the global crops' mean (May), or each view (May before b120e44)"
+    )  # fmt: skip
     global_scale: Pair = _f((0.4, 1.0), "levljepa_plus: share of the area (May)")
     local_scale: Pair = _f((0.05, 0.4), "levljepa_plus: share of the area (May)")
     views_flip_prob: float = _f(0.5, "levljepa_plus (May), as all that follow of views", **Share)
@@ -255,6 +258,8 @@ class PretrainConfig(BaseModel):
             raise ValueError(f"{name} is {getattr(self, name)}, but there is no probe; give probe=DIR or probe=scenes")
         if self.prediction == "direct" and self.objective != "levljepa":
             raise ValueError("prediction=direct is an ablation of objective=levljepa; leave one of them out")
+        if self.plus_predicts == "views" and self.objective != "levljepa_plus":
+            raise ValueError("plus_predicts=views is a form of objective=levljepa_plus; leave one of them out")
         total = self.lambda_v + self.lambda_t + (self.lambda_multi if self.objective == "levljepa_plus" else 0)
         if total >= 1:
             raise ValueError(f"lambda_v + lambda_t (+ lambda_multi) is {total:g}; the prediction's weight is 1 minus it")

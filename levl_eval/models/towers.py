@@ -104,6 +104,7 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.vision, self.text, self.objective, self.buckets, self.readout = vision, text, objective, buckets, readout
         self.fused = False  # fuse_blocks
+        self.predicts_views = False  # config.plus_predicts
         if objective in ("clip", "siglip"):  # OpenCLIP's initialisation; SigLIP's: t' = log 10, b = -10
             first = scale or (1 / 0.07 if objective == "clip" else 10.0)
             self.logit_scale = nn.Parameter(torch.tensor(math.log(first)))
@@ -182,7 +183,7 @@ class DualEncoder(nn.Module):
         lengths: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Everything an objective needs of a batch: z_v, z_t [B, d]; p_v, p_t, the predictions of the other modality, where there
-        are predictors; logit_scale, logit_bias; views [V, B, d] where pixels are crops (then z_v is the mean of the global ones).
+        are predictors (p_v [V, B, d] where each view predicts); logit_scale, logit_bias; views [V, B, d] where pixels are crops (then z_v is the mean of the global ones).
         Without texts: pooled, the class token [B, D], alone (for probes).
         """
         out: dict[str, Tensor] = {}
@@ -195,7 +196,9 @@ class DualEncoder(nn.Module):
             out["z_v"] = out["views"][:global_views].mean(0)
         out["z_t"] = self.embed_texts(ids, last, lengths)
         if self.vision.projector is not None and self.text.projector is not None:
-            out["p_v"], out["p_t"] = self.vision.projector(out["z_v"]), self.text.projector(out["z_t"])
+            seen = out["views"] if self.predicts_views and "views" in out else out["z_v"]
+            predicted = self.vision.projector(seen.flatten(0, -2))  # one BatchNorm over all views together
+            out["p_v"], out["p_t"] = predicted.view_as(seen), self.text.projector(out["z_t"])
         for name in ("logit_scale", "logit_bias"):
             if hasattr(self, name):
                 out[name] = getattr(self, name) * 1.0
@@ -241,8 +244,10 @@ def build_model(config: PretrainConfig | Mapping[str, object], vocab: int) -> Du
     def tower(encoder: nn.Module, width: int) -> Tower:
         return Tower(encoder, pre_projection(width, head_dims(c), c.embed_dim, c.head_dropout), head())
 
-    return DualEncoder(
+    model = DualEncoder(
         tower(vision_tower(v.width, v.depth, v.heads, v.patch or 16, c.image_size), v.width),
         tower(text_tower(t.width, t.depth, t.heads, vocab, max(c.positions or 0, c.max_length)), t.width),
         c.objective, c.logit_scale_init, c.logit_bias_init, c.text_buckets, readout_of(c),
     )  # fmt: skip
+    model.predicts_views = c.plus_predicts == "views"
+    return model

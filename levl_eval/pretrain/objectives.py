@@ -21,7 +21,10 @@ Regulariser = Callable[[Tensor], Tensor]
 
 
 def distance(prediction: Tensor, target: Tensor, kind: str = "mse") -> Tensor:
-    """mse: mean over batch and dimensions; cosine: mean of 2 - 2 cos, in float32 (docs/paper.md)."""
+    """mse: mean over batch and dimensions; cosine: mean of 2 - 2 cos, in float32 (docs/paper.md). Of several predictions [V, B, d] of one
+    target [B, d] their mean.
+    """
+    target = target.expand_as(prediction)
     if kind == "cosine":
         return (2 - 2 * F.cosine_similarity(prediction, target, dim=-1)).mean()
     return F.mse_loss(prediction, target)
@@ -79,7 +82,8 @@ def levljepa_plus(
     """(1 - lv - lt - lm) cross + lv S_v + lt S_t + lm multi, with weights (lv, lt, lm) (docs/paper.md).
 
     views: [V, B, d], global crops first. The vision embedding is the mean of the global crops, with gradient; multi is the mean
-    squared distance of every view from it; SIGReg is taken per view and averaged.
+    squared distance of every view from it; SIGReg is taken per view and averaged. predict_v may give a prediction of each view
+    [V, B, d]: the first published form (train_levljepa_plus.py at 91cae67, before b120e44), where all of them are held to the text.
     """
     lambda_v, lambda_t, lambda_m = weights
     z_v = views[:global_views].mean(0)

@@ -181,6 +181,7 @@ CASES: dict[str, dict] = {
     "levljepa plain heads": {"head": [], "predict": []},
     "direct": {"objective": "direct", "predict": None}, "direct no sigreg": {"objective": "direct", "predict": None, "lv": 0.0, "lt": 0.0},
     "plus": {"objective": "plus"}, "plus pad77 cosine": {"objective": "plus", "readout": "pad77", "align": "cosine", "lm": 0.1},
+    "plus first form": {"objective": "plus", "each": True}, "plus first form cosine": {"objective": "plus", "each": True, "align": "cosine"},
     "clip": {"objective": "clip", "predict": None}, "clip pad77": {"objective": "clip", "predict": None, "readout": "pad77"},
     "siglip": {"objective": "siglip", "predict": None}, "siglip pad77": {"objective": "siglip", "predict": None, "readout": "pad77"},
 }  # fmt: skip
@@ -196,6 +197,7 @@ def loss_of(case: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         "lt": 0.02,
         "lm": 0.2,
         "shared": False,
+        "each": False,
         "head": HEAD,
         "predict": PREDICTOR,
         **case,
@@ -232,8 +234,10 @@ def loss_of(case: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     if c["objective"] == "direct":
         return (1 - c["lv"] - c["lt"]) * distance(z_v, z_t) + rest, w
     n = len(c["predict"])
+    # LeVLJEPA+ before b120e44: every view predicts the text, in one batch.
+    seen, wanted = (z.reshape(views * BATCH, DIM), z_t.repeat(views, 1)) if c["each"] else (z_v, z_t)
     cross = (
-        distance(head(w, "vision.projector", z_v, n, 4), z_t.detach())
+        distance(head(w, "vision.projector", seen, n, 4), wanted.detach())
         + distance(head(w, "text.projector", z_t, n, 4), z_v.detach())
     ) / 2
     if c["objective"] == "plus":

@@ -106,6 +106,23 @@ def test_the_forward_pass_on_crops():
     assert none["views"].shape == (2, 6, 12)
 
 
+def test_the_first_form_of_levljepa_plus_predicts_from_every_view():
+    c, model = _model("objective=levljepa_plus", "text_buckets=1", "local_views=2", "plus_predicts=views")
+    g = torch.Generator().manual_seed(0)
+    crops = [torch.randn(2, 6, 3, 16, 16, generator=g).double(), torch.randn(2, 6, 3, 8, 8, generator=g).double()]
+    pixels, ids, last = _batch()
+    out = model(crops, ids, last, c.global_views)
+    assert out["p_v"].shape == out["views"].shape == (4, 6, 12) and out["p_t"].shape == (6, 12)
+    _, parts = objectives.loss_of(c, out, _moment)
+    wanted = [(out["p_v"][k] - out["z_t"]).square().mean() for k in range(4)]
+    assert parts["cross"].item() == pytest.approx(
+        0.5 * (sum(wanted) / 4 + (out["p_t"] - out["z_v"]).square().mean()).item(), rel=1e-12
+    )
+    assert model(pixels, ids, last)["p_v"].shape == (6, 12)  # one image a text: evaluation
+    with pytest.raises(UsageError, match="plus_predicts=views is a form of objective=levljepa_plus"):
+        parse_config(["plus_predicts=views", "objective=clip"])
+
+
 def test_the_ablations_of_table_7():
     z_v, z_t = _z(5, 4), _z(5, 4, seed=1)
     loss, parts = objectives.direct(z_v, z_t, _moment, 0.0, 0.0)
