@@ -20,7 +20,7 @@ from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFi
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
-from levl_eval.cards.matching import CorrespondenceCard
+from levl_eval.cards.matching import CorrespondenceCard, PropagationCard
 from levl_eval.cards.probes import (
     AttentiveCard,
     BackgroundsCard,
@@ -81,6 +81,7 @@ __all__ = [
     "PreprocessOverride",
     "ProbeCard",
     "PromptSpec",
+    "PropagationCard",
     "ReadoutCard",
     "RecipeCard",
     "RetrievalCard",
@@ -120,6 +121,7 @@ TaskCard = Annotated[
     | DepthCard
     | InContextCard
     | CorrespondenceCard
+    | PropagationCard
     | TextSegmentationCard,
     Field(discriminator="engine"),
 ]
@@ -167,7 +169,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard, PropagationCard,
         ChoiceCard, ShiftCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}

@@ -1,4 +1,4 @@
-"""Cards of the tasks that match patch tokens of one image with those of another, without training: semantic correspondence."""
+"""Cards of the tasks that match patch tokens of one image with those of another, without training: correspondence, propagation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from levl_eval.cards.base import DataSpec, TaskFields
-from levl_eval.cards.fields import Between, Layers, Side, TokenDtype, protocol
+from levl_eval.cards.fields import Between, Layers, Neighbours, Scale, Side, TokenDtype, protocol
 
 _Alpha = Annotated[float, Between(0, 1, above=True)]
 
@@ -36,3 +36,24 @@ class CorrespondenceCard(TaskFields):
     threshold: Literal["box", "image"] = protocol(
         "box"
     )  # whose longer side: of the target's bounding box, or of the target image
+
+
+class PropagationCard(TaskFields):
+    """The first frame's masks carried through a video by alike patch tokens (DINO's evaluation on DAVIS 2017), scored by J and F."""
+
+    engine: Literal["propagation"] = protocol("propagation")
+    main_metric: Literal["j_and_f", "j_mean", "f_mean"] = protocol("j_and_f")  # and what a row of samples holds of its object
+    data: DataSpec = protocol()
+    # Input: the short side in pixels, None: the backbone's own; the long one, aspect kept, down to a multiple of ``multiple``, None: its patch.
+    size: Side | None = protocol(None)
+    multiple: Side | None = protocol(None)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bilinear")  # of the frames
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
+    # Frames that a frame's labels come from: so many before it, and the first one always.
+    context_frames: Annotated[int, Between(0, 1_000)] = protocol(7)
+    radius: Annotated[int, Between(0, 1_000)] = protocol(12)  # tokens a label may travel, along rows and columns; 0: anywhere
+    top_k: Neighbours = protocol(5)  # tokens of all context frames that a token takes its label from
+    temperature: Scale = protocol(0.1)  # they weigh exp(cosine / temperature)
+    # F: the share of the diagonal that boundaries may lie apart; in pixels from 1 on.
+    bound: Annotated[float, Between(0, 1_000, above=True)] = protocol(0.008)

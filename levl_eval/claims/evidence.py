@@ -33,6 +33,7 @@ _WITHOUT_HEAD = (
     "incontext",
     "textseg",
     "correspondence",
+    "propagation",
 )  # engines that train nothing
 
 

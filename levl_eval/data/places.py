@@ -29,6 +29,7 @@ TOPS: dict[str, tuple[str, ...]] = {
     "stl10": ("stl10_binary",), "tiny-imagenet": ("tiny-imagenet-200",),
     "imagenet-v2": ("imagenetv2-matched-frequency-format-val",), "imagenet-a": ("imagenet-a",), "imagenet-r": ("imagenet-r",),
     "imagenet-sketch": ("sketch", "imagenet-sketch"), "objectnet": ("objectnet-1.0",), "spair71k": ("SPair-71k",),
+    "davis": ("DAVIS",),
 }  # fmt: skip
 # In ImageNet's folder or up to three above it.
 IMAGENET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "LOC_val_solution.csv")

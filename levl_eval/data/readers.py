@@ -15,9 +15,18 @@ from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.skipping import check_skipped
-from levl_eval.data.types import CaptionSet, ChoiceSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet
+from levl_eval.data.types import (
+    CaptionSet,
+    ChoiceSet,
+    ClassificationSet,
+    DepthSet,
+    PairSet,
+    QuestionSet,
+    SegmentationSet,
+    VideoSet,
+)
 
-S = TypeVar("S", CaptionSet, ChoiceSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet)
+S = TypeVar("S", CaptionSet, ChoiceSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet, VideoSet)
 Reader: TypeAlias = "Callable[[DataSpec, str, int | None], S]"  # (specification, --data, limit) -> a set; raises UsageError
 _HERE = "levl_eval.data"
 
@@ -47,6 +56,7 @@ CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
     "karpathy": "captions:read_karpathy", "captions": "captions:read_captions",
 })  # fmt: skip
 PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:read_spair"})
+VIDEOS: Registry[str, Reader[VideoSet]] = _readers("videos", {"davis": "videos:read_davis"})
 
 CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
     "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro", "mmvp-vlm": "choices:read_mmvp_vlm",
@@ -142,3 +152,12 @@ def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:
     if on_hub(spec, data):
         raise UsageError("--data hub: pairs of images are read from files; use --data DIR, or set data.root")
     return _ruled(PAIRS.load(spec.layout)(spec, data, limit), spec)
+
+
+def read_videos(spec: DataSpec, data: str, limit: int | None = None) -> VideoSet:
+    """Videos with masks; ``limit`` keeps the first ones that have at most so many frames together. Raises UsageError."""
+    if spec.layout not in VIDEOS:
+        raise _wrong(spec, "videos")
+    if on_hub(spec, data):
+        raise UsageError("--data hub: videos are read from files; use --data DIR, or set data.root")
+    return _ruled(VIDEOS.load(spec.layout)(spec, data, limit), spec)

@@ -146,6 +146,30 @@ class PairSet:
 
 
 @dataclass(frozen=True)
+class Video:
+    """A video's name and the ids of its frames, in order."""
+
+    name: str
+    frames: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VideoSet:
+    """Videos whose objects have a mask in every frame. mask: frame -> int64 [H, W], 0 the background, k the object of that number.
+
+    The objects of a video are those that its first mask numbers, 1 to its largest label.
+    """
+
+    name: str
+    split: str
+    images: ImageSet
+    videos: tuple[Video, ...]
+    mask: Callable[[str], np.ndarray]
+    fingerprint: str  # of the masks
+    content: Callable[[str], str]  # frame -> hash of its mask's encoded bytes
+
+
+@dataclass(frozen=True)
 class DepthSet:
     """Images with depth maps. depth: image id -> float32 metres [H, W]; 0 and what is not finite mean unknown."""
 

@@ -12,6 +12,7 @@ from levl_eval.cards import (
     InContextCard,
     LMMSCard,
     ProbeCard,
+    PropagationCard,
     RecipeCard,
     RetrievalCard,
     SegmentationCard,
@@ -31,7 +32,10 @@ OF_TOKENS: dict[str, tuple[str, ...]] = {"patches": ("patches",), "cls": ("poole
 
 def arrays_of(card: TaskFields) -> tuple[str, ...]:
     """Names of features.extraction.ARRAYS; () where the engine reads nothing from the store."""
-    if isinstance(card, (AttentiveCard, SegmentationCard, InContextCard, TextSegmentationCard, DepthCard, CorrespondenceCard)):
+    if isinstance(
+        card,
+        (AttentiveCard, SegmentationCard, InContextCard, TextSegmentationCard, DepthCard, CorrespondenceCard, PropagationCard),
+    ):
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):
         return OF_READOUT[card.readout]

@@ -111,6 +111,13 @@ _CHOICES = (
     _fraction("group_score", "both", chance=1 / 6),
     *(_fraction(f"macro_{m}", "mean over the kinds of pairs") for m in ("accuracy", "text_score", "image_score", "group_score")),
 )  # fmt: skip
+_VIDEO = (
+    _fraction("j_and_f", "mean of J and F over objects"), _fraction("j_and_f/{rest}", "the same of a video"),
+    *(m for k, what in (("j", "region similarity"), ("f", "boundary accuracy")) for m in (
+        _fraction(f"{k}_mean", f"{what}, mean over objects of the mean over frames"), _fraction(f"{k}_recall", f"frames whose {what} is above one half"),
+        Metric(f"{k}_decay", better="lower", bounds=DIFFERENCE, meaning=f"{what} in the first quarter of a video less that in the last"),
+    )),
+)  # fmt: skip
 _VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 _HEALTH = (
     Metric("effective_rank", "", "higher", (1.0, math.inf), None, 1, "exponential of the entropy of the singular values' shares"),
@@ -150,6 +157,8 @@ METRICS: tuple[Metric, ...] = (
     _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
     *_RETRIEVAL,
     *_PCK,
+    *_VIDEO,
+    _fraction("ceiling_{name}", "the main metric with all that can be seen at the task's resolution", "none"),
     *_CHOICES, _fraction("tied", "choices in which two scores are equal", "none"),
     *(_fraction(v, "ImageNet-9: accuracy on this variant") for v in _VARIANTS),
     Metric("drop_{name}", better="lower", bounds=DIFFERENCE, meaning="accuracy on Original minus that on the variant, paired"),

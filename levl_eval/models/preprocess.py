@@ -19,6 +19,7 @@ class Preprocess:
 
     resize: "squash" (to size x size), "pad" (longest side to size, in the middle of a black square), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``), "squash-crop" (to
     ``resize_to`` x ``resize_to``, then the crop: some of timm's evaluation transforms).
+    "free": shortest side to ``size``, the longest one, aspect kept, down to a multiple of ``resize_to`` (1 where it is None); alone no square.
     mean, std: per channel, for inputs in [0, 1].
     """
 
@@ -52,6 +53,10 @@ class Preprocess:
         method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":
             return image.resize((self.size, self.size), method)
+        if self.resize == "free":
+            multiple, least = self.resize_to or 1, min(image.size)
+            wide, high = (max(1, self.size * s // least // multiple) * multiple if s > least else self.size for s in image.size)
+            return image.resize((wide, high), method)
         if self.resize == "pad":
             return _padded(image, self.size, method, fill)
         target, short = self.resize_to or self.size, min(image.size)

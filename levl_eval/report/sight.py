@@ -22,8 +22,16 @@ from levl_eval.records import Record
 from levl_eval.report.results import Results, Row
 from levl_eval.report.units import interval
 
-ORACLES = ("attributes", "classes")  # what they tell, the richer one first
-FLOORS = ("text_only", "majority_map", "mean_map", "majority", "chance")  # of engines; the first that a record holds is its row's
+ORACLES = ("attributes", "classes")  # what they tell, the richer one first; of parts alone where parts are matched
+FLOORS = (
+    "text_only",
+    "majority_map",
+    "mean_map",
+    "majority",
+    "same_position",
+    "first_mask",
+    "chance",
+)  # of engines; the first that a record holds is its row's
 SHIPPED = ASSETS / "ceilings.json"
 SHARE = metric_of("accuracy")  # by whose rules a share is written: a fraction, shown in percent
 
@@ -81,7 +89,7 @@ def shipped() -> Mapping[tuple[str, str], Ceiling]:
 
 
 def ceiling_of(results: Results, row: Row) -> Ceiling | None:
-    for kind in ORACLES:
+    for kind in ("parts", *ORACLES) if row.any.engine == "correspondence" else ORACLES:
         for name, cell in row.cells.items():
             if cell.records and oracle_of(cell.records[0]) == kind:
                 room = gain_over_floor(cell.records)

@@ -13,6 +13,7 @@ from levl_eval.cards import (
     CorrespondenceCard,
     DataSpec,
     LMMSCard,
+    PropagationCard,
     RecipeCard,
     RetrievalCard,
     TaskCard,
@@ -37,6 +38,7 @@ _KINDS: dict[str, Kind] = {
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices", "shift": "classification",
+    "propagation": "videos",
 }  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     parts = [Part("test", kind, card.data, limit, options)]
-    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, ChoiceCard, TextSegmentationCard)):
+    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, PropagationCard, ChoiceCard, TextSegmentationCard)):
         parts.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"

@@ -6,6 +6,7 @@
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
+    davis/DAVIS/{JPEGImages,Annotations}/480p/<video>/<frame>, ImageSets/2017/val.txt
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
 Every scene's seed is a hash of (set, split, number, seed): splits never share a scene.
@@ -31,10 +32,11 @@ from levl_eval.records.identity import cache_key
 from levl_eval.scenes import VERSION, choices, manifest, shifts
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
+from levl_eval.scenes.motion import FRAMES, moving_scene
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
 from levl_eval.scenes.programs import Program, SceneQuestion
 from levl_eval.scenes.questions import gqa_questions, vqa_questions
-from levl_eval.scenes.render import render_image, render_mask
+from levl_eval.scenes.render import render_image, render_instances, render_mask
 from levl_eval.scenes.world import (
     CATEGORIES,
     GROUP_OF,
@@ -51,12 +53,13 @@ from levl_eval.scenes.world import (
 COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
-    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16,
+    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES,
     **choices.COUNTS, **shifts.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
 _SPAIR = "spair71k/SPair-71k"
+_DAVIS = "davis/DAVIS"
 FOREGROUNDS = tuple(g for g in GROUPS if g not in ("insect", "building"))  # nine, as ImageNet-9 has
 
 
@@ -75,6 +78,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return single_object_scene(key, members[(index // len(FOREGROUNDS)) % len(members)])
     if part.startswith("spair71k"):
         return posed_scene(key, index)
+    if part.startswith("davis"):
+        return moving_scene(stable_seed("export", part, seed, index // FRAMES), index % FRAMES)
     return sample_scene(key)
 
 
@@ -103,6 +108,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield f"{room}/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
     elif room == "spair71k":
         yield f"{_SPAIR}/JPEGImages/{scene.objects[0].category}/{image_id(part, index)}.jpg", scene
+    elif room == "davis":
+        yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
         group = GROUP_OF[scene.objects[0].category]
         yield f"imagenet9/original/{split}/{group}/{index:06d}.jpg", scene
@@ -129,6 +136,16 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
             buffer = io.BytesIO()
             Image.fromarray(render_mask(scene, size)).save(buffer, "PNG")
             yield f"{_ADE20K}/annotations/{split}/{_ade_stem(split, index)}.png", buffer.getvalue()
+        if part.startswith("davis"):
+            yield f"{_DAVIS}/Annotations/480p/{image_id(part, index)}.png", _indexed(render_instances(scene, size))
+
+
+def _indexed(objects: np.ndarray) -> bytes:
+    """An image of object numbers as DAVIS has them: a palette PNG, 0 the background."""
+    image, buffer = Image.fromarray(objects).convert("P"), io.BytesIO()
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def image_id(part: str, index: int) -> str:
@@ -137,9 +154,15 @@ def image_id(part: str, index: int) -> str:
         return f"s{part.split('/')[1]}{index:06d}"
     if part.startswith("spair71k"):
         return f"scene_{index + 1:06d}"
+    if part.startswith("davis"):
+        return f"{_video(index // FRAMES)}/{index % FRAMES:05d}"
     split = part.split("/")[1]
     number = index + 1 + (500_000 if part.startswith("pope") else 0)
     return f"COCO_{split}_{number:012d}"
+
+
+def _video(number: int) -> str:
+    return f"scene-{number + 1:03d}"
 
 
 def _listed(name: str, content: bytes) -> tuple[str, int, str]:
@@ -252,6 +275,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
             yield f"{_SPAIR}/{name}", text
     elif room in choices.ROOMS:
         yield from choices.files_of(part, count, seed, size)
+    elif room == "davis":  # frames beyond the last whole video are listed nowhere
+        yield f"{_DAVIS}/ImageSets/2017/{split}.txt", "".join(f"{_video(k)}\n" for k in range(count // FRAMES))
     elif part == "ade20k/validation":
         yield "ade20k/ADEChallengeData2016/objectInfo150.txt", _object_info()
 

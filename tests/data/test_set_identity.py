@@ -296,7 +296,7 @@ LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
     **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
-    **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.CHOICES, "choices"),
+    **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.VIDEOS, "videos"), **dict.fromkeys(readers.CHOICES, "choices"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
 SEEDS = {
@@ -313,6 +313,7 @@ SEEDS = {
         "mappings/pytorch_to_imagenet_2012_id.json", "mappings/imagenet_to_label_2012_v2",
     ], "imagenet-v2": ["0/a.jpg"], **{k: ["n01440764/a.jpg"] for k in ("imagenet-a", "imagenet-r", "imagenet-sketch")},
     "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
+    "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
@@ -325,7 +326,7 @@ SEED_TEXTS = {
     "sugarcrepe": '{"0": {"filename": "a.jpg", "caption": "a", "negative_caption": "b"}}', "mmvp-vlm": "Question ID,Type,Statement\n1,a,b\n2,a,c",
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',
-    "mme": "Is it?\tYes", "spair71k": "p", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
+    "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
 }  # fmt: skip
 
 
