@@ -43,7 +43,9 @@ def test_a_task_on_folders_of_ones_own_draws_none(tmp_path, monkeypatch):
 
 
 def test_rooms_of_the_scenes_are_those_their_tasks_read():
-    cards = resolve_tasks(["gqa", "vqav2", "pope", "ade20k", "linear", "imagenet9", "spair71k", "davis", *CHOICES, "shift"], [], "scenes")
+    cards = resolve_tasks(
+        ["gqa", "vqav2", "pope", "ade20k", "linear", "imagenet9", "spair71k", "davis", *CHOICES, "shift"], [], "scenes"
+    )
     read = {c.data.directory.partition("/")[0] for c in cards.values()}
     assert read == set(ROOMS)
 
