@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from levl_eval.cards import DepthCard, InContextCard, SegmentationCard, TextSegmentationCard
+from levl_eval.cards import BackboneCard, DepthCard, InContextCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between
 from levl_eval.cli.options import Commands, comma_list, run_options
 from levl_eval.runner.options import Number
+
+if TYPE_CHECKING:
+    from levl_eval.backbones.base import Backbone
 
 Task = TypeVar("Task", SegmentationCard, InContextCard, TextSegmentationCard, DepthCard)
 
@@ -57,12 +60,17 @@ def show_dense(args: argparse.Namespace) -> int:
     progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
     data = data_folder(args.data, [card], cards, cache, progress)
 
+    def loaded(c: BackboneCard) -> Backbone:
+        backbone = load_backbone(c.uri, card=c)
+        backbone.open_data(data)
+        return backbone.to(device)
+
     def contexts(task: Task) -> list[tuple[str, Context[Task]]]:
         return [
             (
                 c.name,
                 Context(
-                    task, load_backbone(c.uri, card=c).to(device), data, (args.seeds or [0])[0], FeatureStore(cache / "features"), cache,
+                    task, loaded(c), data, (args.seeds or [0])[0], FeatureStore(cache / "features"), cache,
                     device, limit=args.limit, batch_size=args.batch_size, progress=progress,
                 ),
             )

@@ -15,7 +15,7 @@ from levl_eval.core.errors import LevlError
 from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
-from levl_eval.data.published import ADE20K, CHOICES, NYUV2, RELEASES, SETS
+from levl_eval.data.published import ADE20K, CHOICES, IMAGES, NYUV2, RELEASES, SETS
 from levl_eval.data.readers import read_choices, read_classification, read_depth, read_questions, read_segmentation
 from levl_eval.data.rgb import conversions
 from levl_eval.data.types import ClassificationSet, ImageSet
@@ -26,6 +26,10 @@ CHOICE_TASKS = {
     "aro-attribution": "aro/visual_genome_attribution.json", "aro-order": "aro/coco_order.json",
 }  # fmt: skip
 VALIDATION = {"aircraft": (3_333,)}
+LISTED = (  # sets whose splits are lists of names in ImageSets/
+    *(DataSpec(layout="voc", directory="voc", split=s) for s in ("train", "trainaug", "val")),
+    *(DataSpec(layout="pascal-context", directory="pascal_context", split=s) for s in ("train", "val")),
+)
 
 
 @dataclass(frozen=True)
@@ -75,22 +79,21 @@ def _pairs(task: str, data: str) -> Iterable[Finding]:
         yield Finding("note", name, f"is not the published release ({title}, {count:,} pairs)")
 
 
-def _ade(split: str, data: str) -> list[Finding]:
-    test_set = read_segmentation(DataSpec(layout="ade20k", directory="ade20k", split=split, reduce_zero_label=True), data)
+def _masks(spec: DataSpec, data: str) -> list[Finding]:
+    """Every pair of image and mask of a split: equal sizes, labels within the classes, their count against the release."""
+    test_set = read_segmentation(spec, data)
+    where = f"{spec.directory}/{spec.split}"
     labels: set[int] = set()
     for name in test_set.images.ids:
         mask = test_set.mask(name)  # refuses labels out of range and names the file
         size = test_set.images.open(name).size
         if (mask.shape[1], mask.shape[0]) != size:
-            return [
-                Finding("error", f"ade20k/{split}", f"{name}: image is {size[0]}x{size[1]}, mask {mask.shape[1]}x{mask.shape[0]}")
-            ]
+            return [Finding("error", where, f"{name}: image is {size[0]}x{size[1]}, mask {mask.shape[1]}x{mask.shape[0]}")]
         labels |= set(np.unique(mask).tolist())
     labels.discard(test_set.ignore_index)
-    same = len(test_set.images) == ADE20K[split]
+    same = len(test_set.images) == IMAGES[spec.layout, spec.split]
     text = f"{len(test_set.images):,} pairs, {len(labels)} of {len(test_set.classes)} classes occur"
-    name = f"ade20k/{split}"
-    return [Finding("ok", name, text + (", the published release" if same else "")), *_converted(name, test_set.images)]
+    return [Finding("ok", where, text + (", the published release" if same else "")), *_converted(where, test_set.images)]
 
 
 def _converted(name: str, images: ImageSet) -> list[Finding]:
@@ -190,7 +193,12 @@ def check(directory: Path) -> list[Finding]:
     base = directory / "ade20k"
     for split in ADE20K:
         if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):
-            out += _guard(f"ade20k/{split}", lambda s=split: _ade(s, data))  # type: ignore[misc]
+            ade = DataSpec(layout="ade20k", directory="ade20k", split=split, reduce_zero_label=True)
+            out += _guard(f"ade20k/{split}", lambda s=ade: _masks(s, data))  # type: ignore[misc]
+    for voc in LISTED:
+        base, lists = directory / voc.directory, "Segmentation" + ("" if voc.layout == "voc" else "Context")
+        if list(base.glob(f"**/ImageSets/{lists}/{voc.split}.txt")):
+            out += _guard(f"{voc.directory}/{voc.split}", lambda s=voc: _masks(s, data))  # type: ignore[misc]
     for split in NYUV2:
         base = directory / "nyuv2"
         places = [base / split, base / "official_splits" / split, *([base / "sync"] if split == "train" else [])]

@@ -66,8 +66,9 @@ ADE20K = {"training": 20_210, "validation": 2_000}
 NYUV2 = {"train": 795, "test": 654}
 # Images of other releases, by layout and split, for plans only: none of them is recognised by its count.
 IMAGES: dict[tuple[str, str], int] = {
-    ("voc", "train"): 1_464, ("voc", "val"): 1_449, ("cityscapes", "train"): 2_975, ("cityscapes", "val"): 500,
+    ("voc", "train"): 1_464, ("voc", "val"): 1_449, ("voc", "trainaug"): 10_582, ("cityscapes", "train"): 2_975, ("cityscapes", "val"): 500,
     ("coco-stuff", "train2017"): 118_287, ("coco-stuff", "val2017"): 5_000, ("pope", ""): 500,
+    **{(f"pascal-context{k}", s): n for k in ("", "-59") for s, n in (("train", 4_998), ("val", 5_105))},
     **{("ade20k", k): v for k, v in ADE20K.items()}, **{("nyuv2", k): v for k, v in NYUV2.items()},
     **{k: images for k, (_, images) in RELEASES.items() if images is not None},
 }  # fmt: skip

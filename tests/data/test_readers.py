@@ -271,10 +271,11 @@ def test_unreachable_hub_is_one_line(monkeypatch):
 def test_readers_are_found_in_the_registry_and_cover_every_layout():
     from typing import get_args
 
+    from levl_eval.core.registry import Registry
     from levl_eval.data import readers
     from levl_eval.data.depth import READERS
 
-    tables = (readers.QUESTIONS, readers.CLASSES, readers.MASKS, readers.CAPTIONS)
+    tables = [t for t in vars(readers).values() if isinstance(t, Registry)]  # of every kind of set
     known = [name for t in tables for name in t] + list(READERS)
     assert sorted(known) == sorted(get_args(DataSpec.model_fields["layout"].annotation))
     assert all(callable(t.load(name)) and t.origin(name) == "shipped" for t in tables for name in t)

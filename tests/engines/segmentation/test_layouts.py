@@ -8,7 +8,9 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.check import check
 from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
+from levl_eval.data.published import images_as_published
 from levl_eval.data.readers import read_segmentation
 from levl_eval.engines.segmentation.palettes import palette
 
@@ -98,7 +100,9 @@ def test_voc_with_the_masks_of_hariharan_et_al(tmp_path):
     (base / "ImageSets/Segmentation/trainaug.txt").write_text("b\na\n")
     read = read_segmentation(DataSpec(layout="voc", directory="voc", split="trainaug"), str(tmp_path))
     assert read.images.ids == ("b.jpg", "a.jpg") and read.mask("a.jpg").tolist() == [[0, 20, 255], [1, 2, 3]]
+    assert [(f.set, f.message) for f in check(tmp_path)] == [("voc/trainaug", "2 pairs, 5 of 21 classes occur")]
     (base / "SegmentationClassAug/b.png").unlink()
+    assert "1 of 2 masks are missing" in check(tmp_path)[0].message
     with pytest.raises(UsageError, match=r"SegmentationClassAug: 1 of 2 masks are missing, first .*b\.png"):
         read_segmentation(DataSpec(layout="voc", directory="voc", split="trainaug"), str(tmp_path))
 
@@ -124,6 +128,10 @@ def test_pascal_context_with_and_without_background(tmp_path):
         [255, 58, 255],
         [0, 1, 2],
     ]
+    assert [(f.level, f.set, f.message) for f in check(tmp_path)] == [
+        ("ok", "pascal_context/val", "1 pairs, 5 of 60 classes occur")
+    ]
+    assert images_as_published("pascal-context-59", "val", "", "test") == 5_105
     put(base / "SegmentationClassContext/a.png", np.array([[0, 60, 255], [1, 2, 3]], np.uint8))
     for spec in (whole, part):
         with pytest.raises(LevlError, match=r"a\.png: label 60"):

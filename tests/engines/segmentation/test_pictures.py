@@ -136,5 +136,8 @@ def test_the_command(world, tmp_path, monkeypatch, capsys):
     ]
     assert main([*words, "--set", "ade20k.head=ridge"]) == 0
     assert Image.open(tmp_path / "o" / "ade20k.png").format == "PNG" and "ade20k.png" in capsys.readouterr().out
+    assert main([*words, "--task", "ade20k-incontext"]) == 0 and (tmp_path / "o/ade20k-incontext.png").stat().st_size > 1000
+    named = [*words[:2], "oracle:words", *words[3:], "--task", "ade20k-text", "--set", "ade20k-text.templates=['{}']"]
+    assert main(named) == 0 and (tmp_path / "o/ade20k-text.png").stat().st_size > 1000
     assert main([*words, "--task", "linear"]) == 2
     assert "draws segmentation and depth tasks" in capsys.readouterr().err
