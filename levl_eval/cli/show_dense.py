@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from levl_eval.cards import BackboneCard, DepthCard, InContextCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between
@@ -14,8 +14,15 @@ from levl_eval.runner.options import Number
 
 if TYPE_CHECKING:
     from levl_eval.backbones.base import Backbone
+    from levl_eval.engines.contract import Context
 
 Task = TypeVar("Task", SegmentationCard, InContextCard, TextSegmentationCard, DepthCard)
+
+
+class Contexts(Protocol):
+    """A task's card on every backbone, by name."""
+
+    def __call__(self, task: Task) -> list[tuple[str, Context[Task]]]: ...
 
 
 def add(commands: Commands) -> None:
@@ -81,21 +88,26 @@ def show_dense(args: argparse.Namespace) -> int:
         from levl_eval.engines.depth.images import show_depth
 
         content = show_depth(contexts(card), args.images, args.count, args.side)
-    elif card.engine == "textseg":
-        from levl_eval.engines.dense_images import side_by_side
-        from levl_eval.engines.textseg.task import show_textseg
-
-        content = side_by_side(contexts(card), show_textseg, args.images, args.count, args.side)
-    elif card.engine == "incontext":
-        from levl_eval.engines.dense_images import side_by_side
-        from levl_eval.engines.incontext.task import show_incontext
-
-        content = side_by_side(contexts(card), show_incontext, args.images, args.count, args.side)
-    else:
+    elif card.engine == "segmentation":
         from levl_eval.engines.segmentation.images import show_dense as show_segmentation
 
         content = show_segmentation(contexts(card), args.images, args.count, args.side)
+    else:
+        content = untrained(card, contexts, args)
     path = Path(args.out) / f"{card.name}.png"
     atomic_write(path, content)
     print(json.dumps({"sheet": str(path)}) if args.json else path)
     return 0
+
+
+def untrained(card: InContextCard | TextSegmentationCard, contexts: Contexts, args: argparse.Namespace) -> bytes:
+    """The sheet of a task that trains no head."""
+    from levl_eval.engines.dense_images import side_by_side
+
+    if card.engine == "incontext":
+        from levl_eval.engines.incontext.task import show_incontext
+
+        return side_by_side(contexts(card), show_incontext, args.images, args.count, args.side)
+    from levl_eval.engines.textseg.task import show_textseg
+
+    return side_by_side(contexts(card), show_textseg, args.images, args.count, args.side)
