@@ -24,7 +24,7 @@ def test_presets_are_shown_as_they_resolve():
 def test_the_table_of_differences_has_every_case_and_each_is_rounding():
     script = _script()
     rows = [*script.losses(), *script.schedules()]
-    assert len(rows) == 2 * 17 + 4
+    assert len(rows) == 2 * 19 + 4
     for quantity, case, value, version in rows:
         assert value < 1e-11
         assert f"| {quantity} | {case} | " in PAGE and f" | {version} |" in PAGE
