@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
 # Options of `run` that copies do not get: what is about the launch, and what only the process that shows the tables does.
 DEFAULT_COPIES = 8  # on a cluster
-OF_THE_LAUNCH = ("launcher", "jobs", "slurm", "detach", "workers", "dry_run", "json", "quiet", "rehash", "debug")
+OF_THE_LAUNCH = (
+    "launcher",
+    "jobs",
+    "slurm",
+    "detach",
+    "workers",
+    "dry_run",
+    "json",
+    "quiet",
+    "rehash",
+    "debug",
+    "log",
+    "roles",
+    "budget",
+)
 
 
 def launcher_options(p: argparse.ArgumentParser) -> None:

@@ -57,6 +57,13 @@ def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )
     p.add_argument("--reference", metavar="NAME", help="backbone that gains are over (default: each one's own random twin)")
+    p.add_argument(
+        "--log",
+        type=comma_list,
+        default=[],
+        metavar="wandb,trackio,tensorboard",
+        help="also give the final table to these trackers",
+    )
     p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out or NEW})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")

@@ -106,8 +106,11 @@ def shared_run(count: int, args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
+    from levl_eval.report.trackers import check_trackers
     from levl_eval.runner.plan import data_folder, resolve_tasks
 
+    if args.log:
+        check_trackers(args.log)
     end_with_parent()
     progress = Progress(quiet=args.quiet)
     gpus = len(visible_gpus()) if args.device in ("auto", "cuda") else 0
@@ -170,6 +173,7 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
     from levl_eval.report.current import show_and_write
     from levl_eval.report.results import Results
     from levl_eval.report.tables import show, write_leaderboard
+    from levl_eval.report.trackers import log_results
 
     suites = suites_of(getattr(args, "tasks", ()))
     named = named_roles(getattr(args, "roles", ()))
@@ -187,6 +191,8 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
         # reading large sets again for their images is left to `levl-eval report`
         lambda: [write_leaderboard(out, results()), write_report_of_run(out, images=args.data == "scenes", results=results())],
     )
+    if args.log and not copy_of_a_launch():
+        log_results(results(), args.log, out)
     if args.json:
         summary: dict[str, object] = {
             "out": str(out),
