@@ -190,7 +190,7 @@ def chance_of(record: Record) -> float | None:
 
 
 def floor_notes(records: Sequence[Record]) -> list[str]:
-    """Floors and ceilings that belong to a task, not to a backbone, each told once."""
+    """Floors and ceilings that belong to a task, not to a backbone, each told once; and how large memories came out."""
     notes: dict[str, None] = {}
     for r in records:
         kind = entry_of(r, r.main_metric)
@@ -200,6 +200,11 @@ def floor_notes(records: Sequence[Record]) -> list[str]:
         chance = chance_of(r)
         if chance is not None and r.status == "done":
             notes[f"{r.task}: chance {text(chance, kind)}"] = None
+        memory = object_at(r.notes, "memory")
+        patches, asked = memory.get("patches"), memory.get("asked")
+        if isinstance(patches, int) and patches != asked:
+            wanted = f", {asked:,} asked for" if isinstance(asked, int) else ""
+            notes[f"{r.task}: memory of {patches:,} patches, all that {memory.get('views')} views gave{wanted}"] = None
     return list(notes)
 
 

@@ -23,6 +23,7 @@ from levl_eval.features.store import FeatureStore
 from levl_eval.metrics.segmentation import confusion_matrix
 from levl_eval.report.html import build
 from levl_eval.report.results import Results
+from levl_eval.report.tables import floor_notes
 from levl_eval.runner.evaluate import evaluate
 
 QUIET, CPU = Progress(quiet=True), torch.device("cpu")
@@ -168,6 +169,10 @@ def test_the_memory_is_bounded_seeded_and_said(world, tmp_path):
     outcomes = [run(context(world, tmp_path, limit=4, seed=s, memory_size=24 * 5)) for s in (0, 0, 1)]
     values = [o.metrics["mean_iou"].value for o in outcomes]
     assert values[0] == values[1] != values[2]
+    crops = run(context(world, tmp_path, limit=4, memory_size=24 * 2 * 5, views=2))
+    assert crops.notes["memory"] == {"patches": 240, "asked": 240, "views": 48, "most_of_a_view": 5}
+    assert crops.metrics["floor_majority_map"] == outcomes[0].metrics["floor_majority_map"]  # of the images as they are
+    assert crops.cache == {"feature_hits": 1, "feature_misses": 2}  # the test images are there
     assert outcomes[0].notes["memory"] == {"patches": 120, "asked": 120, "views": 24, "most_of_a_view": 5}
 
 
@@ -217,6 +222,10 @@ def test_a_run_names_its_memory_in_the_table_and_shows_images(world, tmp_path):
     assert {r.resolved["score_size"] for r in records} == {64} and all("converged" not in r.notes for r in records)
     results = Results.read([tmp_path / "o"])
     assert [row.title for row in results.rows] == ["ade20k-incontext (memory_size=480)"]
+    assert not [n for n in floor_notes(results.records) if "memory" in n]  # it is what the mark says
+    wide = [r.model_copy(update={"notes": {"memory": {"patches": 1536, "asked": 2000, "views": 24}}}) for r in results.records]
+    said = "ade20k-incontext: memory of 1,536 patches, all that 24 views gave, 2,000 asked for"
+    assert [n for n in floor_notes(wide) if "memory" in n] == [said]
     page = build(results)
     section = page[page.index('id="dense"') : page.index('id="browse"')]
     assert section.count("<img src=") == 3 and "memory_size=480" in section
