@@ -29,6 +29,8 @@ SETS = {
     "voc": "VOC2012: http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
     "cityscapes": "gtFine and leftImg8bit (free registration): https://www.cityscapes-dataset.com",
     "nyuv2": "nyu_depth_v2_labeled.mat and splits.mat: https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+    "spair71k": "SPair-71k.tar.gz: https://cvlab.postech.ac.kr/research/SPair-71k",
+    "davis": "DAVIS-2017-trainval-480p.zip: https://davischallenge.org/davis2017/code.html",
     "imagenet": "ILSVRC 2012 (free registration): https://image-net.org/download",
     "imagenet9": "https://github.com/MadryLab/backgrounds_challenge",
     "places365": "places365standard_easyformat.tar: http://places2.csail.mit.edu/download.html",

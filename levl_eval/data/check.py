@@ -15,10 +15,20 @@ from levl_eval.core.errors import LevlError
 from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
-from levl_eval.data.published import ADE20K, CHOICES, IMAGES, NYUV2, RELEASES, SETS
-from levl_eval.data.readers import read_choices, read_classification, read_depth, read_questions, read_segmentation
+from levl_eval.data.pairs import image_sizes, points_beyond
+from levl_eval.data.published import ADE20K, CHOICES, DAVIS, IMAGES, NYUV2, RELEASES, SETS, SPAIR
+from levl_eval.data.readers import (
+    read_choices,
+    read_classification,
+    read_depth,
+    read_pairs,
+    read_questions,
+    read_segmentation,
+    read_videos,
+)
 from levl_eval.data.rgb import conversions
 from levl_eval.data.types import ClassificationSet, ImageSet
+from levl_eval.data.videos import check_sizes
 
 # Task of a choice by image-text score -> the file or folder below DIR that says its set is there.
 CHOICE_TASKS = {
@@ -77,6 +87,30 @@ def _pairs(task: str, data: str) -> Iterable[Finding]:
     title, count = CHOICES.get((card.data.layout, card.data.split), ("", len(pairs.trials)))
     if len(pairs.trials) != count:
         yield Finding("note", name, f"is not the published release ({title}, {count:,} pairs)")
+
+
+def _keypoints(split: str, data: str) -> Iterable[Finding]:
+    """Pairs with keypoints: counts, sizes of all images, and points beyond them."""
+    pairs = read_pairs(DataSpec(layout="spair71k", directory="spair71k", split=split), data)
+    name, count = f"spair71k/{split}", len(pairs.pairs)
+    sizes = image_sizes(pairs)  # refuses an image of another size than annotated
+    points, kinds = sum(len(p.names) for p in pairs.pairs), len({p.category for p in pairs.pairs})
+    release = "" if count == SPAIR[split] else f"; published {SPAIR[split]:,} pairs"
+    text = f"{count:,} pairs of {len(pairs.images):,} images, {points:,} keypoints, {kinds} categories{release}"
+    yield Finding("note" if release else "ok", name, text)
+    beyond = points_beyond(pairs, sizes)
+    if beyond:
+        yield Finding("note", name, f"{beyond} keypoints lie beyond their image")
+
+
+def _videos(split: str, data: str) -> Iterable[Finding]:
+    """Videos with masks: counts, and sizes of all frames and masks."""
+    videos = read_videos(DataSpec(layout="davis", directory="davis", split=split), data)
+    check_sizes(videos)
+    count, objects = len(videos.videos), sum(int(videos.mask(v.frames[0]).max()) for v in videos.videos)
+    release = "" if count == DAVIS[split] else f"; published {DAVIS[split]} videos"
+    text = f"{count} videos, {len(videos.images):,} frames, {objects} objects{release}"
+    yield Finding("note" if release else "ok", f"davis/{split}", text)
 
 
 def _masks(spec: DataSpec, data: str) -> list[Finding]:
@@ -195,6 +229,18 @@ def check(directory: Path) -> list[Finding]:
         if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):
             ade = DataSpec(layout="ade20k", directory="ade20k", split=split, reduce_zero_label=True)
             out += _guard(f"ade20k/{split}", lambda s=ade: _masks(s, data))  # type: ignore[misc]
+    for split in SPAIR:
+        if any(
+            (b / "PairAnnotation" / split).is_dir()
+            for b in (directory / "spair71k", directory / "spair71k" / "SPair-71k", directory / "SPair-71k")
+        ):
+            out += _guard(f"spair71k/{split}", lambda s=split: _keypoints(s, data))  # type: ignore[misc]
+    for split in DAVIS:
+        if any(
+            (b / "ImageSets" / "2017" / f"{split}.txt").is_file()
+            for b in (directory / "davis", directory / "davis" / "DAVIS", directory / "DAVIS")
+        ):
+            out += _guard(f"davis/{split}", lambda s=split: _videos(s, data))  # type: ignore[misc]
     for voc in LISTED:
         base, lists = directory / voc.directory, "Segmentation" + ("" if voc.layout == "voc" else "Context")
         if list(base.glob(f"**/ImageSets/{lists}/{voc.split}.txt")):

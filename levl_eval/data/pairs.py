@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprints import pair_text
@@ -159,3 +159,23 @@ def read_spair(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:
     if not kept:
         raise UsageError(f"{root}: no pair is left of whose images both can be read; replace them")
     return PairSet("spair71k", split, held, kept, fingerprint_text(f"{p.pair_id} {pair_text(p).decode()}" for p in kept))
+
+
+def image_sizes(test: PairSet) -> dict[str, tuple[int, int]]:
+    """(width, height) of every image. Raises LevlError where a pair's annotation says another one: its points would lie elsewhere."""
+    sizes = {i: test.images.open(i).size for i in test.images.ids}
+    for p in test.pairs:
+        for image, stated in ((p.source, p.source_size), (p.target, p.target_size)):
+            if stated is not None and stated != sizes[image]:
+                width, height = sizes[image]
+                raise LevlError(
+                    f"{test.images.source}: pair {p.pair_id}: image {image} is {width}x{height}, its annotation says {stated[0]}x{stated[1]}; "
+                    "take the images as they were published"
+                )
+    return sizes
+
+
+def points_beyond(pairs: PairSet, sizes: Mapping[str, tuple[int, int]]) -> int:
+    """How many keypoints lie beyond their image, whose (width, height) is in ``sizes``."""
+    ends = ((points, sizes[i]) for p in pairs.pairs for points, i in ((p.source_points, p.source), (p.target_points, p.target)))
+    return int(sum(((points < -0.5) | (points > np.array(size) - 0.5)).any(1).sum() for points, size in ends))

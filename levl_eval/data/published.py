@@ -18,9 +18,11 @@ from levl_eval.data.types import (
     ClassificationSet,
     DepthSet,
     ImageSet,
+    PairSet,
     Question,
     QuestionSet,
     SegmentationSet,
+    VideoSet,
 )
 
 _POPE = "POPE COCO (github.com/AoiDragon/POPE at 08d957b)"
@@ -57,6 +59,8 @@ CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
     "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,), "imagenet-sketch": (1000,), "objectnet": (113,),
 }  # fmt: skip
+SPAIR = {"trn": 53_340, "val": 5_384, "test": 12_234}  # pairs of SPair-71k by split, of 18 categories
+DAVIS = {"train": 60, "val": 30}  # videos of DAVIS 2017 by split
 # Pairs in the releases of the sets of choices by image-text score, by layout and split.
 CHOICES: dict[tuple[str, str], tuple[str, int]] = {
     ("sugarcrepe", ""): ("SugarCrepe", 7_511), ("winoground", ""): ("Winoground", 400), ("mmvp-vlm", ""): ("MMVP-VLM", 135),
@@ -126,6 +130,10 @@ def published_set(dataset: AnySet, layout: str = "") -> str | None:
     if isinstance(dataset, ChoiceSet):
         name, count = CHOICES.get((layout, dataset.split), ("", -1))
         return f"{name}, {count:,} pairs (by counts)" if len(dataset.trials) == count else None
+    if isinstance(dataset, PairSet) and len(dataset.pairs) == SPAIR.get(dataset.split):
+        return f"SPair-71k {dataset.split}, {len(dataset.pairs):,} pairs (by counts)"
+    if isinstance(dataset, VideoSet) and len(dataset.videos) == DAVIS.get(dataset.split) and n >= 1_000:
+        return f"DAVIS 2017 {dataset.split}, {len(dataset.videos)} videos (by counts)"
     if isinstance(dataset, CaptionSet) and layout == "karpathy":
         known = {("flickr30k", 1000): "Flickr30k Karpathy test", ("coco", 5000): "COCO Karpathy test"}
         return f"{known[dataset.name, n]}, {n:,} images (by counts)" if (dataset.name, n) in known else None

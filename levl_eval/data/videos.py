@@ -129,3 +129,20 @@ def read_davis(spec: DataSpec, data: str, limit: int | None = None) -> VideoSet:
         fingerprint_contents(contents),
         contents.__getitem__,
     )
+
+
+def check_sizes(test: VideoSet) -> None:
+    """Raises LevlError where frames of a video are not of one size, or a mask is not of its frame's."""
+    for video in test.videos:
+        first = test.images.open(video.frames[0]).size
+        for name in video.frames:
+            (width, height), mask = test.images.open(name).size, test.mask(name)
+            where = f"{test.images.source}/{name}"
+            if (width, height) != first:
+                raise LevlError(
+                    f"{where}: is {width}x{height}, the video's first frame {first[0]}x{first[1]}; frames of a video must be of one size"
+                )
+            if mask.shape != (height, width):
+                raise LevlError(
+                    f"{where}: frame is {width}x{height}, its mask {mask.shape[1]}x{mask.shape[0]}; they must be equal"
+                )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.check import check
 from levl_eval.data.fingerprints import content_of
 from levl_eval.data.readers import read_pairs
 from levl_eval.data.set_identity import identity_of
@@ -161,3 +162,14 @@ def test_broken_images_take_their_pairs_with_them(tmp_path):
     shutil.rmtree(root / "JPEGImages/cat")
     with pytest.raises(UsageError, match="no pair is left"):
         read_pairs(SPEC.model_copy(update={"skip_broken": "90%"}), str(tmp_path))
+
+
+def test_data_check_counts_pairs_and_names_what_is_wrong(tmp_path):
+    root = small(tmp_path / "spair71k", src_kps=[[-3, 6], [20, 20]])
+    lines = [(f.level, f.message) for f in check(tmp_path) if f.set == "spair71k/test"]
+    assert lines == [
+        ("note", "3 pairs of 4 images, 6 keypoints, 2 categories; published 12,234 pairs"), ("note", "1 keypoints lie beyond their image"),
+    ]  # fmt: skip
+    Image.new("RGB", (20, 31)).save(root / "JPEGImages/cat/b.jpg")
+    [only] = [f for f in check(tmp_path) if f.set == "spair71k/test"]
+    assert only.level == "error" and "is 20x31, its annotation says 20x30" in only.message

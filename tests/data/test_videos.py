@@ -8,6 +8,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.data.check import check
 from levl_eval.data.fingerprints import content_of
 from levl_eval.data.readers import read_videos
 from levl_eval.data.set_identity import identity_of
@@ -119,3 +120,12 @@ def test_a_broken_frame_takes_its_video_with_it(tmp_path):
     (root / "Annotations/480p/two-cars/00004.png").write_bytes(b"none")
     with pytest.raises(UsageError, match="no video is left"):
         read_videos(SPEC.model_copy(update={"skip_broken": "5"}), str(tmp_path))
+
+
+def test_data_check_counts_videos_and_names_what_is_wrong(tmp_path):
+    root = small(tmp_path / "davis")
+    [found] = [f for f in check(tmp_path) if f.set == "davis/val"]
+    assert (found.level, found.message) == ("note", "2 videos, 9 frames, 3 objects; published 30 videos")
+    indexed(root / "Annotations/480p/bear/00001.png", np.ones((3, 3)))
+    [found] = [f for f in check(tmp_path) if f.set == "davis/val"]
+    assert found.level == "error" and "frame is 40x24, its mask 3x3; they must be equal" in found.message

@@ -16,10 +16,10 @@ import torch
 
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards import CorrespondenceCard
-from levl_eval.core.errors import LevlError
 from levl_eval.data.images import fingerprint_of
+from levl_eval.data.pairs import image_sizes, points_beyond
 from levl_eval.data.readers import read_pairs
-from levl_eval.data.types import KeypointPair, PairSet
+from levl_eval.data.types import KeypointPair
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.correspondence.images import keep_images
 from levl_eval.engines.correspondence.matching import Frame, Matches, Target, features_at, frames, matched
@@ -57,20 +57,6 @@ class Scored:
 def geometry(card: CorrespondenceCard, own: Preprocess) -> Preprocess:
     """The backbone's normalisation with the task's geometry, in which every place of an image is seen."""
     return replace(own, size=card.size or own.size, resize=card.resize, resize_to=None, interpolation=card.interpolation)
-
-
-def _sizes(test: PairSet) -> dict[str, tuple[int, int]]:
-    """(width, height) of every image. Raises LevlError where a pair's annotation says another one: its points would lie elsewhere."""
-    sizes = {i: test.images.open(i).size for i in test.images.ids}
-    for p in test.pairs:
-        for image, stated in ((p.source, p.source_size), (p.target, p.target_size)):
-            if stated is not None and stated != sizes[image]:
-                width, height = sizes[image]
-                raise LevlError(
-                    f"{test.images.source}: pair {p.pair_id}: image {image} is {width}x{height}, its annotation says {stated[0]}x{stated[1]}; "
-                    "take the images as they were published"
-                )
-    return sizes
 
 
 def longer_side(card: CorrespondenceCard, pair: KeypointPair, size: tuple[int, int]) -> float:
@@ -192,12 +178,6 @@ def samples_of(scored: Scored, card: CorrespondenceCard) -> Iterator[Sample]:
             row += 1
 
 
-def _outside(pairs: list[KeypointPair], sizes: dict[str, tuple[int, int]]) -> int:
-    """How many keypoints lie beyond their image; they are taken as annotated, and looked at on its border."""
-    ends = ((points, sizes[i]) for p in pairs for points, i in ((p.source_points, p.source), (p.target_points, p.target)))
-    return int(sum(((points < -0.5) | (points > np.array(size) - 0.5)).any(1).sum() for points, size in ends))
-
-
 def run(context: Context[CorrespondenceCard]) -> Outcome:
     """Raises UsageError/LevlError for unusable data."""
     card = context.card
@@ -208,7 +188,7 @@ def run(context: Context[CorrespondenceCard]) -> Outcome:
     seconds = {"features": time.monotonic() - started}
     context.ready()
     started = time.monotonic()
-    sizes = _sizes(test)
+    sizes = image_sizes(test)
     matcher = Matcher(context, features, how.size, sizes)
     scored = score(context, matcher, list(test.pairs))
     metrics = metrics_of(scored, card)
@@ -217,5 +197,5 @@ def run(context: Context[CorrespondenceCard]) -> Outcome:
     seconds["scores"] = time.monotonic() - started
     counts = {"images": len(test.images), "pairs": len(test.pairs), "keypoints": len(scored.pair)}
     about = {"fingerprint": fingerprint_of(test), "counts": counts, "split": test.split}
-    notes = {"keypoints_outside_their_image": _outside(scored.pairs, sizes)}
+    notes = {"keypoints_outside_their_image": points_beyond(test, sizes)}
     return Outcome(metrics, list(samples_of(scored, card)), about, notes, seconds, context.counts)

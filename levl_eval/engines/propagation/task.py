@@ -19,6 +19,7 @@ from levl_eval.core.errors import LevlError
 from levl_eval.data.images import fingerprint_contents, fingerprint_of
 from levl_eval.data.readers import read_videos
 from levl_eval.data.types import ImageSet, Video, VideoSet
+from levl_eval.data.videos import check_sizes
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.propagation.images import keep_images
 from levl_eval.engines.propagation.labels import enlarged, followed, reduced, shares
@@ -67,23 +68,6 @@ def frames_of(images: ImageSet, video: Video) -> ImageSet:
     assert images.content is not None
     contents = {i: images.content(i) for i in video.frames}
     return replace(images, ids=video.frames, fingerprint=fingerprint_contents(contents), left_out={}, skipped={})
-
-
-def check_sizes(test: VideoSet) -> None:
-    """Raises LevlError where frames of a video are not of one size, or a mask is not of its frame's."""
-    for video in test.videos:
-        first = test.images.open(video.frames[0]).size
-        for name in video.frames:
-            (width, height), mask = test.images.open(name).size, test.mask(name)
-            where = f"{test.images.source}/{name}"
-            if (width, height) != first:
-                raise LevlError(
-                    f"{where}: is {width}x{height}, the video's first frame {first[0]}x{first[1]}; frames of a video must be of one size"
-                )
-            if mask.shape != (height, width):
-                raise LevlError(
-                    f"{where}: frame is {width}x{height}, its mask {mask.shape[1]}x{mask.shape[0]}; they must be equal"
-                )
 
 
 class Follower:
