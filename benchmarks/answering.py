@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 
-def model(folder: str, width: int, layers: int) -> Any:
-    """A Llama with random weights and the embedded language model's tokenizer."""
+def model(folder: str, width: int, layers: int, device: str = "cpu", dtype: Any = None) -> Any:
+    """A Llama with random weights and the embedded language model's tokenizer, in float32 unless a dtype says otherwise."""
     import torch
 
     from levl_eval.cards.registry import language_models
@@ -40,8 +40,8 @@ def model(folder: str, width: int, layers: int) -> Any:
         num_key_value_heads=max(1, width // 128), max_position_embeddings=2048, bos_token_id=1, eos_token_id=31999, pad_token_id=0,
         initializer_range=0.05,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return load_language_model(folder)
+    LlamaForCausalLM(config).to(dtype or torch.float32).save_pretrained(folder)
+    return load_language_model(folder, device, dtype or torch.float32)
 
 
 def questions(n: int, seed: int) -> list[str]:
@@ -61,6 +61,7 @@ def load(language: Any, images: int, each: int, tokens: int, new: int, repeats: 
 
     prompt = make_prompt(PromptSpec(max_new_tokens=new, stop=[]), language)
     visual = torch.randn(images, tokens, language.width, generator=torch.Generator().manual_seed(1)) * 0.05
+    visual = visual.to(language.device, language.model.dtype)
     asked = [questions(each, i) for i in range(images)]
     answer_alone(language, prompt, visual[0], "Why?")  # warm
     ratios, processor, fast, slow = [], [], [], []
