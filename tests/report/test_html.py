@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -312,8 +313,8 @@ document.body.dataset.seen = JSON.stringify(seen);
 </script></body>"""
 
 
-def in_browser(tmp_path, page, width):
-    """The page as a browser has made it, and what its script has written to data-seen."""
+def in_browser(tmp_path, page, width, wait_ms=0):
+    """The page as a browser has made it, and what its script has written to data-seen. wait_ms: of the page's own time, for what comes later."""
     browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
     if browser is None:
         pytest.skip("no browser found; install one, e.g. apt-get install chromium")
@@ -322,6 +323,7 @@ def in_browser(tmp_path, page, width):
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", f"--window-size={width},800",
+        *([f"--virtual-time-budget={wait_ms}"] if wait_ms else []),
     ]  # fmt: skip
     done = subprocess.run([browser, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=240)
     assert "CONSOLE" not in done.stderr, done.stderr
@@ -383,3 +385,24 @@ def test_in_a_real_browser(results, tmp_path):
     assert seen["reset"]
     folded = page.split('id="protocols"')[0].count("<details>")
     assert 0 < seen["opened"] == folded and seen["closed"] == 0  # on paper metrics and curves are open, protocols are not
+
+
+AXE = """<script>
+for (const d of document.querySelectorAll("details")) d.open = true;
+axe.run(document, {resultTypes: ["violations"]}).then((found) => {
+  document.body.dataset.seen = JSON.stringify(found.violations.map((v) => [v.impact, v.id, v.nodes.length, v.nodes[0].html.slice(0, 120)]));
+});
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 400])
+def test_axe_finds_nothing_serious(results, tmp_path, width):
+    """axe-core's rules for keyboards and screen readers, on the page with everything unfolded. .ci/run fetches it from the npm registry."""
+    rules = Path(os.environ.get("LEVL_AXE", ""))
+    if not rules.is_file():
+        pytest.skip("LEVL_AXE names no axe.min.js; `npm pack axe-core` brings one")
+    script = rules.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    page = build(results, opener).replace("</body>", f"<script>{script}</script>{AXE}")
+    found = in_browser(tmp_path, page, width, wait_ms=60_000)
+    assert [v for v in found if v[0] in ("serious", "critical")] == []
