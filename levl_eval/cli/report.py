@@ -56,7 +56,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
     from levl_eval.cards import DataSpec, TaskFields, parse_card
     from levl_eval.core.errors import LevlError, UsageError
     from levl_eval.core.paths import default_cache
-    from levl_eval.runner.datasets import lies_elsewhere
+    from levl_eval.data.sources import lies_elsewhere
     from levl_eval.scenes.export import world_folder
 
     if record.engine not in _WITH_IMAGES or not record.card:

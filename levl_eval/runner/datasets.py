@@ -26,8 +26,8 @@ from levl_eval.data.listing import in_words
 from levl_eval.data.places import places_of
 from levl_eval.data.set_identity import Kind, of_set
 from levl_eval.data.skipping import skipped_words
+from levl_eval.data.sources import reads_scenes
 from levl_eval.records.identity import DataIdentity
-from levl_eval.scenes.manifest import ROOMS
 
 if TYPE_CHECKING:
     from levl_eval.data.fingerprint_cache import FingerprintCache
@@ -154,12 +154,7 @@ def test_source(card: TaskCard, data: str) -> DataNotes:
 def needs_scenes(cards: Iterable[TaskCard], backbones: Iterable[BackboneCard]) -> bool:
     """Whether a run on ``--data scenes`` reads the synthetic scenes: not where every set lies at a place of its own, or is none of theirs."""
     specs = [s for card in cards for s in _specs(card)]
-    return any(b.uri.startswith("oracle:") for b in backbones) or any(not lies_elsewhere(s) and _in_scenes(s) for s in specs)
-
-
-def lies_elsewhere(spec: DataSpec) -> bool:
-    """Whether a card or ``--set`` names all places of a set: nothing of it is looked for below ``--data``."""
-    return bool(spec.root or (spec.images and (spec.questions or spec.annotations)))
+    return any(b.uri.startswith("oracle:") for b in backbones) or any(map(reads_scenes, specs))
 
 
 def _specs(card: TaskCard) -> list[DataSpec]:
@@ -167,10 +162,6 @@ def _specs(card: TaskCard) -> list[DataSpec]:
     if card.engine == "backgrounds":  # whose variants are known once their folders are there
         return [card.data, card.train]
     return [p.spec for p in parts_of(card, "scenes", None)]
-
-
-def _in_scenes(spec: DataSpec) -> bool:
-    return spec.directory.partition("/")[0] in ROOMS
 
 
 def mixed_sources(card: TaskCard, data: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from levl_eval.cards.registry import backbone_card
 from levl_eval.cli import main
+from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.engines.vlm.api import assemble
 from levl_eval.runner import plan
 from levl_eval.runner.datasets import needs_scenes
 from levl_eval.runner.plan import resolve_tasks
@@ -40,6 +43,16 @@ def test_a_task_on_folders_of_ones_own_draws_none(tmp_path, monkeypatch):
     cards = resolve_tasks(["linear"], OWN_LINEAR, "scenes")
     folder = plan.data_folder("scenes", cards.values(), [backbone_card("random:nano")], tmp_path, Progress(quiet=True))
     assert folder.startswith(str(tmp_path)) and list(tmp_path.iterdir()) == []
+
+
+def test_ask_with_a_recipe_on_a_folder_of_ones_own_draws_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("levl_eval.data.sources.resolve_data", lambda *a: pytest.fail("the scenes are drawn"))
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("kind: recipe\nname: own\ndata:\n  - {layout: vqa, questions: gone.jsonl, images: gone}\n")
+    with pytest.raises(UsageError, match=r"gone"):  # the folder of one's own is looked for
+        assemble(
+            "random-nano", "scenes-lm", str(recipe), "scenes", 0, torch.device("cpu"), tmp_path / "cache", Progress(quiet=True)
+        )
 
 
 def test_rooms_of_the_scenes_are_those_their_tasks_read():

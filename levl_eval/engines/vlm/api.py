@@ -10,7 +10,7 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone
-from levl_eval.cards import ConnectorSpec, PromptSpec
+from levl_eval.cards import ConnectorSpec, DataSpec, PromptSpec, RecipeCard
 from levl_eval.cards.registry import backbone_card, recipe_card
 from levl_eval.cards.trust import check_backbone
 from levl_eval.core.errors import UsageError
@@ -113,6 +113,11 @@ def load(
     return VLM(encoder.to(device), net.to(device), language, prompt, uri, name)
 
 
+def _parts(recipe: RecipeCard) -> list[DataSpec]:
+    """The sets of a recipe and of its earlier stages."""
+    return [*recipe.data, *(_parts(recipe.first) if recipe.first is not None else [])]
+
+
 def assemble(
     backbone: str, llm: str, recipe: str | None, data: str, seed: int, device: torch.device, cache: Path, progress: Progress
 ) -> VLM:
@@ -120,14 +125,15 @@ def assemble(
 
     recipe: None takes `scenes` for the generated world, else `vqa-train`. Raises UsageError for what is not known or not there.
     """
-    from levl_eval.data.sources import resolve_data
+    from levl_eval.data.sources import reads_scenes, resolve_data
+    from levl_eval.scenes.export import world_folder
 
     card = recipe_card(recipe or ("scenes" if data == "scenes" else "vqa-train"))
     who = backbone_card(backbone)
     encoder = load_backbone(who.uri, card=who).to(device)
     language = load_language_model(llm, device, pick_dtype("auto", device))
-    resources = VQAResources(
-        encoder, language, resolve_data(data, cache, progress), FeatureStore(cache / "features"), cache, device, progress
-    )
+    own = data == "scenes" and not any(map(reads_scenes, _parts(card)))  # then the scenes are not drawn
+    folder = str(world_folder(cache)) if own else resolve_data(data, cache, progress)
+    resources = VQAResources(encoder, language, folder, FeatureStore(cache / "features"), cache, device, progress)
     prompt = card.prompt or PromptSpec()
     return VLM(encoder, get_or_train_connector(resources, card, prompt, seed).connector, language, prompt, who.uri, llm)
