@@ -19,6 +19,8 @@ from levl_eval.cli.app import build_parser, main
 from levl_eval.cli.pretrain import split_launcher
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain.cli import main as pretrain
+from levl_eval.report.results import Results
+from levl_eval.report.sight import share_of_record
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
@@ -64,11 +66,15 @@ def test_the_walk_through_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     drawn = np.asarray(Image.open(tmp_path / "pca.png"))
     assert drawn.shape == (256, 512, 3) and len(np.unique(drawn[:, 256:].reshape(-1, 3), axis=0)) > 8
     records = session["records"]
-    assert [r.status for r in records] == ["done"] * 4 and "already there" in said[5].err
+    assert [r.status for r in records] == ["done"] * 6 and "already there" in said[5].err
+    assert session["found"].difference.low > 0  # trained above random, beyond error
+    sight = {r.backbone["name"]: share_of_record(results, row, r) for results in [Results.read([tmp_path / "run"])] for row in results.rows
+             if row.task == "ade20k" for c in row.cells.values() for r in c.records}  # fmt: skip
+    assert sight["levljepa-nano"].value > sight["random-nano"].value and sight["oracle:attributes"] is None
     assert session["found"].images > 0 and "were not measured alike" in said[4].out
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     table = pandas.read_csv(tmp_path / "run" / "leaderboard.csv")
-    assert set(table["backbone"]) == {"levljepa-nano", "random-nano"} and len(table) == len(session["table"])
+    assert set(table["backbone"]) == {"levljepa-nano", "random-nano", "oracle:attributes"} and len(table) == len(session["table"])
 
 
 @pytest.fixture(scope="module")
