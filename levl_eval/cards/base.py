@@ -75,6 +75,7 @@ class DataSpec(StrictModel):
         "spair71k", "davis",
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
         "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
+        "mmvp", "cv-bench", "realworldqa", "seedbench", "mmbench", "blink", "ai2d", "mcq",
     ] = protocol()  # fmt: skip
     directory: str = not_protocol(PLACE, "")  # folder below --data DIR
     root: str | None = not_protocol(PLACE, None)  # replaces DIR/directory

@@ -45,7 +45,9 @@ from levl_eval.cards.vlm import (
     LLMCard,
     LMMSCard,
     MixSpec,
+    MultipleChoiceCard,
     PromptSpec,
+    QuestionCard,
     RecipeCard,
     VQACard,
 )
@@ -78,10 +80,12 @@ __all__ = [
     "LinearTraining",
     "MMSegCard",
     "MixSpec",
+    "MultipleChoiceCard",
     "PreprocessOverride",
     "ProbeCard",
     "PromptSpec",
     "PropagationCard",
+    "QuestionCard",
     "ReadoutCard",
     "RecipeCard",
     "RetrievalCard",
@@ -115,6 +119,7 @@ TaskCard = Annotated[
     | RetrievalCard
     | ChoiceCard
     | ShiftCard
+    | MultipleChoiceCard
     | BackgroundsCard
     | LMMSCard
     | MMSegCard
@@ -170,7 +175,7 @@ def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
         BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard, PropagationCard,
-        ChoiceCard, ShiftCard, TextSegmentationCard,
+        ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

@@ -255,7 +255,7 @@ def task_card(
         value["name"] = name if not chosen.endswith((".yaml", ".yml")) else f"{head}@{value['set']}"
     elif isinstance(named := value.get("set"), str) and named:
         _place(value, named, own=True)
-    if value.get("engine") in ("vqa", "lmms"):
+    if value.get("engine") in ("vqa", "mcq", "lmms"):
         recipe = value.get("recipe", "vqa-train")
         if "recipe" in overrides:
             recipe = text = overrides["recipe"]

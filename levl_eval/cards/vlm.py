@@ -93,18 +93,42 @@ class RecipeCard(StrictModel):
     checkpointing: Literal["auto", "on", "off"] = not_protocol("recomputes the language model's activations: memory only", "auto")
 
 
-class VQACard(TaskFields):
-    engine: Literal["vqa"] = protocol("vqa")
+class QuestionCard(TaskFields):
+    """What the tasks have in common whose questions a language model answers through a connector."""
+
     data: DataSpec = protocol()
     recipe: RecipeCard | str = protocol("vqa-train")
     prompt: PromptSpec = protocol(PromptSpec())
-    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "soft"] = protocol()  # vlm/scoring.py
-    # Two answers (yes, no) whose likelihoods give average precision and calibration beside the answers.
-    likelihood: list[str] = protocol([], max_length=2)
+    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft"] = (
+        protocol()
+    )  # vlm/scoring.py
+    # Answers whose likelihoods are measured beside: yes and no, for average precision and calibration; or the letters of options.
+    likelihood: list[str] = protocol([], max_length=10)
     llm_dtype: Literal["auto", "fp32", "bf16"] = protocol("auto")  # auto: bf16 on a GPU, fp32 elsewhere
     floors: list[Literal["text-only", "blank-image", "shuffled-images", "random-vit"]] = not_protocol(
         "which floors are measured beside the metrics; a record without one that is asked for is completed", ["text-only"]
     )
+
+
+class VQACard(QuestionCard):
+    engine: Literal["vqa"] = protocol("vqa")
+
+    @model_validator(mode="after")
+    def _two(self) -> VQACard:
+        if len(self.likelihood) > 2:
+            raise ValueError(f"`likelihood`: expected at most 2 answers, yes and no, found {len(self.likelihood)}")
+        return self
+
+
+class MultipleChoiceCard(QuestionCard):
+    """Questions with lettered options: the letter that is answered, the likelihoods of the letters, and those of the options' texts."""
+
+    engine: Literal["mcq"] = protocol("mcq")
+    likelihood: list[str] = protocol(["A", "B", "C", "D", "E", "F"], max_length=10)
+    # What stands behind a question and its options, LLaVA's wording. The prompt is the recipe's, so that a connector serves all its tasks.
+    instruction: str = protocol("\nAnswer with the option's letter from the given choices directly.")
+    # Also the log-likelihood of each option's text as the answer to the question without options (SEED-Bench's own way).
+    option_texts: bool = protocol(True)
 
 
 GENERATION = ("task", "card")

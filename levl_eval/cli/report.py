@@ -85,7 +85,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "correspondence", "propagation")  # fmt: skip
+_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "correspondence", "propagation")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -115,7 +115,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         test_set = readers.read_pairs(card.data, folder, record.limit)
     elif card.engine == "propagation":
         test_set = readers.read_videos(card.data, folder, record.limit)
-    elif card.engine == "vqa":
+    elif card.engine in ("vqa", "mcq"):
         test_set = readers.read_questions(card.data, folder, record.limit)
     elif card.engine in ("segmentation", "incontext", "textseg", "mmseg"):
         test_set = readers.read_segmentation(card.data, folder, record.limit)

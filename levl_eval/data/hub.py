@@ -20,6 +20,7 @@ from levl_eval.data.hub_contents import check_same_images
 from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
 from levl_eval.data.images import fingerprint_text
+from levl_eval.data.multiple_choice import HUB_COLUMNS, HUB_ROWS, IMAGE_COLUMNS
 from levl_eval.data.pope import pope_version
 from levl_eval.data.questions import Pool, gqa_question, limited, of_images
 from levl_eval.data.types import ClassificationSet, Question, QuestionSet
@@ -39,7 +40,9 @@ def _finish(
     if missing and spec.skip_broken is None:
         raise UsageError(f"{spec.hub.repo}: {len(missing)} images are missing, first {printable(missing[0])[:200]}")
     skipped = dict.fromkeys(missing, "is missing")
-    images = table_images(got, "image", {k: v for k, v in rows.items() if k in wanted}, spec, skipped)
+    images = table_images(
+        got, IMAGE_COLUMNS.get(spec.layout, "image"), {k: v for k, v in rows.items() if k in wanted}, spec, skipped
+    )
     return of_images(spec.layout, spec.split, questions, images, version)
 
 
@@ -48,7 +51,7 @@ _NEEDED = {
     "gqa": {"id", "imageId", "question", "answer"}, "vqav2": {"question_id", "image_id", "question", "answers"},
     "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
     "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
-    "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"},
+    "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"}, **HUB_COLUMNS,
 }  # fmt: skip
 
 
@@ -64,10 +67,11 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     if lacking or spec.layout not in _NEEDED:
         columns = ", ".join(sorted(table.column_names))
         raise UsageError(f"{source}: field {sorted(lacking or {spec.layout})[0]!r} is missing; its columns are {columns}")
+    column = IMAGE_COLUMNS.get(spec.layout, "image")
     if spec.layout != "gqa":  # whose images are a table of their own
-        check_image_column(table, "image", source)
+        check_image_column(table, column, source)
     pool, rows = Pool(), {}
-    text = table.remove_columns([c for c in ("image",) if c in table.column_names])
+    text = table.remove_columns([c for c in (column,) if c in table.column_names])
     if spec.layout == "llava":
         return _conversations(spec, got, limit)
     out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(text)]
@@ -79,7 +83,7 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
     for i, q in enumerate(out):
         rows.setdefault(q.image_id, i)
-    check_same_images(table, "image", [q.image_id for q in out], source)
+    check_same_images(table, column, [q.image_id for q in out], source)
     return _finish(spec, out, got, rows, limit, pope_version(out) if spec.layout == "pope" else f"{len(out)} questions")
 
 
@@ -100,6 +104,11 @@ def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> Question
 def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, source: str) -> Question:
     """A row of a layout's table (ScienceQA: of its configuration with images only). Raises UsageError naming the row."""
     entry = f"row {row}"
+    if layout in HUB_ROWS:
+        try:
+            return HUB_ROWS[layout](row, cells, source)
+        except ValueError as error:
+            raise UsageError(f"{source}: {entry}: {error}; correct the table") from None
     if layout == "gqa":
         entailed = cells.get("entailed")
         if isinstance(entailed, str):  # the hub keeps the lists as text

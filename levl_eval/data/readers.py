@@ -40,6 +40,9 @@ QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
     "gqa": "questions:read_gqa", "vqav2": "questions:read_vqav2", "pope": "pope:read_pope", "vqa": "questions:read_vqa",
     "llava": "benchmarks:read_llava", "textvqa": "benchmarks:read_textvqa", "vizwiz": "benchmarks:read_vizwiz",
     "scienceqa": "benchmarks:read_scienceqa", "mme": "benchmarks:read_mme",
+    "mmvp": "multiple_choice_files:read_mmvp", "cv-bench": "multiple_choice_files:read_cv_bench", "seedbench": "multiple_choice_files:read_seedbench",
+    "mmbench": "multiple_choice_files:read_mmbench", "ai2d": "multiple_choice_files:read_ai2d", "mcq": "multiple_choice_files:read_mcq",
+    "realworldqa": "multiple_choice_files:read_realworldqa", "blink": "multiple_choice_files:read_mcq",
 })  # fmt: skip
 CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "imagefolder": "imagefolder:read_imagefolder", "labels": "classification:read_labels", "imagenet": "classification:read_imagenet",

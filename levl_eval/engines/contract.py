@@ -38,6 +38,7 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
     "knn": "levl_eval.engines.probes.knn:run",
     "attentive": "levl_eval.engines.probes.attentive:run",
     "retrieval": "levl_eval.engines.probes.retrieval:run",
+    "mcq": "levl_eval.engines.vlm.task:run",
     "shift": "levl_eval.engines.probes.shift:run",
     "choice": "levl_eval.engines.probes.choice:run",
     "backgrounds": "levl_eval.engines.probes.backgrounds:run",
@@ -63,7 +64,7 @@ def versions_of(name: str) -> dict[str, int]:
 
 
 TOGETHER = frozenset(
-    {"vqa", "lmms"}
+    {"vqa", "mcq", "lmms"}
 )  # engines that several processes of a launcher run together, step by step (core.distributed)
 
 WITH_TEXT = frozenset(

@@ -13,12 +13,12 @@ from levl_eval.cards import (
     LMMSCard,
     ProbeCard,
     PropagationCard,
+    QuestionCard,
     RecipeCard,
     RetrievalCard,
     SegmentationCard,
     TaskFields,
     TextSegmentationCard,
-    VQACard,
     ZeroShotCard,
 )
 
@@ -41,7 +41,7 @@ def arrays_of(card: TaskFields) -> tuple[str, ...]:
         return OF_READOUT[card.readout]
     if isinstance(card, (ZeroShotCard, RetrievalCard, ChoiceCard)):
         return ("pooled",)
-    if isinstance(card, (VQACard, LMMSCard)) and isinstance(card.recipe, RecipeCard):
+    if isinstance(card, (QuestionCard, LMMSCard)) and isinstance(card.recipe, RecipeCard):
         return arrays_of_connector(card.recipe.connector)
     return ()
 

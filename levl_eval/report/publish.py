@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from levl_eval.records import Record
 
 TASK_TYPES = {  # engine -> the hub's name of the kind of task
-    "vqa": "visual-question-answering", "lmms": "visual-question-answering", "segmentation": "image-segmentation", "mmseg": "image-segmentation",
+    "vqa": "visual-question-answering", "mcq": "visual-question-answering", "lmms": "visual-question-answering", "segmentation": "image-segmentation", "mmseg": "image-segmentation",
     "incontext": "image-segmentation", "textseg": "image-segmentation", "depth": "depth-estimation", "zeroshot": "zero-shot-image-classification", "retrieval": "image-text-retrieval",
     "correspondence": "keypoint-matching", "propagation": "video-object-segmentation",
     "choice": "image-text-retrieval",

@@ -14,6 +14,7 @@ from levl_eval.cards import (
     DataSpec,
     LMMSCard,
     PropagationCard,
+    QuestionCard,
     RecipeCard,
     RetrievalCard,
     TaskCard,
@@ -37,7 +38,7 @@ _KINDS: dict[str, Kind] = {
     "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
-    "choice": "choices", "shift": "classification",
+    "choice": "choices", "shift": "classification", "mcq": "questions",
     "propagation": "videos",
 }  # fmt: skip
 
@@ -88,7 +89,7 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     if card.engine == "lmms":
         return [Part("train", "questions", s) for s in _mix(card.recipe)]
     assert kind is not None
-    if card.engine == "vqa":
+    if isinstance(card, QuestionCard):
         return [Part("test", kind, card.data, limit), *(Part("train", kind, s) for s in _mix(card.recipe))]
     if card.engine == "backgrounds":
         tests, train = variant_specs(card, data)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from levl_eval.backbones.locate import locate
-from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, RecipeCard, TaskCard, VQACard, protocol_of
+from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, QuestionCard, RecipeCard, TaskCard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
@@ -206,7 +206,7 @@ def _versions(*packages: str) -> dict[str, str]:
 def precision_of(card: TaskCard, device: str, encoder: Precision = "float32") -> dict[str, str]:
     """Number formats as they come out on a kind of device: of the encoder, the language model and the connector's training."""
     out = {"encoder": "float32" if isinstance(card, MMSegCard) else NAMES[encoder]}  # mmseg's steps are in float32
-    if isinstance(card, (VQACard, LMMSCard)):
+    if isinstance(card, (QuestionCard, LMMSCard)):
         out["language_model"] = _dtype(card.llm_dtype, device)
         recipe: RecipeCard | str | None = card.recipe
         while isinstance(recipe, RecipeCard):

@@ -4,7 +4,7 @@
     vqav2/v2_OpenEnded_mscoco_{train2014,val2014}_questions.json, v2_mscoco_*_annotations.json, {train2014,val2014}/COCO_*.jpg
     pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
-    sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts
+    sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts; cv_bench, mmbench: scenes.options
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     davis/DAVIS/{JPEGImages,Annotations}/480p/<video>/<frame>, ImageSets/2017/val.txt
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
@@ -29,7 +29,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, manifest, shifts
+from levl_eval.scenes import VERSION, choices, manifest, options, shifts
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
@@ -54,7 +54,7 @@ COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES,
-    **choices.COUNTS, **shifts.COUNTS,
+    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -69,6 +69,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
     if part.partition("/")[0] in choices.ROOMS:
         return choices.part_scene(part, index, seed)[0]
     room, _, kind = part.partition("/")
+    if part == options.PART:
+        return options.option_scene(key)
     if room == shifts.ROOM:
         return shifts.shifted_scene(scene_of("classification/test", index, seed), kind)
     if part.startswith("classification"):
@@ -104,6 +106,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield f"{_ADE20K}/images/{split}/{_ade_stem(split, index)}.jpg", scene
     elif room == "classification":
         yield f"classification/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
+    elif part == options.PART:
+        yield f"{room}/{options.image_name(index)}", scene
     elif room == shifts.ROOM:
         yield f"{room}/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
     elif room == "spair71k":
@@ -275,6 +279,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
             yield f"{_SPAIR}/{name}", text
     elif room in choices.ROOMS:
         yield from choices.files_of(part, count, seed, size)
+    elif part == options.PART:
+        yield from options.files_of(count, seed, lambda i: scene_of(part, i, seed), lambda s: _jpeg(render_image(s, size)))
     elif room == "davis":  # frames beyond the last whole video are listed nowhere
         yield f"{_DAVIS}/ImageSets/2017/{split}.txt", "".join(f"{_video(k)}\n" for k in range(count // FRAMES))
     elif part == "ade20k/validation":

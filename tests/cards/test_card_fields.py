@@ -27,7 +27,7 @@ NOT_PROTOCOL = {
     "DataSpec": "directory root questions annotations images hub choices skip_broken max_pixels",
     "TaskFields": "description chance source",
     "RecipeCard": "description checkpointing",
-    "VQACard": "floors",
+    "QuestionCard": "floors",
     "LMMSCard": "include datasets",
     "ReadoutCard": "seeds",
     "ProbeCard": "set",
@@ -52,6 +52,7 @@ TASK = {"kind": "task", "name": "t", "main_metric": "m", "chance": 0.5}
 SIDES = {"train": DATA, "data": DATA}
 FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that may be left out
     {**TASK, "engine": "vqa", "data": DATA, "recipe": RECIPE, "scorer": "gqa", "prompt": PROMPT},
+    {**TASK, "engine": "mcq", "data": DATA, "recipe": RECIPE, "scorer": "letter", "prompt": PROMPT},
     {**TASK, "engine": "lmms", "task": "pope", "recipe": RECIPE, "prompt": PROMPT, "include": "i", "datasets": "d"},
     {
         **TASK, **SIDES, "engine": "segmentation", "size": 8, "layers": [1], "window": 4, "stride": 2, "score_size": 8,
@@ -91,6 +92,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
 BASES = (
     "StrictModel",
     "TaskFields",
+    "QuestionCard",
     "ReadoutCard",
     "ProbeCard",
     "LinearTraining",

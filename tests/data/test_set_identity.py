@@ -312,6 +312,8 @@ SEEDS = {
         "images/chair/1.png", "mappings/folder_to_objectnet_label.json", "mappings/objectnet_to_imagenet_1k.json",
         "mappings/pytorch_to_imagenet_2012_id.json", "mappings/imagenet_to_label_2012_v2",
     ], "imagenet-v2": ["0/a.jpg"], **{k: ["n01440764/a.jpg"] for k in ("imagenet-a", "imagenet-r", "imagenet-sketch")},
+    "cv-bench": ["test_2d.jsonl"], "mmvp": ["Questions.csv"], "seedbench": ["SEED-Bench.json"], "realworldqa": ["annotations.jsonl"],
+    "ai2d": ["questions/1.png.json"], "mmbench": ["mmbench_val.tsv"],
     "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
@@ -324,6 +326,12 @@ SEED_TEXTS = {
     "voc": "a", "aircraft": "a A318", "pets": "Abyssinian_1 1 1 1", "sun397": "/a/abbey/sun_a.jpg", "imagenet": "ImageId,x\nv,n1 1 2 3 4",
     "scienceqa": '{"1": {"image": "image.png", "question": "Is it?", "choices": ["a", "b"], "answer": 0}, "val": ["1"]}',
     "sugarcrepe": '{"0": {"filename": "a.jpg", "caption": "a", "negative_caption": "b"}}', "mmvp-vlm": "Question ID,Type,Statement\n1,a,b\n2,a,c",
+    "cv-bench": '{"idx": 0, "type": "2D", "task": "Count", "question": "w", "choices": ["1", "2"], "answer": "(A)", "source": "x", "filename": "a.jpg"}',
+    "mmvp": "Index,Question,Options,Correct Answer\n1,w,(a) x (b) y,(a)", "realworldqa": '{"image": "a.jpg", "question": "w", "answer": "x"}',
+    "seedbench": '{"questions": [{"question_id": 1, "data_id": "a", "data_type": "image", "question": "w", "choice_a": "1", "choice_b": "2", '
+    '"choice_c": "3", "choice_d": "4", "answer": "A"}]}',
+    "ai2d": '{"questions": {"w": {"answerTexts": ["x", "y"], "correctAnswer": 0, "questionId": "1"}}}',
+    "mmbench": "index\tquestion\thint\tA\tB\tC\tD\tanswer\timage\n1\tw\t\tx\ty\t\t\tA\tiVBORw0KGgo=",
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',
     "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
@@ -349,11 +357,12 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
         **dict.fromkeys(("nyuv2", "cifar10", "cifar100", "stl10"), "test"),
         "sugarcrepe": "",
         "aro": "order",
+        "cv-bench": "2D",
     }
     fields: dict[str, Any] = {"directory": layout, "split": splits.get(layout, "val")}
     if place == "root":
         fields["root"] = str(folder)
-    if place == "fields" or layout in ("labels", "captions", "vqa", "llava", "depth", "segmentation", "choices"):
+    if place == "fields" or layout in ("labels", "captions", "vqa", "llava", "depth", "segmentation", "choices", "mcq"):
         small.write(folder / "i" / "a.png", small.image_bytes(0))
         small.write(folder / "m" / "a.png", small.mask_bytes(0))
         small.write(folder / "t.jsonl", '{"image": "a.png", "question": "?", "answer": "x"}\n')

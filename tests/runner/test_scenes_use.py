@@ -57,7 +57,22 @@ def test_ask_with_a_recipe_on_a_folder_of_ones_own_draws_none(tmp_path, monkeypa
 
 def test_rooms_of_the_scenes_are_those_their_tasks_read():
     cards = resolve_tasks(
-        ["gqa", "vqav2", "pope", "ade20k", "linear", "imagenet9", "spair71k", "davis", *CHOICES, "shift"], [], "scenes"
+        [
+            "gqa",
+            "vqav2",
+            "pope",
+            "ade20k",
+            "linear",
+            "imagenet9",
+            "spair71k",
+            "davis",
+            *CHOICES,
+            "shift",
+            "cv-bench-2d",
+            "mmbench",
+        ],
+        [],
+        "scenes",
     )
     read = {c.data.directory.partition("/")[0] for c in cards.values()}
     assert read == set(ROOMS)

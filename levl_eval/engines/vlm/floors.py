@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from levl_eval.backbones.twin import random_twin
-from levl_eval.cards import RecipeCard, VQACard
+from levl_eval.cards import QuestionCard, RecipeCard
 from levl_eval.core.distributed import process_group
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
@@ -58,7 +58,7 @@ def exchange(names: Sequence[str], seed: int) -> dict[str, str]:
     return {names[a]: names[b] for a, b in zip(order, np.roll(order, -1), strict=True)}
 
 
-def text_only(resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet) -> Answers:
+def text_only(resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet) -> Answers:
     """The language model alone: the same questions without any image. The same for every backbone, so kept."""
     path = resources.cache / "floors" / f"{floor_key(resources, card, data)}.json"
     wanted = {q.question_id for q in data.questions}
@@ -71,7 +71,7 @@ def text_only(resources: VQAResources, card: VQACard, prompt: Prompt, data: Ques
     return answers
 
 
-def floor_key(resources: VQAResources, card: VQACard, data: QuestionSet) -> str:
+def floor_key(resources: VQAResources, card: QuestionCard, data: QuestionSet) -> str:
     """Under what the answers without an image are kept: what is asked, of which model, how. No image and no encoder enters."""
     return cache_key(
         "floor", ENGINE, language_model=resources.language.parts(), dtype=str(resources.language.dtype), device=resources.device.type,
@@ -91,7 +91,7 @@ def _kept(path: Path, wanted: set[str]) -> dict[str, str]:
 
 
 def measure(
-    resources: VQAResources, card: VQACard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
+    resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
 ) -> dict[str, Estimate]:
     """For each floor of the card its accuracy (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME).
 

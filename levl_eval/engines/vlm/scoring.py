@@ -10,6 +10,7 @@ import numpy as np
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.types import Question
+from levl_eval.engines.vlm.options import chance, mean_of, of_likelihoods
 from levl_eval.metrics.calibration import calibration_of_sums
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.gqa import gqa_belongs, gqa_correct, weighted_gqa_distribution
@@ -77,8 +78,10 @@ def score(scorer: str, question: Question, text: str) -> float:
         return float(mme_answer(text) == question.answer)
     if scorer in _SOFT:
         return _SOFT[scorer](text, question.answers or (question.answer,))
-    if scorer == "letter":
+    if scorer == "letter" or (scorer == "letter-or-text" and "choices" in question.meta):
         return float(chosen_letter(text) == question.answer.upper())
+    if scorer == "letter-or-text":  # lmms-eval's rule for RealWorldQA's open questions
+        return float(text.lower().strip().rstrip(".") == question.answer.lower())
     return float(exact_match(text, question.answer))
 
 
@@ -89,10 +92,21 @@ def weights(questions: Sequence[Question]) -> np.ndarray:
     return np.array([len(splits) / (len(counts) * counts[s]) for s in splits])
 
 
+def together(values: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
+    """Scores [questions], each question of a group (meta ``group``) scored 1 only where all of the group's are: pairs, circular evaluation."""
+    groups = [q.meta.get("group") for q in questions]
+    if not any(groups):
+        return values
+    least: dict[object, float] = {}
+    for g, v in zip(groups, values.tolist(), strict=True):
+        least[g] = min(v, least.get(g, v))
+    return np.array([v if g is None else least[g] for g, v in zip(groups, values.tolist(), strict=True)])
+
+
 def scores_of(scorer: str, questions: Sequence[Question], answers: Mapping[str, str]) -> np.ndarray:
     """[questions] scores; a question without an answer (one that failed) scores 0, whatever its scorer makes of an empty text."""
     values = [score(scorer, q, answers[q.question_id]) if q.question_id in answers else 0.0 for q in questions]
-    return np.array(values)
+    return together(np.array(values), questions)
 
 
 def estimates(
@@ -118,17 +132,35 @@ def estimates(
             asked = [q for q in questions if q.question_id in likelihoods]
             out |= _likelihood(asked, likelihoods, np.array([q.image_id for q in asked]))
         return out
+    if any("choices" in q.meta for q in questions):
+        return lettered_estimates(questions, answers, scores, likelihoods or {})
     out = {"accuracy": mean_estimate(scores, images)}
     if scorer == "gqa":
         out |= _gqa(questions, texts, scores, images)
     elif scorer == "mme":
         out |= _mme(questions, scores, images)
     for key in ("answer_type", "question_type", "type", "subject"):
-        out |= _parts(key, [str(q.meta.get(key) or "") for q in questions], scores, images)
+        out |= parts_of_kinds(key, [str(q.meta.get(key) or "") for q in questions], scores, images)
     return {k: e for k, e in out.items() if e.n}
 
 
-def _parts(name: str, values: Sequence[str], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:
+def lettered_estimates(
+    questions: Sequence[Question], answers: Mapping[str, str], scores: np.ndarray, likelihoods: Mapping[str, Sequence[float]]
+) -> dict[str, Estimate]:
+    """Of questions with options: accuracy over their splits, by question, by kind, unparsed answers, and the likeliest letter."""
+    images = np.array([q.image_id for q in questions])
+    out = {"accuracy": mean_of(scores, questions)}
+    if any("split" in q.meta for q in questions):
+        alone = [float(q.question_id in answers and chosen_letter(answers[q.question_id]) == q.answer.upper()) for q in questions]
+        out["question_accuracy"] = mean_estimate(np.array(alone), images)
+    unparsed = [float("choices" in q.meta and not chosen_letter(answers.get(q.question_id, ""))) for q in questions]
+    out["unparsed"] = mean_estimate(np.array(unparsed), images)
+    out |= chance(scores, questions, weights(questions))
+    out |= of_likelihoods("letter_likelihood_accuracy", likelihoods, questions, together)
+    return out | parts_of_kinds("type", [str(q.meta.get("type") or "") for q in questions], scores, images)
+
+
+def parts_of_kinds(name: str, values: Sequence[str], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:
     """Means within the groups of ``values``; '' belongs to none."""
     array = np.array(values)
     return {f"{name}/{v}": mean_estimate(scores[array == v], images[array == v]) for v in sorted(set(values) - {""})}
@@ -212,11 +244,11 @@ def _gqa(questions: Sequence[Question], texts: Sequence[str], scores: np.ndarray
     structural = [str(t.get("structural") or "") for t in types]
     if any(structural):
         kind = ["" if not s else "open" if s == "query" else "binary" for s in structural]
-        out |= {k.removeprefix("kind/"): e for k, e in _parts("kind", kind, scores, images).items()}
-    out |= _parts("structural", structural, scores, images)
-    out |= _parts("semantic", [str(t.get("semantic") or "") for t in types], scores, images)
-    out |= _parts("steps", [str(q.meta.get("steps", "")) for q in questions], scores, images)
-    out |= _parts("words", [str(len(q.question.split())) for q in questions], scores, images)
+        out |= {k.removeprefix("kind/"): e for k, e in parts_of_kinds("kind", kind, scores, images).items()}
+    out |= parts_of_kinds("structural", structural, scores, images)
+    out |= parts_of_kinds("semantic", [str(t.get("semantic") or "") for t in types], scores, images)
+    out |= parts_of_kinds("steps", [str(q.meta.get("steps", "")) for q in questions], scores, images)
+    out |= parts_of_kinds("words", [str(len(q.question.split())) for q in questions], scores, images)
 
     right = {q.question_id: bool(s) for q, s in zip(questions, scores, strict=True)}
     index, k = clusters(images)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levl_eval.cards import LMMSCard, RecipeCard, VQACard
+from levl_eval.cards import LMMSCard, MultipleChoiceCard, QuestionCard, RecipeCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.images import fingerprint_of
@@ -21,9 +21,10 @@ from levl_eval.engines.vlm import floors
 from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, cut_words, flip_rate
 from levl_eval.engines.vlm.engine import too_long
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
+from levl_eval.engines.vlm.options import by_length, of_likelihoods, option_likelihoods, with_instruction
 from levl_eval.engines.vlm.prompts import asks_by_template, how_asked, make_prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
-from levl_eval.engines.vlm.scoring import check_scorer, estimates, score
+from levl_eval.engines.vlm.scoring import check_scorer, estimates, score, scores_of, together
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
-def vqa_resources(context: Context[VQACard | LMMSCard], llm_dtype: str) -> VQAResources:
+def vqa_resources(context: Context[QuestionCard | LMMSCard], llm_dtype: str) -> VQAResources:
     """What a connector is made with, from what the run gives. Says once a run how the language model is asked."""
     dtype = pick_dtype(llm_dtype, context.device)
     language = context.kept.get("language", (context.llm, dtype), lambda: load_language_model(context.llm, context.device, dtype))
@@ -56,7 +57,7 @@ def vqa_resources(context: Context[VQACard | LMMSCard], llm_dtype: str) -> VQARe
 
 
 def asked_of(
-    context: Context[VQACard], language: LanguageModel, prompt: Prompt, visual_of: floors.VisualOf, test: QuestionSet
+    context: Context[QuestionCard], language: LanguageModel, prompt: Prompt, visual_of: floors.VisualOf, test: QuestionSet
 ) -> tuple[QuestionSet, dict[str, str]]:
     """The test set with those questions failed that do not fit the language model's context, and why each failed row has failed.
 
@@ -90,16 +91,20 @@ def asked_of(
 
 
 def samples(
-    card: VQACard, data: QuestionSet, answers: Answers, reasons: Mapping[str, str] = MappingProxyType({})
+    card: QuestionCard, data: QuestionSet, answers: Answers, reasons: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Sample]:
     """One sample a question, made as it is written: a large set's samples are never held together. reasons: why failed ones failed."""
     known = has_answers(data)
+    rates: dict[str, float] = {}
+    if any("group" in q.meta for q in data.rows):  # questions that count together
+        rows = data.rows
+        rates = dict(zip((q.question_id for q in rows), scores_of(card.scorer, rows, answers.texts).tolist(), strict=True))
     for q in data.rows:
         meta: dict[str, object] = {"question": q.question, **{k: q.meta[k] for k in _META if k in q.meta}}
         if q.question_id in answers.likelihoods:
             meta["likelihoods"] = [round(v, 5) for v in answers.likelihoods[q.question_id]]
         text = answers.texts.get(q.question_id)
-        rated = score(card.scorer, q, text) if text is not None else 0.0
+        rated = rates[q.question_id] if rates else score(card.scorer, q, text) if text is not None else 0.0
         yield Sample(
             id=q.question_id, image_id=q.image_id, prediction=text or "", target=q.answer, score=rated if known else None,
             status="ok" if text is not None else f"failed: {reasons.get(q.question_id, 'no answer')}", meta=meta,
@@ -110,11 +115,11 @@ def has_answers(data: QuestionSet) -> bool:
     return any(q.answer for q in data.rows)
 
 
-def answers_key(resources: VQAResources, card: VQACard, trained: Trained, test: QuestionSet) -> str:
+def answers_key(resources: VQAResources, card: QuestionCard, trained: Trained, test: QuestionSet) -> str:
     """Under what answers are kept while a test set is asked."""
     return cache_key(
         "answers", ENGINE, **vlm_parts(resources), connector=trained.key, prompt=card.prompt.model_dump(mode="json"),
-        test=questions_parts(test), choices=list(card.likelihood),
+        test=questions_parts(test), choices=list(card.likelihood), instruction=getattr(card, "instruction", ""),
     )  # fmt: skip
 
 
@@ -124,7 +129,7 @@ def upload_file(data: QuestionSet, answers: Answers) -> dict[str, str]:
     return {f"v2_OpenEnded_mscoco_{data.split}_levl-eval_results.json": json.dumps(rows, ensure_ascii=False) + "\n"}
 
 
-def _how_answered(card: VQACard, resources: VQAResources, test: QuestionSet, answers: Answers) -> dict[str, object]:
+def _how_answered(card: QuestionCard, resources: VQAResources, test: QuestionSet, answers: Answers) -> dict[str, object]:
     """Notes on the answering: how many questions in how long, by which arithmetic, asked in which form."""
     return {
         "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
@@ -148,7 +153,7 @@ def _about(test: QuestionSet, trained: Trained, asked: QuestionSet) -> dict[str,
 
 
 def _notes(
-    context: Context[VQACard], resources: VQAResources, asked: QuestionSet, answers: Answers, reasons: Mapping[str, str]
+    context: Context[QuestionCard], resources: VQAResources, asked: QuestionSet, answers: Answers, reasons: Mapping[str, str]
 ) -> dict[str, object]:
     """How the questions were answered, which answers were cut (said once on the screen too), and which rows failed."""
     card = context.card
@@ -176,7 +181,24 @@ class Laps:
         self._started = now
 
 
-def run(context: Context[VQACard]) -> Outcome:
+def _option_metrics(
+    context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, visual_of: floors.VisualOf, asked: QuestionSet
+) -> dict[str, Estimate]:
+    """Accuracies of the likeliest options' texts, where the card asks for them."""
+    card = context.card
+    if not isinstance(card, MultipleChoiceCard) or not card.option_texts:
+        return {}
+    likely = option_likelihoods(
+        resources.language, prompt, visual_of, asked.questions, context.progress, f"options of {card.name}"
+    )
+    per_character = by_length(likely, asked.questions)
+    return {
+        **of_likelihoods("option_likelihood_accuracy", likely, asked.questions, together),
+        **of_likelihoods("option_likelihood_accuracy_norm", per_character, asked.questions, together),
+    }
+
+
+def run(context: Context[QuestionCard]) -> Outcome:
     """Train or reuse the connector of (backbone, language model, recipe, seed), answer the test questions, score them.
 
     Raises UsageError/LevlError: data that is missing or empty, images that cannot be decoded, prefixes beyond the context.
@@ -197,7 +219,8 @@ def run(context: Context[VQACard]) -> Outcome:
     lap("read")
     trained = get_or_train_connector(resources, card.recipe, card.prompt, context.seed, lap)
     visual_of = floors.visual_reader(resources, trained, test)
-    asked, reasons = asked_of(context, resources.language, prompt, visual_of, test)
+    put = with_instruction(test, card.instruction) if isinstance(card, MultipleChoiceCard) else test
+    asked, reasons = asked_of(context, resources.language, prompt, visual_of, put)
     lap("features")
     journal = Journal(context.cache / "answers" / f"{answers_key(resources, card, trained, test)}.jsonl")
     answers = answer_set(
@@ -219,6 +242,7 @@ def run(context: Context[VQACard]) -> Outcome:
     if public:
         metrics = estimates(card.scorer, asked.rows, answers.texts, answers.likelihoods)
         metrics |= floors.measure(resources, card, prompt, asked, trained, answers, context.seed)
+        metrics |= _option_metrics(context, resources, prompt, visual_of, asked)
     else:
         files = upload_file(asked, answers)
     if card.main_metric == "answered":

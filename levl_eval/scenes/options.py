@@ -1,0 +1,108 @@
+"""Questions with lettered options about scenes: how many, on which side, which one is nearer, which one is larger.
+
+In CV-Bench's files (test_2d.jsonl: Count, Relation; test_3d.jsonl: Depth, Size), and the counts and relations once more in MMBench's, each
+question as often as it has options, which are turned round from row to row, over the same images.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Callable, Iterator
+
+from levl_eval.scenes.language import relation
+from levl_eval.scenes.programs import plural
+from levl_eval.scenes.world import Scene, SceneObject, sample_scene, stable_seed
+
+PART = "cv_bench/test"
+COUNTS: dict[str, int] = {PART: 80}
+ROOMS = ("cv_bench", "mmbench")
+LETTERS = "ABCD"
+_APART = 0.08  # of the image's height between two objects' lower edges, so that which one is nearer can be seen
+_LARGER = 1.6  # times the area of the other one
+
+Asked = tuple[str, str, list[str], int]  # kind, question, options, which of them is right
+
+
+def option_scene(key: int) -> Scene:
+    return sample_scene(stable_seed("options", key))
+
+
+def image_name(index: int) -> str:
+    """Below the set's folder."""
+    return f"img/{index + 1:06d}.jpg"
+
+
+def _mixed(right: str, wrong: list[str], rng: random.Random) -> tuple[list[str], int]:
+    options = [right, *wrong]
+    rng.shuffle(options)
+    return options, options.index(right)
+
+
+def questions(scene: Scene, rng: random.Random) -> list[Asked]:
+    """What can be asked of a scene, at most one question of each kind."""
+    counts = scene.counts()
+    out: list[Asked] = []
+    category = rng.choice(sorted(counts))
+    numbers = [str(n) for n in range(1, 5) if n != counts[category]]
+    options, at = _mixed(str(counts[category]), sorted(rng.sample(numbers, 3)), rng)
+    out.append(("Count", f"How many {plural(category)} are there?", options, at))
+    single: list[SceneObject] = [o for o in scene.objects if counts[o.category] == 1]
+    rng.shuffle(single)
+    pairs = [(x, y) for k, x in enumerate(single) for y in single[k + 1 :]]
+    side = next(((x, y, relation(x, y)) for x, y in pairs if relation(x, y)), None)
+    if side is not None:
+        x, y, where = side
+        words = ["left", "right"] if where in ("left", "right") else ["above", "below"]
+        options, at = _mixed(where, [w for w in words if w != where], rng)
+        out.append(("Relation", f"Where is the {x.category}, seen from the {y.category}?", options, at))
+    near = next(((x, y) for x, y in pairs if abs(x.box[3] - y.box[3]) > _APART), None)
+    if near is not None:
+        x, y = sorted(near, key=lambda o: -o.box[3])
+        options, at = _mixed(x.category, [y.category], rng)
+        out.append(("Depth", f"Which is nearer, the {options[0]} or the {options[1]}?", options, at))
+    sized = next(((x, y) for x, y in pairs if not 1 / _LARGER < (x.width * x.height) / (y.width * y.height) < _LARGER), None)
+    if sized is not None:
+        x, y = sorted(sized, key=lambda o: -o.width * o.height)
+        options, at = _mixed(x.category, [y.category], rng)
+        out.append(("Size", f"Which is larger, the {options[0]} or the {options[1]}?", options, at))
+    return out
+
+
+def files_of(
+    count: int, seed: int, scene_of: Callable[[int], Scene], jpeg: Callable[[Scene], bytes]
+) -> Iterator[tuple[str, str]]:
+    """(path below the root, text) of both sets' files. scene_of: number -> scene; jpeg: scene -> the image's bytes, as written."""
+    lines: dict[str, list[str]] = {"2D": [], "3D": []}
+    table = ["index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\timage\tsplit"]
+    asked = 0
+    for index in range(count):
+        scene = scene_of(index)
+        rng = random.Random(stable_seed("questions", PART, seed, index))
+        for kind, text, options, at in questions(scene, rng):
+            room = "2D" if kind in ("Count", "Relation") else "3D"
+            row = {
+                "idx": len(lines[room]), "type": room, "task": kind, "question": text, "choices": options, "answer": f"({LETTERS[at]})",
+                "source": "scenes", "filename": image_name(index),
+            }  # fmt: skip
+            lines[room].append(json.dumps(row))
+            if room == "3D":
+                continue
+            image = base64.b64encode(jpeg(scene)).decode()
+            for turn in range(len(options)):
+                turned = options[turn:] + options[:turn]
+                cells = [
+                    str(turn * 1_000_000 + asked),
+                    text,
+                    "",
+                    *turned,
+                    *[""] * (4 - len(turned)),
+                    LETTERS[turned.index(options[at])],
+                    kind,
+                ]
+                table.append("\t".join([*cells, image if turn == 0 else str(asked), "dev"]))
+            asked += 1
+    for room, rows in lines.items():
+        yield f"cv_bench/test_{room.lower()}.jsonl", "".join(row + "\n" for row in rows)
+    yield "mmbench/mmbench_dev_en.tsv", "\n".join(table) + "\n"
