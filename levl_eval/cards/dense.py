@@ -191,7 +191,9 @@ class MMSegCard(TaskFields):
     batch_size: BatchSize = protocol(16)
     steps: Steps = protocol(40_000)
     warmup: Annotated[float, Between(0, 0.999)] = protocol(0.0375)  # share of the steps, linear
-    power: Annotated[float, Between(0, 100)] = protocol(1.0)  # of the polynomial decay to 0 after it
+    # poly: a polynomial decay to 0 after the warm-up; cosine: half a cosine over all steps, times the warm-up (DINOv3).
+    schedule: Literal["poly", "cosine"] = protocol("poly")
+    power: Annotated[float, Between(0, 100)] = protocol(1.0)  # of the polynomial
     # An mmseg config file: its model, pipelines, optimiser, schedule, batch and steps replace all of the above.
     config: str | None = not_protocol("a place; `config_text` is what the file says", None)
     # Its contents with everything it inherits, filled in when the card is read; what runs. Without --trust it names only types

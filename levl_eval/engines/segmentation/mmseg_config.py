@@ -96,6 +96,15 @@ def _from_card(card: MMSegCard, backbone: Backbone) -> Plan:
     warm = round(card.warmup * card.steps)
     ramp: list[Config] = [{"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": warm}] if warm else []
     decay: Config = {"type": "PolyLR", "eta_min": 0.0, "power": card.power, "begin": warm, "end": card.steps, "by_epoch": False}
+    if card.schedule == "cosine":
+        decay = {
+            "type": "CosineAnnealingLR",
+            "eta_min": 0.0,
+            "begin": 0,
+            "end": card.steps,
+            "T_max": card.steps,
+            "by_epoch": False,
+        }
     return Plan(
         model=model,
         train_pipeline=[*train, {"type": "PackSegInputs"}],
