@@ -22,7 +22,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 TINY = {
     "gqa/train": 24, "gqa/testdev": 12, "vqav2/train2014": 16, "vqav2/val2014": 12, "pope/val2014": 24, "ade20k/training": 24,
     "ade20k/validation": 12, "classification/train": 96, "classification/test": 48, "imagenet9/train": 18, "imagenet9/val": 18,
-    "spair71k/test": 24, "davis/val": 24,
+    "spair71k/test": 24, "davis/val": 24, "roxford5k/jpg": 24,
     "sugarcrepe/val2017": 14, "winoground/test": 14, "aro/test": 60, "mmvp_vlm/test": 15, "cv_bench/test": 14,
     **{f"classification_shifts/{kind}": 24 for kind in ("texture", "colour", "noise", "style")},
 }  # fmt: skip

@@ -20,7 +20,7 @@ from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFi
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
-from levl_eval.cards.matching import CorrespondenceCard, PropagationCard
+from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, PropagationCard
 from levl_eval.cards.probes import (
     AttentiveCard,
     BackgroundsCard,
@@ -72,6 +72,7 @@ __all__ = [
     "DepthCard",
     "HubSource",
     "InContextCard",
+    "InstanceCard",
     "KNNCard",
     "LLMCard",
     "LMMSCard",
@@ -127,6 +128,7 @@ TaskCard = Annotated[
     | InContextCard
     | CorrespondenceCard
     | PropagationCard
+    | InstanceCard
     | TextSegmentationCard,
     Field(discriminator="engine"),
 ]
@@ -174,7 +176,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard, PropagationCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard,
         ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}

@@ -1,4 +1,4 @@
-"""Cards of the tasks that match patch tokens of one image with those of another, without training: correspondence, propagation."""
+"""Cards of the tasks that match patch tokens of one image with those of another, without training: correspondence, propagation, instances."""
 
 from __future__ import annotations
 
@@ -57,3 +57,23 @@ class PropagationCard(TaskFields):
     temperature: Scale = protocol(0.1)  # they weigh exp(cosine / temperature)
     # F: the share of the diagonal that boundaries may lie apart; in pixels from 1 on.
     bound: Annotated[float, Between(0, 1_000, above=True)] = protocol(0.008)
+
+
+class InstanceCard(TaskFields):
+    """Images of the same place or thing ranked by the cosine of one vector an image (revisited Oxford and Paris)."""
+
+    engine: Literal["instance"] = protocol("instance")
+    main_metric: Literal["map_medium", "map_hard"] = protocol("map_medium")  # and what a row of samples holds of its query
+    data: DataSpec = protocol()
+    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
+    resize: Literal["squash", "pad"] = protocol("pad")  # pad: the longer side to ``size``, black around it
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
+    layers: Layers | None = protocol(None)  # blocks whose outputs are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
+    # pooled: the encoder's own pooling; mean-patch, gem: the mean and the generalised mean of its patch tokens. The first is the main one.
+    readouts: Annotated[list[Literal["pooled", "mean-patch", "gem"]], Field(min_length=1, max_length=3)] = protocol(
+        ["pooled", "gem"]
+    )
+    gem_power: Annotated[float, Between(0, 1_000, above=True)] = protocol(
+        3.0
+    )  # (Radenovic et al., TPAMI 2019); tokens are cut at 1e-6

@@ -34,6 +34,7 @@ _WITHOUT_HEAD = (
     "textseg",
     "correspondence",
     "propagation",
+    "instance",
 )  # engines that train nothing
 
 

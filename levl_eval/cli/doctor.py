@@ -30,6 +30,8 @@ SETS = {
     "cityscapes": "gtFine and leftImg8bit (free registration): https://www.cityscapes-dataset.com",
     "nyuv2": "nyu_depth_v2_labeled.mat and splits.mat: https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
     "spair71k": "SPair-71k.tar.gz: https://cvlab.postech.ac.kr/research/SPair-71k",
+    "roxford5k": "gnd_roxford5k.pkl: http://cmp.felk.cvut.cz/revisitop, and Oxford5k: https://www.robots.ox.ac.uk/~vgg/data/oxbuildings",
+    "rparis6k": "gnd_rparis6k.pkl: http://cmp.felk.cvut.cz/revisitop, and Paris6k: https://www.robots.ox.ac.uk/~vgg/data/parisbuildings",
     "davis": "DAVIS-2017-trainval-480p.zip: https://davischallenge.org/davis2017/code.html",
     "imagenet": "ILSVRC 2012 (free registration): https://image-net.org/download",
     "imagenet9": "https://github.com/MadryLab/backgrounds_challenge",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ClassificationSet,
         DepthSet,
         ImageSet,
+        InstanceSet,
         PairSet,
         QuestionSet,
         SegmentationSet,
@@ -85,7 +86,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "correspondence", "propagation")  # fmt: skip
+_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "correspondence", "propagation", "instance")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -100,7 +101,9 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
 
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
-    test_set: CaptionSet | ChoiceSet | ClassificationSet | DepthSet | PairSet | QuestionSet | SegmentationSet | VideoSet
+    test_set: (
+        CaptionSet | ChoiceSet | ClassificationSet | DepthSet | InstanceSet | PairSet | QuestionSet | SegmentationSet | VideoSet
+    )
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
 
@@ -113,6 +116,8 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         test_set = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
     elif card.engine == "correspondence":
         test_set = readers.read_pairs(card.data, folder, record.limit)
+    elif card.engine == "instance":
+        test_set = readers.read_instances(card.data, folder, record.limit)
     elif card.engine == "propagation":
         test_set = readers.read_videos(card.data, folder, record.limit)
     elif card.engine in ("vqa", "mcq"):

@@ -16,11 +16,12 @@ from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
 from levl_eval.data.pairs import image_sizes, points_beyond
-from levl_eval.data.published import ADE20K, CHOICES, DAVIS, IMAGES, NYUV2, RELEASES, SETS, SPAIR
+from levl_eval.data.published import ADE20K, CHOICES, DAVIS, IMAGES, NYUV2, RELEASES, REVISITED, SETS, SPAIR
 from levl_eval.data.readers import (
     read_choices,
     read_classification,
     read_depth,
+    read_instances,
     read_pairs,
     read_questions,
     read_segmentation,
@@ -101,6 +102,16 @@ def _keypoints(split: str, data: str) -> Iterable[Finding]:
     beyond = points_beyond(pairs, sizes)
     if beyond:
         yield Finding("note", name, f"{beyond} keypoints lie beyond their image")
+
+
+def _instances(folder: str, data: str) -> Iterable[Finding]:
+    """Queries over a database: counts against the release, and every query's box."""
+    test = read_instances(DataSpec(layout="revisited", directory=folder), data)
+    for query in test.queries:
+        test.images.open(query.image)  # refuses a box beyond its image
+    count = (len(test.queries), len(test.database))
+    release = "" if count == REVISITED[folder] else "; published {:,} over {:,}".format(*REVISITED[folder])
+    yield Finding("note" if release else "ok", folder, f"{count[0]:,} queries over {count[1]:,} images{release}")
 
 
 def _videos(split: str, data: str) -> Iterable[Finding]:
@@ -235,6 +246,9 @@ def check(directory: Path) -> list[Finding]:
             for b in (directory / "spair71k", directory / "spair71k" / "SPair-71k", directory / "SPair-71k")
         ):
             out += _guard(f"spair71k/{split}", lambda s=split: _keypoints(s, data))  # type: ignore[misc]
+    for folder in REVISITED:
+        if list((directory / folder).glob("gnd_*.*")):
+            out += _guard(folder, lambda f=folder: _instances(f, data))  # type: ignore[misc]
     for split in DAVIS:
         if any(
             (b / "ImageSets" / "2017" / f"{split}.txt").is_file()

@@ -11,6 +11,7 @@ one fingerprint from files and from the hub. The order (it moves training batche
   question       text, answer, all annotators' answers in order, and what of the metadata moves a number (see ``_meta``). GQA's
                  entailed questions are named by their hashes. Questions are grouped by image: intervals resample images.
   class          its number, and the names of all classes in order (as one says them, where they differ from the folders').
+  instance       the query's content and box, and those of its easy, hard and junk images; the whole database as one more.
   video          the contents of its frames and masks, in order.
   pair           the contents of both images, category, boxes, and the parts' names and places in both.
   caption        text; the order of an image's captions is part of the order.
@@ -36,6 +37,7 @@ from levl_eval.data.types import (
     ClassificationSet,
     DepthSet,
     ImageSet,
+    InstanceSet,
     KeypointPair,
     PairSet,
     Question,
@@ -45,7 +47,9 @@ from levl_eval.data.types import (
 )
 
 FORM = 1  # of the normal forms below; raised when they change on purpose
-AnnotatedSet = QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | PairSet | ChoiceSet | VideoSet
+AnnotatedSet = (
+    QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | PairSet | ChoiceSet | VideoSet | InstanceSet
+)
 AnySet = AnnotatedSet | ImageSet
 _UNUSED = {"isBalanced", "entailed", "groups"}  # moves nothing; or has a form of its own
 
@@ -107,6 +111,14 @@ def _content(dataset: AnySet) -> Content:
         own = dataset.content or (lambda name: pixel_hash(dataset.depth(name)))
         items = [_hash(c, bytes.fromhex(own(i))) for c, i in zip(contents, images.ids, strict=True)]
         return _finish("depth", items, {"scale": dataset.scale}, items, images)
+    if isinstance(dataset, InstanceSet):
+        at = dict(zip(images.ids, contents, strict=True))
+        items = [
+            _hash(at[q.image], *(_hash(*sorted(at[i] for i in kind)) for kind in (q.easy, q.hard, q.junk)))
+            for q in dataset.queries
+        ]
+        items.append(_hash(b"database", *sorted(at[i] for i in dataset.database)))
+        return _finish("instances", items, facts, contents, images)
     if isinstance(dataset, VideoSet):
         at = dict(zip(images.ids, contents, strict=True))
         items = [_hash(*(part for i in v.frames for part in (at[i], bytes.fromhex(dataset.content(i))))) for v in dataset.videos]

@@ -18,6 +18,7 @@ from levl_eval.data.types import (
     ClassificationSet,
     DepthSet,
     ImageSet,
+    InstanceSet,
     PairSet,
     Question,
     QuestionSet,
@@ -60,6 +61,7 @@ CLASSES: dict[str, tuple[int, ...]] = {
     "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,), "imagenet-sketch": (1000,), "objectnet": (113,),
 }  # fmt: skip
 SPAIR = {"trn": 53_340, "val": 5_384, "test": 12_234}  # pairs of SPair-71k by split, of 18 categories
+REVISITED = {"roxford5k": (70, 4_993), "rparis6k": (70, 6_322)}  # queries and images of the database, by folder
 DAVIS = {"train": 60, "val": 30}  # videos of DAVIS 2017 by split
 # Pairs in the releases of the sets of choices by image-text score, by layout and split.
 CHOICES: dict[tuple[str, str], tuple[str, int]] = {
@@ -132,6 +134,8 @@ def published_set(dataset: AnySet, layout: str = "") -> str | None:
         return f"{name}, {count:,} pairs (by counts)" if len(dataset.trials) == count else None
     if isinstance(dataset, PairSet) and len(dataset.pairs) == SPAIR.get(dataset.split):
         return f"SPair-71k {dataset.split}, {len(dataset.pairs):,} pairs (by counts)"
+    if isinstance(dataset, InstanceSet) and (len(dataset.queries), len(dataset.database)) == REVISITED.get(dataset.name):
+        return f"revisited {dataset.name}, {len(dataset.queries)} queries over {len(dataset.database):,} images (by counts)"
     if isinstance(dataset, VideoSet) and len(dataset.videos) == DAVIS.get(dataset.split) and n >= 1_000:
         return f"DAVIS 2017 {dataset.split}, {len(dataset.videos)} videos (by counts)"
     if isinstance(dataset, CaptionSet) and layout == "karpathy":

@@ -20,13 +20,14 @@ from levl_eval.data.types import (
     ChoiceSet,
     ClassificationSet,
     DepthSet,
+    InstanceSet,
     PairSet,
     QuestionSet,
     SegmentationSet,
     VideoSet,
 )
 
-S = TypeVar("S", CaptionSet, ChoiceSet, ClassificationSet, DepthSet, PairSet, QuestionSet, SegmentationSet, VideoSet)
+S = TypeVar("S", CaptionSet, ChoiceSet, ClassificationSet, DepthSet, InstanceSet, PairSet, QuestionSet, SegmentationSet, VideoSet)
 Reader: TypeAlias = "Callable[[DataSpec, str, int | None], S]"  # (specification, --data, limit) -> a set; raises UsageError
 _HERE = "levl_eval.data"
 
@@ -60,6 +61,7 @@ CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
 })  # fmt: skip
 PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:read_spair"})
 VIDEOS: Registry[str, Reader[VideoSet]] = _readers("videos", {"davis": "videos:read_davis"})
+INSTANCES: Registry[str, Reader[InstanceSet]] = _readers("instances", {"revisited": "revisited:read_revisited"})
 
 CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
     "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro", "mmvp-vlm": "choices:read_mmvp_vlm",
@@ -164,3 +166,12 @@ def read_videos(spec: DataSpec, data: str, limit: int | None = None) -> VideoSet
     if on_hub(spec, data):
         raise UsageError("--data hub: videos are read from files; use --data DIR, or set data.root")
     return _ruled(VIDEOS.load(spec.layout)(spec, data, limit), spec)
+
+
+def read_instances(spec: DataSpec, data: str, limit: int | None = None) -> InstanceSet:
+    """Queries over a database of images; ``limit`` keeps the first queries with their images, so many together. Raises UsageError."""
+    if spec.layout not in INSTANCES:
+        raise _wrong(spec, "queries of instances")
+    if on_hub(spec, data):
+        raise UsageError("--data hub: instances are read from files; use --data DIR, or set data.root")
+    return _ruled(INSTANCES.load(spec.layout)(spec, data, limit), spec)

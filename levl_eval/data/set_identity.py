@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from levl_eval.data.fingerprints import AnnotatedSet
 
 READER_VERSION = 1  # of what is remembered here
-Kind = Literal["questions", "segmentation", "classification", "captions", "depth", "pairs", "videos", "choices"]
+Kind = Literal["questions", "segmentation", "classification", "captions", "depth", "pairs", "videos", "instances", "choices"]
 _LOOKED_AT = 64  # images of a set whose ends are read each time
 
 
@@ -122,7 +122,7 @@ def read_set(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: 
         return captions.first_captions(readers.read_captions(spec, data, limit), count)
     read: dict[Kind, Callable[[DataSpec, str, int | None], AnnotatedSet]] = {
         "questions": readers.read_questions, "segmentation": readers.read_segmentation, "classification": readers.read_classification,
-        "pairs": readers.read_pairs, "videos": readers.read_videos,
+        "pairs": readers.read_pairs, "videos": readers.read_videos, "instances": readers.read_instances,
         "choices": readers.read_choices,
     }  # fmt: skip
     return read[kind](spec, data, limit)
@@ -134,7 +134,7 @@ def identity_of(dataset: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity
     from levl_eval.data.published import published_set
 
     content, counts = content_of(dataset), {"images": len(dataset.images)}
-    for name in ("questions", "classes", "captions", "pairs", "videos", "trials"):
+    for name in ("questions", "classes", "captions", "pairs", "videos", "queries", "trials"):
         if hasattr(dataset, name):
             counts[name] = len(getattr(dataset, name))
     if dataset.images.whole is not None:

@@ -170,6 +170,33 @@ class VideoSet:
 
 
 @dataclass(frozen=True)
+class InstanceQuery:
+    """An image that others of the same place or thing are looked for with: which are easy and hard to find, and which do not count."""
+
+    image: str
+    easy: tuple[str, ...]
+    hard: tuple[str, ...]
+    junk: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InstanceSet:
+    """Queries over a database: all of ``images`` that are no query's."""
+
+    name: str
+    split: str
+    images: ImageSet
+    queries: tuple[InstanceQuery, ...]
+    fingerprint: str  # of what is right for each query
+
+    @property
+    def database(self) -> tuple[str, ...]:
+        """Ids of the images that are ranked, in order."""
+        asked = {q.image for q in self.queries}
+        return tuple(i for i in self.images.ids if i not in asked)
+
+
+@dataclass(frozen=True)
 class DepthSet:
     """Images with depth maps. depth: image id -> float32 metres [H, W]; 0 and what is not finite mean unknown."""
 

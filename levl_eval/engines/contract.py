@@ -47,6 +47,7 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
     "depth": "levl_eval.engines.depth.task:run",
     "correspondence": "levl_eval.engines.correspondence.task:run",
     "propagation": "levl_eval.engines.propagation.task:run",
+    "instance": "levl_eval.engines.instance.task:run",
 })  # fmt: skip
 
 # Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.

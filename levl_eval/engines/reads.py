@@ -10,6 +10,7 @@ from levl_eval.cards import (
     CorrespondenceCard,
     DepthCard,
     InContextCard,
+    InstanceCard,
     LMMSCard,
     ProbeCard,
     PropagationCard,
@@ -26,6 +27,8 @@ from levl_eval.cards import (
 OF_READOUT: dict[str, tuple[str, ...]] = {
     "pooled": ("pooled",), "cls": ("pooled",), "mean-patch": ("mean",), "pooled+mean-patch": ("pooled", "mean"),
 }  # fmt: skip
+# Of one vector an image that images are compared by (cards.InstanceCard.readouts).
+OF_INSTANCES: dict[str, str] = {"pooled": "pooled", "mean-patch": "mean", "gem": "patches"}
 # Of a connector (cards.ConnectorSpec.tokens).
 OF_TOKENS: dict[str, tuple[str, ...]] = {"patches": ("patches",), "cls": ("pooled",), "cls+patches": ("pooled", "patches")}
 
@@ -39,6 +42,8 @@ def arrays_of(card: TaskFields) -> tuple[str, ...]:
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):
         return OF_READOUT[card.readout]
+    if isinstance(card, InstanceCard):
+        return tuple(dict.fromkeys(OF_INSTANCES[r] for r in card.readouts))
     if isinstance(card, (ZeroShotCard, RetrievalCard, ChoiceCard)):
         return ("pooled",)
     if isinstance(card, (QuestionCard, LMMSCard)) and isinstance(card.recipe, RecipeCard):

@@ -118,6 +118,17 @@ _VIDEO = (
         Metric(f"{k}_decay", better="lower", bounds=DIFFERENCE, meaning=f"{what} in the first quarter of a video less that in the last"),
     )),
 )  # fmt: skip
+_INSTANCES = tuple(
+    _fraction(f"{m}_{level}{ending}", f"{what}, {level} images{more}")
+    for level in ("medium", "hard")
+    for m, what in (
+        ("map", "mean average precision"),
+        ("mp1", "mean precision of the first"),
+        ("mp5", "of the first 5"),
+        ("mp10", "of the first 10"),
+    )
+    for ending, more in (("", ""), ("/{rest}", ", by another read-out"))
+)
 _VARIANTS = ("original", "mixed_same", "mixed_rand", "mixed_next", "only_fg", "no_fg", "only_bg_b", "only_bg_t")
 _HEALTH = (
     Metric("effective_rank", "", "higher", (1.0, math.inf), None, 1, "exponential of the entropy of the singular values' shares"),
@@ -161,6 +172,7 @@ METRICS: tuple[Metric, ...] = (
     *_RETRIEVAL,
     *_PCK,
     *_VIDEO,
+    *_INSTANCES,
     _fraction("ceiling_{name}", "the main metric with all that can be seen at the task's resolution", "none"),
     *_CHOICES, _fraction("tied", "choices in which two scores are equal", "none"),
     *(_fraction(v, "ImageNet-9: accuracy on this variant") for v in _VARIANTS),

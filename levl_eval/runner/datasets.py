@@ -12,6 +12,7 @@ from levl_eval.cards import (
     ChoiceCard,
     CorrespondenceCard,
     DataSpec,
+    InstanceCard,
     LMMSCard,
     PropagationCard,
     QuestionCard,
@@ -39,7 +40,7 @@ _KINDS: dict[str, Kind] = {
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices", "shift": "classification", "mcq": "questions",
-    "propagation": "videos",
+    "propagation": "videos", "instance": "instances",
 }  # fmt: skip
 
 
@@ -95,7 +96,9 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         tests, train = variant_specs(card, data)
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     parts = [Part("test", kind, card.data, limit, options)]
-    if not isinstance(card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, PropagationCard, ChoiceCard, TextSegmentationCard)):
+    if not isinstance(
+        card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, PropagationCard, InstanceCard, ChoiceCard, TextSegmentationCard)
+    ):
         parts.append(Part("train", kind, card.train, None, options))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"

@@ -6,6 +6,7 @@
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts; cv_bench, mmbench: scenes.options
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
+    roxford5k/jpg/*.jpg, gnd_roxford5k.json
     davis/DAVIS/{JPEGImages,Annotations}/480p/<video>/<frame>, ImageSets/2017/val.txt
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
@@ -33,6 +34,7 @@ from levl_eval.scenes import VERSION, choices, manifest, options, shifts
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
+from levl_eval.scenes.places import VIEWS, place_name, places_file, view_of
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
 from levl_eval.scenes.programs import Program, SceneQuestion
 from levl_eval.scenes.questions import gqa_questions, vqa_questions
@@ -53,7 +55,7 @@ from levl_eval.scenes.world import (
 COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
-    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES,
+    "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
     **choices.COUNTS, **shifts.COUNTS, **options.COUNTS,
 }  # fmt: skip
 QUALITY = 95
@@ -80,6 +82,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return single_object_scene(key, members[(index // len(FOREGROUNDS)) % len(members)])
     if part.startswith("spair71k"):
         return posed_scene(key, index)
+    if part.startswith("roxford5k"):
+        return view_of(stable_seed("export", part, seed, index // VIEWS), index % VIEWS)
     if part.startswith("davis"):
         return moving_scene(stable_seed("export", part, seed, index // FRAMES), index % FRAMES)
     return sample_scene(key)
@@ -112,6 +116,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield f"{room}/{split}/{scene.objects[0].category}/{index:06d}.jpg", scene
     elif room == "spair71k":
         yield f"{_SPAIR}/JPEGImages/{scene.objects[0].category}/{image_id(part, index)}.jpg", scene
+    elif room == "roxford5k":
+        yield f"{part}/{image_id(part, index)}.jpg", scene
     elif room == "davis":
         yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
@@ -158,6 +164,8 @@ def image_id(part: str, index: int) -> str:
         return f"s{part.split('/')[1]}{index:06d}"
     if part.startswith("spair71k"):
         return f"scene_{index + 1:06d}"
+    if part.startswith("roxford5k"):
+        return place_name(index)
     if part.startswith("davis"):
         return f"{_video(index // FRAMES)}/{index % FRAMES:05d}"
     split = part.split("/")[1]
@@ -281,6 +289,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield from choices.files_of(part, count, seed, size)
     elif part == options.PART:
         yield from options.files_of(count, seed, lambda i: scene_of(part, i, seed), lambda s: _jpeg(render_image(s, size)))
+    elif room == "roxford5k":
+        yield "roxford5k/gnd_roxford5k.json", json.dumps(places_file(count, size))
     elif room == "davis":  # frames beyond the last whole video are listed nowhere
         yield f"{_DAVIS}/ImageSets/2017/{split}.txt", "".join(f"{_video(k)}\n" for k in range(count // FRAMES))
     elif part == "ade20k/validation":

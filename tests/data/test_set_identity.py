@@ -296,7 +296,7 @@ LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
     **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
-    **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.VIDEOS, "videos"), **dict.fromkeys(readers.CHOICES, "choices"),
+    **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.VIDEOS, "videos"), **dict.fromkeys(readers.INSTANCES, "instances"), **dict.fromkeys(readers.CHOICES, "choices"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
 SEEDS = {
@@ -316,6 +316,7 @@ SEEDS = {
     "ai2d": ["questions/1.png.json"], "mmbench": ["mmbench_val.tsv"],
     "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
+    "revisited": ["gnd_x.json", "jpg/a.jpg"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
@@ -334,7 +335,7 @@ SEED_TEXTS = {
     "mmbench": "index\tquestion\thint\tA\tB\tC\tD\tanswer\timage\n1\tw\t\tx\ty\t\t\tA\tiVBORw0KGgo=",
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',
-    "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
+    "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "revisited": '{"imlist": ["a"], "qimlist": ["b"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]}', "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
 }  # fmt: skip
 
 

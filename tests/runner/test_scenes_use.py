@@ -66,6 +66,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
             "imagenet9",
             "spair71k",
             "davis",
+            "roxford5k",
             *CHOICES,
             "shift",
             "cv-bench-2d",
