@@ -11,14 +11,14 @@ def places(order: np.ndarray, right: np.ndarray, junk: np.ndarray) -> np.ndarray
     return np.flatnonzero(np.isin(kept, right))
 
 
-def average_precision(found: np.ndarray, count: int) -> float:
-    """Area under precision over recall by trapezoids. found: sorted places of right items; count: how many there are, at least 1."""
-    j = np.arange(len(found))
-    before = np.where(found > 0, j / np.maximum(found, 1), 1.0)
-    return float(((before + (j + 1) / (found + 1)) / 2).sum() / count)
+def average_precision(at_places: np.ndarray, count: int) -> float:
+    """Area under precision over recall by trapezoids. at_places: sorted places of right items; count: how many there are, at least 1."""
+    j = np.arange(len(at_places))
+    before = np.where(at_places > 0, j / np.maximum(at_places, 1), 1.0)
+    return float(((before + (j + 1) / (at_places + 1)) / 2).sum() / count)
 
 
-def precision_at(found: np.ndarray, k: int) -> float:
-    """Share of right items among the first k, or as far as the last right one stands, if that is before. found: sorted places, not empty."""
-    k = min(int(found[-1]) + 1, k)
-    return float((found < k).sum() / k)
+def precision_at(at_places: np.ndarray, k: int) -> float:
+    """Share of right items among the first k, or as far as the last right one stands, if that is before. at_places: sorted places, not empty."""
+    k = min(int(at_places[-1]) + 1, k)
+    return float((at_places < k).sum() / k)
