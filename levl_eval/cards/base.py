@@ -76,6 +76,7 @@ class DataSpec(StrictModel):
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
         "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
         "mmvp", "cv-bench", "realworldqa", "seedbench", "mmbench", "blink", "ai2d", "mcq",
+        "food101", "dtd", "cub", "gtsrb", "flowers102", "stanford-cars",
     ] = protocol()  # fmt: skip
     directory: str = not_protocol(PLACE, "")  # folder below --data DIR
     root: str | None = not_protocol(PLACE, None)  # replaces DIR/directory

@@ -28,7 +28,9 @@ TOPS: dict[str, tuple[str, ...]] = {
     "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py"), "cifar100": ("cifar-100-binary", "cifar-100-python"),
     "stl10": ("stl10_binary",), "tiny-imagenet": ("tiny-imagenet-200",),
     "imagenet-v2": ("imagenetv2-matched-frequency-format-val",), "imagenet-a": ("imagenet-a",), "imagenet-r": ("imagenet-r",),
-    "imagenet-sketch": ("sketch", "imagenet-sketch"), "objectnet": ("objectnet-1.0",), "spair71k": ("SPair-71k",),
+    "imagenet-sketch": ("sketch", "imagenet-sketch"), "objectnet": ("objectnet-1.0",),
+    "food101": ("food-101",), "dtd": ("dtd",), "cub": ("CUB_200_2011",), "gtsrb": ("gtsrb",), "flowers102": ("flowers-102",),
+    "stanford-cars": ("stanford_cars",), "spair71k": ("SPair-71k",),
     "davis": ("DAVIS",),
 }  # fmt: skip
 # In ImageNet's folder or up to three above it.

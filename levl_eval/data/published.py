@@ -52,6 +52,8 @@ SETS: dict[str, tuple[int, int]] = {
     "imagenet": (1_281_167, 50_000), "places365": (1_803_460, 36_500), "aircraft": (6_667, 3_333), "pets": (3_680, 3_669),
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "stl10": (5_000, 8_000), "sun397": (19_850, 19_850),
     "tiny-imagenet": (100_000, 10_000),
+    "food101": (75_750, 25_250), "dtd": (1_880, 1_880), "cub": (5_994, 5_794), "gtsrb": (39_209, 12_630), "flowers102": (1_020, 6_149),
+    "stanford-cars": (8_144, 8_041), "country211": (31_650, 21_100), "inat2021": (2_686_843, 100_000),
     # shifted test sets of a probe trained on ImageNet
     "imagenet-v2": (1_281_167, 10_000), "imagenet-a": (1_281_167, 7_500), "imagenet-r": (1_281_167, 30_000),
     "imagenet-sketch": (1_281_167, 50_889), "objectnet": (1_281_167, 18_574),
@@ -59,6 +61,8 @@ SETS: dict[str, tuple[int, int]] = {
 CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
     "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,), "imagenet-sketch": (1000,), "objectnet": (113,),
+    "food101": (101,), "dtd": (47,), "cub": (200,), "gtsrb": (43,), "flowers102": (102,), "stanford-cars": (196,), "country211": (211,),
+    "inat2021": (10_000,),
 }  # fmt: skip
 SPAIR = {"trn": 53_340, "val": 5_384, "test": 12_234}  # pairs of SPair-71k by split, of 18 categories
 REVISITED = {"roxford5k": (70, 4_993), "rparis6k": (70, 6_322)}  # queries and images of the database, by folder

@@ -51,6 +51,8 @@ CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "sun397": "classification:read_sun397", "tiny-imagenet": "classification:read_tiny_imagenet",
     **dict.fromkeys(("imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"), "shifts:read_imagenet_shift"),
     "objectnet": "shifts:read_objectnet",
+    "food101": "fine_grained:read_food101", "dtd": "fine_grained:read_dtd", "cub": "fine_grained:read_cub", "gtsrb": "fine_grained:read_gtsrb",
+    "flowers102": "fine_grained:read_flowers", "stanford-cars": "fine_grained:read_cars",
     "cifar10": "arrays:read_cifar", "cifar100": "arrays:read_cifar", "stl10": "arrays:read_stl10",
 })  # fmt: skip
 MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(

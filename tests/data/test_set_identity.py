@@ -312,6 +312,8 @@ SEEDS = {
         "images/chair/1.png", "mappings/folder_to_objectnet_label.json", "mappings/objectnet_to_imagenet_1k.json",
         "mappings/pytorch_to_imagenet_2012_id.json", "mappings/imagenet_to_label_2012_v2",
     ], "imagenet-v2": ["0/a.jpg"], **{k: ["n01440764/a.jpg"] for k in ("imagenet-a", "imagenet-r", "imagenet-sketch")},
+    "food101": ["meta/val.txt"], "dtd": ["labels/val.txt"], "cub": [f"{n}.txt" for n in ("images", "image_class_labels", "train_test_split", "classes")],
+    "gtsrb": ["GTSRB/Training/00000/a.png"], "flowers102": ["setid.mat"], "stanford-cars": ["devkit/cars_meta.mat"],
     "cv-bench": ["test_2d.jsonl"], "mmvp": ["Questions.csv"], "seedbench": ["SEED-Bench.json"], "realworldqa": ["annotations.jsonl"],
     "ai2d": ["questions/1.png.json"], "mmbench": ["mmbench_val.tsv"],
     "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
@@ -327,6 +329,7 @@ SEED_TEXTS = {
     "voc": "a", "aircraft": "a A318", "pets": "Abyssinian_1 1 1 1", "sun397": "/a/abbey/sun_a.jpg", "imagenet": "ImageId,x\nv,n1 1 2 3 4",
     "scienceqa": '{"1": {"image": "image.png", "question": "Is it?", "choices": ["a", "b"], "answer": 0}, "val": ["1"]}',
     "sugarcrepe": '{"0": {"filename": "a.jpg", "caption": "a", "negative_caption": "b"}}', "mmvp-vlm": "Question ID,Type,Statement\n1,a,b\n2,a,c",
+    "food101": "a/b", "dtd": "a/b.jpg", "cub": "1 1",
     "cv-bench": '{"idx": 0, "type": "2D", "task": "Count", "question": "w", "choices": ["1", "2"], "answer": "(A)", "source": "x", "filename": "a.jpg"}',
     "mmvp": "Index,Question,Options,Correct Answer\n1,w,(a) x (b) y,(a)", "realworldqa": '{"image": "a.jpg", "question": "w", "answer": "x"}',
     "seedbench": '{"questions": [{"question_id": 1, "data_id": "a", "data_type": "image", "question": "w", "choice_a": "1", "choice_b": "2", '
@@ -358,6 +361,7 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
         **dict.fromkeys(("nyuv2", "cifar10", "cifar100", "stl10"), "test"),
         "sugarcrepe": "",
         "aro": "order",
+        **dict.fromkeys(("cub", "stanford-cars"), "test"),
         "cv-bench": "2D",
     }
     fields: dict[str, Any] = {"directory": layout, "split": splits.get(layout, "val")}
