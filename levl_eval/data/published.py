@@ -77,7 +77,9 @@ NYUV2 = {"train": 795, "test": 654}
 # Images of other releases, by layout and split, for plans only: none of them is recognised by its count.
 IMAGES: dict[tuple[str, str], int] = {
     ("voc", "train"): 1_464, ("voc", "val"): 1_449, ("voc", "trainaug"): 10_582, ("cityscapes", "train"): 2_975, ("cityscapes", "val"): 500,
-    ("coco-stuff", "train2017"): 118_287, ("coco-stuff", "val2017"): 5_000, ("pope", ""): 500,
+    ("coco-stuff", "train2017"): 118_287, ("coco-stuff", "val2017"): 5_000, ("pope", ""): 500, ("textvqa", "val"): 3_166,
+    ("vizwiz", "val"): 4_319, ("scienceqa", "test"): 2_017, ("winoground", ""): 800, ("mmvp-vlm", ""): 270, ("mmvp", ""): 300,
+    ("realworldqa", ""): 765, ("mmbench", "dev_en"): 1_164,
     **{(f"pascal-context{k}", s): n for k in ("", "-59") for s, n in (("train", 4_998), ("val", 5_105))},
     **{("ade20k", k): v for k, v in ADE20K.items()}, **{("nyuv2", k): v for k, v in NYUV2.items()},
     **{k: images for k, (_, images) in RELEASES.items() if images is not None},

@@ -69,7 +69,7 @@ TOGETHER = frozenset(
 )  # engines that several processes of a launcher run together, step by step (core.distributed)
 
 WITH_TEXT = frozenset(
-    {"zeroshot", "retrieval", "choice"}
+    {"zeroshot", "retrieval", "choice", "textseg"}
 )  # engines that compare images with texts, by the backbone's text encoder
 
 
