@@ -21,6 +21,7 @@ from levl_eval.cli import main
 from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.engines.contract import TOGETHER, versions_of
+from levl_eval.engines.convergence import RULE_VERSION
 from levl_eval.records import JobIdentity, identity_of, read_record, read_records, write_record
 from levl_eval.records.check import check_run
 from levl_eval.records.identity import DataIdentity
@@ -350,7 +351,11 @@ def test_segmentation_is_scored_at_a_stated_size(handle):
     small, large = resolved_of(card, {"size": 64}), resolved_of(card, {"size": 224})
     assert small != large and small["score_size"] == 64  # so two backbones of these sizes never share a column unasked
     fixed = task_card("segmentation", {"train.root": "x", "data.root": "y", "score_size": "128"})
-    assert resolved_of(fixed, {"size": 64}) == resolved_of(fixed, {"size": 224}) == {"score_size": 128}
+    assert (
+        resolved_of(fixed, {"size": 64})
+        == resolved_of(fixed, {"size": 224})
+        == {"score_size": 128, "convergence_rule": RULE_VERSION}
+    )
 
 
 def test_a_record_without_its_floors_is_not_whole(world, tmp_path, monkeypatch):
