@@ -36,6 +36,12 @@ MAX_BYTES = 12_000_000  # of images in all
 MAX_DENSE = 1_500_000  # of the dense tasks' images, before they are written as text
 PLACE = Markup("<!--samples-->")  # where the browser's data go; no text of others can hold it, as that is escaped
 SHEETS = ("truth.png", "dense.png", "legend.json")  # of engines/dense_images.py and segmentation/images.py
+_SHOWN = {  # by engine: what the two sheets show, for those who cannot see them
+    "segmentation": ("images and their true labels", "prediction, errors, principal components of patch tokens"),
+    "correspondence": ("pairs of images with their keypoints", "where the keypoints are found, green where right, red with a line to the true place"),
+    "propagation": ("frames and their true objects", "the objects as they were carried there, and the first frame's mask"),
+    "instance": ("queries with an image to find", "the first images of each query's list, in a green frame where right, red where wrong, grey where they do not count"),
+}  # fmt: skip
 SMALLEST = 0.45  # of their own size that sheets are shown at
 KINDS = {"records": "json", "samples": "jsonl"}  # folders of a run, and how their files' names end
 
@@ -187,8 +193,8 @@ def _panel(row: Row, room: int) -> tuple[Panel, int]:
         folder = next((f for r in cell.records if (f := r.home / "work" / r.key).joinpath(dense).is_file()), None)
         if folder is None:
             continue
-        of_backbone = f"{name}: prediction, errors, principal components of patch tokens"
-        for title, file, alt in (("", truth, "images and their true labels"), (name, dense, of_backbone)):
+        of_data, of_backbone = _SHOWN.get(row.any.engine, _SHOWN["segmentation"])
+        for title, file, alt in (("", truth, of_data), (name, dense, f"{name}: {of_backbone}")):
             path = folder / file
             if (not title and sheets) or not path.is_file() or used + path.stat().st_size > room:
                 continue

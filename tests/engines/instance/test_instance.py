@@ -64,7 +64,8 @@ def test_the_engine_on_the_scenes(world, tmp_path):
     assert [m for m in found if metric(m).better == "unknown"] == []
     samples = list(read_samples(tmp_path / "o", records[1]))
     assert len(samples) == 4 and np.mean([s.score for s in samples]) == pytest.approx(oracle)
-    assert len(re.findall("data:image/png;base64,", build(Results.read([tmp_path / "o"])))) == 4
+    page = build(Results.read([tmp_path / "o"]))
+    assert len(re.findall("data:image/png;base64,", page)) == 4 and "random:nano: the first images of each query" in page
     [hard] = evaluate(
         ["random:nano"], ["roxford5k"], settings=["roxford5k.main_metric=map_hard", "roxford5k.readouts=[gem]"], **run
     )
