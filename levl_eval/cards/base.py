@@ -72,6 +72,7 @@ class DataSpec(StrictModel):
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth",
+        "chartqa", "docvqa", "infovqa", "ocrbench",
         "spair71k", "davis", "revisited",
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
         "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",

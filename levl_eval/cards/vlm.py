@@ -99,12 +99,14 @@ class QuestionCard(TaskFields):
     data: DataSpec = protocol()
     recipe: RecipeCard | str = protocol("vqa-train")
     prompt: PromptSpec = protocol(PromptSpec())
-    scorer: Literal["gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft"] = (
-        protocol()
-    )  # vlm/scoring.py
+    scorer: Literal[
+        "gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft", "relaxed", "anls", "ocrbench"
+    ] = protocol()  # vlm/scoring.py  # fmt: skip
     # Answers whose likelihoods are measured beside: yes and no, for average precision and calibration; or the letters of options.
     likelihood: list[str] = protocol([], max_length=10)
     llm_dtype: Literal["auto", "fp32", "bf16"] = protocol("auto")  # auto: bf16 on a GPU, fp32 elsewhere
+    # The questions are about print in images, of which little is left at the input size of most encoders.
+    small_text: bool = not_protocol("a word of warning where the encoder's input is small", False)
     floors: list[Literal["text-only", "blank-image", "shuffled-images", "random-vit"]] = not_protocol(
         "which floors are measured beside the metrics; a record without one that is asked for is completed", ["text-only"]
     )

@@ -36,6 +36,13 @@ CHOICE_TASKS = {
     "sugarcrepe": "sugarcrepe/data", "winoground": "winoground", "mmvp-vlm": "mmvp_vlm", "aro-relation": "aro/visual_genome_relation.json",
     "aro-attribution": "aro/visual_genome_attribution.json", "aro-order": "aro/coco_order.json",
 }  # fmt: skip
+# Sets of questions -> splits, and the files below DIR/SET of which one says that a split is there.
+QUESTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "gqa": {s: (f"**/{s}_questions.json",) for s in ("train_balanced", "val_balanced", "testdev_balanced")},
+    "vqav2": {s: (f"*{s}_questions.json",) for s in ("train2014", "val2014")}, "pope": {"": ("coco_pope_*.json",)},
+    "chartqa": {s: (f"**/{s}_human.json",) for s in ("train", "val", "test")}, "docvqa": {"val": ("**/val_v1.0*.json",)},
+    "infovqa": {"val": ("**/infographic*VQA_val_v1.0*.json",)}, "ocrbench": {"": ("**/OCRBench.json",)},
+}  # fmt: skip
 VALIDATION = {"aircraft": (3_333,)}
 LISTED = (  # sets whose splits are lists of names in ImageSets/
     *(DataSpec(layout="voc", directory="voc", split=s) for s in ("train", "trainaug", "val")),
@@ -227,14 +234,11 @@ def check(directory: Path) -> list[Finding]:
     data = str(directory)
     out: list[Finding] = []
     seen: dict[str, set[str]] = {}
-    for split in ("train_balanced", "val_balanced", "testdev_balanced"):
-        if list((directory / "gqa").glob(f"**/{split}_questions.json")):
-            out += _guard(f"gqa/{split}", lambda s=split: _questions("gqa", s, data, seen))  # type: ignore[misc]
-    for split in ("train2014", "val2014"):
-        if list((directory / "vqav2").glob(f"*{split}_questions.json")):
-            out += _guard(f"vqav2/{split}", lambda s=split: _questions("vqav2", s, data, seen))  # type: ignore[misc]
-    if list((directory / "pope").glob("coco_pope_*.json")):
-        out += _guard("pope", lambda: _questions("pope", "", data, seen))
+    for layout, splits in QUESTION_SETS.items():
+        for split, patterns in splits.items():
+            if any(next((directory / layout).glob(p), None) for p in patterns):
+                name = "/".join(filter(None, (layout, split)))
+                out += _guard(name, lambda n=layout, s=split: _questions(n, s, data, seen))  # type: ignore[misc]
     base = directory / "ade20k"
     for split in ADE20K:
         if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):

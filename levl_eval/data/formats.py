@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from levl_eval.core.errors import UsageError
 
@@ -82,10 +82,17 @@ def _not_negative(value: object) -> object:
     return value
 
 
+def _none_blank(answers: list[str]) -> list[str]:
+    if not answers or not all(a.strip() for a in answers):
+        raise ValueError("expected answers that are not blank: a blank one occurs in every text")
+    return answers
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Id = Annotated[str, BeforeValidator(_id)]
 Word = Annotated[str, BeforeValidator(_word)]
 Answers = Annotated[list[str], BeforeValidator(_answers)]
+NoBlankAnswers = Annotated[Answers, AfterValidator(_none_blank)]
 Label = Annotated[str, BeforeValidator(_label)]
 MaybeText = Annotated[str, BeforeValidator(_maybe_text)]
 
@@ -234,6 +241,68 @@ class HubVizWiz(Entry):
     answers: Answers = []
     answer_type: str | None = None
     category: str | None = None
+
+
+class ChartQA(Entry):
+    imgname: Text
+    query: Text
+    label: Word = ""
+
+
+class HubChartQA(Entry):
+    question: Text
+    type: Text
+    answer: Word = ""
+
+
+class DocVQA(Entry):
+    questionId: Id
+    question: Text
+    image: Text
+    answers: Answers = []
+    question_types: list[str] | None = None
+
+
+class HubDocVQA(Entry):
+    questionId: Id
+    question: Text
+    answers: Answers = []
+    question_types: list[str] | None = None
+    ucsf_document_id: Id | None = None
+    ucsf_document_page_no: Id | None = None
+
+
+class InfoVQA(Entry):
+    questionId: Id
+    question: Text
+    image_local_name: Text
+    answers: Answers = []
+    answer_type: list[str] | None = None
+    operations: list[str] | None = Field(None, alias="operation/reasoning")
+
+
+class HubInfoVQA(Entry):
+    questionId: Id
+    question: Text
+    answers: Answers = []
+    image_url: Text | None = None
+    answer_type: list[str] | None = None
+    operations: list[str] | None = Field(None, alias="operation/reasoning")
+
+
+class OCRBench(Entry):
+    dataset_name: Text
+    image_path: Text
+    question: Text
+    answers: NoBlankAnswers
+    type: Text
+
+
+class HubOCRBench(Entry):
+    dataset: Text
+    question: Text
+    question_type: Text
+    answer: NoBlankAnswers
 
 
 M = TypeVar("M", bound=Entry)

@@ -13,14 +13,16 @@ from dataclasses import replace
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
+from levl_eval.data import documents, multiple_choice
 from levl_eval.data.benchmarks import TEXT_ONLY, llava_turns, mme_question, scienceqa_question, textvqa_question, vizwiz_question
+from levl_eval.data.documents import UNNAMED_IMAGES
 from levl_eval.data.entries import checked_labels, spread_over_classes
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, unique_ids
-from levl_eval.data.hub_contents import check_same_images
+from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
 from levl_eval.data.images import fingerprint_text
-from levl_eval.data.multiple_choice import HUB_COLUMNS, HUB_ROWS, IMAGE_COLUMNS
+from levl_eval.data.multiple_choice import IMAGE_COLUMNS
 from levl_eval.data.pope import pope_version
 from levl_eval.data.questions import Pool, gqa_question, limited, of_images
 from levl_eval.data.types import ClassificationSet, Question, QuestionSet
@@ -51,12 +53,14 @@ _NEEDED = {
     "gqa": {"id", "imageId", "question", "answer"}, "vqav2": {"question_id", "image_id", "question", "answers"},
     "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
     "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
-    "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"}, **HUB_COLUMNS,
+    "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"},
+    **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
 }  # fmt: skip
+_ROWS = {**multiple_choice.HUB_ROWS, **documents.HUB_ROWS}
 
 
 def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
-    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME.
+    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME, ChartQA, DocVQA, InfographicVQA, OCRBench.
 
     Raises UsageError where the hub cannot be reached, a column is missing, or a row does not fit.
     """
@@ -81,10 +85,19 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
         if len(rows) < len(images.rows):
             raise UsageError(f"{source}: {len(images.rows) - len(rows)} image ids occur twice in {hub.images}; correct the table")
         return _finish(spec, out, images, rows, limit, f"{len(out)} questions")
+    if spec.layout in UNNAMED_IMAGES:
+        out = _named_by_content(out, got)
     for i, q in enumerate(out):
         rows.setdefault(q.image_id, i)
     check_same_images(table, column, [q.image_id for q in out], source)
     return _finish(spec, out, got, rows, limit, pope_version(out) if spec.layout == "pope" else f"{len(out)} questions")
+
+
+def _named_by_content(questions: list[Question], got: HubTable) -> list[Question]:
+    """One question a row, each about the first row that holds the same image: intervals resample images, not rows."""
+    contents, _ = column_contents(got.rows, "image", {q.image_id: row for row, q in enumerate(questions)}, False)
+    first: dict[str, str] = {}
+    return [replace(q, image_id=first.setdefault(contents[q.image_id], q.image_id)) for q in questions]
 
 
 def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> QuestionSet:
@@ -104,9 +117,9 @@ def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> Question
 def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, source: str) -> Question:
     """A row of a layout's table (ScienceQA: of its configuration with images only). Raises UsageError naming the row."""
     entry = f"row {row}"
-    if layout in HUB_ROWS:
+    if layout in _ROWS:
         try:
-            return HUB_ROWS[layout](row, cells, source)
+            return _ROWS[layout](row, cells, source)
         except ValueError as error:
             raise UsageError(f"{source}: {entry}: {error}; correct the table") from None
     if layout == "gqa":

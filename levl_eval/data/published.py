@@ -46,6 +46,20 @@ RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
     ("gqa", "train_balanced"): (943_000, None),
     ("vqav2", "val2014"): (214_354, 40_504),
     ("vqav2", "train2014"): (443_757, 82_783),
+    ("chartqa", "test"): (2_500, None),
+    ("chartqa", "val"): (1_920, None),
+    ("chartqa", "train"): (28_299, None),
+    ("docvqa", "val"): (5_349, None),
+    ("infovqa", "val"): (2_801, 500),
+    ("ocrbench", ""): (1_000, None),
+}
+_TITLES = {
+    "gqa": "GQA",
+    "vqav2": "VQAv2",
+    "chartqa": "ChartQA",
+    "docvqa": "DocVQA",
+    "infovqa": "InfographicVQA",
+    "ocrbench": "OCRBench",
 }
 # Images of training and test in the releases of the sets of tasks/sets; and how many classes they have.
 SETS: dict[str, tuple[int, int]] = {
@@ -158,6 +172,6 @@ def _by_counts_of_questions(question_set: QuestionSet) -> str | None:
             and images in (None, len(question_set.images))
         ):
             if (layout, split) != ("gqa", "testdev_balanced"):
-                name = {"gqa": "GQA", "vqav2": "VQAv2"}[layout]
-                return f"{name} {split}, {questions:,} questions (by counts)"
+                name = f"{_TITLES[layout]} {split}".strip()
+                return f"{name}, {questions:,} questions (by counts)"
     return None

@@ -44,6 +44,8 @@ QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
     "mmvp": "multiple_choice_files:read_mmvp", "cv-bench": "multiple_choice_files:read_cv_bench", "seedbench": "multiple_choice_files:read_seedbench",
     "mmbench": "multiple_choice_files:read_mmbench", "ai2d": "multiple_choice_files:read_ai2d", "mcq": "multiple_choice_files:read_mcq",
     "realworldqa": "multiple_choice_files:read_realworldqa", "blink": "multiple_choice_files:read_mcq",
+    "chartqa": "documents:read_chartqa", "docvqa": "documents:read_docvqa", "infovqa": "documents:read_infovqa",
+    "ocrbench": "documents:read_ocrbench",
 })  # fmt: skip
 CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "imagefolder": "imagefolder:read_imagefolder", "labels": "classification:read_labels", "imagenet": "classification:read_imagenet",

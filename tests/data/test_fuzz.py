@@ -71,7 +71,7 @@ def test_any_bytes_as_a_list_of_labelled_images(layout, content, tmp_path):
 
 
 FIELDS = ["questions", "annotations", "data", "question_id", "image_id", "question", "answers", "answer", "multiple_choice_answer", "choices", "image",
-          "images", "filename", "split", "sentences", "raw", "id", "file_name", "caption", "question_type", "answer_type"]  # fmt: skip
+          "images", "filename", "split", "sentences", "raw", "id", "file_name", "caption", "question_type", "answer_type", "questionId", "imgname", "query", "label", "dataset_name", "image_path", "type"]  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([*WORDS, "val"]),
     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=5), max_leaves=10,
@@ -79,6 +79,7 @@ JSON = st.recursive(
 FILES = {
     "vqav2": ["v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"], "scienceqa": ["problems.json", "pid_splits.json"],
     "textvqa": ["TextVQA_0.5.1_val.json"], "vizwiz": ["Annotations/val.json"], "mme": ["color/1.txt"], "gqa": ["testdev_balanced_questions.json"],
+    "chartqa": ["test/test_human.json", "test/test_augmented.json"], "docvqa": ["val_v1.0.json"], "ocrbench": ["OCRBench.json"],
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from levl_eval.data.types import QuestionSet
 from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
 from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, prompt_identity
-from levl_eval.engines.vlm.scoring import estimates, scores_of, weights
+from levl_eval.engines.vlm.scoring import estimates, mean_name, scores_of, weights
 from levl_eval.engines.vlm.tokens import encode_tokens, read_tokens
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import paired_difference
@@ -116,6 +116,6 @@ def measure(
             unsighted = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
         theirs = scores_of(card.scorer, data.rows, unsighted.texts)
         name = floor.replace("-", "_")
-        out[f"floor_{name}"] = estimates(card.scorer, data.rows, unsighted.texts)["accuracy"]
+        out[f"floor_{name}"] = estimates(card.scorer, data.rows, unsighted.texts)[mean_name(card.scorer)]
         out[f"gain_over_{name}"] = paired_difference(mine * factor, theirs * factor, images)
     return out

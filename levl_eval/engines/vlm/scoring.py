@@ -12,6 +12,7 @@ from levl_eval.core.text import printable
 from levl_eval.data.types import Question
 from levl_eval.engines.vlm.options import chance, mean_of, of_likelihoods
 from levl_eval.metrics.calibration import calibration_of_sums
+from levl_eval.metrics.documents import anls, ocrbench_correct, relaxed_correct
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.gqa import gqa_belongs, gqa_correct, weighted_gqa_distribution
 from levl_eval.metrics.mme import COGNITION, PERCEPTION, mme_answer
@@ -78,11 +79,22 @@ def score(scorer: str, question: Question, text: str) -> float:
         return float(mme_answer(text) == question.answer)
     if scorer in _SOFT:
         return _SOFT[scorer](text, question.answers or (question.answer,))
+    if scorer == "anls":
+        return anls(text, question.answers or (question.answer,))
+    if scorer == "relaxed":
+        return float(relaxed_correct(text, question.answer))
+    if scorer == "ocrbench":
+        return float(ocrbench_correct(text, question.answers, question.meta.get("dataset") == "HME100k"))
     if scorer == "letter" or (scorer == "letter-or-text" and "choices" in question.meta):
         return float(chosen_letter(text) == question.answer.upper())
     if scorer == "letter-or-text":  # lmms-eval's rule for RealWorldQA's open questions
         return float(text.lower().strip().rstrip(".") == question.answer.lower())
     return float(exact_match(text, question.answer))
+
+
+def mean_name(scorer: str) -> str:
+    """What the mean of a scorer's scores is called among the metrics."""
+    return "anls" if scorer == "anls" else "accuracy"
 
 
 def weights(questions: Sequence[Question]) -> np.ndarray:
@@ -134,13 +146,19 @@ def estimates(
         return out
     if any("choices" in q.meta for q in questions):
         return lettered_estimates(questions, answers, scores, likelihoods or {})
-    out = {"accuracy": mean_estimate(scores, images)}
+    out = {mean_name(scorer): mean_estimate(scores, images)}
     if scorer == "gqa":
         out |= _gqa(questions, texts, scores, images)
     elif scorer == "mme":
         out |= _mme(questions, scores, images)
+    elif scorer == "ocrbench":
+        kinds = np.array([str(q.meta.get("type", "")).endswith("Recognition") for q in questions])
+        formulas = np.array(["Expression" in str(q.meta.get("type", "")) for q in questions])
+        out["recognition"] = mean_estimate(scores[kinds & ~formulas], images[kinds & ~formulas])
     for key in ("answer_type", "question_type", "type", "subject"):
         out |= parts_of_kinds(key, [str(q.meta.get(key) or "") for q in questions], scores, images)
+    for key, plural in (("question_type", "question_types"), ("answer_type", "answer_types"), ("operation", "operations")):
+        out |= parts_of_labels(key, [q.meta.get(plural) or () for q in questions], scores, images)
     return {k: e for k, e in out.items() if e.n}
 
 
@@ -158,6 +176,15 @@ def lettered_estimates(
     out |= chance(scores, questions, weights(questions))
     out |= of_likelihoods("letter_likelihood_accuracy", likelihoods, questions, together)
     return out | parts_of_kinds("type", [str(q.meta.get("type") or "") for q in questions], scores, images)
+
+
+def parts_of_labels(name: str, labels: Sequence[Sequence[str]], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:
+    """Means over the questions that have a label, of which each may have several."""
+    out = {}
+    for label in sorted({v for of in labels for v in of}):
+        chosen = np.array([label in of for of in labels])
+        out[f"{name}/{label}"] = mean_estimate(scores[chosen], images[chosen])
+    return out
 
 
 def parts_of_kinds(name: str, values: Sequence[str], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:

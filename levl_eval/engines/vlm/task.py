@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from levl_eval.engines.vlm.language import LanguageModel
     from levl_eval.engines.vlm.prompts import Prompt
 
+# Pixels of the encoder's input below which a word of warning stands beside text in images. Our choice: a line of a page of 2,200 pixels is
+# some 30 high, which is six at 448 and three at 224.
+LEGIBLE = 448
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
@@ -161,6 +164,12 @@ def _notes(
     if words := cut_words(len(answers.cut), len(asked.questions), card.prompt.max_new_tokens):
         out["cut_answers"] = words
         context.progress.say(f"  {card.name}: {words}")
+    size = context.backbone.preprocess.size
+    if card.small_text and size < LEGIBLE:
+        out["small_text"] = (
+            f"asks about text in images, which is hardly legible at {size} px, the input of {context.backbone.name}"
+        )
+        context.progress.say(f"  {card.name}: {out['small_text']}")
     if reasons:
         name, why = next(iter(reasons.items()))
         first = f"{printable(name)[:200]} ({why})"
