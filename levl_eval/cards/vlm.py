@@ -100,7 +100,8 @@ class QuestionCard(TaskFields):
     recipe: RecipeCard | str = protocol("vqa-train")
     prompt: PromptSpec = protocol(PromptSpec())
     scorer: Literal[
-        "gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft", "relaxed", "anls", "ocrbench"
+        "gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft", "relaxed", "anls", "ocrbench",
+        "truth",
     ] = protocol()  # vlm/scoring.py  # fmt: skip
     # Answers whose likelihoods are measured beside: yes and no, for average precision and calibration; or the letters of options.
     likelihood: list[str] = protocol([], max_length=10)

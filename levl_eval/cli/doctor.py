@@ -24,6 +24,8 @@ SETS = {
     "docvqa": "task 1, single page (free registration): https://rrc.cvc.uab.es/?ch=17, or --data hub",
     "infovqa": "task 3, infographics (free registration): https://rrc.cvc.uab.es/?ch=17, or --data hub",
     "ocrbench": "OCRBench.json and OCRBench_Images.zip: https://github.com/Yuliang-Liu/MultimodalOCR, or --data hub",
+    "tallyqa": "tallyqa.zip: https://github.com/manoja328/TallyQA_dataset, and the images of Visual Genome; or --data hub",
+    "vsr": "data/splits: https://github.com/cambridgeltl/visual-spatial-reasoning, and COCO 2017's images",
     "vizwiz": "https://vizwiz.org/tasks-and-datasets/vqa",
     "scienceqa": "https://scienceqa.github.io, or --data hub",
     "mme": "see the evaluation tools of https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, or --data hub",

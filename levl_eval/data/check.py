@@ -42,6 +42,7 @@ QUESTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "vqav2": {s: (f"*{s}_questions.json",) for s in ("train2014", "val2014")}, "pope": {"": ("coco_pope_*.json",)},
     "chartqa": {s: (f"**/{s}_human.json",) for s in ("train", "val", "test")}, "docvqa": {"val": ("**/val_v1.0*.json",)},
     "infovqa": {"val": ("**/infographic*VQA_val_v1.0*.json",)}, "ocrbench": {"": ("**/OCRBench.json",)},
+    "tallyqa": {"test": ("test.json",)}, "vsr": {"test": ("**/splits/zeroshot/test.jsonl",)},
 }  # fmt: skip
 VALIDATION = {"aircraft": (3_333,)}
 LISTED = (  # sets whose splits are lists of names in ImageSets/

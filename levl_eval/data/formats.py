@@ -305,6 +305,32 @@ class HubOCRBench(Entry):
     answer: NoBlankAnswers
 
 
+class TallyQA(Entry):
+    question_id: Id
+    image: Text
+    question: Text
+    answer: Annotated[int, Field(ge=0)]
+    issimple: bool | None = None
+
+
+class Counted(Entry):
+    question: Text
+    answer: Word
+    is_simple: bool | None = None
+
+
+class HubTallyQA(Entry):
+    qa: list[Counted]
+
+
+class VSR(Entry):
+    image: Text
+    caption: Text
+    label: Annotated[int, Field(ge=0, le=1)]
+    relation: Text
+    image_link: MaybeText = ""
+
+
 M = TypeVar("M", bound=Entry)
 
 

@@ -15,6 +15,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data import documents, multiple_choice
 from levl_eval.data.benchmarks import TEXT_ONLY, llava_turns, mme_question, scienceqa_question, textvqa_question, vizwiz_question
+from levl_eval.data.counting import tallyqa_row
 from levl_eval.data.documents import UNNAMED_IMAGES
 from levl_eval.data.entries import checked_labels, spread_over_classes
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, unique_ids
@@ -54,13 +55,13 @@ _NEEDED = {
     "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
     "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
     "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"},
-    **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
+    "tallyqa": {"qa"}, **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
 }  # fmt: skip
 _ROWS = {**multiple_choice.HUB_ROWS, **documents.HUB_ROWS}
 
 
 def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
-    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME, ChartQA, DocVQA, InfographicVQA, OCRBench.
+    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME, ChartQA, DocVQA, InfographicVQA, OCRBench, TallyQA.
 
     Raises UsageError where the hub cannot be reached, a column is missing, or a row does not fit.
     """
@@ -78,6 +79,9 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     text = table.remove_columns([c for c in (column,) if c in table.column_names])
     if spec.layout == "llava":
         return _conversations(spec, got, limit)
+    if spec.layout == "tallyqa":
+        counts = [q for i, row in enumerate(text) for q in tallyqa_row(i, row, source)]
+        return _finish(spec, counts, got, {f"{i:06d}": i for i in range(len(table))}, limit, f"{len(counts)} questions")
     out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(text)]
     if spec.layout == "gqa":
         images = load_split(hub, hub.images)

@@ -40,6 +40,8 @@ _SHARED = {
     "pope": ("coco", "vqav2", "gqa/images"),
     "vqav2": ("coco",),
     "sugarcrepe": ("coco",),
+    "vsr": ("coco",),
+    "tallyqa": ("visual_genome", "coco"),
 }  # folders of --data DIR where a set's images may lie too
 
 

@@ -45,7 +45,7 @@ QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
     "mmbench": "multiple_choice_files:read_mmbench", "ai2d": "multiple_choice_files:read_ai2d", "mcq": "multiple_choice_files:read_mcq",
     "realworldqa": "multiple_choice_files:read_realworldqa", "blink": "multiple_choice_files:read_mcq",
     "chartqa": "documents:read_chartqa", "docvqa": "documents:read_docvqa", "infovqa": "documents:read_infovqa",
-    "ocrbench": "documents:read_ocrbench",
+    "ocrbench": "documents:read_ocrbench", "tallyqa": "counting:read_tallyqa", "vsr": "counting:read_vsr",
 })  # fmt: skip
 CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "imagefolder": "imagefolder:read_imagefolder", "labels": "classification:read_labels", "imagenet": "classification:read_imagenet",

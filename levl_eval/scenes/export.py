@@ -5,7 +5,7 @@
     pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts; cv_bench, mmbench: scenes.options
-    chartqa, docvqa, infovqa, ocrbench: scenes.signs
+    chartqa, docvqa, infovqa, ocrbench: scenes.signs; tallyqa, vsr: scenes.counting
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     roxford5k/jpg/*.jpg, gnd_roxford5k.json
     davis/DAVIS/{JPEGImages,Annotations}/480p/<video>/<frame>, ImageSets/2017/val.txt
@@ -31,7 +31,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, manifest, options, shifts, signs
+from levl_eval.scenes import VERSION, choices, counting, manifest, options, shifts, signs
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
@@ -57,7 +57,7 @@ COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
-    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS,
+    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -78,6 +78,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return shifts.shifted_scene(scene_of("classification/test", index, seed), kind)
     if room in signs.ROOMS:
         return signs.signed_scene(part, index, seed)
+    if room in counting.ROOMS:
+        return counting.counted_scene(part, index, seed)
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -124,6 +126,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield f"{part}/{image_id(part, index)}.jpg", scene
     elif room in signs.ROOMS:
         yield signs.image_path(part, index), scene
+    elif room in counting.ROOMS:
+        yield counting.image_path(part, index), scene
     elif room == "davis":
         yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
@@ -303,6 +307,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield "roxford5k/gnd_roxford5k.json", json.dumps(places_file(count, size))
     elif room in signs.ROOMS:
         yield from signs.files_of(part, count, seed)
+    elif room in counting.ROOMS:
+        yield from counting.files_of(part, count, seed)
     elif room == "davis":  # frames beyond the last whole video are listed nowhere
         yield f"{_DAVIS}/ImageSets/2017/{split}.txt", "".join(f"{_video(k)}\n" for k in range(count // FRAMES))
     elif part == "ade20k/validation":

@@ -37,6 +37,7 @@ FITTING = {
     "textvqa": {"question_id": NUMBERS, "image_id": WORDS, "question": WORDS, "answers": CELLS[4]},
     "vizwiz": {"question_id": WORDS, "question": WORDS, "answers": CELLS[4]}, "scienceqa": {"question": WORDS, "choices": CELLS[4], "answer": NUMBERS},
     "mme": {"question_id": WORDS, "question": WORDS, "answer": WORDS, "category": WORDS}, "llava": {"conversations": CELLS[5]},
+    "tallyqa": {"qa": st.lists(st.fixed_dictionaries({"question": WORDS, "answer": WORDS}), max_size=3)},
     "chartqa": {"type": WORDS, "question": WORDS, "answer": WORDS}, "ocrbench": {"dataset": WORDS, "question": WORDS, "question_type": WORDS, "answer": CELLS[4]},
     "docvqa": {"questionId": WORDS, "question": WORDS, "answers": CELLS[4], "question_types": CELLS[4], "ucsf_document_id": WORDS},
     "karpathy": {"caption": CELLS[4], "filename": WORDS, "split": WORDS}, "captions": {"caption": WORDS},

@@ -71,7 +71,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
             "shift",
             "cv-bench-2d",
             "mmbench",
-            *("chartqa", "docvqa", "infovqa", "ocrbench"),
+            *("chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr"),
         ],
         [],
         "scenes",

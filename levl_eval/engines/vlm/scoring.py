@@ -18,6 +18,7 @@ from levl_eval.metrics.gqa import gqa_belongs, gqa_correct, weighted_gqa_distrib
 from levl_eval.metrics.mme import COGNITION, PERCEPTION, mme_answer
 from levl_eval.metrics.pope import is_unparsed, pope_answer, probability_counts, weighted_average_precision, yes_probability
 from levl_eval.metrics.statistics import Z95, bootstrap_statistic, bootstrap_weighted, mean_estimate
+from levl_eval.metrics.truth import truth_answer
 from levl_eval.metrics.vqa import exact_match, soft_accuracy, textvqa_accuracy, vizwiz_accuracy, vqa_accuracy
 
 _SOFT = {"vqav2": vqa_accuracy, "textvqa": textvqa_accuracy, "vizwiz": vizwiz_accuracy, "soft": soft_accuracy}  # by annotators
@@ -81,6 +82,8 @@ def score(scorer: str, question: Question, text: str) -> float:
         return _SOFT[scorer](text, question.answers or (question.answer,))
     if scorer == "anls":
         return anls(text, question.answers or (question.answer,))
+    if scorer == "truth":
+        return float(truth_answer(text) == question.answer)
     if scorer == "relaxed":
         return float(relaxed_correct(text, question.answer))
     if scorer == "ocrbench":
@@ -151,6 +154,8 @@ def estimates(
         out |= _gqa(questions, texts, scores, images)
     elif scorer == "mme":
         out |= _mme(questions, scores, images)
+    elif scorer == "truth":
+        out["unparsed"] = mean_estimate(np.array([float(truth_answer(t) == "other") for t in texts]), images)
     elif scorer == "ocrbench":
         kinds = np.array([str(q.meta.get("type", "")).endswith("Recognition") for q in questions])
         formulas = np.array(["Expression" in str(q.meta.get("type", "")) for q in questions])
