@@ -22,8 +22,10 @@ from levl_eval.records import Record
 from levl_eval.report import browser, facts, protocols, svg
 from levl_eval.report.browser import IMAGES, RIGHT, Opener
 from levl_eval.report.budget import budgets, series
+from levl_eval.report.protocol_curves import protocol_curves
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.sight import doses
+from levl_eval.report.specification import specification_curve_svg
 from levl_eval.report.tables import data_notes, failures, floor_notes, instrument_notes
 from levl_eval.report.templating import json_data, own_file, render
 from levl_eval.report.units import interval, lower_note
@@ -126,6 +128,19 @@ def _budgets(results: Results, colour: dict[str, int]) -> list[Chart]:
             out.append(
                 Chart(f"{group.task}: score against budget", chart, "A line that still rises says that the head is the limit.")
             )
+    return out
+
+
+def _specifications(results: Results) -> list[Chart]:
+    """The gains of each backbone under every protocol that a grid has run."""
+    out = []
+    for task, whose, points in protocol_curves(results)[:MOST_BARS]:
+        drawing = Markup(
+            specification_curve_svg(points, f"gain of {whose} on {task} under {len(points)} protocols")
+        )  # rendered, hence escaped
+        held = sum(p.verdict == "supported" for p in points)
+        caption = f"Gain of {whose} under each protocol, sorted, with 95% intervals and what was chosen; above zero beyond error in {held} of {len(points)}."
+        out.append(Chart(f"{task}: {whose}, by protocol", drawing, caption))
     return out
 
 
@@ -272,7 +287,7 @@ def build(results: Results, opener: Opener | None = None, out: Path | None = Non
     page = render(
         "report.html.j2", css=own_file(HERE / "report.css"), script=own_file(HERE / "report.js"), results=results, head=facts.head(results),
         data_notes=data_notes(results), tables=tables(results), notes=list(dict.fromkeys([*floor_notes(results.records), *instrument_notes(results, results.rows), *failures(results), *results.notes()])),
-        responses=[*_budgets(results, colour), *_doses(results)], gain=_gains(results, colour), scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),
+        responses=[*_budgets(results, colour), *_doses(results), *_specifications(results)], gain=_gains(results, colour), scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),
         breakdowns=[_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values())],
         shared=protocols.shared(results.rows), tasks=_tasks(results, link), images=IMAGES, right=RIGHT, data=PLACE,
     )  # fmt: skip

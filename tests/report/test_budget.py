@@ -13,6 +13,7 @@ from levl_eval.records import Sample, write_record
 from levl_eval.report import wide
 from levl_eval.report.budget import budget_notes, budgets
 from levl_eval.report.html import build
+from levl_eval.report.protocol_curves import protocol_curves
 from levl_eval.report.results import Results
 from levl_eval.report.sight import doses
 from levl_eval.report.tables import all_notes, lines
@@ -99,3 +100,15 @@ def test_doses_are_lines_by_rising_share(tmp_path):
     assert (title, kind, [x for x, _ in points]) == ("linear", "classes", [0.0, 0.5, 1.0])
     assert points[0][1].value < points[1][1].value < points[2][1].value
     assert "Dose and response" in build(results)
+
+
+def test_gains_under_several_protocols_are_a_specification_curve(tmp_path):
+    for epochs, skill in ((50, 0.4), (100, 0.7), (200, 0.9)):
+        write(tmp_path, "random", epochs, 0.5, baseline=True)
+        write(tmp_path, "mine", epochs, skill)
+    results = Results.read([tmp_path])
+    ((task, whose, points),) = protocol_curves(results)
+    assert (task, whose) == ("linear", "mine over random")
+    assert [dict(p.choices) for p in points] == [{"epochs": e} for e in ("50", "100", "200")]
+    assert [p.verdict for p in points] == ["contradicted", "supported", "supported"] and points[0].high < 0 < points[1].low
+    assert "above zero beyond error in 2 of 3" in build(results)
