@@ -13,6 +13,7 @@ from levl_eval.cards import SuiteCard
 from levl_eval.cards.suites import suite_cards
 from levl_eval.metrics.catalogue import metric as catalogued
 from levl_eval.metrics.estimate import Estimate
+from levl_eval.metrics.statistics import fraction_interval
 from levl_eval.report.provenance import source_word
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.units import interval
@@ -115,7 +116,8 @@ def _mean(parts: Sequence[tuple[str, Estimate]]) -> Estimate:
             return Estimate(value=value, n=n, method=METHOD)
         of_set[fingerprint] = of_set.get(fingerprint, 0.0) + e.stderr
     error = sum(v**2 for v in of_set.values()) ** 0.5 / count
-    low, high = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
+    # Where every task has 0 or 1 the items show no error of their own: that of the smallest task's images is taken.
+    low, high = fraction_interval(value, error, min(e.clusters or e.n or 1 for _, e in parts))
     return Estimate(value=value, stderr=error, low=low, high=high, n=n, method=METHOD)
 
 

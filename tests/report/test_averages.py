@@ -32,7 +32,15 @@ def test_the_mean_and_its_error_by_hand(tmp_path):
     e = average.values["a"]
     assert e.value == pytest.approx(0.4) and e.n == 80
     assert e.stderr == pytest.approx(0.025)  # half the root of 0.03^2 + 0.04^2
-    assert (e.low, e.high) == (pytest.approx(0.4 - 1.96 * 0.025), pytest.approx(0.4 + 1.96 * 0.025))
+    assert (e.low, e.high) == (pytest.approx(0.4 - 1.96 * 0.025, abs=2e-3), pytest.approx(0.4 + 1.96 * 0.025, abs=2e-3))
+
+
+def test_a_perfect_average_is_not_certain(tmp_path):
+    for task in ("ade20k", "voc"):
+        put(tmp_path, "a", task, 1.0, 0.0)
+    (average,) = averages(Results.read([tmp_path]), [DENSE])
+    e = average.values["a"]
+    assert e.value == 1.0 == e.high and e.low is not None and 0.88 < e.low < 0.93  # Wilson's of 40 images
 
 
 def test_tasks_on_one_test_set_err_together(tmp_path):
