@@ -44,10 +44,18 @@ def _one_block(k: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws).astype(np.uint16)
 
 
+@lru_cache(2)
+def _one_block_of_floats(k: int, draws: int, seed: int) -> np.ndarray:
+    """The same, read only, as products want it; at most 16 MiB."""
+    out: np.ndarray = _one_block(k, draws, seed).astype(np.float64)
+    out.flags.writeable = False
+    return out
+
+
 def cluster_draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory."""
     if k * draws <= _KEPT:
-        yield _one_block(k, draws, seed).astype(np.float64)
+        yield _one_block_of_floats(k, draws, seed)
         return
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // (8 * k))

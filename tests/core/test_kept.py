@@ -1,0 +1,44 @@
+"""Arrays that are kept come back as they were, read without numpy's parser of headers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from levl_eval.core.kept import Damaged, read_arrays, write_arrays
+
+ARRAYS = {
+    "none": np.zeros((0, 3)), "one": np.array(2.5), "truth": np.array([True, False]), "long": np.arange(7, dtype=np.int64),
+    "half": np.arange(6, dtype=np.float16).reshape(2, 3), "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "words": np.array(["a", "\u00e9b"]), "large end": np.arange(3, dtype=">i4"), "nan": np.array([np.nan, -0.0]),
+}  # fmt: skip
+
+
+def test_arrays_come_back_as_numpy_itself_reads_them_and_can_be_changed(tmp_path):
+    path = tmp_path / "a.npz"
+    write_arrays(path, "key", ARRAYS)
+    got = read_arrays(path, "key")
+    with np.load(path) as theirs:
+        for name in ARRAYS:
+            assert got[name].dtype == theirs[name].dtype and got[name].shape == theirs[name].shape
+            assert got[name].tobytes() == theirs[name].tobytes()
+    got["long"][0] = 9
+    assert read_arrays(path, "key")["long"][0] == 0
+
+
+def test_what_is_not_theirs_or_damaged_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    write_arrays(path, "key", ARRAYS)
+    with pytest.raises(Damaged, match="something else"):
+        read_arrays(path, "other")
+    raw = path.read_bytes()
+    at = raw.index(np.arange(7, dtype=np.int64).tobytes())
+    path.write_bytes(raw[:at] + b"\x05" + raw[at + 1 :])
+    with pytest.raises(Damaged):
+        read_arrays(path, "key")
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(Damaged, match="cannot be read"):
+        read_arrays(path, "key")
+    np.savez(path, seal=np.array([{}], object))
+    with pytest.raises(Damaged, match="cannot be read"):
+        read_arrays(path, "key")
