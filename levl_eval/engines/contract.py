@@ -54,7 +54,8 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
 VERSIONS: dict[str, int] = {
     **dict.fromkeys(ENGINES, 1),
     "attentive": 2,
-}  # attentive 2: crops are drawn by image content, not by id
+    "linear-path": 2,
+}  # attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points
 ANSWERS = 3  # how a language model answers a set of questions
 
 

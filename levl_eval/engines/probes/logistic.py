@@ -2,11 +2,11 @@
 
 For every C on its own the objective is scikit-learn's, divided by C N:  mean loss + ||W||^2 / (2 C N), intercept free.
 The problems share their data, so one matrix product gives the logits of all of them and one more all gradients. Each is
-minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there, taken anew
-now and then: where classes are separable it shrinks by decades on the way. From coarse to fine: every 16th C is solved from zero;
-then, level by level, what halves the gaps starts on the polynomial in log C through the nearest four solutions. Solved problems leave
-the stack. The first solutions are in single precision, the last steps in double: at large C the objective is so flat that half-solved
-problems answer otherwise.
+minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there, and where a problem
+takes long by its blocks of one class each: where classes are separable the Hessian shrinks by decades on the way, and differently for
+each class. Every second C is climbed to from those below it, on the polynomial in log C through the last solutions; those between start together, each on the
+polynomial through the nearest four. Solved problems leave the stack. The first steps are in single precision, the last in double: at
+large C the objective is so flat that half-solved problems answer otherwise.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ from levl_eval.core.progress import Progress
 from levl_eval.engines.probes.common import BLOCK, IN_MEMORY, Matrix
 
 HISTORY = 8  # pairs L-BFGS remembers
+NEAR, FAR = (
+    2,
+    16,
+)  # every so many strengths are climbed one after another: where rows lie in memory, and where each is a pass over a file
 ROUGH = 1e-5  # tolerance of the first solutions, which are in single precision
 STALL = 10  # iterations without gain after which a problem is left where float32 has brought it
-REFRESH = 20  # iterations after which the preconditioner is that of the point reached
+REFRESH = 50  # iterations after which the preconditioner is that of the point reached
+BLOCKS = 1 << 26  # numbers of the Hessian's blocks held at once; where they are more, its diagonal preconditions
+JITTER = 1e-6  # of a block's diagonal: what float32 may have lost
 LOGITS = 1 << 21  # numbers of logits held at once
 STACK = 1 << 28  # numbers of weights and history held at once; longer paths are solved in pieces
 
@@ -73,7 +79,8 @@ class _Rows:
         self.values = values[keep].float().to(device)
         self.vectors = vectors[:, keep]
         self._kept: list[tuple[Tensor, Tensor]] | None = None
-        if 8 * self.n * len(self.values) <= IN_MEMORY:
+        self._double: list[tuple[Tensor, Tensor]] | None = None
+        if 12 * self.n * len(self.values) <= IN_MEMORY:
             self._kept = list(self._read(BLOCK))
 
     def _read(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -85,129 +92,163 @@ class _Rows:
                 yield ((b - self.mean).to(self.device).double() @ turn).float(), target
                 start += len(b)
 
-    def double(self) -> None:
-        """From now on the rows are given in double precision."""
-        self.dtype = torch.float64
-        if self._kept is not None:
-            self._kept = [(z.double(), y) for z, y in self._kept]
+    @property
+    def in_memory(self) -> bool:
+        return self._kept is not None
+
+    def give(self, dtype: torch.dtype) -> None:
+        """From now on the rows are given in this precision."""
+        self.dtype = dtype
+        if dtype == torch.float64 and self._kept is not None and self._double is None:
+            self._double = [(z.double(), y) for z, y in self._kept]
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for z, y in self._kept if self._kept is not None else self._read(BLOCK):
+        kept = self._double if self.dtype == torch.float64 else self._kept
+        for z, y in kept if kept is not None else self._read(BLOCK):
             for i in range(0, len(z), size):
                 yield z[i : i + size].to(self.dtype), y[i : i + size]
 
 
-def _evaluate(rows: _Rows, w: Tensor, b: Tensor, ridge: Tensor, curvature: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Objective [P] (float64), its gradients [r, K, P] and [K, P], and the Hessian's diagonal without the ridge where asked for
-    (rotated weights [r, K, P]; for the bias the mean of p (1 - p) stands in the last row, so [r + 1, K, P])."""
-    r, k, p = w.shape
-    flat = w.reshape(r, k * p)
-    value = torch.zeros(p, dtype=torch.float64, device=w.device)
-    gw, gb = torch.zeros_like(flat), torch.zeros_like(b)
-    diagonal = torch.zeros(r + 1, k * p, dtype=w.dtype, device=w.device) if curvature else torch.empty(0)
+def _evaluate(rows: _Rows, v: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+    """Objective [P] (float64) and its gradient [r + 1, K, P] at v [r + 1, K, P]: rotated weights, and in the last row the bias."""
+    (r, k, p), n = (len(v) - 1, *v.shape[1:]), rows.n
+    w, b = v[:-1].reshape(r, k * p), v[-1]
+    value = torch.zeros(p, dtype=torch.float64, device=v.device)
+    gradient = torch.zeros_like(v)
+    gw, gb = gradient[:-1].view(r, k * p), gradient[-1]
     for z, y in rows.blocks(max(64, LOGITS // (k * p))):
-        logits = (z @ flat).view(len(z), k, p) + b
+        logits = (z @ w).view(len(z), k, p) + b
         logits -= logits.amax(1, keepdim=True)
         value -= logits[torch.arange(len(z), device=z.device), y].double().sum(0)
         total = logits.exp_().sum(1, keepdim=True)
         value += total.log().double().sum((0, 1))
         logits /= total  # probabilities
-        if curvature:
-            own = (logits - logits * logits).view(len(z), k * p)
-            diagonal[:r].addmm_((z * z).T, own)
-            diagonal[r] += own.sum(0)
         logits[torch.arange(len(z), device=z.device), y] -= 1
         gb += logits.sum(0)
         gw.addmm_(z.T, logits.view(len(z), k * p))
-    n = rows.n
-    value = value / n + 0.5 * ridge.double() * (w.double() ** 2).sum((0, 1))
-    return value, (gw / n).view(r, k, p) + ridge * w, gb / n, diagonal / n
+    gradient /= n
+    gradient[:-1] += ridge * v[:-1]
+    return value / n + 0.5 * ridge.double() * (v[:-1].double() ** 2).sum((0, 1)), gradient
 
 
-def _dot(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
-    """Inner products [P] of (weight, bias) pairs."""
-    return (a[0] * b[0]).sum((0, 1)) + (a[1] * b[1]).sum(0)
+def _curvature(rows: _Rows, v: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows with a 1 behind them [n, r + 1], and p (1 - p) of each class and problem there [n, K P]."""
+    r, k, p = len(v) - 1, *v.shape[1:]
+    for z, _ in rows.blocks(max(64, LOGITS // (k * p))):
+        q = ((z @ v[:-1].reshape(r, k * p)).view(len(z), k, p) + v[-1]).softmax(1)
+        yield torch.cat([z, z.new_ones(len(z), 1)], 1), (q - q * q).view(len(z), k * p)
 
 
-def _scales(diagonal: Tensor, ridge: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse of the Hessian's diagonal for weights [r, K, P] and bias [K, P]."""
-    diagonal = diagonal.view(-1, *b.shape)
-    return 1 / (diagonal[:-1] + ridge).clamp(min=1e-12), 1 / diagonal[-1].clamp(min=1e-12)
+def _diagonal(rows: _Rows, v: Tensor, ridge: Tensor) -> Tensor:
+    """Inverse of the Hessian's diagonal, [r + 1, K, P]."""
+    out = torch.zeros(len(v), v[0].numel(), dtype=v.dtype, device=v.device)
+    for z, own in _curvature(rows, v):
+        out.addmm_((z * z).T, own)
+    out = (out / rows.n).view_as(v)
+    out[:-1] += ridge
+    return 1 / out.clamp(min=1e-12)
 
 
-_Pair = tuple[Tensor, Tensor]  # of weights [r, K, P] and biases [K, P]
+def _blocks(rows: _Rows, v: Tensor, ridge: Tensor) -> Tensor:
+    """Inverses [K, P, r + 1, r + 1] of the Hessian's blocks of one class, in float32."""
+    size, k, p = v.shape
+    made = torch.zeros(k * p, size, size, device=v.device)
+    for z, own in _curvature(rows, v):
+        z, own = z.float(), own.float()
+        for i in range(k * p):
+            made[i].addmm_((z * own[:, i : i + 1]).T, z)
+    out = made.view(k, p, size, size).double() / rows.n
+    diagonal = out.diagonal(dim1=-2, dim2=-1)
+    diagonal[..., :-1] += ridge.double()[:, None]
+    scale = diagonal.clamp(min=1e-12).rsqrt()  # to ones on the diagonal, where one rounding is as good as another
+    out = out * scale[..., None] * scale[..., None, :]
+    out.diagonal(dim1=-2, dim2=-1).add_(JITTER)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(out))
+    return (inverse * scale[..., None] * scale[..., None, :]).float()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products [P]."""
+    return (a * b).sum((0, 1))
 
 
 class _Descent:
-    """L-BFGS on P problems at once, from (w [r, K, P], b [K, P])."""
+    """L-BFGS on P problems at once, from v [r + 1, K, P]; ``blocks`` precondition where they are given."""
 
-    def __init__(self, rows: _Rows, ridge: Tensor, w: Tensor, b: Tensor) -> None:
-        self.rows, self.ridge, self.w, self.b = rows, ridge, w, b
-        self.slack = 1e-7 if w.dtype == torch.float32 else 1e-13  # of the objective: what its precision cannot tell apart
-        self.value, self.gw, self.gb, diagonal = _evaluate(rows, w, b, ridge, curvature=True)
-        self.scale_w, self.scale_b = _scales(diagonal, ridge, b)
-        self.pairs: list[tuple[_Pair, _Pair, Tensor]] = []  # steps, changes of the gradient, 1 / their inner products
-        self.stalled = torch.zeros(len(ridge), dtype=torch.long, device=w.device)
+    def __init__(self, rows: _Rows, ridge: Tensor, v: Tensor, blocks: Tensor | None) -> None:
+        self.rows, self.ridge, self.v, self.blocks = rows, ridge, v, blocks
+        self.slack = 1e-7 if v.dtype == torch.float32 else 1e-13  # of the objective: what its precision cannot tell apart
+        self.value, self.g = _evaluate(rows, v, ridge)
+        self.scale = _diagonal(rows, v, ridge) if blocks is None else torch.empty(1, 1, len(ridge))
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # steps, changes of the gradient, 1 / their inner products
+        self.stalled = torch.zeros(len(ridge), dtype=torch.long, device=v.device)
 
     def largest_gradient(self) -> Tensor:
         """[P], in the coordinates of the features."""
-        turned = self.rows.vectors.to(self.w.device, self.w.dtype) @ self.gw.flatten(1)
-        return torch.maximum(turned.abs().amax(0).view(self.gb.shape).amax(0), self.gb.abs().amax(0))
+        turned = self.rows.vectors.to(self.v.device, self.v.dtype) @ self.g[:-1].flatten(1)
+        return torch.maximum(turned.abs().amax(0).view_as(self.g[-1]).amax(0), self.g[-1].abs().amax(0))
 
     def keep(self, at: Tensor) -> None:
         """Go on with these problems alone."""
-        for name in ("w", "b", "gw", "gb", "scale_w", "scale_b", "ridge", "value", "stalled"):
+        for name in ("v", "g", "scale", "ridge", "value", "stalled"):
             setattr(self, name, getattr(self, name)[..., at])
-        self.pairs = [((s[0][..., at], s[1][..., at]), (y[0][..., at], y[1][..., at]), rho[at]) for s, y, rho in self.pairs]
+        self.blocks = None if self.blocks is None else self.blocks[:, at]
+        self.pairs = [(s[..., at], y[..., at], rho[at]) for s, y, rho in self.pairs]
 
-    def _direction(self) -> tuple[_Pair, Tensor]:
+    def _scaled(self, x: Tensor) -> Tensor:
+        """The preconditioner's inverse times x."""
+        if self.blocks is None:
+            return x * self.scale
+        columns = x.permute(1, 2, 0).unsqueeze(-1).to(self.blocks.dtype)  # [K, P, r + 1, 1]
+        return (self.blocks @ columns).squeeze(-1).permute(2, 0, 1).to(x.dtype)
+
+    def precondition(self) -> None:
+        """Anew where the descent stands: each class's block of the Hessian where they are few enough, else its diagonal."""
+        if self.v[0].numel() * len(self.v) ** 2 <= BLOCKS:
+            self.blocks = _blocks(self.rows, self.v, self.ridge)
+        else:
+            self.scale = _diagonal(self.rows, self.v, self.ridge)
+
+    def _direction(self) -> tuple[Tensor, Tensor]:
         """Along whose negative to go, and the slope there, by L-BFGS's two loops."""
-        qw, qb = self.gw.clone(), self.gb.clone()
+        q = self.g.clone()
         alphas = []
         for s, y, rho in reversed(self.pairs):
-            alpha = rho * _dot(s, (qw, qb))
+            alpha = rho * _dot(s, q)
             alphas.append(alpha)
-            qw -= alpha * y[0]
-            qb -= alpha * y[1]
-        qw *= self.scale_w
-        qb *= self.scale_b
+            q -= alpha * y
+        q = self._scaled(q)
         if self.pairs:
             s, y, rho = self.pairs[-1]
-            gamma = 1 / (rho * _dot(y, (y[0] * self.scale_w, y[1] * self.scale_b))).clamp(min=1e-20)
-            qw *= gamma
-            qb *= gamma
+            q *= 1 / (rho * _dot(y, self._scaled(y))).clamp(min=1e-20)
         for (s, y, rho), alpha in zip(self.pairs, reversed(alphas), strict=True):
-            beta = rho * _dot(y, (qw, qb))
-            qw += (alpha - beta) * s[0]
-            qb += (alpha - beta) * s[1]
-        slope = _dot((self.gw, self.gb), (qw, qb))
+            q += (alpha - rho * _dot(y, q)) * s
+        slope = _dot(self.g, q)
         bad = slope <= 0
         if bad.any():
-            qw, qb = torch.where(bad, self.gw * self.scale_w, qw), torch.where(bad, self.gb * self.scale_b, qb)
-            slope = _dot((self.gw, self.gb), (qw, qb))
-        return (qw, qb), slope
+            q = torch.where(bad, self._scaled(self.g), q)
+            slope = _dot(self.g, q)
+        return q, slope
 
-    def step(self, anew: bool) -> None:
-        """One step with its line search; ``anew``: the preconditioner is taken anew where it ends."""
-        (qw, qb), slope = self._direction()
+    def step(self) -> None:
+        """One step with its line search."""
+        q, slope = self._direction()
         t = torch.ones_like(slope)
         for _ in range(25):
-            nw, nb = self.w - t * qw, self.b - t * qb
-            new, ngw, ngb, diagonal = _evaluate(self.rows, nw, nb, self.ridge, curvature=anew)
+            v = self.v - t * q
+            new, g = _evaluate(self.rows, v, self.ridge)
             enough = new <= self.value - 1e-4 * (t * slope).double() + self.slack * self.value.abs()
             if enough.all():
                 break
             # The parabola through both values and the slope, kept between a tenth and a half.
             guess = (t * slope).double() / (2 * (new - self.value + (t * slope).double())).clamp(min=1e-30)
             t = torch.where(enough, t, t * guess.clamp(0.1, 0.5).to(t.dtype))
-        self._remember((nw - self.w, nb - self.b), (ngw - self.gw, ngb - self.gb))
+        self._remember(v - self.v, g - self.g)
         gained = new < self.value - 0.01 * self.slack * self.value.abs()
         self.stalled = torch.where(gained, torch.zeros_like(self.stalled), self.stalled + 1)
-        self.w, self.b, self.gw, self.gb, self.value = nw, nb, ngw, ngb, new
-        if anew:
-            self.scale_w, self.scale_b = _scales(diagonal, self.ridge, nb)
+        self.v, self.g, self.value = v, g, new
 
-    def _remember(self, s: _Pair, y: _Pair) -> None:
+    def _remember(self, s: Tensor, y: Tensor) -> None:
         curved = _dot(s, y)
         ok = curved > 1e-12 * _dot(s, s)
         rho = torch.where(ok, 1 / curved.clamp(min=1e-30), torch.zeros_like(curved))  # rho 0: the pair is not used there
@@ -215,46 +256,113 @@ class _Descent:
         self.pairs = [*self.pairs, (s, y, rho)][-HISTORY:] if ok.all() else []
 
 
+@dataclass
+class _Solved:
+    v: Tensor  # [r + 1, K, P]
+    iterations: np.ndarray
+    done: np.ndarray
+    blocks: Tensor | None  # what preconditioned the last iteration, where one problem was solved
+
+
 def _solve(
-    rows: _Rows, strengths: np.ndarray, w: Tensor, b: Tensor, tolerance: float, limit: int, note: Callable[[int, int], None]
-) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:  # fmt: skip
-    """Minimise all problems from (w [r, K, P], b [K, P]); returns both, the iterations and whether each has converged."""
-    out_w, out_b = w.clone(), b.clone()
-    iterations, done = np.zeros(len(strengths), int), np.zeros(len(strengths), bool)
+    rows: _Rows, strengths: np.ndarray, v: Tensor, tolerance: float, limit: int, note: Callable[[int, int], None],
+    blocks: Tensor | None = None,
+) -> _Solved:  # fmt: skip
+    """Minimise all problems from v [r + 1, K, P]. blocks: of a problem nearby, to begin with."""
+    rows.give(v.dtype)
+    out = _Solved(v.clone(), np.zeros(len(strengths), int), np.zeros(len(strengths), bool), None)
     live = np.arange(len(strengths))
-    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=w.dtype, device=w.device)
-    descent = _Descent(rows, ridge, w, b)
+    ridge = torch.as_tensor(1.0 / (strengths * rows.n), dtype=v.dtype, device=v.device)
+    descent = _Descent(rows, ridge, v, blocks)
     step = 0
     while True:
         small = (descent.largest_gradient() <= tolerance).cpu().numpy()
-        out_w[:, :, live], out_b[:, live] = descent.w, descent.b
-        iterations[live] = step
-        done[live[small]] = True
+        out.v[:, :, live] = descent.v
+        out.iterations[live] = step
+        out.done[live[small]] = True
         over = small | (descent.stalled >= STALL).cpu().numpy()
         note(int((~over).sum()), step)
         if over.all() or step == limit:
-            return out_w, out_b, iterations, done
+            out.blocks = descent.blocks if len(strengths) == 1 else None
+            return out
         if over.mean() >= 0.1:  # solved problems leave the stack
-            descent.keep(torch.from_numpy(np.flatnonzero(~over)).to(w.device))
+            descent.keep(torch.from_numpy(np.flatnonzero(~over)).to(v.device))
             live = live[~over]
-        descent.step(anew=step % REFRESH == REFRESH - 1)
+        descent.step()
         step += 1
+        if step % REFRESH == 0:
+            descent.precondition()
 
 
-def levels(count: int) -> list[list[int]]:
-    """Positions 0 .. count - 1 from coarse to fine: ends and every 16th, then what halves the gaps."""
+def levels(count: int, rung: int) -> list[list[int]]:
+    """Positions 0 .. count - 1 from coarse to fine: ends and every ``rung``-th (a power of 2), then what halves the gaps."""
     out: list[list[int]] = []
     seen: set[int] = set()
-    for stride in (16, 8, 4, 2, 1):
-        fresh = sorted({*range(0, count, stride), count - 1} - seen)
+    while rung:
+        fresh = sorted({*range(0, count, rung), count - 1} - seen)
         seen.update(fresh)
         out += [fresh] if fresh else []
+        rung //= 2
     return out
 
 
 def lagrange(at: np.ndarray, x: float) -> np.ndarray:
     """Weights of the values at the points ``at`` in the polynomial through them, read at x."""
     return np.array([np.prod([(x - q) / (p - q) for j, q in enumerate(at) if j != i]) for i, p in enumerate(at)])
+
+
+class _Path:
+    """A path of strengths on the way to be solved; v [r + 1, K, P] in double precision."""
+
+    def __init__(self, rows: _Rows, classes: int, values: np.ndarray, how: tuple[float, int, Callable[[int, int], None]]) -> None:
+        self.rows, self.values = rows, values
+        self.tolerance, self.limit, self.note = how
+        self.v = torch.zeros(len(rows.values) + 1, classes, len(values), dtype=torch.float64, device=rows.device)
+        self.iterations, self.converged = np.zeros(len(values), int), np.zeros(len(values), bool)
+        self.known: list[int] = []
+        self.blocks: Tensor | None = None
+
+    def _take(self, at: list[int], solved: _Solved, done: bool = True) -> None:
+        self.v[:, :, at] = solved.v.double()
+        self.iterations[at] += solved.iterations
+        if done:
+            self.converged[at] = solved.done
+            self.known += at
+
+    def climb(self, j: int) -> None:
+        """Solve one strength from those before it: the best of the last solution and polynomials in log C through the last ones."""
+        if self.known:
+            starts = [self.v[:, :, self.known[-1]]]
+            for count in range(2, 5):
+                near = self.known[-count:]
+                if len(near) == count == len(set(self.values[near])):
+                    share = lagrange(np.log(self.values[near]), float(np.log(self.values[j])))
+                    starts.append(self.v[:, :, near] @ self.v.new_tensor(share))
+            stack = torch.stack(starts, -1)
+            self.rows.give(torch.float64)
+            ridge = self.v.new_full((len(starts),), 1 / (self.values[j] * self.rows.n))
+            self.v[:, :, j] = stack[:, :, int(_evaluate(self.rows, stack, ridge)[0].nan_to_num(torch.inf).argmin())]
+        rough = max(self.tolerance, ROUGH)
+        first = _solve(self.rows, self.values[[j]], self.v[:, :, [j]].float(), rough, self.limit, self.note, self.blocks)
+        self._take([j], first, done=False)
+        self.blocks = first.blocks
+        solved = _solve(self.rows, self.values[[j]], self.v[:, :, [j]], self.tolerance, self.limit, self.note, self.blocks)
+        self._take([j], solved)
+        self.blocks = solved.blocks
+
+    def fill(self, at: list[int]) -> None:
+        """Solve strengths together, each from the polynomial in log C through the nearest four solutions."""
+        for j in at:
+            nearby = sorted(self.known, key=lambda k: abs(k - j))[:4]
+            if not min(nearby) < j < max(nearby) or len(set(self.values[nearby])) < len(nearby):
+                nearby = nearby[:1]  # a polynomial is not to be trusted beyond its points
+            share = lagrange(np.log(self.values[nearby]), float(np.log(self.values[j])))
+            self.v[:, :, j] = self.v[:, :, nearby] @ self.v.new_tensor(share)
+        self.polish(at)
+
+    def polish(self, at: list[int]) -> None:
+        """Solve strengths together from where they are."""
+        self._take(at, _solve(self.rows, self.values[at], self.v[:, :, at], self.tolerance, self.limit, self.note))
 
 
 def solve_path(
@@ -273,47 +381,28 @@ def solve_path(
     if device.type == "mps":  # has no double precision
         device = torch.device("cpu")
     rows = _Rows(parts, device)
-    r, k, p = len(rows.values), classes, len(values)
-    per_stack = max(1, STACK // (max(r, 1) * k * (2 * HISTORY + 8)))
-    w, b = torch.zeros(r, k, p, device=device), torch.zeros(k, p, device=device)
-    iterations, converged = np.zeros(p, int), np.zeros(p, bool)
+    r, p = len(rows.values), len(values)
+    per_stack = max(1, STACK // (max(r, 1) * classes * (2 * HISTORY + 8)))
     with progress.stage("logistic regression", p, "C") as bar:
 
         def note(left: int, step: int) -> None:
             bar.advance(0, note=f"{left} of the stack left, iteration {step}")
 
+        path = _Path(rows, classes, values, (tolerance, max_iterations, note))
         if start is not None:
-            w[:] = (rows.vectors.T @ start.weight[:, :, 0].cpu().double()).to(device).unsqueeze(-1)
-            b[:] = (start.bias[:, 0].cpu() + rows.mean @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
-            w, b = w.double(), b.double()
-            rows.double()
-        known: list[int] = []
-        for level in levels(p):
-            for i in range(0, len(level), per_stack):
+            path.v[:-1] = (rows.vectors.T @ start.weight[:, :, 0].cpu().double()).to(device).unsqueeze(-1)
+            path.v[-1] = (start.bias[:, 0].cpu() + rows.mean @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
+        for number, level in enumerate(levels(p, NEAR if rows.in_memory else FAR)):
+            for i in range(0, len(level), 1 if number == 0 and start is None else per_stack):
                 at = level[i : i + per_stack]
-                if known and start is None:
-                    for j in at:
-                        nearby = sorted(known, key=lambda k: abs(k - j))[:4]
-                        if not min(nearby) < j < max(nearby) or len(set(values[nearby])) < len(nearby):
-                            nearby = nearby[:1]  # a polynomial is not to be trusted beyond its points
-                        share = lagrange(np.log(values[nearby]), float(np.log(values[j])))
-                        w[:, :, j], b[:, j] = (
-                            w[:, :, nearby] @ w.new_tensor(share),
-                            b[:, nearby] @ b.new_tensor(share),
-                        )
-                elif start is None:  # from zero, most of the way in single precision
-                    w, b = w.float(), b.float()
-                    w[:, :, at], b[:, at], iterations[at], _ = _solve(
-                        rows, values[at], w[:, :, at], b[:, at], max(tolerance, ROUGH), max_iterations, note
-                    )
-                    w, b = w.double(), b.double()
-                    rows.double()
-                w[:, :, at], b[:, at], more, converged[at] = _solve(
-                    rows, values[at], w[:, :, at], b[:, at], tolerance, max_iterations, note
-                )
-                iterations[at] += more
-                known += at
+                if start is not None:
+                    path.polish(at)
+                elif number:
+                    path.fill(at)
+                else:
+                    at = at[:1]
+                    path.climb(at[0])
                 bar.advance(len(at))
-    weight = torch.tensordot(rows.vectors, w.cpu(), 1)
-    bias = b.cpu() - torch.tensordot(rows.mean.double(), weight, 1)
-    return PathFit(values, weight.float(), bias.float(), iterations, converged)
+    weight = torch.tensordot(rows.vectors, path.v[:-1].cpu(), 1)
+    bias = path.v[-1].cpu() - torch.tensordot(rows.mean.double(), weight, 1)
+    return PathFit(values, weight.float(), bias.float(), path.iterations, path.converged)

@@ -164,6 +164,25 @@ def test_separable_classes_at_large_strengths_are_solved_from_afar():
     assert abs(model.score(b, t) - (fit.predictions(test, CPU)[:, 0] == t).mean()) <= 0.001
 
 
+@pytest.mark.slow
+def test_every_strength_of_a_path_on_separable_classes_converges_with_and_without_blocks(monkeypatch):
+    import levl_eval.engines.probes.logistic as module
+
+    rng = np.random.default_rng(0)
+    turn, spread = rng.normal(size=(60, 60)) / 60**0.5, np.exp(-np.linspace(0, 5, 60))
+    y = rng.integers(0, 8, 300)
+    x = Matrix((((rng.normal(size=(8, 60))[y] * 0.3 + rng.normal(size=(300, 60))) * spread) @ turn).astype(np.float32))
+    x.fit_scale()
+    strengths = 10.0 ** np.linspace(-6, 5, 12)
+    fit = solve_path([(x, y)], 8, strengths, CPU, tolerance=1e-7)
+    assert fit.converged.all() and fit.iterations.max() < 500
+    monkeypatch.setattr(module, "BLOCKS", 0)
+    plain = solve_path([(x, y)], 8, strengths, CPU, tolerance=1e-7, max_iterations=5000)
+    assert plain.converged.all() and plain.iterations.sum() > 1.3 * fit.iterations.sum()
+    for i in range(12):
+        assert torch.allclose(fit.logits(x, i, CPU).softmax(1), plain.logits(x, i, CPU).softmax(1), atol=2e-3)
+
+
 def test_a_path_uses_directions_of_small_variance():
     """Two columns differ by what tells the classes apart, with less than a thousand-millionth of their variance."""
     from sklearn.linear_model import LogisticRegression
@@ -182,11 +201,12 @@ def test_a_path_uses_directions_of_small_variance():
 def test_levels_halve_the_gaps_and_the_polynomial_is_exact():
     from levl_eval.engines.probes.logistic import lagrange, levels
 
-    found = levels(45)
+    found = levels(45, 16)
     assert (
         found[0] == [0, 16, 32, 44] and found[1] == [8, 24, 40] and sorted(i for level in found for i in level) == list(range(45))
     )
-    assert levels(1) == [[0]] and sorted(i for level in levels(7) for i in level) == list(range(7))
+    assert levels(1, 2) == [[0]] and levels(6, 2) == [[0, 2, 4, 5], [1, 3]]
+    assert sorted(i for level in levels(7, 16) for i in level) == list(range(7))
     at = np.array([-2.0, 0.5, 1.0, 4.0])
     assert lagrange(at, 3.0) @ (at**3 - 2 * at) == pytest.approx(21)
 
