@@ -53,7 +53,7 @@ def _one_block_of_floats(k: int, draws: int, seed: int) -> np.ndarray:
 
 
 def cluster_draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory."""
+    """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory; not to be written to."""
     if k * draws <= _KEPT:
         yield _one_block_of_floats(k, draws, seed)
         return
