@@ -21,6 +21,7 @@ from torch import Tensor
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.probes.common import BLOCK, IN_MEMORY, Matrix
+from levl_eval.engines.probes.strengths import lagrange, levels
 
 HISTORY = 8  # pairs L-BFGS remembers
 NEAR, FAR = (
@@ -294,23 +295,6 @@ def _solve(
             descent.precondition()
 
 
-def levels(count: int, rung: int) -> list[list[int]]:
-    """Positions 0 .. count - 1 from coarse to fine: ends and every ``rung``-th (a power of 2), then what halves the gaps."""
-    out: list[list[int]] = []
-    seen: set[int] = set()
-    while rung:
-        fresh = sorted({*range(0, count, rung), count - 1} - seen)
-        seen.update(fresh)
-        out += [fresh] if fresh else []
-        rung //= 2
-    return out
-
-
-def lagrange(at: np.ndarray, x: float) -> np.ndarray:
-    """Weights of the values at the points ``at`` in the polynomial through them, read at x."""
-    return np.array([np.prod([(x - q) / (p - q) for j, q in enumerate(at) if j != i]) for i, p in enumerate(at)])
-
-
 class _Path:
     """A path of strengths on the way to be solved; v [r + 1, K, P] in double precision."""
 
@@ -322,12 +306,10 @@ class _Path:
         self.known: list[int] = []
         self.blocks: Tensor | None = None
 
-    def _take(self, at: list[int], solved: _Solved, done: bool = True) -> None:
+    def _take(self, at: list[int], solved: _Solved) -> None:
         self.v[:, :, at] = solved.v.double()
         self.iterations[at] += solved.iterations
-        if done:
-            self.converged[at] = solved.done
-            self.known += at
+        self.converged[at] = solved.done
 
     def climb(self, j: int) -> None:
         """Solve one strength from those before it: the best of the last solution and polynomials in log C through the last ones."""
@@ -342,13 +324,13 @@ class _Path:
             self.rows.give(torch.float64)
             ridge = self.v.new_full((len(starts),), 1 / (self.values[j] * self.rows.n))
             self.v[:, :, j] = stack[:, :, int(_evaluate(self.rows, stack, ridge)[0].nan_to_num(torch.inf).argmin())]
-        rough = max(self.tolerance, ROUGH)
-        first = _solve(self.rows, self.values[[j]], self.v[:, :, [j]].float(), rough, self.limit, self.note, self.blocks)
-        self._take([j], first, done=False)
-        self.blocks = first.blocks
-        solved = _solve(self.rows, self.values[[j]], self.v[:, :, [j]], self.tolerance, self.limit, self.note, self.blocks)
-        self._take([j], solved)
-        self.blocks = solved.blocks
+        for dtype, tolerance in ((torch.float32, max(self.tolerance, ROUGH)), (torch.float64, self.tolerance)):
+            solved = _solve(
+                self.rows, self.values[[j]], self.v[:, :, [j]].to(dtype), tolerance, self.limit, self.note, self.blocks
+            )
+            self._take([j], solved)
+            self.blocks = solved.blocks
+        self.known.append(j)
 
     def fill(self, at: list[int]) -> None:
         """Solve strengths together, each from the polynomial in log C through the nearest four solutions."""
@@ -359,6 +341,7 @@ class _Path:
             share = lagrange(np.log(self.values[nearby]), float(np.log(self.values[j])))
             self.v[:, :, j] = self.v[:, :, nearby] @ self.v.new_tensor(share)
         self.polish(at)
+        self.known += at
 
     def polish(self, at: list[int]) -> None:
         """Solve strengths together from where they are."""
@@ -393,14 +376,13 @@ def solve_path(
             path.v[:-1] = (rows.vectors.T @ start.weight[:, :, 0].cpu().double()).to(device).unsqueeze(-1)
             path.v[-1] = (start.bias[:, 0].cpu() + rows.mean @ start.weight[:, :, 0].cpu()).to(device).unsqueeze(-1)
         for number, level in enumerate(levels(p, NEAR if rows.in_memory else FAR)):
-            for i in range(0, len(level), 1 if number == 0 and start is None else per_stack):
-                at = level[i : i + per_stack]
+            size = 1 if number == 0 and start is None else per_stack
+            for at in (level[i : i + size] for i in range(0, len(level), size)):
                 if start is not None:
                     path.polish(at)
                 elif number:
                     path.fill(at)
                 else:
-                    at = at[:1]
                     path.climb(at[0])
                 bar.advance(len(at))
     weight = torch.tensordot(rows.vectors, path.v[:-1].cpu(), 1)

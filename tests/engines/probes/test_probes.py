@@ -199,7 +199,7 @@ def test_a_path_uses_directions_of_small_variance():
 
 
 def test_levels_halve_the_gaps_and_the_polynomial_is_exact():
-    from levl_eval.engines.probes.logistic import lagrange, levels
+    from levl_eval.engines.probes.strengths import lagrange, levels
 
     found = levels(45, 16)
     assert (
