@@ -2,9 +2,12 @@
 
     python benchmarks/published_code.py             the table of differences in docs/pretraining.md
     python benchmarks/published_code.py --presets   the table of presets there
+    python benchmarks/published_code.py --authors MAY_DIR JULY_DIR
+                                                    the table of the authors' own two code versions there
 
-The published code is not part of this repository. What is measured here is this package against tests/golden/make_pretrain.py, which writes the
-published formulas down in float64 without any code of the package; run it from the repository's root.
+The published code is not part of this repository. What is measured by default is this package against tests/golden/make_pretrain.py, which
+writes the published formulas down in float64 without any code of the package; run it from the repository's root. --authors executes two
+checkouts that you bring (authors.py beside this file): read the code in them before you do. LeVLJEPA+ there needs einops.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -99,11 +103,39 @@ def differences() -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
+def authors_modules() -> tuple[ModuleType, ModuleType]:
+    """The two files beside this one that --authors needs: the comparison, and how their code is executed."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import authors
+    import authors_code
+
+    return authors, authors_code
+
+
+def main(words: list[str] | None = None) -> int:
+    """Returns the exit code."""
     p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     p.add_argument("--presets", action="store_true")
-    print(presets() if p.parse_args().presets else differences())
+    p.add_argument(
+        "--authors",
+        nargs=2,
+        type=Path,
+        metavar=("MAY_DIR", "JULY_DIR"),
+        help="checkouts of the published code, which is executed",
+    )
+    args = p.parse_args(words)
+    if args.authors:
+        from levl_eval.core.errors import UsageError
+
+        try:
+            print(authors_modules()[0].table(*args.authors))
+        except UsageError as e:
+            print(e, file=sys.stderr)
+            return 2
+    else:
+        print(presets() if args.presets else differences())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
