@@ -1,16 +1,19 @@
 """Records in the form of Every Eval Ever (evalevalai.com), the shared database of evaluation results: one JSON a record, samples beside it.
 
-Written by schema 0.2.2 (evaleval/every_eval_ever at 21b3d1a, eval.schema.json and instance_level_eval.schema.json), whose field names
-and required fields stand here; values it wants as text are JSON.
+Aggregates are written by schema 0.3.0 (eval.schema.json as in gbemike/every_eval_ever at 37ec18d, a copy of evaleval/every_eval_ever), samples by
+instance_level_eval.schema.json 0.2.2 (evaleval/every_eval_ever at c6d861b), the newest that was seen. Field names and required fields stand here; values they
+want as text are JSON.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 from datetime import datetime, timezone
 from pathlib import Path
-from uuid import NAMESPACE_URL, uuid5
+from uuid import UUID
 
 from levl_eval import __version__
 from levl_eval.core.files import atomic_path, atomic_write, sha256_file
@@ -20,7 +23,8 @@ from levl_eval.records import Record, Sample, read_samples
 from levl_eval.report.provenance import published_set, source_word
 from levl_eval.report.results import entry_of
 
-SCHEMA = "0.2.2"
+SCHEMA, INSTANCES = "0.3.0", "0.2.2"
+_OPEN = ("hf:", "official:", "timm:", "open_clip:", "random:")  # URIs whose weights anyone can have
 
 
 def _texts(values: dict[str, object]) -> dict[str, str]:
@@ -73,9 +77,8 @@ def _result(record: Record, name: str, e: Estimate) -> dict[str, object]:
         "metric_unit": "proportion" if kind.unit == "percent" else kind.unit or "none", "lower_is_better": kind.lower_is_better,
         "additional_details": _texts({"better": kind.better, "main": name == record.main_metric}),
     }  # fmt: skip
-    low, high = kind.bounds
-    if max(abs(low), abs(high)) < float("inf"):  # a continuous metric must have both ends
-        config |= {"score_type": "continuous", "min_score": low, "max_score": high}
+    low, high = ({math.inf: "Infinity", -math.inf: "-Infinity"}.get(end, end) for end in kind.bounds)
+    config |= {"score_type": "continuous", "min_score": low, "max_score": high}
     uncertainty: dict[str, object] = {"num_samples": e.n}
     if e.stderr is not None:
         uncertainty["standard_error"] = {"value": e.stderr, "method": e.method or "analytic"}
@@ -87,9 +90,19 @@ def _result(record: Record, name: str, e: Estimate) -> dict[str, object]:
         "evaluation_result_id": f"{record.key}/{name}", "evaluation_name": record.task, "source_data": _source_data(record), "metric_config": config,
         "score_details": {
             "score": e.value, "uncertainty": uncertainty,
-            "details": _texts({"images": e.clusters, "protocol_hash": record.protocol_hash, "comparison_hash": record.comparison_hash}),
+            "additional_details": _texts({"images": e.clusters, "protocol_hash": record.protocol_hash, "comparison_hash": record.comparison_hash}),
         },
     }  # fmt: skip
+
+
+def _availability(record: Record) -> str:
+    return "open_weights" if str(record.backbone.get("uri", "")).startswith(_OPEN) else "unknown"
+
+
+def _name(record: Record) -> str:
+    """Of a record's files: a UUID in the form of version 4, as the schema's pattern wants, made of its identity so that it stays the same."""
+    made_of = hashlib.sha256(f"levl-eval/{record.identity_hash or record.key}".encode()).digest()
+    return str(UUID(bytes=made_of[:16], version=4))
 
 
 def aggregate(record: Record, repo: str | None, organisation: str, samples: dict[str, object] | None) -> dict[str, object]:
@@ -109,7 +122,7 @@ def aggregate(record: Record, repo: str | None, organisation: str, samples: dict
         "eval_library": library,
         "model_info": {
             "name": record.backbone_name, "id": model, "developer": model.split("/")[0],
-            "additional_details": _texts(
+            "additional_details": {"deployment_type": "self_deployed", "model_availability": _availability(record)} | _texts(
                 {
                     "weights_sha256": record.weights, "uri": record.backbone.get("uri"), "preprocess": record.backbone.get("preprocess"),
                     "language_model": record.language_model, "seed": record.seed,
@@ -127,7 +140,7 @@ def instance(record: Record, repo: str | None, sample: Sample) -> dict[str, obje
     """One scored sample as a line of the instance-level file."""
     question = str(sample.meta.get("question", sample.image_id))
     return {
-        "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, repo), "model_id": model_id(record, repo), "evaluation_name": record.task,
+        "schema_version": INSTANCES, "evaluation_id": evaluation_id(record, repo), "model_id": model_id(record, repo), "evaluation_name": record.task,
         "evaluation_result_id": f"{record.key}/{record.main_metric}", "sample_id": sample.id, "sample_hash": digest([question, sample.target]),
         "interaction_type": "single_turn", "input": {"raw": question, "reference": [sample.target]}, "output": {"raw": [sample.prediction]},
         "messages": None,
@@ -146,7 +159,7 @@ def write(record: Record, folder: Path, repo: str | None, organisation: str) -> 
     Samples without a score (of sets without public answers) are left out. Raises UsageError for damaged samples.
     """
     developer, model = model_id(record, repo).split("/", 1)
-    name = str(uuid5(NAMESPACE_URL, f"levl-eval/{record.identity_hash or record.key}"))
+    name = _name(record)
     home = folder / "data" / _slug(record.task) / _slug(developer) / _slug(model)
     rows = 0
     details = home / f"{name}_samples.jsonl"
@@ -156,7 +169,7 @@ def write(record: Record, folder: Path, repo: str | None, organisation: str) -> 
                 f.write(json.dumps(instance(record, repo, sample), ensure_ascii=False) + "\n")
                 rows += 1
     reference: dict[str, object] = {
-        "format": "jsonl", "file_path": details.name, "hash_algorithm": "sha256", "checksum": sha256_file(details), "total_rows": rows,
+        "format": "jsonl", "file_path": details.relative_to(folder).as_posix(), "hash_algorithm": "sha256", "checksum": sha256_file(details), "total_rows": rows,
     }  # fmt: skip
     path = home / f"{name}.json"
     atomic_write(path, json.dumps(aggregate(record, repo, organisation, reference), indent=1, ensure_ascii=False) + "\n")

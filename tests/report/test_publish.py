@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas
 import pytest
@@ -18,6 +19,9 @@ from levl_eval.records import Sample, read_records
 from levl_eval.report import every_eval_ever
 
 # Required fields of Every Eval Ever's two schemas, 0.2.2, and the values their enumerations allow.
+SAMPLES_PATH = re.compile(
+    r"data/[^/]+/[^/]+/[^/]+/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}_samples\.jsonl"
+)
 AGGREGATE = {
     "schema_version",
     "evaluation_id",
@@ -82,11 +86,13 @@ def test_every_eval_ever(run, tmp_path, capsys):
     assert [f.parent.relative_to(folder).as_posix() for f in files] == ["ade20k/local/levljepa-nano", "knn/local/levljepa-nano"]
     for file in files:
         content = json.loads(file.read_text())
-        assert AGGREGATE <= content.keys() <= AGGREGATE | OPTIONAL and content["schema_version"] == "0.2.2"
+        assert AGGREGATE <= content.keys() <= AGGREGATE | OPTIONAL and content["schema_version"] == "0.3.0"
         assert (
             content["source_metadata"]["source_type"] == "evaluation_run"
             and content["source_metadata"]["source_organization_name"] == "lab"
         )
+        assert content["model_info"]["additional_details"]["deployment_type"] == "self_deployed"
+        assert content["model_info"]["additional_details"]["model_availability"] in ("open_weights", "unknown")
         assert {"name", "id"} <= content["model_info"].keys() and all_texts(content["model_info"]["additional_details"])
         assert {"name", "version"} <= content["eval_library"].keys() and all_texts(content["eval_library"]["additional_details"])
         for result in content["evaluation_results"]:
@@ -95,12 +101,16 @@ def test_every_eval_ever(run, tmp_path, capsys):
             assert (
                 isinstance(config["lower_is_better"], bool)
                 and all_texts(config["additional_details"])
-                and all_texts(score["details"])
+                and all_texts(score["additional_details"])
             )
-            if config.get("score_type") == "continuous":
-                assert config["min_score"] <= score["score"] <= config["max_score"]
+            ends = [float(config[end]) for end in ("min_score", "max_score")]  # "Infinity" where there is none
+            assert config["score_type"] == "continuous" and ends[0] <= score["score"] <= ends[1]
+            assert score.keys() <= {"score", "uncertainty", "additional_details"}
         about = content["detailed_evaluation_results"]
-        details = file.parent / about["file_path"]
+        assert SAMPLES_PATH.fullmatch(
+            about["file_path"]
+        )  # the schema's own pattern: rooted at data/, named by a UUID of version 4
+        details = folder.parent / about["file_path"]
         lines = [json.loads(line) for line in details.read_text().splitlines()]
         assert len(lines) == about["total_rows"] > 0 and sha256_file(details) == about["checksum"]
         ids = {r["evaluation_result_id"] for r in content["evaluation_results"]}
@@ -169,5 +179,5 @@ def test_samples_without_a_score_are_not_published_as_wrong_ones(run, tmp_path, 
     monkeypatch.setattr(every_eval_ever, "read_samples", lambda home, record: iter(few))
     path = every_eval_ever.write(record, tmp_path, None, "lab")
     about = json.loads(path.read_text())["detailed_evaluation_results"]
-    lines = (path.parent / about["file_path"]).read_text().splitlines()
+    lines = (tmp_path / about["file_path"]).read_text().splitlines()
     assert about["total_rows"] == len(lines) == 1 and json.loads(lines[0])["sample_id"] == "b"
