@@ -27,14 +27,13 @@ from levl_eval.report.units import interval, labelled, lower_note, text
 
 TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
 
-# Column -> meaning; the order is the file's order. No times, full paths or versions: equal runs of a day give equal bytes.
+# Column -> meaning; the order is the file's order, new ones at the end (docs/results.md). No times, full paths or versions: equal runs of a day give equal bytes.
 COLUMNS: dict[str, str] = {
     "task": "task card",
     "metric": "name of the metric",
     "main": "1 if it is the task's main metric",
     "backbone": "name of the backbone",
     "seed": "seed of the head or connector",
-    "unit": "of value, its error and interval: percent, or what the metric is in; empty for pure numbers",
     "value": "percent; metrics that are no fractions (rmse, rank, ...) as they are",
     "stderr": "standard error over test images, in the same unit",
     "low": "lower end of the 95% interval",
@@ -45,11 +44,6 @@ COLUMNS: dict[str, str] = {
     "gain": "main metric minus that of the backbone in `reference` under the same comparison_hash, points; empty without one",
     "gain_low": "lower end of the paired 95% interval",
     "gain_high": "upper end",
-    "sight": "share of the way from the floor without sight to the ceiling of perfect sight, percent; empty without a ceiling (synthetic scenes)",
-    "sight_low": "lower end of its 95% interval",
-    "sight_high": "upper end",
-    "ceiling": "main metric of the oracle that `sight` is measured by, in the unit of `value`",
-    "converged": "1: the head or connector had learned what it could, by the rule in the record; 0: not; empty: nothing is trained, or not told",
     "chance": "chance level of the main metric, percent",
     "llm": "language model, where one answers",
     "status": "done | failed | published (a number from a paper, not measured here)",
@@ -75,6 +69,12 @@ COLUMNS: dict[str, str] = {
     "identity_hash": "of everything that can move the number; empty in records of schema 1",
     "comparison_hash": "rows may be compared only where it is equal: protocol, precision, training, validation and test data",
     "date": "day of the measurement, YYYY-MM-DD",
+    "unit": "of value, its error and interval: percent, or what the metric is in; empty for pure numbers",
+    "sight": "share of the way from the floor without sight to the ceiling of perfect sight, percent; empty without a ceiling (synthetic scenes)",
+    "sight_low": "lower end of its 95% interval",
+    "sight_high": "upper end",
+    "ceiling": "main metric of the oracle that `sight` is measured by, in the unit of `value`",
+    "converged": "1: the head or connector had learned what it could, by the rule in the record; 0: not; empty: nothing is trained, or not told",
 }
 
 

@@ -201,3 +201,14 @@ def test_pandas_reads_every_file_in_one_line(run_dir):
     assert record["task"] == "gqa" and record["metrics"]["accuracy"]["value"] == pytest.approx(samples["score"].mean())
     for file in sorted(folder().glob("*.csv")):
         assert len(pd.read_csv(file)) > 3
+
+
+def test_columns_keep_their_places():
+    """Whoever reads the long table by position may go on doing so: new columns stand at the end (docs/results.md)."""
+    first = (
+        "task metric main backbone seed value stderr low high n clusters method gain gain_low gain_high chance llm "
+        "status reason limit image_size resize interpolation mean std protocol_hash data_fingerprint weights_sha256 "
+        "source published_set split images train_fingerprint validation_fingerprint reference better device "
+        "identity_hash comparison_hash date "
+    ).split()
+    assert list(COLUMNS)[: len(first)] == first
