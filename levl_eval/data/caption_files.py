@@ -20,6 +20,7 @@ from pydantic import Field
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
+from levl_eval.core.text import printable
 from levl_eval.data.formats import Entry, Text, checked, shown
 from levl_eval.data.places import SUFFIXES
 
@@ -74,7 +75,7 @@ def _table(path: Path, text: str, image: str, captions: Sequence[str], split: st
     if image not in header or caption is None or (split and split not in header):
         guess = ""
         if any(f.split("#")[0].lower().endswith(SUFFIXES) for f in header):
-            guess = f": line {number} is a row already; put the line `{mark.join(wanted)}` above it"
+            guess = f": line {number} is a row already; put the line `{printable(mark.join(wanted))}` above it"
         elif any(c in header[0] for c in "\t;|") if header else False:
             guess = ": are its fields separated by something else?"
         raise UsageError(f"{path}: the header is {shown(header)}; expected columns {', '.join(sorted(wanted))}{guess}")

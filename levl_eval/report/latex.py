@@ -74,8 +74,8 @@ def column(results: Results) -> str:
     """Backbones by tasks, values alone, as many tables as keep each within a column; what stands behind them as comments."""
     parts = [results.rows[k : k + COLUMNS] for k in range(0, len(results.rows), COLUMNS)]
     titles = _titles(results.rows)
-    protocols = [f"{titles[row.key]}: {row.title}" for row in results.rows if row.mark]
-    notes = "\n".join(f"% {printable(line)}" for line in (HEAD, *protocols, *all_notes(results)))
+    protocols = [f"{titles[row.key]}: {latex_text(row.title)}" for row in results.rows if row.mark]
+    notes = "\n".join([f"% {line}" for line in (HEAD, *protocols, *map(latex_text, all_notes(results)))])
     return "\n\n".join([notes, *(_table(results, rows, titles) for rows in parts)]) + "\n"
 
 

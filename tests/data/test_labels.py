@@ -15,7 +15,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.data.masks import LabelMap, json_classes, mask_file
+from levl_eval.data.masks import UNLISTED, LabelMap, json_classes, mask_file
 from levl_eval.data.readers import read_classification, read_depth, read_segmentation
 from levl_eval.metrics.segmentation import confusion_matrix
 from tests.data import small_sets as small
@@ -226,7 +226,7 @@ def test_any_json_as_a_class_list(tmp_path, value, ignore):
         assert (
             names
             and all(isinstance(n, str) and n for n in names)
-            and (table is None or set(table.tolist()) <= {-1, *range(len(names))})
+            and (table is None or set(table.tolist()) <= {UNLISTED, -1, *range(len(names))})
         )
     except LevlError as e:
         assert str(e).isprintable()
