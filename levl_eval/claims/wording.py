@@ -126,10 +126,14 @@ def lines(j: Judged, most: int = 12) -> list[str]:
         return textwrap.wrap(words, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), **options)  # type: ignore[arg-type]
 
     out = [f"{j.card.name}: {j.verdict.upper()}", *wrapped(j.card.statement), *wrapped(sentence(j))]
-    for d in j.differences[:most]:
+    # What could not be tested for a reason that is told anyway stands once, with the reasons.
+    known = [d for d in j.differences if d.contrast is not None or d.reason not in j.reasons]
+    for d in known[:most]:
         out += wrapped(f"- {difference_line(d, j.alpha)}", 4)
-    if len(j.differences) > most:
-        out += wrapped(f"... and {len(j.differences) - most} more; --json has all", 4)
+    if len(known) > most:
+        out += wrapped(f"... and {len(known) - most} more; --json has all", 4)
+    if untold := [d for d in j.differences if d not in known]:
+        out += wrapped(f"not tested: {', '.join(dict.fromkeys(f'{d.task} {d.metric} against {d.other}' for d in untold))}", 4)
     records = [r for d in _tested(j) if d.contrast for r in d.contrast.records]
     if records:
         out += wrapped(f"records: {', '.join(dict.fromkeys(r if '--' in r else r[:12] for r in records))}", 4)
