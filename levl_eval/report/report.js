@@ -62,9 +62,10 @@
     const shown = turn("columns", chosen, size);
     const fits = (row) => (row.cells[0].textContent + " " + row.cells[1].textContent).toLowerCase().includes(words);
     const titles = body(tables[0]).filter(fits).map((row) => label(row.cells[0]));
-    const seen = turn("rows", titles, LONG);
+    const seen = turn("rows", titles, LONG), tasks = new Set(body(tables[0]).map((row) => label(row.cells[0])));
     for (const t of tables) {
-      for (const row of body(t)) row.hidden = !(fits(row) && seen.has(label(row.cells[0])));
+      // What is no task of its own (averages) stands on every page.
+      for (const row of body(t)) row.hidden = tasks.has(label(row.cells[0])) && !(fits(row) && seen.has(label(row.cells[0])));
       const hide = [...t.tHead.rows[0].cells].map((c, k) => k >= FIRST && !shown.has(label(c)));
       for (const row of [t.tHead.rows[0], ...body(t)]) for (const [k, c] of [...row.cells].entries()) c.hidden = hide[k];
     }

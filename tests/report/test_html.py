@@ -339,6 +339,7 @@ const shown = () => [...document.querySelectorAll("details.panel")].filter((d) =
 seen.first = heads(); $("columnsafter").click(); seen.second = heads(); seen.told = $("shown").textContent;
 $("columns").value = "e1"; $("columns").dispatchEvent(new Event("input")); seen.chosen = heads(); $("reset").click(); seen.reset = heads();
 seen.panels = [shown(), $("panelcount").textContent]; $("panelsafter").click(); seen.rest = shown();
+seen.averages = [...document.querySelectorAll("table.wide")].at(-1).tBodies[0].rows[0].offsetHeight > 0;
 location.hash = wide.querySelector('td:not([hidden]) a').hash; dispatchEvent(new Event("hashchange"));
 seen.revealed = $(location.hash.slice(1)).offsetHeight > 0;
 seen.answers = document.querySelector("#samples dl").querySelectorAll("dt").length;
@@ -356,7 +357,10 @@ def test_many_records_stand_on_pages(tmp_path):
         for seed in range(3):
             job(tmp_path, name, seed=seed, n=12)
     page = build(Results.read([tmp_path]))
+    average = '<table class="wide"><thead><tr><th>average</th><th>tasks</th><th>e00</th></tr></thead><tbody><tr><th>VLM</th><td>gqa</td><td>1</td></tr></tbody></table>'
+    page = page.replace("</table>", f"</table>{average}", 1)
     seen = in_browser(tmp_path, page.replace("</body>", MANY), 1280)
+    assert seen["averages"]  # which is no task, and so on no page of its own
     assert seen["first"] == names[:6] == seen["reset"] and seen["second"] == names[6:12]
     assert seen["told"] == "1 of 1 tasks, backbones 7 to 12 of 14" and seen["chosen"] == names[10:]
     assert seen["panels"] == [40, "42 of 42 records, page 1 of 2"] and seen["rest"] == 2 and seen["revealed"]
