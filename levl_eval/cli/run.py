@@ -72,6 +72,7 @@ def _run(args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.cards.twins import with_floors
     from levl_eval.core.paths import default_cache
+    from levl_eval.report.trackers import check_trackers
     from levl_eval.runner.plan import resolve_tasks
 
     options = check_words(args)
@@ -82,7 +83,8 @@ def _run(args: argparse.Namespace) -> int:
     cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
     for name in args.backbone:
         backbone_card(name)
-    with_floors(args.backbone, args.floors)
+    args.backbone = with_floors(args.backbone, args.floors)  # from here on they are backbones like others
+    check_trackers(args.log)
     if args.dry_run:
         print_plan(cards, args)
         return 0
@@ -106,11 +108,8 @@ def shared_run(count: int, args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
-    from levl_eval.report.trackers import check_trackers
     from levl_eval.runner.plan import data_folder, resolve_tasks
 
-    if args.log:
-        check_trackers(args.log)
     end_with_parent()
     progress = Progress(quiet=args.quiet)
     gpus = len(visible_gpus()) if args.device in ("auto", "cuda") else 0
@@ -146,7 +145,6 @@ def _evaluate(args: argparse.Namespace, out: Path) -> int:
         skip_broken=args.skip_broken,
         settings=args.settings,
         grid=getattr(args, "grid", ()),  # the demo has none
-        floors=getattr(args, "floors", ()),
         out=out,
         device=args.device,
         batch_size=args.batch_size,
@@ -191,8 +189,6 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
         # reading large sets again for their images is left to `levl-eval report`
         lambda: [write_leaderboard(out, results()), write_report_of_run(out, images=args.data == "scenes", results=results())],
     )
-    if args.log and not copy_of_a_launch():
-        log_results(results(), args.log, out)
     if args.json:
         summary: dict[str, object] = {
             "out": str(out),
@@ -209,6 +205,8 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
         print(printable(f"records, samples, {board} and {page}"))
         if args.data != "scenes":
             print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")
+    if args.log and not copy_of_a_launch():
+        log_results(results(), args.log, out)  # last: a service that fails hides nothing
     return int(any(r.status != "done" for r in records))
 
 
@@ -238,5 +236,8 @@ def _brief(record: Record) -> dict[str, object]:
 
 def _demo(args: argparse.Namespace) -> int:
     """All four on the suite of that name; zero-shot is left out for the one without a text encoder."""
+    from levl_eval.report.trackers import check_trackers
+
+    check_trackers(args.log)
     args.backbone, args.tasks = DEMO_BACKBONES, DEMO_TASKS
     return shared_run(1 if launched_rank()[1] > 1 else min(cores(), len(DEMO_BACKBONES)), args)

@@ -15,6 +15,8 @@ from levl_eval.core.hashing import digest
 from levl_eval.records import Record
 
 FILE = ".tables.json"
+PACKAGE = Path(__file__).resolve().parents[1]
+FOLDERS = ("report", "metrics", "records", "cards", "assets")  # what tables are made by; assets: the ceilings that ship
 
 
 class _Copy(io.StringIO):
@@ -32,9 +34,8 @@ def _stat(path: Path) -> list[int]:
 def _inputs(out: Path, records: Sequence[Record], options: Mapping[str, object]) -> str:
     """Everything the tables are made of: files of records and samples, what is shown, how wide, and our own code."""
     files = {f"{p.parent.name}/{p.name}": _stat(p) for folder in ("records", "samples") for p in (out / folder).glob("*.json*")}
-    package = Path(__file__).resolve().parents[1]
-    folders = [package / name for name in ("report", "metrics", "records")]
-    code = {str(p.relative_to(package)): _stat(p) for f in folders for p in f.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    folders = [PACKAGE / name for name in FOLDERS]
+    code = {str(p.relative_to(PACKAGE)): _stat(p) for f in folders for p in f.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((80, 24)).columns if terminal else 0
     shown = [r.key for r in records]

@@ -88,7 +88,7 @@ WRITERS: dict[str, Callable[[Results, Path, str], None]] = {"wandb": _wandb, "tr
 
 
 def log_results(results: Results, trackers: list[str], out: Path) -> None:
-    """Give the results of a run's folder to each tracker. Raises UsageError, in one line, for whatever a tracker raises."""
+    """Give the results of a run's folder to each tracker. Raises LevlError, in one line, for whatever a tracker raises."""
     name = out.resolve().name
     for tracker in trackers:
         try:

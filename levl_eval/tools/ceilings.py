@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+import PIL
+
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.report.results import Results
@@ -50,7 +52,7 @@ def main(words: list[str] | None = None) -> int:
     except UsageError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    content = {"command": "python -m levl_eval.tools.ceilings RUN", "ceilings": made}
+    content = {"command": "python -m levl_eval.tools.ceilings RUN", "pillow": PIL.__version__, "ceilings": made}
     atomic_write(SHIPPED, json.dumps(content, indent=1) + "\n")
     print(f"{SHIPPED}: {len(made)} ceilings")
     return 0

@@ -9,6 +9,8 @@ from levl_eval.backbones.loader import load_backbone
 from levl_eval.cards.registry import backbone_card
 from levl_eval.cards.trust import check_backbone
 from levl_eval.cards.twins import twinned, with_floors
+from levl_eval.cli import main
+from levl_eval.cli import run as cli
 from levl_eval.core.errors import UsageError
 from levl_eval.report.reference import reference_of
 
@@ -60,3 +62,11 @@ def test_a_gain_is_over_the_twin_of_its_own_weights():
     assert [reference_of(n, cells, None) for n in ("a", "b")] == ["twin:a", "twin:a"]  # of the same architecture
     cells["b"].backbone["info"] = {"architecture": [3, 4]}
     assert reference_of("b", cells, None) is None
+
+
+def test_the_command_line_runs_twins_as_backbones(monkeypatch):
+    """So that they may be the reference, are in the plan, and have their data: everything after the words were read sees them."""
+    seen = []
+    monkeypatch.setattr(cli, "shared_run", lambda count, args: seen.append(args.backbone) or 0)
+    assert main(["run", "--backbone", "clip-nano,random-nano", "--floors", "random-twin", "--tasks", "linear"]) == 0
+    assert seen == [["clip-nano", "random-nano", "twin:clip-nano"]]

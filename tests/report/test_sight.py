@@ -7,14 +7,19 @@ import io
 import json
 
 import numpy as np
+import PIL
 import pytest
 
+from levl_eval.core.progress import Progress
 from levl_eval.metrics.statistics import mean_estimate, paired_difference
 from levl_eval.records import Sample, write_record
-from levl_eval.report import sight, wide
+from levl_eval.report import current, sight, wide
 from levl_eval.report.results import Results
 from levl_eval.report.sight import Ceiling, ceiling_of, share_of_sight
 from levl_eval.report.tables import all_notes, lines, rows, to_csv
+from levl_eval.runner.evaluate import evaluate
+from levl_eval.scenes.export import COUNTS, make_scenes
+from levl_eval.tools import ceilings
 
 from tests.report.conftest import record  # isort: skip
 
@@ -91,6 +96,43 @@ def test_a_shipped_ceiling_holds_for_its_own_comparison_alone(run, monkeypatch):
         assert (share is not None) == there == any("ceiling 100.0" in n for n in all_notes(results))
         if share is not None:
             assert share.value == expected.value and share.high - share.low >= expected.high - expected.low
+
+
+def test_tables_are_made_anew_where_the_ceilings_that_ship_have_changed(tmp_path, monkeypatch, capsys):
+    package, made = tmp_path / "package", []
+    monkeypatch.setattr(current, "PACKAGE", package)
+    for name in current.FOLDERS:
+        (package / name).mkdir(parents=True)
+        (package / name / "file").write_text("1")
+
+    def tables():
+        current.show_and_write(tmp_path, [], {}, lambda stream: made.append(stream.write("a table\n")), list)
+
+    tables()
+    tables()
+    assert len(made) == 1
+    for number, name in enumerate(current.FOLDERS):
+        (package / name / "file").write_text("another")
+        tables()
+        assert len(made) == number + 2, name
+    assert capsys.readouterr().out == "a table\n" * 7
+
+
+@pytest.mark.slow
+def test_a_ceiling_that_ships_comes_out_again(tmp_path):
+    """The probe's: the classification sets at the sizes of the default world, and nothing else of it."""
+    counts = {part: n for part, n in COUNTS.items() if part.startswith("classification/")}
+    make_scenes(tmp_path / "world", counts=counts, progress=Progress(quiet=True))
+    records = evaluate(["oracle:attributes"], ["linear"], data=str(tmp_path / "world"), out=tmp_path / "run", cache=tmp_path / "cache",
+                       device="cpu", progress=Progress(quiet=True))  # fmt: skip
+    assert [r.status for r in records] == ["done"] * 3
+    (made,) = ceilings.entries(tmp_path / "run")
+    (ships,) = [e for e in json.loads(sight.SHIPPED.read_text())["ceilings"] if e["task"] == "linear"]
+    assert {k: made[k] for k in ("value", "room", "metric", "backbone")} == {
+        k: ships[k] for k in ("value", "room", "metric", "backbone")
+    }
+    if json.loads(sight.SHIPPED.read_text())["pillow"] == PIL.__version__:  # whose JPEG bytes the fingerprints are of
+        assert made["comparison_hash"] == ships["comparison_hash"]
 
 
 def test_what_ships_is_whole():

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.report import trackers
 from levl_eval.report.results import Results
 from levl_eval.report.trackers import COLUMNS, check_trackers, log_results, numbers, table
@@ -87,5 +87,5 @@ def test_a_tracker_that_fails_is_one_line(run_dir, monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setitem(trackers.WRITERS, "wandb", fails)
-    with pytest.raises(UsageError, match="--log wandb: ConnectionError: no route; the records are in "):
+    with pytest.raises(LevlError, match="--log wandb: ConnectionError: no route; the records are in "):
         log_results(Results.read([run_dir]), ["wandb"], run_dir)
