@@ -202,6 +202,10 @@ class PretrainConfig(BaseModel):
 
     scenes_pool: int = _f(40_000, "scenes: different images", ge=2)
     captions_per_image: int = _f(4, "scenes", ge=1)
+    scenes_singles: float = _f(0.0, "scenes: share of images that show one rather large object", **Share)
+    scenes_captions: Literal["web", "long", "both"] = _f(
+        "web", "scenes: one to three objects; most, with looks and places; in turn"
+    )
     caption_fields: tuple[str, ...] = _f(
         ("caption", "text", "txt", "captions"), "csv, lance and hub columns, json fields: the first that is there"
     )
@@ -218,11 +222,7 @@ class PretrainConfig(BaseModel):
     keep: int = _f(1, "checkpoints kept: the last as ckpt.pt, those before it as ckpt-STEP.pt", ge=1)
     diagnose_every: int = _f(200, "updates between diagnoses", ge=1)
     diagnose_images: int = _f(512, "fixed pairs of the data, embedded in evaluation mode for ranks and cosines", ge=8)
-    probe: str | None = _f(
-        None,
-        "class folders with train/ and test/, or scenes: at every diagnosis kNN accuracy of the class token, and zero-shot accuracy in every "
-        "read-out on test/, with 95% intervals",
-    )
+    probe: str | None = _f(None, "class folders with train/ and test/, or scenes: kNN and zero-shot on test/ at every diagnosis")
     probe_template: str = _f("a photo of a {}.", "the probe's prompt")
     attentive_every: int = _f(0, "with a probe: updates between steps of an attentive probe (July 1); 0: none", ge=0)
     neighbours: int = _f(0, "with a probe: test images drawn with their nearest training images at every diagnosis", ge=0)

@@ -88,7 +88,7 @@ class Pool:
         return self.pixels[rows], captions
 
 
-_SceneJob: TypeAlias = tuple[int, int, int, int, int]  # seed, first and last row, size, captions an image
+_SceneJob: TypeAlias = tuple[PretrainConfig, int, int]  # first and last row
 _FileJob: TypeAlias = tuple[list[tuple[Path, list[str]]], int, str, str]  # (image, captions), size, resize, interpolation
 _Job = TypeVar("_Job")
 # Images of some rows at the training size, or their files' bytes; their captions; the names of what cannot be read.
@@ -96,17 +96,19 @@ _Made: TypeAlias = tuple[np.ndarray | list[bytes], list[list[str]], list[str]]
 
 
 def _scene_chunk(args: _SceneJob) -> _Made:
-    from levl_eval.scenes.language import caption
+    from levl_eval.scenes.language import captions
     from levl_eval.scenes.render import render_image
-    from levl_eval.scenes.world import sample_scene, stable_seed
+    from levl_eval.scenes.world import CATEGORIES, sample_scene, single_object_scene, stable_seed
 
-    seed, start, stop, size, captions = args
-    pixels, texts = np.empty((stop - start, size, size, 3), np.uint8), []
+    c, start, stop = args
+    pixels, texts = np.empty((stop - start, c.image_size, c.image_size, 3), np.uint8), []
     for i in range(start, stop):
-        scene = sample_scene(stable_seed("pretrain", seed, i))
-        pixels[i - start] = render_image(scene, size)
-        rng = random.Random(stable_seed("caption", seed, i))
-        texts.append([caption(scene, rng) for _ in range(captions)])
+        kind = random.Random(stable_seed("kind", c.seed, i))
+        scene = sample_scene(stable_seed("pretrain", c.seed, i))
+        if kind.random() < c.scenes_singles:
+            scene = single_object_scene(stable_seed("pretrain", c.seed, i), kind.choice(CATEGORIES))
+        pixels[i - start] = render_image(scene, c.image_size)
+        texts.append(captions(scene, random.Random(stable_seed("caption", c.seed, i)), c.captions_per_image, c.scenes_captions))
     return pixels, texts, []
 
 
@@ -233,9 +235,9 @@ def scenes_plan(config: PretrainConfig) -> _Plan[_SceneJob]:
     c, total = config, config.scenes_pool
     key = key_of(
         {"pool": VERSION, "scenes": scenes.VERSION, "code": code.hexdigest(), "pillow": PIL.__version__, "numpy": np.__version__,
-         "seed": c.seed, "images": total, "size": c.image_size, "captions": c.captions_per_image}
+         "seed": c.seed, "images": total, "size": c.image_size, "captions": c.captions_per_image, "style": c.scenes_captions, "singles": c.scenes_singles}
     )  # fmt: skip
-    jobs = [(c.seed, i, min(total, i + _CHUNK), c.image_size, c.captions_per_image) for i in range(0, total, _CHUNK)]
+    jobs = [(c, i, min(total, i + _CHUNK)) for i in range(0, total, _CHUNK)]
     return _Plan("scenes", key, total, jobs, _scene_chunk, c.image_size)
 
 

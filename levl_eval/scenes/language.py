@@ -1,7 +1,7 @@
 """What is said about scenes: captions as the web writes them, and complete descriptions that a language model can read.
 
-A caption names one to three salient objects, category first and colour seldom; what it leaves out is what patch tokens must
-carry by themselves. A description tells everything the questions (`questions`) may ask, in one of two styles.
+A web caption names one to three salient objects, category first and colour seldom; what it leaves out is what patch tokens must
+carry by themselves. A long caption, as captioning models write them, names most objects with their looks and places. A description tells everything the questions (`questions`) may ask, in one of two styles.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from levl_eval.scenes.world import Scene, SceneObject
 
@@ -101,6 +102,35 @@ def caption(scene: Scene, rng: random.Random) -> str:
     elif style < 0.30:
         text = text + " #" + chosen[0].category
     return text
+
+
+CaptionStyle = Literal["web", "long", "both"]
+MOST_NAMED = 5  # objects that a long caption names
+
+
+def long_caption(scene: Scene, rng: random.Random) -> str:
+    """A caption as a captioning model writes it: up to MOST_NAMED salient objects, each with some of its looks or its place, then often
+    the background. The most salient object comes first."""
+    chosen = scene.salient()[:MOST_NAMED]
+    parts = []
+    for o in chosen:
+        looks = [o.size] if rng.random() < 0.25 else []
+        looks += [o.color] if rng.random() < 0.5 else []
+        looks += [o.texture] if o.texture != "plain" and rng.random() < 0.4 else []
+        name = rng.choice(_SYNONYMS[o.category]) if o.category in _SYNONYMS and rng.random() < 0.12 else o.category
+        where = f" at the {row(o)} {column(o)}" if rng.random() < 0.25 else ""
+        what = " ".join([*looks, name])
+        parts.append(f"{'an' if what[0] in 'aeiou' else 'a'} {what}{where}")
+    text = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+    if rng.random() < 0.5:
+        text += f" {rng.choice(_PLACE_WORDS[chosen[0].stuff])}"
+    return text
+
+
+def captions(scene: Scene, rng: random.Random, count: int, style: CaptionStyle = "web") -> list[str]:
+    """``count`` captions of a scene. both: every second one is long."""
+    write = {"web": (caption, caption), "long": (long_caption, long_caption), "both": (caption, long_caption)}[style]
+    return [write[i % 2](scene, rng) for i in range(count)]
 
 
 def _sentence(o: SceneObject, rng: random.Random) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from levl_eval.models.tokenizer import train
 from levl_eval.pretrain import data
 from levl_eval.pretrain.data import open_pool
 from levl_eval.pretrain.feed import PoolFeed
+from levl_eval.scenes.world import CATEGORIES
 
 
 def _bmps(folder, first=0, count=16):
@@ -99,10 +101,34 @@ def test_scenes_pools_have_keys_of_everything_that_draws_them(monkeypatch):
     def key(*words):
         return data.scenes_plan(parse_config(["scenes_pool=20", *words])).key
 
-    keys = [key(), key("seed=2"), key("scenes_pool=21"), key("image_size=72"), key("captions_per_image=3")]
+    keys = [
+        key(),
+        key("seed=2"),
+        key("scenes_pool=21"),
+        key("image_size=72"),
+        key("captions_per_image=3"),
+        key("scenes_captions=both"),
+    ]
+    keys += [key("scenes_captions=long"), key("scenes_singles=0.5")]
     monkeypatch.setattr(scenes, "VERSION", scenes.VERSION + 1)
     keys.append(key())
-    assert len(set(keys)) == 6
+    assert len(set(keys)) == 9
+
+
+def test_a_share_of_a_scenes_pool_shows_one_object_and_every_second_caption_is_long():
+    """The other images, and the web's captions where nothing is asked, are those of the pool without either."""
+    made = [
+        data.scenes_plan(parse_config(["scenes_pool=200", "image_size=32", *words]))
+        for words in ([], ["scenes_singles=0.5", "scenes_captions=both"])
+    ]
+    old, new = (np.concatenate([plan.work(job)[0] for job in plan.jobs]) for plan in made)
+    captions = np.array([row for job in made[1].jobs for row in made[1].work(job)[1]])
+    same = (old == new).all((1, 2, 3))
+    assert 0.4 < same.mean() < 0.6, "half of the images are drawn anew, as one object"
+    words = np.vectorize(lambda text: len(text.split()))(captions[same])
+    assert words[:, 1::2].mean() > 1.7 * words[:, ::2].mean()
+    named = [{w for w in CATEGORIES if re.search(rf"\b{w}\b", " ".join(row).lower())} for row in captions[~same]]
+    assert max(map(len, named)) == 1
 
 
 def test_tokens_are_made_of_the_pool_and_never_kept_in_it(tmp_path, source):

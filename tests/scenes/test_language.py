@@ -64,6 +64,26 @@ def test_captions_name_the_salient_objects_first():
     assert rank[0] > 3 * rank[3] and rank[4] == 0 and rank[1] > rank[3]
 
 
+def test_a_long_caption_names_the_salient_objects_and_nothing_false():
+    for scene in SCENES:
+        chosen = scene.salient()[: language.MOST_NAMED]
+        text = language.long_caption(scene, random.Random(scene.seed))
+        named = mentions(text)
+        assert Counter(named) == Counter(o.category for o in chosen), text
+        told_colors = Counter(w for w in re.findall(r"\w+", text) if w in COLORS)
+        assert not told_colors - Counter(o.color for o in chosen), text
+        told_textures = Counter(w for w in re.findall(r"\w+", text) if w in TEXTURES)
+        assert not told_textures - Counter(o.texture for o in chosen), text
+
+
+def test_captions_come_in_the_style_that_is_asked_for():
+    scene = next(s for s in SCENES if len(s.objects) == 6)
+    web, long, both = (language.captions(scene, random.Random(0), 4, style) for style in ("web", "long", "both"))
+    rng = random.Random(0)
+    assert web == [caption(scene, rng) for _ in range(4)], "as before there were other styles"
+    assert both[0] == web[0] and len(mentions(both[1])) > 3 and all(len(mentions(c)) > 3 for c in long)
+
+
 def test_colour_is_named_in_about_one_mention_of_seven():
     colored = total = 0
     for _, text in captions(6000, 2):
