@@ -1,11 +1,14 @@
 """What the feature store costs: bytes a task adds, opening a large entry, and a task whose features are there already.
 
-    python benchmarks/store.py [--images 2000] [--size 32] [--gigabytes 4] [--folder DIR] [--json FILE]
+    python benchmarks/store.py [--images 2000] [--size 32] [--form random,hf,timm,open_clip] [--gigabytes 4] [--folder DIR] [--json FILE]
 
 Bytes: `linear` of so many images on a ViT-B/16 with random weights, whose pooled features have 768 numbers at any size; --size keeps the
 encoding short. Opening: an entry of so many gigabytes (a file with holes: its blocks are zeros), in fresh processes: before any of it was
 verified, when all of it was, and after one bit was flipped. Warm: `knn` after `linear` on the same images in a fresh process, against
 one that only imports torch: processor seconds, which other work does not stretch, and the largest resident memory (Linux).
+
+--form: whose ViT-B/16. random: of timm, drawn from a seed. hf, timm, open_clip: random weights that this program saves as a repository of the
+hub's cache, named as one of the hub (hf:someone/vit-b); nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +95,39 @@ def make_images(folder: Path, count: int) -> None:
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(target / f"{k}.png")
 
 
+def make_repository(form: str, cache: Path) -> str:
+    """A ViT-B/16 with random weights as a repository in a cache of the hub; its URI."""
+    from levl_eval.core.third_party import repair
+
+    repair()  # torchvision beside a torch of the CPU
+    root = cache / "models--someone--vit-b"
+    commit = hashlib.sha1(form.encode()).hexdigest()
+    folder = root / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    if form == "hf":
+        from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+        ViTModel(ViTConfig(), add_pooling_layer=False).save_pretrained(folder)
+        ViTImageProcessor().save_pretrained(folder)
+        return "hf:someone/vit-b"
+    if form == "timm":
+        import timm
+        from timm.models import save_for_hf
+
+        save_for_hf(timm.create_model("vit_base_patch16_224", num_classes=0), str(folder), safe_serialization=True)
+        return "timm:hf-hub:someone/vit-b"
+    import open_clip
+    from safetensors.torch import save_file
+
+    net = open_clip.create_model("ViT-B-16")
+    config = {"model_cfg": open_clip.get_model_config("ViT-B-16"), "preprocess_cfg": open_clip.get_model_preprocess_cfg(net)}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(net.state_dict(), str(folder / "open_clip_model.safetensors"))
+    return "open_clip:hf-hub:someone/vit-b"
+
+
 def make_entry(folder: Path, gigabytes: float, rows_a_block: int = 128) -> Path:
     """An entry [N, 196, 768] in float16 of zeros, written as the store writes one."""
     from levl_eval.features.entries import Meta, write_entry
@@ -128,42 +165,53 @@ def opening(folder: Path, gigabytes: float) -> dict[str, dict]:
     return out
 
 
+def warm_task(form: str, images: int, size: int, folder: Path) -> dict:
+    """What `linear` costs and leaves in the cache, then `knn` on the same images in a fresh process, and importing torch alone."""
+    make_images(folder / "data", images)
+    hub = folder / "hub"
+    uri = "random:vit_base_patch16_224" if form == "random" else make_repository(form, hub)
+    card = folder / "vit-b.yaml"
+    card.write_text(f"kind: backbone\nname: vit-b\nuri: {uri}\npreprocess: {{size: {size}, resize: squash}}\n")
+    time.sleep(0.2)  # files that were written just now are not remembered
+    words = (str(card), str(folder / "data"))
+    env = {"LEVL_CACHE": str(folder / "cache"), "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+    cold = child(TASK, "linear", *words, str(folder / "o1"), **env)
+    stored = sum(f.stat().st_size for f in (folder / "cache").rglob("*") if f.is_file())
+    warm = child(TASK, "knn", *words, str(folder / "o2"), **env)
+    torch_alone = child(TORCH)
+    beyond = {k: warm[k] - torch_alone[k] for k in ("cpu_s", "peak_mib")}
+    print(
+        f"{form}: linear, {images:,} images on a ViT-B/16: {stored / 1e6:.1f} MB in the cache; {cold['cpu_s']:.1f} s of CPU, {cold['peak_mib']:.0f} MiB"
+    )
+    print(
+        f"{form}: knn after it: {beyond['cpu_s']:.2f} s of CPU and {beyond['peak_mib']:.0f} MiB beyond importing torch ({torch_alone['cpu_s']:.2f} s, {torch_alone['peak_mib']:.0f} MiB)",
+        flush=True,
+    )
+    return {
+        "images": images, "cache_mb": stored / 1e6, "cold": cold, "warm": warm, "torch": torch_alone, "warm_beyond_torch": beyond,
+    }  # fmt: skip
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     p.add_argument("--images", type=int, default=2000)
     p.add_argument("--size", type=int, default=32, help="side of the images the encoder sees")
-    p.add_argument("--gigabytes", type=float, default=4.0)
+    p.add_argument("--form", default="random", help="whose encoder: random, hf, timm, open_clip, or several with commas")
+    p.add_argument("--gigabytes", type=float, default=4.0, help="of the entry that is opened; 0: none")
     p.add_argument("--folder", type=Path)
     p.add_argument("--json", type=Path)
     args = p.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name)
-        make_images(folder / "data", args.images)
-        card = folder / "vit-b.yaml"
-        card.write_text(
-            f"kind: backbone\nname: vit-b\nuri: random:vit_base_patch16_224\npreprocess: {{size: {args.size}, resize: squash}}\n"
-        )
-        words = (str(card), str(folder / "data"))
-        cold = child(TASK, "linear", *words, str(folder / "o1"), LEVL_CACHE=str(folder / "cache"))
-        stored = sum(f.stat().st_size for f in (folder / "cache").rglob("*") if f.is_file())
-        warm = child(TASK, "knn", *words, str(folder / "o2"), LEVL_CACHE=str(folder / "cache"))
-        torch_alone = child(TORCH)
-        (folder / "open").mkdir()
-        result = {
-            "images": args.images, "cache_mb": stored / 1e6, "cold": cold, "warm": warm, "torch": torch_alone,
-            "warm_beyond_torch": {k: warm[k] - torch_alone[k] for k in ("cpu_s", "peak_mib")}, "opening": opening(folder / "open", args.gigabytes),
-        }  # fmt: skip
-    print(
-        f"linear, {args.images:,} images on a ViT-B/16: {result['cache_mb']:.1f} MB in the cache; {cold['cpu_s']:.1f} s of CPU, {cold['peak_mib']:.0f} MiB"
-    )
-    beyond = result["warm_beyond_torch"]
-    print(
-        f"knn after it: {beyond['cpu_s']:.2f} s of CPU and {beyond['peak_mib']:.0f} MiB beyond importing torch ({torch_alone['cpu_s']:.2f} s, {torch_alone['peak_mib']:.0f} MiB)"
-    )
-    for what, o in result["opening"].items():
-        print(
-            f"{args.gigabytes:g} GB, {what}: opened in {1000 * o['open_s']:.1f} ms, the row read in {1000 * o['read_s']:.1f} ms ({o['state']})"
-        )
+    result: dict[str, dict] = {}
+    for form in args.form.split(","):
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
+            result[form] = warm_task(form, args.images, args.size, Path(name))
+    if args.gigabytes:
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
+            result["opening"] = opening(Path(name), args.gigabytes)
+        for what, o in result["opening"].items():
+            print(
+                f"{args.gigabytes:g} GB, {what}: opened in {1000 * o['open_s']:.1f} ms, the row read in {1000 * o['read_s']:.1f} ms ({o['state']})"
+            )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
 

@@ -36,7 +36,8 @@ LIBRARIES = {
 def code_of(scheme: str, rest: str) -> dict[str, str]:
     """Name -> version or hash of all code behind a URI's features. Raises UsageError for a `py:` factory that cannot be found."""
     out = {"loader": f"{scheme}/{LOADER_VERSIONS[scheme]}"}
-    for package in LIBRARIES[scheme]:
+    library = rest.partition(":")[0] if scheme == "random" else scheme  # `random:hf:REPO` is built by transformers
+    for package in LIBRARIES[library if library in ("hf", "open_clip") else scheme]:
         try:
             out[package] = version(package)
         except PackageNotFoundError:

@@ -52,9 +52,30 @@ def _path_scheme(path: Path) -> str:
     return "levl"
 
 
+def nested(scheme: str, rest: str) -> tuple[str, str]:
+    """(library, rest) of what a `random:` URI takes its configuration from; ("", rest) where that is timm's own table, or ours."""
+    library, colon, inner = rest.partition("?")[0].removeprefix("timm:").partition(":")
+    if scheme != "random" or not colon:
+        return "", rest
+    return (library, inner) if library in ("hf", "open_clip") else ("timm", f"{library}:{inner}")
+
+
+def stated(location: Location) -> tuple[Path, ...]:
+    """Files that a URI itself names: a file of weights, or all of a directory. More may be read, from the hub's cache."""
+    if location.files is not None:
+        return location.files
+    library, rest = nested(location.scheme, location.rest)
+    scheme = library or location.scheme
+    path = Path(rest.partition("?")[0].removeprefix("local-dir:")).expanduser()
+    if path.is_dir():
+        return tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
+    file = Path(rest.partition("?")[0].partition("/")[2]).expanduser()  # open_clip:MODEL/FILE
+    return (file,) if scheme == "open_clip" and file.is_file() else ()
+
+
 def _files(scheme: str, rest: str) -> tuple[Path, ...] | None:
     if scheme == "random":
-        return ()
+        return None if nested(scheme, rest)[0] else ()
     path = Path(rest.removeprefix("local-dir:")).expanduser()
     if scheme == "levl":
         return (path,) if path.is_file() else None

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pydantic import TypeAdapter
 
 from levl_eval.backbones.code import code_of
-from levl_eval.backbones.locate import locate
+from levl_eval.backbones.locate import Location, locate, stated
+from levl_eval.backbones.reads import Sources, noted_reads, places, sources_of
 from levl_eval.cards import BackboneCard
 from levl_eval.cards.base import plain
+from levl_eval.cards.registry import backbone_card
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone
 
-FACTS_VERSION = 3  # of what is remembered about a backbone
+FACTS_VERSION = 4  # of what is remembered about a backbone
+_ANY_FILE = ("py", "oracle")  # a user's own code may read, and draw, what nobody can know; oracles read the run's data
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class BackboneFacts:
 
 
 class BackboneHandle:
-    """One backbone of a run. Its facts come from the cache where the files they were read from are unchanged, else from loading it.
+    """One backbone of a run. Its facts come from the cache where the files they were read from are unchanged, else from loading it: the
+    files of a checkpoint or directory, or for a name of the hub those that loading it was seen to read (backbones.reads).
 
     known: hashes of files, remembered. data: the run's directory of data sets, for encoders that must know it (oracles). Raises UsageError, when facts or the encoder are asked for, for whatever is missing,
     unreadable, unsafe or not finite.
@@ -65,32 +71,50 @@ class BackboneHandle:
     @cached_property
     def facts(self) -> BackboneFacts:
         location = locate(self.card)
+        if location.files is None:
+            return self._facts_by_reads(location)
+        self._check_file(location.files)
         code = code_of(location.scheme, location.rest)
-        path = None
-        if location.files is not None:
-            self._check_file(location.files)
-            files = {f.name: self._known.sha256(f) for f in location.files}
-            key = cache_key(
-                "backbone", FACTS_VERSION, scheme=location.scheme, uri="" if files else location.rest, code=code, files=files
-            )
-            path = self._cache / f"{key}.json"
-            remembered = _read(path)
-            if remembered is not None:
-                return remembered
-        backbone = self.load()
-        facts = BackboneFacts(
-            backbone.weights_sha256,
-            dict(backbone.code),
-            self._own_preprocess,
-            self._own_text,
-            dict(backbone.info),
-            self._shapes,
+        files = {f.name: self._known.sha256(f) for f in location.files}
+        key = cache_key(
+            "backbone", FACTS_VERSION, scheme=location.scheme, uri="" if files else location.rest, code=code, files=files
         )
-        if path is not None:
-            content = asdict(facts)
-            with suppress(LevlError):  # a full disk: loaded again the next time
-                atomic_write(path, json.dumps({**content, "checksum": digest(content)}))
+        path = self._cache / f"{key}.json"
+        remembered = _read(path)
+        if remembered is not None:
+            return remembered[0]
+        facts = self._facts_of_loaded()
+        _write(path, facts)
         return facts
+
+    def _facts_by_reads(self, location: Location) -> BackboneFacts:
+        """Of a name of the hub, or of what reads there: by the files that loading it read, as long as all of them are as they were."""
+        chain = _chain(self.card)
+        if self._loaded is not None or any(part["scheme"] in _ANY_FILE for part in chain):
+            return self._facts_of_loaded()
+        key = cache_key("backbone by reads", FACTS_VERSION, chain=chain, places=places())
+        path = self._cache / f"{key}.json"
+        remembered = _read(path)
+        if remembered is not None and remembered[1] is not None and remembered[1].unchanged(self._known.sha256):
+            return remembered[0]
+        started = time.time_ns()
+        with noted_reads() as reads:
+            facts = self._facts_of_loaded()
+        drawn = location.scheme in ("random", "twin")
+        least = 0 if drawn else sum(p.numel() for p in self.load().parameters())  # a byte each, in the least form there is
+        # GPT-2's tokenizer may not have been at hand for weights in the published form: nobody is told when it comes.
+        silent = any(part["scheme"] == "official" for part in chain) and not facts.text
+        files = tuple(str(f) for part in chain for f in part["stated"])
+        sources = None if silent else sources_of(reads, files, started, least, self._known.sha256)
+        if sources is not None:
+            _write(path, facts, sources)
+        return facts
+
+    def _facts_of_loaded(self) -> BackboneFacts:
+        b = self.load()
+        return BackboneFacts(
+            b.weights_sha256, dict(b.code), self._own_preprocess, self._own_text, dict(b.info), self._shapes
+        )  # fmt: skip
 
     def _check_file(self, files: tuple[Path, ...]) -> None:
         """The card's hash of its file holds also where the encoder is not built."""
@@ -117,9 +141,15 @@ class BackboneHandle:
                 loaded.preprocess = replace(loaded.preprocess, **changes)
             self._loaded = loaded
             known = self.__dict__.get("facts")
-            if known is not None and known.weights_sha256 != loaded.weights_sha256:
-                raise UsageError(f"{self.card.uri}: its weights changed while the run went on; start it again")
+            if known is not None and digest(self._told(known)) != digest(self._told(self._facts_of_loaded())):
+                self._loaded = None
+                raise UsageError(f"{self.card.uri}: its weights or settings changed while the run went on; start it again")
         return self._loaded
+
+    @staticmethod
+    def _told(facts: BackboneFacts) -> list[object]:
+        """What of the facts moves numbers."""
+        return [facts.weights_sha256, facts.preprocess, facts.text, facts.shapes]
 
     def at_hand(self) -> Backbone:
         """What stands in the encoder's place until somebody needs it, encoding in the run's precision."""
@@ -167,11 +197,45 @@ class BackboneHandle:
             self._loaded.to(device)
 
 
-def _read(path: Path) -> BackboneFacts | None:
-    """Remembered facts; None where there are none or they are damaged, which costs one loading."""
+class _Part(TypedDict):
+    """One backbone of a chain of twins: what its facts rest on besides the files that loading it reads."""
+
+    scheme: str
+    rest: str
+    code: dict[str, str]
+    card: dict[str, object]
+    stated: list[str]
+
+
+def _chain(card: BackboneCard) -> list[_Part]:
+    """The backbone, and where it is a twin whose it is. Cards of the latter are named in the URI, and so belong to it."""
+    location = locate(card)
+    files = [os.path.abspath(f) for f in stated(location)]
+    code = code_of(location.scheme, location.rest)
+    part = _Part(scheme=location.scheme, rest=location.rest, code=code, card={}, stated=files)
+    if location.scheme != "twin":
+        return [part]
+    inner = backbone_card(location.rest)
+    first, *more = _chain(inner)
+    first["card"] = dict(plain(inner))
+    return [part, first, *more]
+
+
+def _write(path: Path, facts: BackboneFacts, sources: Sources | None = None) -> None:
+    content = {**asdict(facts), "sources": None if sources is None else asdict(sources)}
+    with suppress(LevlError):  # a full disk: loaded again the next time
+        atomic_write(path, json.dumps({**content, "checksum": digest(content)}))
+
+
+def _read(path: Path) -> tuple[BackboneFacts, Sources | None] | None:
+    """Remembered facts, and the files that they were read from where these are not in the file's name; None where there are none or they
+    are damaged, which costs one loading."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
-        return BackboneFacts(**content) if checksum == digest(content) else None
+        if checksum != digest(content):
+            return None
+        sources = content.pop("sources")
+        return BackboneFacts(**content), None if sources is None else Sources(**sources)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
