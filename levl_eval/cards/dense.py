@@ -211,6 +211,7 @@ class DepthCard(TaskFields):
     data: DataSpec = protocol()
     # What an integer depth image counts in a metre; floats are metres.
     depth_scale: Annotated[float, Between(0, 1e9, above=True)] = protocol(1000.0)
+    test_depth_scale: Annotated[float, Between(0, 1e9, above=True)] | None = protocol(None)  # of the test set; None: the same
     size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
     # Of the images, squashed to a square.
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")
@@ -219,8 +220,10 @@ class DepthCard(TaskFields):
     # Metres; pixels outside (min, max] count neither in training nor in scoring, and predictions are clipped to this range.
     min_depth: Scale = protocol(1e-3)
     max_depth: Scale = protocol(10.0)
-    # Scored: shares top, bottom, left, right.
-    crop: Literal["none", "eigen", "garg"] | tuple[float, float, float, float] = protocol("none")
+    test_max_depth: Scale | None = protocol(None)  # in scoring alone, of a set that ends nearer; None: the same
+    # Scored: shares top, bottom, left, right; or a named part. eigen: Eigen's of NYUv2, by shares; eigen-pixels: its rows and columns, whatever
+    # the size; eigen-kitti, garg: those of KITTI's frames, cut off to whole pixels.
+    crop: Literal["none", "eigen", "eigen-pixels", "eigen-kitti", "garg"] | tuple[float, float, float, float] = protocol("none")
     head: Literal["bins", "regression", "ridge"] = protocol("bins")
     # Bins head: depth is the mean of their centres, weighted by the head's positive outputs.
     bins: Annotated[int, Between(2, 10_000)] = protocol(256)
@@ -253,8 +256,18 @@ class DepthCard(TaskFields):
     def _check(self) -> DepthCard:
         if self.max_depth <= self.min_depth:
             raise ValueError(f"max_depth {self.max_depth} is not above min_depth {self.min_depth}")
+        if self.test_max_depth is not None and self.test_max_depth <= self.min_depth:
+            raise ValueError(f"test_max_depth {self.test_max_depth} is not above min_depth {self.min_depth}")
         if isinstance(self.crop, tuple) and not (0 <= self.crop[0] < self.crop[1] <= 1 and 0 <= self.crop[2] < self.crop[3] <= 1):
             raise ValueError(
                 "crop: expected shares (top, bottom, left, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1"
             )
         return self
+
+    def scale_of(self, role: str) -> float:
+        """What an integer counts in a metre of the ``test`` or the ``train`` set."""
+        return self.test_depth_scale if role == "test" and self.test_depth_scale is not None else self.depth_scale
+
+    def in_scoring(self) -> DepthCard:
+        """The card with the caps of scoring."""
+        return self if self.test_max_depth is None else self.model_copy(update={"max_depth": self.test_max_depth})

@@ -113,7 +113,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
     elif card.engine == "lmms":
         raise UsageError(f"{card.name}: lmms-eval reads its images itself")
     elif card.engine == "depth":
-        test_set = readers.read_depth(card.data, folder, card.depth_scale, record.limit)
+        test_set = readers.read_depth(card.data, folder, card.scale_of("test"), record.limit)
     elif card.engine == "correspondence":
         test_set = readers.read_pairs(card.data, folder, record.limit)
     elif card.engine == "instance":

@@ -16,7 +16,7 @@ from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
 from levl_eval.data.pairs import image_sizes, points_beyond
-from levl_eval.data.published import ADE20K, CHOICES, DAVIS, IMAGES, NYUV2, RELEASES, REVISITED, SETS, SPAIR
+from levl_eval.data.published import ADE20K, CHOICES, DAVIS, DEPTHS, IMAGES, RELEASES, REVISITED, SETS, SPAIR
 from levl_eval.data.readers import (
     read_choices,
     read_classification,
@@ -158,12 +158,13 @@ def _converted(name: str, images: ImageSet) -> list[Finding]:
     return out + ([Finding("note", name, in_words(images.left_out))] if images.left_out else [])
 
 
-def _nyu(split: str, data: str) -> Iterable[Finding]:
+def _depths(task: str, split: str, data: str) -> Iterable[Finding]:
     """Every pair of a split: equal sizes, and a depth somewhere. One line a kind of defect."""
-    card = task_card("nyuv2")
+    card = task_card(task)
     assert isinstance(card, DepthCard)
-    depth_set = read_depth(card.train if split == "train" else card.data, data, card.depth_scale)
-    name, unlike, empty, ends = f"nyuv2/{split}", [], [], [np.inf, 0.0]
+    spec, scale = (card.train, card.scale_of("train")) if split == "train" else (card.data, card.scale_of("test"))
+    depth_set = read_depth(spec, data, scale)
+    name, unlike, empty, ends = f"{task}/{split}", [], [], [np.inf, 0.0]
     for image in depth_set.images.ids:
         depth, size = depth_set.depth(image), depth_set.images.open(image).size
         known = depth[np.isfinite(depth) & (depth > 0)]
@@ -175,14 +176,13 @@ def _nyu(split: str, data: str) -> Iterable[Finding]:
             ends = [min(ends[0], float(known.min())), max(ends[1], float(known.max()))]
     count = len(depth_set.images)
     text = f"{count:,} pairs" + (f", {ends[0]:.2f} to {ends[1]:.2f} m" if ends[1] else "")
-    if count == NYUV2[split]:
-        yield Finding("ok", name, f"{text}, the labelled release")
-    else:  # the raw recordings, often trained on, have no fixed number
-        yield Finding("note", name, f"{text}; the labelled release has {NYUV2[split]}")
+    release = "labelled release" if task == "nyuv2" else "published split"
+    if count == DEPTHS[task][split]:
+        yield Finding("ok", name, f"{text}, the {release}")
+    else:  # NYUv2's raw recordings, often trained on, have no fixed number
+        yield Finding("note", name, f"{text}; the {release} has {DEPTHS[task][split]:,}")
     if ends[1] > card.max_depth:
-        yield Finding(
-            "note", name, f"depths beyond {card.max_depth:g} m: is depth_scale={card.depth_scale:g} that of these files?"
-        )
+        yield Finding("note", name, f"depths beyond {card.max_depth:g} m: is depth_scale={scale:g} that of these files?")
     if unlike:
         yield Finding("error", name, f"{len(unlike)} depth maps are of another size than their image, first {unlike[0]}")
     if empty:
@@ -230,6 +230,16 @@ def _set(name: str, data: str) -> Iterable[Finding]:
             yield Finding("error", name, f"leakage: {len(twice)} test images are {which} images too, first {first}")
 
 
+def _depth_places(name: str, split: str) -> list[str]:
+    """Files and folders of a depth set, of which one says that a split is there."""
+    if name == "nyuv2":
+        own = ["sync"] if split == "train" else []
+        return ["nyu_depth_v2_labeled.mat", split, f"official_splits/{split}", *own]
+    if name == "kitti":
+        return [f"kitti_eigen_{split}.txt", f"eigen_{split}_files_with_gt.txt"]
+    return ["SUNRGBD_val_splits.txt", "SUNRGBDtoolbox", "SUNRGBD"]
+
+
 def check(directory: Path) -> list[Finding]:
     """Findings for every data set found below ``directory``: counts, missing images, label ranges, duplicate ids, shared images."""
     data = str(directory)
@@ -264,11 +274,10 @@ def check(directory: Path) -> list[Finding]:
         base, lists = directory / voc.directory, "Segmentation" + ("" if voc.layout == "voc" else "Context")
         if list(base.glob(f"**/ImageSets/{lists}/{voc.split}.txt")):
             out += _guard(f"{voc.directory}/{voc.split}", lambda s=voc: _masks(s, data))  # type: ignore[misc]
-    for split in NYUV2:
-        base = directory / "nyuv2"
-        places = [base / split, base / "official_splits" / split, *([base / "sync"] if split == "train" else [])]
-        if (base / "nyu_depth_v2_labeled.mat").is_file() or any(p.is_dir() for p in places):
-            out += _guard(f"nyuv2/{split}", lambda s=split: _nyu(s, data))  # type: ignore[misc]
+    for name, splits in DEPTHS.items():
+        for split in splits:
+            if any((directory / name / p).exists() for p in _depth_places(name, split)):
+                out += _guard(f"{name}/{split}", lambda n=name, s=split: _depths(n, s, data))  # type: ignore[misc]
     for room in ("classification", "imagenet9/original", "imagenet9/mixed_same", "imagenet9/mixed_rand"):
         for split in ("train", "val", "test"):
             if (directory / room / split).is_dir():

@@ -10,7 +10,9 @@ depth  two folders, `images` and `annotations`, of equal stems. Depth: 8, 16 or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +64,7 @@ def read_nyuv2(spec: DataSpec, data: str, scale: float, limit: int | None = None
     whole = root / "nyu_depth_v2_labeled.mat"
     if whole.is_file() and spec.annotations is None:
         return _labelled(whole, root / "splits.mat", spec.split, limit)
-    return _files(spec, _nyu_pairs(spec, root, data)[:limit], str(root), scale)
+    return paired(spec, _nyu_pairs(spec, root, data)[:limit], str(root), MapFiles(scale, _GET))
 
 
 def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
@@ -89,29 +91,45 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
     left_out = images_found.left_out + maps_found.left_out
     if len(image_files) > len(pairs):
         left_out["images without a depth map"] = len(image_files) - len(pairs)
-    return _files(spec, pairs[:limit], str(images), scale, left_out)
+    return paired(spec, pairs[:limit], str(images), MapFiles(scale, "complete the pairs"), left_out)
 
 
-def _files(
-    spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, scale: float, left_out: Mapping[str, int] | None = None
+@dataclass(frozen=True)
+class MapFiles:
+    """How the files of a set's depth maps are read. scale: what an integer counts in a metre; get: where missing files are to be had;
+    rule: what else makes metres of a file, a fact of the set ("": nothing); load: (file, scale) -> metres [H, W]."""
+
+    scale: float
+    get: str
+    rule: str = ""
+    load: Callable[[Path, float], np.ndarray] = load_depth
+
+    def content(self, digest: str) -> str:
+        """Of a file's hash: that of what is read out of it."""
+        return hashlib.sha256(f"{digest} {self.rule}".encode()).hexdigest() if self.rule else digest
+
+
+def paired(
+    spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, how: MapFiles, left_out: Mapping[str, int] | None = None
 ) -> DepthSet:
+    """A set of (id, image, depth map) files. Raises UsageError: what is missing, and where to get it."""
     of_image = {i: p for i, p, _ in pairs}
     of_map = {i: m for i, _, m in pairs}
     broken: dict[str, str] = {}
     if spec.skip_broken is not None:
         broken = {
-            i: f"depth map: {why}" for i, why in broken_files(of_map, lambda m: load_depth(m, scale), f"depth {scale}").items()
+            i: f"depth map: {why}"
+            for i, why in broken_files(of_map, lambda m: how.load(m, how.scale), f"depth {how.scale} {how.rule}".rstrip()).items()
         }
         of_image, of_map = ({i: p for i, p in d.items() if i not in broken} for d in (of_image, of_map))
     lost = [m for m in of_map.values() if not m.is_file()]
     if lost:
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; complete the pairs")
-    contents, _ = file_contents(of_map)
-    digest = fingerprint_text([fingerprint_contents(contents), str(scale)])
-    where = _GET if spec.layout == "nyuv2" else "complete the pairs"
-    images = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
+    contents = {i: how.content(c) for i, c in file_contents(of_map)[0].items()}
+    digest = fingerprint_text([fingerprint_contents(contents), str(how.scale)])
+    images = image_set(of_image, of_image.__getitem__, source, how.get, left_out, spec, broken)
     return DepthSet(
-        spec.layout, spec.split, images, lambda i: load_depth(of_map[i], scale), digest, contents.__getitem__, float(scale)
+        spec.layout, spec.split, images, lambda i: how.load(of_map[i], how.scale), digest, contents.__getitem__, float(how.scale)
     )
 
 
@@ -191,6 +209,3 @@ def check_depth(depth_set: DepthSet) -> DepthSet:
         f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not finite are unknown), "
         "errors are not defined on this set; replace the maps"
     )
-
-
-READERS = {"nyuv2": read_nyuv2, "depth": read_folders}

@@ -87,7 +87,9 @@ CHOICES: dict[tuple[str, str], tuple[str, int]] = {
     ("aro", "relation"): ("ARO, Visual Genome Relation", 23_937), ("aro", "attribution"): ("ARO, Visual Genome Attribution", 28_748),
 }  # fmt: skip
 ADE20K = {"training": 20_210, "validation": 2_000}
-NYUV2 = {"train": 795, "test": 654}
+# Images by split. NYUv2: of the labelled set; KITTI: of the Eigen split, those with a depth map; SUN RGB-D: of the toolbox's test list.
+DEPTHS = {"nyuv2": {"train": 795, "test": 654}, "kitti": {"train": 23_158, "test": 652}, "sunrgbd": {"test": 5_050}}
+_DEPTH_TITLES = {"nyuv2": "NYU Depth V2 labelled", "kitti": "KITTI, Eigen split,", "sunrgbd": "SUN RGB-D"}
 # Images of other releases, by layout and split, for plans only: none of them is recognised by its count.
 IMAGES: dict[tuple[str, str], int] = {
     ("voc", "train"): 1_464, ("voc", "val"): 1_449, ("voc", "trainaug"): 10_582, ("cityscapes", "train"): 2_975, ("cityscapes", "val"): 500,
@@ -95,7 +97,7 @@ IMAGES: dict[tuple[str, str], int] = {
     ("vizwiz", "val"): 4_319, ("scienceqa", "test"): 2_017, ("winoground", ""): 800, ("mmvp-vlm", ""): 270, ("mmvp", ""): 300,
     ("realworldqa", ""): 765, ("mmbench", "dev_en"): 1_164,
     **{(f"pascal-context{k}", s): n for k in ("", "-59") for s, n in (("train", 4_998), ("val", 5_105))},
-    **{("ade20k", k): v for k, v in ADE20K.items()}, **{("nyuv2", k): v for k, v in NYUV2.items()},
+    **{("ade20k", k): v for k, v in ADE20K.items()}, **{(name, k): v for name, splits in DEPTHS.items() for k, v in splits.items()},
     **{k: images for k, (_, images) in RELEASES.items() if images is not None},
 }  # fmt: skip
 KARPATHY = {"flickr30k": 1_000, "coco": 5_000}  # test images by folder
@@ -147,8 +149,8 @@ def published_set(dataset: AnySet, layout: str = "") -> str | None:
         return f"{layout} {part} split, {n:,} images of {len(dataset.classes)} classes (by counts)" if part else None
     if isinstance(dataset, SegmentationSet) and layout == "ade20k" and len(dataset.classes) == 150:
         return next((f"ADE20K {k}, {n:,} images of 150 classes (by counts)" for k, v in ADE20K.items() if v == n), None)
-    if isinstance(dataset, DepthSet) and layout == "nyuv2":
-        return next((f"NYU Depth V2 labelled {k}, {n:,} images (by counts)" for k, v in NYUV2.items() if v == n), None)
+    if isinstance(dataset, DepthSet) and layout in DEPTHS:
+        return next((f"{_DEPTH_TITLES[layout]} {k}, {n:,} images (by counts)" for k, v in DEPTHS[layout].items() if v == n), None)
     if isinstance(dataset, ChoiceSet):
         name, count = CHOICES.get((layout, dataset.split), ("", -1))
         return f"{name}, {count:,} pairs (by counts)" if len(dataset.trials) == count else None

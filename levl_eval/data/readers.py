@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.registry import Registry, imported
-from levl_eval.data import depth
+from levl_eval.data.depth import check_depth
 from levl_eval.data.images import opened_by
 from levl_eval.data.masks import check_masks
 from levl_eval.data.places import on_hub
@@ -67,6 +67,11 @@ PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:re
 VIDEOS: Registry[str, Reader[VideoSet]] = _readers("videos", {"davis": "videos:read_davis"})
 INSTANCES: Registry[str, Reader[InstanceSet]] = _readers("instances", {"revisited": "revisited:read_revisited"})
 
+Depths: TypeAlias = Callable[[DataSpec, str, float, "int | None"], DepthSet]  # (specification, --data, scale, limit) -> a set
+DEPTHS: Registry[str, Depths] = Registry("layout of depth maps", imported, {
+    "nyuv2": f"{_HERE}.depth:read_nyuv2", "depth": f"{_HERE}.depth:read_folders",
+    "kitti": f"{_HERE}.depth_lists:read_kitti", "sunrgbd": f"{_HERE}.depth_lists:read_sunrgbd",
+})  # fmt: skip
 CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
     "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro", "mmvp-vlm": "choices:read_mmvp_vlm",
     "choices": "choices:read_own",
@@ -145,13 +150,13 @@ def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceS
 
 def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
     """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. Raises UsageError."""
-    if spec.layout not in depth.READERS:
+    if spec.layout not in DEPTHS:
         raise _wrong(spec, "depth maps")
     if data == "hub" and spec.root is None and spec.images is None:
         raise UsageError(
-            "--data hub: depth is read from files; use --data DIR, or set data.root (nyuv2), data.images and data.annotations"
+            "--data hub: depth is read from files; use --data DIR, or set data.root, or data.images and data.annotations (depth)"
         )
-    return _ruled(depth.check_depth(depth.READERS[spec.layout](spec, data, scale, limit)), spec)
+    return _ruled(check_depth(DEPTHS.load(spec.layout)(spec, data, scale, limit)), spec)
 
 
 def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:

@@ -55,7 +55,9 @@ VERSIONS: dict[str, int] = {
     **dict.fromkeys(ENGINES, 1),
     "attentive": 2,
     "linear-path": 2,
-}  # attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points
+    "depth": 2,
+}  # attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points;
+# depth 2: Garg's crop is cut off to whole pixels, as KITTI's evaluations do
 ANSWERS = 3  # how a language model answers a set of questions
 
 

@@ -84,7 +84,8 @@ class DataFacts:
 def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     """Every set that the card's engine reads, in the order in which it reads them. data: --data. Raises UsageError as readers do."""
     kind = _KINDS.get(card.engine)
-    options: dict[str, object] = {"scale": card.depth_scale} if card.engine == "depth" else {}
+    options: dict[str, object] = {"scale": card.scale_of("test")} if card.engine == "depth" else {}
+    in_training: dict[str, object] = {"scale": card.scale_of("train")} if card.engine == "depth" else {}
     if card.engine == "retrieval":
         options = {"captions_per_image": card.captions_per_image}
     if card.engine == "lmms":
@@ -99,7 +100,7 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     if not isinstance(
         card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, PropagationCard, InstanceCard, ChoiceCard, TextSegmentationCard)
     ):
-        parts.append(Part("train", kind, card.train, None, options))
+        parts.append(Part("train", kind, card.train, None, in_training))
     validation = getattr(card, "validation", None)
     chooses = card.engine == "linear-path" or getattr(card, "keep", "last") == "best"
     if (

@@ -8,6 +8,7 @@
     chartqa, docvqa, infovqa, ocrbench: scenes.signs; tallyqa, vsr: scenes.counting
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     roxford5k/jpg/*.jpg, gnd_roxford5k.json
+    nyuv2, sunrgbd, kitti: scenes.depths
     davis/DAVIS/{JPEGImages,Annotations}/480p/<video>/<frame>, ImageSets/2017/val.txt
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
@@ -31,7 +32,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, counting, manifest, options, shifts, signs
+from levl_eval.scenes import VERSION, choices, counting, depths, manifest, options, shifts, signs
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
@@ -57,7 +58,7 @@ COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
-    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS,
+    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS, **depths.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -80,6 +81,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return signs.signed_scene(part, index, seed)
     if room in counting.ROOMS:
         return counting.counted_scene(part, index, seed)
+    if room in depths.ROOMS:
+        return depths.deep_scene(part, key)
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -128,6 +131,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield signs.image_path(part, index), scene
     elif room in counting.ROOMS:
         yield counting.image_path(part, index), scene
+    elif room in depths.ROOMS:
+        yield depths.image_path(part, index), scene
     elif room == "davis":
         yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
@@ -160,6 +165,8 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
             buffer = io.BytesIO()
             Image.fromarray(render_mask(scene, size)).save(buffer, "PNG")
             yield f"{_ADE20K}/annotations/{split}/{_ade_stem(split, index)}.png", buffer.getvalue()
+        if room in depths.ROOMS:
+            yield depths.depth_file(part, index, scene, size)
         if part.startswith("davis"):
             yield f"{_DAVIS}/Annotations/480p/{image_id(part, index)}.png", _indexed(render_instances(scene, size))
 
@@ -309,6 +316,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield from signs.files_of(part, count, seed)
     elif room in counting.ROOMS:
         yield from counting.files_of(part, count, seed)
+    elif room in depths.ROOMS:
+        yield from depths.files_of(part, count)
     elif room == "davis":  # frames beyond the last whole video are listed nowhere
         yield f"{_DAVIS}/ImageSets/2017/{split}.txt", "".join(f"{_video(k)}\n" for k in range(count // FRAMES))
     elif part == "ade20k/validation":

@@ -53,7 +53,7 @@ def _polygons(obj: SceneObject, size: float) -> list[tuple[str, list[tuple[float
     return [(role, placed(obj, size, points)) for role, points in parts(obj.category, obj.variant)]
 
 
-def _edges(scene: Scene, size: int) -> list[np.ndarray]:
+def band_edges(scene: Scene, size: int) -> list[np.ndarray]:
     """For each band the row of its lower edge in every column, [size] float."""
     x = np.arange(size) / size
     out = []
@@ -73,7 +73,7 @@ def _background(scene: Scene, size: int) -> np.ndarray:
     """uint8 [size, size, 3] of the bands' textures; window offsets follow from the scene's phases."""
     canvas = np.empty((size, size, 3), np.uint8)
     rows = np.arange(size)[:, None]
-    edges = _edges(scene, size)
+    edges = band_edges(scene, size)
     for i, band in enumerate(scene.bands):
         tile = tile_at(band.stuff, size, round(band.shade * 20))
         dy, dx = int(band.phase * 97 % 1 * size), int(band.phase * 53 % 1 * size)
@@ -145,7 +145,7 @@ def render_mask(scene: Scene, size: int = 96) -> np.ndarray:
     labels = np.empty((size, size), np.uint8)
     rows = np.arange(size)[:, None] + 0.5
     labels[:] = CLASS_ID[scene.bands[0].stuff]
-    for edge, band in zip(_edges(scene, size), scene.bands[1:], strict=False):
+    for edge, band in zip(band_edges(scene, size), scene.bands[1:], strict=False):
         labels[rows >= edge[None, :]] = CLASS_ID[band.stuff]
     return _draw_labels(labels, scene, size, [CLASS_ID[o.category] for o in scene.objects])
 

@@ -5,6 +5,8 @@ Patch facts are shares of the patch's pixels, read off the masks that are drawn 
   attributes  those, then of pixels that show an object of each colour, texture and size word (COLORS, TEXTURES, SIZES)
   parts       the classes, then how near the patch is to each keypoint of each category (scenes.keypoints): exp(-d^2 / 2) of the distance d
               in patches from its middle, the largest one where an image shows several objects of a category; 0 for one out of sight
+  geometry    the classes, then the share of pixels that have a depth (scenes.geometry), their mean metres and mean logarithm of metres, and the
+              mean normal (x, y, z)
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.scenes import VERSION
 from levl_eval.scenes.export import COUNTS, image_scenes
+from levl_eval.scenes.geometry import depth_map, normal_map
 from levl_eval.scenes.keypoints import KEYPOINTS, annotated
 from levl_eval.scenes.render import render_instances, render_mask
 from levl_eval.scenes.world import COLORS, MASK_CLASSES, SIZES, TEXTURES, Scene
@@ -36,6 +39,7 @@ KINDS: dict[str, int] = {
     "words": len(MASK_CLASSES),  # classes, and texts that name them
     "attributes": len(MASK_CLASSES) + len(COLORS) + len(TEXTURES) + len(SIZES),
     "parts": len(MASK_CLASSES) + len(_PARTS),
+    "geometry": len(MASK_CLASSES) + 6,
 }  # kind of knowledge -> numbers a patch
 
 
@@ -78,6 +82,8 @@ def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
         return classes
     if kind == "parts":
         return np.concatenate([classes, _nearness(scene, size, grid)], 1)
+    if kind == "geometry":
+        return np.concatenate([classes, _geometry(scene, size, grid)], 1)
     shown = _shares(render_instances(scene, size), grid, len(scene.objects) + 1)[:, 1:]
     words = [(field, word) for field, known in (("color", COLORS), ("texture", TEXTURES), ("size", SIZES)) for word in known]
     has = np.array([[getattr(o, field) == word for field, word in words] for o in scene.objects], np.float32)
@@ -96,6 +102,18 @@ def _nearness(scene: Scene, size: int, grid: int) -> np.ndarray:
                 k = _PARTS[obj.category, name]
                 out[..., k] = np.maximum(out[..., k], near)
     return out.reshape(grid * grid, -1)
+
+
+def _geometry(scene: Scene, size: int, grid: int) -> np.ndarray:
+    """float32 [grid * grid, 6]: share with a depth, mean metres, mean logarithm of metres, mean normal."""
+    depth = depth_map(scene, size).astype(np.float64)
+    known = depth > 0
+    logs = np.log(np.where(known, depth, 1.0))
+    facts = np.stack([known, depth, logs, *np.moveaxis(normal_map(scene, size).astype(np.float64), -1, 0)])
+    side = size // grid
+    means = facts.reshape(len(facts), grid, side, grid, side).mean((2, 4)).reshape(len(facts), -1)
+    means[1:3] /= np.maximum(means[0], 1 / side**2)  # over the pixels that have one
+    return np.asarray(means.T, np.float32)
 
 
 def _shares(labels: np.ndarray, grid: int, count: int) -> np.ndarray:

@@ -295,7 +295,7 @@ def _covered(path: str, opened: bool, spec: DataSpec, data: str, touched: dict[s
 LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
-    **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(("nyuv2", "depth"), "depth"),
+    **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(readers.DEPTHS, "depth"),
     **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.VIDEOS, "videos"), **dict.fromkeys(readers.INSTANCES, "instances"), **dict.fromkeys(readers.CHOICES, "choices"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
@@ -322,6 +322,7 @@ SEEDS = {
     "tallyqa": ["val.json"], "vsr": ["splits/zeroshot/val.jsonl"],
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
     "revisited": ["gnd_x.json", "jpg/a.jpg"],
+    "kitti": ["kitti_eigen_test.txt", "input/d/a.png"], "sunrgbd": ["SUNRGBD_val_splits.txt", "SUNRGBD/a.jpg"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
@@ -347,6 +348,7 @@ SEED_TEXTS = {
     "ocrbench": '[{"dataset_name": "svt", "image_path": "a.png", "question": "Is it?", "answers": "yes", "type": "x"}]',
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',
+    "kitti": "d/a.png a/b.png 721.5", "sunrgbd": "SUNRGBD/a.jpg SUNRGBD/b.png",
     "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "revisited": '{"imlist": ["a"], "qimlist": ["b"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]}', "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
 }  # fmt: skip
 
@@ -367,7 +369,7 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
     (data / "coco" / "val2014").mkdir(parents=True)
     splits = {
         "pope": "random",
-        **dict.fromkeys(("nyuv2", "cifar10", "cifar100", "stl10"), "test"),
+        **dict.fromkeys(("nyuv2", "kitti", "sunrgbd", "cifar10", "cifar100", "stl10"), "test"),
         "sugarcrepe": "",
         "aro": "order",
         **dict.fromkeys(("cub", "stanford-cars"), "test"),

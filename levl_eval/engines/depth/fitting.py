@@ -21,11 +21,13 @@ from levl_eval.engines.floors import mean_map
 from levl_eval.features.store import FeatureSet
 
 # Top, bottom, left, right as shares of the map: rows 45 to 471 and columns 41 to 601 of 480 x 640 (Eigen et al. 2014, NYUv2),
-# and the part of KITTI's frames that its laser reaches (Garg et al., ECCV 2016).
+# and the parts of KITTI's frames that its laser reaches (Garg et al., ECCV 2016; Eigen et al. 2014).
 CROPS = {
     "none": (0.0, 1.0, 0.0, 1.0), "eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
-    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229), "eigen-kitti": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }  # fmt: skip
+PIXELS = {"eigen-pixels": (45, 471, 41, 601)}  # the same in pixels, of maps of any size
+_CUT_OFF = ("garg", "eigen-kitti")  # to whole pixels, as every evaluation of KITTI has them; others are rounded
 
 
 def task_preprocess(card: DepthCard, own: Preprocess) -> Preprocess:
@@ -38,12 +40,21 @@ def full_depth(data: DepthSet, name: str) -> np.ndarray:
     return same_size(data.images, name, data.depth(name), "depth map")
 
 
+def window(card: DepthCard, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the card's crop in pixels of a map [H, W]."""
+    if isinstance(card.crop, str) and card.crop in PIXELS:
+        return PIXELS[card.crop]
+    shares = CROPS[card.crop] if isinstance(card.crop, str) else card.crop
+    whole = int if card.crop in _CUT_OFF else round
+    height, width = shape
+    return whole(shares[0] * height), whole(shares[1] * height), whole(shares[2] * width), whole(shares[3] * width)
+
+
 def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
     """Which pixels [H, W] count: valid ones within the card's crop."""
-    top, bottom, left, right = CROPS[card.crop] if isinstance(card.crop, str) else card.crop
-    height, width = depth.shape
+    top, bottom, left, right = window(card, depth.shape)
     inside = np.zeros(depth.shape, bool)
-    inside[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
+    inside[top:bottom, left:right] = True
     out: np.ndarray = inside & valid(depth, card)
     return out
 
@@ -68,8 +79,8 @@ class Fitted:
 def sets_of(context: Context[DepthCard]) -> tuple[DepthSet, DepthSet]:
     """Training and test set of the card. Raises UsageError/LevlError for unusable data."""
     card = context.card
-    test = read_depth(card.data, context.data, card.depth_scale, context.limit)
-    return read_depth(card.train, context.data, card.depth_scale), test
+    test = read_depth(card.data, context.data, card.scale_of("test"), context.limit)
+    return read_depth(card.train, context.data, card.scale_of("train")), test
 
 
 def fit(
@@ -99,4 +110,5 @@ def fit(
         head, notes = trained(card, data, train_by)
     seconds["head"] = time.monotonic() - started
     blind = FixedMap(torch.from_numpy(mean_map(labels))[None].to(device))
-    return Fitted(head, judge, card, device), Fitted(blind, judge, card, device), notes, seconds
+    capped = card.in_scoring()
+    return Fitted(head, judge, capped, device), Fitted(blind, judge, capped, device), notes, seconds

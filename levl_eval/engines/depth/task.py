@@ -42,7 +42,7 @@ def run(context: Context[DepthCard]) -> Outcome:
     kept, unsighted, names, empty = [], [], [], []
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
         truth = full_depth(test, name)
-        keep = scored(truth, card)
+        keep = scored(truth, fitted.card)
         if not keep.any():
             empty.append(name)
             continue
