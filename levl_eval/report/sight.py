@@ -22,7 +22,8 @@ from levl_eval.records import Record
 from levl_eval.report.results import Results, Row
 from levl_eval.report.units import interval
 
-ORACLES = ("attributes", "classes")  # what they tell, the richer one first; of parts alone where parts are matched
+ORACLES = ("attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
+_ASKED_FOR = {"correspondence": ("parts",), "depth": ("geometry",)}  # by engine
 FLOORS = (
     "text_only",
     "majority_map",
@@ -89,7 +90,7 @@ def shipped() -> Mapping[tuple[str, str], Ceiling]:
 
 
 def ceiling_of(results: Results, row: Row) -> Ceiling | None:
-    for kind in ("parts", *ORACLES) if row.any.engine == "correspondence" else ORACLES:
+    for kind in (*_ASKED_FOR.get(row.any.engine, ()), *ORACLES):
         for name, cell in row.cells.items():
             if cell.records and oracle_of(cell.records[0]) == kind:
                 room = gain_over_floor(cell.records)
