@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -203,20 +203,14 @@ class MMSegCard(TaskFields):
     checkpoint_every: Steps = not_protocol("a resumed training gives the same head", 500)
 
 
-class DepthCard(TaskFields):
-    """A linear head on cached patch tokens that predicts metres, scored at the depth maps' own resolution."""
+class MetresFields(TaskFields):
+    """What tasks that predict metres share: their sets, how maps are read, and which pixels are scored."""
 
-    engine: Literal["depth"] = protocol("depth")
     train: DataSpec = protocol()
     data: DataSpec = protocol()
     # What an integer depth image counts in a metre; floats are metres.
     depth_scale: Annotated[float, Between(0, 1e9, above=True)] = protocol(1000.0)
     test_depth_scale: Annotated[float, Between(0, 1e9, above=True)] | None = protocol(None)  # of the test set; None: the same
-    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
-    # Of the images, squashed to a square.
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")
-    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
-    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
     # Metres; pixels outside (min, max] count neither in training nor in scoring, and predictions are clipped to this range.
     min_depth: Scale = protocol(1e-3)
     max_depth: Scale = protocol(10.0)
@@ -224,11 +218,48 @@ class DepthCard(TaskFields):
     # Scored: shares top, bottom, left, right; or a named part. eigen: Eigen's of NYUv2, by shares; eigen-pixels: its rows and columns, whatever
     # the size; eigen-kitti, garg: those of KITTI's frames, cut off to whole pixels.
     crop: Literal["none", "eigen", "eigen-pixels", "eigen-kitti", "garg"] | tuple[float, float, float, float] = protocol("none")
-    head: Literal["bins", "regression", "ridge"] = protocol("bins")
-    # Bins head: depth is the mean of their centres, weighted by the head's positive outputs.
+    # Bins: depth is the mean of their centres, weighted by the head's positive outputs.
     bins: Annotated[int, Between(2, 10_000)] = protocol(256)
     bin_spacing: Literal["uniform", "log"] = protocol("uniform")
     bin_weights: Literal["linear", "softmax"] = protocol("linear")  # linear: ReLU and 0.1, normalised (AdaBins, DINOv2)
+    upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the predicted metres
+    # Median: each prediction times the ratio of medians (for unscaled depth).
+    align: Literal["none", "median"] = protocol("none")
+
+    @model_validator(mode="after")
+    def _check(self) -> MetresFields:
+        if self.max_depth <= self.min_depth:
+            raise ValueError(f"max_depth {self.max_depth} is not above min_depth {self.min_depth}")
+        if self.test_max_depth is not None and self.test_max_depth <= self.min_depth:
+            raise ValueError(f"test_max_depth {self.test_max_depth} is not above min_depth {self.min_depth}")
+        if isinstance(self.crop, tuple) and not (0 <= self.crop[0] < self.crop[1] <= 1 and 0 <= self.crop[2] < self.crop[3] <= 1):
+            raise ValueError(
+                "crop: expected shares (top, bottom, left, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1"
+            )
+        return self
+
+    def scale_of(self, role: str) -> float:
+        """What an integer counts in a metre of the ``test`` or the ``train`` set."""
+        return self.test_depth_scale if role == "test" and self.test_depth_scale is not None else self.depth_scale
+
+    def in_scoring(self: _Metres) -> _Metres:
+        """The card with the caps of scoring."""
+        return self if self.test_max_depth is None else self.model_copy(update={"max_depth": self.test_max_depth})
+
+
+_Metres = TypeVar("_Metres", bound=MetresFields)
+
+
+class DepthCard(MetresFields):
+    """A linear head on cached patch tokens that predicts metres, scored at the depth maps' own resolution."""
+
+    engine: Literal["depth"] = protocol("depth")
+    size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
+    # Of the images, squashed to a square.
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
+    head: Literal["bins", "regression", "ridge"] = protocol("bins")
     # Regression and ridge heads: what the linear layer gives. A regression's metres pass a softplus, which keeps them positive.
     target: Literal["metres", "log"] = protocol("log")
     loss: Literal["silog", "l1", "l2"] = protocol("silog")  # of bins and regression; l1 and l2 in metres
@@ -248,26 +279,40 @@ class DepthCard(TaskFields):
     until: Literal["epochs", "converged"] = protocol("epochs")
     batch_size: BatchSize = protocol(64)  # images
     schedule: Literal["constant", "cosine"] = protocol("cosine")
-    upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the predicted metres
-    # Median: each prediction times the ratio of medians (for unscaled depth).
-    align: Literal["none", "median"] = protocol("none")
 
-    @model_validator(mode="after")
-    def _check(self) -> DepthCard:
-        if self.max_depth <= self.min_depth:
-            raise ValueError(f"max_depth {self.max_depth} is not above min_depth {self.min_depth}")
-        if self.test_max_depth is not None and self.test_max_depth <= self.min_depth:
-            raise ValueError(f"test_max_depth {self.test_max_depth} is not above min_depth {self.min_depth}")
-        if isinstance(self.crop, tuple) and not (0 <= self.crop[0] < self.crop[1] <= 1 and 0 <= self.crop[2] < self.crop[3] <= 1):
-            raise ValueError(
-                "crop: expected shares (top, bottom, left, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1"
-            )
-        return self
 
-    def scale_of(self, role: str) -> float:
-        """What an integer counts in a metre of the ``test`` or the ``train`` set."""
-        return self.test_depth_scale if role == "test" and self.test_depth_scale is not None else self.depth_scale
+_Range = tuple[Annotated[float, Between(0, 100, above=True)], Annotated[float, Between(0, 100, above=True)]]
 
-    def in_scoring(self) -> DepthCard:
-        """The card with the caps of scoring."""
-        return self if self.test_max_depth is None else self.model_copy(update={"max_depth": self.test_max_depth})
+
+class DepthRecipeCard(MetresFields):
+    """A depth head trained on augmented images, the frozen encoder run in each step, at the images' own size; scored on both sides' mean."""
+
+    engine: Literal["depth-recipe"] = protocol("depth-recipe")
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    batch_norm: bool = protocol(True)  # of the tokens, before the linear layer
+    # Training: the part of each image that is used. nyu: columns 43 to 608 and rows 45 to 472 of 640 x 480, by shares.
+    frame: Literal["none", "nyu"] = protocol("none")
+    rotation: Annotated[float, Between(0, 180)] = protocol(2.5)  # training: degrees at most, of half the images
+    flip: Share = protocol(0.5)  # training: probability of a mirror image
+    train_crop: tuple[Side, Side] | None = protocol(
+        None
+    )  # training: height and width of a random crop in pixels; None: all of it
+    colour: Share = protocol(0.5)  # training: probability that the colours change, by the three below
+    gamma: _Range = protocol((0.9, 1.1))  # exponent of the levels 0 to 255
+    brightness: _Range = protocol((0.75, 1.25))  # factor
+    channels: _Range = protocol((0.9, 1.1))  # factor of each channel
+    test_flip: bool = protocol(True)  # depth is the mean of what is predicted for the image and for its mirror image
+    loss_eps: Annotated[float, Between(0, 1)] = protocol(1e-3)  # metres added before the logarithm
+    mean_weight: Share = protocol(0.15)  # loss: sqrt(var d + mean_weight mean(d)^2), d the difference of logarithms
+    variance_from: Annotated[int, Between(0, 1_000_000)] = protocol(100)  # steps without the variance in it
+    lr: Rate = protocol(3e-4)
+    betas: tuple[Beta, Beta] = protocol((0.9, 0.99))
+    # The first of them over the training: 0 in the warm-up, then from one to the other by half a cosine; None: as in ``betas``.
+    cycle: tuple[Beta, Beta] | None = protocol(None)
+    weight_decay: Rate = protocol(1e-4)
+    clip: Scale | None = protocol(35.0)  # largest norm of the gradient
+    batch_size: BatchSize = protocol(16)
+    steps: Steps = protocol(38_400)
+    warmup: Annotated[float, Between(0, 0.999)] = protocol(
+        1 / 3
+    )  # share of the steps, linear, times half a cosine over all of them

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
 from levl_eval.cards.claim import ClaimCard
-from levl_eval.cards.dense import DepthCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
+from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
 from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, PropagationCard
 from levl_eval.cards.probes import (
@@ -70,6 +70,7 @@ __all__ = [
     "CorrespondenceCard",
     "DataSpec",
     "DepthCard",
+    "DepthRecipeCard",
     "HubSource",
     "InContextCard",
     "InstanceCard",
@@ -125,6 +126,7 @@ TaskCard = Annotated[
     | LMMSCard
     | MMSegCard
     | DepthCard
+    | DepthRecipeCard
     | InContextCard
     | CorrespondenceCard
     | PropagationCard
@@ -176,7 +178,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard,
         ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}

@@ -86,7 +86,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "correspondence", "propagation", "instance")  # fmt: skip
+_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "depth-recipe", "correspondence", "propagation", "instance")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -112,7 +112,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         test_set = readers.read_choices(card.data, folder, record.limit)
     elif card.engine == "lmms":
         raise UsageError(f"{card.name}: lmms-eval reads its images itself")
-    elif card.engine == "depth":
+    elif card.engine in ("depth", "depth-recipe"):
         test_set = readers.read_depth(card.data, folder, card.scale_of("test"), record.limit)
     elif card.engine == "correspondence":
         test_set = readers.read_pairs(card.data, folder, record.limit)

@@ -22,6 +22,7 @@ from levl_eval.cards import (
     TextSegmentationCard,
     ZeroShotCard,
 )
+from levl_eval.cards.dense import MetresFields
 from levl_eval.core.hashing import digest
 from levl_eval.data.backgrounds import variant_specs
 from levl_eval.data.listing import in_words
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from levl_eval.data.set_identity import SetIdentity
 
 _KINDS: dict[str, Kind] = {
-    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "retrieval": "captions",
+    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "depth-recipe": "depth", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices", "shift": "classification", "mcq": "questions",
@@ -84,8 +85,8 @@ class DataFacts:
 def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     """Every set that the card's engine reads, in the order in which it reads them. data: --data. Raises UsageError as readers do."""
     kind = _KINDS.get(card.engine)
-    options: dict[str, object] = {"scale": card.scale_of("test")} if card.engine == "depth" else {}
-    in_training: dict[str, object] = {"scale": card.scale_of("train")} if card.engine == "depth" else {}
+    options: dict[str, object] = {"scale": card.scale_of("test")} if isinstance(card, MetresFields) else {}
+    in_training: dict[str, object] = {"scale": card.scale_of("train")} if isinstance(card, MetresFields) else {}
     if card.engine == "retrieval":
         options = {"captions_per_image": card.captions_per_image}
     if card.engine == "lmms":

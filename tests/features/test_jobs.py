@@ -202,7 +202,7 @@ def test_a_random_twin_encodes_in_the_precision_of_its_backbone(tmp_path):
 def test_every_engine_says_what_it_reads():
     from levl_eval.cards.registry import names, task_card
 
-    none = {"mmseg"}
+    none = {"mmseg", "depth-recipe"}
     for name in names("tasks"):
         card = task_card(name)
         assert bool(arrays_of(card)) == (card.engine not in none), name

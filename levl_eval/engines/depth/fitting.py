@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from levl_eval.backbones.base import Preprocess
-from levl_eval.cards.dense import DepthCard
+from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.data.readers import read_depth
 from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context
@@ -40,7 +41,7 @@ def full_depth(data: DepthSet, name: str) -> np.ndarray:
     return same_size(data.images, name, data.depth(name), "depth map")
 
 
-def window(card: DepthCard, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def window(card: MetresFields, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the card's crop in pixels of a map [H, W]."""
     if isinstance(card.crop, str) and card.crop in PIXELS:
         return PIXELS[card.crop]
@@ -50,13 +51,22 @@ def window(card: DepthCard, shape: tuple[int, ...]) -> tuple[int, int, int, int]
     return whole(shares[0] * height), whole(shares[1] * height), whole(shares[2] * width), whole(shares[3] * width)
 
 
-def scored(depth: np.ndarray, card: DepthCard) -> np.ndarray:
+def scored(depth: np.ndarray, card: MetresFields) -> np.ndarray:
     """Which pixels [H, W] count: valid ones within the card's crop."""
     top, bottom, left, right = window(card, depth.shape)
     inside = np.zeros(depth.shape, bool)
     inside[top:bottom, left:right] = True
     out: np.ndarray = inside & valid(depth, card)
     return out
+
+
+class Predictor(Protocol):
+    """What is scored: metres of a test image, by the card with the caps of scoring."""
+
+    @property
+    def card(self) -> MetresFields: ...
+
+    def predict(self, row: int, size: tuple[int, int]) -> np.ndarray: ...
 
 
 @dataclass

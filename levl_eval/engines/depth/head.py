@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from levl_eval.cards.dense import DepthCard
+from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.dense_common import LabelledTokens, LinearHead, train_on_tokens
 from levl_eval.engines.ridge import Ridge
 
 
-def valid(depth: np.ndarray, card: DepthCard) -> np.ndarray:
+def valid(depth: np.ndarray, card: MetresFields) -> np.ndarray:
     """Which pixels are known and within (min_depth, max_depth]."""
     with np.errstate(invalid="ignore"):
         out: np.ndarray = np.isfinite(depth) & (depth > card.min_depth) & (depth <= card.max_depth)
@@ -26,17 +26,38 @@ def valid(depth: np.ndarray, card: DepthCard) -> np.ndarray:
 def grid_depth(depth: np.ndarray, grid: tuple[int, int], card: DepthCard) -> np.ndarray:
     """float32 [h, w] of a depth map [H, W] by the card's ``label_grid``; NaN where a cell has no valid pixel."""
     height, width = depth.shape
+    if card.label_grid == "mean":
+        return grid_depth_of(depth, grid, card)
     keep = valid(depth, card)
-    if card.label_grid == "nearest":
-        rows = ((np.arange(grid[0]) + 0.5) * height / grid[0]).astype(int)
-        columns = ((np.arange(grid[1]) + 0.5) * width / grid[1]).astype(int)
-        place = np.ix_(rows, columns)
-        return np.where(keep[place], depth[place], np.nan).astype(np.float32)
+    rows = ((np.arange(grid[0]) + 0.5) * height / grid[0]).astype(int)
+    columns = ((np.arange(grid[1]) + 0.5) * width / grid[1]).astype(int)
+    place = np.ix_(rows, columns)
+    return np.where(keep[place], depth[place], np.nan).astype(np.float32)
+
+
+def grid_depth_of(depth: np.ndarray, grid: tuple[int, int], card: MetresFields) -> np.ndarray:
+    """float32 [h, w]: the mean of each cell's valid pixels of a depth map [H, W]; NaN where it has none."""
+    height, width = depth.shape
+    keep = valid(depth, card)
     cell = (np.arange(height) * grid[0] // height)[:, None] * grid[1] + np.arange(width) * grid[1] // width
     many = np.bincount(cell[keep], minlength=grid[0] * grid[1])
     total = np.bincount(cell[keep], depth[keep].astype(np.float64), minlength=grid[0] * grid[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(many > 0, total / many, np.nan).reshape(grid).astype(np.float32)
+
+
+def bin_centres(card: MetresFields) -> Tensor:
+    """float32 [bins]: the centres of a card's bins in metres."""
+    near, far = card.min_depth, card.max_depth
+    if card.bin_spacing == "log":
+        return torch.linspace(math.log(near), math.log(far), card.bins).exp()
+    return torch.linspace(near, far, card.bins)
+
+
+def binned(outputs: Tensor, centres: Tensor, weights: str) -> Tensor:
+    """[B, bins, h, w] of a head -> metres [B, h, w]: the mean of the centres, weighted by the positive outputs."""
+    weight = outputs.softmax(1) if weights == "softmax" else outputs.relu() + 0.1
+    return torch.einsum("bkhw,k->bhw", weight / weight.sum(1, keepdim=True), centres)
 
 
 class DepthHead(nn.Module):
@@ -47,17 +68,12 @@ class DepthHead(nn.Module):
     def __init__(self, linear: LinearHead, card: DepthCard, softplus: bool) -> None:
         super().__init__()
         self.linear, self.card, self.softplus = linear, card, softplus
-        near, far = card.min_depth, card.max_depth
-        if card.bin_spacing == "log":
-            near, far = math.log(near), math.log(far)
-        steps = torch.linspace(near, far, card.bins)
-        self.register_buffer("centres", steps.exp() if card.bin_spacing == "log" else steps)
+        self.register_buffer("centres", bin_centres(card))
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.linear(tokens)
         if self.card.head == "bins":
-            weight = x.softmax(1) if self.card.bin_weights == "softmax" else x.relu() + 0.1
-            return torch.einsum("bkhw,k->bhw", weight / weight.sum(1, keepdim=True), self.centres)
+            return binned(x, self.centres, self.card.bin_weights)
         x = x[:, 0]
         if self.card.target == "log":
             out: Tensor = x.clamp(-20, 20).exp()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.cards.dense import DepthCard
+from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context
-from levl_eval.engines.dense_images import Shown, keep_sheets, pca_rgb, side_by_side
-from levl_eval.engines.depth.fitting import Fitted, fit, full_depth, sets_of
+from levl_eval.engines.dense_images import Shown, keep_sheets, pca_rgb, side_by_side, spread
+from levl_eval.engines.depth.fitting import Fitted, Predictor, fit, full_depth, sets_of
 from levl_eval.engines.depth.head import valid
 
 # Near to far, from light to dark: grey levels fall steadily, so that the order shows in print and to every eye.
@@ -37,7 +37,7 @@ def paint_error(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray) -> n
     return out
 
 
-def _range(maps: Sequence[np.ndarray], card: DepthCard) -> tuple[float, float]:
+def _range(maps: Sequence[np.ndarray], card: MetresFields) -> tuple[float, float]:
     """2nd to 98th percentile of the true depths of the images: one ramp for all of them and all backbones."""
     values = np.concatenate([m[valid(m, card)] for m in maps])
     if not len(values):
@@ -74,6 +74,22 @@ def keep_images(folder: Path, fitted: Fitted, test: DepthSet, count: int = 6, si
     one = shown(fitted, test)
     ids = one.spread(count)
     keep_sheets(folder, one.truth(ids), one.made(ids), ("prediction", *one.captions), side)
+
+
+def keep_predictions(folder: Path, made: Predictor, test: DepthSet, count: int = 6, side: int = 96) -> None:
+    """The same two files of a head whose tokens are not stored: photo and truth, prediction and error."""
+    rows = spread(len(test.images), count)
+    names = [test.images.ids[k] for k in rows]
+    maps = [full_depth(test, name) for name in names]
+    ends = _range(maps, made.card)
+    truth = [
+        [np.array(test.images.open(n)), paint_depth(m, *ends, valid(m, made.card))] for n, m in zip(names, maps, strict=True)
+    ]
+    shown = []
+    for row, metres in zip(rows, maps, strict=True):
+        predicted = made.predict(row, (metres.shape[0], metres.shape[1]))
+        shown.append([paint_depth(predicted, *ends), paint_error(predicted, metres, valid(metres, made.card))])
+    keep_sheets(folder, truth, shown, ("prediction", "error"), side)
 
 
 def show_depth(

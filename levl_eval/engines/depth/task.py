@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from levl_eval.cards.dense import DepthCard
+from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import fingerprint_of
+from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context, Outcome
-from levl_eval.engines.depth.fitting import Fitted, fit, full_depth, scored, sets_of
+from levl_eval.engines.depth.fitting import Predictor, fit, full_depth, scored, sets_of
 from levl_eval.engines.depth.images import keep_images
 from levl_eval.engines.floors import of_means
 from levl_eval.metrics import catalogue
@@ -20,7 +22,7 @@ from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
 from levl_eval.records import Sample
 
 
-def _sums(fitted: Fitted, row: int, truth: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _sums(fitted: Predictor, row: int, truth: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """metrics.depth.depth_sums of one image's prediction against metres [H, W] where bool [H, W] says that they count."""
     card = fitted.card
     predicted, goal = fitted.predict(row, (truth.shape[0], truth.shape[1]))[keep], truth[keep]
@@ -35,9 +37,20 @@ def _one(metric: str, sums: np.ndarray) -> np.ndarray:
 
 def run(context: Context[DepthCard]) -> Outcome:
     """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data."""
-    card = context.card
     train, test = sets_of(context)
     fitted, blind, notes, seconds = fit(context, train, test)
+    outcome = scored_outcome(context, (train, test), fitted, blind, notes, seconds)
+    if context.work is not None:
+        keep_images(context.work, fitted, test)
+    return outcome
+
+
+def scored_outcome(
+    context: Context[MetresFields], sets: tuple[DepthSet, DepthSet], fitted: Predictor, blind: Predictor, notes: Mapping[str, object],
+    seconds: dict[str, float],
+) -> Outcome:  # fmt: skip
+    """What a trained head is worth on the test set. sets: training and test set; blind: the floor. Raises LevlError where nothing is scored."""
+    card, (train, test) = context.card, sets
     started = time.monotonic()
     kept, unsighted, names, empty = [], [], [], []
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
@@ -54,8 +67,6 @@ def run(context: Context[DepthCard]) -> Outcome:
             f"{card.name}: no test pixel is within crop and caps; check `crop`, `min_depth`, `max_depth` and `depth_scale`"
         )
     seconds["scores"] = time.monotonic() - started
-    if context.work is not None:
-        keep_images(context.work, fitted, test)
     sums = np.stack(kept)
     by_image = depth_metrics(sums)
     metrics = {m: mean_estimate(by_image[m], bounds=catalogue.metric(m).bounds) for m in METRICS}

@@ -110,12 +110,12 @@ def test_depth_on_the_scenes(world, tmp_path):
         ["oracle:geometry", "random:nano"], ["nyuv2", "sunrgbd", "kitti"], data=str(world), out=tmp_path / "o", cache=tmp_path / "c", device="cpu",
         progress=QUIET, settings=settings, seeds=[0], debug=True,
     )  # fmt: skip
-    at = {(r.backbone, r.task): r.metrics for r in records}
+    at = {(r.backbone["name"], r.task): r.metrics for r in records}
     assert {r.status for r in records} == {"done"} and len(records) == 6
     for task in ("nyuv2", "sunrgbd", "kitti"):
         top = next(m for (b, t), m in at.items() if t == task and "oracle" in b)
         assert top["delta1"].value > 0.8 and top["gain_over_mean_map/rmse"].high < 0
-    by = {r.task: r for r in records if "oracle" in r.backbone}
+    by = {r.task: r for r in records if "oracle" in r.backbone["name"]}
     assert (
         by["sunrgbd"].data["train"] == by["nyuv2"].data["train"]
         and by["sunrgbd"].data["fingerprint"] != by["nyuv2"].data["fingerprint"]
