@@ -274,8 +274,8 @@ def check(directory: Path) -> list[Finding]:
         base, lists = directory / voc.directory, "Segmentation" + ("" if voc.layout == "voc" else "Context")
         if list(base.glob(f"**/ImageSets/{lists}/{voc.split}.txt")):
             out += _guard(f"{voc.directory}/{voc.split}", lambda s=voc: _masks(s, data))  # type: ignore[misc]
-    for name, splits in DEPTHS.items():
-        for split in splits:
+    for name, published in DEPTHS.items():
+        for split in published:
             if any((directory / name / p).exists() for p in _depth_places(name, split)):
                 out += _guard(f"{name}/{split}", lambda n=name, s=split: _depths(n, s, data))  # type: ignore[misc]
     for room in ("classification", "imagenet9/original", "imagenet9/mixed_same", "imagenet9/mixed_rand"):

@@ -165,4 +165,4 @@ def load_sun(path: Path, scale: float) -> np.ndarray:
         raise LevlError(f"{path}: expected a 16-bit image, as SUN RGB-D has them; replace the file")
     bits = raw.astype(np.uint16)
     turned = (bits >> np.uint16(3)) | (bits << np.uint16(13))
-    return np.minimum(turned.astype(np.float32) / np.float32(scale), np.float32(SUN_FAR))
+    return np.asarray(np.minimum(turned.astype(np.float32) / np.float32(scale), np.float32(SUN_FAR)))

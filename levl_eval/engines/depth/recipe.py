@@ -62,14 +62,15 @@ class Tokens:
         try:
             with encoding_in(b.precision, x.device):
                 features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
-            maps = features.patches.transpose(1, 2).unflatten(2, features.grid)
+            maps: Tensor = features.patches.transpose(1, 2).unflatten(2, features.grid)
         except (RuntimeError, AssertionError, ValueError) as e:
             why = " ".join(str(e).split())[:120]
             size = f"{images.shape[-1]}x{images.shape[-2]}"
             raise LevlError(
                 f"{b.name}: does not take images of {size} pixels ({why}); its own size is {b.preprocess.size}"
             ) from e
-        return maps.float().clone()  # clone: no inference tensor reaches autograd
+        out: Tensor = maps.float().clone()  # clone: no inference tensor reaches autograd
+        return out
 
     def normalised(self, levels: np.ndarray, device: torch.device) -> Tensor:
         """Levels 0 to 255 [..., H, W, 3] -> [..., 3, H, W] in the backbone's normalisation."""
@@ -87,6 +88,7 @@ class BinsHead(nn.Module):
         self.norm = nn.BatchNorm2d(dim) if card.batch_norm else nn.Identity()
         self.linear = nn.Conv2d(dim, card.bins, 1)
         nn.init.normal_(self.linear.weight, std=0.01)
+        assert self.linear.bias is not None
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("centres", bin_centres(card))
 
