@@ -71,7 +71,7 @@ class DataSpec(StrictModel):
         "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context", "pascal-context-59", "segmentation",
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
         "karpathy", "captions",
-        "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth", "kitti", "sunrgbd",
+        "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth", "kitti", "sunrgbd", "nyuv2-normals", "normals",
         "chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr",
         "spair71k", "davis", "revisited",
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",

@@ -21,6 +21,7 @@ from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
 from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, PropagationCard
+from levl_eval.cards.normals import NormalsCard
 from levl_eval.cards.probes import (
     AttentiveCard,
     BackgroundsCard,
@@ -83,6 +84,7 @@ __all__ = [
     "MMSegCard",
     "MixSpec",
     "MultipleChoiceCard",
+    "NormalsCard",
     "PreprocessOverride",
     "ProbeCard",
     "PromptSpec",
@@ -127,6 +129,7 @@ TaskCard = Annotated[
     | MMSegCard
     | DepthCard
     | DepthRecipeCard
+    | NormalsCard
     | InContextCard
     | CorrespondenceCard
     | PropagationCard
@@ -178,7 +181,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, NormalsCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard,
         ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}

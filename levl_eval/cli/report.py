@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DepthSet,
         ImageSet,
         InstanceSet,
+        NormalSet,
         PairSet,
         QuestionSet,
         SegmentationSet,
@@ -86,7 +87,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "depth-recipe", "correspondence", "propagation", "instance")  # fmt: skip
+_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "depth-recipe", "normals", "correspondence", "propagation", "instance")  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:
@@ -102,7 +103,16 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
     test_set: (
-        CaptionSet | ChoiceSet | ClassificationSet | DepthSet | InstanceSet | PairSet | QuestionSet | SegmentationSet | VideoSet
+        CaptionSet
+        | ChoiceSet
+        | ClassificationSet
+        | DepthSet
+        | InstanceSet
+        | NormalSet
+        | PairSet
+        | QuestionSet
+        | SegmentationSet
+        | VideoSet
     )
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
@@ -114,6 +124,8 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
         raise UsageError(f"{card.name}: lmms-eval reads its images itself")
     elif card.engine in ("depth", "depth-recipe"):
         test_set = readers.read_depth(card.data, folder, card.scale_of("test"), record.limit)
+    elif card.engine == "normals":
+        test_set = readers.read_normals(card.data, folder, record.limit)
     elif card.engine == "correspondence":
         test_set = readers.read_pairs(card.data, folder, record.limit)
     elif card.engine == "instance":

@@ -16,12 +16,13 @@ from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
 from levl_eval.data.pairs import image_sizes, points_beyond
-from levl_eval.data.published import ADE20K, CHOICES, DAVIS, DEPTHS, IMAGES, RELEASES, REVISITED, SETS, SPAIR
+from levl_eval.data.published import ADE20K, CHOICES, DAVIS, DEPTHS, IMAGES, NORMALS, RELEASES, REVISITED, SETS, SPAIR
 from levl_eval.data.readers import (
     read_choices,
     read_classification,
     read_depth,
     read_instances,
+    read_normals,
     read_pairs,
     read_questions,
     read_segmentation,
@@ -189,6 +190,25 @@ def _depths(task: str, split: str, data: str) -> Iterable[Finding]:
         yield Finding("error", name, f"{len(empty)} depth maps hold no depth, first {empty[0]}")
 
 
+def _normals(split: str, data: str) -> Iterable[Finding]:
+    """Every pair of a split: equal sizes, and a normal somewhere."""
+    spec = DataSpec(layout="nyuv2-normals", directory="nyuv2_normals", split=split)
+    normal_set = read_normals(spec, data)
+    name, unlike, empty = f"nyuv2_normals/{split}", [], []
+    for image in normal_set.images.ids:
+        normals, size = normal_set.normals(image), normal_set.images.open(image).size
+        if normals.shape[:2] != size[::-1]:
+            unlike.append(f"{image}: image {size[0]}x{size[1]}, normals {normals.shape[1]}x{normals.shape[0]}")
+        if not (normals != 0).any():
+            empty.append(image)
+    count = len(normal_set.images)
+    release = "" if count == NORMALS[split] else f"; the published split has {NORMALS[split]:,}"
+    yield Finding("note" if release else "ok", name, f"{count:,} pairs{release}")
+    for wrong, what in ((unlike, "are of another size than their image"), (empty, "hold no normal")):
+        if wrong:
+            yield Finding("error", name, f"{len(wrong)} maps {what}, first {wrong[0]}")
+
+
 def _folders(room: str, split: str, data: str) -> list[Finding]:
     image_folders = read_classification(DataSpec(layout="imagefolder", directory=room, split=split), data)
     for name in image_folders.images.ids:
@@ -278,6 +298,12 @@ def check(directory: Path) -> list[Finding]:
         for split in published:
             if any((directory / name / p).exists() for p in _depth_places(name, split)):
                 out += _guard(f"{name}/{split}", lambda n=name, s=split: _depths(n, s, data))  # type: ignore[misc]
+    for split in NORMALS:
+        if any(
+            (b / split).is_dir()
+            for b in (directory / "nyuv2_normals", directory / "nyuv2_normals/dsine_eval/nyuv2", directory / "dsine_eval/nyuv2")
+        ):
+            out += _guard(f"nyuv2_normals/{split}", lambda s=split: _normals(s, data))  # type: ignore[misc]
     for room in ("classification", "imagenet9/original", "imagenet9/mixed_same", "imagenet9/mixed_rand"):
         for split in ("train", "val", "test"):
             if (directory / room / split).is_dir():

@@ -6,7 +6,7 @@ one fingerprint from files and from the hub. The order (it moves training batche
 
   image          its encoded bytes; decoded RGB pixels where a set is published as arrays (CIFAR, STL-10, NYUv2's .mat) or a table has
                  no bytes. A re-encoded copy of equal pixels is therefore another image.
-  mask, depth    the encoded bytes too, with how their values are read as facts of the set (label map, ignore index, scale): a changed
+  mask, depth, normals  the encoded bytes too, with how their values are read as facts of the set (label map, ignore index, scale): a changed
                  pixel always shows; a re-encoded mask or another palette shows as well, although it moves no number.
   question       text, answer, all annotators' answers in order, and what of the metadata moves a number (see ``_meta``). GQA's
                  entailed questions are named by their hashes. Questions are grouped by image: intervals resample images.
@@ -39,6 +39,7 @@ from levl_eval.data.types import (
     ImageSet,
     InstanceSet,
     KeypointPair,
+    NormalSet,
     PairSet,
     Question,
     QuestionSet,
@@ -48,7 +49,16 @@ from levl_eval.data.types import (
 
 FORM = 1  # of the normal forms below; raised when they change on purpose
 AnnotatedSet = (
-    QuestionSet | SegmentationSet | ClassificationSet | CaptionSet | DepthSet | PairSet | ChoiceSet | VideoSet | InstanceSet
+    QuestionSet
+    | SegmentationSet
+    | ClassificationSet
+    | CaptionSet
+    | DepthSet
+    | PairSet
+    | ChoiceSet
+    | VideoSet
+    | InstanceSet
+    | NormalSet
 )
 AnySet = AnnotatedSet | ImageSet
 _UNUSED = {"isBalanced", "entailed", "groups"}  # moves nothing; or has a form of its own
@@ -111,6 +121,10 @@ def _content(dataset: AnySet) -> Content:
         own = dataset.content or (lambda name: pixel_hash(dataset.depth(name)))
         items = [_hash(c, bytes.fromhex(own(i))) for c, i in zip(contents, images.ids, strict=True)]
         return _finish("depth", items, {"scale": dataset.scale}, items, images)
+    if isinstance(dataset, NormalSet):
+        own = dataset.content or (lambda name: pixel_hash(dataset.normals(name)))
+        items = [_hash(c, bytes.fromhex(own(i))) for c, i in zip(contents, images.ids, strict=True)]
+        return _finish("normals", items, facts, items, images)
     if isinstance(dataset, InstanceSet):
         at = dict(zip(images.ids, contents, strict=True))
         items = [

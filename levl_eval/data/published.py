@@ -19,6 +19,7 @@ from levl_eval.data.types import (
     DepthSet,
     ImageSet,
     InstanceSet,
+    NormalSet,
     PairSet,
     Question,
     QuestionSet,
@@ -89,6 +90,7 @@ CHOICES: dict[tuple[str, str], tuple[str, int]] = {
 ADE20K = {"training": 20_210, "validation": 2_000}
 # Images by split. NYUv2: of the labelled set; KITTI: of the Eigen split, those with a depth map; SUN RGB-D: of the toolbox's test list.
 DEPTHS = {"nyuv2": {"train": 795, "test": 654}, "kitti": {"train": 23_158, "test": 652}, "sunrgbd": {"test": 5_050}}
+NORMALS = {"train": 795, "test": 654}  # NYUv2's labelled set, as its normals are published
 _DEPTH_TITLES = {"nyuv2": "NYU Depth V2 labelled", "kitti": "KITTI, Eigen split,", "sunrgbd": "SUN RGB-D"}
 # Images of other releases, by layout and split, for plans only: none of them is recognised by its count.
 IMAGES: dict[tuple[str, str], int] = {
@@ -98,6 +100,7 @@ IMAGES: dict[tuple[str, str], int] = {
     ("realworldqa", ""): 765, ("mmbench", "dev_en"): 1_164,
     **{(f"pascal-context{k}", s): n for k in ("", "-59") for s, n in (("train", 4_998), ("val", 5_105))},
     **{("ade20k", k): v for k, v in ADE20K.items()}, **{(name, k): v for name, splits in DEPTHS.items() for k, v in splits.items()},
+    **{("nyuv2-normals", k): v for k, v in NORMALS.items()},
     **{k: images for k, (_, images) in RELEASES.items() if images is not None},
 }  # fmt: skip
 KARPATHY = {"flickr30k": 1_000, "coco": 5_000}  # test images by folder
@@ -151,6 +154,8 @@ def published_set(dataset: AnySet, layout: str = "") -> str | None:
         return next((f"ADE20K {k}, {n:,} images of 150 classes (by counts)" for k, v in ADE20K.items() if v == n), None)
     if isinstance(dataset, DepthSet) and layout in DEPTHS:
         return next((f"{_DEPTH_TITLES[layout]} {k}, {n:,} images (by counts)" for k, v in DEPTHS[layout].items() if v == n), None)
+    if isinstance(dataset, NormalSet) and layout == "nyuv2-normals":
+        return next((f"normals of NYU Depth V2 {k}, {n:,} images (by counts)" for k, v in NORMALS.items() if v == n), None)
     if isinstance(dataset, ChoiceSet):
         name, count = CHOICES.get((layout, dataset.split), ("", -1))
         return f"{name}, {count:,} pairs (by counts)" if len(dataset.trials) == count else None

@@ -12,6 +12,7 @@ from levl_eval.core.registry import Registry, imported
 from levl_eval.data.depth import check_depth
 from levl_eval.data.images import opened_by
 from levl_eval.data.masks import check_masks
+from levl_eval.data.normals import check_normals
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.skipping import check_skipped
@@ -21,13 +22,26 @@ from levl_eval.data.types import (
     ClassificationSet,
     DepthSet,
     InstanceSet,
+    NormalSet,
     PairSet,
     QuestionSet,
     SegmentationSet,
     VideoSet,
 )
 
-S = TypeVar("S", CaptionSet, ChoiceSet, ClassificationSet, DepthSet, InstanceSet, PairSet, QuestionSet, SegmentationSet, VideoSet)
+S = TypeVar(
+    "S",
+    CaptionSet,
+    ChoiceSet,
+    ClassificationSet,
+    DepthSet,
+    InstanceSet,
+    NormalSet,
+    PairSet,
+    QuestionSet,
+    SegmentationSet,
+    VideoSet,
+)
 Reader: TypeAlias = "Callable[[DataSpec, str, int | None], S]"  # (specification, --data, limit) -> a set; raises UsageError
 _HERE = "levl_eval.data"
 
@@ -67,6 +81,9 @@ PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:re
 VIDEOS: Registry[str, Reader[VideoSet]] = _readers("videos", {"davis": "videos:read_davis"})
 INSTANCES: Registry[str, Reader[InstanceSet]] = _readers("instances", {"revisited": "revisited:read_revisited"})
 
+NORMALS: Registry[str, Reader[NormalSet]] = _readers("normals", {
+    "nyuv2-normals": "normals:read_nyuv2_normals", "normals": "normals:read_folders",
+})  # fmt: skip
 Depths: TypeAlias = Callable[[DataSpec, str, float, "int | None"], DepthSet]  # (specification, --data, scale, limit) -> a set
 DEPTHS: Registry[str, Depths] = Registry("layout of depth maps", imported, {
     "nyuv2": f"{_HERE}.depth:read_nyuv2", "depth": f"{_HERE}.depth:read_folders",
@@ -157,6 +174,15 @@ def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None
             "--data hub: depth is read from files; use --data DIR, or set data.root, or data.images and data.annotations (depth)"
         )
     return _ruled(check_depth(DEPTHS.load(spec.layout)(spec, data, scale, limit)), spec)
+
+
+def read_normals(spec: DataSpec, data: str, limit: int | None = None) -> NormalSet:
+    """Images with surface normals; ``limit`` keeps the first so many. Raises UsageError."""
+    if spec.layout not in NORMALS:
+        raise _wrong(spec, "surface normals")
+    if on_hub(spec, data):
+        raise UsageError("--data hub: normals are read from files; use --data DIR, or set data.root")
+    return _ruled(check_normals(NORMALS.load(spec.layout)(spec, data, limit)), spec)
 
 
 def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:

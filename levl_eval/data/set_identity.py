@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from levl_eval.data.fingerprints import AnnotatedSet
 
 READER_VERSION = 1  # of what is remembered here
-Kind = Literal["questions", "segmentation", "classification", "captions", "depth", "pairs", "videos", "instances", "choices"]
+Kind = Literal[
+    "questions", "segmentation", "classification", "captions", "depth", "normals", "pairs", "videos", "instances", "choices"
+]
 _LOOKED_AT = 64  # images of a set whose ends are read each time
 
 
@@ -123,7 +125,7 @@ def read_set(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: 
     read: dict[Kind, Callable[[DataSpec, str, int | None], AnnotatedSet]] = {
         "questions": readers.read_questions, "segmentation": readers.read_segmentation, "classification": readers.read_classification,
         "pairs": readers.read_pairs, "videos": readers.read_videos, "instances": readers.read_instances,
-        "choices": readers.read_choices,
+        "choices": readers.read_choices, "normals": readers.read_normals,
     }  # fmt: skip
     return read[kind](spec, data, limit)
 

@@ -209,6 +209,18 @@ class DepthSet:
     scale: float | None = None  # of integer maps, in a metre; None: ``content`` is of metres
 
 
+@dataclass(frozen=True)
+class NormalSet:
+    """Images with surface normals. normals: image id -> float32 unit vectors [H, W, 3]; zeros mean unknown."""
+
+    name: str
+    split: str
+    images: ImageSet
+    normals: Callable[[str], np.ndarray]
+    fingerprint: str
+    content: Callable[[str], str] | None = None  # id -> hash of the map's encoded bytes; None: none are kept
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One choice by image-text score. One image: the first caption is right, the others are wrong. Two images: each caption is its own

@@ -46,6 +46,7 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
     "mmseg": "levl_eval.engines.segmentation.mmseg_task:run",
     "depth": "levl_eval.engines.depth.task:run",
     "depth-recipe": "levl_eval.engines.depth.recipe:run",
+    "normals": "levl_eval.engines.normals.task:run",
     "correspondence": "levl_eval.engines.correspondence.task:run",
     "propagation": "levl_eval.engines.propagation.task:run",
     "instance": "levl_eval.engines.instance.task:run",

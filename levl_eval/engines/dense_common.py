@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from levl_eval.backbones.base import Preprocess
 from levl_eval.cards.dense import DepthCard, MapCard, SegmentationCard
+from levl_eval.cards.normals import NormalsCard
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
@@ -28,7 +29,7 @@ BLOCK = 64  # images whose tokens are read at once for their statistics
 
 @dataclass(frozen=True)
 class LabelledTokens:
-    """What a dense head is trained on: stored tokens [N, n, D], and labels [N, h, w] at their resolution, (h, w) = grid, h w = n."""
+    """What a dense head is trained on: stored tokens [N, n, D], and labels [N, h, w] (or [N, h, w, C]) at their resolution, (h, w) = grid, h w = n."""
 
     patches: Rows
     labels: np.ndarray
@@ -102,7 +103,7 @@ class FixedMap(nn.Module):
 
 
 def train_on_tokens(
-    head: nn.Module, data: LabelledTokens, card: SegmentationCard | DepthCard, loss: Callable[[Tensor, Tensor], Tensor | None], seed: int,
+    head: nn.Module, data: LabelledTokens, card: SegmentationCard | DepthCard | NormalsCard, loss: Callable[[Tensor, Tensor], Tensor | None], seed: int,
     device: torch.device, progress: Progress,
 ) -> list[float]:  # fmt: skip
     """Fit a head on labelled tokens by AdamW as the card says; returns its loss by epoch.
@@ -118,7 +119,7 @@ def train_on_tokens(
     return [float(x) for x in curve]
 
 
-_Card = TypeVar("_Card", SegmentationCard, DepthCard)
+_Card = TypeVar("_Card", SegmentationCard, DepthCard, NormalsCard)
 _Head = TypeVar("_Head", bound=nn.Module)
 
 
@@ -142,13 +143,13 @@ def upsample(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Ten
     return F.interpolate(maps, size=size, mode=mode, **({"align_corners": False} if mode == "bilinear" else {}))
 
 
-def geometry_of(card: MapCard | DepthCard, own: Preprocess, resize: str) -> Preprocess:
+def geometry_of(card: MapCard | DepthCard | NormalsCard, own: Preprocess, resize: str) -> Preprocess:
     """The backbone's normalisation with the task's geometry: images and labels must be cut alike for every backbone."""
     return replace(own, size=card.size or own.size, resize=resize, resize_to=None, interpolation=card.interpolation)
 
 
 def same_size(images: ImageSet, name: str, labels: np.ndarray, what: str) -> np.ndarray:
-    """``labels`` [H, W] of an image as they are. Raises LevlError where their size is not the image's; what: "mask", "depth map"."""
+    """``labels`` [H, W] of an image as they are. Raises LevlError where their size is not the image's; what: "mask", "depth map", "map of normals"."""
     size = images.open(name).size
     if (labels.shape[1], labels.shape[0]) != size:
         raise LevlError(

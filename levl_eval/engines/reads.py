@@ -12,6 +12,7 @@ from levl_eval.cards import (
     InContextCard,
     InstanceCard,
     LMMSCard,
+    NormalsCard,
     ProbeCard,
     PropagationCard,
     QuestionCard,
@@ -37,7 +38,16 @@ def arrays_of(card: TaskFields) -> tuple[str, ...]:
     """Names of features.extraction.ARRAYS; () where the engine reads nothing from the store."""
     if isinstance(
         card,
-        (AttentiveCard, SegmentationCard, InContextCard, TextSegmentationCard, DepthCard, CorrespondenceCard, PropagationCard),
+        (
+            AttentiveCard,
+            SegmentationCard,
+            InContextCard,
+            TextSegmentationCard,
+            DepthCard,
+            NormalsCard,
+            CorrespondenceCard,
+            PropagationCard,
+        ),
     ):
         return ("patches",)
     if isinstance(card, (ProbeCard, BackgroundsCard)):

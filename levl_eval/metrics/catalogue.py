@@ -83,6 +83,12 @@ _DEPTH = (
     _raw("silog", "", "standard deviation of the log ratio"),
     *(_fraction(f"delta{k}", f"pixels within a factor of 1.25^{k}") for k in (1, 2, 3)),
 )  # fmt: skip
+_NORMALS = (
+    *(_raw(f"angle_{m}", "°", f"{what} of the angles to the true normals", bounds=(0.0, 180.0)) for m, what in (
+        ("mean", "mean"), ("median", "median"), ("rmse", "root of the mean square"),
+    )),
+    *(_fraction(f"within_{limit}", f"pixels whose normal is less than {limit} degrees off") for limit in ("11.25", "22.5", "30")),
+)  # fmt: skip
 _POPE = (
     _fraction("accuracy", "right answers"), _fraction("precision", "of the answers yes"), _fraction("recall", "of what is there"),
     _fraction("f1", "harmonic mean of precision and recall"), _fraction("yes_ratio", "answers yes", "none"),
@@ -166,6 +172,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("gain_over_{name}", bounds=DIFFERENCE, meaning="accuracy minus that of a floor, paired"),
     _fraction("mean_iou", "mean intersection over union"), _fraction("pixel_accuracy"), _fraction("mean_accuracy", "mean recall of classes"),
     *_DEPTH, *(replace(m, name=f"pixels/{m.name}", meaning=f"{m.meaning}, all pixels together") for m in _DEPTH),
+    *_NORMALS, *(replace(m, name=f"pixels/{m.name}", meaning=f"{m.meaning}, all pixels together") for m in _NORMALS),
     *_CLASSES,
     _fraction("top1_all", "images whose class, or one it stands for, comes first of all classes trained on"),
     _fraction("top1_unleaked", "top1 without images that training has too", chance="1/classes"),

@@ -42,6 +42,7 @@ _SHOWN = {  # by engine: what the two sheets show, for those who cannot see them
     "segmentation": ("images and their true labels", "prediction, errors, principal components of patch tokens"),
     "depth": ("images and their true depth", "predicted depth, relative error, principal components of patch tokens"),
     "depth-recipe": ("images and their true depth", "predicted depth and relative error"),
+    "normals": ("images and their true normals", "predicted normals, angular error, principal components of patch tokens"),
     "correspondence": ("pairs of images with their keypoints", "where the keypoints are found, green where right, red with a line to the true place"),
     "propagation": ("frames and their true objects", "the objects as they were carried there, and the first frame's mask"),
     "instance": ("queries with an image to find", "the first images of each query's list, in a green frame where right, red where wrong, grey where they do not count"),

@@ -23,7 +23,12 @@ from levl_eval.report.results import Results, Row
 from levl_eval.report.units import interval
 
 ORACLES = ("attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
-_ASKED_FOR = {"correspondence": ("parts",), "depth": ("geometry",), "depth-recipe": ("geometry",)}  # by engine
+_ASKED_FOR = {
+    "correspondence": ("parts",),
+    "depth": ("geometry",),
+    "depth-recipe": ("geometry",),
+    "normals": ("geometry",),
+}  # by engine
 FLOORS = (
     "text_only",
     "majority_map",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from levl_eval.data.set_identity import SetIdentity
 
 _KINDS: dict[str, Kind] = {
-    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "depth-recipe": "depth", "retrieval": "captions",
+    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "depth-recipe": "depth", "normals": "normals", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices", "shift": "classification", "mcq": "questions",

@@ -166,7 +166,7 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
             Image.fromarray(render_mask(scene, size)).save(buffer, "PNG")
             yield f"{_ADE20K}/annotations/{split}/{_ade_stem(split, index)}.png", buffer.getvalue()
         if room in depths.ROOMS:
-            yield depths.depth_file(part, index, scene, size)
+            yield depths.map_file(part, index, scene, size)
         if part.startswith("davis"):
             yield f"{_DAVIS}/Annotations/480p/{image_id(part, index)}.png", _indexed(render_instances(scene, size))
 

@@ -66,6 +66,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
     {**TASK, **SIDES, "engine": "mmseg", "layers": [1], "crop": 8, "short": 8, "stride": 4, "config": "c", "config_text": "{}"},
     {**TASK, **SIDES, "engine": "depth", "size": 8, "layers": [1], "test_depth_scale": 2.0, "test_max_depth": 5.0},
     {**TASK, **SIDES, "engine": "depth-recipe", "layers": [1], "test_depth_scale": 2.0, "test_max_depth": 5.0, "train_crop": [4, 4], "cycle": [0.1, 0.2]},
+    {**TASK, **SIDES, "engine": "normals", "size": 8, "layers": [1]},
     {**TASK, "engine": "instance", "main_metric": "map_medium", "data": DATA, "size": 8, "layers": [1]},
     {**TASK, "engine": "propagation", "main_metric": "j_and_f", "data": DATA, "size": 8, "multiple": 4, "layers": [1]},
     {**TASK, "engine": "correspondence", "main_metric": "pck_per_point", "data": DATA, "size": 8, "layers": [1]},

@@ -295,7 +295,7 @@ def _covered(path: str, opened: bool, spec: DataSpec, data: str, touched: dict[s
 LAYOUTS = get_args(DataSpec.model_fields["layout"].annotation)
 KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
-    **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(readers.DEPTHS, "depth"),
+    **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(readers.DEPTHS, "depth"), **dict.fromkeys(readers.NORMALS, "normals"),
     **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.VIDEOS, "videos"), **dict.fromkeys(readers.INSTANCES, "instances"), **dict.fromkeys(readers.CHOICES, "choices"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
@@ -322,7 +322,7 @@ SEEDS = {
     "tallyqa": ["val.json"], "vsr": ["splits/zeroshot/val.jsonl"],
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
     "revisited": ["gnd_x.json", "jpg/a.jpg"],
-    "kitti": ["kitti_eigen_test.txt", "input/d/a.png"], "sunrgbd": ["SUNRGBD_val_splits.txt", "SUNRGBD/a.jpg"],
+    "kitti": ["kitti_eigen_test.txt", "input/d/a.png"], "sunrgbd": ["SUNRGBD_val_splits.txt", "SUNRGBD/a.jpg"], "nyuv2-normals": ["test/a_img.png"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
@@ -369,7 +369,7 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
     (data / "coco" / "val2014").mkdir(parents=True)
     splits = {
         "pope": "random",
-        **dict.fromkeys(("nyuv2", "kitti", "sunrgbd", "cifar10", "cifar100", "stl10"), "test"),
+        **dict.fromkeys(("nyuv2", "nyuv2-normals", "kitti", "sunrgbd", "cifar10", "cifar100", "stl10"), "test"),
         "sugarcrepe": "",
         "aro": "order",
         **dict.fromkeys(("cub", "stanford-cars"), "test"),
@@ -378,7 +378,17 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
     fields: dict[str, Any] = {"directory": layout, "split": splits.get(layout, "val")}
     if place == "root":
         fields["root"] = str(folder)
-    if place == "fields" or layout in ("labels", "captions", "vqa", "llava", "depth", "segmentation", "choices", "mcq"):
+    if place == "fields" or layout in (
+        "labels",
+        "captions",
+        "vqa",
+        "llava",
+        "depth",
+        "normals",
+        "segmentation",
+        "choices",
+        "mcq",
+    ):
         small.write(folder / "i" / "a.png", small.image_bytes(0))
         small.write(folder / "m" / "a.png", small.mask_bytes(0))
         small.write(folder / "t.jsonl", '{"image": "a.png", "question": "?", "answer": "x"}\n')

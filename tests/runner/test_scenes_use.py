@@ -72,7 +72,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
             "cv-bench-2d",
             "mmbench",
             *("chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr"),
-            *("nyuv2", "sunrgbd", "kitti"),
+            *("nyuv2", "sunrgbd", "kitti", "nyuv2-normals"),
         ],
         [],
         "scenes",
