@@ -78,8 +78,8 @@ def read_kitti(spec: DataSpec, data: str, scale: float, limit: int | None = None
     pairs = [(w[0], _place(root, _IMAGES, w[0]), _place(root, _MAPS, w[1])) for w in lines]
     whole = spec.level == "whole"
     how = MapFiles(scale, _GET_KITTI) if whole else MapFiles(scale, _GET_KITTI, "kb crop", _cut)
-    found = paired(spec, pairs, str(root), how)
-    return found if whole else replace(found, images=_cut_images(found.images, {n: p for n, p, _ in pairs}))
+    frames = paired(spec, pairs, str(root), how)
+    return frames if whole else replace(frames, images=_cut_images(frames.images, {n: p for n, p, _ in pairs}))
 
 
 def _cut(path: Path, scale: float) -> np.ndarray:
@@ -103,10 +103,10 @@ def _place(root: Path, folders: Sequence[str], name: str) -> Path:
 def _list_of(spec: DataSpec, data: str, places: Sequence[Path], get: str) -> Path:
     """The list of the pairs: the card's `annotations`, or the first of the places that is there."""
     own = under(data, spec.annotations)
-    found = Path(own) if own else next((p for p in places if p.is_file()), places[0])
-    if not found.is_file():
-        raise UsageError(f"{found}: no such file, the list of the {spec.split} split; {get}")
-    return found
+    path = Path(own) if own else next((p for p in places if p.is_file()), places[0])
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file, the list of the {spec.split} split; {get}")
+    return path
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -128,10 +128,10 @@ def read_sunrgbd(spec: DataSpec, data: str, scale: float, limit: int | None = No
     root = root_of(spec.root, spec.directory, data)
     splits = [root / name for name in _SUN_SPLITS]
     listed = _list_of(spec, data, [root / "SUNRGBD_val_splits.txt", *splits], _GET_SUN)
-    found = _of_toolbox(listed, root, limit) if listed.suffix == ".mat" else _of_lines(listed, root, limit)
-    if not found:
+    pairs = _of_toolbox(listed, root, limit) if listed.suffix == ".mat" else _of_lines(listed, root, limit)
+    if not pairs:
         raise UsageError(f"{listed}: names no pairs; {_GET_SUN}")
-    return paired(spec, found, str(root), MapFiles(scale, _GET_SUN, f"three bits turned back, at most {SUN_FAR:g} m", load_sun))
+    return paired(spec, pairs, str(root), MapFiles(scale, _GET_SUN, f"three bits turned back, at most {SUN_FAR:g} m", load_sun))
 
 
 def _of_lines(listed: Path, root: Path, limit: int | None) -> list[tuple[str, Path, Path]]:

@@ -44,7 +44,8 @@ class Fitted:
     def predict(self, row: int, size: tuple[int, int]) -> np.ndarray:
         """[H, W, 3], of no particular length, of the image in ``row`` of the features."""
         maps = logits_of(self.head, self.features.patches[row : row + 1], self.device)[:, :3]
-        return upsample(maps, size, self.card.upsample)[0].movedim(0, -1).cpu().numpy()
+        out: np.ndarray = upsample(maps, size, self.card.upsample)[0].movedim(0, -1).cpu().numpy()
+        return out
 
 
 def full_normals(data: NormalSet, name: str) -> np.ndarray:
@@ -57,7 +58,7 @@ def mean_directions(labels: np.ndarray) -> np.ndarray:
     known = np.isfinite(labels).all(-1, keepdims=True)
     total = np.where(known, labels, 0).astype(np.float64).sum(0)
     everywhere = total.sum((0, 1))
-    return np.where(known.any(0), total, everywhere).astype(np.float32)
+    return np.asarray(np.where(known.any(0), total, everywhere), np.float32)
 
 
 def fit(
