@@ -93,7 +93,7 @@ def fit(
 def paint(normals: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
     """Vectors [H, W, 3] -> uint8 [H, W, 3], each component from -1 to 1 as one colour; what is not kept is grey."""
     unit = normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
-    out = ((unit + 1) / 2 * 255).round().astype(np.uint8)
+    out: np.ndarray = ((unit + 1) / 2 * 255).round().astype(np.uint8)
     if keep is not None:
         out[~keep] = 128
     return out
