@@ -27,6 +27,8 @@ Z95 = 1.959963984540054
 DRAWS = 2000
 _BLOCK = 32 << 20  # bytes of weights held at once
 _KEPT = 2 << 20  # entries of draws that are small enough to be kept: 4 MiB each, 256 MiB in all
+_EXACT = 1 << 24  # below it single precision holds every whole number
+_FEW = 8  # columns; more are faster in one product
 _NORMAL = NormalDist()
 
 
@@ -44,26 +46,45 @@ def _one_block(k: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws).astype(np.uint16)
 
 
-@lru_cache(2)
-def _one_block_of_floats(k: int, draws: int, seed: int) -> np.ndarray:
+@lru_cache(4)
+def _one_block_of_floats(k: int, draws: int, seed: int, dtype: str) -> np.ndarray:
     """The same, read only, as products want it; at most 16 MiB."""
-    out: np.ndarray = _one_block(k, draws, seed).astype(np.float64)
+    out: np.ndarray = _one_block(k, draws, seed).astype(dtype)
     out.flags.writeable = False
     return out
 
 
-def cluster_draws(k: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+def cluster_draws(k: int, draws: int, seed: int, dtype: str = "float64") -> Iterator[np.ndarray]:
     """Yield [b, K] arrays of multinomial cluster counts, ``draws`` rows in all, in blocks of bounded memory; not to be written to."""
     if k * draws <= _KEPT:
-        yield _one_block_of_floats(k, draws, seed)
+        yield _one_block_of_floats(k, draws, seed, dtype)
         return
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // (8 * k))
     done = 0
     while done < draws:
         b = min(block, draws - done)
-        yield rng.multinomial(k, np.full(k, 1 / k), size=b).astype(np.float64)
+        yield rng.multinomial(k, np.full(k, 1 / k), size=b).astype(dtype)
         done += b
+
+
+def _sums_of_draws(counts: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Sums [b, C] over the clusters of each draw of ``counts`` [K, C].
+
+    Whole numbers are summed in single precision where no partial sum can leave what it holds exactly (a draw's counts add up to K): the
+    same numbers in a tenth of the time, column by column where there are few.
+    """
+    k = len(counts)
+    exact = bool((counts == np.rint(counts)).all()) and k * np.abs(counts).max(initial=0) < _EXACT
+    if not exact:
+        for w in cluster_draws(k, draws, seed):
+            yield w @ counts
+        return
+    single = counts.astype(np.float32)
+    columns = [np.ascontiguousarray(c) for c in single.T] if single.shape[1] <= _FEW else []
+    for w in cluster_draws(k, draws, seed, "float32"):
+        sums = np.stack([w @ c for c in columns], -1) if columns else w @ single
+        yield sums.astype(np.float64)
 
 
 def student_quantile(df: int) -> float:
@@ -240,10 +261,10 @@ def bootstrap_statistic(
     used = flat.any(0)  # classes that never occur cost nothing
     slim = np.ascontiguousarray(flat[:, used])
     values = []
-    for w in cluster_draws(k, draws, seed):
-        sums = np.zeros((len(w), flat.shape[1]))
-        sums[:, used] = w @ slim
-        values.append(function(sums.reshape(len(w), *counts.shape[1:])))
+    for drawn_sums in _sums_of_draws(slim, draws, seed):
+        sums = np.zeros((len(drawn_sums), flat.shape[1]))
+        sums[:, used] = drawn_sums
+        values.append(function(sums.reshape(len(sums), *counts.shape[1:])))
     drawn = np.concatenate(values)
     low, high = _ends(drawn, value, k)
     stderr = float(drawn.std(ddof=1) * math.sqrt(k / (k - 1)))  # a draw's spread is short by (k - 1) / k

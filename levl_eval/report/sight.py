@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from weakref import WeakKeyDictionary
 
 from levl_eval.cards.registry import ASSETS
 from levl_eval.core.json_types import object_at
@@ -19,7 +20,7 @@ from levl_eval.metrics.catalogue import metric_of
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.sight import share_of_gains
 from levl_eval.records import Record
-from levl_eval.report.results import Results, Row
+from levl_eval.report.results import Results, Row, RowKey
 from levl_eval.report.units import interval
 
 ORACLES = ("attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
@@ -94,7 +95,19 @@ def shipped() -> Mapping[tuple[str, str], Ceiling]:
     }
 
 
+# A row has one ceiling, asked for by every record of it: looking through its columns each time would grow with their square.
+_CEILINGS: WeakKeyDictionary[Results, dict[RowKey, Ceiling | None]] = WeakKeyDictionary()
+
+
 def ceiling_of(results: Results, row: Row) -> Ceiling | None:
+    """The ceiling of a row (the module's text says which); looked for once."""
+    known = _CEILINGS.setdefault(results, {})
+    if row.key not in known:
+        known[row.key] = _ceiling(results, row)
+    return known[row.key]
+
+
+def _ceiling(results: Results, row: Row) -> Ceiling | None:
     for kind in (*_ASKED_FOR.get(row.any.engine, ()), *ORACLES):
         for name, cell in row.cells.items():
             if cell.records and oracle_of(cell.records[0]) == kind:

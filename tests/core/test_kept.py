@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,29 @@ def test_what_is_not_theirs_or_damaged_is_refused(tmp_path):
     np.savez(path, seal=np.array([{}], object))
     with pytest.raises(Damaged, match="cannot be read"):
         read_arrays(path, "key")
+
+
+def test_any_changed_byte_is_refused_or_changes_nothing(tmp_path):
+    """Members are cut out without zipfile's reader."""
+    path, few = tmp_path / "a.npz", {k: ARRAYS[k] for k in ("truth", "long")}
+    write_arrays(path, "key", few)
+    raw, refused = path.read_bytes(), 0
+    for at in range(len(raw)):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 0x11]) + raw[at + 1 :])
+        try:
+            got = read_arrays(path, "key")
+        except Damaged:
+            refused += 1
+            continue
+        assert got.keys() == few.keys() and all(got[k].tobytes() == few[k].tobytes() for k in few)
+    assert refused > sum(v.nbytes for v in few.values())
+
+
+def test_members_that_are_compressed_are_read_too(tmp_path):
+    path, packed = tmp_path / "a.npz", tmp_path / "b.npz"
+    write_arrays(path, "key", ARRAYS)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in stored.namelist():
+            out.writestr(name, stored.read(name))
+    for name, value in read_arrays(packed, "key").items():
+        assert value.tobytes() == ARRAYS[name].tobytes()

@@ -186,6 +186,23 @@ def test_holm_by_hand():
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0]) and holm([]) == []
 
 
+@pytest.mark.parametrize("columns", [1, 2, 20])
+@pytest.mark.parametrize("largest", [3, 40_000])  # the second one's sums leave what single precision holds
+def test_sums_of_whole_numbers_are_those_of_double_precision_to_the_bit(columns, largest):
+    k, draws, seen = 1_001, 50, []
+    counts = np.random.default_rng(0).integers(-largest, largest + 1, (k, columns)).astype(float)
+    for values in (counts, counts / 3):
+        seen.clear()
+        bootstrap_statistic(values, lambda sums: (seen.append(sums), sums[..., 0])[1], draws=draws, seed=1)
+        plain = np.concatenate([w @ values for w in cluster_draws(k, draws, 1)])
+        found = np.concatenate(seen[1:])
+        assert found.dtype == np.float64
+        if values is counts:
+            assert (found == plain).all()
+        else:
+            np.testing.assert_allclose(found, plain, rtol=1e-12, atol=1e-9)
+
+
 def test_kept_draws_are_the_drawn_ones():
     k, draws = 37, 50
     (first,), (again,) = list(cluster_draws(k, draws, 3)), list(cluster_draws(k, draws, 3))

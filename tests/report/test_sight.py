@@ -65,6 +65,17 @@ def test_the_oracle_that_tells_all_is_the_ceiling_and_the_richer_one(run):
     assert all(share_of_sight(results, row, n) is None for n in row.cells if n.startswith("oracle"))
 
 
+def test_a_ceiling_is_looked_for_once_a_row(run, monkeypatch):
+    """Asked for by every record, it would cost the square of a row's columns."""
+    for k in range(6):
+        write(run, f"other{k}", 0.3 + 0.05 * k)
+    asked = []
+    monkeypatch.setattr(sight, "oracle_of", lambda record: asked.append(record.key) or "")
+    results = Results.read([run])
+    rows(results)
+    assert len(asked) == len(sight.ORACLES) * len(results.rows[0].cells) == 16
+
+
 def test_shares_stand_in_every_table(run):
     write(run, "oracle:attributes", 1.0, ALL)
     results = Results.read([run])
