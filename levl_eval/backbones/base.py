@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from levl_eval.backbones.code import structure_of, tokenizer_digest
+from levl_eval.backbones.execution import EAGER, Execution
 from levl_eval.core.errors import LevlError
 from levl_eval.core.precision import Precision
 from levl_eval.core.third_party import repair
@@ -90,6 +91,7 @@ class Backbone(nn.Module, abc.ABC):
     info: dict[str, object]
     code: Mapping[str, str] = {}
     precision: Precision = "float32"  # that images are encoded in; another one only where a run chose it (backbones.deferred)
+    execution: Execution = EAGER  # likewise
 
     def missing(self) -> str:
         """What this class must still give, in words; "" where nothing is missing."""
@@ -126,7 +128,7 @@ class Backbone(nn.Module, abc.ABC):
         return self
 
     def alike(self, other: Backbone) -> Backbone:
-        """``other``, encoding in the precision that this one does."""
+        """``other``, encoding in the precision and by the execution that this one does."""
         return other
 
     @property

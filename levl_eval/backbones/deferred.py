@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone, ClassToken, Features, Preprocess, Readout
+from levl_eval.backbones.execution import EAGER, Execution, compiled, lay_out, pixels_for
 from levl_eval.core.precision import Precision, encoding_in
 
 
@@ -56,13 +57,16 @@ class Known:
 class DeferredBackbone(Backbone):
     """Answers what is known of it, and is built, on the device it was sent to, when it first has to encode something.
 
-    Images are encoded in ``precision``, a part of what its features are known by; texts and projections stay in float32. Raises what loading
-    raises, then.
+    Images are encoded in ``precision`` and by ``execution``, parts of what its features are known by; texts and projections stay in
+    float32 and plain. Raises what loading raises, then.
     """
 
-    def __init__(self, known: Known, load: Callable[[], Backbone], precision: Precision = "float32") -> None:
+    def __init__(
+        self, known: Known, load: Callable[[], Backbone], precision: Precision = "float32", execution: Execution = EAGER
+    ) -> None:
         super().__init__()
-        self.precision = precision
+        self.precision, self.execution = precision, execution
+        self._compiled: dict[str, Callable[..., Features]] = {}
         self.name, self.uri, self.weights_sha256, self.code = known.name, known.uri, known.weights_sha256, known.code
         self.preprocess, self.info = known.preprocess, dict(known.info)
         shapes = known.shapes
@@ -97,21 +101,32 @@ class DeferredBackbone(Backbone):
 
     def encoder_parts(self) -> dict[str, object]:
         own = {} if self.precision == "float32" else {"precision": self.precision}
-        return {"weights": self.weights_sha256, "code": dict(self.code), "modules": self._modules_digest, **own}
+        built = {"weights": self.weights_sha256, "code": dict(self.code), "modules": self._modules_digest}
+        return {**built, **own, **self.execution.parts()}
 
     def alike(self, other: Backbone) -> Backbone:
-        return DeferredBackbone(Known.of(other), lambda: other, self.precision)
+        return DeferredBackbone(Known.of(other), lambda: other, self.precision, self.execution)
 
     def text_parts(self) -> dict[str, object]:
         return dict(self._text)
 
     def encode(self, images: Tensor) -> Features:
-        with encoding_in(self.precision, self._target):
-            return self.whole().encode(images)
+        return self._run("encode", images)
 
     def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
+        return self._run("encode_layers", images, tuple(layers))
+
+    def _run(self, method: str, images: Tensor, *more: tuple[int, ...]) -> Features:
+        """A method of the encoder, in our precision and execution."""
+        whole = self.whole()
+        lay_out(whole, self.execution.channels_last)  # another job's may have left it otherwise
+        function: Callable[..., Features] = getattr(whole, method)
+        if self.execution.compiled:
+            if method not in self._compiled:
+                self._compiled[method] = compiled(function, self.name)
+            function = self._compiled[method]
         with encoding_in(self.precision, self._target):
-            return self.whole().encode_layers(images, layers)
+            return function(pixels_for(images, self.execution), *more)
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         return self.whole().image_embeddings(pooled)

@@ -44,7 +44,8 @@ class ValueBackbone(DeferredBackbone):
     """A backbone whose ``encode`` gives such patch tokens; its pooled feature is the class token of that block. Otherwise ``backbone``."""
 
     def __init__(self, backbone: Backbone) -> None:
-        super().__init__(Known.of(backbone), backbone.whole, backbone.precision)
+        # A compiled block would not see the mask: it is put in by a hook.
+        super().__init__(Known.of(backbone), backbone.whole, backbone.precision, backbone.execution._replace(compiled=False))
         self.to(backbone.device)
 
     def encoder_parts(self) -> dict[str, object]:

@@ -40,6 +40,7 @@ def print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
 
 
 def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[str, dict[str, object]]:
+    from levl_eval.backbones.execution import Execution
     from levl_eval.cards import protocol_of
     from levl_eval.core.device import device_kind
     from levl_eval.core.paths import default_cache
@@ -57,7 +58,7 @@ def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[
     return {
         label: shown_protocol(
             protocol_of(card), versions_of(card.engine), resolved_of(card, None),
-            precision_of(card, device, check_precision(args.precision, device)), language if card.engine in TOGETHER else None, args.limit,
+            precision_of(card, device, check_precision(args.precision, device), Execution(args.compile, args.channels_last)), language if card.engine in TOGETHER else None, args.limit,
         )
         for label, card in cards.items()
     }  # fmt: skip

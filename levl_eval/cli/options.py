@@ -68,6 +68,11 @@ def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
     p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the image encoders; tf32 on NVIDIA GPUs alone")
+    p.add_argument("--compile", action="store_true", help="image encoders through torch.compile (part of the identity)")
+    p.add_argument(
+        "--channels-last", action="store_true", dest="channels_last",
+        help="image encoders with channels last in memory (part of the identity; convolutional ones gain)",
+    )  # fmt: skip
     p.add_argument(
         "--store-limit", type=size_of, metavar="SIZE", dest="store_limit",
         help="what stored features may take, for example 200GB; tokens beyond it are encoded each time they are read",

@@ -149,6 +149,8 @@ def _evaluate(args: argparse.Namespace, out: Path) -> int:
         device=args.device,
         batch_size=args.batch_size,
         precision=args.precision,
+        compile=args.compile,
+        channels_last=args.channels_last,
         store_limit=args.store_limit,
         progress=Progress(quiet=args.quiet),
         rehash=args.rehash,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 from pydantic import TypeAdapter
 
 from levl_eval.backbones.code import code_of
+from levl_eval.backbones.execution import EAGER, Execution, lay_out
 from levl_eval.backbones.locate import Location, locate, stated
 from levl_eval.backbones.reads import Sources, noted_reads, places, sources_of
 from levl_eval.cards import BackboneCard
@@ -57,9 +58,16 @@ class BackboneHandle:
     """
 
     def __init__(
-        self, card: BackboneCard, cache: Path, known: FingerprintCache, data: str = "scenes", precision: Precision = "float32"
+        self,
+        card: BackboneCard,
+        cache: Path,
+        known: FingerprintCache,
+        data: str = "scenes",
+        precision: Precision = "float32",
+        execution: Execution = EAGER,
     ) -> None:
-        self.card, self.name, self._data, self._precision = card, card.name, data, precision
+        self.card, self.name, self._data = card, card.name, data
+        self._precision, self._execution = precision, execution
         self._cache, self._known = cache / "backbones", known
         self._loaded: Backbone | None = None
 
@@ -152,7 +160,14 @@ class BackboneHandle:
         return [facts.weights_sha256, facts.preprocess, facts.text, facts.shapes]
 
     def at_hand(self) -> Backbone:
-        """What stands in the encoder's place until somebody needs it, encoding in the run's precision."""
+        """What stands in the encoder's place until somebody needs it, encoding in the run's precision and by its execution.
+
+        One for all jobs: what it compiled stays.
+        """
+        return self._deferred
+
+    @cached_property
+    def _deferred(self) -> Backbone:
         from levl_eval.backbones.base import Preprocess
         from levl_eval.backbones.deferred import DeferredBackbone, Known, Shapes
 
@@ -160,7 +175,13 @@ class BackboneHandle:
         preprocess = TypeAdapter(Preprocess).validate_python(self.preprocess)
         shapes = TypeAdapter(Shapes).validate_python(f.shapes)
         known = Known(self.name, self.card.uri, f.weights_sha256, f.code, self.text, f.info, preprocess, shapes)
-        return DeferredBackbone(known, self.load, self._precision)
+        return DeferredBackbone(known, self.load, self._precision, self._execution)
+
+    def plain(self) -> Backbone:
+        """The encoder as it is loaded, for engines that run it themselves: in float32 and not compiled."""
+        backbone = self.load()
+        lay_out(backbone, channels_last=False)
+        return backbone
 
     @property
     def _overrides(self) -> dict[str, object]:

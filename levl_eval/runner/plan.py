@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from levl_eval.backbones.execution import EAGER, Execution
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, QuestionCard, RecipeCard, TaskCard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
@@ -62,10 +63,16 @@ class RunConfig:
     device: str = "auto"
     batch_size: int = 64
     precision: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
     store_limit: int | None = None
     rehash: bool = False
     trust: bool = False
     debug: bool = False
+
+    @property
+    def execution(self) -> Execution:
+        return Execution(self.compile, self.channels_last)
 
     @property
     def cache_folder(self) -> Path:
@@ -206,9 +213,13 @@ def _versions(*packages: str) -> dict[str, str]:
     return out
 
 
-def precision_of(card: TaskCard, device: str, encoder: Precision = "float32") -> dict[str, str]:
-    """Number formats as they come out on a kind of device: of the encoder, the language model and the connector's training."""
-    out = {"encoder": "float32" if isinstance(card, MMSegCard) else NAMES[encoder]}  # mmseg's steps are in float32
+def precision_of(card: TaskCard, device: str, encoder: Precision = "float32", execution: Execution = EAGER) -> dict[str, str]:
+    """Number formats as they come out on a kind of device: of the encoder, the language model and the connector's training.
+
+    Behind the encoder's stands how it is executed, where that is not torch's plain way.
+    """
+    own = ", ".join(word for word in (NAMES[encoder], execution.words) if word)
+    out = {"encoder": "float32" if isinstance(card, MMSegCard) else own}  # mmseg's steps are in float32, and plain
     if isinstance(card, (QuestionCard, LMMSCard)):
         out["language_model"] = _dtype(card.llm_dtype, device)
         recipe: RecipeCard | str | None = card.recipe
@@ -260,7 +271,7 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
             progress.say(warning)
     data = data_folder(config.data, cards.values(), specs, folder, progress)
     precision = check_precision(config.precision, device)
-    handles = [BackboneHandle(c, folder, known, data, precision) for c in specs]
+    handles = [BackboneHandle(c, folder, known, data, precision, config.execution) for c in specs]
     for handle in handles:
         _ = handle.facts
     plan = Plan(config, handles, cards, data, device, precision, known)
@@ -308,7 +319,7 @@ def _jobs(plan: Plan) -> list[Job]:
                 identity = JobIdentity(
                     backbone=handle.parts(), task=card.name, engine=card.engine, versions=versions_of(card.engine),
                     protocol=protocol_of(card), data=facts_of_data.identity, seed=seed, device=plan.device,
-                    resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device, plan.precision),
+                    resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device, plan.precision, plan.config.execution),
                     language_model=language if card.engine in TOGETHER else None, limit=config.limit,
                 )  # fmt: skip
                 out.append(Job(handle, card, seed, identity, facts_of_data, problem, len(seeds) > 1))

@@ -154,7 +154,7 @@ class Runner:
         for other in self.plan.backbones:  # only the one at work takes the device's memory
             if other is not job.backbone:
                 other.to("cpu")
-        backbone = job.backbone.at_hand() if arrays_of(job.card) else job.backbone.load()
+        backbone = job.backbone.at_hand() if arrays_of(job.card) else job.backbone.plain()
         backbone.to(self.device)
         if self.device.type != "cpu" and job.card.engine not in TOGETHER:
             self.kept.drop("language")
