@@ -105,7 +105,7 @@ def _lines(cards: Mapping[str, TaskCard], sets: Sequence[SetSize], args: argpars
     from levl_eval.data.fingerprint_cache import FingerprintCache
     from levl_eval.report.reading import read_directory
     from levl_eval.runner.backbones import BackboneHandle
-    from levl_eval.runner.forecast import feature_bytes, hours, measured
+    from levl_eval.runner.forecast import encoder_passes, feature_bytes, hours, measured
 
     device, cache = device_kind(args.device), default_cache()
     out = []
@@ -138,7 +138,17 @@ def _lines(cards: Mapping[str, TaskCard], sets: Sequence[SetSize], args: argpars
                 f", besides {', '.join(unknown)}, not measured" if unknown else ""
             )
         out.append(f"{card.name}: {what}; {took}")
+        out.append(f"{card.name}: {_passes(encoder_passes(handle, sets) or {}, any(s.images is None for s in sets))}")
     return out
+
+
+def _passes(passes: Mapping[tuple[int, int], int], partly: bool) -> str:
+    """How often images go through an encoder, and what that takes as a formula: the rate is the machine's. partly: some sets are unknown."""
+    whole = sum(passes.values())
+    each = " and ".join(f"{n:,} images of {side} px ({tokens} tokens)" for (side, tokens), n in passes.items())
+    more = " of the sets whose images are known" if partly else ""
+    takes = f": {whole:,} / R / 3600 hours at R images a second, {whole / 3.6e6:.2f} hours at 1,000" if whole else ""
+    return f"through the encoder {each or 'nothing'}{more}{takes}"
 
 
 def _size(count: int) -> str:

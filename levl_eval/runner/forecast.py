@@ -1,4 +1,4 @@
-"""What a run will read, store and take, before it begins: images by set, bytes of features, hours from what was measured.
+"""What a run will read, store and take, before it begins: images by set, passes through the encoder, bytes of features, measured hours.
 
 Nothing is invented: a set that is not at hand has no count, an encoder that is not at hand no bytes, and a job no hours unless records in
 the run's folder measured its encoder's rate and its task on this kind of device.
@@ -7,11 +7,11 @@ the run's folder measured its encoder's rate and its task on this kind of device
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from levl_eval.cards import TaskCard
+from levl_eval.cards import SegmentationCard, TaskCard, TextSegmentationCard
 from levl_eval.core.errors import LevlError
 from levl_eval.core.json_types import object_at
 from levl_eval.data.places import on_hub
@@ -78,31 +78,76 @@ def _images(part: Part, data: str, known: FingerprintCache) -> tuple[int | None,
         return as_published, str(e)
 
 
+class Pass(NamedTuple):
+    """How an encoder is read for a task: what it sees and gives of an image. Equal ones of a set are one pass over its images.
+
+    size: of the image, side: of what the encoder sees of it, in pixels. times: views of an image. tokens: patch tokens of a view.
+    """
+
+    set: str
+    size: int
+    side: int
+    times: int
+    tokens: int
+    layers: int
+
+
+def _passes(handle: BackboneHandle, sets: Sequence[SetSize]) -> Iterator[tuple[Pass, SetSize]]:
+    """One pass a set that is read from the store. Raises LevlError where the encoder is not at hand."""
+    grid, own = handle.facts.shapes["grid"], handle.preprocess["size"]
+    assert isinstance(grid, (list, tuple)) and isinstance(own, int)
+    for s in sets:
+        if not arrays_of(s.card):
+            continue
+        size = getattr(s.card, "size", None) or own
+        side, times = size, 1
+        if isinstance(s.card, (SegmentationCard, TextSegmentationCard)) and (s.card.window or s.card.flip):
+            from levl_eval.features.views import make_views
+
+            views = make_views(size, s.card.window, s.card.stride, s.card.flip)
+            side, times = (views.side, len(views.boxes)) if views is not None else (side, 1)
+        if s.role.startswith("train"):
+            times *= max(1, getattr(s.card, "views", 0))
+        tokens = max(1, round(grid[0] * side / own)) * max(1, round(grid[1] * side / own))
+        yield Pass(s.key, size, side, times, tokens, len(getattr(s.card, "layers", None) or (0,))), s
+
+
 def feature_bytes(handle: BackboneHandle, sets: Sequence[SetSize]) -> int | None:
     """About what the features of these sets take on the disk, each array once; None where the encoder is not at hand.
 
-    Sets of unknown size count nothing. A card that trains on random crops stores more, each crop once.
+    Sets of unknown size count nothing; views of an image (windows, mirror images, random crops) are stored each.
     """
     try:
-        shapes, own = handle.facts.shapes, handle.preprocess
+        passes = list(_passes(handle, sets))
     except LevlError:
         return None
-    dim, patch_dim, grid = (shapes[k] for k in ("dim", "patch_dim", "grid"))
-    assert (
-        isinstance(dim, int) and isinstance(patch_dim, int) and isinstance(grid, (list, tuple)) and isinstance(own["size"], int)
-    )
-    wanted: dict[tuple[str, str, str], int] = {}
-    for s in sets:
+    dim, patch_dim = (handle.facts.shapes[k] for k in ("dim", "patch_dim"))
+    assert isinstance(dim, int) and isinstance(patch_dim, int)
+    wanted: dict[tuple[Pass, str], int] = {}
+    for p, s in passes:
         arrays = arrays_of(s.card)
         names = ARRAYS if "patches" in arrays else arrays  # tokens are never made alone
-        scale = (getattr(s.card, "size", None) or own["size"]) / own["size"]
-        tokens = max(1, round(grid[0] * scale)) * max(1, round(grid[1] * scale))
-        layers = len(getattr(s.card, "layers", None) or (0,))
         half = 2 if getattr(s.card, "token_dtype", "float16") == "float16" else 4
-        each = {"pooled": 4 * dim, "mean": 4 * patch_dim, "patches": half * tokens * patch_dim}
+        each = {"pooled": 4 * dim, "mean": 4 * patch_dim, "patches": half * p.tokens * patch_dim}
         for name in names:
-            wanted[s.key, f"{scale:g} {layers}", name] = (s.images or 0) * each[name] * layers
+            wanted[p, name] = (s.images or 0) * p.times * each[name] * p.layers
     return sum(wanted.values())
+
+
+def encoder_passes(handle: BackboneHandle, sets: Sequence[SetSize]) -> dict[tuple[int, int], int] | None:
+    """(side in pixels, patch tokens) -> images that go through the encoder at it; None where the encoder is not at hand.
+
+    A set that several tasks read alike goes through once, as a run makes what its jobs read together; sets of unknown size count nothing.
+    Encoders inside a training step (engine mmseg) and texts are not counted.
+    """
+    try:
+        seen = {p: (s.images or 0) * p.times for p, s in _passes(handle, sets)}
+    except LevlError:
+        return None
+    out: dict[tuple[int, int], int] = {}
+    for p, images in seen.items():
+        out[p.side, p.tokens] = out.get((p.side, p.tokens), 0) + images
+    return {k: n for k, n in sorted(out.items()) if n}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.published import images_as_published
 from levl_eval.features.extraction import ARRAYS as OF_THE_STORE
 from levl_eval.runner.backbones import BackboneHandle
-from levl_eval.runner.forecast import ARRAYS, SetSize, feature_bytes, hours, measured, sizes
+from levl_eval.runner.forecast import ARRAYS, SetSize, encoder_passes, feature_bytes, hours, measured, sizes
 from tests.report.conftest import record
 
 RATE = {
@@ -52,8 +52,44 @@ def test_bytes_are_counted_once_a_set():
     assert feature_bytes(handle, pooled) == 10 * 4 * 8
     both = [*pooled, size("attentive", "test", 10, "a")]
     assert feature_bytes(handle, both) == 10 * (4 * 8 + 4 * 6 + 2 * 16 * 6)
-    assert feature_bytes(handle, [size("ade20k-448", "test", 1, "a")]) == 4 * 8 + 4 * 6 + 2 * 28**2 * 6
+    plain = SetSize("x", "test", 1, "", "a", task_card("ade20k").model_copy(update={"size": 448}))
+    assert feature_bytes(handle, [plain]) == 4 * 8 + 4 * 6 + 2 * 28**2 * 6
     assert feature_bytes(handle, [size("knn", "test", None, "a", "missing")]) == 0
+
+
+LARGE = SetSize("x", "test", 5, "", "c", task_card("ade20k").model_copy(update={"size": 448}))
+
+
+def encoder(size=64, grid=(4, 4)):
+    facts = SimpleNamespace(shapes={"dim": 8, "patch_dim": 6, "grid": grid})
+    return cast(BackboneHandle, SimpleNamespace(facts=facts, preprocess={"size": size}))
+
+
+def test_a_set_goes_through_the_encoder_once_for_all_that_read_it_alike():
+    alike = [size("linear", "test", 10, "a"), size("knn", "test", 10, "a"), size("attentive", "test", 10, "a")]
+    assert encoder_passes(encoder(), alike) == {(64, 16): 10}
+    other = [
+        *alike,
+        size("knn", "train", 30, "b"),
+        LARGE,
+        size("gqa", "train", None, "d", "missing"),
+    ]
+    assert encoder_passes(encoder(), other) == {(64, 16): 40, (448, 28**2): 5}
+    layers = SetSize("x", "test", 10, "", "a", task_card("attentive").model_copy(update={"layers": (-1, -2)}))
+    assert encoder_passes(encoder(), [*alike, layers]) == {(64, 16): 20}  # other layers are another pass
+
+
+def test_windows_mirror_images_and_crops_each_go_through_the_encoder_and_are_stored():
+    card = task_card("ade20k")
+    windows = card.model_copy(update={"size": 96, "window": 64, "stride": 32, "flip": True})
+    one = SetSize("x", "test", 10, "", "a", windows)
+    assert encoder_passes(encoder(), [one]) == {(64, 16): 10 * 2 * 2 * 2}
+    assert feature_bytes(encoder(), [one]) == 80 * (4 * 8 + 4 * 6 + 2 * 16 * 6)
+    assert encoder_passes(encoder(), [size("ade20k-448", "test", 5)]) == {(224, 14 * 14): 5 * 3 * 3 * 2}
+    plain, crops = (
+        SetSize("x", role, 10, "", role, task_card("attentive").model_copy(update={"views": 3})) for role in ("test", "train")
+    )
+    assert encoder_passes(encoder(), [plain, crops]) == {(64, 16): 10 + 30}
 
 
 def test_hours_are_measured_or_unknown():
@@ -81,6 +117,9 @@ def test_a_dry_run_of_a_suite_shows_what_is_known(tmp_path, capsys, monkeypatch)
     words = ["run", "--backbone", "random:nano", "--tasks", "suite:dense", "--data", "hub", "--device", "cpu", "--dry-run"]
     assert main(words) == 0
     text = capsys.readouterr().out
+    found = re.search(r"through the encoder (.+): ([\d,]+) / R / 3600 hours at R images a second, ([\d.]+) hours at 1,000", text)
+    count = sum(int(n.replace(",", "")) for n in re.findall(r"([\d,]+) images of \d+ px", found[1]))
+    assert count == int(found[2].replace(",", "")) > 20_000 and float(found[3]) == pytest.approx(count / 3.6e6, abs=0.006)
     assert re.search(r"cityscapes +500 \(published\)", text) and "hours unknown: no record in --out measured it on cpu" in text
     assert main([*words, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)[0]
