@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from levl_eval.core.text import printable
 if TYPE_CHECKING:
     from levl_eval.cards import TaskCard
     from levl_eval.runner.forecast import SetSize
+
+NOT_DRAWN = "the synthetic scenes are not drawn yet; a run draws them, and counts them then"
 
 
 def print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
@@ -72,14 +75,15 @@ def _sets(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> list[SetSi
     from levl_eval.scenes.export import world_folder
 
     cache = default_cache()
-    data = (
-        str(world_folder(cache))
-        if args.data == "scenes"
-        else args.data
-        if args.data == "hub"
-        else str(Path(args.data).expanduser())
-    )
-    return sizes(cards, data, args.limit, FingerprintCache(cache / "fingerprints"))
+    data = args.data if args.data == "hub" else str(Path(args.data).expanduser())
+    if args.data == "scenes":
+        data = str(world_folder(cache))
+    found = sizes(cards, data, args.limit, FingerprintCache(cache / "fingerprints"))
+    if (
+        args.data == "scenes" and not Path(data).exists()
+    ):  # neither where to download the real set nor its published count answers that
+        return [replace(s, images=None, why=NOT_DRAWN) if s.why else s for s in found]
+    return found
 
 
 def _print_images(cards: Mapping[str, TaskCard], sets: Sequence[SetSize]) -> None:

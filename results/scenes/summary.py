@@ -1,6 +1,6 @@
-"""From leaderboard.csv of run.sh: means over pretraining seeds, and differences paired by seed, as a Markdown table on stdout.
+"""From the seeds.csv of seeds.sh: means over pretraining seeds, and differences paired by seed, as a Markdown table on stdout.
 
-    python results/scenes/summary.py [results/scenes/leaderboard.csv]
+    python results/scenes/summary.py runs/scenes/seeds.csv
 
 Intervals are Student's, 95%, over the pretraining seeds: they hold what another initialisation, data order and probe seed would
 change, on the same test pictures. With three seeds the quantile is 4.3, so that only large or very regular differences exclude zero.
@@ -54,4 +54,4 @@ def table(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("leaderboard.csv")))
+    print(table(Path(sys.argv[1])))

@@ -124,3 +124,12 @@ def test_a_dry_run_of_a_suite_shows_what_is_known(tmp_path, capsys, monkeypatch)
     assert main([*words, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)[0]
     assert first["sets"][0] == {"role": "test", "images": 2_000, "why": "not read from the hub yet"}
+
+
+def test_scenes_that_are_not_drawn_yet_are_not_counted_and_nobody_is_sent_to_download_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    assert main(["run", "--backbone", "random:nano", "--tasks", "mmbench,linear,tallyqa", "--device", "cpu", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    whys = [line for line in out.splitlines() if line.startswith("not counted")]
+    assert len(whys) == 1 and whys[0].endswith("not drawn yet; a run draws them, and counts them then"), whys
+    assert "published" not in out.split("test images")[1].split("not counted")[0]
