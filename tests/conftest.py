@@ -24,7 +24,7 @@ TINY = {
     "ade20k/validation": 12, "classification/train": 96, "classification/test": 48, "imagenet9/train": 18, "imagenet9/val": 18,
     "spair71k/test": 24, "davis/val": 24, "roxford5k/jpg": 24,
     "sugarcrepe/val2017": 14, "winoground/test": 14, "aro/test": 60, "mmvp_vlm/test": 15, "cv_bench/test": 14,
-    "chartqa/test": 12, "docvqa/val": 12, "infovqa/val": 12, "ocrbench/test": 12, "tallyqa/test": 16, "vsr/test": 16,
+    "chartqa/test": 12, "docvqa/val": 12, "infovqa/val": 12, "ocrbench/test": 12, "tallyqa/test": 16, "vsr/test": 16, "refcoco/testA": 16,
     "nyuv2/train": 24, "nyuv2/test": 12, "sunrgbd/test": 12, "kitti/train": 24, "kitti/test": 12,
     "nyuv2_normals/train": 24, "nyuv2_normals/test": 12,
     **{f"classification_shifts/{kind}": 24 for kind in ("texture", "colour", "noise", "style")},

@@ -72,7 +72,7 @@ class DataSpec(StrictModel):
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth", "kitti", "sunrgbd", "nyuv2-normals", "normals",
-        "chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr",
+        "chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco", "refcoco-places",
         "spair71k", "davis", "revisited",
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
         "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
@@ -96,7 +96,7 @@ class DataSpec(StrictModel):
     max_pixels: Annotated[int, Between(1, 1_000_000_000_000)] | None = not_protocol("a permission; no pixel is another", None)
     level: str | None = protocol(
         None
-    )  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse, pope coco|aokvqa|gqa, vsr zeroshot|random; which part of a frame: kitti kb|whole
+    )  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse, pope coco|aokvqa|gqa, vsr zeroshot|random, refcoco refcoco|refcoco+|refcocog; which part of a frame: kitti kb|whole
     hub: HubSource | None = not_protocol(PLACE, None)
     choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place
     # N or P%: how many of the set's items may be left out because they cannot be read; None: none (--skip-broken)

@@ -263,7 +263,8 @@ def task_card(
                 override(value, "recipe", text, str(value.get("name", name)))
                 recipe = value["recipe"]
         elif default_recipe and isinstance(recipe, str):
-            recipe = default_recipe
+            own = _recipe(recipe).get("on_scenes") if default_recipe == "scenes" else None
+            recipe = own if isinstance(own, str) else default_recipe
         value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe
     for field, text in overrides.items():
         if field == "set":

@@ -72,6 +72,8 @@ class RecipeCard(StrictModel):
     kind: Literal["recipe"] = protocol("recipe")
     name: Name = protocol()
     description: str = not_protocol(PROSE, "")
+    # The recipe that takes its place on --data scenes; None: recipe scenes.
+    on_scenes: Name | None = not_protocol("the recipe it names is the one that counts there", None)
     first: RecipeCard | None = protocol(
         None
     )  # an earlier stage, or the name of its recipe: its connector is where this one starts
@@ -101,7 +103,7 @@ class QuestionCard(TaskFields):
     prompt: PromptSpec = protocol(PromptSpec())
     scorer: Literal[
         "gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft", "relaxed", "anls", "ocrbench",
-        "truth",
+        "truth", "box",
     ] = protocol()  # vlm/scoring.py  # fmt: skip
     # Answers whose likelihoods are measured beside: yes and no, for average precision and calibration; or the letters of options.
     likelihood: list[str] = protocol([], max_length=10)

@@ -26,6 +26,7 @@ SETS = {
     "ocrbench": "OCRBench.json and OCRBench_Images.zip: https://github.com/Yuliang-Liu/MultimodalOCR, or --data hub",
     "tallyqa": "tallyqa.zip: https://github.com/manoja328/TallyQA_dataset, and the images of Visual Genome; or --data hub",
     "vsr": "data/splits: https://github.com/cambridgeltl/visual-spatial-reasoning, and COCO 2017's images",
+    "refcoco": "mdetr_annotations: https://zenodo.org/record/4729015, and COCO 2014's train images; tests also from --data hub",
     "mmvp": "https://huggingface.co/datasets/MMVP/MMVP, or --data hub",
     "cv_bench": "https://huggingface.co/datasets/nyu-visionx/CV-Bench, or --data hub",
     "realworldqa": "https://huggingface.co/datasets/xai-org/RealworldQA, or --data hub",

@@ -45,6 +45,11 @@ QUESTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "infovqa": {"val": ("**/infographic*VQA_val_v1.0*.json",)}, "ocrbench": {"": ("**/OCRBench.json",)},
     "tallyqa": {"test": ("test.json",)}, "vsr": {"test": ("**/splits/zeroshot/test.jsonl",)},
 }  # fmt: skip
+REFERRING = {
+    "refcoco": ("train", "val", "testA", "testB"),
+    "refcoco+": ("train", "val", "testA", "testB"),
+    "refcocog": ("train", "val", "test"),
+}
 VALIDATION = {"aircraft": (3_333,)}
 LISTED = (  # sets whose splits are lists of names in ImageSets/
     *(DataSpec(layout="voc", directory="voc", split=s) for s in ("train", "trainaug", "val")),
@@ -68,9 +73,9 @@ def _guard(name: str, call: Callable[[], Iterable[Finding]]) -> list[Finding]:
         return [Finding("error", name, str(e))]
 
 
-def _questions(layout: str, split: str, data: str, seen: dict[str, set[str]]) -> list[Finding]:
-    spec = DataSpec(layout=layout, directory=layout, split=split)  # type: ignore[arg-type]
-    question_set = read_questions(spec, data)
+def _questions(spec: DataSpec, data: str, seen: dict[str, set[str]]) -> list[Finding]:
+    question_set, split = read_questions(spec, data), spec.split
+    layout = question_set.name
     name = f"{layout}/{split or 'all'}"
     seen.setdefault(layout, set())
     shared = seen[layout] & set(question_set.images.ids)
@@ -269,7 +274,23 @@ def check(directory: Path) -> list[Finding]:
         for split, patterns in splits.items():
             if any(next((directory / layout).glob(p), None) for p in patterns):
                 name = "/".join(filter(None, (layout, split)))
-                out += _guard(name, lambda n=layout, s=split: _questions(n, s, data, seen))  # type: ignore[misc]
+                own = DataSpec(layout=layout, directory=layout, split=split)  # type: ignore[arg-type]
+                out += _guard(name, lambda s=own: _questions(s, data, seen))  # type: ignore[misc]
+    for level, parts in REFERRING.items():
+        for split in parts:
+            names = (
+                f"finetune_{level}_{split}.json",
+                f"REC_{level}_*_{split}.jsonl",
+                *(("REC_ref3_train.jsonl",) if split == "train" else ()),
+            )
+            if any(next((directory / "refcoco").glob(f"**/{n}"), None) for n in names):
+                images = (
+                    "gqa/images" if split == "train" and (directory / "scenes.json").is_file() else None
+                )  # as recipe scenes-boxes
+                own = DataSpec(
+                    layout="refcoco", directory="refcoco", split=split, level=level, images=images, orientation="stored"
+                )
+                out += _guard(f"{level}/{split}", lambda s=own: _questions(s, data, seen))  # type: ignore[misc]
     base = directory / "ade20k"
     for split in ADE20K:
         if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):

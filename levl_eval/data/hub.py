@@ -26,6 +26,7 @@ from levl_eval.data.images import fingerprint_text
 from levl_eval.data.multiple_choice import IMAGE_COLUMNS
 from levl_eval.data.pope import pope_version
 from levl_eval.data.questions import Pool, gqa_question, limited, of_images
+from levl_eval.data.referring import hub_referring_questions, image_name, set_of
 from levl_eval.data.types import ClassificationSet, Question, QuestionSet
 
 
@@ -55,13 +56,14 @@ _NEEDED = {
     "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
     "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
     "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"},
-    "tallyqa": {"qa"}, **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
+    "tallyqa": {"qa"}, **{k: {"answer", "bbox", "file_name"} for k in ("refcoco", "refcoco-places")}, **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
 }  # fmt: skip
 _ROWS = {**multiple_choice.HUB_ROWS, **documents.HUB_ROWS}
 
 
 def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
-    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME, ChartQA, DocVQA, InfographicVQA, OCRBench, TallyQA.
+    """GQA (two configurations), VQAv2, POPE, TextVQA, VizWiz, ScienceQA, MME, ChartQA, DocVQA, InfographicVQA, OCRBench, TallyQA,
+    RefCOCO and its like.
 
     Raises UsageError where the hub cannot be reached, a column is missing, or a row does not fit.
     """
@@ -82,6 +84,8 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     if spec.layout == "tallyqa":
         counts = [q for i, row in enumerate(text) for q in tallyqa_row(i, row, source)]
         return _finish(spec, counts, got, {f"{i:06d}": i for i in range(len(table))}, limit, f"{len(counts)} questions")
+    if spec.layout in ("refcoco", "refcoco-places"):
+        return _referring(spec, got, limit)
     out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(text)]
     if spec.layout == "gqa":
         images = load_split(hub, hub.images)
@@ -95,6 +99,18 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
         rows.setdefault(q.image_id, i)
     check_same_images(table, column, [q.image_id for q in out], source)
     return _finish(spec, out, got, rows, limit, pope_version(out) if spec.layout == "pope" else f"{len(out)} questions")
+
+
+def _referring(spec: DataSpec, got: HubTable, limit: int | None) -> QuestionSet:
+    """A table of objects with expressions, of which an image has several rows."""
+    source, column = source_of(spec).repo, IMAGE_COLUMNS.get(spec.layout, "image")
+    names = [image_name(str(n)) for n in got.rows["file_name"]]
+    check_same_images(got.rows, column, names, source)
+    rows: dict[str, int] = {}
+    for i, name in enumerate(names):
+        rows.setdefault(name, i)
+    questions = hub_referring_questions(spec, got.rows, column, source)
+    return _finish(spec, questions, got, rows, limit, f"{set_of(spec)}, {len(questions)} expressions")
 
 
 def _named_by_content(questions: list[Question], got: HubTable) -> list[Question]:

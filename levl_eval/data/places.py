@@ -41,6 +41,8 @@ _SHARED = {
     "vqav2": ("coco",),
     "sugarcrepe": ("coco",),
     "vsr": ("coco",),
+    "refcoco": ("coco",),
+    "refcoco-places": ("coco",),
     "tallyqa": ("visual_genome", "coco"),
 }  # folders of --data DIR where a set's images may lie too
 

@@ -53,6 +53,16 @@ RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
     ("docvqa", "val"): (5_349, None),
     ("infovqa", "val"): (2_801, 500),
     ("ocrbench", ""): (1_000, None),
+    # Expressions and images of UNC's splits of RefCOCO and RefCOCO+, UMD's of RefCOCOg.
+    ("refcoco", "train"): (120_624, 16_994),
+    ("refcoco", "val"): (10_834, 1_500),
+    ("refcoco", "testA"): (5_657, 750),
+    ("refcoco", "testB"): (5_095, 750),
+    ("refcoco+", "val"): (10_758, 1_500),
+    ("refcoco+", "testA"): (5_726, 750),
+    ("refcoco+", "testB"): (4_889, 750),
+    ("refcocog", "val"): (4_896, 1_300),
+    ("refcocog", "test"): (9_602, 2_600),
 }
 _TITLES = {
     "gqa": "GQA",
@@ -61,6 +71,9 @@ _TITLES = {
     "docvqa": "DocVQA",
     "infovqa": "InfographicVQA",
     "ocrbench": "OCRBench",
+    "refcoco": "RefCOCO",
+    "refcoco+": "RefCOCO+",
+    "refcocog": "RefCOCOg",
 }
 # Images of training and test in the releases of the sets of tasks/sets; and how many classes they have.
 SETS: dict[str, tuple[int, int]] = {

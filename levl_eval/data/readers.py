@@ -60,6 +60,7 @@ QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
     "realworldqa": "multiple_choice_files:read_realworldqa", "blink": "multiple_choice_files:read_mcq",
     "chartqa": "documents:read_chartqa", "docvqa": "documents:read_docvqa", "infovqa": "documents:read_infovqa",
     "ocrbench": "documents:read_ocrbench", "tallyqa": "counting:read_tallyqa", "vsr": "counting:read_vsr",
+    "refcoco": "referring:read_refcoco", "refcoco-places": "referring:read_refcoco",
 })  # fmt: skip
 CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "imagefolder": "imagefolder:read_imagefolder", "labels": "classification:read_labels", "imagenet": "classification:read_imagenet",

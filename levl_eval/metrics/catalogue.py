@@ -117,6 +117,11 @@ _CHOICES = (
     _fraction("group_score", "both", chance=1 / 6),
     *(_fraction(f"macro_{m}", "mean over the kinds of pairs") for m in ("accuracy", "text_score", "image_score", "group_score")),
 )  # fmt: skip
+_BOXES = (
+    _fraction("accuracy@{rest}", "answers whose box overlaps the right one by this intersection over union"),
+    _fraction("box_iou", "mean intersection over union of the answered boxes with the right ones"),
+    _fraction("center_accuracy", "answered boxes whose centre lies in the right one"),
+)
 _VIDEO = (
     _fraction("j_and_f", "mean of J and F over objects"), _fraction("j_and_f/{rest}", "the same of a video"),
     *(m for k, what in (("j", "region similarity"), ("f", "boundary accuracy")) for m in (
@@ -180,6 +185,7 @@ METRICS: tuple[Metric, ...] = (
     _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
     *_RETRIEVAL,
     *_PCK,
+    *_BOXES,
     *_VIDEO,
     *_INSTANCES,
     _fraction("ceiling_{name}", "the main metric with all that can be seen at the task's resolution", "none"),

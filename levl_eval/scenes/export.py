@@ -5,7 +5,7 @@
     pope/coco_pope_{random,popular,adversarial}.json over pope/val2014/COCO_val2014_*.jpg
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts; cv_bench, mmbench: scenes.options
-    chartqa, docvqa, infovqa, ocrbench: scenes.signs; tallyqa, vsr: scenes.counting
+    chartqa, docvqa, infovqa, ocrbench: scenes.signs; tallyqa, vsr: scenes.counting; refcoco: scenes.referring
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     roxford5k/jpg/*.jpg, gnd_roxford5k.json
     nyuv2, sunrgbd, kitti: scenes.depths
@@ -32,7 +32,7 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, counting, depths, manifest, options, shifts, signs
+from levl_eval.scenes import VERSION, choices, counting, depths, manifest, options, referring, shifts, signs
 from levl_eval.scenes.answers import balance_answers
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
@@ -58,7 +58,7 @@ COUNTS: dict[str, int] = {
     "gqa/train": 2500, "gqa/testdev": 800, "vqav2/train2014": 1500, "vqav2/val2014": 800, "pope/val2014": 300,
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
-    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS, **depths.COUNTS,
+    **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS, **depths.COUNTS, **referring.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -83,6 +83,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return counting.counted_scene(part, index, seed)
     if room in depths.ROOMS:
         return depths.deep_scene(part, key)
+    if part == referring.PART:
+        return referring.referred_scene(key)
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -133,6 +135,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield counting.image_path(part, index), scene
     elif room in depths.ROOMS:
         yield depths.image_path(part, index), scene
+    elif part == referring.PART:
+        yield referring.image_path(index), scene
     elif room == "davis":
         yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
@@ -293,6 +297,9 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
     room, split = part.split("/")
     if room == "gqa":
         yield f"gqa/questions/{split}_balanced_questions.json", json.dumps(_gqa(part, count, seed))
+        if split == "train":
+            names = [f"{image_id(part, i)}.jpg" for i in range(count)]
+            yield from referring.training_files(names, seed, size, lambda i: scene_of(part, i, seed))
     elif room == "vqav2":
         questions, annotations = _vqav2(part, count, seed)
         yield f"vqav2/v2_OpenEnded_mscoco_{split}_questions.json", json.dumps(questions)
@@ -318,6 +325,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield from counting.files_of(part, count, seed)
     elif room in depths.ROOMS:
         yield from depths.files_of(part, count)
+    elif part == referring.PART:
+        yield from referring.files_of(count, seed, size, lambda i: scene_of(part, i, seed))
     elif room == "davis":  # frames beyond the last whole video are listed nowhere
         yield f"{_DAVIS}/ImageSets/2017/{split}.txt", "".join(f"{_video(k)}\n" for k in range(count // FRAMES))
     elif part == "ade20k/validation":

@@ -319,7 +319,7 @@ SEEDS = {
     "winoground": ["examples.jsonl"], "aro": ["coco_order.json"], "mmvp-vlm": ["Questions.csv"],
     "chartqa": ["val/val_human.json", "val/val_augmented.json"], "docvqa": ["val_v1.0_withQT.json", "documents/b.png"],
     "infovqa": ["infographicsVQA_val_v1.0_withQT.json", "images/b.png"], "ocrbench": ["OCRBench.json"],
-    "tallyqa": ["val.json"], "vsr": ["splits/zeroshot/val.jsonl"],
+    "tallyqa": ["val.json"], "vsr": ["splits/zeroshot/val.jsonl"], **{k: ["finetune_refcoco_val.json"] for k in ("refcoco", "refcoco-places")},
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
     "revisited": ["gnd_x.json", "jpg/a.jpg"],
     "kitti": ["kitti_eigen_test.txt", "input/d/a.png"], "sunrgbd": ["SUNRGBD_val_splits.txt", "SUNRGBD/a.jpg"], "nyuv2-normals": ["test/a_img.png"],
@@ -345,6 +345,8 @@ SEED_TEXTS = {
     "infovqa": '{"data": [{"questionId": 1, "question": "Is it?", "image_local_name": "a.jpeg", "answers": ["yes"]}]}',
     "tallyqa": '[{"question_id": 1, "image": "VG_100K/1.jpg", "question": "How many?", "answer": 2}]',
     "vsr": '{"image": "1.jpg", "image_link": "http://x/val2017/1.jpg", "caption": "It is on it.", "label": 1, "relation": "on"}',
+    **dict.fromkeys(("refcoco", "refcoco-places"), '{"images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9, "caption": "a"}, {"id": 2, '
+    '"file_name": "1.jpg", "width": 9, "height": 9, "caption": "b"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 3, 3]}, {"image_id": 2, "bbox": [3, 3, 3, 3]}]}'),
     "ocrbench": '[{"dataset_name": "svt", "image_path": "a.png", "question": "Is it?", "answers": "yes", "type": "x"}]',
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',

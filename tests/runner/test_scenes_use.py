@@ -71,7 +71,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
             "shift",
             "cv-bench-2d",
             "mmbench",
-            *("chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr"),
+            *("chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco"),
             *("nyuv2", "sunrgbd", "kitti", "nyuv2-normals"),
         ],
         [],

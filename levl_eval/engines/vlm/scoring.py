@@ -10,7 +10,9 @@ import numpy as np
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.types import Question
+from levl_eval.engines.vlm.boxes import box_estimates, overlap
 from levl_eval.engines.vlm.options import chance, mean_of, of_likelihoods
+from levl_eval.metrics.boxes import THRESHOLD
 from levl_eval.metrics.calibration import calibration_of_sums
 from levl_eval.metrics.documents import anls, ocrbench_correct, relaxed_correct
 from levl_eval.metrics.estimate import Estimate
@@ -84,6 +86,8 @@ def score(scorer: str, question: Question, text: str) -> float:
         return anls(text, question.answers or (question.answer,))
     if scorer == "truth":
         return float(truth_answer(text) == question.answer)
+    if scorer == "box":
+        return float(overlap(question, text) >= THRESHOLD)
     if scorer == "relaxed":
         return float(relaxed_correct(text, question.answer))
     if scorer == "ocrbench":
@@ -156,6 +160,8 @@ def estimates(
         out |= _mme(questions, scores, images)
     elif scorer == "truth":
         out["unparsed"] = mean_estimate(np.array([float(truth_answer(t) == "other") for t in texts]), images)
+    elif scorer == "box":
+        out |= box_estimates(questions, answers, scores)
     elif scorer == "ocrbench":
         kinds = np.array([str(q.meta.get("type", "")).endswith("Recognition") for q in questions])
         formulas = np.array(["Expression" in str(q.meta.get("type", "")) for q in questions])
