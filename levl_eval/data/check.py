@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from levl_eval.cards import ChoiceCard, DataSpec, DepthCard
+from levl_eval.cards import ChoiceCard, DataSpec, DepthCard, MultipleChoiceCard
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import FileOpener
@@ -44,6 +44,12 @@ QUESTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "chartqa": {s: (f"**/{s}_human.json",) for s in ("train", "val", "test")}, "docvqa": {"val": ("**/val_v1.0*.json",)},
     "infovqa": {"val": ("**/infographic*VQA_val_v1.0*.json",)}, "ocrbench": {"": ("**/OCRBench.json",)},
     "tallyqa": {"test": ("test.json",)}, "vsr": {"test": ("**/splits/zeroshot/test.jsonl",)},
+}  # fmt: skip
+# Tasks of questions with options -> files or folders below DIR of which one says that the set is there.
+OPTION_TASKS: dict[str, tuple[str, ...]] = {
+    "mmvp": ("mmvp/Questions.csv",), "cv-bench-2d": ("cv_bench/test_2d.jsonl",), "cv-bench-3d": ("cv_bench/test_3d.jsonl",),
+    "realworldqa": ("realworldqa/annotations.json*",), "seed-image": ("seed_bench/SEED-Bench.json",),
+    "mmbench": ("mmbench/mmbench_dev_en*.tsv", "mmbench/MMBench_DEV_EN*.tsv"), "ai2d": ("ai2d/questions", "ai2d/ai2d/questions"),
 }  # fmt: skip
 REFERRING = {
     "refcoco": ("train", "val", "testA", "testB"),
@@ -90,6 +96,13 @@ def _questions(spec: DataSpec, data: str, seen: dict[str, set[str]]) -> list[Fin
     if shared:
         out.append(Finding("error", name, f"{len(shared)} images stand in another split too, first {sorted(shared)[0]}"))
     return out
+
+
+def _options(task: str, data: str) -> list[Finding]:
+    """Questions with options: counts against the release. A test set alone: images that another asks about too are no leak."""
+    card = task_card(task)
+    assert isinstance(card, MultipleChoiceCard)
+    return _questions(card.data, data, {})
 
 
 def _pairs(task: str, data: str) -> Iterable[Finding]:
@@ -265,9 +278,8 @@ def _depth_places(name: str, split: str) -> list[str]:
     return ["SUNRGBD_val_splits.txt", "SUNRGBDtoolbox", "SUNRGBD"]
 
 
-def check(directory: Path) -> list[Finding]:
-    """Findings for every data set found below ``directory``: counts, missing images, label ranges, duplicate ids, shared images."""
-    data = str(directory)
+def _question_sets(directory: Path, data: str) -> list[Finding]:
+    """All that are asked about: questions, referring expressions, questions with options."""
     out: list[Finding] = []
     seen: dict[str, set[str]] = {}
     for layout, splits in QUESTION_SETS.items():
@@ -278,19 +290,24 @@ def check(directory: Path) -> list[Finding]:
                 out += _guard(name, lambda s=own: _questions(s, data, seen))  # type: ignore[misc]
     for level, parts in REFERRING.items():
         for split in parts:
-            names = (
-                f"finetune_{level}_{split}.json",
-                f"REC_{level}_*_{split}.jsonl",
-                *(("REC_ref3_train.jsonl",) if split == "train" else ()),
-            )
+            names = [f"finetune_{level}_{split}.json", f"REC_{level}_*_{split}.jsonl"]
+            if split == "train":
+                names += ["REC_ref3_train.jsonl"]
             if any(next((directory / "refcoco").glob(f"**/{n}"), None) for n in names):
-                images = (
-                    "gqa/images" if split == "train" and (directory / "scenes.json").is_file() else None
-                )  # as recipe scenes-boxes
-                own = DataSpec(
-                    layout="refcoco", directory="refcoco", split=split, level=level, images=images, orientation="stored"
-                )
+                own = DataSpec(layout="refcoco", directory="refcoco", split=split, level=level, orientation="stored")
+                if split == "train" and (directory / "scenes.json").is_file():  # of the scenes, as recipe scenes-boxes has them
+                    own = own.model_copy(update={"images": "gqa/images"})
                 out += _guard(f"{level}/{split}", lambda s=own: _questions(s, data, seen))  # type: ignore[misc]
+    for task, files in OPTION_TASKS.items():
+        if any(next(directory.glob(f), None) for f in files):
+            out += _guard(task, lambda t=task: _options(t, data))  # type: ignore[misc]
+    return out
+
+
+def check(directory: Path) -> list[Finding]:
+    """Findings for every data set found below ``directory``: counts, missing images, label ranges, duplicate ids, shared images."""
+    data = str(directory)
+    out = _question_sets(directory, data)
     base = directory / "ade20k"
     for split in ADE20K:
         if any((b / "annotations" / split).is_dir() for b in (base, base / "ADEChallengeData2016")):

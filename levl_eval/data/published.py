@@ -63,6 +63,17 @@ RELEASES: dict[tuple[str, str], tuple[int, int | None]] = {
     ("refcoco+", "testB"): (4_889, 750),
     ("refcocog", "val"): (4_896, 1_300),
     ("refcocog", "test"): (9_602, 2_600),
+    # As TRI-ML/vlm-evaluation expects them (conf/datasets.py); VSR's is the file of its zero-shot split.
+    ("tallyqa", "test"): (38_589, None),
+    ("vsr", "test"): (1_222, None),
+    # Questions with options: rows of the release.
+    ("mmvp", ""): (300, None),
+    ("cv-bench", "2D"): (1_438, None),
+    ("cv-bench", "3D"): (1_200, None),
+    ("realworldqa", ""): (765, None),
+    ("seedbench", ""): (14_233, None),
+    ("mmbench", "dev_en"): (4_329, None),
+    ("ai2d", ""): (3_088, None),
 }
 _TITLES = {
     "gqa": "GQA",
@@ -74,6 +85,14 @@ _TITLES = {
     "refcoco": "RefCOCO",
     "refcoco+": "RefCOCO+",
     "refcocog": "RefCOCOg",
+    "tallyqa": "TallyQA",
+    "vsr": "VSR zero-shot",
+    "mmvp": "MMVP",
+    "cv-bench": "CV-Bench",
+    "realworldqa": "RealWorldQA",
+    "seedbench": "SEED-Bench, images,",
+    "mmbench": "MMBench",
+    "ai2d": "AI2D test",
 }
 # Images of training and test in the releases of the sets of tasks/sets; and how many classes they have.
 SETS: dict[str, tuple[int, int]] = {
@@ -188,6 +207,7 @@ def _by_counts_of_questions(question_set: QuestionSet) -> str | None:
     for (layout, split), (questions, images) in RELEASES.items():
         if (
             layout == question_set.name
+            and question_set.split in (split, "")
             and len(question_set.questions) == questions
             and images in (None, len(question_set.images))
         ):

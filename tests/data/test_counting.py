@@ -95,11 +95,13 @@ def test_what_does_not_fit_is_refused(tmp_path, layout, file, entry, words):
 
 
 def test_data_check_knows_them(data):
-    told = {f.set: (f.level, f.message) for f in check(data)}
-    assert told["tallyqa/test"] == ("ok", "3 questions about 2 images") and told["vsr/test"] == (
-        "ok",
-        "2 questions about 2 images",
-    )
+    told = [(f.set, f.level, f.message) for f in check(data)]
+    assert told == [
+        ("tallyqa/test", "ok", "3 questions about 2 images"),
+        ("tallyqa/test", "note", "is not the published release (38,589 questions)"),
+        ("vsr/test", "ok", "2 questions about 2 images"),
+        ("vsr/test", "note", "is not the published release (1,222 questions)"),
+    ]
 
 
 @pytest.mark.parametrize(

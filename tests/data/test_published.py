@@ -15,7 +15,7 @@ from levl_eval.data.pope import pope_questions
 from levl_eval.data.published import published_set
 from levl_eval.data.questions import gqa_file
 from levl_eval.data.readers import read_questions
-from levl_eval.data.types import ClassificationSet, ImageSet, QuestionSet
+from levl_eval.data.types import ClassificationSet, ImageSet, Question, QuestionSet
 from levl_eval.tools.published_sets import main
 
 NONE = ImageSet(("a",), lambda i: Image.new("RGB", (2, 2)), "0")
@@ -79,3 +79,20 @@ def test_by_counts_says_so(n, classes, split, expected):
     name = published_set(made, "cifar10")
     assert name is None if expected is None else str(name).endswith(expected)
     assert published_set(made, "imagefolder") is None
+
+
+@pytest.mark.parametrize(
+    "name, split, count, expected",
+    [
+        ("tallyqa", "test", 38_589, "TallyQA test, 38,589 questions (by counts)"),
+        ("vsr", "test", 1_222, "VSR zero-shot test, 1,222 questions (by counts)"),
+        ("cv-bench", "3D", 1_200, "CV-Bench 3D, 1,200 questions (by counts)"),
+        ("cv-bench", "2D", 1_200, None),
+        ("mmbench", "dev_en", 4_329, "MMBench dev_en, 4,329 questions (by counts)"),
+        ("ai2d", "", 3_088, "AI2D test, 3,088 questions (by counts)"),
+        ("ai2d", "", 15_501, None),
+    ],
+)
+def test_questions_by_counts(name, split, count, expected):
+    questions = [Question(str(k), "a", "w?", "x") for k in range(count)]
+    assert published_set(QuestionSet(name, split, questions, NONE, "")) == expected

@@ -13,6 +13,7 @@ from PIL import Image
 from levl_eval.cards import DataSpec, MultipleChoiceCard
 from levl_eval.cards.registry import names, task_card
 from levl_eval.core.errors import UsageError
+from levl_eval.data.check import check
 from levl_eval.data.multiple_choice import lettered, mmbench_question, realworldqa_question
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
@@ -167,6 +168,27 @@ def test_ai2ds_files(tmp_path):
     (root / "ai2d_test_ids.csv").write_text("2\n")
     (q,) = read_questions(DataSpec(layout="ai2d", directory="ai2d"), str(tmp_path)).questions
     assert q.image_id == "2.png" and q.answer == "C" and q.question.startswith("What is it?\nA. a\nB. b")
+    assert [(f.set, f.level, f.message) for f in check(tmp_path)] == [
+        ("ai2d/all", "ok", "1 questions about 1 images"),
+        ("ai2d/all", "note", "is not the published release (3,088 questions)"),
+    ]
+
+
+def test_data_check_reads_cv_benchs_two_files_apart(tmp_path):
+    """Both ask about one image, which is no leak between them; a broken line is told as the reader tells it."""
+    row = {"idx": 1, "type": "2D", "task": "Count", "source": "COCO", "filename": "img/a.png", "question": "How many?"}
+    row |= {"choices": ["1", "2"], "answer": "(A)"}
+    picture(tmp_path / "cv_bench" / "img" / "a.png")
+    for k in ("2d", "3d"):
+        (tmp_path / "cv_bench" / f"test_{k}.jsonl").write_text(json.dumps(row))
+    told = [(f.set, f.level, f.message) for f in check(tmp_path)]
+    assert told == [
+        (f"cv-bench/{k}", *rest)
+        for k, n in (("2D", "1,438"), ("3D", "1,200"))
+        for rest in (("ok", "1 questions about 1 images"), ("note", f"is not the published release ({n} questions)"))
+    ]
+    (tmp_path / "cv_bench" / "test_3d.jsonl").write_text(json.dumps({**row, "answer": "(Z)"}))
+    assert [(f.set, f.level) for f in check(tmp_path)][2:] == [("cv-bench-3d", "error")]
 
 
 def mmbench(root, rows, head="index question hint A B C D answer category image"):
