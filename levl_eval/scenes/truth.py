@@ -5,8 +5,8 @@ Patch facts are shares of the patch's pixels, read off the masks that are drawn 
   attributes  those, then of pixels that show an object of each colour, texture and size word (COLORS, TEXTURES, SIZES)
   parts       the classes, then how near the patch is to each keypoint of each category (scenes.keypoints): exp(-d^2 / 2) of the distance d
               in patches from its middle, the largest one where an image shows several objects of a category; 0 for one out of sight
-  geometry    the classes, then the share of pixels that have a depth (scenes.geometry), their mean metres and mean logarithm of metres, and the
-              mean normal (x, y, z)
+  geometry    the share of pixels that have a depth (scenes.geometry), their mean metres and mean logarithm of metres, and the mean normal (x, y, z);
+              no classes, which stand elsewhere in another set (wood is a floor in rooms, a wall in cabins)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KINDS: dict[str, int] = {
     "words": len(MASK_CLASSES),  # classes, and texts that name them
     "attributes": len(MASK_CLASSES) + len(COLORS) + len(TEXTURES) + len(SIZES),
     "parts": len(MASK_CLASSES) + len(_PARTS),
-    "geometry": len(MASK_CLASSES) + 6,
+    "geometry": 6,
 }  # kind of knowledge -> numbers a patch
 
 
@@ -77,13 +77,13 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
     """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``."""
+    if kind == "geometry":
+        return _geometry(scene, size, grid)
     classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]
     if kind in ("classes", "words"):
         return classes
     if kind == "parts":
         return np.concatenate([classes, _nearness(scene, size, grid)], 1)
-    if kind == "geometry":
-        return np.concatenate([classes, _geometry(scene, size, grid)], 1)
     shown = _shares(render_instances(scene, size), grid, len(scene.objects) + 1)[:, 1:]
     words = [(field, word) for field, known in (("color", COLORS), ("texture", TEXTURES), ("size", SIZES)) for word in known]
     has = np.array([[getattr(o, field) == word for field, word in words] for o in scene.objects], np.float32)
