@@ -78,12 +78,12 @@ def _sets(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> list[SetSi
     data = args.data if args.data == "hub" else str(Path(args.data).expanduser())
     if args.data == "scenes":
         data = str(world_folder(cache))
-    found = sizes(cards, data, args.limit, FingerprintCache(cache / "fingerprints"))
+    counted = sizes(cards, data, args.limit, FingerprintCache(cache / "fingerprints"))
     if (
         args.data == "scenes" and not Path(data).exists()
     ):  # neither where to download the real set nor its published count answers that
-        return [replace(s, images=None, why=NOT_DRAWN) if s.why else s for s in found]
-    return found
+        return [replace(s, images=None, why=NOT_DRAWN) if s.why else s for s in counted]
+    return counted
 
 
 def _print_images(cards: Mapping[str, TaskCard], sets: Sequence[SetSize]) -> None:
