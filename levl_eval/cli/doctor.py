@@ -49,7 +49,7 @@ SETS = {
     "cityscapes": "gtFine and leftImg8bit (free registration): https://www.cityscapes-dataset.com",
     "nyuv2": "nyu_depth_v2_labeled.mat and splits.mat: https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
     "nyuv2_normals": "dsine_eval (nyuv2): https://github.com/baegwangbin/DSINE",
-    "kitti": "raw drives and data_depth_annotated (free registration): https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction",
+    "kitti": "raw drives and data_depth_annotated (free registration): https://www.cvlibs.net/datasets/kitti",
     "sunrgbd": "SUNRGBD.zip and SUNRGBDtoolbox.zip: https://rgbd.cs.princeton.edu",
     "spair71k": "SPair-71k.tar.gz: https://cvlab.postech.ac.kr/research/SPair-71k",
     "roxford5k": "gnd_roxford5k.pkl: http://cmp.felk.cvut.cz/revisitop, and Oxford5k: https://www.robots.ox.ac.uk/~vgg/data/oxbuildings",

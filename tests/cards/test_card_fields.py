@@ -26,7 +26,7 @@ NOT_PROTOCOL = {
     "HubSource": "repo questions images split revision pinned files label",
     "DataSpec": "directory root questions annotations images hub choices skip_broken max_pixels",
     "TaskFields": "description chance source",
-    "RecipeCard": "description checkpointing",
+    "RecipeCard": "description on_scenes checkpointing",
     "QuestionCard": "floors small_text",
     "LMMSCard": "include datasets",
     "ReadoutCard": "seeds",

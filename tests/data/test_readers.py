@@ -273,10 +273,9 @@ def test_readers_are_found_in_the_registry_and_cover_every_layout():
 
     from levl_eval.core.registry import Registry
     from levl_eval.data import readers
-    from levl_eval.data.depth import READERS
 
     tables = [t for t in vars(readers).values() if isinstance(t, Registry)]  # of every kind of set
-    known = [name for t in tables for name in t] + list(READERS)
+    known = [name for t in tables for name in t]
     assert sorted(known) == sorted(get_args(DataSpec.model_fields["layout"].annotation))
     assert all(callable(t.load(name)) and t.origin(name) == "shipped" for t in tables for name in t)
     with pytest.raises(UsageError, match=r"unknown layout of questions 'gqaa' .did you mean gqa"):
