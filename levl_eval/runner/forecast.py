@@ -138,7 +138,7 @@ def encoder_passes(handle: BackboneHandle, sets: Sequence[SetSize]) -> dict[tupl
     """(side in pixels, patch tokens) -> images that go through the encoder at it; None where the encoder is not at hand.
 
     A set that several tasks read alike goes through once, as a run makes what its jobs read together; sets of unknown size count nothing.
-    Encoders inside a training step (engine mmseg) and texts are not counted.
+    Encoders inside a training step (engines mmseg, depth-recipe) and texts are not counted.
     """
     try:
         seen = {p: (s.images or 0) * p.times for p, s in _passes(handle, sets)}

@@ -16,6 +16,7 @@ from levl_eval.backbones.execution import EAGER, Execution
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, QuestionCard, RecipeCard, TaskCard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
+from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, names, task_card
 from levl_eval.cards.suites import only_of_suites, tasks_of
@@ -219,7 +220,7 @@ def precision_of(card: TaskCard, device: str, encoder: Precision = "float32", ex
     Behind the encoder's stands how it is executed, where that is not torch's plain way.
     """
     own = ", ".join(word for word in (NAMES[encoder], execution.words) if word)
-    out = {"encoder": "float32" if isinstance(card, MMSegCard) else own}  # mmseg's steps are in float32, and plain
+    out = {"encoder": "float32" if isinstance(card, (MMSegCard, DepthRecipeCard)) else own}  # their steps run it so, and plain
     if isinstance(card, (QuestionCard, LMMSCard)):
         out["language_model"] = _dtype(card.llm_dtype, device)
         recipe: RecipeCard | str | None = card.recipe
