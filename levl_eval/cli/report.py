@@ -16,19 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from levl_eval.cards import TaskCard
-    from levl_eval.data.types import (
-        CaptionSet,
-        ChoiceSet,
-        ClassificationSet,
-        DepthSet,
-        ImageSet,
-        InstanceSet,
-        NormalSet,
-        PairSet,
-        QuestionSet,
-        SegmentationSet,
-        VideoSet,
-    )
+    from levl_eval.data.fingerprints import AnnotatedSet
+    from levl_eval.data.types import ImageSet
     from levl_eval.records import Record
     from levl_eval.report.results import Results
 
@@ -102,18 +91,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
 
         sets = backgrounds.variants_of(card, folder, record.limit)
         return sets.get(record.main_metric, sets[REFERENCE]).images, backgrounds.fingerprint_of_sets(sets)
-    test_set: (
-        CaptionSet
-        | ChoiceSet
-        | ClassificationSet
-        | DepthSet
-        | InstanceSet
-        | NormalSet
-        | PairSet
-        | QuestionSet
-        | SegmentationSet
-        | VideoSet
-    )
+    test_set: AnnotatedSet
     if card.engine == "retrieval":
         from levl_eval.engines.probes import retrieval
 

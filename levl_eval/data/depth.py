@@ -22,8 +22,9 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.data.fingerprints import pixel_hash
-from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
-from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.images import file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
+from levl_eval.data.listing import list_images
+from levl_eval.data.map_folders import folder_pairs
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.skipping import broken_files
 from levl_eval.data.types import DepthSet, ImageSet
@@ -68,30 +69,9 @@ def read_nyuv2(spec: DataSpec, data: str, scale: float, limit: int | None = None
 
 
 def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
-    """Raises UsageError: fields that are not set, missing folders and pairs."""
-    for name in ("images", "annotations"):
-        if getattr(spec, name) is None:
-            raise UsageError(
-                f"task depth: field `{name}` is not set; give the folder of the {'images' if name == 'images' else 'depth maps'}"
-            )
-    images, maps = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
-    for folder in (images, maps):
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
-    maps_found, images_found = list_images(maps, (*SUFFIXES, ".npy")), list_images(images)
-    of_stem, image_files = by_stem(maps_found, maps), images_found.files
-    by_stem(Listing([p for p in image_files if p.stem in of_stem]), images)
-    pairs = [(p.name, p, of_stem[p.stem]) for p in image_files if p.stem in of_stem]
-    if not pairs:
-        first = f" (first {image_files[0].name})" if image_files else ""
-        raise UsageError(f"{maps}: no depth map has the name of an image in {images}{first}")
-    orphans = set(of_stem) - {p.stem for p in image_files}
-    if orphans:
-        raise UsageError(f"{images}: {len(orphans)} depth maps have no image, first {sorted(orphans)[0]}; complete the pairs")
-    left_out = images_found.left_out + maps_found.left_out
-    if len(image_files) > len(pairs):
-        left_out["images without a depth map"] = len(image_files) - len(pairs)
-    return paired(spec, pairs[:limit], str(images), MapFiles(scale, "complete the pairs"), left_out)
+    """Raises UsageError as folder_pairs does."""
+    folders = folder_pairs(spec, data, "depth", ("depth map", "depth maps"))
+    return paired(spec, folders.pairs[:limit], str(folders.images), MapFiles(scale, "complete the pairs"), folders.left_out)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ What the axes are is the set's own affair: predictions are compared with what is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy as np
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
-from levl_eval.data.images import SUFFIXES, file_contents, fingerprint_contents, image_set, root_of, under
-from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of
+from levl_eval.data.listing import list_images
+from levl_eval.data.map_folders import folder_pairs
 from levl_eval.data.places import TOPS
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.skipping import broken_files
@@ -78,30 +80,14 @@ def read_nyuv2_normals(spec: DataSpec, data: str, limit: int | None = None) -> N
 
 
 def read_folders(spec: DataSpec, data: str, limit: int | None = None) -> NormalSet:
-    """Raises UsageError: fields that are not set, missing folders and pairs."""
-    for name in ("images", "annotations"):
-        if getattr(spec, name) is None:
-            raise UsageError(
-                f"task normals: field `{name}` is not set; give the folder of the {'images' if name == 'images' else 'normals'}"
-            )
-    images, maps = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
-    for folder in (images, maps):
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
-    of_stem = by_stem(list_images(maps, (*SUFFIXES, ".npy")), maps)
-    files = [p for p in list_images(images).files if p.stem in of_stem]
-    by_stem(Listing(files), images)
-    if not files:
-        raise UsageError(f"{maps}: no map of normals has the name of an image in {images}")
-    orphans = set(of_stem) - {p.stem for p in files}
-    if orphans:
-        raise UsageError(
-            f"{images}: {len(orphans)} maps of normals have no image, first {sorted(orphans)[0]}; complete the pairs"
-        )
-    return _paired(spec, [(p.name, p, of_stem[p.stem]) for p in files][:limit], str(images), "complete the pairs")
+    """Raises UsageError as folder_pairs does."""
+    folders = folder_pairs(spec, data, "normals", ("map of normals", "maps of normals"))
+    return _paired(spec, folders.pairs[:limit], str(folders.images), "complete the pairs", folders.left_out)
 
 
-def _paired(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, get: str) -> NormalSet:
+def _paired(
+    spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, get: str, left_out: Mapping[str, int] | None = None
+) -> NormalSet:
     """A set of (id, image, map) files. Raises UsageError: what is missing, and where to get it."""
     of_image, of_map = {i: p for i, p, _ in pairs}, {i: m for i, _, m in pairs}
     broken: dict[str, str] = {}
@@ -112,7 +98,7 @@ def _paired(spec: DataSpec, pairs: list[tuple[str, Path, Path]], source: str, ge
     if lost:
         raise UsageError(f"{source}: {len(lost)} of {len(of_map)} maps of normals are missing, first {lost[0]}; {get}")
     contents = file_contents(of_map)[0]
-    images = image_set(of_image, of_image.__getitem__, source, get, None, spec, broken)
+    images = image_set(of_image, of_image.__getitem__, source, get, left_out, spec, broken)
     return NormalSet(
         spec.layout, spec.split, images, lambda i: load_normals(of_map[i]), fingerprint_contents(contents), contents.__getitem__
     )

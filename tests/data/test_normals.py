@@ -83,6 +83,8 @@ def test_own_folders(tmp_path):
     own = DataSpec(layout="normals", images="images", annotations="normals")
     read = read_normals(own, str(tmp_path)).normals("a.png")
     assert (read[0] == 0).all() and (read[2, 2] == 0).all() and np.allclose(read[1], (0.6, 0, -0.8))
+    Image.new("RGB", (4, 3)).save(tmp_path / "images/c.png")
+    assert read_normals(own, str(tmp_path)).images.left_out == {"images without a map of normals": 1}, "told, not passed over"
     np.save(tmp_path / "normals/b.npy", vectors)
     with pytest.raises(UsageError, match="1 maps of normals have no image, first b"):
         read_normals(own, str(tmp_path))

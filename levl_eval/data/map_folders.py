@@ -1,0 +1,52 @@
+"""A user's own maps: two folders, images and a map for each, of equal stems. Depth maps and maps of normals lie like that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from levl_eval.cards import DataSpec
+from levl_eval.core.errors import UsageError
+from levl_eval.data.images import SUFFIXES, under
+from levl_eval.data.listing import Listing, by_stem, list_images
+
+
+class FolderPairs(NamedTuple):
+    """pairs: (id, image, map) in order of the images. images: their folder. left_out: reason -> how many entries of both folders."""
+
+    pairs: list[tuple[str, Path, Path]]
+    images: Path
+    left_out: Counter[str]
+
+
+def folder_pairs(spec: DataSpec, data: str, task: str, what: tuple[str, str]) -> FolderPairs:
+    """The pairs of the folders that ``images`` and ``annotations`` name. what: one map and several, in words.
+
+    Images without a map are left out and counted. Raises UsageError: fields that are not set, missing folders, maps without an image, and
+    names that do not tell which belongs to which.
+    """
+    one, many = what
+    for name in ("images", "annotations"):
+        if getattr(spec, name) is None:
+            raise UsageError(
+                f"task {task}: field `{name}` is not set; give the folder of the {'images' if name == 'images' else many}"
+            )
+    images, maps = Path(under(data, spec.images) or ""), Path(under(data, spec.annotations) or "")
+    for folder in (images, maps):
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
+    maps_found, images_found = list_images(maps, (*SUFFIXES, ".npy")), list_images(images)
+    of_stem, files = by_stem(maps_found, maps), images_found.files
+    by_stem(Listing([p for p in files if p.stem in of_stem]), images)
+    pairs = [(p.name, p, of_stem[p.stem]) for p in files if p.stem in of_stem]
+    if not pairs:
+        first = f" (first {files[0].name})" if files else ""
+        raise UsageError(f"{maps}: no {one} has the name of an image in {images}{first}")
+    orphans = set(of_stem) - {p.stem for p in files}
+    if orphans:
+        raise UsageError(f"{images}: {len(orphans)} {many} have no image, first {sorted(orphans)[0]}; complete the pairs")
+    left_out = images_found.left_out + maps_found.left_out
+    if len(files) > len(pairs):
+        left_out[f"images without a {one}"] = len(files) - len(pairs)
+    return FolderPairs(pairs, images, left_out)
