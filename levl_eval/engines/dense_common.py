@@ -22,6 +22,7 @@ from levl_eval.data.types import ImageSet
 from levl_eval.engines.convergence import thinned, train_until_converged
 from levl_eval.engines.fit import Settings, shuffled_rows, training_loop
 from levl_eval.engines.moments import Moments
+from levl_eval.engines.ridge import Ridge
 from levl_eval.features.stored import Rows
 
 BLOCK = 64  # images whose tokens are read at once for their statistics
@@ -100,6 +101,28 @@ class FixedMap(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         maps = self.get_buffer("maps")
         return maps.repeat(len(tokens) // len(maps), *[1] * (maps.ndim - 1))
+
+
+@torch.inference_mode()
+def solve_on_tokens(
+    linear: LinearHead, data: LabelledTokens, goals: Callable[[Tensor, torch.dtype], tuple[Tensor, Tensor]], card: DepthCard | NormalsCard,
+    device: torch.device, progress: Progress,
+) -> None:  # fmt: skip
+    """Fill a linear layer with the least-squares solution under the card's penalty on the weights, not on the bias.
+
+    goals: (labels of a batch, number format) -> (bool [m], which of its tokens count; [kept, C] in that format, what they should give).
+    """
+    linear.to(device)
+    ridge = Ridge(data.patches.shape[-1], linear.linear.out_features, device)
+    with progress.stage("ridge head", len(data), "image") as bar:
+        for rows in torch.arange(len(data)).split(card.batch_size):
+            x, labels = data.batch(rows, device)
+            keep, y = goals(labels, ridge.dtype)
+            ridge.add(((x - linear.mean) / linear.std).flatten(0, 1)[keep], y)
+            bar.advance(len(x))
+    weight, bias = ridge.solve(card.ridge_lambda)
+    linear.linear.weight.copy_(weight.T)
+    linear.linear.bias.copy_(bias)
 
 
 def train_on_tokens(

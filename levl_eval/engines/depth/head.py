@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
-from levl_eval.engines.dense_common import LabelledTokens, LinearHead, train_on_tokens
-from levl_eval.engines.ridge import Ridge
+from levl_eval.engines.dense_common import LabelledTokens, LinearHead, solve_on_tokens, train_on_tokens
 
 
 def valid(depth: np.ndarray, card: MetresFields) -> np.ndarray:
@@ -133,22 +132,14 @@ def train_head(
     return head.eval().requires_grad_(False), curve
 
 
-@torch.inference_mode()
 def _ridge(linear: LinearHead, data: DepthTokens, card: DepthCard, device: torch.device, progress: Progress) -> DepthHead:
-    """Least squares to the card's target with a penalty on the weights, not on the bias."""
-    linear = linear.to(device)
-    ridge = Ridge(data.patches.shape[-1], 1, device)
-    with progress.stage("ridge head", len(data), "image") as bar:
-        for rows in torch.arange(len(data)).split(card.batch_size):
-            x, metres = data.batch(rows, device)
-            y = metres.flatten()
-            keep = torch.isfinite(y)
-            goal = y[keep].to(ridge.dtype)
-            ridge.add(
-                ((x - linear.mean) / linear.std).flatten(0, 1)[keep], (goal.log() if card.target == "log" else goal)[:, None]
-            )
-            bar.advance(len(x))
-    weight, bias = ridge.solve(card.ridge_lambda)
-    linear.linear.weight.copy_(weight.T)
-    linear.linear.bias.copy_(bias)
+    """Least squares to the card's target."""
+
+    def goals(metres: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        y = metres.flatten()
+        keep = torch.isfinite(y)
+        goal = y[keep].to(dtype)
+        return keep, (goal.log() if card.target == "log" else goal)[:, None]
+
+    solve_on_tokens(linear, data, goals, card, device, progress)
     return DepthHead(linear, card, softplus=False).to(device).eval().requires_grad_(False)

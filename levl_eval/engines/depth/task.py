@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 
 from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.core.errors import LevlError
-from levl_eval.data.images import fingerprint_of
 from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.depth.fitting import Predictor, fit, full_depth, scored, sets_of
 from levl_eval.engines.depth.images import keep_images
-from levl_eval.engines.floors import of_means
-from levl_eval.metrics import catalogue
+from levl_eval.engines.map_scores import MapScores, outcome_of
 from levl_eval.metrics.depth import METRICS, depth_metrics, depth_sums
-from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
-from levl_eval.records import Sample
 
 
 def _sums(fitted: Predictor, row: int, truth: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -29,10 +24,6 @@ def _sums(fitted: Predictor, row: int, truth: np.ndarray, keep: np.ndarray) -> n
     if card.align == "median":
         predicted = (predicted * (np.median(goal) / np.median(predicted))).clip(card.min_depth, card.max_depth)
     return depth_sums(predicted, goal)
-
-
-def _one(metric: str, sums: np.ndarray) -> np.ndarray:
-    return depth_metrics(sums)[metric]
 
 
 def run(context: Context[DepthCard]) -> Outcome:
@@ -50,7 +41,7 @@ def scored_outcome(
     seconds: dict[str, float],
 ) -> Outcome:  # fmt: skip
     """What a trained head is worth on the test set. sets: training and test set; blind: the floor. Raises LevlError where nothing is scored."""
-    card, (train, test) = context.card, sets
+    card, test = context.card, sets[1]
     started = time.monotonic()
     kept, unsighted, names, empty = [], [], [], []
     for k, name in enumerate(context.progress.track(test.images.ids, "scoring depths", unit="map")):
@@ -69,21 +60,5 @@ def scored_outcome(
     seconds["scores"] = time.monotonic() - started
     sums = np.stack(kept)
     by_image = depth_metrics(sums)
-    metrics = {m: mean_estimate(by_image[m], bounds=catalogue.metric(m).bounds) for m in METRICS}
-    # Over all pixels together, as some papers average; their intervals are over images too.
-    metrics |= {f"pixels/{m}": bootstrap_statistic(sums, partial(_one, m)) for m in METRICS}
-    main = card.main_metric if card.main_metric in by_image else "rmse"
-    metrics |= of_means("mean_map", by_image[main], depth_metrics(np.stack(unsighted))[main], f"/{main}")
-    samples = [
-        Sample(
-            id=n, image_id=n, score=float(by_image[main][k]),
-            meta={"pixels": int(sums[k, 0]), **{m: round(float(by_image[m][k]), 6) for m in METRICS}},
-        )
-        for k, n in enumerate(names)
-    ]  # fmt: skip
-    data = {
-        "fingerprint": fingerprint_of(test),
-        "counts": {"images": len(test.images), "train_images": len(train.images)},
-        "train": fingerprint_of(train), "split": test.split,
-    }  # fmt: skip
-    return Outcome(metrics, samples, data, {"images_without_scored_pixels": empty, **notes}, seconds, context.counts)
+    scores = MapScores(names, empty, {m: by_image[m] for m in METRICS}, depth_metrics(np.stack(unsighted)), sums)
+    return outcome_of(context, sets, scores, depth_metrics, notes, seconds, "rmse")

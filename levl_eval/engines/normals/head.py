@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from levl_eval.cards.normals import NormalsCard
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
-from levl_eval.engines.dense_common import LabelledTokens, LinearHead, train_on_tokens
-from levl_eval.engines.ridge import Ridge
+from levl_eval.engines.dense_common import LabelledTokens, LinearHead, solve_on_tokens, train_on_tokens
 
 _EPS = 1e-4  # cosines are kept so far from 1 and -1, where the angle has no slope (Probe3D)
 
@@ -80,19 +79,13 @@ def train_head(
     return head.eval().requires_grad_(False), curve
 
 
-@torch.inference_mode()
 def _ridge(linear: LinearHead, data: NormalTokens, card: NormalsCard, device: torch.device, progress: Progress) -> LinearHead:
-    """Least squares to the components with a penalty on the weights, not on the bias."""
-    linear = linear.to(device)
-    ridge = Ridge(data.patches.shape[-1], 3, device)
-    with progress.stage("ridge head", len(data), "image") as bar:
-        for rows in torch.arange(len(data)).split(card.batch_size):
-            x, normals = data.batch(rows, device)
-            y = normals.flatten(0, 2)
-            keep = torch.isfinite(y).all(-1)
-            ridge.add(((x - linear.mean) / linear.std).flatten(0, 1)[keep], y[keep].to(ridge.dtype))
-            bar.advance(len(x))
-    weight, bias = ridge.solve(card.ridge_lambda)
-    linear.linear.weight.copy_(weight.T)
-    linear.linear.bias.copy_(bias)
+    """Least squares to the components."""
+
+    def goals(normals: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        y = normals.flatten(0, 2)
+        keep = torch.isfinite(y).all(-1)
+        return keep, y[keep].to(dtype)
+
+    solve_on_tokens(linear, data, goals, card, device, progress)
     return linear.eval().requires_grad_(False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,16 @@ from torch import nn
 
 from levl_eval.cards.normals import NormalsCard
 from levl_eval.core.errors import LevlError
-from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_normals
 from levl_eval.data.types import NormalSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.convergence import closed_form
 from levl_eval.engines.dense_common import FixedMap, geometry_of, logits_of, same_size, trained, upsample
 from levl_eval.engines.dense_images import keep_sheets, pca_rgb, spread
-from levl_eval.engines.floors import of_means
+from levl_eval.engines.map_scores import MapScores, outcome_of
 from levl_eval.engines.normals.head import NormalTokens, grid_normals, train_head
 from levl_eval.features.store import FeatureSet
-from levl_eval.metrics import catalogue
 from levl_eval.metrics.normals import METRICS, angle_sums, angles, image_metrics, pooled
-from levl_eval.metrics.statistics import bootstrap_statistic, mean_estimate
-from levl_eval.records import Sample
 
 _ERROR = 60.0  # degrees that are drawn full red
 
@@ -116,10 +111,6 @@ def keep_images(folder: Path, fitted: Fitted, test: NormalSet, count: int = 6, s
     keep_sheets(folder, truth, made, ("prediction", "error", "PCA"), side)
 
 
-def _one(metric: str, sums: np.ndarray) -> np.ndarray:
-    return pooled(sums)[metric]
-
-
 def run(context: Context[NormalsCard]) -> Outcome:
     """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data."""
     card = context.card
@@ -145,23 +136,6 @@ def run(context: Context[NormalsCard]) -> Outcome:
     seconds["scores"] = time.monotonic() - started
     if context.work is not None:
         keep_images(context.work, fitted, test)
-    values = {m: np.array([one[m] for one in by_image]) for m in METRICS}
-    metrics = {m: mean_estimate(values[m], bounds=catalogue.metric(m).bounds) for m in METRICS}
-    # Over all pixels together, as Bae et al. report; their intervals are over images too.
-    sums = np.stack(kept)
-    metrics |= {f"pixels/{m}": bootstrap_statistic(sums, partial(_one, m)) for m in METRICS}
-    main = card.main_metric if card.main_metric in values else "angle_rmse"
-    metrics |= of_means("mean_map", values[main], np.array([one[main] for one in unsighted]), f"/{main}")
-    samples = [
-        Sample(
-            id=n, image_id=n, score=float(values[main][k]),
-            meta={"pixels": int(sums[k, 0]), **{m: round(float(values[m][k]), 6) for m in METRICS}},
-        )
-        for k, n in enumerate(names)
-    ]  # fmt: skip
-    data = {
-        "fingerprint": fingerprint_of(test),
-        "counts": {"images": len(test.images), "train_images": len(train.images)},
-        "train": fingerprint_of(train), "split": test.split,
-    }  # fmt: skip
-    return Outcome(metrics, samples, data, {"images_without_scored_pixels": empty, **notes}, seconds, context.counts)
+    values, floor = ({m: np.array([one[m] for one in each]) for m in METRICS} for each in (by_image, unsighted))
+    scores = MapScores(names, empty, values, floor, np.stack(kept))
+    return outcome_of(context, (train, test), scores, pooled, notes, seconds, "angle_rmse")
