@@ -22,7 +22,7 @@ repair()  # every loader imports this module before its library, and with it tor
 class Features(NamedTuple):
     """What an encoder sees of a batch of images.
 
-    pooled: [B, D] the encoder's own global read-out before any projection head (CLS after the final norm, or its pooling).
+    pooled: [B, D] the encoder's own pooled feature before any projection head (CLS after the final norm, or its pooling).
     patches: [B, N, D'] patch tokens of the last layer after the final norm, without CLS and register tokens, raster order.
     grid: (h, w) with h * w == N.
     """
@@ -157,7 +157,7 @@ class Backbone(nn.Module, abc.ABC):
     def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
         """Several blocks at once, concatenated over channels in the order of ``layers``: pooled [B, L D], patches [B, N, L D'].
 
-        Each block's output passes the encoder's final norm (as DINOv2 reads its intermediate layers). Its global read-out is the
+        Each block's output passes the encoder's final norm (as DINOv2 reads its intermediate layers). Its pooled feature is the
         class token, or the mean of the patch tokens where there is none: an attention pool is trained for the last block only.
         layers: block indices; negative ones count from the end, -1 is the last. Raises LevlError where the backbone has no
         blocks to show or not that many.

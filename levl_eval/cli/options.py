@@ -26,7 +26,7 @@ NEW = "a new folder runs/DATE-TIME, to which runs/latest is a link"
 
 @contextlib.contextmanager
 def out_folder(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder of ``--out``, or a new one; what interrupts the work within it says which command goes on from there."""
+    """The folder of ``--out``, or a new one; what interrupts the work within it says which command resumes it."""
     from levl_eval.runner.folders import run_folder
 
     with run_folder(args.out) as out:
@@ -34,7 +34,7 @@ def out_folder(args: argparse.Namespace) -> Iterator[Path]:
             yield out
         except KeyboardInterrupt:
             again = ["levl-eval", *args.words, *([] if args.out is not None else ["--out", str(out)])]
-            raise KeyboardInterrupt(f"`{shlex.join(again)}` goes on from here") from None
+            raise KeyboardInterrupt(f"`{shlex.join(again)}` resumes from here") from None
 
 
 def run_options(p: argparse.ArgumentParser, out: str | None) -> None:

@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
-    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to go on (that of the KeyboardInterrupt, if it has one).
+    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to resume (that of the KeyboardInterrupt, if it has one).
 
     What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile.
     """
@@ -86,7 +86,7 @@ def guard(call: Callable[[], int], debug: bool, program: str) -> int:
         print(words if words.startswith((f"{program}:", f"{program} ")) else f"{program}: {words}", file=sys.stderr)
         return 2 if isinstance(e, UsageError) else 1
     except KeyboardInterrupt as e:
-        print(f"\n{program}: interrupted; {str(e) or 'run the same command again to go on from here'}", file=sys.stderr)
+        print(f"\n{program}: interrupted; {str(e) or 'run the same command again to resume from here'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()

@@ -158,7 +158,7 @@ class Context(Generic[Card]):
     batch_size: int = 64  # images a batch through the encoder
     progress: Progress = field(default_factory=Progress)
     helping: bool = False  # another process has this job; we only take part in the making of its features
-    work: Path | None = None  # this job's own folder below --out, for what lets a killed training go on
+    work: Path | None = None  # this job's own folder below --out, for what lets a killed training resume
     kept: RunCache = field(default_factory=RunCache)  # what this run's jobs share
     later: tuple[str, ...] = ()  # arrays that later jobs of the run read of the same images, at the same layers
     # For Outcome.cache. Of this job alone: a copy of the context for another card counts from 0.

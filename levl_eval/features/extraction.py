@@ -1,4 +1,4 @@
-"""Features in chunks: what an interrupted extraction goes on from, and what several processes share.
+"""Features in chunks: what an interrupted extraction resumes from, and what several processes share.
 
 Below the store's folder, PARTS/KEY holds while an entry is being made
   plan.json            rows a chunk: whole batches, so that a chunk's numbers do not depend on who makes it or when

@@ -51,7 +51,7 @@ def _train(words: list[str]) -> int:
     except KeyboardInterrupt:
         if config.resume:
             raise
-        raise KeyboardInterrupt("run the same command without resume=false to go on from here") from None
+        raise KeyboardInterrupt("run the same command without resume=false to resume from here") from None
     if trainer.group.main:
         where = trainer.ckpt
         print(f"{where}: step {trainer.step}; evaluate it with `levl-eval run --backbone {where} --tasks gqa,pope,ade20k`")

@@ -81,7 +81,7 @@ class Feed:
         raise NotImplementedError
 
     def state(self) -> FeedState:
-        """What ``start`` needs to go on after the batches handed out so far."""
+        """What ``start`` needs to resume after the batches handed out so far."""
         return {}
 
     def _next(self) -> Batch:

@@ -16,8 +16,8 @@ from levl_eval.scenes.world import Scene, SceneObject
 COLOR_SHARE = 0.15  # share of caption mentions that name the colour
 
 # Words for where something is. Questions and descriptions use the same thresholds, so that every question can be read off.
-COLUMNS_OF_PICTURE = ("left", "middle", "right")
-ROWS_OF_PICTURE = ("top", "center", "bottom")
+COLUMNS_OF_IMAGE = ("left", "middle", "right")
+ROWS_OF_IMAGE = ("top", "center", "bottom")
 
 _SYNONYMS = {
     "airplane": ("plane",), "cat": ("kitty",), "dog": ("puppy",), "boat": ("ship",), "cup": ("mug",), "house": ("home",),
@@ -46,13 +46,13 @@ THREE = (
 
 
 def column(obj: SceneObject) -> str:
-    """left, middle or right third of the picture, by the box's centre."""
-    return COLUMNS_OF_PICTURE[0 if obj.x < 1 / 3 else 1 if obj.x <= 2 / 3 else 2]
+    """left, middle or right third of the image, by the box's centre."""
+    return COLUMNS_OF_IMAGE[0 if obj.x < 1 / 3 else 1 if obj.x <= 2 / 3 else 2]
 
 
 def row(obj: SceneObject) -> str:
-    """top, center or bottom of the picture, by the box's centre."""
-    return ROWS_OF_PICTURE[0 if obj.y < 0.40 else 1 if obj.y <= 0.64 else 2]
+    """top, center or bottom of the image, by the box's centre."""
+    return ROWS_OF_IMAGE[0 if obj.y < 0.40 else 1 if obj.y <= 0.64 else 2]
 
 
 def relation(a: SceneObject, b: SceneObject) -> str:
@@ -60,10 +60,10 @@ def relation(a: SceneObject, b: SceneObject) -> str:
 
     Columns win over rows; a question about a pair is asked only along an axis on which they differ.
     """
-    dx = COLUMNS_OF_PICTURE.index(column(a)) - COLUMNS_OF_PICTURE.index(column(b))
+    dx = COLUMNS_OF_IMAGE.index(column(a)) - COLUMNS_OF_IMAGE.index(column(b))
     if dx:
         return "left" if dx < 0 else "right"
-    dy = ROWS_OF_PICTURE.index(row(a)) - ROWS_OF_PICTURE.index(row(b))
+    dy = ROWS_OF_IMAGE.index(row(a)) - ROWS_OF_IMAGE.index(row(b))
     return "above" if dy < 0 else "below" if dy > 0 else ""
 
 

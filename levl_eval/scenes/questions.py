@@ -2,7 +2,7 @@
 
 Every answer is what executing the question's program on the scene gives. Attribute and relation questions are asked only of
 categories that occur once; pairs are compared only along an axis on which their thirds differ (language.relation), so that
-each question can be answered from a complete description as well as from the picture.
+each question can be answered from a complete description as well as from the image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from levl_eval.scenes.answers import annotators
-from levl_eval.scenes.language import COLUMNS_OF_PICTURE, ROWS_OF_PICTURE, column, relation, row
+from levl_eval.scenes.language import COLUMNS_OF_IMAGE, ROWS_OF_IMAGE, column, relation, row
 from levl_eval.scenes.programs import Program, SceneQuestion, a, execute, operation, plural
 from levl_eval.scenes.world import CATEGORIES, COLORS, GROUP_OF, GROUPS, STUFF, Scene, SceneObject, place_weights
 
@@ -279,9 +279,9 @@ class _Asker:
 def _lies(p: SceneObject, o: SceneObject, side: str) -> bool:
     """Whether ``p`` lies on that side of ``o`` along that axis alone."""
     if side in ("left", "right"):
-        d = COLUMNS_OF_PICTURE.index(column(p)) - COLUMNS_OF_PICTURE.index(column(o))
+        d = COLUMNS_OF_IMAGE.index(column(p)) - COLUMNS_OF_IMAGE.index(column(o))
     else:
-        d = ROWS_OF_PICTURE.index(row(p)) - ROWS_OF_PICTURE.index(row(o))
+        d = ROWS_OF_IMAGE.index(row(p)) - ROWS_OF_IMAGE.index(row(o))
     return d < 0 if side in ("left", "above") else d > 0
 
 

@@ -1,4 +1,4 @@
-"""Pictures and masks of scenes: anti-aliased by supersampling, deterministic, the same content at every size."""
+"""Images and masks of scenes: anti-aliased by supersampling, deterministic, the same content at every size."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _supersampling(size: int) -> int:
 
 
 def render_image(scene: Scene, size: int = 96) -> np.ndarray:
-    """The picture of ``scene`` as uint8 [size, size, 3]. Pure function of its arguments; size from 64 to 512."""
+    """The image of ``scene`` as uint8 [size, size, 3]. Pure function of its arguments; size from 64 to 512."""
     factor = _supersampling(size)
     big = size * factor
     image = Image.fromarray(_background(scene, big))
@@ -128,7 +128,7 @@ def render_image(scene: Scene, size: int = 96) -> np.ndarray:
         _draw(image, draw, obj, big)
     x = np.asarray(image.reduce(factor)).astype(np.float32)
 
-    # Light: a linear ramp across the picture, overall brightness and colour temperature; then sensor noise.
+    # Light: a linear ramp across the image, overall brightness and colour temperature; then sensor noise.
     t = math.radians(scene.light)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     gain = scene.brightness + 0.10 * (math.cos(t) * ramp[None, :] + math.sin(t) * ramp[:, None])
@@ -166,5 +166,5 @@ def _draw_labels(ground: np.ndarray, scene: Scene, size: int, labels: Sequence[i
 
 
 def render(scene: Scene, size: int = 96) -> Rendered:
-    """Picture and mask of ``scene``."""
+    """Image and mask of ``scene``."""
     return Rendered(render_image(scene, size), render_mask(scene, size))

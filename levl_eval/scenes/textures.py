@@ -1,6 +1,6 @@
 """Procedural textures: tiles of the eight kinds of stuff and of the surface patterns of objects, made once per process.
 
-All tiles are pure functions of their name (fixed seeds) at TILE x TILE pixels; a picture takes a random window of a tile.
+All tiles are pure functions of their name (fixed seeds) at TILE x TILE pixels; an image takes a random window of a tile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-TILE = 768  # pixels of a tile; it covers one picture whatever the resolution
+TILE = 768  # pixels of a tile; it covers one image whatever the resolution
 
 
 def _noise(rng: np.random.Generator, cell: int) -> np.ndarray:
@@ -101,9 +101,9 @@ def stuff_tile(name: str) -> np.ndarray:
 
 @cache
 def tile_at(name: str, size: int, shade: int = 20) -> np.ndarray:
-    """The tile of ``name`` resized to a picture of side ``size``, brightened by shade / 20, laid out 2 x 2 for random windows.
+    """The tile of ``name`` resized to an image of side ``size``, brightened by shade / 20, laid out 2 x 2 for random windows.
 
-    uint8 [2 size, 2 size, 3]. One tile covers one picture, so that content does not depend on the resolution.
+    uint8 [2 size, 2 size, 3]. One tile covers one image, so that content does not depend on the resolution.
     """
     tile = Image.fromarray(stuff_tile(name)).resize((size, size), Image.Resampling.BOX)
     bright = np.clip(np.asarray(tile).astype(np.float32) * (shade / 20), 0, 255).astype(np.uint8)

@@ -1,11 +1,11 @@
 """The scene model of the generated world: what exists, where it stands, and how likely that is.
 
 A :class:`Scene` is a complete symbolic description (objects with attributes and places, background regions, light).
-Pictures (`render`), captions and descriptions (`language`), questions (`questions`) and masks all follow from it, so every
+Images (`render`), captions and descriptions (`language`), questions (`questions`) and masks all follow from it, so every
 annotation is exact by construction. Sampling uses only :class:`random.Random` seeded from a stable hash: equal seeds give
 equal scenes on every machine.
 
-Coordinates are fractions of the (square) picture: x to the right, y downwards, both in [0, 1].
+Coordinates are fractions of the (square) image: x to the right, y downwards, both in [0, 1].
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ ASPECT: dict[str, float] = {
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object. ``x, y`` is the centre of its upright bounding box of ``width`` by ``height`` (fractions of the picture)."""
+    """One object. ``x, y`` is the centre of its upright bounding box of ``width`` by ``height`` (fractions of the image)."""
 
     category: str
     variant: int  # shape variant, 0 .. NUM_VARIANTS - 1

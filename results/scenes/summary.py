@@ -3,7 +3,7 @@
     python results/scenes/summary.py runs/scenes/seeds.csv
 
 Intervals are Student's, 95%, over the pretraining seeds: they hold what another initialisation, data order and probe seed would
-change, on the same test pictures. With three seeds the quantile is 4.3, so that only large or very regular differences exclude zero.
+change, on the same test images. With three seeds the quantile is 4.3, so that only large or very regular differences exclude zero.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on the frozen global read-out (Wu et al., CVPR 2018; DINO's evaluation): no training at all.
+"""Weighted nearest neighbours on the frozen pooled feature (Wu et al., CVPR 2018; DINO's evaluation): no training at all.
 
 The k training images of the largest cosine vote for their classes with weight exp(cosine / temperature).
 """

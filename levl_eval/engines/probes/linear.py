@@ -1,4 +1,4 @@
-"""The linear probe on the frozen global read-out (docs/paper.md): standardised features, one linear layer, AdamW."""
+"""The linear probe on the frozen pooled feature (docs/paper.md): standardised features, one linear layer, AdamW."""
 
 from __future__ import annotations
 

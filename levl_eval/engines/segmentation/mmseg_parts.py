@@ -1,7 +1,7 @@
-"""What mmengine's Runner is given: our data set, labels, linear head and metric, and a training loop that goes on after a kill.
+"""What mmengine's Runner is given: our data set, labels, linear head and metric, and a training loop that resumes after a kill.
 
 Importing this module registers them with mmseg. A image's augmentation depends on the seed and on its place in the training
-alone, so that a training that went on gives the same head as one that was never stopped (on a CPU bit for bit).
+alone, so that a resumed training gives the same head as one that was never stopped (on a CPU bit for bit).
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class PerImage(IoUMetric):
 
 @LOOPS.register_module()
 class LevlTrainLoop(IterBasedTrainLoop):
-    """mmengine's loop by steps, whose loader begins where the training goes on: nothing is decoded only to be skipped."""
+    """mmengine's loop by steps, whose loader begins where the training resumes: nothing is decoded only to be skipped."""
 
     def run(self) -> nn.Module:
         self.runner.call_hook("before_train")
@@ -198,7 +198,7 @@ class LevlTrainLoop(IterBasedTrainLoop):
 
 
 class Keeper(Hook):
-    """Watches the loss, shows progress and keeps the head with all a training needs to go on, in one atomic file."""
+    """Watches the loss, shows progress and keeps the head with all a training needs to resume, in one atomic file."""
 
     priority = "VERY_LOW"  # after the schedulers took their step
 
@@ -230,7 +230,7 @@ class Keeper(Hook):
 
 
 class HeadState(TypedDict):
-    """What a training needs to go on; ``format`` is FORMAT."""
+    """What a training needs to resume; ``format`` is FORMAT."""
 
     format: int
     step: int

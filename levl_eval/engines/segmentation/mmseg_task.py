@@ -102,7 +102,7 @@ def _train_and_score(
         context.progress.say(f"  {file}: of another training, or damaged; training starts anew")
     first = 0 if state is None else int(state["step"])
     if first:
-        context.progress.say(f"  goes on from step {first} of {plan.steps}")
+        context.progress.say(f"  resumes from step {first} of {plan.steps}")
     losses: list[float] = [] if state is None else list(state["losses"])
     seen = torch.zeros(mmseg_parts.VOID + 1, dtype=torch.bool) if state is None else state["seen"]
     learn = mmseg_parts.TaskImages(train, plan.train_pipeline, seed)

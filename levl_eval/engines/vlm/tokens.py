@@ -51,7 +51,7 @@ def width_of(backbone: Backbone, spec: ConnectorSpec) -> int:
 def _same_width(cls: int, patches: int) -> None:
     if cls != patches:
         raise UsageError(
-            f"field `recipe.connector.tokens`: the global read-out has width {cls}, the patches {patches}; use tokens: patches"
+            f"field `recipe.connector.tokens`: the pooled feature has width {cls}, the patches {patches}; use tokens: patches"
         )
 
 

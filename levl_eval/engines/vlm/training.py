@@ -1,7 +1,7 @@
 """Connector training: encoder and language model frozen, loss on answers only, several questions an image in one row (packing.py).
 
 Data-parallel where several processes were launched: each takes its share of every batch, gradients are summed over the batch's
-answer tokens, so that the result is that of one process up to rounding. An interrupted training goes on exactly where it was.
+answer tokens, so that the result is that of one process up to rounding. An interrupted training resumes exactly where it was.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def train(
 ) -> tuple[Connector, dict[str, object], bool]:
     """Train a connector, or take it from ``cache``/connectors. Returns (connector, notes, whether it was a hit).
 
-    items: or what makes them, asked only where there is something to train. An interrupted training goes on from its last state.
+    items: or what makes them, asked only where there is something to train. An interrupted training resumes from its last state.
     Raises UsageError where there are none, and where the image tokens do not fit the model's context.
     """
     key = connector_key(meta)

@@ -1,6 +1,6 @@
 """Text of the embedded language model: scene descriptions with questions, and where in them each answer stands.
 
-No picture is involved. To learn reading and comparing rather than 24 words by heart, a share of the scenes is told in another
+No image is involved. To learn reading and comparing rather than 24 words by heart, a share of the scenes is told in another
 lexicon (COCO's object names, shapes, invented words), and another share is told with words missing.
 """
 

@@ -3,7 +3,7 @@
     python -m levl_eval.tools.scenes_lm.train train --out runs/scenes-lm --export levl_eval/assets/scenes-lm
     python -m levl_eval.tools.scenes_lm.train evaluate --model levl_eval/assets/scenes-lm
 
-It has never seen a picture: behind a connector, what it answers beyond its text-only floor comes from the encoder.
+It has never seen an image: behind a connector, what it answers beyond its text-only floor comes from the encoder.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def guide_at(step: int, steps: int, guide: float) -> float:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train, or go on where the last run of the same command was stopped."""
+    """Train, or resume where the last run of the same command was stopped."""
     torch.set_num_threads(args.threads)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
