@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.budget:
         plain = resolve_tasks(args.tasks, args.settings, args.data, args.trust)
         args.grid = [*args.grid, *budget_words(plain, parse_budgets(args.budget))]
-    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid)
+    cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid, args.llm)
     for name in args.backbone:
         backbone_card(name)
     args.backbone = with_floors(args.backbone, args.floors)  # from here on they are backbones like others

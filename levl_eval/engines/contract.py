@@ -58,8 +58,9 @@ VERSIONS: dict[str, int] = {
     "attentive": 2,
     "linear-path": 2,
     "depth": 2,
+    "mcq": 2,
 }  # attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points;
-# depth 2: Garg's crop is cut off to whole pixels, as KITTI's evaluations do
+# depth 2: Garg's crop is cut off to whole pixels, as KITTI's evaluations do; mcq 2: samples, floors and gains are those of the main metric
 ANSWERS = 3  # how a language model answers a set of questions
 
 

@@ -105,6 +105,7 @@ def _answers(card: VQACard, path: Path, data: str, limit: int | None) -> Outcome
     from levl_eval.data.fingerprints import fingerprint_of
     from levl_eval.engines.contract import Outcome
     from levl_eval.engines.vlm.answers import Answers
+    from levl_eval.engines.vlm.main_scores import Reading
     from levl_eval.engines.vlm.scoring import check_scorer, estimates
     from levl_eval.engines.vlm.task import has_answers, samples
 
@@ -116,7 +117,7 @@ def _answers(card: VQACard, path: Path, data: str, limit: int | None) -> Outcome
     check_ids(list(texts), [q.question_id for q in test.questions], path, "questions")
     counts = {"images": len(test.images), "questions": len(test.questions)}
     about = {"fingerprint": fingerprint_of(test), "counts": counts, "split": test.split, "version": test.version}
-    return Outcome(estimates(card.scorer, test.questions, texts), samples(card, test, Answers(texts, {})), about)
+    return Outcome(estimates(card.scorer, test.questions, texts), samples(card, test, Answers(texts), Reading(texts)), about)
 
 
 def _classes(card: ProbeCard | ZeroShotCard, path: Path, data: str, limit: int | None) -> Outcome:

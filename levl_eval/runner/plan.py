@@ -14,11 +14,11 @@ from pathlib import Path
 
 from levl_eval.backbones.execution import EAGER, Execution
 from levl_eval.backbones.locate import locate
-from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, QuestionCard, RecipeCard, TaskCard, protocol_of
+from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, MultipleChoiceCard, QuestionCard, RecipeCard, TaskCard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.cards.lmms import lmms_identity
-from levl_eval.cards.registry import backbone_card, names, task_card
+from levl_eval.cards.registry import backbone_card, language_models, names, task_card
 from levl_eval.cards.suites import only_of_suites, tasks_of
 from levl_eval.cards.trust import check_card
 from levl_eval.cards.twins import twinned, with_floors
@@ -144,13 +144,14 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
 
 
 def resolve_tasks(
-    tasks: Sequence[str | TaskCard], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = ()
-) -> dict[str, TaskCard]:
+    tasks: Sequence[str | TaskCard], settings: Sequence[str], data: str, trust: bool = False, grid: Sequence[str] = (), llm: str = ""
+) -> dict[str, TaskCard]:  # fmt: skip
     """Task names to resolved cards, in order; a task of a grid has one for each combination, under its label, a suite those of its tasks.
 
     Raises UsageError for the first thing that is wrong.
 
     trust: cards may name Python that runs here (levl_eval.cards.trust); without it only what ``settings`` name may.
+    llm: the language model, whose ability decides what of a multiple choice is the main metric.
     """
     if not tasks:
         raise UsageError(f"--tasks: none given; there are {', '.join(names('tasks'))}")
@@ -164,9 +165,10 @@ def resolve_tasks(
     out: dict[str, TaskCard] = {}
     for t in tasks:
         if isinstance(t, str):
-            of_task = {
-                v.label: task_card(t, {**overrides[t], **dict(v.choices)}, default_recipe=recipe, trust=trust) for v in by_task[t]
-            }
+            of_task: dict[str, TaskCard] = {}
+            for v in by_task[t]:
+                chosen = {**overrides[t], **dict(v.choices)}
+                of_task[v.label] = _as_read_by(llm, task_card(t, chosen, default_recipe=recipe, trust=trust), chosen)
             # score_size is no field of the protocol, but what comes of it is (resolved_of).
             check_distinct(list(of_task), [digest([protocol_of(c), getattr(c, "score_size", None)]) for c in of_task.values()])
             out |= of_task
@@ -176,6 +178,17 @@ def resolve_tasks(
     for name, card in out.items():
         check_card(card, name)
     return out
+
+
+def _as_read_by(llm: str, card: TaskCard, chosen: Mapping[str, str]) -> TaskCard:
+    """The card as a language model can be asked. Those that ship have never read lettered options: their letters would say nothing of
+    an encoder, so that the likeliest of the options' texts counts, unless ``--set`` chooses otherwise.
+    """
+    if not isinstance(card, MultipleChoiceCard) or llm not in language_models():
+        return card
+    if card.main_metric != "accuracy" or "main_metric" in chosen or not card.option_texts:
+        return card
+    return card.model_copy(update={"main_metric": "option_likelihood_accuracy"})
 
 
 def needs_text(card: TaskCard) -> bool:
@@ -244,7 +257,7 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
     check_options(config.limit, config.batch_size, config.seeds)
     check_store_limit(config.store_limit)
     skip = skip_bound(config.skip_broken)
-    cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid)
+    cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid, config.llm)
     if skip is not None:
         cards = {name: with_skipping(card, skip) for name, card in cards.items()}
     backbones = with_floors(config.backbones, config.floors)

@@ -15,10 +15,12 @@ from levl_eval.core.distributed import process_group
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
 from levl_eval.data.types import QuestionSet
-from levl_eval.engines.vlm.answers import ENGINE, Answers, answer_set
+from levl_eval.engines.vlm.answers import ENGINE, answer_set
+from levl_eval.engines.vlm.main_scores import Reading, main_estimate, main_scores, reads
+from levl_eval.engines.vlm.options import option_likelihoods
 from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, prompt_identity
-from levl_eval.engines.vlm.scoring import estimates, mean_name, scores_of, weights
+from levl_eval.engines.vlm.scoring import weights
 from levl_eval.engines.vlm.tokens import encode_tokens, read_tokens
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import paired_difference
@@ -58,50 +60,84 @@ def exchange(names: Sequence[str], seed: int) -> dict[str, str]:
     return {names[a]: names[b] for a, b in zip(order, np.roll(order, -1), strict=True)}
 
 
-def text_only(resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet) -> Answers:
+def _read(
+    resources: VQAResources, card: QuestionCard, prompt: Prompt, visual_of: VisualOf | None, data: QuestionSet, what: str
+) -> Reading:
+    """What the card's main metric needs of a reading, and no more."""
+    language, progress = resources.language, resources.progress
+    needed = reads(card)
+    if needed == "options":
+        return Reading(options=option_likelihoods(language, prompt, visual_of, data.questions, progress, what))
+    choices = card.likelihood if needed == "letters" else ()
+    answers = answer_set(language, prompt, visual_of, data.questions, progress, what, choices=choices)
+    return Reading(answers.texts, answers.likelihoods)
+
+
+def text_only(resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet) -> Reading:
     """The language model alone: the same questions without any image. The same for every backbone, so kept."""
     path = resources.cache / "floors" / f"{floor_key(resources, card, data)}.json"
-    wanted = {q.question_id for q in data.questions}
-    kept = process_group().from_main(recall(lambda: _kept(path, wanted), resources.progress) if process_group().main else None)
+    needed = reads(card)
+    wanted = {q.question_id for q in data.questions if needed == "texts" or "choices" in q.meta}
+    kept = process_group().from_main(
+        recall(lambda: _kept(path, wanted, needed), resources.progress) if process_group().main else None
+    )
     if kept is not None:
-        return Answers(kept)
-    answers = answer_set(resources.language, prompt, None, data.questions, resources.progress, "text-only floor")
+        return kept
+    reading = _read(resources, card, prompt, None, data, "text-only floor")
     if process_group().main:
-        write_json(path, path.stem, answers.texts)
-    return answers
+        write_json(path, path.stem, getattr(reading, needed))
+    return reading
 
 
 def floor_key(resources: VQAResources, card: QuestionCard, data: QuestionSet) -> str:
-    """Under what the answers without an image are kept: what is asked, of which model, how. No image and no encoder enters."""
+    """Under what is kept that a language model makes of questions without an image: what is asked, of which model, how. No image and no
+    encoder enters.
+    """
+    needed = reads(card)
+    options: dict[str, object] = {}
+    if needed != "texts":
+        options = {"reads": needed, "letters": list(card.likelihood) if needed == "letters" else [], "options": digest(
+            [[q.question_id, q.meta.get("stem", ""), list(map(str, q.meta.get("choices", ())))] for q in data.questions]
+        )}  # fmt: skip
     return cache_key(
         "floor", ENGINE, language_model=resources.language.parts(), dtype=str(resources.language.dtype), device=resources.device.type,
         prompt=prompt_identity(card.prompt, resources.language), stop=list(card.prompt.stop), new=card.prompt.max_new_tokens,
         questions=digest([[q.question_id, q.question] for q in data.questions]),
-        groups=digest([q.image_id for q in data.questions]),  # what is decoded together
+        groups=digest([q.image_id for q in data.questions]), **options,  # groups: what is decoded together
     )  # fmt: skip
 
 
-def _kept(path: Path, wanted: set[str]) -> dict[str, str]:
-    """Kept answers by question id. Raises FileNotFoundError, Damaged."""
-    texts = read_json(path, path.stem)
-    if not isinstance(texts, dict) or texts.keys() != wanted or not all(isinstance(t, str) for t in texts.values()):
+def _kept(path: Path, wanted: set[str], needed: str) -> Reading:
+    """Kept answers, or likelihoods. Raises FileNotFoundError, Damaged."""
+    values = read_json(path, path.stem)
+    if not isinstance(values, dict) or values.keys() != wanted or not all(_is_kind(v, needed) for v in values.values()):
         raise Damaged(f"{path}: does not hold an answer to each of {len(wanted)} questions")
     mark_used(path)
-    return texts
+    if needed == "texts":
+        return Reading(texts=values)
+    return Reading(letters=values) if needed == "letters" else Reading(options=values)
+
+
+def _is_kind(value: object, needed: str) -> bool:
+    """Whether this can be a question's text, or its likelihoods."""
+    if needed == "texts":
+        return isinstance(value, str)
+    return isinstance(value, list) and all(isinstance(v, float) for v in value)
 
 
 def measure(
-    resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet, trained: Trained, answers: Answers, seed: int
+    resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet, trained: Trained, reading: Reading, seed: int
 ) -> dict[str, Estimate]:
-    """For each floor of the card its accuracy (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME).
+    """For each floor of the card its main metric (floor_NAME) and the row's gain over it, paired question by question (gain_over_NAME).
 
     Questions that have failed are wrong on both sides.
     """
     assert isinstance(card.recipe, RecipeCard)
+    failed = {q.question_id for q in data.failed}
+    mine = main_scores(card, reading, data.rows, failed)
+    factor = weights(mine.questions)
+    images = np.array([q.image_id for q in mine.questions])
     out: dict[str, Estimate] = {}
-    factor = weights(data.rows)
-    images = np.array([q.image_id for q in data.rows])
-    mine = scores_of(card.scorer, data.rows, answers.texts)
     for floor in card.floors:
         if floor == "text-only":
             unsighted = text_only(resources, card, prompt, data)
@@ -113,9 +149,9 @@ def measure(
             else:
                 twin = VQAResources(**{**vars(resources), "backbone": random_twin(resources.backbone)})
                 visual_of = visual_reader(twin, get_or_train_connector(twin, card.recipe, card.prompt, seed), data)
-            unsighted = answer_set(resources.language, prompt, visual_of, data.questions, resources.progress, f"floor: {floor}")
-        theirs = scores_of(card.scorer, data.rows, unsighted.texts)
+            unsighted = _read(resources, card, prompt, visual_of, data, f"floor: {floor}")
+        theirs = main_scores(card, unsighted, data.rows, failed)
         name = floor.replace("-", "_")
-        out[f"floor_{name}"] = estimates(card.scorer, data.rows, unsighted.texts)[mean_name(card.scorer)]
-        out[f"gain_over_{name}"] = paired_difference(mine * factor, theirs * factor, images)
+        out[f"floor_{name}"] = main_estimate(card, unsighted, theirs)
+        out[f"gain_over_{name}"] = paired_difference(mine.values * factor, theirs.values * factor, images)
     return out

@@ -6,7 +6,7 @@ MMBench's rows with their options turned round), each 1 only where all of its qu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,8 @@ from levl_eval.engines.vlm.prompts import Prompt
 from levl_eval.metrics.choices import macro_mean
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate, paired_difference
+
+Likelihoods = Mapping[str, Sequence[float]]  # question id -> log-likelihoods, one an option
 
 
 def with_instruction(data: QuestionSet, instruction: str) -> QuestionSet:
@@ -67,24 +69,19 @@ def chance(scores: np.ndarray, questions: Sequence[Question], factor: np.ndarray
     }
 
 
-def of_likelihoods(
-    name: str,
-    values: Mapping[str, Sequence[float]],
-    questions: Sequence[Question],
-    together: Callable[[np.ndarray, Sequence[Question]], np.ndarray],
-) -> dict[str, Estimate]:
-    """Accuracy of the likeliest of a question's options; values: question id -> one an option, further ones are passed over.
+def likeliest_right(values: Likelihoods, questions: Sequence[Question], failed: Collection[str]) -> dict[str, float]:
+    """Question id -> 1.0 where the right option is the likeliest, else 0.0, as for a question that has failed.
 
-    Questions without options, and those that failed, are left out.
+    values: question id -> one an option, further ones are passed over. Questions without options are left out, and those with more
+    options than values. The first of equal ones is chosen.
     """
-    asked = [q for q in questions if "choices" in q.meta and len(values.get(q.question_id, ())) >= q.meta["options"]]
-    if not asked:
-        return {}
-    right = []
-    for q in asked:
-        own = list(values[q.question_id])[: q.meta["options"]]
-        right.append(float(LETTERS[int(np.argmax(own))] == q.answer.upper()))
-    return {name: mean_of(together(np.array(right), asked), asked)}
+    out: dict[str, float] = {}
+    for q in questions:
+        own = list(values.get(q.question_id, ()))[: q.meta.get("options", 0)]
+        if "choices" not in q.meta or (q.question_id not in failed and len(own) < q.meta["options"]):
+            continue
+        out[q.question_id] = float(q.question_id not in failed and LETTERS[int(np.argmax(own))] == q.answer.upper())
+    return out
 
 
 def option_likelihoods(
@@ -116,7 +113,7 @@ def option_likelihoods(
     return dict(group.gather(fresh))
 
 
-def by_length(values: Mapping[str, Sequence[float]], questions: Sequence[Question]) -> dict[str, list[float]]:
+def by_length(values: Likelihoods, questions: Sequence[Question]) -> dict[str, list[float]]:
     """The same per character of each option's text (lm-eval's acc_norm)."""
     texts = {q.question_id: q.meta["choices"] for q in questions if "choices" in q.meta}
     return {k: [v / max(1, len(str(t))) for v, t in zip(vs, texts[k], strict=True)] for k, vs in values.items()}

@@ -11,7 +11,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.types import Question
 from levl_eval.engines.vlm.boxes import box_estimates, overlap
-from levl_eval.engines.vlm.options import chance, mean_of, of_likelihoods
+from levl_eval.engines.vlm.options import chance, mean_of
 from levl_eval.metrics.boxes import THRESHOLD
 from levl_eval.metrics.calibration import calibration_of_sums
 from levl_eval.metrics.documents import anls, ocrbench_correct, relaxed_correct
@@ -152,7 +152,7 @@ def estimates(
             out |= _likelihood(asked, likelihoods, np.array([q.image_id for q in asked]))
         return out
     if any("choices" in q.meta for q in questions):
-        return lettered_estimates(questions, answers, scores, likelihoods or {})
+        return lettered_estimates(questions, answers, scores)
     out = {mean_name(scorer): mean_estimate(scores, images)}
     if scorer == "gqa":
         out |= _gqa(questions, texts, scores, images)
@@ -173,10 +173,8 @@ def estimates(
     return {k: e for k, e in out.items() if e.n}
 
 
-def lettered_estimates(
-    questions: Sequence[Question], answers: Mapping[str, str], scores: np.ndarray, likelihoods: Mapping[str, Sequence[float]]
-) -> dict[str, Estimate]:
-    """Of questions with options: accuracy over their splits, by question, by kind, unparsed answers, and the likeliest letter."""
+def lettered_estimates(questions: Sequence[Question], answers: Mapping[str, str], scores: np.ndarray) -> dict[str, Estimate]:
+    """Of questions with options: accuracy over their splits, by question, by kind, chance, and unparsed answers."""
     images = np.array([q.image_id for q in questions])
     out = {"accuracy": mean_of(scores, questions)}
     if any("split" in q.meta for q in questions):
@@ -185,7 +183,6 @@ def lettered_estimates(
     unparsed = [float("choices" in q.meta and not chosen_letter(answers.get(q.question_id, ""))) for q in questions]
     out["unparsed"] = mean_estimate(np.array(unparsed), images)
     out |= chance(scores, questions, weights(questions))
-    out |= of_likelihoods("letter_likelihood_accuracy", likelihoods, questions, together)
     return out | parts_of_kinds("type", [str(q.meta.get("type") or "") for q in questions], scores, images)
 
 

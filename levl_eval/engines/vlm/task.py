@@ -21,10 +21,11 @@ from levl_eval.engines.vlm import floors
 from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, cut_words, flip_rate
 from levl_eval.engines.vlm.engine import too_long
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
-from levl_eval.engines.vlm.options import by_length, of_likelihoods, option_likelihoods, with_instruction
+from levl_eval.engines.vlm.main_scores import Reading, likelihood_estimates, main_scores, parts_by_likelihood
+from levl_eval.engines.vlm.options import Likelihoods, option_likelihoods, with_instruction
 from levl_eval.engines.vlm.prompts import asks_by_template, how_asked, make_prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
-from levl_eval.engines.vlm.scoring import check_scorer, estimates, score, scores_of, together
+from levl_eval.engines.vlm.scoring import check_scorer, estimates
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample
@@ -94,22 +95,24 @@ def asked_of(
 
 
 def samples(
-    card: QuestionCard, data: QuestionSet, answers: Answers, reasons: Mapping[str, str] = MappingProxyType({})
+    card: QuestionCard, data: QuestionSet, answers: Answers, reading: Reading, reasons: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Sample]:
-    """One sample a question, made as it is written: a large set's samples are never held together. reasons: why failed ones failed."""
-    known = has_answers(data)
-    rates: dict[str, float] = {}
-    if any("group" in q.meta for q in data.rows):  # questions that count together
-        rows = data.rows
-        rates = dict(zip((q.question_id for q in rows), scores_of(card.scorer, rows, answers.texts).tolist(), strict=True))
+    """One sample a question, scored as the main metric counts it, made as it is written: a large set's samples are never held together.
+
+    reasons: why failed ones failed. A question that the main metric leaves out has no score.
+    """
+    scores: dict[str, float] = {}
+    if has_answers(data):
+        main = main_scores(card, reading, data.rows, {q.question_id for q in data.failed})
+        scores = dict(zip((q.question_id for q in main.questions), main.values.tolist(), strict=True))
     for q in data.rows:
         meta: dict[str, object] = {"question": q.question, **{k: q.meta[k] for k in _META if k in q.meta}}
-        if q.question_id in answers.likelihoods:
-            meta["likelihoods"] = [round(v, 5) for v in answers.likelihoods[q.question_id]]
+        for name, values in (("likelihoods", reading.letters), ("option_likelihoods", reading.options)):
+            if q.question_id in values:
+                meta[name] = [round(v, 5) for v in values[q.question_id]]
         text = answers.texts.get(q.question_id)
-        rated = rates[q.question_id] if rates else score(card.scorer, q, text) if text is not None else 0.0
         yield Sample(
-            id=q.question_id, image_id=q.image_id, prediction=text or "", target=q.answer, score=rated if known else None,
+            id=q.question_id, image_id=q.image_id, prediction=text or "", target=q.answer, score=scores.get(q.question_id),
             status="ok" if text is not None else f"failed: {reasons.get(q.question_id, 'no answer')}", meta=meta,
         )  # fmt: skip
 
@@ -190,21 +193,14 @@ class Laps:
         self._started = now
 
 
-def _option_metrics(
+def _option_likelihoods(
     context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, visual_of: floors.VisualOf, asked: QuestionSet
-) -> dict[str, Estimate]:
-    """Accuracies of the likeliest options' texts, where the card asks for them."""
+) -> Likelihoods:
+    """Of the options' texts, where the card asks for them."""
     card = context.card
     if not isinstance(card, MultipleChoiceCard) or not card.option_texts:
         return {}
-    likely = option_likelihoods(
-        resources.language, prompt, visual_of, asked.questions, context.progress, f"options of {card.name}"
-    )
-    per_character = by_length(likely, asked.questions)
-    return {
-        **of_likelihoods("option_likelihood_accuracy", likely, asked.questions, together),
-        **of_likelihoods("option_likelihood_accuracy_norm", per_character, asked.questions, together),
-    }
+    return option_likelihoods(resources.language, prompt, visual_of, asked.questions, context.progress, f"options of {card.name}")
 
 
 def run(context: Context[QuestionCard]) -> Outcome:
@@ -248,10 +244,14 @@ def run(context: Context[QuestionCard]) -> Outcome:
     lap("answers")
     metrics: dict[str, Estimate] = {}
     files: dict[str, str] = {}
+    reading = Reading(answers.texts, answers.likelihoods)
     if public:
+        reading = replace(reading, options=_option_likelihoods(context, resources, prompt, visual_of, asked))
         metrics = estimates(card.scorer, asked.rows, answers.texts, answers.likelihoods)
-        metrics |= floors.measure(resources, card, prompt, asked, trained, answers, context.seed)
-        metrics |= _option_metrics(context, resources, prompt, visual_of, asked)
+        if isinstance(card, MultipleChoiceCard):
+            failed = {q.question_id for q in asked.failed}
+            metrics |= likelihood_estimates(reading, asked.rows, failed) | parts_by_likelihood(card, reading, asked.rows, failed)
+        metrics |= floors.measure(resources, card, prompt, asked, trained, reading, context.seed)
     else:
         files = upload_file(asked, answers)
     if card.main_metric == "answered":
@@ -260,5 +260,11 @@ def run(context: Context[QuestionCard]) -> Outcome:
     lap("scores")
     journal.remove()
     return Outcome(
-        metrics, samples(card, asked, answers, reasons), _about(test, trained, asked), notes, lap.seconds, resources.counts, files
+        metrics,
+        samples(card, asked, answers, reading, reasons),
+        _about(test, trained, asked),
+        notes,
+        lap.seconds,
+        resources.counts,
+        files,
     )

@@ -17,8 +17,10 @@ from levl_eval.data.check import check
 from levl_eval.data.multiple_choice import lettered, mmbench_question, realworldqa_question
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
-from levl_eval.engines.vlm.options import by_length, chance_of, of_likelihoods, with_instruction
-from levl_eval.engines.vlm.scoring import estimates, score, scores_of, together, weights
+from levl_eval.engines.vlm.main_scores import Reading, likelihood_estimates, main_estimate, main_scores, reads
+from levl_eval.engines.vlm.options import by_length, chance_of, likeliest_right, with_instruction
+from levl_eval.engines.vlm.scoring import estimates, score, scores_of, weights
+from levl_eval.runner.plan import resolve_tasks
 
 TASKS = [t for t in names("tasks") if isinstance(task_card(t), MultipleChoiceCard)]
 
@@ -82,11 +84,56 @@ def test_the_mean_of_sources():
 def test_the_likeliest_option():
     questions = [question(0, "B", 2), question(1, "A", 3)]
     values = {"0": [-2.0, -1.0, 5.0], "1": [-1.0, -3.0, -2.0]}  # the third letter of a question with two options is passed over
-    assert of_likelihoods("x", values, questions, together)["x"].value == 1.0
-    assert of_likelihoods("x", {"0": [-1.0, -2.0], "1": [-1.0, -3.0, -2.0]}, questions, together)["x"].value == 0.5
-    assert of_likelihoods("x", {}, questions, together) == {}
+    assert likeliest_right(values, questions, ()) == {"0": 1.0, "1": 1.0}
+    assert likeliest_right({"0": [-1.0, -2.0], "1": [-1.0, -3.0, -2.0]}, questions, ()) == {"0": 0.0, "1": 1.0}
+    assert likeliest_right({"0": [-1.0, -2.0], "1": [-1.0, -2.0]}, questions, ()) == {"0": 0.0}  # no likelihood of C
+    assert likeliest_right({"0": [-1.0, -2.0]}, questions, {"1"}) == {"0": 0.0, "1": 0.0}  # a failed question is wrong
+    assert likeliest_right({}, questions, ()) == {}
     long = [lettered("0", "i", "w", ["ab", "abcdefgh"], "B", {})]
     assert by_length({"0": [-1.0, -2.0]}, long) == {"0": [-0.5, -0.25]}
+
+
+@pytest.mark.parametrize(
+    "metric, needed, wanted",
+    [
+        ("accuracy", "texts", [1, 0, 1, 0]), ("letter_likelihood_accuracy", "letters", [0, 1, 1, 0]),
+        ("option_likelihood_accuracy", "options", [0, 0, 1, 0]), ("option_likelihood_accuracy_norm", "options", [1, 0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_samples_and_floors_are_scored_as_the_main_metric(metric, needed, wanted):
+    """Question 3 has failed, which is wrong under each of them; of question 0 the longer option is the likelier a character."""
+    questions = [
+        lettered("0", "i0", "w", ["a" * 9, "a"], "A", {}), question(1, "B", 2), lettered("2", "i2", "w", ["a", "a" * 9], "A", {}), question(3, "A", 2)
+    ]  # fmt: skip
+    reading = Reading(
+        {"0": "A", "1": "no letter", "2": "(A)"}, {"0": [-2, -1], "1": [-2, -1], "2": [-1, -2]}, {"0": [-3, -1], "1": [-1, -2], "2": [-1, -3]}
+    )  # fmt: skip
+    card = task_card("mmbench").model_copy(update={"main_metric": metric})
+    assert reads(card) == needed
+    scores = main_scores(card, reading, questions, {"3"})
+    assert scores.values.tolist() == wanted and main_estimate(card, reading, scores).value == np.mean(wanted)
+    if metric != "accuracy":
+        assert likelihood_estimates(reading, questions, {"3"})[metric].value == np.mean(wanted)
+    bare = realworldqa_question("4", "i4", "How many lanes?", "3")  # has no options: an answer alone can score it
+    assert len(main_scores(card, reading, [*questions, bare], {"3"}).questions) == (5 if metric == "accuracy" else 4)
+
+
+def test_question_accuracy_is_of_questions_each_alone():
+    questions = [question(k, "A", group="0") for k in range(2)]
+    card = task_card("mmvp").model_copy(update={"main_metric": "question_accuracy"})
+    scores = main_scores(card, Reading({"0": "A", "1": "B"}), questions, ())
+    assert scores.values.tolist() == [1.0, 0.0] and main_estimate(card, Reading(), scores).value == 0.5
+
+
+def test_letters_count_where_the_language_model_reads_them():
+    """The shipped one has never seen lettered options, so that the likeliest text counts; a choice of the user's stays."""
+
+    def main(llm: str, settings=()) -> str:
+        return resolve_tasks(["mmbench"], settings, "scenes", llm=llm)["mmbench"].main_metric
+
+    assert main("scenes-lm") == "option_likelihood_accuracy" and main("Qwen/Qwen2.5-1.5B-Instruct") == "accuracy"
+    assert main("scenes-lm", ["mmbench.main_metric=accuracy"]) == "accuracy"
+    assert main("scenes-lm", ["mmbench.option_texts=false"]) == "accuracy"
 
 
 def test_open_questions_of_realworldqa():
@@ -100,8 +147,10 @@ def test_open_questions_of_realworldqa():
     assert "choices" not in bare.meta
     assert score("letter-or-text", bare, "3.") == 1.0 and score("letter-or-text", bare, "4") == 0.0
     assert score("letter-or-text", with_options, "(B)") == 1.0 and score("letter-or-text", with_options, "right") == 0.0
-    out = estimates("letter-or-text", [with_options, bare], {"0": "B", "1": "3"}, {"0": [-2, -1], "1": [-1, -2]})
-    assert out["accuracy"].value == 1.0 and out["letter_likelihood_accuracy"].n == 1
+    out = estimates("letter-or-text", [with_options, bare], {"0": "B", "1": "3"})
+    assert out["accuracy"].value == 1.0
+    reading = Reading(letters={"0": [-2, -1], "1": [-1, -2]})
+    assert likelihood_estimates(reading, [with_options, bare], ())["letter_likelihood_accuracy"].n == 1
 
 
 def test_the_instruction_stands_behind_the_options_and_moves_no_fingerprint():
@@ -289,15 +338,29 @@ def test_the_scenes_questions_have_right_answers(task, world):
 def test_a_run_on_the_scenes_measures_letters_and_likelihoods(world, tmp_path, monkeypatch):
     from levl_eval import evaluate
     from levl_eval.core.progress import Progress
+    from levl_eval.records import read_samples
 
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
-    settings = [f"{t}.recipe.steps=2" for t in ("cv-bench-2d", "mmbench")]
+    tasks = ("cv-bench-2d", "mmbench")
+    settings = [w for t in tasks for w in (f"{t}.recipe.steps=2", f"{t}.recipe=scenes", f"{t}.floors=[text-only,blank-image]")]
     records = evaluate(
-        ["random-nano"], ["cv-bench-2d", "mmbench"], data=str(world), limit=6, settings=[*settings, *(f"{t}.recipe=scenes" for t in ("cv-bench-2d", "mmbench"))],
-        out=tmp_path / "run", device="cpu", progress=Progress(quiet=True),
+        ["random-nano"], list(tasks), data=str(world), limit=6, settings=settings, out=tmp_path / "run", device="cpu",
+        progress=Progress(quiet=True),
     )  # fmt: skip
     assert [r.status for r in records] == ["done", "done"], [r.reason for r in records]
     for r in records:
         wanted = {"accuracy", "unparsed", "letter_likelihood_accuracy", "option_likelihood_accuracy", "option_likelihood_accuracy_norm", "floor_chance", "floor_text_only"}  # fmt: skip
         assert wanted <= r.metrics.keys()
+        # Rows, floors and gains are of the main metric: the shipped language model answers no letter, whatever it sees or not.
+        assert r.main_metric == "option_likelihood_accuracy" and r.metrics["accuracy"].value == 0.0
+        samples = [s for s in read_samples(tmp_path / "run", r) if s.score is not None]
+        value = r.metrics[r.main_metric]
+        assert len(samples) == value.n or r.task == "mmbench"
+        if r.task == "cv-bench-2d":
+            assert np.mean([s.score for s in samples]) == pytest.approx(value.value)
+        for floor in ("chance", "text_only", "blank_image"):
+            assert r.metrics[f"floor_{floor}"].value + r.metrics[f"gain_over_{floor}"].value == pytest.approx(value.value)
+        assert r.metrics["floor_text_only"].value > 0.2
+        kinds = [e for k, e in r.metrics.items() if k.startswith("type/")]
+        assert kinds and max(e.value for e in kinds) >= value.value >= min(e.value for e in kinds)
     assert "question_accuracy" in records[1].metrics
