@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from levl_eval import cli
+from levl_eval.cards.registry import task_card
 from levl_eval.core import kept as checked
 from levl_eval.core.errors import DamagedFeatures, UsageError
 from levl_eval.core.files import locked
@@ -215,21 +216,28 @@ def test_connectors_and_their_states(how, llama, tmp_path, monkeypatch):
     assert _equal(run(heard)[0], whole) and len(heard.lines) == 1
 
 
-@pytest.mark.parametrize("how", [*DAMAGES, "ids"])
-def test_floors(how, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "how, metric", [*((how, "accuracy") for how in (*DAMAGES, "ids")), ("ids", "letter_likelihood_accuracy"), ("kind", "option_likelihood_accuracy")]
+)  # fmt: skip
+def test_floors(how, metric, tmp_path, monkeypatch):
+    """What is kept of a floor is what its main metric reads: texts, or likelihoods; the other kind is damage."""
     asked = []
+    texts, values = {"1": "yes", "2": "no"}, {"1": [-1.0, -2.0], "2": [-0.5, -1.0]}
     monkeypatch.setattr(floors, "floor_key", lambda *a: KEY)
-    monkeypatch.setattr(floors, "answer_set", lambda *a: asked.append(1) or SimpleNamespace(texts={"1": "yes", "2": "no"}))
+    monkeypatch.setattr(floors, "answer_set", lambda *a, **k: asked.append(1) or SimpleNamespace(texts=texts, likelihoods=values))
+    monkeypatch.setattr(floors, "option_likelihoods", lambda *a: asked.append(1) or values)
     heard = Heard()
     resources = SimpleNamespace(cache=tmp_path, language=None, progress=heard)
-    data = SimpleNamespace(questions=[SimpleNamespace(question_id="1"), SimpleNamespace(question_id="2")])
+    data = SimpleNamespace(questions=[SimpleNamespace(question_id=n, meta={"choices": ["a", "b"]}) for n in "12"])
+    card = task_card("mmbench").model_copy(update={"main_metric": metric})
 
     def ask():
-        return floors.text_only(resources, None, None, data).texts  # type: ignore[arg-type]
+        return floors.text_only(resources, card, None, data)  # type: ignore[arg-type]
 
     first, path = ask(), tmp_path / "floors" / f"{KEY}.json"
-    if how == "ids":
-        checked.write_json(path, KEY, {"1": "yes", "3": "no"})
+    if how in ("ids", "kind"):
+        other = texts if how == "kind" else {"1": [-1.0], "3": [-1.0]} if metric != "accuracy" else {"1": "yes", "3": "no"}
+        checked.write_json(path, KEY, other)
     else:
         DAMAGES[how](path)
     assert ask() == first and len(asked) == 2 and len(heard.lines) == 1 and "computed again" in heard.lines[0]

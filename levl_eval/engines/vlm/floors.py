@@ -70,7 +70,7 @@ def _read(
         return Reading(options=option_likelihoods(language, prompt, visual_of, data.questions, progress, what))
     choices = card.likelihood if needed == "letters" else ()
     answers = answer_set(language, prompt, visual_of, data.questions, progress, what, choices=choices)
-    return Reading(answers.texts, answers.likelihoods)
+    return Reading(letters=answers.likelihoods) if needed == "letters" else Reading(answers.texts)
 
 
 def text_only(resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet) -> Reading:

@@ -22,7 +22,7 @@ from levl_eval.engines.vlm.answers import ENGINE, Answers, Journal, answer_set, 
 from levl_eval.engines.vlm.engine import too_long
 from levl_eval.engines.vlm.language import load_language_model, pick_dtype
 from levl_eval.engines.vlm.main_scores import Reading, likelihood_estimates, main_scores, parts_by_likelihood
-from levl_eval.engines.vlm.options import Likelihoods, option_likelihoods, with_instruction
+from levl_eval.engines.vlm.options import option_likelihoods, with_instruction
 from levl_eval.engines.vlm.prompts import asks_by_template, how_asked, make_prompt
 from levl_eval.engines.vlm.recipe import Trained, VQAResources, get_or_train_connector, questions, questions_parts, vlm_parts
 from levl_eval.engines.vlm.scoring import check_scorer, estimates
@@ -193,14 +193,22 @@ class Laps:
         self._started = now
 
 
-def _option_likelihoods(
-    context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, visual_of: floors.VisualOf, asked: QuestionSet
-) -> Likelihoods:
-    """Of the options' texts, where the card asks for them."""
+def _measured(
+    context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, trained: Trained, visual_of: floors.VisualOf, asked: QuestionSet,
+    answers: Answers,
+) -> tuple[dict[str, Estimate], Reading]:  # fmt: skip
+    """The metrics of a set with public answers, floors among them, and what they were read from."""
     card = context.card
-    if not isinstance(card, MultipleChoiceCard) or not card.option_texts:
-        return {}
-    return option_likelihoods(resources.language, prompt, visual_of, asked.questions, context.progress, f"options of {card.name}")
+    reading = Reading(answers.texts, answers.likelihoods)
+    metrics = estimates(card.scorer, asked.rows, answers.texts, answers.likelihoods)
+    if isinstance(card, MultipleChoiceCard):
+        if card.option_texts:
+            what = f"options of {card.name}"
+            texts = option_likelihoods(resources.language, prompt, visual_of, asked.questions, context.progress, what)
+            reading = replace(reading, options=texts)
+        failed = {q.question_id for q in asked.failed}
+        metrics |= likelihood_estimates(reading, asked.rows, failed) | parts_by_likelihood(card, reading, asked.rows, failed)
+    return metrics | floors.measure(resources, card, prompt, asked, trained, reading, context.seed), reading
 
 
 def run(context: Context[QuestionCard]) -> Outcome:
@@ -246,12 +254,7 @@ def run(context: Context[QuestionCard]) -> Outcome:
     files: dict[str, str] = {}
     reading = Reading(answers.texts, answers.likelihoods)
     if public:
-        reading = replace(reading, options=_option_likelihoods(context, resources, prompt, visual_of, asked))
-        metrics = estimates(card.scorer, asked.rows, answers.texts, answers.likelihoods)
-        if isinstance(card, MultipleChoiceCard):
-            failed = {q.question_id for q in asked.failed}
-            metrics |= likelihood_estimates(reading, asked.rows, failed) | parts_by_likelihood(card, reading, asked.rows, failed)
-        metrics |= floors.measure(resources, card, prompt, asked, trained, reading, context.seed)
+        metrics, reading = _measured(context, resources, prompt, trained, visual_of, asked, answers)
     else:
         files = upload_file(asked, answers)
     if card.main_metric == "answered":
