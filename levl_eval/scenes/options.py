@@ -1,4 +1,4 @@
-"""Questions with lettered options about scenes: how many, on which side, which one is nearer, which one is larger.
+"""Questions with lettered options about scenes: how many, what is on a side, which one is nearer, which one is larger.
 
 In CV-Bench's files (test_2d.jsonl: Count, Relation; test_3d.jsonl: Depth, Size), and the counts and relations once more in MMBench's, each
 question as often as it has options, which are turned round from row to row, over the same images.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+from levl_eval.scenes.choices import RELATIONS
 from levl_eval.scenes.language import relation
 from levl_eval.scenes.programs import plural
-from levl_eval.scenes.world import Scene, SceneObject, sample_scene, stable_seed
+from levl_eval.scenes.world import CATEGORIES, Scene, SceneObject, sample_scene, stable_seed
 
 PART = "cv_bench/test"
 COUNTS: dict[str, int] = {PART: 80}
@@ -40,23 +41,40 @@ def _mixed(right: str, wrong: list[str], rng: random.Random) -> tuple[list[str],
     return options, options.index(right)
 
 
+def _to_count(counts: Mapping[str, int], rng: random.Random) -> str:
+    """A category to count: an absent one, one of several objects where there is one, or any, equally often. Else most answers were 1."""
+    several = sorted(c for c, n in counts.items() if n > 1)
+    absent = [c for c in CATEGORIES if c not in counts]
+    return rng.choice(rng.choice([absent, several or absent, sorted(counts)]))
+
+
+def _beside(scene: Scene, o: SceneObject) -> tuple[str, str] | None:
+    """A side of ``o`` on which one object alone lies, and that object's category; None where there is none, or nothing else to choose."""
+    there: dict[str, list[str]] = {}
+    for other in scene.objects:
+        if other is not o and (side := relation(other, o)):
+            there.setdefault(side, []).append(other.category)
+    fit = [(side, names[0]) for side, names in sorted(there.items()) if len(names) == 1 and names[0] != o.category]
+    return fit[0] if fit and len(scene.counts()) > 2 else None
+
+
 def questions(scene: Scene, rng: random.Random) -> list[Asked]:
     """What can be asked of a scene, at most one question of each kind."""
     counts = scene.counts()
     out: list[Asked] = []
-    category = rng.choice(sorted(counts))
-    numbers = [str(n) for n in range(1, 5) if n != counts[category]]
-    options, at = _mixed(str(counts[category]), sorted(rng.sample(numbers, 3)), rng)
+    category = _to_count(counts, rng)
+    numbers = [str(n) for n in range(5) if n != counts.get(category, 0)]
+    options, at = _mixed(str(counts.get(category, 0)), sorted(rng.sample(numbers, 3)), rng)
     out.append(("Count", f"How many {plural(category)} are there?", options, at))
     single: list[SceneObject] = [o for o in scene.objects if counts[o.category] == 1]
     rng.shuffle(single)
     pairs = [(x, y) for k, x in enumerate(single) for y in single[k + 1 :]]
-    side = next(((x, y, relation(x, y)) for x, y in pairs if relation(x, y)), None)
-    if side is not None:
-        x, y, where = side
-        words = ["left", "right"] if where in ("left", "right") else ["above", "below"]
-        options, at = _mixed(where, [w for w in words if w != where], rng)
-        out.append(("Relation", f"Where is the {x.category}, seen from the {y.category}?", options, at))
+    beside = next(((o, *sides) for o in single if (sides := _beside(scene, o))), None)
+    if beside is not None:
+        o, where, there = beside
+        others = [c for c in sorted(counts) if c not in (o.category, there)]
+        options, at = _mixed(there, rng.sample(others, min(3, len(others))), rng)
+        out.append(("Relation", f"What is {RELATIONS[where]} the {o.category}?", options, at))
     near = next(((x, y) for x, y in pairs if abs(x.box[3] - y.box[3]) > _APART), None)
     if near is not None:
         x, y = sorted(near, key=lambda o: -o.box[3])
