@@ -271,6 +271,8 @@ def task_card(
             raise UsageError(f"--set {name}.set: choose the set in the task's name instead, as {head}@{text}")
         if field != "recipe":
             override(value, field, text, str(value.get("name", name)))
+    if "main_metric" in overrides and "chance" not in overrides:
+        value.pop("chance", None)  # it is that of the card's own main metric
     where = str(path) + (" with --set" if overrides else "")
     card = parse_card(value, where)
     if not isinstance(card, TaskFields):

@@ -25,6 +25,7 @@ from levl_eval.core.text import markdown_text, printable
 from levl_eval.report import every_eval_ever
 from levl_eval.report.provenance import date_of, published_set
 from levl_eval.report.results import Results, Row
+from levl_eval.report.sight import is_of_main
 from levl_eval.report.tables import COLUMNS, chance_of, rows, to_csv
 from levl_eval.report.units import interval, text
 
@@ -160,7 +161,7 @@ def section(results: Results, name: str) -> str:
         floors = [
             f"{n.removeprefix('floor_').replace('_', ' ')} {text(f.value, kind)}"
             for n, f in record.metrics.items()
-            if n.startswith("floor_")
+            if n.startswith("floor_") and is_of_main(record, n.removeprefix("floor_"))
         ]
         gain, chance = results.gain(row, name), chance_of(record)
         shown = interval(gain.value, gain.low, gain.high, kind, signed=True) if gain else ""

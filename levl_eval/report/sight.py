@@ -64,13 +64,23 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
     return first.model_copy(update=ends)
 
 
+def is_of_main(record: Record, floor: str) -> bool:
+    """Whether a floor ("text_only", "mean_map/rmse") is of the record's main metric: that one less the gain over the floor.
+
+    Engines measure most floors by one metric; under another main metric that a user chose (``--set pope.main_metric=f1``) they are no floor.
+    """
+    parts = [record.metrics.get(k) for k in (record.main_metric, f"floor_{floor}", f"gain_over_{floor}")]
+    values = [e.value for e in parts if e is not None]
+    return len(values) == 3 and math.isclose(values[0], values[1] + values[2], rel_tol=0, abs_tol=1e-6)
+
+
 def gain_over_floor(records: Sequence[Record]) -> Estimate | None:
-    """A cell's main metric less the floor that its records hold, over seeds; None where the task has none."""
+    """A cell's main metric less the floor that its records hold, over seeds; None where they hold none of that metric."""
     main = records[0].main_metric
     for name in FLOORS:
-        for key in (f"gain_over_{name}/{main}", f"gain_over_{name}"):
-            if all(key in r.metrics for r in records):
-                return _mean([r.metrics[key] for r in records])
+        for floor in (f"{name}/{main}", name):
+            if all(is_of_main(r, floor) for r in records):
+                return _mean([r.metrics[f"gain_over_{floor}"] for r in records])
     return None
 
 

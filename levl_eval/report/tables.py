@@ -22,7 +22,7 @@ from levl_eval.report.averages import average_lines, average_notes, known_averag
 from levl_eval.report.budget import budget_notes
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
-from levl_eval.report.sight import SHARE, ceiling_notes, ceiling_of, share_of_record, share_of_sight, share_text
+from levl_eval.report.sight import SHARE, ceiling_notes, ceiling_of, is_of_main, share_of_record, share_of_sight, share_text
 from levl_eval.report.units import interval, labelled, lower_note, text
 
 TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
@@ -194,9 +194,9 @@ def floor_notes(records: Sequence[Record]) -> list[str]:
     notes: dict[str, None] = {}
     for r in records:
         kind = entry_of(r, r.main_metric)
-        for name, e in r.metrics.items():
-            if name == "floor_text_only":
-                notes[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, kind)}"] = None
+        if is_of_main(r, "text_only"):
+            e = r.metrics["floor_text_only"]
+            notes[f"{r.task}: text-only floor {interval(e.value, e.low, e.high, kind)}"] = None
         chance = chance_of(r)
         if chance is not None and r.status == "done":
             notes[f"{r.task}: chance {text(chance, kind)}"] = None

@@ -106,7 +106,12 @@ def fill(
                 scores = np.array([s.score for s in samples])
                 e = mean_estimate(scores, np.array([s.image_id for s in samples]))
                 metric = "accuracy" if task in ("gqa", "pope") else "top1"
-                more = {"floor_text_only": Estimate(value=0.33, low=0.3, high=0.36)} if task == "gqa" else {}
+                more = {}
+                if task == "gqa":
+                    more = {
+                        "floor_text_only": Estimate(value=0.33, low=0.3, high=0.36),
+                        "gain_over_text_only": Estimate(value=e.value - 0.33),
+                    }
                 write_record(out, record(name, task, metric, {metric: e, **more}, seed, **changes), samples)
     return out
 

@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 import pytest
 
+from levl_eval.cards.registry import task_card
 from levl_eval.core.progress import Progress
 from levl_eval.metrics.statistics import mean_estimate, paired_difference
 from levl_eval.records import Sample, write_record
@@ -63,6 +64,26 @@ def test_the_oracle_that_tells_all_is_the_ceiling_and_the_richer_one(run):
     good, best = (row.cells[n].records[0].metrics["top1"].value for n in ("good", "oracle:attributes"))
     assert share.value == pytest.approx((good - floor) / (best - floor)) and 0 < share.low < share.value < share.high < 1
     assert all(share_of_sight(results, row, n) is None for n in row.cells if n.startswith("oracle"))
+
+
+def test_floors_of_another_metric_are_none(tmp_path):
+    """``--set pope.main_metric=f1``: the record's floor and the chance of its card are of the accuracy."""
+    right, blind = np.random.default_rng(0).random((2, 200)) < 0.5
+    for name, info in (("good", {}), ("oracle:attributes", {"oracle": ALL})):
+        accuracy = {"accuracy": mean_estimate(right.astype(float)), "floor_text_only": mean_estimate(blind.astype(float))}
+        accuracy["gain_over_text_only"] = paired_difference(right.astype(float), blind.astype(float))
+        for main in ("accuracy", "f1"):
+            r = record(name, "pope", main, {**accuracy, "f1": mean_estimate(np.ones(200))})
+            r.backbone["info"], r.protocol_hash = info, main
+            r.engine = "vqa"
+            write_record(tmp_path / main, r, [])
+    by_main = {main: Results.read([tmp_path / main]) for main in ("accuracy", "f1")}
+    assert [sum("text-only floor" in n for n in all_notes(r)) for r in by_main.values()] == [1, 0]
+    assert (
+        ceiling_of(by_main["accuracy"], by_main["accuracy"].rows[0]) and ceiling_of(by_main["f1"], by_main["f1"].rows[0]) is None
+    )
+    assert task_card("pope").chance == 0.5 and task_card("pope", {"main_metric": "f1"}).chance is None
+    assert task_card("pope", {"main_metric": "f1", "chance": "0.4"}).chance == 0.4
 
 
 def test_a_ceiling_is_looked_for_once_a_row(run, monkeypatch):
