@@ -50,6 +50,10 @@ OPTION_TASKS: dict[str, tuple[str, ...]] = {
     "mmvp": ("mmvp/Questions.csv",), "cv-bench-2d": ("cv_bench/test_2d.jsonl",), "cv-bench-3d": ("cv_bench/test_3d.jsonl",),
     "realworldqa": ("realworldqa/annotations.json*",), "seed-image": ("seed_bench/SEED-Bench.json",),
     "mmbench": ("mmbench/mmbench_dev_en*.tsv", "mmbench/MMBench_DEV_EN*.tsv"), "ai2d": ("ai2d/questions", "ai2d/ai2d/questions"),
+    **{
+        f"blink-{task.replace('_', '-').lower()}": (f"blink/{task}/questions.jsonl",)
+        for task in ("Counting", "Relative_Depth", "Spatial_Relation", "Object_Localization", "Relative_Reflectance", "IQ_Test")
+    },
 }  # fmt: skip
 REFERRING = {
     "refcoco": ("train", "val", "testA", "testB"),

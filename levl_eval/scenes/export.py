@@ -6,6 +6,7 @@
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts; cv_bench, mmbench: scenes.options
     chartqa, docvqa, infovqa, ocrbench: scenes.signs; tallyqa, vsr: scenes.counting; refcoco: scenes.referring
+    mmvp, realworldqa, seed_bench, ai2d, blink: scenes.lettered
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     roxford5k/jpg/*.jpg, gnd_roxford5k.json
     nyuv2, sunrgbd, kitti: scenes.depths
@@ -20,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import random
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -32,14 +32,12 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, counting, depths, manifest, options, referring, shifts, signs
-from levl_eval.scenes.answers import balance_answers
+from levl_eval.scenes import VERSION, choices, counting, depths, labels, lettered, manifest, options, referring, shifts, signs
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
 from levl_eval.scenes.places import VIEWS, place_name, places_file, view_of
 from levl_eval.scenes.pope import STRATEGIES, pope_questions
-from levl_eval.scenes.programs import Program, SceneQuestion
-from levl_eval.scenes.questions import gqa_questions, vqa_questions
+from levl_eval.scenes.question_files import gqa_file, vqav2_files
 from levl_eval.scenes.render import render_image, render_instances, render_mask
 from levl_eval.scenes.world import (
     CATEGORIES,
@@ -59,6 +57,7 @@ COUNTS: dict[str, int] = {
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
     **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS, **depths.COUNTS, **referring.COUNTS,
+    **lettered.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -79,6 +78,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return shifts.shifted_scene(scene_of("classification/test", index, seed), kind)
     if room in signs.ROOMS:
         return signs.signed_scene(part, index, seed)
+    if room in lettered.ROOMS:
+        return lettered.lettered_scene(part, index, seed)
     if room in counting.ROOMS:
         return counting.counted_scene(part, index, seed)
     if room in depths.ROOMS:
@@ -109,8 +110,8 @@ def _encoded(path: str, pixels: np.ndarray) -> bytes:
 def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]]:
     """(path below the root, scene) of every image that number ``index`` of ``part`` gives; imagenet9/val gives three."""
     room, split = part.split("/")
-    if room in choices.ROOMS:
-        yield from choices.images(part, index, seed)
+    if room in (*choices.ROOMS, *lettered.ROOMS):
+        yield from (choices if room in choices.ROOMS else lettered).images(part, index, seed)
         return
     scene = scene_of(part, index, seed)
     if room == "gqa":
@@ -163,6 +164,8 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
             pixels = shifts.shifted_pixels(pixels, kind, index, seed)
         if room in signs.ROOMS:
             pixels = signs.signed_pixels(pixels, part, index, seed)
+        if room in lettered.ROOMS:
+            pixels = labels.labelled(pixels, lettered.labels_of(part, index, seed, scene))
         yield path, _encoded(path, pixels)
         if part.startswith("ade20k"):
             split = part.split("/")[1]
@@ -225,67 +228,6 @@ def _put(out: Path, name: str, content: bytes) -> tuple[str, int, str]:
     return _listed(name, content)
 
 
-def _gqa(part: str, count: int, seed: int) -> dict[str, dict[str, object]]:
-    """The official question file's dictionary: id -> fields."""
-    pairs: list[tuple[str, SceneQuestion]] = []
-    names: dict[int, str] = {}
-    entailed: dict[str, list[str]] = {}
-    for index in range(count):
-        rng = random.Random(stable_seed("questions", part, seed, index))
-        asked = gqa_questions(scene_of(part, index, seed), rng)
-        ids = [f"{index:06d}{k:02d}" for k in range(len(asked))]
-        for k, q in enumerate(asked):
-            names[id(q)] = ids[k]
-            entailed[ids[k]] = [ids[j] for j in q.entailed]
-            pairs.append((image_id(part, index), q))
-    kept = balance_answers(pairs, random.Random(stable_seed("balance", part, seed)))
-    present = {names[id(q)] for _, q in kept}
-    out: dict[str, dict[str, object]] = {}
-    for image, q in kept:
-        name = names[id(q)]
-        out[name] = {
-            "imageId": image, "question": q.question, "answer": q.answer, "fullAnswer": q.full_answer, "isBalanced": True,
-            "types": {"structural": q.structural, "semantic": q.semantic, "detailed": q.group},
-            "groups": {"global": q.semantic, "local": q.group}, "semantic": q.program, "semanticStr": _program_text(q.program),
-            "entailed": [name, *(e for e in entailed[name] if e in present)], "equivalent": [name],
-        }  # fmt: skip
-    return out
-
-
-def _program_text(program: Program) -> str:
-    return " -> ".join(f"{p['operation']}: {p['argument']} {p['dependencies'] or ''}".strip() for p in program)
-
-
-def _vqav2(part: str, count: int, seed: int) -> tuple[dict[str, object], dict[str, object]]:
-    """The official question and annotation files."""
-    split = part.split("/")[1]
-    head = {
-        "data_subtype": split,
-        "data_type": "mscoco",
-        "license": {"name": "generated"},
-        "info": {"description": "levl-eval scenes"},
-    }
-    questions, annotations = [], []
-    for index in range(count):
-        rng = random.Random(stable_seed("questions", part, seed, index))
-        for k, q in enumerate(vqa_questions(scene_of(part, index, seed), rng)):
-            common = {"question_id": (index + 1) * 1000 + k, "image_id": index + 1}
-            questions.append({**common, "question": q.question})
-            answers = [{"answer": x, "answer_confidence": "yes", "answer_id": i + 1} for i, x in enumerate(q.answers)]
-            first = " ".join(q.question.lower().split()[:2])
-            annotations.append(
-                {
-                    **common,
-                    "question_type": first,
-                    "answer_type": q.answer_type,
-                    "multiple_choice_answer": q.answer,
-                    "answers": answers,
-                }
-            )
-    task = {"task_type": "Open-Ended"}
-    return {**head, **task, "questions": questions}, {**head, "annotations": annotations}
-
-
 def _object_info() -> str:
     """The class list in ADE20K's objectInfo150.txt columns (ratios are not given)."""
     lines = ["Idx\tRatio\tTrain\tVal\tName"]
@@ -296,12 +238,15 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
     """(path below the root, text) of what a part's images are annotated with together."""
     room, split = part.split("/")
     if room == "gqa":
-        yield f"gqa/questions/{split}_balanced_questions.json", json.dumps(_gqa(part, count, seed))
+        names = [image_id(part, i) for i in range(count)]
+        yield (
+            f"gqa/questions/{split}_balanced_questions.json",
+            json.dumps(gqa_file(part, names, seed, lambda i: scene_of(part, i, seed))),
+        )
         if split == "train":
-            names = [f"{image_id(part, i)}.jpg" for i in range(count)]
-            yield from referring.training_files(names, seed, size, lambda i: scene_of(part, i, seed))
+            yield from referring.training_files([f"{n}.jpg" for n in names], seed, size, lambda i: scene_of(part, i, seed))
     elif room == "vqav2":
-        questions, annotations = _vqav2(part, count, seed)
+        questions, annotations = vqav2_files(part, count, seed, lambda i: scene_of(part, i, seed))
         yield f"vqav2/v2_OpenEnded_mscoco_{split}_questions.json", json.dumps(questions)
         yield f"vqav2/v2_mscoco_{split}_annotations.json", json.dumps(annotations)
     elif room == "pope":
@@ -321,6 +266,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield "roxford5k/gnd_roxford5k.json", json.dumps(places_file(count, size))
     elif room in signs.ROOMS:
         yield from signs.files_of(part, count, seed)
+    elif room in lettered.ROOMS:
+        yield from lettered.files_of(part, count, seed)
     elif room in counting.ROOMS:
         yield from counting.files_of(part, count, seed)
     elif room in depths.ROOMS:

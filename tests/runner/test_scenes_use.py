@@ -73,6 +73,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
             "mmbench",
             *("chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco"),
             *("nyuv2", "sunrgbd", "kitti", "nyuv2-normals"),
+            *("mmvp", "realworldqa", "seed-image", "ai2d", "blink-counting"),
         ],
         [],
         "scenes",
@@ -81,7 +82,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
     assert read == set(ROOMS)
 
 
-@pytest.mark.parametrize("task", ["imagenet", "vqav2-testdev"])
+@pytest.mark.parametrize("task", ["imagenet", "vqav2-testdev", "blink-iq-test"])
 def test_a_set_that_they_do_not_have_is_said_without_a_way_into_the_cache(task, tmp_path, monkeypatch, capsys):
     cache = tmp_path / "the-cache"
     monkeypatch.setenv("LEVL_CACHE", str(cache))

@@ -334,6 +334,37 @@ def test_the_scenes_questions_have_right_answers(task, world):
     assert data.images.open(data.images.ids[0]).size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "kinds"),
+    [
+        ("mmvp", {2}, {""}),
+        ("realworldqa", {0, 2, 3}, {""}),
+        ("seed-image", {4}, {"Scene Understanding", "Instance Attributes", "Instances Counting", "Spatial Relation"}),
+        ("ai2d", {4}, {""}),
+        *((f"blink-{k.replace('_', '-').lower()}", {4 if k == "Counting" else 2}, {k}) for k in ("Counting", "Relative_Depth", "Spatial_Relation", "Object_Localization")),
+    ],
+)  # fmt: skip
+def test_every_set_with_one_image_a_question_has_a_twin_that_its_own_reader_reads(task, options, kinds, world):
+    data = read_questions(task_card(task, default_recipe="scenes").data, str(world))
+    assert len(data.questions) >= 12 and len(data.images) == (24 if task == "mmvp" else 12)
+    assert {q.meta.get("options", 0) for q in data.questions} == options
+    assert kinds <= {q.meta.get("type", "") for q in data.questions}
+    if task == "realworldqa":
+        assert {q.answer for q in data.questions if "options" not in q.meta} & {"Yes", "No", "0", "1", "2"}
+    if task == "mmvp":  # the same question, the other answer
+        for one, other in zip(data.questions[::2], data.questions[1::2], strict=True):
+            assert one.meta["group"] == other.meta["group"] and one.question == other.question and one.answer != other.answer
+    assert data.images.open(data.images.ids[0]).size == (64, 64)
+
+
+def test_data_check_counts_the_twins(world):
+    levels = {f.set: f.level for f in check(world) if f.level != "note"}
+    assert {n: levels[n] for n in ("mmvp/all", "realworldqa/all", "seedbench/all", "ai2d/all")} == dict.fromkeys(
+        ("mmvp/all", "realworldqa/all", "seedbench/all", "ai2d/all"), "ok"
+    )
+    assert sum(n.startswith("mcq/") for n in levels) == 4 and "error" not in levels.values()
+
+
 @pytest.mark.slow
 def test_a_run_on_the_scenes_measures_letters_and_likelihoods(world, tmp_path, monkeypatch):
     from levl_eval import evaluate
