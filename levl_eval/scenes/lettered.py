@@ -215,7 +215,7 @@ def _realworldqa(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def _seed(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
-    rows = []
+    rows: list[dict[str, object]] = []
     for index in range(count):
         scene, rng = lettered_scene(part, index, seed), random.Random(stable_seed("questions", part, seed, index))
         for number, family in SEED_KINDS.values():
@@ -237,7 +237,7 @@ def _ai2d(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         by_point = {_visible(scene, k): o.category for k, o in enumerate(scene.objects)}
         named = {label.letter: by_point[label.box[:2]] for label in labels}
         name = image_path(part, index).rpartition("/")[2]
-        asked: dict[str, object] = {}
+        asked: dict[str, tuple[list[str], int]] = {}
         letter = rng.choice(sorted(named))
         others = [c for c in named.values() if c != named[letter]]
         absent = rng.sample([c for c in CATEGORIES if c not in scene.counts()], 2)
@@ -248,7 +248,7 @@ def _ai2d(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         asked[f"Which arrow points at the {named[letter]}?"] = (list(LETTERS[:4]), LETTERS.index(letter))
         content = {
             text: {"answerTexts": texts, "correctAnswer": right, "questionId": f"{name}-{k}", "abcLabel": k == 1}
-            for k, (text, (texts, right)) in enumerate(asked.items())  # type: ignore[misc]
+            for k, (text, (texts, right)) in enumerate(asked.items())
         }
         yield f"ai2d/questions/{name}.json", json.dumps({"imageName": name, "questions": content})
     yield "ai2d/ai2d_test_ids.csv", "".join(f"{index}\n" for index in range(count))
