@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from levl_eval.scenes.choices import OPPOSITE, RELATIONS, choice_scene, exchange
 from levl_eval.scenes.geometry import depth_map
 from levl_eval.scenes.labels import Label, at
 from levl_eval.scenes.language import relation
-from levl_eval.scenes.options import LETTERS
+from levl_eval.scenes.options import LETTERS, to_count
 from levl_eval.scenes.programs import SceneQuestion, a, plural
 from levl_eval.scenes.questions import ask
 from levl_eval.scenes.render import render_instances
@@ -188,6 +189,13 @@ def options_of(question: SceneQuestion, scene: Scene, rng: random.Random, count:
     return options, options.index(right)
 
 
+def _counted(scene: Scene, rng: random.Random) -> tuple[int, str]:
+    """How many there are of some category, and the question."""
+    counts = scene.counts()
+    kind = to_count(counts, rng)
+    return counts.get(kind, 0), f"How many {plural(kind)} are there?"
+
+
 def _mmvp(count: int, seed: int) -> Iterator[tuple[str, str]]:
     lines = ["Index,Question,Options,Correct Answer"]
     for index in range(count):
@@ -220,6 +228,9 @@ def _seed(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
         scene, rng = lettered_scene(part, index, seed), random.Random(stable_seed("questions", part, seed, index))
         for number, family in SEED_KINDS.values():
             for q in ask(scene, rng, {family: 1.0}, 1):
+                if family == "count":
+                    number_of, text = _counted(scene, rng)
+                    q = replace(q, question=text, answer=str(number_of))
                 options, right = options_of(q, scene, rng, 4)
                 texts = {f"choice_{'abcd'[k]}": o for k, o in enumerate(options)}
                 rows.append({
@@ -258,10 +269,9 @@ def _blink_question(part: str, index: int, seed: int) -> tuple[str, list[str], i
     """Question, options, which is right."""
     scene, rng = lettered_scene(part, index, seed), random.Random(stable_seed("questions", part, seed, index))
     if part == "blink/Counting":
-        kinds = scene.counts()
-        kind = max(kinds, key=lambda c: (kinds[c], c)) if index % 3 else rng.choice(sorted(kinds))
-        numbers = sorted({kinds[kind], *rng.sample([n for n in range(6) if n != kinds[kind]], 3)})
-        return f"How many {plural(kind)} are there?", [str(n) for n in numbers], numbers.index(kinds[kind])
+        right, text = _counted(scene, rng)
+        numbers = sorted({right, *rng.sample([n for n in range(6) if n != right], 3)})
+        return text, [str(n) for n in numbers], numbers.index(right)
     if part == "blink/Spatial_Relation":
         _, x, y = choice_scene(stable_seed("export", part, seed, index))
         side = relation(x, y)

@@ -41,7 +41,7 @@ def _mixed(right: str, wrong: list[str], rng: random.Random) -> tuple[list[str],
     return options, options.index(right)
 
 
-def _to_count(counts: Mapping[str, int], rng: random.Random) -> str:
+def to_count(counts: Mapping[str, int], rng: random.Random) -> str:
     """A category to count: an absent one, one of several objects where there is one, or any, equally often. Else most answers were 1."""
     several = sorted(c for c, n in counts.items() if n > 1)
     absent = [c for c in CATEGORIES if c not in counts]
@@ -62,7 +62,7 @@ def questions(scene: Scene, rng: random.Random) -> list[Asked]:
     """What can be asked of a scene, at most one question of each kind."""
     counts = scene.counts()
     out: list[Asked] = []
-    category = _to_count(counts, rng)
+    category = to_count(counts, rng)
     numbers = [str(n) for n in range(5) if n != counts.get(category, 0)]
     options, at = _mixed(str(counts.get(category, 0)), sorted(rng.sample(numbers, 3)), rng)
     out.append(("Count", f"How many {plural(category)} are there?", options, at))
