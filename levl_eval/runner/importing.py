@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levl_eval.cards import ProbeCard, SegmentationCard, VQACard, ZeroShotCard
+from levl_eval.cards import ProbeCard, VQACard, ZeroShotCard
 from levl_eval.cards.base import plain
+from levl_eval.cards.dense import InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.predictions import check_ids, content_digest, mask_files, read_predictions
@@ -48,8 +49,9 @@ def import_predictions(
     """Score predictions and write their record and samples to ``options.out``; returns the record.
 
     source: JSON lines or a JSON list with an id and a prediction an entry (data.predictions.read_predictions): answers by question id for
-    a question task, class names or numbers by image id for a classification task; for a segmentation task a folder of masks, named as
-    the images are, holding class numbers from 0 (255: nothing) at the images' own sizes. name: stands in tables as the backbone's.
+    a question task, class names or numbers by image id for a classification task; for a segmentation task (a trained head's, in context,
+    by text) a folder of masks, named as the images are, holding class numbers from 0 (255: nothing) at the images' own sizes; where the
+    card's background is no class, the numbers are those of the others. name: stands in tables as the backbone's.
 
     Raises UsageError: an unknown task or one of another engine, items without a prediction, predictions for no item, a class that is none
     of the set's, a mask of another size.
@@ -90,7 +92,7 @@ def import_predictions(
 
 def _scored(card: TaskCard, path: Path, data: str, limit: int | None, progress: Progress) -> tuple[Outcome, str]:
     """The outcome, and by which rule it was scored."""
-    if isinstance(card, SegmentationCard):
+    if isinstance(card, (SegmentationCard, InContextCard, TextSegmentationCard, MMSegCard)):
         return _masks(card, path, data, limit, progress), "masks at their original size"
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; task {card.name} takes a file of JSON lines")
@@ -143,16 +145,25 @@ def _classes(card: ProbeCard | ZeroShotCard, path: Path, data: str, limit: int |
     return Outcome(metrics, samples_of(test, np.array(predicted), right), data_of(test))
 
 
-def _masks(card: SegmentationCard, folder: Path, data: str, limit: int | None, progress: Progress) -> Outcome:
+def _masks(
+    card: SegmentationCard | InContextCard | TextSegmentationCard | MMSegCard,
+    folder: Path,
+    data: str,
+    limit: int | None,
+    progress: Progress,
+) -> Outcome:
     import torch
 
+    from levl_eval.data.images import fingerprint_of
     from levl_eval.data.masks import mask_file
     from levl_eval.engines.segmentation.sweep import class_counts
     from levl_eval.engines.segmentation.task import outcome_of
+    from levl_eval.engines.textseg.task import scored_set
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: task {card.name} takes a folder of masks, one an image and named as it is")
-    test, files = read_segmentation(card.data, data, limit), mask_files(folder)
+    read, files = read_segmentation(card.data, data, limit), mask_files(folder)
+    test = scored_set(card, read) if isinstance(card, TextSegmentationCard) else read
     stems = {Path(name).stem: name for name in test.images.ids}
     if len(stems) < len(test.images):
         twice = next(n for n in test.images.ids if stems[Path(n).stem] != n)
@@ -179,4 +190,7 @@ def _masks(card: SegmentationCard, folder: Path, data: str, limit: int | None, p
         # What is predicted as nothing is wrong wherever something is: a class of its own that is counted and then left out.
         predicted = torch.where(predicted == 255, classes, predicted)
         counts[k] = class_counts(predicted, true, classes + 1)[:classes].numpy()
-    return outcome_of(test, test, counts, {}, {}, {})
+    outcome = outcome_of(test, test, counts, {}, {}, {})
+    # What was read, whole, is the set's identity, as in a run: whatever the card leaves out of its classes.
+    outcome.data = {**outcome.data, "fingerprint": fingerprint_of(read)}
+    return outcome

@@ -14,6 +14,7 @@ from levl_eval.cards.registry import task_card
 from levl_eval.cli import main
 from levl_eval.core.errors import ProtocolMismatch, UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
 from levl_eval.records import read_samples
 from levl_eval.runner.importing import ImportOptions, import_predictions
@@ -91,6 +92,40 @@ def test_masks(world, tmp_path, monkeypatch):
     Image.new("L", (3, 2)).save(next(perfect.iterdir()))
     with pytest.raises(UsageError, match="is 3 x 2, the mask of"):
         import_predictions(perfect, "ade20k", "p", options, QUIET)
+
+
+@pytest.mark.parametrize("task", ["ade20k-incontext", "ade20k-text", "ade20k-mmseg"])
+def test_masks_for_every_kind_of_segmentation(world, tmp_path, monkeypatch, task):
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    test = read_segmentation(task_card(task).data, str(world))
+    options = ImportOptions(data=str(world), out=tmp_path / "run")
+    write_masks(tmp_path / "m", test, lambda mask: np.where(mask == test.ignore_index, 255, mask))
+    record = import_predictions(tmp_path / "m", task, "right", options, QUIET)
+    assert record.metrics["mean_iou"].value == 1.0 and record.data["fingerprint"] == fingerprint_of(test)
+
+
+def test_masks_where_the_background_is_no_class(world, tmp_path, monkeypatch):
+    """Class numbers are those of the classes that are scored; the set's identity is that of the whole set, as in a run."""
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    test = read_segmentation(task_card("ade20k-text").data, str(world))
+    out = test.classes[2]
+    settings = ("ade20k-text.background=void", f"ade20k-text.background_class={out}")
+    options = ImportOptions(data=str(world), out=tmp_path / "run", settings=settings)
+
+    def without(mask):
+        return np.where((mask == test.ignore_index) | (mask == 2), 255, np.where(mask > 2, mask - 1, mask))
+
+    write_masks(tmp_path / "m", test, without)
+    record = import_predictions(tmp_path / "m", "ade20k-text", "right", options, QUIET)
+    assert record.metrics["mean_iou"].value == 1.0 and record.data["counts"]["classes"] == len(test.classes) - 1
+    assert record.data["fingerprint"] == fingerprint_of(test) and out not in record.notes["iou_by_class"]
+
+
+def write_masks(folder, test, change):
+    folder.mkdir()
+    for name in test.images.ids:
+        stem = name.rsplit(".", 1)[0].rsplit("/", 1)[-1]
+        Image.fromarray(change(test.mask(name)).astype(np.uint8)).save(folder / f"{stem}.png")
 
 
 @pytest.mark.parametrize(
