@@ -38,6 +38,11 @@ def _spoken(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(c.replace("_", " ").replace("-", " ").strip() for c in classes)
 
 
+def bird_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """CUB-200-2011's classes, such as ``001.Black_footed_Albatross``, in words."""
+    return _spoken([c.split(".", 1)[-1] for c in classes])
+
+
 def _numbered(text: str, path: Path, line: int) -> int:
     """A number from 1. Raises UsageError naming file and line."""
     if not text.isdigit() or int(text) < 1:
@@ -98,7 +103,7 @@ def read_cub(spec: DataSpec, data: str, limit: int | None = None) -> Classificat
         dataset = labelled_set(
             spec, "cub", entries, classes, limit, root / "images.txt", f"unpack the images into {root / 'images'}"
         )
-        return replace(dataset, names=_spoken([c.split(".", 1)[-1] for c in classes]))
+        return replace(dataset, names=bird_names(classes))
 
     return _or_folders(spec, data, limit, "images.txt", read)
 

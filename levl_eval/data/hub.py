@@ -18,6 +18,7 @@ from levl_eval.data.benchmarks import TEXT_ONLY, llava_turns, mme_question, scie
 from levl_eval.data.counting import tallyqa_row
 from levl_eval.data.documents import UNNAMED_IMAGES
 from levl_eval.data.entries import checked_labels, spread_over_classes
+from levl_eval.data.fine_grained import bird_names
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, unique_ids
 from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
@@ -185,9 +186,12 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     rows = {f"{i:08d}": i for i in spread_over_classes(labels, limit)}
     images = table_images(got, image, rows, spec)
     kept = labels[[rows[i] for i in images.ids]]
-    classes, spoken = tuple(table.features[label].names), ()
+    classes: tuple[str, ...] = tuple(table.features[label].names)
+    spoken: tuple[str, ...] = ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
         classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)
         spoken = tuple(c.replace("/", " ").replace("_", " ") for c in classes)
+    elif spec.layout == "cub":
+        spoken = bird_names(classes)
     digest = fingerprint_text([*classes, *map(str, kept)])
     return ClassificationSet(hub.repo, spec.split, images, kept, classes, digest, spoken)

@@ -11,10 +11,13 @@ import pytest
 from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
+from levl_eval.cards.registry import task_card
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.check import check
 from levl_eval.data.hub_tables import HubTable
+from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
+from tests.data.small_sets import image_bytes, repository, table_of, write
 
 
 def spec(layout: str, **more) -> DataSpec:
@@ -257,6 +260,43 @@ def test_places365_of_two_hub_copies_has_the_same_classes(monkeypatch):
     )
     assert one.classes == two.classes == ("abbey", "church/indoor") and one.labels.tolist() == [1, 0]
     assert one.names == ("abbey", "church indoor")
+
+
+def test_cub_and_tiny_imagenet_are_the_same_set_from_files_and_hub(tmp_path):
+    """Tables as the hub's repositories have them: an image, a class label by the release's names, and what else they hold."""
+    import datasets
+
+    birds, ids = ["001.Black_footed_Albatross", "002.Laysan_Albatross"], ["n01443537", "n01629819"]
+    for repo, names, split, more in (("birds", birds, "test", {"bbox": [[1.0, 2, 3, 4]] * 2}), ("tiny", ids, "valid", {})):
+        rows = [{"image": image_bytes(i, "JPEG"), "label": 1 - i} for i in range(2)]
+        table = table_of(rows, ("image",), label=datasets.ClassLabel(names=names))
+        for column, values in more.items():
+            table = table.add_column(column, values)
+        repository(tmp_path / repo, {"default": (split, table)})
+    top = tmp_path / "CUB_200_2011"
+    for i in range(2):
+        write(top / "images" / birds[1 - i] / f"{i}.jpg", image_bytes(i, "JPEG"))
+        write(tmp_path / "tiny-imagenet-200" / "val" / "images" / f"val_{i}.JPEG", image_bytes(i, "JPEG"))
+    write(top / "images.txt", "".join(f"{i + 1} {birds[1 - i]}/{i}.jpg\n" for i in range(2)))
+    write(top / "classes.txt", "".join(f"{k} {name}\n" for k, name in enumerate(birds, 1)))
+    write(top / "image_class_labels.txt", "1 2\n2 1\n")
+    write(top / "train_test_split.txt", "1 0\n2 0\n")
+    write(tmp_path / "tiny-imagenet-200" / "wnids.txt", "\n".join(ids))
+    write(
+        tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt",
+        "".join(f"val_{i}.JPEG\t{ids[1 - i]}\t0\n" for i in range(2)),
+    )
+    for name, repo in (("cub", "birds"), ("tiny-imagenet", "tiny")):
+        card = task_card(f"linear@{name}").data
+        assert card.hub is not None
+        here = card.model_copy(update={"hub": card.hub.model_copy(update={"repo": str(tmp_path / repo), "pinned": None})})
+        hub, files = read_classification(here, "hub"), read_classification(card, str(tmp_path))
+        assert hub.classes == files.classes and hub.labels.tolist() == files.labels.tolist() == [1, 0]
+        assert hub.names == files.names and fingerprint_of(hub) == fingerprint_of(files)
+    assert read_classification(task_card("linear@cub").data, str(tmp_path)).names == (
+        "Black footed Albatross",
+        "Laysan Albatross",
+    )
 
 
 def test_unreachable_hub_is_one_line(monkeypatch):
