@@ -198,6 +198,18 @@ def test_the_record_of_data_that_cannot_be_read_names_them_and_not_the_scenes(tm
     assert named(task_card("gqa", {}, default_recipe="scenes"), str(tmp_path)) == {}
 
 
+def test_the_variants_of_imagenet9_lie_below_data_unless_the_card_names_their_place(world, tmp_path):
+    from levl_eval.cards.registry import task_card
+    from levl_eval.data.fingerprint_cache import FingerprintCache
+    from levl_eval.runner.datasets import data_facts
+
+    known = FingerprintCache(tmp_path / "known")
+    assert "test_source" not in data_facts(task_card("imagenet9"), str(world), None, known).notes
+    root = world / "imagenet9"
+    own = task_card("imagenet9", {"data.root": str(root), "train.root": str(root)})
+    assert str(root) in data_facts(own, "scenes", None, known).notes["test_source"]
+
+
 # ---- CamVid's masks as it publishes them: colours, and the file that names them
 
 COLOURS = "64 128 64\tAnimal\n128 0 0\t\tBuilding\n0 0 0\t\tVoid\n64 192 0\tWall\n"
