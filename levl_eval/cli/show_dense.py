@@ -48,11 +48,14 @@ def add(commands: Commands) -> None:
 def show_dense(args: argparse.Namespace) -> int:
     """Write OUT/TASK.png. Raises UsageError for wrong names, and whatever the task raises for its data."""
     from levl_eval.backbones import load_backbone
+    from levl_eval.backbones.deferred import DeferredBackbone, Known
+    from levl_eval.backbones.execution import Execution
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.device import pick_device
     from levl_eval.core.errors import UsageError
     from levl_eval.core.files import atomic_write
     from levl_eval.core.paths import default_cache
+    from levl_eval.core.precision import check_precision
     from levl_eval.core.progress import Progress
     from levl_eval.engines.contract import Context
     from levl_eval.features.store import FeatureStore
@@ -65,12 +68,13 @@ def show_dense(args: argparse.Namespace) -> int:
         raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation and depth tasks")
     cards = [backbone_card(b) for b in args.backbone]
     progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
+    precision, execution = check_precision(args.precision, device.type), Execution(args.compile, args.channels_last)
     data = data_folder(args.data, [card], cards, cache, progress)
 
     def loaded(c: BackboneCard) -> Backbone:
         backbone = load_backbone(c.uri, card=c)
         backbone.open_data(data)
-        return backbone.to(device)
+        return DeferredBackbone(Known.of(backbone), lambda: backbone, precision, execution).to(device)  # encodes as a run's does
 
     def contexts(task: Task) -> list[tuple[str, Context[Task]]]:
         return [

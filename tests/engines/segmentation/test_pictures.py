@@ -16,9 +16,11 @@ from levl_eval.cards.registry import task_card
 from levl_eval.cli import main
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.data.readers import read_segmentation
 from levl_eval.data.segmentation import file_palette
 from levl_eval.engines.contract import Context
 from levl_eval.engines.dense_images import pca_rgb, spread
+from levl_eval.engines.segmentation.fitting import scored_geometry, truth_of
 from levl_eval.engines.segmentation.images import error_map, show_dense
 from levl_eval.engines.segmentation.palettes import paint, palette, voc_colours
 from levl_eval.features.store import FeatureStore
@@ -139,5 +141,36 @@ def test_the_command(world, tmp_path, monkeypatch, capsys):
     assert main([*words, "--task", "ade20k-incontext"]) == 0 and (tmp_path / "o/ade20k-incontext.png").stat().st_size > 1000
     named = [*words[:2], "oracle:words", *words[3:], "--task", "ade20k-text", "--set", "ade20k-text.templates=['{}']"]
     assert main(named) == 0 and (tmp_path / "o/ade20k-text.png").stat().st_size > 1000
-    assert main([*words, "--task", "linear"]) == 2
-    assert "draws segmentation and depth tasks" in capsys.readouterr().err
+    assert main([*words, "--task", "linear"]) == 2 and "draws segmentation and depth tasks" in capsys.readouterr().err
+    assert (
+        main([*words, "--precision", "tf32", "--device", "cpu"]) == 2 and "is a format of NVIDIA GPUs" in capsys.readouterr().err
+    )
+
+
+def test_the_command_encodes_as_a_run_does(world, tmp_path, monkeypatch):
+    """Features of another precision or order in memory are others, and are stored as such."""
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    words = [
+        "show-dense",
+        "--backbone",
+        "random:nano",
+        "--task",
+        "ade20k-incontext",
+        "--data",
+        str(world),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    made = []
+    for more in ([], ["--precision", "bf16"], ["--channels-last"], []):
+        assert main([*words, "--count", "1", "--quiet", *more]) == 0
+        made.append(len(list((tmp_path / "cache" / "features").iterdir())))
+    assert made[0] < made[1] < made[2] == made[3]
+
+
+@pytest.mark.parametrize("task", ["ade20k", "ade20k-incontext", "ade20k-text"])
+def test_masks_are_scored_at_the_side_that_the_card_gives(world, task):
+    card = task_card(task, {"score": "input", "score_size": "96"})
+    test = read_segmentation(card.data, str(world))
+    geometry = scored_geometry(card, load_backbone("random:nano").preprocess)
+    assert truth_of(test, test.images.ids[0], geometry, card).shape == (96, 96)
