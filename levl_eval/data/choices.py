@@ -22,7 +22,7 @@ from levl_eval.data.caption_files import csv_records
 from levl_eval.data.formats import Entry, Id, MaybeText, Text, checked, shown, unique_ids
 from levl_eval.data.images import SUFFIXES, fingerprint_contents, fingerprint_text, image_set, put_into, root_of, under
 from levl_eval.data.questions import first_of, read_json
-from levl_eval.data.rgb import DEFAULT, Rules, open_rgb
+from levl_eval.data.rgb import DEFAULT, Rules, crop_within, open_rgb
 from levl_eval.data.types import ChoiceSet, ImageSet, Trial
 
 # SugarCrepe's files at github.com/RAIVNLab/sugar-crepe (data/): kind -> examples in the release.
@@ -84,7 +84,8 @@ class CropOpener:
     rules: Rules = DEFAULT
 
     def __call__(self, name: str) -> Image.Image:
-        return open_rgb(self.locate(name), self.rules).crop(self.boxes[name])
+        path = self.locate(name)
+        return crop_within(open_rgb(path, self.rules), self.boxes[name], str(path))
 
 
 def cropped(images: ImageSet, locate: Callable[[str], Path], boxes: Mapping[str, Box]) -> ImageSet:
@@ -102,6 +103,10 @@ def kept_trials(trials: Sequence[Trial], limit: int | None, source: object) -> l
         raise UsageError(f"{source}: holds no pairs")
     unique_ids((t.trial_id for t in trials), source)
     for t in trials:
+        if not all(c.strip() for c in t.captions):
+            raise UsageError(f"{source}: pair {shown(t.trial_id)}: a caption is blank; correct it")
+        if len(set(t.images)) < len(t.images):
+            raise UsageError(f"{source}: pair {shown(t.trial_id)}: both images are {shown(t.images[0])}; correct it")
         if len(t.images) == 2 and len(t.captions) != 2:
             raise UsageError(
                 f"{source}: pair {shown(t.trial_id)}: two images need two captions, found {len(t.captions)}; correct it"
@@ -151,7 +156,9 @@ def read_sugarcrepe(spec: DataSpec, data: str, limit: int | None = None) -> Choi
     for kind in [spec.split] if spec.split else SUGARCREPE:
         file = first_of(root, [f"data/{kind}.json", f"{kind}.json"], f"the file of {kind}", where)
         content = read_json(file)
-        rows = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else [])
+        if not isinstance(content, (dict, list)) or not content:
+            raise UsageError(f"{file}: holds no pairs; {where}")
+        rows = content.items() if isinstance(content, dict) else enumerate(content)
         for key, row in rows:
             e = checked(SugarCrepeEntry, row, file, f"entry {shown(key)}")
             trials.append(Trial(f"{kind}/{key}", (e.filename,), (e.caption, e.negative_caption), kind))
@@ -225,6 +232,10 @@ def read_mmvp_vlm(spec: DataSpec, data: str, limit: int | None = None) -> Choice
         )
     trials = []
     for (first, kind, one), (second, _, other) in zip(rows[::2], rows[1::2], strict=True):
+        if "/" in kind or "\\" in kind or kind in ("", ".", ".."):
+            raise UsageError(
+                f"{file}: pair {shown(first.strip())}: type {shown(kind)} is no folder's name; take the published file"
+            )
         images = tuple(f"{kind}/{i.strip()}.jpg" for i in (first, second))
         trials.append(Trial(f"{first.strip()}-{second.strip()}", images, (one.strip(), other.strip()), kind))
     return _finish(spec, "mmvp-vlm", trials, lambda i: folder / i, file, f"{put_into(folder)}; {where}", limit=limit)
@@ -240,6 +251,10 @@ def read_own(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
     trials = []
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         e = checked(OwnPair, row, file, f"entry {number}")
+        if len(e.images) == 1 and e.captions[0].strip() in {c.strip() for c in e.captions[1:]}:
+            raise UsageError(
+                f"{file}: entry {number}: {shown(e.captions[0])} is the right caption and a wrong one too; correct it"
+            )
         trials.append(Trial(str(number), tuple(e.images), tuple(e.captions), e.kind))
     return _finish(spec, printable(file.stem), trials, lambda i: folder / i, file, "set `images` to their folder", limit=limit)
 

@@ -20,12 +20,11 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import regular
+from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.listing import list_images
-from levl_eval.data.map_folders import folder_pairs
-from levl_eval.data.rgb import decoding, open_image
+from levl_eval.data.map_folders import folder_pairs, stored_map
 from levl_eval.data.skipping import broken_files
 from levl_eval.data.types import DepthSet, ImageSet
 
@@ -37,23 +36,23 @@ _INTEGER = ("L", "I", "I;16", "I;16B", "I;16L")
 
 def load_depth(path: Path, scale: float) -> np.ndarray:
     """A depth file as float32 metres [H, W]; 0 and what is not finite: unknown. Raises LevlError naming the file."""
-    try:
-        if path.suffix == ".npy":
-            raw = np.load(regular(path), allow_pickle=False)
-        else:
-            with decoding(str(path)), open_image(path) as image:
-                if image.mode not in (*_INTEGER, "F"):
-                    raise LevlError(f"{path}: a {image.mode} image; expected one depth a pixel (16-bit PNG, float TIFF or .npy)")
-                raw = np.array(image)
-    except FileNotFoundError:
-        raise LevlError(f"{path}: no such depth map; complete the pairs") from None
-    except (OSError, ValueError, EOFError) as e:
-        raise LevlError(f"{path}: depth cannot be read ({type(e).__name__}); replace the file") from e
+    return in_metres(stored_depth(path), scale)
+
+
+def stored_depth(path: Path) -> np.ndarray:
+    """A depth file's numbers [H, W] as stored, none of them negative. Raises LevlError naming the file."""
+    raw = stored_map(path, (*_INTEGER, "F"), "depth map", "one depth a pixel (16-bit PNG, float TIFF or .npy)")
     if raw.ndim != 2 or raw.dtype.kind not in "uif":
         raise LevlError(f"{path}: holds {raw.dtype} of shape {raw.shape}; expected one number a pixel [H, W]")
     if raw.size and raw.dtype.kind != "u" and (np.nan_to_num(raw) < 0).any():
         raise LevlError(f"{path}: holds negative depths, first {raw[np.nan_to_num(raw) < 0][0]:g}; 0 stands for unknown")
-    metres: np.ndarray = (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
+    return raw
+
+
+def in_metres(raw: np.ndarray, scale: float) -> np.ndarray:
+    """Integers, ``scale`` of them a metre, or metres as floats, as float32."""
+    with np.errstate(over="ignore"):  # beyond float32: not finite, which is unknown
+        metres: np.ndarray = (raw / scale if raw.dtype.kind in "ui" else raw).astype(np.float32)
     return metres
 
 
@@ -94,7 +93,12 @@ def paired(
 ) -> DepthSet:
     """A set of (id, image, depth map) files. Raises UsageError: what is missing, and where to get it."""
     of_image = {i: p for i, p, _ in pairs}
-    of_map = {i: m for i, _, m in pairs}
+    of_map: dict[str, Path] = {}
+    for i, _, m in pairs:
+        if of_map.setdefault(i, m) != m:
+            raise UsageError(f"{source}: image {i} is listed with two depth maps, {of_map[i].name} and {m.name}; keep one line")
+    if len(of_map) < len(pairs):
+        left_out = {**(left_out or {}), "pairs that are listed again": len(pairs) - len(of_map)}
     broken: dict[str, str] = {}
     if spec.skip_broken is not None:
         broken = {
@@ -113,6 +117,17 @@ def paired(
     )
 
 
+def pair_lines(path: Path, get: str) -> list[list[str]]:
+    """The words of each line of a list of pairs, two at least. Raises UsageError naming the file and line."""
+    lines = [(k, line.split()) for k, line in enumerate(split_lines(text_of(path, get)), 1) if line.strip()]
+    short = next((k for k, words in lines if len(words) < 2), None)
+    if short:
+        raise UsageError(f"{path}: line {short}: expected `IMAGE DEPTH`, two paths; correct the line, or {get}")
+    if not lines:
+        raise UsageError(f"{path}: names no pairs; {get}")
+    return [words for _, words in lines]
+
+
 def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, Path]]:
     """(id, colour, depth) triples of the image layouts, in order."""
     split = spec.split
@@ -120,15 +135,8 @@ def _nyu_pairs(spec: DataSpec, root: Path, data: str) -> list[tuple[str, Path, P
     lists = [root / f"nyu_{split}.txt", root / f"{split}.txt"]
     listed = under(data, spec.annotations) or next((f for f in lists if f.is_file()), None)
     if listed is not None:
-        try:
-            lines = [x.split() for x in listed.read_text(encoding="utf-8").splitlines() if x.strip()]
-        except OSError as e:
-            raise UsageError(f"{listed}: list cannot be read ({e.strerror})") from e
-        short = next((k for k, words in enumerate(lines, 1) if len(words) < 2), None)
-        if short:
-            raise UsageError(f"{listed}: line {short}: expected `COLOUR DEPTH`, two paths")
         out = []
-        for colour, depth, *_ in lines:
+        for colour, depth, *_ in pair_lines(listed, _GET):
             name = colour.lstrip("/")
             top = next((t for t in tops if (t / name).is_file()), tops[0])
             out.append((name, top / name, top / depth.lstrip("/")))

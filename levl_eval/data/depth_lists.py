@@ -19,7 +19,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.data.depth import MapFiles, load_depth, paired
+from levl_eval.data.depth import MapFiles, load_depth, pair_lines, paired, stored_depth
 from levl_eval.data.images import fingerprint_contents, root_of, under
 from levl_eval.data.rgb import DEFAULT, Rules, open_rgb
 from levl_eval.data.types import DepthSet, ImageSet
@@ -72,7 +72,7 @@ def read_kitti(spec: DataSpec, data: str, scale: float, limit: int | None = None
     root = root_of(spec.root, spec.directory, data)
     names = (f"kitti_eigen_{spec.split}.txt", f"eigen_{spec.split}_files_with_gt.txt")
     listed = _list_of(spec, data, [root / n for n in names], _GET_KITTI)
-    lines = [words for words in _lines(listed) if words[1] != "None"][:limit]
+    lines = [words for words in pair_lines(listed, _GET_KITTI) if words[1] != "None"][:limit]
     if not lines:
         raise UsageError(f"{listed}: names no frame with a depth map; {_GET_KITTI}")
     pairs = [(w[0], _place(root, _IMAGES, w[0]), _place(root, _MAPS, w[1])) for w in lines]
@@ -109,18 +109,6 @@ def _list_of(spec: DataSpec, data: str, places: Sequence[Path], get: str) -> Pat
     return path
 
 
-def _lines(path: Path) -> list[list[str]]:
-    """The words of each line, two at least. Raises UsageError naming the file and line."""
-    try:
-        lines = [x.split() for x in path.read_text(encoding="utf-8").splitlines() if x.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path}: list cannot be read ({type(e).__name__})") from e
-    short = next((k for k, words in enumerate(lines, 1) if len(words) < 2), None)
-    if short:
-        raise UsageError(f"{path}: line {short}: expected `IMAGE DEPTH`, two paths")
-    return lines
-
-
 def read_sunrgbd(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
     """The test split. Raises UsageError: what is missing, where to put it."""
     if spec.split != "test":
@@ -135,7 +123,9 @@ def read_sunrgbd(spec: DataSpec, data: str, scale: float, limit: int | None = No
 
 
 def _of_lines(listed: Path, root: Path, limit: int | None) -> list[tuple[str, Path, Path]]:
-    return [(w[0].lstrip("/"), _place(root, (".",), w[0]), _place(root, (".",), w[1])) for w in _lines(listed)[:limit]]
+    return [
+        (w[0].lstrip("/"), _place(root, (".",), w[0]), _place(root, (".",), w[1])) for w in pair_lines(listed, _GET_SUN)[:limit]
+    ]
 
 
 def _of_toolbox(listed: Path, root: Path, limit: int | None) -> list[tuple[str, Path, Path]]:
@@ -160,8 +150,8 @@ def _of_toolbox(listed: Path, root: Path, limit: int | None) -> list[tuple[str, 
 
 def load_sun(path: Path, scale: float) -> np.ndarray:
     """Metres [H, W] of a 16-bit depth of SUN RGB-D. Raises LevlError naming the file."""
-    raw = load_depth(path, 1.0)
-    if (raw != np.round(raw)).any() or raw.max(initial=0) > 65535:
+    raw = stored_depth(path)
+    if raw.dtype.kind not in "ui" or raw.dtype.itemsize < 2 or raw.max(initial=0) > 65535:
         raise LevlError(f"{path}: expected a 16-bit image, as SUN RGB-D has them; replace the file")
     bits = raw.astype(np.uint16)
     turned = (bits >> np.uint16(3)) | (bits << np.uint16(13))

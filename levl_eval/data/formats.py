@@ -41,7 +41,7 @@ def _id(value: object) -> object:
 def _word(value: object) -> object:
     if not _plain(value):
         raise ValueError("expected text")
-    return str(value)
+    return _unicode(str(value))
 
 
 def _plain(value: object) -> bool:
@@ -101,6 +101,17 @@ class Entry(BaseModel):
     """What is known of an entry; other fields it has are passed over."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+    @model_validator(mode="after")
+    def _every_text_can_be_written(self) -> Entry:
+        for name, value in self.__dict__.items():
+            for one in value if isinstance(value, list) else value.values() if isinstance(value, dict) else (value,):
+                if isinstance(one, str):
+                    try:
+                        _unicode(one)
+                    except ValueError as e:
+                        raise ValueError(f"field `{name}`: {e}") from None
+        return self
 
 
 class GQA(Entry):

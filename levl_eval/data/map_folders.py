@@ -1,4 +1,5 @@
-"""A user's own maps: two folders, images and a map for each, of equal stems. Depth maps and maps of normals lie like that."""
+"""Maps of a number or a vector a pixel: the one way from a file to its array, and a user's own maps, two folders of images and maps of equal
+stems. Depth maps and maps of normals come through here."""
 
 from __future__ import annotations
 
@@ -6,10 +7,41 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.images import SUFFIXES, under
 from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.rgb import decoding, open_image, upright
+
+
+def stored_map(path: Path, modes: tuple[str, ...], what: str, expected: str) -> np.ndarray:
+    """The numbers of a map's file as stored, an image's of one of Pillow's ``modes`` or a .npy array's, never pickled objects.
+
+    what: a map in words; expected: its form in words. Raises LevlError naming the file: missing, damaged, of another form, compressed with
+    losses, or an image that is marked as turned.
+    """
+    try:
+        if path.suffix == ".npy":
+            stored = np.load(
+                regular(path), mmap_mode="r", allow_pickle=False
+            )  # a size in the head that the file does not have is an error
+            if not isinstance(stored, np.ndarray):
+                raise LevlError(f"{path}: an archive of arrays (.npz) under another name; store the one array with numpy.save")
+            return np.array(stored)
+        with decoding(str(path)), open_image(path) as image:
+            if image.format in ("JPEG", "MPO"):
+                raise LevlError(f"{path}: a JPEG {what}, whose values its compression changes; take the original")
+            upright(image, str(path))
+            if image.mode not in modes:
+                raise LevlError(f"{path}: a {image.mode} image; expected {expected}")
+            return np.array(image)
+    except FileNotFoundError:
+        raise LevlError(f"{path}: no such {what}; complete the pairs") from None
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as e:
+        raise LevlError(f"{path}: the {what} cannot be read ({type(e).__name__}); replace the file") from e
 
 
 class FolderPairs(NamedTuple):

@@ -14,7 +14,7 @@ from PIL import Image
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.colours import ColourTable
-from levl_eval.data.rgb import decoding, open_image
+from levl_eval.data.rgb import decoding, open_image, upright
 from levl_eval.data.types import SegmentationSet
 
 _NEVER, UNLISTED = -2, -3
@@ -117,6 +117,7 @@ def stored_mask(image: Image.Image, what: str, colours: ColourTable | None = Non
     with decoding(what):
         if image.format in ("JPEG", "MPO"):
             raise LevlError(f"{what}: a JPEG mask, whose labels its compression changes; take the original as PNG")
+        upright(image, what)
         if colours is not None and (image.mode == "RGB" or (colours.always and image.mode == "P")):
             return colours.labels(np.array(image.convert("RGB")), what)
         if colours is not None and colours.always:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,11 @@ def read_mcq(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     questions = []
     for k, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         e = checked(MCQEntry, row, file, f"entry {k}")
+        repeated = Counter(o.strip() for o in e.options).most_common(1)[0]
+        if repeated[1] > 1:
+            raise UsageError(
+                f"{file}: entry {k}: option {shown(repeated[0])} stands twice, of which one letter would be right; correct the entry"
+            )
         meta = {"type": e.type, "group": e.group}
         questions.append(asked(file, f"entry {k}", e.question_id or str(k), e.image, e.question, e.options, e.answer, meta))
     about = About("mcq", spec.split, file, f"images are looked for in {folder}; set `data.images`", f"{len(questions)} questions")

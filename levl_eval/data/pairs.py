@@ -42,6 +42,7 @@ def _finite(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_finite)]
 _Place = Annotated[list[Number], Field(min_length=2, max_length=2)]
+_Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)]
 _Box = Annotated[list[Number], Field(min_length=4, max_length=4)]
 
 
@@ -56,8 +57,8 @@ class SPairEntry(Entry):
     src_bndbox: _Box
     trg_bndbox: _Box
     kps_ids: list[Id] | None = None
-    src_imsize: Annotated[list[int], Field(min_length=2)] | None = None
-    trg_imsize: Annotated[list[int], Field(min_length=2)] | None = None
+    src_imsize: _Size | None = None
+    trg_imsize: _Size | None = None
     mirror: int = 0
 
 
@@ -86,6 +87,10 @@ def _pair(path: Path, name: str) -> KeypointPair:
     sizes = [None if s is None else (s[0], s[1]) for s in (one.src_imsize, one.trg_imsize)]
     points = [np.array(p, np.float64).reshape(-1, 2) for p in (one.src_kps, one.trg_kps)]
     boxes = [(b[0], b[1], b[2], b[3]) for b in (one.src_bndbox, one.trg_bndbox)]
+    if one.src_imname == one.trg_imname:
+        raise UsageError(
+            f"{path}: fields `src_imname` and `trg_imname` are both {printable(one.src_imname)[:100]!r}; a pair needs two"
+        )
     ids = [f"{one.category}/{n}" for n in (one.src_imname, one.trg_imname)]
     return KeypointPair(name, one.category, ids[0], ids[1], names, points[0], points[1], boxes[0], boxes[1], sizes[0], sizes[1])
 

@@ -23,13 +23,13 @@ from PIL import Image
 from pydantic import BeforeValidator, Field
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.errors import UsageError
 from levl_eval.core.files import regular
 from levl_eval.core.text import printable
 from levl_eval.data.formats import Entry, Text, checked
 from levl_eval.data.images import fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.questions import read_json
-from levl_eval.data.rgb import DEFAULT, Rules, open_rgb
+from levl_eval.data.rgb import DEFAULT, Rules, crop_within, open_rgb
 from levl_eval.data.types import ImageSet, InstanceQuery, InstanceSet
 
 _GET = "get gnd_roxford5k.pkl or gnd_rparis6k.pkl from cmp.felk.cvut.cz/revisitop and the images from robots.ox.ac.uk/~vgg/data"
@@ -137,13 +137,7 @@ class CutOpener:
     def __call__(self, name: str) -> Image.Image:
         image = open_rgb(self.locate(name), self.rules)
         box = self.boxes.get(name)
-        if box is None:
-            return image
-        if box[0] >= image.width or box[1] >= image.height or box[2] <= 0 or box[3] <= 0:
-            raise LevlError(
-                f"{self.locate(name)}: is {image.width}x{image.height}, its query's box {list(box)} lies beyond it; correct the box"
-            )
-        return image.crop(box)
+        return image if box is None else crop_within(image, box, str(self.locate(name)))
 
 
 def _checked(path: Path) -> Annotation:

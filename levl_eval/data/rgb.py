@@ -186,6 +186,29 @@ def orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 0
 
 
+def upright(image: Image.Image, what: str) -> None:
+    """Raises LevlError for a mask or map whose file says that it is to be turned: its pixels are read as they are stored."""
+    turned = orientation(image)
+    if turned > 1:
+        raise LevlError(
+            f"{what}: says by its EXIF orientation ({turned}) that it is to be turned; store its pixels upright, without the tag"
+        )
+
+
+def crop_within(image: Image.Image, box: tuple[int, int, int, int], what: str) -> Image.Image:
+    """What a box (left, top, right, bottom) cuts out; black where it reaches beyond the image. Raises LevlError for a box of no pixel, or
+    most of which lies beyond the image: nothing, or another image's."""
+    left, top, right, bottom = box
+    within = max(0, min(right, image.width) - max(left, 0)) * max(0, min(bottom, image.height) - max(top, 0))
+    if right <= left or bottom <= top or 2 * within < (right - left) * (bottom - top):
+        raise LevlError(
+            f"{what}: is {image.width}x{image.height}, its box {list(box)} (left, top, right, bottom) "
+            + ("lies beyond it for the most part" if right > left and bottom > top else "holds no whole pixel")
+            + "; correct the box, or take the published images"
+        )
+    return image.crop(box)
+
+
 def _eight_bits(image: Image.Image, stored: str | None, what: str) -> Image.Image:
     """An image of 8 bits a channel. Raises LevlError for modes without an agreed range."""
     mode = image.mode

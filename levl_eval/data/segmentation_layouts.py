@@ -21,6 +21,7 @@ import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
+from levl_eval.core.files import lines_of
 from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
 from levl_eval.data.images import root_of, under
 
@@ -116,7 +117,7 @@ def voc(spec: DataSpec, data: str) -> Layout:
     listed = base / "ImageSets" / "Segmentation" / f"{spec.split or 'val'}.txt"
     if not listed.is_file():
         raise UsageError(f"{listed}: no such list; get VOCtrainval_11-May-2012.tar and unpack it in {root}")
-    names = listed.read_text().split()
+    names = lines_of(listed, "a name a line")
     images = under(data, spec.images) or base / "JPEGImages"
     masks = under(data, spec.annotations) or base / ("SegmentationClassAug" if spec.split == "trainaug" else "SegmentationClass")
     return Layout(
@@ -134,7 +135,7 @@ def pascal_context(spec: DataSpec, data: str) -> Layout:
             f"{listed}: no such list; unpack VOC2010's trainval archive in {root} and convert PASCAL Context's annotations as "
             "mmsegmentation's tools/dataset_converters/pascal_context.py does"
         )
-    names = listed.read_text().split()
+    names = lines_of(listed, "a name a line")
     images = under(data, spec.images) or base / "JPEGImages"
     masks = under(data, spec.annotations) or base / "SegmentationClassContext"
     pairs = _complete([(f"{n}.jpg", images / f"{n}.jpg", masks / f"{n}.png") for n in names], masks, spec)

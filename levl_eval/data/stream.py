@@ -8,6 +8,7 @@ from pathlib import Path
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import refuse_encoding, regular
+from levl_eval.data.formats import shown
 
 CHUNK = 1 << 20
 _SPACE = " \t\r\n"
@@ -18,13 +19,22 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path, self.text, self.at, self.gone, self.ended = path, "", 0, 0, False
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(object_pairs_hook=self.unrepeated)
         try:
             with open(regular(path), "rb") as head:
                 refuse_encoding(path, head.read(4))
             self.file = open(path, encoding="utf-8-sig")
         except OSError as e:
             raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
+
+    def unrepeated(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        """An object's fields. Raises UsageError where one is given twice: which of them counts is anyone's guess."""
+        out = dict(pairs)
+        if len(out) < len(pairs):
+            names = [k for k, _ in pairs]
+            twice = next(k for k in names if names.count(k) > 1)
+            raise UsageError(f"{self.path}: a field {shown(twice)} is given twice in one object; keep one")
+        return out
 
     def wrong(self, what: str) -> UsageError:
         return UsageError(
@@ -58,6 +68,11 @@ class _Reader:
         if character != expected:
             raise self.wrong(f"expected {expected!r}, found {character!r}" if character else "it ends too early")
         self.at += 1
+
+    def end(self) -> None:
+        """Nothing but space may follow: a second array would be another file's."""
+        if self.peek():
+            raise self.wrong("more text behind the end")
 
     def value(self) -> object:
         if not self.peek():
@@ -116,21 +131,27 @@ def stream(path: Path, field: str | None = None) -> Iterator[tuple[str | int, ob
     with r.file:
         if field is None:
             yield from _entries(r)
-            if r.peek():
-                raise r.wrong("more text behind the end")
+            r.end()
             return
         r.take("{")
-        first = True
+        first, seen = True, False
         while r.peek() != "}":
             if not first:
                 r.take(",")
             first = False
             key = r.key()
             r.take(":")
-            if key == field:
+            if key != field:
+                r.value()
+            elif seen:
+                raise UsageError(f"{path}: field `{field}` is given twice; keep one")
+            else:
+                seen = True
                 yield from _entries(r)
-                return
-            r.value()
+        r.take("}")
+        r.end()
+    if seen:
+        return
     raise UsageError(f"{path}: field `{field}` is missing; this is another kind of file")
 
 
@@ -141,6 +162,7 @@ def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
         if r.peek() == "[":
             for index, (_, value) in enumerate(_entries(r), 1):
                 yield index, value
+            r.end()
             return
         number = 0
         while r.peek():
