@@ -167,12 +167,16 @@ def text_of(path: Path, where: str = "") -> str:
         raise UsageError(f"{path}: cannot be read ({e.strerror}){more}") from e
     refuse_encoding(path, content[:4], where)
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = content.count(b"\n", 0, e.start) + 1
         raise UsageError(
             f"{path}: line {line}: not UTF-8 text (byte 0x{content[e.start]:02x}; is it Latin-1?); save it as UTF-8{more}"
         ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UsageError(f"{path}: line {line}: holds a null character, which no text has; is it damaged, or UTF-16?{more}")
+    return text
 
 
 def refuse_encoding(path: object, head: bytes, where: str = "") -> None:

@@ -36,6 +36,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(_code(c) if unicodedata.category(c) in _UNSEEN and c not in keep else c for c in text)
 
 
+def blank(text: str) -> bool:
+    """Whether nothing of a text is seen: white space, and characters without a form of their own (a zero-width space, a byte order mark)."""
+    return not text.strip() or all(c.isspace() or unicodedata.category(c) in _UNSEEN for c in text)
+
+
 # Numbers, with an interval and a spread over seeds, as our tables write them.
 _ONE = r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?"
 _NUMBER = re.compile(rf"{_ONE}( {_ONE})*( ?%)?( \[[-+\d.,e ]+\])?(, seed sd [\d.]+ \(\d+\))?")

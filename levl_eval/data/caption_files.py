@@ -20,7 +20,7 @@ from pydantic import Field
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
-from levl_eval.core.text import printable
+from levl_eval.core.text import blank, printable
 from levl_eval.data.formats import Entry, Text, checked, shown
 from levl_eval.data.places import SUFFIXES
 
@@ -90,7 +90,7 @@ def _table(path: Path, text: str, image: str, captions: Sequence[str], split: st
                 else ""
             )
             raise UsageError(f"{path}: line {number}: {len(row)} fields, the header has {len(header)}{more}")
-        if not row[at].strip() or not row[text_at].strip():
+        if blank(row[at]) or blank(row[text_at]):
             raise UsageError(f"{path}: line {number}: image or caption is empty; fill it or remove the line")
         yield Caption(row[at], row[text_at], number, row[split_at] if split else "")
 
@@ -128,7 +128,7 @@ def _token(path: Path, text: str) -> Iterator[Caption]:
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             match = _TOKEN.fullmatch(line)
-            if not match or not match[3].strip():
+            if not match or blank(match[3]):
                 raise UsageError(f"{path}: line {number}: expected IMAGE#NUMBER, a tab and a caption; take the published file")
             if (match[1], match[2]) in seen:
                 raise UsageError(f"{path}: line {number}: {shown(match[1])} has a caption of number {match[2]} already; keep one")

@@ -17,7 +17,7 @@ from pydantic import Field
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import text_of
-from levl_eval.core.text import printable
+from levl_eval.core.text import blank, printable
 from levl_eval.data.caption_files import csv_records
 from levl_eval.data.formats import Entry, Id, MaybeText, Text, checked, shown, unique_ids
 from levl_eval.data.images import SUFFIXES, fingerprint_contents, fingerprint_text, image_set, put_into, root_of, under
@@ -103,7 +103,7 @@ def kept_trials(trials: Sequence[Trial], limit: int | None, source: object) -> l
         raise UsageError(f"{source}: holds no pairs")
     unique_ids((t.trial_id for t in trials), source)
     for t in trials:
-        if not all(c.strip() for c in t.captions):
+        if any(map(blank, t.captions)):
             raise UsageError(f"{source}: pair {shown(t.trial_id)}: a caption is blank; correct it")
         if len(set(t.images)) < len(t.images):
             raise UsageError(f"{source}: pair {shown(t.trial_id)}: both images are {shown(t.images[0])}; correct it")

@@ -129,7 +129,7 @@ def read_gtsrb(spec: DataSpec, data: str, limit: int | None = None) -> Classific
             if len(row) != len(head) or not row[label].strip().isdigit():
                 raise UsageError(f"{path}: line {k}: has another form than its head; take the published file")
             entries.append((row[name].strip(), folder / row[name].strip(), int(row[label])))
-        return labelled_set(spec, "gtsrb", entries, classes, limit, path, f"unpack the images into {folder}")
+        return labelled_set(spec, "gtsrb", entries, list(classes), limit, path, f"unpack the images into {folder}")
 
     if spec.split == "test":
         return _or_folders(spec, data, limit, "GT-final_test.csv", read_test)
@@ -143,7 +143,7 @@ def read_gtsrb(spec: DataSpec, data: str, limit: int | None = None) -> Classific
         return folders
     classes, left_out = list_classes(folder)
     entries = [(f"{c}/{p.name}", p, k) for k, c in enumerate(classes) for p in list_images(folder / c).files]
-    return labelled_set(spec, "gtsrb", entries, classes, limit, folder, "unpack the archive again", left_out=left_out)
+    return labelled_set(spec, "gtsrb", entries, list(classes), limit, folder, "unpack the archive again", left_out=left_out)
 
 
 def _mat(path: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import blank
 
 
 def _unicode(value: str) -> str:
@@ -27,7 +28,7 @@ def _unicode(value: str) -> str:
 
 
 def _text(value: object) -> object:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or blank(value):
         raise ValueError("expected text that is not blank")
     return _unicode(value)
 
@@ -83,7 +84,7 @@ def _not_negative(value: object) -> object:
 
 
 def _none_blank(answers: list[str]) -> list[str]:
-    if not answers or not all(a.strip() for a in answers):
+    if not answers or any(map(blank, answers)):
         raise ValueError("expected answers that are not blank: a blank one occurs in every text")
     return answers
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import printable
+from levl_eval.core.text import blank, printable
 from levl_eval.data.choices import choice_set, kept_trials
 from levl_eval.data.formats import shown
 from levl_eval.data.hub_images import source_of, table_images
@@ -99,8 +99,8 @@ def _trials(spec: DataSpec, table: Dataset, source: str, images: tuple[str, ...]
     out = []
     for row, cells in enumerate(table.select_columns([*captions, *([kind] if kind else [])])):
         texts = [cells[c] for c in captions]
-        wrong = next((t for t in texts if not isinstance(t, str) or not t.strip()), None)
-        if wrong is not None or not all(isinstance(t, str) and t.strip() for t in texts):
+        wrong = next((t for t in texts if not isinstance(t, str) or blank(t)), None)
+        if wrong is not None or not all(isinstance(t, str) and not blank(t) for t in texts):
             raise UsageError(f"{source}: row {row}: a caption was expected, found {shown(wrong)}; correct the table")
         names = tuple(f"{row:08d}/{c}" for c in images)
         value = cells[kind] if kind else ""

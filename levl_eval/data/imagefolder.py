@@ -28,11 +28,11 @@ def read_imagefolder(spec: DataSpec, data: str, limit: int | None = None) -> Cla
     if len(classes) < 2:
         raise UsageError(f"{folder}: holds {len(classes)} class folders; at least 2 are needed")
     entries: list[Entry] = []
-    for k, name in enumerate(classes):
+    for k, name in enumerate(classes.values()):
         listed = list_images(folder / name)
         left_out += listed.left_out
         if not listed.files:
             more = f" ({listed.words()})" if listed.left_out else ""
             raise UsageError(f"{folder / name}: holds no images{more}; remove the folder or fill it")
         entries += [(f"{name}/{p.name}", p, k) for p in listed.files]
-    return labelled_set(spec, root.name, entries, classes, limit, folder, "", left_out=left_out)
+    return labelled_set(spec, root.name, entries, list(classes), limit, folder, "", left_out=left_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,27 +75,37 @@ def list_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, deep: bool = F
     return out
 
 
-def list_classes(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Names of the class folders in order, and what else lies there. Raises UsageError as :func:`list_images`."""
-    names: list[str] = []
+def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
+    """Names of the classes in order, accents composed, with their folders', and what else lies there. Raises UsageError as :func:`list_images`,
+    and for two folders of one name."""
+    names: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     for name, _, inner in entries(folder):
         reason = junk(name)
         if inner and not reason:
-            names.append(name)
+            if (composed := unicodedata.normalize("NFC", name)) in names:
+                raise UsageError(
+                    f"{folder}: two folders are named {printable(composed)}, their accents composed and taken apart; join them"
+                )
+            names[composed] = name
         else:
             left_out[reason or "files beside the class folders"] += 1
-    return sorted(names), left_out
+    return dict(sorted(names.items())), left_out
 
 
 def by_stem(listing: Listing, folder: Path) -> dict[str, Path]:
-    """stem -> file. Raises UsageError where two files have one stem: which of them belongs to it cannot be told."""
+    """:func:`stem` -> file. Raises UsageError where two files have one stem: which of them belongs to it cannot be told."""
     out: dict[str, Path] = {}
     for path in listing.files:
-        if path.stem in out:
-            raise UsageError(f"{folder}: {out[path.stem].name} and {path.name} have one name; keep one of the two")
-        out[path.stem] = path
+        if stem(path) in out:
+            raise UsageError(f"{folder}: {out[stem(path)].name} and {path.name} have one name; keep one of the two")
+        out[stem(path)] = path
     return out
+
+
+def stem(path: Path) -> str:
+    """A file's name without its suffix, by which an image and its map or mask are one; accents composed, as some systems take them apart."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def entries(folder: Path) -> list[tuple[str, Path, bool]]:

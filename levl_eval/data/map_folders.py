@@ -13,7 +13,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.data.images import SUFFIXES, under
-from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.listing import Listing, by_stem, list_images, stem
 from levl_eval.data.rgb import decoding, open_image, upright
 
 
@@ -70,12 +70,12 @@ def folder_pairs(spec: DataSpec, data: str, task: str, what: tuple[str, str]) ->
             raise UsageError(f"{folder}: no such folder; set `images` and `annotations`")
     maps_found, images_found = list_images(maps, (*SUFFIXES, ".npy")), list_images(images)
     of_stem, files = by_stem(maps_found, maps), images_found.files
-    by_stem(Listing([p for p in files if p.stem in of_stem]), images)
-    pairs = [(p.name, p, of_stem[p.stem]) for p in files if p.stem in of_stem]
+    by_stem(Listing([p for p in files if stem(p) in of_stem]), images)
+    pairs = [(p.name, p, of_stem[stem(p)]) for p in files if stem(p) in of_stem]
     if not pairs:
         first = f" (first {files[0].name})" if files else ""
         raise UsageError(f"{maps}: no {one} has the name of an image in {images}{first}")
-    orphans = set(of_stem) - {p.stem for p in files}
+    orphans = set(of_stem) - {stem(p) for p in files}
     if orphans:
         raise UsageError(f"{images}: {len(orphans)} {many} have no image, first {sorted(orphans)[0]}; complete the pairs")
     left_out = images_found.left_out + maps_found.left_out

@@ -124,7 +124,7 @@ def mmvp_question(index: str, text: str, options: str, answer: str, image: str, 
     entry = f"question {shown(index)}"
     parts = [p.strip() for p in _OPTION.split(options)[2::2]]
     letter = _letter(answer)
-    if not index.isdigit() or len(parts) < 2 or not isinstance(letter, str) or letter not in LETTERS or not letter:
+    if not index.isdigit() or len(parts) < 2 or letter not in tuple(LETTERS):
         raise UsageError(
             f"{source}: {entry}: expected an index, options (a) ... (b) ..., and the letter of one; take the published file"
         )
@@ -172,7 +172,11 @@ def realworldqa_question(name: str, image: str, text: str, answer: str) -> Quest
     stem = text.replace(OLD_INSTRUCTION, "").strip()
     parts = re.split(r"\n\s*([A-J])[.)]\s+", "\n" + stem)
     options = [p.strip() for p in parts[2::2]]
-    if len(options) >= 2 and parts[1::2] == list(LETTERS[: len(options)]) and answer.strip().upper() in LETTERS[: len(options)]:
+    if (
+        len(options) >= 2
+        and parts[1::2] == list(LETTERS[: len(options)])
+        and answer.strip().upper() in tuple(LETTERS[: len(options)])
+    ):
         return lettered(name, image, parts[0], options, answer.strip().upper(), {})
     return Question(name, image, stem, answer.strip(), (), {})
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from PIL import Image
 from pydantic import Field
 
 from levl_eval.cards import DataSpec
@@ -25,6 +24,7 @@ from levl_eval.data.formats import Answers, Entry, Id, MaybeText, Text, checked,
 from levl_eval.data.images import put_into, root_of, under
 from levl_eval.data.multiple_choice import lettered
 from levl_eval.data.questions import About, finish_questions, first_of
+from levl_eval.data.rgb import decoding, open_image, upright
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
 from levl_eval.metrics.boxes import Box, box_text
@@ -242,10 +242,11 @@ def _size(cell: Mapping[str, object] | None, where: str) -> tuple[int, int]:
     """Width and height of an encoded image, from its head. Raises UsageError."""
     content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else str(path)) as image:
+        with decoding(where), open_image(io.BytesIO(content) if isinstance(content, bytes) else str(path)) as image:
+            upright(image, where)  # whether its box is of the image as stored or as turned nobody could tell
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise UsageError(f"{where}: its image cannot be read ({type(e).__name__}); correct or download the table again") from None
+    except FileNotFoundError:
+        raise UsageError(f"{where}: its image is missing; correct or download the table again") from None
 
 
 def hub_referring_questions(spec: DataSpec, table: Dataset, column: str, source: str) -> list[Question]:

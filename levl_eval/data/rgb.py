@@ -216,7 +216,13 @@ def _eight_bits(image: Image.Image, stored: str | None, what: str) -> Image.Imag
         return image
     if mode in _SIXTEEN or (mode == "I" and stored in _SIXTEEN_AS_I):
         values = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.round(np.clip(values, 0, 65535) / 257).astype(np.uint8))
+        grey = Image.fromarray(np.round(np.clip(values, 0, 65535) / 257).astype(np.uint8))
+        clear = image.info.get("transparency")  # the one value that is transparent, of 16 bits as they are
+        return (
+            Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))
+            if isinstance(clear, int)
+            else grey
+        )
     if mode == "F":
         values = np.asarray(image)
         if np.isfinite(values).all() and values.size and 0 <= values.min() and values.max() <= 1:

@@ -16,6 +16,7 @@ from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.colours import VOC_COLOURS, ColourTable, colour_lines
 from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
 from levl_eval.data.listing import Listing, by_stem, list_images
+from levl_eval.data.listing import stem as stem_of
 from levl_eval.data.masks import LabelMap, MaskReader, checked_names, json_classes, mask_file, named_ids
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.segmentation_layouts import LAYOUTS
@@ -103,11 +104,11 @@ def _pairs(images: Path, masks: Path, skip: bool) -> tuple[list[tuple[str, Path,
     if not images_listed.files:
         raise UsageError(f"{images}: holds no images" + (f" ({images_listed.words()})" if images_listed.left_out else ""))
     if camvid := [stem for stem in of_stem if stem.endswith("_L")]:
-        stems = {p.stem for p in images_listed.files}
+        stems = {stem_of(p) for p in images_listed.files}
         if len(camvid) == len(of_stem) and not stems & of_stem.keys():
             of_stem = {stem.removesuffix("_L"): path for stem, path in of_stem.items()}  # as CamVid names its masks
     # A folder of more images than masks is a superset (COCO's photos): only what has a mask is used, but something must have one.
-    files = by_stem(Listing([p for p in images_listed.files if p.stem in of_stem]), images)
+    files = by_stem(Listing([p for p in images_listed.files if stem_of(p) in of_stem]), images)
     out = [(p.name, p, of_stem[stem]) for stem, p in files.items()]
     if not out:
         raise UsageError(f"{masks}: no mask has the name of an image in {images} (first {images_listed.files[0].name})")

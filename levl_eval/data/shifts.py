@@ -75,7 +75,8 @@ def read_imagenet_shift(spec: DataSpec, data: str, limit: int | None = None) -> 
     Raises UsageError: the folder is missing, or holds folders of other names.
     """
     folder = place(spec, data)
-    names, left_out = list_classes(folder)
+    folders, left_out = list_classes(folder)
+    names = list(folders)
     wnids = imagenet_wnids()
     if names and all(n.isascii() and n.isdigit() and int(n) < len(wnids) for n in names):
         names = sorted(names, key=int)

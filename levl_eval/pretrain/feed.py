@@ -238,9 +238,9 @@ class StreamFeed(Feed):
         self._tokenizer = tokenizer
         readers = max(1, self.config.workers)
         state = state or {"turn": 0, "positions": [[0, 0]] * readers, "seen": 0, "kinds": {}, "broken": []}
-        if state.get("source", self._identity) != self._identity:
+        if state.get("source", self._identity) not in (self._identity, self.source.earlier_identity()):
             raise UsageError(
-                f"data={self.config.data}: is not what this run began with (its files, sizes or version changed); choose another out="
+                f"data={self.config.data}: is not what this run began with (its files, contents or version changed); choose another out="
             )
         if len(state["positions"]) != readers:
             raise UsageError(

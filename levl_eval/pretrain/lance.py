@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.pretrain.samples import Raw, Source, shuffled
+from levl_eval.pretrain.samples import Raw, Source, content_of, shuffled, spread_rows
 from levl_eval.pretrain.tars import texts_of
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ class Lance(Source):
         return int(self.open().count_rows())
 
     def identity(self) -> str:
+        count = self.count()
+        return f"version {self.version}, {content_of(count, self._read(iter(spread_rows(count))))}"
+
+    def earlier_identity(self) -> str:
         self.open()
         return f"version {self.version}"
 

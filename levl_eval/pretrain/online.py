@@ -50,9 +50,9 @@ class Probe:
             raise UsageError(f"probe={folder}: {len(classes)} class folders below train/; at least 2")
         self.names = [name.replace("_", " ") for name in classes]
         for split in ("train", "test"):
-            images, labels = [], []
+            images, labels, folders = [], [], list_classes(folder / split)[0]
             for i, name in enumerate(classes):
-                files = list_images(folder / split / name).files
+                files = list_images(folder / split / folders.get(name, name)).files
                 for f in files[: max(1, limit // len(classes))]:
                     images.append(resized(open_rgb(f), size, resize, interpolation))
                     labels.append(i)

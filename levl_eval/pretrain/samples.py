@@ -5,9 +5,11 @@ A *consumer* is one reading worker of one process. Its samples are a pure functi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,8 +64,29 @@ class Source:
         return None
 
     def identity(self) -> str:
-        """Changes where the data does; "" where that is not known. A resumed run must find what it began with."""
+        """Changes where the data does, by their content; "" where that is not known. A resumed run must find what it began with."""
         return ""
+
+    def earlier_identity(self) -> str:
+        """What was kept as the identity before contents were looked at: a run of then is resumed by it."""
+        return ""
+
+
+LOOKED_AT = 256  # rows of a table whose contents are its identity; all of a smaller one
+
+
+def spread_rows(count: int) -> list[int]:
+    """At most :data:`LOOKED_AT` of ``count`` rows, evenly, the first and the last among them."""
+    return list(range(count)) if count <= LOOKED_AT else [i * (count - 1) // (LOOKED_AT - 1) for i in range(LOOKED_AT)]
+
+
+def content_of(count: int, rows: Iterable[Raw]) -> str:
+    """SHA-256 of how many rows there are, and of the images and captions of some of them."""
+    h = hashlib.sha256(f"{count} rows".encode())
+    for raw in rows:
+        image = raw.image if isinstance(raw.image, bytes) else b"" if raw.image is None else raw.image.tobytes()
+        h.update(hashlib.sha256(image).digest() + json.dumps(raw.captions).encode())
+    return h.hexdigest()
 
 
 T = TypeVar("T")

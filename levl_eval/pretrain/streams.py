@@ -20,7 +20,7 @@ from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
 from levl_eval.pretrain.augment import Pixels
 from levl_eval.pretrain.lance import Lance
-from levl_eval.pretrain.samples import Raw, Source, opened
+from levl_eval.pretrain.samples import Raw, Source, content_of, opened, spread_rows
 from levl_eval.pretrain.tars import Tars, expand, texts_of
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class Hub(Source):
 
     def count(self) -> int | None:
         return None if self.streaming else len(self.open())
+
+    def identity(self) -> str:
+        if self.streaming:
+            return ""
+        data = self.open()
+        return content_of(len(data), (self._raw("", data[i]) for i in spread_rows(len(data))))
 
     def _raw(self, name: str, row: Mapping[str, object]) -> Raw:
         value: object = next((row[f] for f in self.fields if row.get(f)), [])

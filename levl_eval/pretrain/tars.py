@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.text import printable
+from levl_eval.core.files import regular
+from levl_eval.core.text import blank, printable
 from levl_eval.data.places import SUFFIXES
 from levl_eval.pretrain.samples import NO_TEXT, SHARD, Raw, Source, Wanted, shuffled_from
 
@@ -46,10 +47,14 @@ def expand(pattern: str) -> list[str]:
     return files
 
 
+_LONE = re.compile("[\ud800-\udfff]")
+
+
 def texts_of(value: object, strip: bool) -> list[str]:
-    """The strings of a field, as they are unless ``strip``; blank ones are left out."""
+    """The strings of a field, as they are unless ``strip``; blank ones are left out, and those that hold half of a surrogate pair, which JSON
+    can escape and no tokenizer takes."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [t.strip() if strip else t for t in texts if isinstance(t, str) and t.strip()]
+    return [t.strip() if strip else t for t in texts if isinstance(t, str) and not blank(t) and not _LONE.search(t)]
 
 
 def _utf8(content: bytes) -> str:
@@ -157,6 +162,23 @@ def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | N
         yield sample()
 
 
+_WHOLE, _LOOKS, _LOOK = 4 << 20, 64, 4096  # bytes of a shard that is read whole; of a larger one so many places of so many bytes
+
+
+def _content(path: str) -> str:
+    """Size and content of a shard. Shards of one size are common: tars are padded to multiples of 10 KiB."""
+    size = os.stat(path).st_size
+    h = hashlib.sha256(str(size).encode())
+    try:
+        with open(regular(path), "rb") as f:
+            for at in [0] if size <= _WHOLE else [k * (size - _LOOK) // (_LOOKS - 1) for k in range(_LOOKS)]:
+                f.seek(at)
+                h.update(f.read(_WHOLE if size <= _WHOLE else _LOOK))
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror}); download it again or leave it out of the pattern") from e
+    return h.hexdigest()
+
+
 @dataclass
 class Tars(Source):
     """WebDataset shards: whole shards to consumers where there are enough of them, else every n-th sample of all."""
@@ -169,6 +191,10 @@ class Tars(Source):
     skip: bool = False
 
     def identity(self) -> str:
+        digests = [(Path(f).name, _content(f)) for f in self.files]
+        return "2:" + hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+    def earlier_identity(self) -> str:
         sizes = [(Path(f).name, os.stat(f).st_size) for f in self.files]
         return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from levl_eval import __version__
-from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
+from levl_eval.core.kept import Damaged, read_json, write_json
 from levl_eval.records import Record
 
 FILE = ".tables.json"
@@ -55,17 +54,16 @@ def show_and_write(
     """
     path, inputs = out / FILE, _inputs(out, records, options)
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["inputs"] == inputs and all(_stat(out / name) == stat for name, stat in kept["files"].items()):
+        kept = read_json(path, inputs)
+        if isinstance(kept, dict) and all(_stat(out / name) == stat for name, stat in kept["files"].items()):
             sys.stdout.write(kept["text"])
             return [out / name for name in kept["files"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # none yet, or damaged: made again
+    except (OSError, Damaged, KeyError, TypeError, AttributeError):
+        pass  # none yet, of other inputs, or damaged: made again
     copy = _Copy()
     show(copy)
     sys.stdout.write(copy.getvalue())  # before anything that a full disk might refuse
     sys.stdout.flush()
     written = write()
-    content = {"inputs": inputs, "text": copy.getvalue(), "files": {p.name: _stat(p) for p in written}}
-    atomic_write(path, json.dumps(content))
+    write_json(path, inputs, {"text": copy.getvalue(), "files": {p.name: _stat(p) for p in written}})
     return written

@@ -180,7 +180,7 @@ def _masks(
             raise UsageError(
                 f"{path}: is {given.shape[1]} x {given.shape[0]}, the mask of {name} {truth.shape[1]} x {truth.shape[0]}"
             )
-        strange = given[(given >= classes) & (given != 255)]
+        strange = given[(given < 0) | ((given >= classes) & (given != 255))]
         if strange.size:
             raise UsageError(
                 f"{path}: holds {int(strange[0])}, which is none of the {classes} classes counted from 0; 255 stands for nothing"

@@ -14,8 +14,19 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.depth import load_depth
 from levl_eval.data.masks import mask_file
+from levl_eval.data.multiple_choice import mmvp_question
 from levl_eval.data.normals import load_normals
-from levl_eval.data.readers import read_choices, read_depth, read_instances, read_pairs, read_questions, read_segmentation
+from levl_eval.data.readers import (
+    read_captions,
+    read_choices,
+    read_classification,
+    read_depth,
+    read_instances,
+    read_pairs,
+    read_questions,
+    read_segmentation,
+)
+from levl_eval.data.rgb import open_rgb
 
 UNIT_Z = np.full((4, 6, 3), (128, 128, 255), np.uint8)
 
@@ -214,3 +225,62 @@ def test_keypoints_that_their_images_cannot_have(tmp_path, change, message):
     file.write_text(json.dumps(PAIR | change))
     with pytest.raises(UsageError, match=message):
         read_pairs(spec, str(tmp_path))
+
+
+def test_accents_composed_or_taken_apart_are_one_name(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for split, name in (("train", composed), ("test", apart)):
+        for folder in (name, "bar"):
+            (tmp_path / split / folder).mkdir(parents=True)
+            Image.new("RGB", (6, 4)).save(tmp_path / split / folder / "a.png")
+    sets = [
+        read_classification(DataSpec(layout="imagefolder", root=str(tmp_path), split=s), str(tmp_path)) for s in ("train", "test")
+    ]
+    assert sets[0].classes == sets[1].classes == ("bar", composed)
+    assert sets[1].images.ids == ("bar/a.png", f"{apart}/a.png") and sets[1].images.open(f"{apart}/a.png").size == (6, 4)
+    (tmp_path / "train" / apart).mkdir()
+    with pytest.raises(UsageError, match=r"train: two folders are named .*, their accents composed and taken apart"):
+        read_classification(DataSpec(layout="imagefolder", root=str(tmp_path), split="train"), str(tmp_path))
+    for folder, name in (("images", composed), ("maps", apart)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((4, 6), 1000, np.uint16)).save(tmp_path / folder / f"{name}.png")
+    own = {"images": "images", "annotations": "maps"}
+    assert len(read_depth(DataSpec(layout="depth", **own), str(tmp_path), 1000.0).images) == 1
+    assert (
+        len(
+            read_segmentation(DataSpec(layout="segmentation", classes=["a", *map(str, range(1001))], **own), str(tmp_path)).images
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize("caption", ["\u200b", "\ufeff \u2060", "\u00a0"])
+def test_a_caption_that_shows_nothing_is_blank(tmp_path, caption):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    (tmp_path / "c.csv").write_text(f"image,caption\na.png,{caption}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"c\.csv: line 2: image or caption is empty"):
+        read_captions(DataSpec(layout="captions", annotations=str(tmp_path / "c.csv"), images=str(tmp_path)), str(tmp_path), 1)
+    (tmp_path / "q.json").write_text(json.dumps(TALLY | {"question": caption}))
+    with pytest.raises(UsageError, match="entry 1: field `question`: expected text that is not blank"):
+        read_questions(
+            DataSpec(layout="tallyqa", questions=str(tmp_path / "q.json"), images=str(tmp_path), split="test"), str(tmp_path)
+        )
+
+
+def test_a_null_character_in_a_text_file(tmp_path):
+    (tmp_path / "c.csv").write_bytes(b"image,caption\na.png,x\nb.png,\0y\n")
+    with pytest.raises(UsageError, match=r"c\.csv: line 3: holds a null character"):
+        read_captions(DataSpec(layout="captions", annotations=str(tmp_path / "c.csv"), images=str(tmp_path)), str(tmp_path))
+
+
+def test_the_transparent_value_of_16_bits_is_transparent(tmp_path):
+    values = np.full((4, 6), 30_000, np.uint16)
+    values[0, 0] = 65_535 // 2
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=30_000)
+    pixels = np.asarray(open_rgb(tmp_path / "a.png"))
+    assert pixels[1, 1].tolist() == [255, 255, 255] and pixels[0, 0].tolist() == [127, 127, 127]
+
+
+def test_letters_of_a_choice_are_one(tmp_path):
+    with pytest.raises(UsageError, match="expected an index, options"):
+        mmvp_question("1", "q?", "(a) Open (b) Closed", "AB", "1.jpg", "Questions.csv")

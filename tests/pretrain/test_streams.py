@@ -21,7 +21,7 @@ from levl_eval.pretrain.feed import StreamFeed, open_feed
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.samples import Raw, shuffled, shuffled_from
 from levl_eval.pretrain.streams import Decoded, open_source
-from levl_eval.pretrain.tars import expand, read_tar
+from levl_eval.pretrain.tars import captions_of, expand, read_tar
 
 
 def _jpeg(i: int, size=(40, 30)) -> bytes:
@@ -314,6 +314,49 @@ def test_a_stream_that_changed_is_not_resumed(tmp_path):
     _tar(tmp_path / "1.tar", range(40, 60))
     with pytest.raises(UsageError, match="is not what this run began with"):
         StreamFeed(_config(data, "workers=0"), (0, 1)).start(_tok(), 1, state)
+
+
+def _began_with(data, change):
+    """Start a run, change its data, resume it. Returns the state it was left with."""
+    feed = StreamFeed(_config(data, "workers=0"), (0, 1))
+    feed.start(_tok(), 0)
+    feed.next()
+    state = feed.state()
+    feed.close()
+    change()
+    with pytest.raises(UsageError, match=r"is not what this run began with \(its files, contents or version changed\)"):
+        StreamFeed(_config(data, "workers=0"), (0, 1)).start(_tok(), 1, state)
+    return state
+
+
+def test_shards_of_other_contents_and_equal_size_are_not_resumed(tmp_path):
+    path = _tar(tmp_path / "0.tar", range(30))
+    size = path.stat().st_size
+    state = _began_with(f"wds:{path}", lambda: _tar(path, range(40, 70)))
+    assert path.stat().st_size == size, "as tars often are, padded to multiples of 10 KiB"
+    feed = StreamFeed(_config(f"wds:{path}", "workers=0"), (0, 1))
+    feed.start(_tok(), 1, {**state, "source": feed.source.earlier_identity()})  # as runs before 2026-12-01 kept it
+    assert feed.state()["source"] == feed.source.identity() != state["source"]
+
+
+def test_a_table_of_other_contents_and_equal_length_is_not_resumed(tmp_path):
+    import datasets
+
+    def save(first):
+        rows = {
+            "image": [{"bytes": _jpeg(first + i), "path": None} for i in range(24)],
+            "text": [f"number {i}" for i in range(24)],
+        }
+        features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
+
+    save(0)
+    _began_with(f"hf:{tmp_path / 'set'}", lambda: save(40))
+
+
+def test_captions_that_no_tokenizer_takes_are_none():
+    members = {"json": json.dumps({"caption": ["half \ud800", "\u200b", "whole"]}).encode()}
+    assert captions_of(members, ["caption"]) == ["whole"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
