@@ -31,8 +31,6 @@ def locate(card: BackboneCard) -> Location:
         scheme, rest = _path_scheme(path), where
         if scheme == "levl" and path.is_dir():
             rest = str(path / "ckpt.pt")
-        if scheme == "official" and path.is_file():
-            rest = str(path.parent)
     return Location(scheme, rest, _files(scheme, rest))
 
 
@@ -79,6 +77,13 @@ def _files(scheme: str, rest: str) -> tuple[Path, ...] | None:
     path = Path(rest.removeprefix("local-dir:")).expanduser()
     if scheme == "levl":
         return (path,) if path.is_file() else None
+    if (
+        scheme == "official" and path.is_file()
+    ):  # a step's weights by one of its two files; settings and tokenizer lie beside them
+        stem = path.name.replace("_text_step", "_vision_step")
+        pair = {path.with_name(stem), path.with_name(stem.replace("_vision_step", "_text_step"))}
+        there = tuple(sorted(p for p in (*pair, *path.parent.glob("*.json")) if p.is_file()))
+        return there if any(p.name == "tokenizer.json" for p in there) else None
     if scheme in ("official", "hf", "timm", "open_clip") and path.is_dir():
         files = tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
         alone = scheme != "official" or any(

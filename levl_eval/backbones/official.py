@@ -20,11 +20,25 @@ from levl_eval.backbones.common import finish
 from levl_eval.backbones.levl import DualEncoderBackbone
 from levl_eval.core.errors import UsageError
 from levl_eval.core.offline import hub_or_cache
+from levl_eval.core.text import printable
 from levl_eval.models.checkpoints import Parts
 from levl_eval.models.published import Description, cut_positions
 from levl_eval.models.towers import DualEncoder, Tower, pre_projection, predictor, text_tower, vision_tower
 
+_PAIRED = re.compile(r"(.*)_(vision|text)_step(\d+)\.pt")
 _FILES = ("vision_encoder.safetensors", "text_encoder.safetensors")
+
+
+def pair_of(path: Path) -> tuple[Path, Path]:
+    """Vision and text file of the run and step that one of them names. Raises UsageError: another name, or the other file is missing."""
+    match = _PAIRED.fullmatch(path.name)
+    if match is None:
+        raise UsageError(f"{path}: expected a file named RUN_vision_stepN.pt or RUN_text_stepN.pt, or their folder")
+    vision, text = (path.with_name(f"{match[1]}_{side}_step{match[3]}.pt") for side in ("vision", "text"))
+    lost = next((p for p in (vision, text) if not p.is_file()), None)
+    if lost is not None:
+        raise UsageError(f"{lost}: no such file; it belongs to {path.name}")
+    return vision, text
 
 
 def _split(flat: dict[str, Tensor], where: str) -> Parts:
@@ -48,8 +62,12 @@ def _read_pt(path: Path) -> Parts:
 
 
 def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
-    """(vision, text, folder) state dictionaries of a directory, or of a hub repository through its cache."""
+    """(vision, text, folder) state dictionaries of a directory (its last step), of the step that a file of it names, or of a hub repository
+    through its cache. Raises UsageError."""
     folder = Path(source).expanduser()
+    if folder.is_file():
+        vision, text = pair_of(folder)
+        return _read_pt(vision), _read_pt(text), folder.parent
     if not folder.is_dir():
         if folder.exists() or len(folder.parts) != 2:
             raise UsageError(f"{uri}: no such directory; expected {' and '.join(_FILES)} in it, or a hub name OWNER/NAME")
@@ -63,14 +81,19 @@ def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
         except (SafetensorError, OSError) as e:
             raise UsageError(f"{folder}: {_FILES[0]} or {_FILES[1]} is truncated or no safetensors file; copy it again") from e
         return _split(flat[0], str(folder / _FILES[0])), _split(flat[1], str(folder / _FILES[1])), folder
-    steps: dict[int, dict[str, Path]] = {}
+    steps: dict[tuple[str, int], dict[str, Path]] = {}
     for path in sorted(folder.glob("*_step*.pt")):
-        match = re.fullmatch(r".*_(vision|text)_step(\d+)\.pt", path.name)
+        match = _PAIRED.fullmatch(path.name)
         if match:
-            steps.setdefault(int(match[2]), {})[match[1]] = path
-    whole = [s for s, pair in steps.items() if len(pair) == 2]
+            steps.setdefault((match[1], int(match[3])), {})[match[2]] = path
+    whole = [at for at, pair in steps.items() if len(pair) == 2]
     if not whole:
-        raise UsageError(f"{folder}: holds neither {' and '.join(_FILES)} nor a pair *_vision_stepN.pt, *_text_stepN.pt")
+        raise UsageError(f"{folder}: holds neither {' and '.join(_FILES)} nor a pair RUN_vision_stepN.pt, RUN_text_stepN.pt")
+    runs = sorted({run for run, _ in whole})
+    if len(runs) > 1:
+        raise UsageError(
+            f"{folder}: holds several runs' checkpoints ({', '.join(map(printable, runs[:3]))}); name one, RUN_vision_stepN.pt"
+        )
     last = steps[max(whole)]
     return _read_pt(last["vision"]), _read_pt(last["text"]), folder
 

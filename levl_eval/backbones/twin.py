@@ -9,6 +9,8 @@ from torch import nn
 
 from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import hash_weights
+from levl_eval.cards.registry import backbone_card
+from levl_eval.cards.twins import twinned
 from levl_eval.core.errors import UsageError
 from levl_eval.core.random_state import seeded
 
@@ -48,6 +50,7 @@ def load(rest: str, name: str, uri: str) -> Backbone:
     """The random twin of whatever ``rest`` names: a card, a path or a URI. Raises UsageError as loading that does, and for ``oracle:``."""
     from levl_eval.backbones.loader import load_backbone
 
+    twinned(backbone_card(rest))  # refuses a twin of itself
     twin = random_twin(load_backbone(rest))
     twin.name, twin.uri = name, uri
     twin.code = {**twin.code, "of": twin.code["loader"]}  # whose own entry becomes this loader's

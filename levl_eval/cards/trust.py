@@ -20,15 +20,6 @@ REMEDY = "say --trust if you know who wrote it"
 FIELDS = ("config", "include")  # of task cards: a Python file, a folder whose task files may call functions
 
 
-def check_backbone(uri: str, where: str, trust: bool) -> None:
-    """Raises UsageError for a `py:` backbone that the user did not name."""
-    scheme = uri
-    while scheme.strip().startswith("twin:"):  # a twin is built of what it names
-        scheme = scheme.strip().removeprefix("twin:")
-    if scheme.partition(":")[0].strip() == "py" and not trust:
-        raise UsageError(f"{where}: its backbone {uri!r} is Python that would run here; {REMEDY}")
-
-
 def check_fields(card: TaskFields, where: str, named: set[str], trust: bool) -> None:
     """Raises UsageError for a field that names Python and that the user did not set (``named``)."""
     for field in FIELDS:

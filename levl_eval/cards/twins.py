@@ -1,4 +1,4 @@
-"""Random twins by name: whose a ``twin:`` card is, and the ones that ``--floors random-twin`` adds."""
+"""Random twins by name: whose a ``twin:`` card is, what building one would run, and the ones that ``--floors random-twin`` adds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ from collections.abc import Sequence
 
 from levl_eval.cards import BackboneCard
 from levl_eval.cards.registry import backbone_card
+from levl_eval.cards.trust import REMEDY
 from levl_eval.core.errors import UsageError
 
 
 def twinned(card: BackboneCard) -> BackboneCard:
-    """The card whose random twin a ``twin:`` card is; any other card as it is."""
+    """The card whose random twin a ``twin:`` card is; any other card as it is. Raises UsageError for a twin of itself."""
+    seen: set[str] = set()
     while card.uri.startswith("twin:"):
+        if card.uri in seen:
+            raise UsageError(f"{card.name}: `uri: {card.uri}` is a twin of itself; name the backbone whose twin it is")
+        seen.add(card.uri)
         card = backbone_card(card.uri.removeprefix("twin:"))
     return card
+
+
+def check_backbone(uri: str, where: str, trust: bool) -> None:
+    """Raises UsageError for a `py:` backbone that the user did not name, also where a twin is of a card that names one."""
+    scheme = uri.strip()
+    while scheme.startswith("twin:"):  # a twin is built of what it names
+        scheme = scheme.removeprefix("twin:").strip()
+        if not trust and scheme.partition(":")[0] not in ("twin", "py"):
+            scheme = twinned(backbone_card(scheme)).uri.strip()
+    if scheme.partition(":")[0].strip() == "py" and not trust:
+        raise UsageError(f"{where}: its backbone {uri!r} is Python that would run here; {REMEDY}")
 
 
 def with_floors(backbones: Sequence[str | BackboneCard], floors: Sequence[str]) -> list[str | BackboneCard]:

@@ -8,7 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levl_eval.cards.trust import HELP, check_backbone, check_card
+from levl_eval.cards.trust import HELP, check_card
+from levl_eval.cards.twins import check_backbone
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable

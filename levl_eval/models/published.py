@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
@@ -41,7 +42,7 @@ def _is_side(x: object) -> TypeGuard[int]:
 
 
 def _is_three(x: object) -> TypeGuard[Sequence[float]]:
-    return isinstance(x, (list, tuple)) and len(x) == 3 and all(isinstance(v, (int, float)) for v in x)
+    return isinstance(x, (list, tuple)) and len(x) == 3 and all(isinstance(v, (int, float)) and isfinite(v) for v in x)
 
 
 def _is_positive(x: object) -> TypeGuard[Sequence[float]]:
@@ -88,7 +89,7 @@ class Description:
             return cls({}, path)
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as e:
+        except (ValueError, OSError, RecursionError) as e:
             raise UsageError(f"{path}: not valid JSON; repair or remove it") from e
         if not isinstance(values, dict):
             raise UsageError(f"{path}: expected a JSON object; repair or remove it")

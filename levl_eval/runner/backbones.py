@@ -21,6 +21,7 @@ from levl_eval.backbones.reads import Sources, noted_reads, places, sources_of
 from levl_eval.cards import BackboneCard
 from levl_eval.cards.base import plain
 from levl_eval.cards.registry import backbone_card
+from levl_eval.cards.twins import twinned
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
@@ -97,6 +98,7 @@ class BackboneHandle:
 
     def _facts_by_reads(self, location: Location) -> BackboneFacts:
         """Of a name of the hub, or of what reads there: by the files that loading it read, as long as all of them are as they were."""
+        twinned(self.card)  # refuses a twin of itself
         chain = _chain(self.card)
         if self._loaded is not None or any(part["scheme"] in _ANY_FILE for part in chain):
             return self._facts_of_loaded()

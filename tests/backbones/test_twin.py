@@ -7,12 +7,13 @@ import torch
 
 from levl_eval.backbones.loader import load_backbone
 from levl_eval.cards.registry import backbone_card
-from levl_eval.cards.trust import check_backbone
-from levl_eval.cards.twins import twinned, with_floors
+from levl_eval.cards.twins import check_backbone, twinned, with_floors
 from levl_eval.cli import main
 from levl_eval.cli import run as cli
 from levl_eval.core.errors import UsageError
+from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.report.reference import reference_of
+from levl_eval.runner.backbones import BackboneHandle
 
 from tests.report.conftest import record  # isort: skip
 
@@ -51,6 +52,17 @@ def test_a_twin_of_python_runs_nothing_unasked():
         check_backbone(uri, "r.json", True)
 
 
+def test_a_twin_of_a_card_that_names_python_runs_nothing_unasked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kind.yaml").write_text("kind: backbone\nname: kind\nuri: py:os:system\n")
+    (tmp_path / "more.yaml").write_text("kind: backbone\nname: more\nuri: twin:kind.yaml\n")
+    for uri in ("twin:kind.yaml", "twin:more.yaml", "twin: twin:kind.yaml"):
+        with pytest.raises(UsageError, match="is Python that would run here"):
+            check_backbone(uri, "r.json", False)
+        check_backbone(uri, "r.json", True)
+    check_backbone("twin:clip-nano", "r.json", False)
+
+
 def test_a_gain_is_over_the_twin_of_its_own_weights():
     shapes = {"architecture": [1, 2]}
     cells = {n: record(n, "linear", "top1", {}) for n in ("a", "b", "c", "twin:a", "twin:b")}
@@ -70,3 +82,14 @@ def test_the_command_line_runs_twins_as_backbones(monkeypatch):
     monkeypatch.setattr(cli, "shared_run", lambda count, args: seen.append(args.backbone) or 0)
     assert main(["run", "--backbone", "clip-nano,random-nano", "--floors", "random-twin", "--tasks", "linear"]) == 0
     assert seen == [["clip-nano", "random-nano", "twin:clip-nano"]]
+
+
+def test_a_twin_of_itself_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tw.yaml").write_text("kind: backbone\nname: tw\nuri: twin:tw.yaml\n")
+    for load in (
+        lambda: load_backbone("tw.yaml"),
+        lambda: BackboneHandle(backbone_card("tw.yaml"), tmp_path, FingerprintCache(None)).facts,
+    ):
+        with pytest.raises(UsageError, match="is a twin of itself"):
+            load()

@@ -12,7 +12,7 @@ from levl_eval.backbones import load_backbone
 from levl_eval.backbones.base import Backbone
 from levl_eval.cards import ConnectorSpec, DataSpec, PromptSpec, RecipeCard
 from levl_eval.cards.registry import backbone_card, recipe_card
-from levl_eval.cards.trust import check_backbone
+from levl_eval.cards.twins import check_backbone
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
