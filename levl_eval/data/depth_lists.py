@@ -72,13 +72,16 @@ def read_kitti(spec: DataSpec, data: str, scale: float, limit: int | None = None
     root = root_of(spec.root, spec.directory, data)
     names = (f"kitti_eigen_{spec.split}.txt", f"eigen_{spec.split}_files_with_gt.txt")
     listed = _list_of(spec, data, [root / n for n in names], _GET_KITTI)
-    lines = [words for words in pair_lines(listed, _GET_KITTI) if words[1] != "None"][:limit]
+    every = pair_lines(listed, _GET_KITTI)
+    lines = [words for words in every if words[1] != "None"]
+    left_out = {"frames without a depth map": len(every) - len(lines)} if len(lines) < len(every) else {}
+    lines = lines[:limit]
     if not lines:
         raise UsageError(f"{listed}: names no frame with a depth map; {_GET_KITTI}")
     pairs = [(w[0], _place(root, _IMAGES, w[0]), _place(root, _MAPS, w[1])) for w in lines]
     whole = spec.level == "whole"
     how = MapFiles(scale, _GET_KITTI) if whole else MapFiles(scale, _GET_KITTI, "kb crop", _cut)
-    frames = paired(spec, pairs, str(root), how)
+    frames = paired(spec, pairs, str(root), how, left_out)
     return frames if whole else replace(frames, images=_cut_images(frames.images, {n: p for n, p, _ in pairs}))
 
 

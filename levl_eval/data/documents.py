@@ -6,11 +6,12 @@ ChartQA (github.com/vis-nlp/ChartQA), DocVQA and InfographicVQA (tasks 1 and 3 o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import blank
 from levl_eval.data.formats import (
     ChartQA,
     DocVQA,
@@ -36,6 +37,11 @@ KINDS = ("human", "augmented")  # ChartQA's questions: written by people, and ma
 def _lists(**values: list[str] | None) -> dict[str, object]:
     """Labels of which a question may have several, without those it has none of."""
     return {k: tuple(v) for k, v in values.items() if v}
+
+
+def _given(answers: Sequence[str]) -> tuple[str, ...]:
+    """Without blank ones: an answer of nothing would be right by them, and no other is nearer to one of them than half its length."""
+    return tuple(a for a in answers if not blank(a))
 
 
 def read_chartqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
@@ -91,7 +97,7 @@ def read_docvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 
 
 def _docvqa(e: DocVQA | HubDocVQA, name: str) -> Question:
-    answers = tuple(e.answers)
+    answers = _given(e.answers)
     return Question(e.questionId, name, e.question, majority(answers), answers, _lists(question_types=e.question_types))
 
 
@@ -121,7 +127,7 @@ def read_infovqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 
 
 def _infovqa(e: InfoVQA | HubInfoVQA, name: str) -> Question:
-    answers, labels = tuple(e.answers), _lists(answer_types=e.answer_type, operations=e.operations)
+    answers, labels = _given(e.answers), _lists(answer_types=e.answer_type, operations=e.operations)
     return Question(e.questionId, name, e.question, majority(answers), answers, labels)
 
 

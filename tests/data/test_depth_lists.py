@@ -78,6 +78,7 @@ def test_kitti_leaves_out_frames_without_a_map_and_says_what_is_missing(tmp_path
     listed.write_text("\n".join([lines[0], f"{lines[1].split()[0]} None 721.5377", lines[2]]))
     found = read_depth(KITTI, str(tmp_path), 256.0)
     assert found.images.ids == (lines[0].split()[0], lines[2].split()[0])
+    assert found.images.left_out == {"frames without a depth map": 1}, "told, not passed over"
     (root / "gt_depth" / lines[2].split()[1]).unlink()
     with pytest.raises(UsageError, match=r"1 of 2 depth maps are missing, first .*0000000002\.png"):
         read_depth(KITTI, str(tmp_path), 256.0)

@@ -27,6 +27,7 @@ from levl_eval.data.readers import (
     read_segmentation,
 )
 from levl_eval.data.rgb import open_rgb
+from levl_eval.metrics.documents import anls
 
 UNIT_Z = np.full((4, 6, 3), (128, 128, 255), np.uint8)
 
@@ -284,3 +285,13 @@ def test_the_transparent_value_of_16_bits_is_transparent(tmp_path):
 def test_letters_of_a_choice_are_one(tmp_path):
     with pytest.raises(UsageError, match="expected an index, options"):
         mmvp_question("1", "q?", "(a) Open (b) Closed", "AB", "1.jpg", "Questions.csv")
+
+
+@pytest.mark.parametrize("layout", ["docvqa", "infovqa"])
+def test_a_blank_answer_among_others_makes_no_blank_prediction_right(tmp_path, layout):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    entry = DOC | {"answers": ["x", " ", ""], "image_local_name": "a.png"}
+    (tmp_path / "q.json").write_text(json.dumps({"data": [entry]}))
+    spec = DataSpec(layout=layout, questions=str(tmp_path / "q.json"), images=str(tmp_path), split="val")
+    [question] = read_questions(spec, str(tmp_path)).questions
+    assert question.answers == ("x",) and anls("", question.answers) == 0.0 and anls("x", question.answers) == 1.0
