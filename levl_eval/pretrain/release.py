@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from levl_eval.backbones import load_backbone
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.text import markdown_text
 from levl_eval.models import checkpoints
 from levl_eval.models.config import PretrainConfig
 from levl_eval.records import Record, read_records
@@ -99,7 +100,8 @@ def _rows(records: Iterable[Record]) -> list[str]:
         between = f"{e.low:.4g} to {e.high:.4g}" if e.low is not None and e.high is not None else ""
         data = r.source if r.source in ("scenes", "hub") else Path(r.source).name
         limit = f", first {r.limit}" if r.limit is not None else ""
-        rows.append(f"| {r.task} | {r.main_metric} | {e.value:.4g} | {between} | {e.n} | {data}{limit} | {r.seed} |")
+        task, metric, source = map(markdown_text, (r.task, r.main_metric, data + limit))  # records may be others'
+        rows.append(f"| {task} | {metric} | {e.value:.4g} | {between} | {e.n} | {source} | {r.seed} |")
     return rows
 
 
@@ -113,11 +115,11 @@ def model_card(config: PretrainConfig, step: int, pairs: int | None, records: Se
     many = f", {pairs:,} image-text pairs ({seen / pairs:.3g} epochs)" if pairs else ""
     parts = [
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
-        f"# {name}",
+        f"# {markdown_text(name)}",
         f"A vision-language encoder trained with `levl-pretrain` (objective `{config.objective}`, size `{config.model}`).",
         "## Reading it\n\n```python\nimport timm\nvision = timm.create_model(\"hf-hub:OWNER/NAME\", pretrained=True)  # or local-dir:FOLDER\n\n"
         "from levl_eval import load_backbone\nboth = load_backbone(\"official:OWNER/NAME\")  # or official:FOLDER; images and texts\n```",
-        f"## Training data\n\n`{recipe['data']}`{many}; {seen:,} pairs seen in {step:,} steps of {config.batch_size}.",
+        f"## Training data\n\n{markdown_text(str(recipe['data']))}{many}; {seen:,} pairs seen in {step:,} steps of {config.batch_size}.",
         "## Measured\n\n" + (
             "\n".join(_rows(records)) + "\n\nWith `levl-eval`, of these very weights (equal SHA-256). Fractions, not percent."
             if records else "Nothing was given (`levl-pretrain release RUN --out DIR --results DIR`)."

@@ -9,7 +9,9 @@ import torch
 import yaml
 
 from levl_eval.backbones import load_backbone
+from levl_eval.models.config import parse_config
 from levl_eval.pretrain.cli import main
+from levl_eval.pretrain.release import model_card
 from levl_eval.records import Estimate, Record, write_record
 
 
@@ -64,6 +66,16 @@ def test_a_release_is_read_by_official_and_by_plain_timm(checkpoints, tmp_path, 
     assert "| linear | top1 | 0.5 | 0.4 to 0.6 | 100 | scenes | 0 |" in card and "zeroshot" not in card
     assert str(tmp_path) not in card + (out / "config.json").read_text() and f"objective: {objective}" in card
     assert json.loads((out / "config.json").read_text())["model_type"] == "levljepa"
+
+
+def test_names_of_others_are_text_in_the_card():
+    record = Record(
+        backbone={"name": "x", "uri": "levl:x", "weights_sha256": "w"}, task="[l](javascript:x)|<b>", engine="linear", main_metric="top1", protocol={},
+        protocol_hash="p", data={"fingerprint": "f", "source": "scenes"}, seed=0, metrics={"top1": Estimate(value=0.5, n=100)},
+    )  # fmt: skip
+    card = model_card(parse_config(["data=csv:`a`.csv"]), 1, None, [record], "mit", "a\n# b")
+    assert r"| \[l\](javascript:x)\|&lt;b&gt; | top1 |" in card and "[l](" not in card.replace(r"\[l\](", "")
+    assert "\n# b" not in card and r"csv:\`a\`.csv; 64 pairs" in card
 
 
 def test_what_cannot_be_released_is_one_line(checkpoints, tmp_path, capsys):
