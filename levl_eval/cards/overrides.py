@@ -8,12 +8,15 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import parse_yaml
 from levl_eval.core.text import printable
 
+_FIXED = ("kind", "name", "engine")
 _TEXTS = ("template", "user", "system")  # fields of text in which braces and colons stand, that YAML takes for its own
 
 
 def override(value: dict[str, object], field: str, text: str, where: str) -> None:
     """Set the dotted ``field`` of a card's mapping to ``text`` read as YAML, in place."""
     *parents, last = field.split(".")
+    if field in _FIXED:
+        raise UsageError(f"--set {where}.{field}: says which card this is, which is not to be changed; write a card of your own")
     node: object = value
     for part in parents:
         if isinstance(node, list) and part.isdigit() and int(part) < len(node):

@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         Raises UsageError for whatever is wrong with the words.
         """
         chosen, rest = self._chosen(words)
+        chosen._check_empty(words)
         if "--debug" not in chosen._option_string_actions:  # known to all: the caller looks for it itself
             words, rest = ([w for w in each if w != "--debug"] for each in (words, rest))
         chosen._check_spelling(rest)
@@ -54,6 +55,13 @@ class Parser(argparse.ArgumentParser):
                 inner = commands.choices.get(word)
                 return inner._chosen(words[at + 1 :]) if isinstance(inner, Parser) else (self, list(words))
         return self, list(words)
+
+    def _check_empty(self, words: Sequence[str]) -> None:
+        """An empty word is a shell's variable that is not set: as a folder it would be the current one."""
+        for before, word in zip(["", *words], words, strict=False):
+            if not word.strip() or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+                option = word if word.strip() else before if before.startswith("-") else "an argument"
+                self.error(f"{option.rstrip('=')}: is empty; give a value (is a variable of the shell not set?)")
 
     def _check_spelling(self, words: Sequence[str]) -> None:
         known = self._option_string_actions

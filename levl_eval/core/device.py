@@ -45,6 +45,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         share = memory_share()
         if device.type == "cuda" and share is not None:
             torch.cuda.set_per_process_memory_fraction(share, device)

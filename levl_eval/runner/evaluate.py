@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from levl_eval.cards import BackboneCard, TaskCard
+from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import using
 from levl_eval.records import Record
 from levl_eval.runner.folders import run_folder
+from levl_eval.runner.options import check_place
 from levl_eval.runner.plan import RunConfig, make_plan
 from levl_eval.runner.runner import Runner
 
@@ -78,7 +80,12 @@ def evaluate(
 
     Raises UsageError for wrong names, cards, paths and unreadable backbones, before anything is computed.
     """
+    for kind, given in (("backbones", backbones), ("tasks", tasks)):
+        if isinstance(given, str):
+            raise UsageError(f"{kind}: {given!r} is one text; give a list, [{given!r}]")
     config = RunConfig(backbones, tasks, **options)
+    for name, place in (("data", config.data), ("out", config.out), ("cache", config.cache)):
+        check_place(name, place)
     progress = progress or Progress()
     with run_folder(config.out) as out:
         plan = make_plan(replace(config, out=out), progress)

@@ -103,6 +103,12 @@ def check_options(limit: object = None, batch_size: object = 64, seeds: Sequence
         raise UsageError(f"--seeds: expected 1 to {_MANY_SEEDS:,} of them, found {len(seeds)}")
 
 
+def check_place(name: str, value: object) -> None:
+    """Raises UsageError for an empty text, which as a folder would be the current one."""
+    if isinstance(value, str) and not value.strip():
+        raise UsageError(f"{name}: is empty; give a folder")
+
+
 def check_workers(count: int) -> None:
     """Raises UsageError: fewer than 1, or more than the cores can do anything with."""
     most = WORKERS_PER_CORE * cores()

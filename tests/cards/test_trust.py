@@ -263,7 +263,7 @@ def test_a_pipe_among_class_folders_ends_a_run_in_one_line(tmp_path, capsys):
     [
         ("--batch-size", "-5", "at least 1, at most 65,536"), ("--batch-size", "0", "at least 1"), ("--batch-size", "1e9", "whole number"),
         ("--batch-size", "9" * 5_000, "at least 1"), ("--limit", "0", "at least 1"), ("--limit", "-1", "at least 1"),
-        ("--seeds", "-1", "at least 0, at most 4,294,967,295"), ("--seeds", "", "1 to 1,000 seeds"), ("--seeds", "a", "not a list"),
+        ("--seeds", "-1", "at least 0, at most 4,294,967,295"), ("--seeds", "", "--seeds: is empty"), ("--seeds", ",", "1 to 1,000 seeds"), ("--seeds", "a", "not a list"),
         ("--workers", "999999", r"4 for each of the \d+ cores"), ("--workers", "0", "at least 1"), ("--workers", "-3", "at least 1"),
     ],
 )  # fmt: skip
@@ -310,3 +310,31 @@ def test_a_config_file_that_fails_is_told_with_its_line(text, line, tmp_path, mo
     (tmp_path / "bad.py").write_text(text)
     with pytest.raises(UsageError, match=rf"not an mmseg config \(\w+Error: .*bad\.py, line {line}\)"):
         task_card("ade20k-mmseg", {"config": str(tmp_path / "bad.py")})
+
+
+@pytest.mark.parametrize("words,option", [
+    (["--out", ""], "--out"), (["--out="], "--out"), (["--data", " "], "--data"), (["--backbone", ""], "--backbone"), (["--cache", ""], "--cache"),
+])  # fmt: skip
+def test_an_option_that_is_empty_is_told(words, option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--backbone", "random-nano", "--tasks", "knn", *words, "--dry-run"]) == 2
+    assert f"{option}: is empty; give a value" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_empty_is_told_in_python():
+    for name in ("data", "out", "cache"):
+        with pytest.raises(UsageError, match=f"{name}: is empty; give a folder"):
+            evaluate(["random-nano"], ["knn"], **{name: ""})
+    with pytest.raises(UsageError, match=r"tasks: 'knn' is one text; give a list, \['knn'\]"):
+        evaluate(["random-nano"], "knn")
+
+
+@pytest.mark.parametrize("setting", ["knn.name=linear", "knn.kind=set", "knn.engine=linear"])
+def test_which_card_it_is_cannot_be_set(setting, capsys):
+    assert main(["run", "--backbone", "random-nano", "--tasks", "knn", "--set", setting, "--dry-run"]) == 2
+    assert "says which card this is" in capsys.readouterr().err
+
+
+def test_a_device_without_numbers_is_none(capsys):
+    assert main(["run", "--backbone", "random-nano", "--tasks", "knn", "--device", "meta", "--dry-run"]) == 2
+    assert "--device meta: not usable here (it holds no numbers)" in capsys.readouterr().err
