@@ -89,6 +89,12 @@ def test_masks(world, tmp_path, monkeypatch):
     options = ImportOptions(data=str(world), out=tmp_path / "run")
     values = [import_predictions(f, "ade20k", f.name, options, QUIET).metrics["mean_iou"].value for f in (perfect, empty)]
     assert values == [1.0, 0.0]
+    first = next(empty.iterdir())
+    with Image.open(first) as image:
+        Image.new("I", image.size, -1).save(first.with_suffix(".tif"))
+    first.unlink()
+    with pytest.raises(UsageError, match=r"\.tif: holds -1, which is none of the \d+ classes"):
+        import_predictions(empty, "ade20k", "e", options, QUIET)
     Image.new("L", (3, 2)).save(next(perfect.iterdir()))
     with pytest.raises(UsageError, match="is 3 x 2, the mask of"):
         import_predictions(perfect, "ade20k", "p", options, QUIET)
