@@ -57,10 +57,10 @@ class Parser(argparse.ArgumentParser):
         return self, list(words)
 
     def _check_empty(self, words: Sequence[str]) -> None:
-        """An empty word is a shell's variable that is not set: as a folder it would be the current one."""
+        """An option's value that is empty is a shell's variable that is not set: as a folder it would be the current one."""
         for before, word in zip(["", *words], words, strict=False):
-            if not word.strip() or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
-                option = word if word.strip() else before if before.startswith("-") else "an argument"
+            option = before if not word.strip() else word if word.endswith("=") and word.count("=") == 1 else ""
+            if option.startswith("--"):
                 self.error(f"{option.rstrip('=')}: is empty; give a value (is a variable of the shell not set?)")
 
     def _check_spelling(self, words: Sequence[str]) -> None:
