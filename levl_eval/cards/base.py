@@ -73,7 +73,7 @@ class DataSpec(StrictModel):
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth", "kitti", "sunrgbd", "nyuv2-normals", "normals",
         "chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco", "refcoco-places",
-        "spair71k", "davis", "revisited",
+        "spair71k", "davis", "revisited", "navi",
         "sugarcrepe", "winoground", "aro", "mmvp-vlm", "choices",
         "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet",
         "mmvp", "cv-bench", "realworldqa", "seedbench", "mmbench", "blink", "ai2d", "mcq",

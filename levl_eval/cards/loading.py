@@ -20,7 +20,7 @@ from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFi
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
-from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, PropagationCard
+from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, MultiviewCard, PropagationCard
 from levl_eval.cards.normals import NormalsCard
 from levl_eval.cards.probes import (
     AttentiveCard,
@@ -84,6 +84,7 @@ __all__ = [
     "MMSegCard",
     "MixSpec",
     "MultipleChoiceCard",
+    "MultiviewCard",
     "NormalsCard",
     "PreprocessOverride",
     "ProbeCard",
@@ -134,6 +135,7 @@ TaskCard = Annotated[
     | CorrespondenceCard
     | PropagationCard
     | InstanceCard
+    | MultiviewCard
     | TextSegmentationCard,
     Field(discriminator="engine"),
 ]
@@ -181,7 +183,7 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, NormalsCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, NormalsCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard, MultiviewCard,
         ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}

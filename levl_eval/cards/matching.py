@@ -1,4 +1,4 @@
-"""Cards of the tasks that match patch tokens of one image with those of another, without training: correspondence, propagation, instances."""
+"""Cards of the tasks that match patch tokens of one image with those of another, without training: correspondence, propagation, instances, views."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from levl_eval.cards.base import DataSpec, TaskFields
-from levl_eval.cards.fields import Between, Layers, Neighbours, Scale, Side, TokenDtype, protocol
+from levl_eval.cards.fields import Between, Count, Layers, Neighbours, Scale, Seed, Side, TokenDtype, protocol
 
 _Alpha = Annotated[float, Between(0, 1, above=True)]
 
@@ -77,3 +77,33 @@ class InstanceCard(TaskFields):
     gem_power: Annotated[float, Between(0, 1_000, above=True)] = protocol(
         3.0
     )  # (Radenovic et al., TPAMI 2019); tokens are cut at 1e-6
+
+
+class MultiviewCard(TaskFields):
+    """Points of an object found in another view of it by alike patch tokens, the error in space (Probe3D's evaluation on NAVI)."""
+
+    engine: Literal["multiview"] = protocol("multiview")
+    main_metric: Literal["recall", "recall_mean_of_bins"] = protocol("recall")
+    data: DataSpec = protocol()
+    size: Side | None = protocol(
+        None
+    )  # input side in pixels, to which the square around the object is squashed; None: the backbone's own
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
+    layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
+    # Cells a side on which points are compared; tokens are interpolated to them (bicubic).
+    resolution: Annotated[int, Between(2, 1_024)] = protocol(128)
+    matches: Count = protocol(1_000)  # of a pair, those kept whose best cell stands out most from the second (ratio test)
+    threshold_cm: Annotated[float, Between(0, 1_000, above=True)] = protocol(2.0)  # a match is right where it is less far off
+    more_thresholds_cm: Annotated[list[Annotated[float, Between(0, 1_000, above=True)]], Field(max_length=20)] = protocol(
+        [1.0, 5.0]
+    )
+    # Pairs: of all images in order every ``every``-th one, each with one drawn from its scene's other views that are turned by
+    # at most ``max_angle`` degrees, by a generator of ``pair_seed`` and the image's name.
+    every: Annotated[int, Between(1, 1_000)] = protocol(4)
+    max_angle: Annotated[float, Between(0, 180, above=True)] = protocol(120.0)
+    pair_seed: Seed = protocol(8)
+    # Edges of the ranges of that angle by which recall is shown too.
+    angle_bins: Annotated[list[Annotated[float, Between(0, 180)]], Field(min_length=2, max_length=50)] = protocol(
+        [0.0, 30.0, 60.0, 90.0, 120.0]
+    )

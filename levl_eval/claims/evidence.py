@@ -35,6 +35,7 @@ _WITHOUT_HEAD = (
     "correspondence",
     "propagation",
     "instance",
+    "multiview",
 )  # engines that train nothing
 
 

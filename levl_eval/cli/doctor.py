@@ -52,6 +52,7 @@ SETS = {
     "kitti": "raw drives and data_depth_annotated (free registration): https://www.cvlibs.net/datasets/kitti",
     "sunrgbd": "SUNRGBD.zip and SUNRGBDtoolbox.zip: https://rgbd.cs.princeton.edu",
     "spair71k": "SPair-71k.tar.gz: https://cvlab.postech.ac.kr/research/SPair-71k",
+    "navi": "navi_v1.0.tar.gz: https://github.com/google/navi",
     "roxford5k": "gnd_roxford5k.pkl: http://cmp.felk.cvut.cz/revisitop, and Oxford5k: https://www.robots.ox.ac.uk/~vgg/data/oxbuildings",
     "rparis6k": "gnd_rparis6k.pkl: http://cmp.felk.cvut.cz/revisitop, and Paris6k: https://www.robots.ox.ac.uk/~vgg/data/parisbuildings",
     "davis": "DAVIS-2017-trainval-480p.zip: https://davischallenge.org/davis2017/code.html",

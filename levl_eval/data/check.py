@@ -16,7 +16,8 @@ from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
 from levl_eval.data.pairs import image_sizes, points_beyond
-from levl_eval.data.published import ADE20K, CHOICES, DAVIS, DEPTHS, IMAGES, NORMALS, RELEASES, REVISITED, SETS, SPAIR
+from levl_eval.data.places import TOPS
+from levl_eval.data.published import ADE20K, CHOICES, DAVIS, DEPTHS, IMAGES, NORMALS, RELEASES, REVISITED, SETS, SPAIR, VIEWS
 from levl_eval.data.readers import (
     read_choices,
     read_classification,
@@ -27,6 +28,7 @@ from levl_eval.data.readers import (
     read_questions,
     read_segmentation,
     read_videos,
+    read_views,
 )
 from levl_eval.data.rgb import conversions
 from levl_eval.data.types import ClassificationSet, ImageSet
@@ -231,6 +233,22 @@ def _normals(split: str, data: str) -> Iterable[Finding]:
             yield Finding("error", name, f"{len(wrong)} maps {what}, first {wrong[0]}")
 
 
+def _views(split: str, data: str) -> Iterable[Finding]:
+    """Photographs of objects with cameras: counts against the release, images and depth maps that can be read."""
+    test = read_views(DataSpec(layout="navi", directory="navi", split=split), data)
+    for view in test.views:
+        test.images.open(view.image)
+        test.points(view.image, 2)
+    counts = (len(test.images), len({v.scene for v in test.views}))
+    yield Finding("ok", f"navi/{split}", f"{counts[0]:,} images in {counts[1]:,} collections")
+    if counts != VIEWS[split]:
+        yield Finding(
+            "note",
+            f"navi/{split}",
+            f"is not the published release ({VIEWS[split][0]:,} images in {VIEWS[split][1]:,} collections)",
+        )
+
+
 def _folders(room: str, split: str, data: str) -> list[Finding]:
     image_folders = read_classification(DataSpec(layout="imagefolder", directory=room, split=split), data)
     for name in image_folders.images.ids:
@@ -332,6 +350,10 @@ def check(directory: Path) -> list[Finding]:
             for b in (directory / "davis", directory / "davis" / "DAVIS", directory / "DAVIS")
         ):
             out += _guard(f"davis/{split}", lambda s=split: _videos(s, data))  # type: ignore[misc]
+    for split in VIEWS:
+        tops = (directory / "navi", *(b / t for b in (directory / "navi", directory) for t in TOPS["navi"]))
+        if any(next(t.glob(f"*/{split}*/annotations.json"), None) for t in tops):
+            out += _guard(f"navi/{split}", lambda s=split: _views(s, data))  # type: ignore[misc]
     for voc in LISTED:
         base, lists = directory / voc.directory, "Segmentation" + ("" if voc.layout == "voc" else "Context")
         if list(base.glob(f"**/ImageSets/{lists}/{voc.split}.txt")):

@@ -14,6 +14,7 @@ one fingerprint from files and from the hub. The order (it moves training batche
   instance       the query's content and box, and those of its easy, hard and junk images; the whole database as one more.
   video          the contents of its frames and masks, in order.
   pair           the contents of both images, category, boxes, and the parts' names and places in both.
+  view           its name, which pairs are drawn by, and its camera; its image's content stands for its depth map too.
   caption        text; the order of an image's captions is part of the order.
 
 Images that are left out because they cannot be read (--skip-broken) enter by their number, and questions about them by their texts.
@@ -39,12 +40,14 @@ from levl_eval.data.types import (
     ImageSet,
     InstanceSet,
     KeypointPair,
+    MultiviewSet,
     NormalSet,
     PairSet,
     Question,
     QuestionSet,
     SegmentationSet,
     VideoSet,
+    View,
 )
 
 FORM = 1  # of the normal forms below; raised when they change on purpose
@@ -59,6 +62,7 @@ AnnotatedSet = (
     | VideoSet
     | InstanceSet
     | NormalSet
+    | MultiviewSet
 )
 AnySet = AnnotatedSet | ImageSet
 _UNUSED = {"isBalanced", "entailed", "groups"}  # moves nothing; or has a form of its own
@@ -141,6 +145,9 @@ def _content(dataset: AnySet) -> Content:
         of_image = dict(zip(images.ids, contents, strict=True))
         items = [_hash(of_image[p.source], of_image[p.target], pair_text(p)) for p in dataset.pairs]
         return _finish("pairs", items, facts, items, images)
+    if isinstance(dataset, MultiviewSet):
+        items = [_hash(c, view_text(v)) for c, v in zip(contents, dataset.views, strict=True)]
+        return _finish("views", items, facts, items, images)
     if isinstance(dataset, CaptionSet):
         texts: list[list[bytes]] = [[] for _ in contents]
         for caption, owner in zip(dataset.captions, dataset.owner.tolist(), strict=True):
@@ -160,6 +167,12 @@ def pair_text(pair: KeypointPair) -> bytes:
     """What is annotated to a pair, without its images and its id, in a normal form."""
     points = sorted(zip(pair.names, pair.source_points.tolist(), pair.target_points.tolist(), strict=True))
     form = [pair.category, list(map(float, pair.source_box)), list(map(float, pair.target_box)), points]
+    return json.dumps(form, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def view_text(view: View) -> bytes:
+    """What is annotated to a view, in a normal form: its name, by which pairs are drawn, and its camera."""
+    form = [view.image, view.rotation.tolist(), view.translation.tolist(), float(view.focal), list(view.size)]
     return json.dumps(form, ensure_ascii=False, separators=(",", ":")).encode()
 
 

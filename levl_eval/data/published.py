@@ -19,6 +19,7 @@ from levl_eval.data.types import (
     DepthSet,
     ImageSet,
     InstanceSet,
+    MultiviewSet,
     NormalSet,
     PairSet,
     Question,
@@ -122,6 +123,7 @@ CHOICES: dict[tuple[str, str], tuple[str, int]] = {
 ADE20K = {"training": 20_210, "validation": 2_000}
 # Images by split. NYUv2: of the labelled set; KITTI: of the Eigen split, those with a depth map; SUN RGB-D: of the toolbox's test list.
 DEPTHS = {"nyuv2": {"train": 795, "test": 654}, "kitti": {"train": 23_158, "test": 652}, "sunrgbd": {"test": 5_050}}
+VIEWS = {"wild_set": (2_298, 35), "multiview": (8_217, 324)}  # NAVI: images, collections (github.com/google/navi)
 NORMALS = {"train": 795, "test": 654}  # NYUv2's labelled set, as its normals are published
 _DEPTH_TITLES = {"nyuv2": "NYU Depth V2 labelled", "kitti": "KITTI, Eigen split,", "sunrgbd": "SUN RGB-D"}
 # Images of other releases, by layout and split, for plans only: none of them is recognised by its count.
@@ -132,7 +134,7 @@ IMAGES: dict[tuple[str, str], int] = {
     ("realworldqa", ""): 765, ("mmbench", "dev_en"): 1_164,
     **{(f"pascal-context{k}", s): n for k in ("", "-59") for s, n in (("train", 4_998), ("val", 5_105))},
     **{("ade20k", k): v for k, v in ADE20K.items()}, **{(name, k): v for name, splits in DEPTHS.items() for k, v in splits.items()},
-    **{("nyuv2-normals", k): v for k, v in NORMALS.items()},
+    **{("nyuv2-normals", k): v for k, v in NORMALS.items()}, **{("navi", k): n for k, (n, _) in VIEWS.items()},
     **{k: images for k, (_, images) in RELEASES.items() if images is not None},
 }  # fmt: skip
 KARPATHY = {"flickr30k": 1_000, "coco": 5_000}  # test images by folder
@@ -197,6 +199,8 @@ def published_set(dataset: AnySet, layout: str = "") -> str | None:
         return f"revisited {dataset.name}, {len(dataset.queries)} queries over {len(dataset.database):,} images (by counts)"
     if isinstance(dataset, VideoSet) and len(dataset.videos) == DAVIS.get(dataset.split) and n >= 1_000:
         return f"DAVIS 2017 {dataset.split}, {len(dataset.videos)} videos (by counts)"
+    if isinstance(dataset, MultiviewSet) and (n, len({v.scene for v in dataset.views})) == VIEWS.get(dataset.split):
+        return f"NAVI {dataset.split}, {n:,} images (by counts)"
     if isinstance(dataset, CaptionSet) and layout == "karpathy":
         known = {("flickr30k", 1000): "Flickr30k Karpathy test", ("coco", 5000): "COCO Karpathy test"}
         return f"{known[dataset.name, n]}, {n:,} images (by counts)" if (dataset.name, n) in known else None

@@ -22,6 +22,7 @@ from levl_eval.data.types import (
     ClassificationSet,
     DepthSet,
     InstanceSet,
+    MultiviewSet,
     NormalSet,
     PairSet,
     QuestionSet,
@@ -36,6 +37,7 @@ S = TypeVar(
     ClassificationSet,
     DepthSet,
     InstanceSet,
+    MultiviewSet,
     NormalSet,
     PairSet,
     QuestionSet,
@@ -81,6 +83,7 @@ CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
 PAIRS: Registry[str, Reader[PairSet]] = _readers("pairs", {"spair71k": "pairs:read_spair"})
 VIDEOS: Registry[str, Reader[VideoSet]] = _readers("videos", {"davis": "videos:read_davis"})
 INSTANCES: Registry[str, Reader[InstanceSet]] = _readers("instances", {"revisited": "revisited:read_revisited"})
+VIEWS: Registry[str, Reader[MultiviewSet]] = _readers("views", {"navi": "navi:read_navi"})
 
 NORMALS: Registry[str, Reader[NormalSet]] = _readers("normals", {
     "nyuv2-normals": "normals:read_nyuv2_normals", "normals": "normals:read_folders",
@@ -211,3 +214,12 @@ def read_instances(spec: DataSpec, data: str, limit: int | None = None) -> Insta
     if on_hub(spec, data):
         raise UsageError("--data hub: instances are read from files; use --data DIR, or set data.root")
     return _ruled(INSTANCES.load(spec.layout)(spec, data, limit), spec)
+
+
+def read_views(spec: DataSpec, data: str, limit: int | None = None) -> MultiviewSet:
+    """Views of objects with cameras and depth; ``limit`` keeps the first so many images. Raises UsageError."""
+    if spec.layout not in VIEWS:
+        raise _wrong(spec, "views with cameras")
+    if on_hub(spec, data):
+        raise UsageError("--data hub: views with cameras are read from files; use --data DIR, or set data.root")
+    return _ruled(VIEWS.load(spec.layout)(spec, data, limit), spec)

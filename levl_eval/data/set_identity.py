@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 
 READER_VERSION = 1  # of what is remembered here
 Kind = Literal[
-    "questions", "segmentation", "classification", "captions", "depth", "normals", "pairs", "videos", "instances", "choices"
+    "questions",
+    "segmentation",
+    "classification",
+    "captions",
+    "depth",
+    "normals",
+    "pairs",
+    "videos",
+    "instances",
+    "choices",
+    "views",
 ]
 _LOOKED_AT = 64  # images of a set whose ends are read each time
 
@@ -125,7 +135,7 @@ def read_set(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: 
     read: dict[Kind, Callable[[DataSpec, str, int | None], AnnotatedSet]] = {
         "questions": readers.read_questions, "segmentation": readers.read_segmentation, "classification": readers.read_classification,
         "pairs": readers.read_pairs, "videos": readers.read_videos, "instances": readers.read_instances,
-        "choices": readers.read_choices, "normals": readers.read_normals,
+        "choices": readers.read_choices, "normals": readers.read_normals, "views": readers.read_views,
     }  # fmt: skip
     return read[kind](spec, data, limit)
 
@@ -136,7 +146,7 @@ def identity_of(dataset: AnnotatedSet, spec: DataSpec, data: str) -> SetIdentity
     from levl_eval.data.published import published_set
 
     content, counts = content_of(dataset), {"images": len(dataset.images)}
-    for name in ("questions", "classes", "captions", "pairs", "videos", "queries", "trials"):
+    for name in ("questions", "classes", "captions", "pairs", "videos", "queries", "trials", "views"):
         if hasattr(dataset, name):
             counts[name] = len(getattr(dataset, name))
     if dataset.images.whole is not None:

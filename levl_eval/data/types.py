@@ -221,6 +221,33 @@ class NormalSet:
     content: Callable[[str], str] | None = None  # id -> hash of the map's encoded bytes; None: none are kept
 
 
+@dataclass(frozen=True)
+class View:
+    """A photograph of an object by a known camera: rotation [3, 3] and translation [3] (metres) take the object's points into the camera's axes.
+
+    scene: of which all views show one object in one frame of reference. focal: in pixels of an image of ``size`` (width, height).
+    """
+
+    image: str
+    scene: str
+    rotation: np.ndarray
+    translation: np.ndarray
+    focal: float
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MultiviewSet:
+    """Views of objects. points: (image id, side) -> float32 [side, side, 3], where the middles of a grid of so many cells on the image lie, in
+    metres before its camera; z is 0 where no object is shown. The contents of the images stand for those of their depth maps too."""
+
+    name: str
+    split: str
+    images: ImageSet
+    views: tuple[View, ...]  # in the order of the images
+    points: Callable[[str, int], np.ndarray]
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One choice by image-text score. One image: the first caption is right, the others are wrong. Two images: each caption is its own

@@ -50,6 +50,7 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
     "correspondence": "levl_eval.engines.correspondence.task:run",
     "propagation": "levl_eval.engines.propagation.task:run",
     "instance": "levl_eval.engines.instance.task:run",
+    "multiview": "levl_eval.engines.multiview.task:run",
 })  # fmt: skip
 
 # Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.

@@ -12,6 +12,7 @@ from levl_eval.cards import (
     InContextCard,
     InstanceCard,
     LMMSCard,
+    MultiviewCard,
     NormalsCard,
     ProbeCard,
     PropagationCard,
@@ -47,6 +48,7 @@ def arrays_of(card: TaskFields) -> tuple[str, ...]:
             NormalsCard,
             CorrespondenceCard,
             PropagationCard,
+            MultiviewCard,
         ),
     ):
         return ("patches",)

@@ -112,6 +112,11 @@ _PCK = (
     ),
     _fraction("pck_mean_of_categories", "keypoints found, mean over categories"),
 )
+_VIEWS = (
+    _fraction("recall@{rest}", "matches less than this far off"),
+    _fraction("recall/{rest}", "matches that are right, of pairs turned by so many degrees"),
+    _fraction("recall_mean_of_bins", "matches that are right, mean over the ranges of angles"),
+)
 _CHOICES = (
     _fraction("text_score", "both images' captions told apart", chance=0.25), _fraction("image_score", "both captions' images told apart", chance=0.25),
     _fraction("group_score", "both", chance=1 / 6),
@@ -185,6 +190,7 @@ METRICS: tuple[Metric, ...] = (
     _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
     *_RETRIEVAL,
     *_PCK,
+    *_VIEWS,
     *_BOXES,
     *_VIDEO,
     *_INSTANCES,

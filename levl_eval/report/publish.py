@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TASK_TYPES = {  # engine -> the hub's name of the kind of task
     "vqa": "visual-question-answering", "mcq": "visual-question-answering", "lmms": "visual-question-answering", "segmentation": "image-segmentation", "mmseg": "image-segmentation",
     "incontext": "image-segmentation", "textseg": "image-segmentation", "depth": "depth-estimation", "depth-recipe": "depth-estimation", "normals": "image-to-image", "zeroshot": "zero-shot-image-classification", "retrieval": "image-text-retrieval",
-    "correspondence": "keypoint-matching", "propagation": "video-object-segmentation", "instance": "image-retrieval",
+    "correspondence": "keypoint-matching", "propagation": "video-object-segmentation", "instance": "image-retrieval", "multiview": "keypoint-matching",
     "choice": "image-text-retrieval",
 }  # fmt: skip
 CLASSIFICATION = "image-classification"

@@ -29,6 +29,7 @@ _ASKED_FOR = {
     "depth": ("geometry",),
     "depth-recipe": ("geometry",),
     "normals": ("geometry",),
+    "multiview": ("parts",),
 }  # by engine
 FLOORS = (
     "text_only",

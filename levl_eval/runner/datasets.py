@@ -14,6 +14,7 @@ from levl_eval.cards import (
     DataSpec,
     InstanceCard,
     LMMSCard,
+    MultiviewCard,
     PropagationCard,
     QuestionCard,
     RecipeCard,
@@ -41,7 +42,7 @@ _KINDS: dict[str, Kind] = {
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices", "shift": "classification", "mcq": "questions",
-    "propagation": "videos", "instance": "instances",
+    "propagation": "videos", "instance": "instances", "multiview": "views",
 }  # fmt: skip
 
 
@@ -99,7 +100,17 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
         return [*(Part(f"test/{name}", kind, spec, limit) for name, spec in sorted(tests.items())), Part("train", kind, train)]
     parts = [Part("test", kind, card.data, limit, options)]
     if not isinstance(
-        card, (ZeroShotCard, RetrievalCard, CorrespondenceCard, PropagationCard, InstanceCard, ChoiceCard, TextSegmentationCard)
+        card,
+        (
+            ZeroShotCard,
+            RetrievalCard,
+            CorrespondenceCard,
+            PropagationCard,
+            InstanceCard,
+            MultiviewCard,
+            ChoiceCard,
+            TextSegmentationCard,
+        ),
     ):
         parts.append(Part("train", kind, card.train, None, in_training))
     validation = getattr(card, "validation", None)

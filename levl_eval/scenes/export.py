@@ -9,7 +9,7 @@
     mmvp, realworldqa, seed_bench, ai2d, blink: scenes.lettered
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     roxford5k/jpg/*.jpg, gnd_roxford5k.json
-    nyuv2, sunrgbd, kitti: scenes.depths
+    nyuv2, sunrgbd, kitti: scenes.depths; navi: scenes.views
     davis/DAVIS/{JPEGImages,Annotations}/480p/<video>/<frame>, ImageSets/2017/val.txt
     spair71k/SPair-71k/{JPEGImages,ImageAnnotation}/<class>/*, PairAnnotation/test/*.json, Layout/large/test.txt
 
@@ -32,7 +32,20 @@ from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
-from levl_eval.scenes import VERSION, choices, counting, depths, labels, lettered, manifest, options, referring, shifts, signs
+from levl_eval.scenes import (
+    VERSION,
+    choices,
+    counting,
+    depths,
+    labels,
+    lettered,
+    manifest,
+    options,
+    referring,
+    shifts,
+    signs,
+    views,
+)
 from levl_eval.scenes.keypoints import annotated, posed_scene, spair_files
 from levl_eval.scenes.motion import FRAMES, moving_scene
 from levl_eval.scenes.places import VIEWS, place_name, places_file, view_of
@@ -57,7 +70,7 @@ COUNTS: dict[str, int] = {
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
     **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS, **depths.COUNTS, **referring.COUNTS,
-    **lettered.COUNTS,
+    **lettered.COUNTS, **views.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -86,6 +99,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return depths.deep_scene(part, key)
     if part == referring.PART:
         return referring.referred_scene(key)
+    if part == views.PART:
+        return views.viewed_scene(index, seed)
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -138,6 +153,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield depths.image_path(part, index), scene
     elif part == referring.PART:
         yield referring.image_path(index), scene
+    elif part == views.PART:
+        yield views.image_path(index), scene
     elif room == "davis":
         yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
@@ -174,6 +191,8 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
             yield f"{_ADE20K}/annotations/{split}/{_ade_stem(split, index)}.png", buffer.getvalue()
         if room in depths.ROOMS:
             yield depths.map_file(part, index, scene, size)
+        if part == views.PART:
+            yield views.map_file(index, scene, size)
         if part.startswith("davis"):
             yield f"{_DAVIS}/Annotations/480p/{image_id(part, index)}.png", _indexed(render_instances(scene, size))
 
@@ -272,6 +291,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield from counting.files_of(part, count, seed)
     elif room in depths.ROOMS:
         yield from depths.files_of(part, count)
+    elif part == views.PART:
+        yield from views.files_of(count, seed, size)
     elif part == referring.PART:
         yield from referring.files_of(count, seed, size, lambda i: scene_of(part, i, seed))
     elif room == "davis":  # frames beyond the last whole video are listed nowhere

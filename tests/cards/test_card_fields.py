@@ -69,6 +69,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
     {**TASK, **SIDES, "engine": "normals", "size": 8, "layers": [1]},
     {**TASK, "engine": "instance", "main_metric": "map_medium", "data": DATA, "size": 8, "layers": [1]},
     {**TASK, "engine": "propagation", "main_metric": "j_and_f", "data": DATA, "size": 8, "multiple": 4, "layers": [1]},
+    {**TASK, "engine": "multiview", "main_metric": "recall", "data": DATA, "size": 8, "layers": [1]},
     {**TASK, "engine": "correspondence", "main_metric": "pck_per_point", "data": DATA, "size": 8, "layers": [1]},
     {**TASK, **SIDES, "engine": "linear", "layers": [1], "set": "s"},
     {**TASK, **SIDES, "engine": "linear", "validation": DATA},

@@ -297,6 +297,7 @@ KINDS: dict[str, str] = {
     **dict.fromkeys(readers.QUESTIONS, "questions"), **dict.fromkeys(readers.CLASSES, "classification"),
     **dict.fromkeys(readers.MASKS, "segmentation"), **dict.fromkeys(readers.CAPTIONS, "captions"), **dict.fromkeys(readers.DEPTHS, "depth"), **dict.fromkeys(readers.NORMALS, "normals"),
     **dict.fromkeys(readers.PAIRS, "pairs"), **dict.fromkeys(readers.VIDEOS, "videos"), **dict.fromkeys(readers.INSTANCES, "instances"), **dict.fromkeys(readers.CHOICES, "choices"),
+    **dict.fromkeys(readers.VIEWS, "views"),
 }  # fmt: skip
 # Files that bring a reader further than its first complaint.
 SEEDS = {
@@ -321,7 +322,7 @@ SEEDS = {
     "infovqa": ["infographicsVQA_val_v1.0_withQT.json", "images/b.png"], "ocrbench": ["OCRBench.json"],
     "tallyqa": ["val.json"], "vsr": ["splits/zeroshot/val.jsonl"], **{k: ["finetune_refcoco_val.json"] for k in ("refcoco", "refcoco-places")},
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
-    "revisited": ["gnd_x.json", "jpg/a.jpg"],
+    "revisited": ["gnd_x.json", "jpg/a.jpg"], "navi": ["bear/wild_set/annotations.json", "bear/wild_set/images/a.jpg"],
     "kitti": ["kitti_eigen_test.txt", "input/d/a.png"], "sunrgbd": ["SUNRGBD_val_splits.txt", "SUNRGBD/a.jpg"], "nyuv2-normals": ["test/a_img.png"],
     "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
@@ -351,7 +352,7 @@ SEED_TEXTS = {
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',
     "kitti": "d/a.png a/b.png 721.5", "sunrgbd": "SUNRGBD/a.jpg SUNRGBD/b.png",
-    "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "revisited": '{"imlist": ["a"], "qimlist": ["b"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]}', "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
+    "mme": "Is it?\tYes", "spair71k": "p", "davis": "v", "navi": '[{"filename": "a.jpg", "image_size": [9, 9], "camera": {"q": [1, 0, 0, 0], "t": [0, 0, 1], "focal_length": 9}}]', "revisited": '{"imlist": ["a"], "qimlist": ["b"], "gnd": [{"bbx": [0, 0, 9, 9], "easy": [0], "hard": [], "junk": []}]}', "karpathy": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one"}]}]}',
 }  # fmt: skip
 
 
@@ -376,6 +377,7 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
         "aro": "order",
         **dict.fromkeys(("cub", "stanford-cars"), "test"),
         "cv-bench": "2D",
+        "navi": "wild_set",
     }
     fields: dict[str, Any] = {"directory": layout, "split": splits.get(layout, "val")}
     if place == "root":

@@ -73,7 +73,7 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
             "mmbench",
             *("chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco"),
             *("nyuv2", "sunrgbd", "kitti", "nyuv2-normals"),
-            *("mmvp", "realworldqa", "seed-image", "ai2d", "blink-counting"),
+            *("mmvp", "realworldqa", "seed-image", "ai2d", "blink-counting", "navi"),
         ],
         [],
         "scenes",
