@@ -36,7 +36,10 @@ def _clusters(n: int, clusters: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Index of each item's cluster, and how many clusters there are."""
     if clusters is None:
         return np.arange(n), n
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    labels = np.asarray(clusters)
+    if labels.dtype.kind == "i" and labels.min(initial=0) >= 0 and labels.max(initial=0) < n and np.bincount(labels).all():
+        return labels, int(labels.max(initial=-1)) + 1  # numbered already, as np.unique would
+    names, index = np.unique(labels, return_inverse=True)
     return index, len(names)
 
 
@@ -82,9 +85,15 @@ def _sums_of_draws(counts: np.ndarray, draws: int, seed: int) -> Iterator[np.nda
         return
     single = counts.astype(np.float32)
     columns = [np.ascontiguousarray(c) for c in single.T] if single.shape[1] <= _FEW else []
+    alike = [bool((c == c[0]).all()) for c in columns]  # as the sizes of clusters often are: a draw's sum is then known
     for w in cluster_draws(k, draws, seed, "float32"):
-        sums = np.stack([w @ c for c in columns], -1) if columns else w @ single
-        yield sums.astype(np.float64)
+        if columns:
+            sums = np.empty((len(w), len(columns)))
+            for j, (c, one) in enumerate(zip(columns, alike, strict=True)):
+                sums[:, j] = k * c[0] if one else w @ c
+            yield sums
+        else:
+            yield (w @ single).astype(np.float64)
 
 
 def student_quantile(df: int) -> float:

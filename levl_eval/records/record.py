@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -126,7 +127,14 @@ class Record(BaseModel):
     @property
     def comparison_hash(self) -> str:
         """Equal exactly where two records may be compared (and are of one task)."""
-        return digest(finite({**self.comparison, "protocol": self.protocol_hash}))
+        return _comparison_hash(
+            self.protocol_hash, str(self.data.get("fingerprint", "")), self.train, str(self.data.get("validation", ""))
+        )
+
+
+@lru_cache(4096)  # a table asks for each record's several times, and most share it
+def _comparison_hash(protocol_hash: str, test: str, train: tuple[str, ...], validation: str) -> str:
+    return digest({"protocol": protocol_hash, "data": {"test": test, "train": list(train), "validation": validation}})
 
 
 def _safe(text: str) -> str:
@@ -184,8 +192,16 @@ def _what_is_wrong(error: Exception) -> str:
     return f"field `{'.'.join(map(str, first['loc']))}`: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def read_record(path: Path) -> Record:
-    """Raises UsageError naming the file and the field where it is no record, is damaged, or of a schema not known here."""
+def home_of(path: Path) -> Path:
+    """The run directory that a record's file belongs to, whole; of a link the one of what it leads to."""
+    return path.resolve().parent.parent if path.parent.name == "records" else path.parent
+
+
+def read_record(path: Path, home: Path | None = None) -> Record:
+    """home: :func:`home_of` the file, where who reads many files of one folder knows it.
+
+    Raises UsageError naming the file and the field where it is no record, is damaged, or of a schema not known here.
+    """
     try:
         content = json.loads(path.read_bytes())
         record = Record.model_validate(migrate(content, path))
@@ -195,7 +211,7 @@ def read_record(path: Path) -> Record:
         raise
     except (OSError, ValueError, RecursionError) as e:
         raise UsageError(f"{path}: not a levl-eval record ({_what_is_wrong(e)}); delete it and run again") from e
-    record._home = path.resolve().parent.parent if path.parent.name == "records" else path.parent
+    record._home = home_of(path) if home is None else home
     record._stem = path.stem
     return record
 

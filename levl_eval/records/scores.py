@@ -66,6 +66,12 @@ class Items:
         return np.unique(np.array(self.images), return_inverse=True)
 
     @cached_property
+    def ordered(self) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+        """ids, and [N] numbers of images and of splits, in the order of ids."""
+        order = self.order
+        return tuple(self.ids[k] for k in order), self.image_codes[1][order], self.split_codes[order]
+
+    @cached_property
     def split_codes(self) -> np.ndarray:
         """[N] which split an item is of, as a number."""
         codes: np.ndarray = np.unique(np.array(self.splits), return_inverse=True)[1]

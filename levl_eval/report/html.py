@@ -271,11 +271,16 @@ def _tasks(results: Results, link: Callable[[Record, str], str]) -> list[dict[st
 def _linker(out: Path | None) -> Callable[[Record, str], str]:
     """Addresses of the files beside the page: none for records that lie elsewhere, as the page may be sent without them."""
     here = out.resolve() if out is not None else None
+    files = {k: {p.name for p in (here / k).glob(f"*.{KINDS[k]}") if p.is_file()} for k in KINDS} if here is not None else {}
+    resolved: dict[Path, Path] = {}  # a folder's links are followed once, not once a record
 
     def link(record: Record, kind: str) -> str:
-        if here is None or record.home.resolve() != here or not (here / kind / f"{record.key}.{KINDS[kind]}").is_file():
+        if here is None:
             return ""
-        return quote(f"{kind}/{record.key}.{KINDS[kind]}")
+        if record.home not in resolved:
+            resolved[record.home] = record.home.resolve()
+        name = f"{record.key}.{KINDS[kind]}"
+        return quote(f"{kind}/{name}") if resolved[record.home] == here and name in files[kind] else ""
 
     return link
 

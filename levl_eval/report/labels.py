@@ -22,15 +22,21 @@ PARTS: dict[str, Callable[[Record], object]] = {
 _OF_A_SEED = ("device", "order")  # seeds of one encoder may differ in them
 
 
-def _value(record: Record, part: str) -> str:
-    """Equal exactly where the part is."""
+def _value(record: Record, part: str, known: dict[str, str]) -> str:
+    """Equal exactly where the part is. known: texts of values that were met before, by how Python writes them; added to."""
     value = PARTS[part](record)
-    return value if isinstance(value, str) else canonical(finite(value))
+    if isinstance(value, str):
+        return value
+    written = repr(value)
+    if written not in known:
+        known[written] = canonical(finite(value))
+    return known[written]
 
 
 def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], object]) -> list[str]:
     """The parts by which records of one backbone's name must be told apart, so that no cell (``cell_of``) holds two encoders."""
-    values = {part: [_value(r, part) for r in records] for part in PARTS}
+    known: dict[str, str] = {}
+    values = {part: [_value(r, part, known) for r in records] for part in PARTS}
     at = [cell_of(r) for r in records]
     chosen = ["weights"] if len(set(values["weights"])) > 1 else []
     for part in PARTS:

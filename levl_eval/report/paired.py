@@ -50,12 +50,13 @@ def _count(record: Record, samples: Samples) -> None:
 
 def split_weights(samples: Sequence[Sample]) -> np.ndarray:
     """Factors [N] that turn the mean over samples into the mean over POPE's splits; all 1 where there are no splits."""
-    return _weights(np.array([str(s.meta.get("split", "")) for s in samples]))
+    return _weights(np.unique(np.array([str(s.meta.get("split", "")) for s in samples]), return_inverse=True)[1])
 
 
 def _weights(splits: np.ndarray) -> np.ndarray:
-    names, index, counts = np.unique(splits, return_inverse=True, return_counts=True)
-    out: np.ndarray = len(splits) / (len(names) * counts[index])
+    """splits: [N] a number each, from 0."""
+    counts = np.bincount(splits)
+    out: np.ndarray = len(splits) / (np.count_nonzero(counts) * counts[splits])
     return out
 
 
@@ -168,10 +169,12 @@ def _sides(a: Sequence[Scored], b: Sequence[Scored]) -> tuple[list[int], list[tu
 
 @dataclass(frozen=True)
 class _Matched:
-    """ids: of the items that all tables have and have answered, in order; at: their places in each table."""
+    """ids: of the items that all tables have and have answered, in order; at: their places in each table. images, splits: [N] numbers."""
 
-    ids: list[str]
+    ids: Sequence[str]
     at: list[np.ndarray]
+    images: np.ndarray
+    splits: np.ndarray
     common: int
     only_one_side: int
 
@@ -179,13 +182,19 @@ class _Matched:
 def _match(tables: Sequence[Scores]) -> _Matched:
     items = tables[0].items
     if all(t.items is items for t in tables):
-        order = items.order[np.logical_and.reduce([t.usable for t in tables])[items.order]]
-        return _Matched([items.ids[k] for k in order], [order] * len(tables), len(items.ids), 0)
+        ids, images, splits = items.ordered
+        usable_by_all = np.logical_and.reduce([t.usable for t in tables])
+        if usable_by_all.all():
+            return _Matched(ids, [items.order] * len(tables), images, splits, len(ids), 0)
+        kept = usable_by_all[items.order]
+        some = [i for i, keep in zip(ids, kept, strict=True) if keep]
+        return _Matched(some, [items.order[kept]] * len(tables), images[kept], splits[kept], len(ids), 0)
     places = [t.items.position for t in tables]
     common, union = set(items.ids).intersection(*places[1:]), set(items.ids).union(*places[1:])
     usable = [t.usable for t in tables]
     ids = sorted(i for i in common if all(u[p[i]] for u, p in zip(usable, places, strict=True)))
-    return _Matched(ids, [np.array([p[i] for i in ids], np.int64) for p in places], len(common), len(union) - len(common))
+    at = [np.array([p[i] for i in ids], np.int64) for p in places]
+    return _Matched(ids, at, items.image_codes[1][at[0]], items.split_codes[at[0]], len(common), len(union) - len(common))
 
 
 def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
@@ -199,16 +208,16 @@ def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
     if not matched.ids:
         raise UsageError(f"{first.task}: every answer failed on one of the sides; nothing is left to compare")
     head, at = tables[0], matched.at[0]
-    names, codes = head.items.image_codes
+    names = head.items.image_codes[0]
     if first.main_metric == "mean_iou" and head.counted[at[0]]:
         classes = max(_classes(t, k) for t, k in zip(tables, matched.at, strict=True))
         rows = [_counts(t, k, classes) for t, k in zip(tables, matched.at, strict=True)]
     else:
-        weights = _weights(head.items.split_codes[at])
+        weights = _weights(matched.splits)
         rows = [t.score[k] * weights for t, k in zip(tables, matched.at, strict=True)]
     bounds = metric_of(first.main_metric, first.engine, first.notes).difference_bounds
     out = Paired(
-        tuple(matched.ids), codes[at], names, tuple(seeds), np.stack(rows[::2]), np.stack(rows[1::2]), matched.common - len(matched.ids),
+        tuple(matched.ids), matched.images, names, tuple(seeds), np.stack(rows[::2]), np.stack(rows[1::2]), matched.common - len(matched.ids),
         matched.only_one_side, bounds,
     )  # fmt: skip
     if not out.left_out and not out.only_one_side:

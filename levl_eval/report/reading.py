@@ -26,9 +26,10 @@ def read_directory(folder: Path, derived: Derived | None = None) -> Found:
     """The records of one run directory, in order of file name. derived: remembers which samples were found whole."""
     records, damaged = [], []
     sha256 = (derived or Derived(writes=False)).sha256
+    home = (folder / "records").resolve().parent
     for path in sorted((folder / "records").glob("*.json")):
         try:
-            record = read_record(path)
+            record = read_record(path, None if path.is_symlink() else home)
             check_samples(record, sha256)
         except UsageError as e:
             damaged.append(" ".join(str(e).split()))
@@ -68,12 +69,20 @@ def in_run_order(records: Sequence[Record]) -> list[Record]:
                     str(name).partition("[")[0] if kind == "tasks" else str(name), len(rank)
                 )  # a grid's: task[choices]
     last = len(records)
+    lengths: dict[str, float] = {}  # by protocol, of which a folder has few
+
+    def length(r: Record) -> float:
+        protocol = r.protocol_hash or r.key
+        if protocol not in lengths:
+            lengths[protocol] = (budget_in(flat(r.protocol)) or ("", 0.0))[1]
+        return lengths[protocol]
+
     return sorted(
         records,
         key=lambda r: (
             ranks["tasks"].get(r.task, last),
             ranks["backbones"].get(r.backbone_name, last),
-            (budget_in(flat(r.protocol)) or ("", 0.0))[1],  # of a grid over budgets the smallest first
+            length(r),  # of a grid over budgets the smallest first
             str(r.environment.get("date", "")),  # other protocols as they were computed
         ),
     )

@@ -116,6 +116,7 @@ class Results:
         self._differences: dict[tuple[RowKey, str, str], Estimate | None] = {}
         self._references: dict[tuple[RowKey, str], str | None] = {}
         self._unpaired: dict[str, None] = {}
+        self._summaries: dict[tuple[RowKey, str, str], Summary] = {}
         columns = {self.label(r): r.backbone_name for r in self.records}
         self.named = resolve_reference(reference, list(columns), columns) if reference is not None else None
 
@@ -190,10 +191,12 @@ class Results:
         for task in dict.fromkeys(r.task for r in self.records):
             keys = [k for k in groups if k[0] == task]
             for key, mark in zip(keys, marks([groups[k][0] for k in keys]), strict=True):
+                by_name: dict[str, list[Record]] = {}
+                for r in groups[key]:
+                    by_name.setdefault(self.label(r), []).append(r)
                 cells: dict[str, Cell] = {}
                 for name in self.backbones:
-                    mine = [r for r in groups[key] if self.label(r) == name]
-                    if mine:
+                    if mine := by_name.get(name):
                         done = sorted((r for r in mine if r.status == "done"), key=lambda r: r.seed)
                         cells[name] = Cell(name, tuple(done), tuple(r for r in mine if r.status != "done"))
                 out.append(Row(task, groups[key][0].main_metric, key, mark, cells))
@@ -300,8 +303,13 @@ class Results:
         The main metric's interval is computed from the item scores averaged over seeds; other metrics take the mean of the seeds'
         ends, which is right where the seeds' errors go together (they see the same images) and too wide where not.
         """
+        key = (row.key, backbone, metric or row.metric)
+        if key not in self._summaries:
+            self._summaries[key] = self._summary(row, backbone, key[2])
+        return self._summaries[key]
+
+    def _summary(self, row: Row, backbone: str, name: str) -> Summary:
         records = row.cells[backbone].records
-        name = metric or row.metric
         bounds = entry_of(row.any, name).bounds
         each = [within(r.metrics[name], bounds) for r in records if name in r.metrics]
         if not each:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -168,7 +169,8 @@ def to_csv(table: Sequence[TableRow]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([csv_cell(row.get(column, "")) for column in COLUMNS] for row in table)
+    empty = itertools.repeat("")
+    writer.writerows(map(csv_cell, map(row.get, COLUMNS, empty)) for row in table)
     return buffer.getvalue()
 
 

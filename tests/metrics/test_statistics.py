@@ -191,6 +191,7 @@ def test_holm_by_hand():
 def test_sums_of_whole_numbers_are_those_of_double_precision_to_the_bit(columns, largest):
     k, draws, seen = 1_001, 50, []
     counts = np.random.default_rng(0).integers(0, largest + 1, (k, columns)).astype(float)
+    counts[:, -1] = largest  # as the sizes of clusters that are alike
     for values in (counts, counts / 3):
         seen.clear()
         bootstrap_statistic(values, lambda sums: (seen.append(sums), sums[..., 0])[1], draws=draws, seed=1)
@@ -201,6 +202,19 @@ def test_sums_of_whole_numbers_are_those_of_double_precision_to_the_bit(columns,
             assert (found == plain).all()
         else:
             np.testing.assert_allclose(found, plain, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [[2, 0, 1, 0, 2], [3, 0, 1, 0, 3], [0, 0, 0, 0, 0], [-1, 0, 1, 0, 1], [7, 7, 8, 9, 9]])
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.float64, str])
+def test_clusters_that_are_numbered_already_are_those_of_their_names(clusters, kind):
+    """Numbers from 0 without a gap are taken as they are; the estimate is that of any other names."""
+    scores = np.array([0.1, 0.9, 0.4, 0.7, 0.2])
+    named = np.array([f"image {c:+d}" for c in clusters])
+    order = np.array([f"{c + 10:02d}" for c in clusters])  # in the order of the numbers
+    own = mean_estimate(scores, np.array(clusters).astype(kind))
+    assert own.clusters == len(set(clusters)) == mean_estimate(scores, named).clusters
+    if kind is not str:
+        assert own == mean_estimate(scores, order)
 
 
 def test_kept_draws_are_the_drawn_ones():

@@ -14,6 +14,7 @@ from levl_eval.records import Sample, read_record
 from levl_eval.records.samples import read_lines
 from levl_eval.records.scores import read_scores, scores_path
 from levl_eval.report import derived
+from levl_eval.report.reading import read_directory
 from levl_eval.report.serve import Live
 from tests.report.conftest import fill
 from tests.report.test_joins import RANDOM, job
@@ -128,6 +129,16 @@ def test_check_reads_every_byte_whatever_is_remembered(run, capsys, monkeypatch)
     monkeypatch.setattr(derived, "stat_mark", lambda s: kept[path.name][0].encode())  # a disk that turns a bit moves no time
     path.write_bytes(path.read_bytes().replace(b'"score": 1.0', b'"score": 0.0', 1))
     assert main(["check", str(run)]) == 1 and "checksum" in capsys.readouterr().out
+
+
+def test_a_linked_record_belongs_to_the_run_it_leads_to(tmp_path):
+    job(tmp_path / "one", "m", skill=0.9), job(tmp_path / "other", "rnd", skill=0.3, info=RANDOM)
+    (record,) = (tmp_path / "other" / "records").glob("*.json")
+    (tmp_path / "one" / "records" / record.name).symlink_to(record)
+    both = read_directory(tmp_path / "one")
+    assert not both.damaged and {r.home.name for r in both.records} == {"one", "other"}
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    assert {r.home for r in read_directory(tmp_path / "link").records} == {r.home for r in both.records}
 
 
 def test_serving_writes_nothing(run):
