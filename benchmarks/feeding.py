@@ -1,6 +1,6 @@
 """Images decoded and cut for an encoder: per CPU-second against torchvision's transforms and against our form before, and how busy the cores are.
 
-    python benchmarks/feeding.py [--images 200] [--rounds 5] [--folder DIR] [--json FILE]
+    python benchmarks/feeding.py [--images 200] [--rounds 5] [--parts] [--folder DIR] [--json FILE]
 
 JPEGs of 500 x 375 pixels (smooth noise, quality 90, made here) to 224: shortest side, bicubic, centre crop. One process, one thread; the three
 forms run in turn, a round each:
@@ -9,6 +9,8 @@ forms run in turn, a round each:
   before       as levl-eval at 185fc12: opened and converted, converted once more, resized, cropped, normalised one by one
 Their pixels are compared first. Then workers alone feed a consumer that does nothing: images a second of wall time, and the processor's seconds of
 the workers over wall time and cores ("busy"). Ratios are medians over rounds with their range; busy cores mean something on an idle machine alone.
+--parts: where torchvision's milliseconds go instead, step by step, and what would be left were everything free but the JPEG decoder and Pillow's
+two resampling passes, which no other order of ours can avoid while pixels stay equal: the most that "ours" can win.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,6 +96,50 @@ def compared(files: list[Path], own: Preprocess, rounds: int) -> dict[str, objec
     return {"cpu_ms_an_image": {k: float(np.median(v)) for k, v in spent.items()}, "ratios": ratios, "largest_difference": apart}
 
 
+def parts(files: list[Path], own: Preprocess, rounds: int) -> dict[str, float]:
+    """CPU milliseconds an image of each step of torchvision's form, and of what ours cannot do without; medians over rounds in turn."""
+    bicubic = Image.Resampling.BICUBIC
+    tensor, normalize = transforms.ToTensor(), transforms.Normalize(own.mean, own.std)
+    crop = transforms.CenterCrop(SIZE)
+
+    def opened(file: Path) -> Image.Image:
+        with Image.open(file) as image:
+            image.load()
+        return image
+
+    whole = [opened(f) for f in files]
+    wide = SIZE * whole[0].width // whole[0].height
+    left = round((wide - SIZE) / 2)
+    rows = [i.resize((wide, i.height), bicubic) for i in whole]
+    narrow = [i.crop((left, 0, left + SIZE, i.height)) for i in rows]
+    resized = [i.resize((wide, SIZE), bicubic) for i in whole]
+    cut = [crop(i) for i in resized]
+    steps: dict[str, tuple[Sequence[object], Callable[[Any], object]]] = {
+        "opened and decoded": (files, opened), "copied as RGB": (whole, lambda i: i.convert("RGB")),
+        "resized": (whole, lambda i: i.resize((wide, SIZE), bicubic)), "cropped": (resized, crop),
+        "to floats, normalised": (cut, lambda i: normalize(tensor(i))),
+        "ours: rows resized": (whole, lambda i: i.resize((wide, i.height), bicubic)),
+        "ours: columns resized": (narrow, lambda i: i.resize((SIZE, SIZE), bicubic)),
+    }  # fmt: skip
+    spent: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, (inputs, step) in steps.items():
+            started = time.process_time()
+            for one in inputs:
+                step(one)
+            spent[name].append((time.process_time() - started) / len(files) * 1e3)
+    return {name: float(np.median(values)) for name, values in spent.items()}
+
+
+def show_parts(ms: dict[str, float]) -> None:
+    """The steps with their shares, and the bound."""
+    theirs = sum(v for name, v in ms.items() if not name.startswith("ours"))
+    for name, value in ms.items():
+        print(f"{name:24} {value:6.3f} ms  {100 * value / theirs:4.0f} % of torchvision's {theirs:.2f}")
+    least = ms["opened and decoded"] + ms["ours: rows resized"] + ms["ours: columns resized"]
+    print(f"decoder and both passes alone: {least:.2f} ms, at most {theirs / least:.2f} times torchvision's speed")
+
+
 def fed(files: list[Path], own: Preprocess, times: int) -> dict[str, float]:
     """Worker processes and a consumer that does nothing."""
     names = [f"{t}/{f.name}" for t in range(times) for f in files]
@@ -119,6 +166,7 @@ def main() -> None:
     p.add_argument("--images", type=int, default=200)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--repeat", type=int, default=10, help="times that the workers go through the images")
+    p.add_argument("--parts", action="store_true", help="where the milliseconds go, and what equal pixels cost at least")
     p.add_argument("--folder", type=Path)
     p.add_argument("--json", type=Path)
     args = p.parse_args()
@@ -126,8 +174,14 @@ def main() -> None:
     own = Preprocess(SIZE)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         files = make(Path(folder), args.images)
+        if args.parts:
+            ms = parts(files, own, args.rounds)
+            show_parts(ms)
+            if args.json:
+                args.json.write_text(json.dumps(ms, indent=1))
+            return
         result = {"load": os.getloadavg()[0], **compared(files, own, args.rounds), "workers": fed(files, own, args.repeat)}
-    ms: dict[str, float] = result["cpu_ms_an_image"]
+    ms = result["cpu_ms_an_image"]
     for name, ratios in result["ratios"].items():
         print(
             f"ours against {name}: {np.median(ratios):.2f} times the images a CPU-second ({ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds; "

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ORIENTATION = 0x0112  # EXIF tag
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _CONVERTED = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
+# Formats whose opened image may be handed on once its file is closed; not where it is turned, as Pillow keeps that tag beside the pixels.
+_UNCOPIED = ("JPEG", "PNG")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 _SIXTEEN_AS_I = ("PNG", "PPM")  # which some versions of Pillow open as 32-bit integers of 16-bit range
 # Formats that Pillow decodes by itself. EPS, which it gives to Ghostscript to run, and formats for which it needs another program
@@ -78,7 +80,7 @@ def open_rgb(path: str | os.PathLike[str], rules: Rules = DEFAULT) -> Image.Imag
     """An image file as RGB. Raises LevlError naming the file where it is missing, no regular file or cannot be decoded."""
     try:
         with decoding(str(path)), open_image(path, rules.max_pixels) as image:
-            return to_rgb(image, str(path), rules)
+            return _rgb(image, str(path), rules, ours=True)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None
 
@@ -86,7 +88,7 @@ def open_rgb(path: str | os.PathLike[str], rules: Rules = DEFAULT) -> Image.Imag
 def decode_rgb(content: bytes | BinaryIO, what: str, rules: Rules = DEFAULT) -> Image.Image:
     """Encoded bytes as RGB; ``what`` names them in errors. Raises LevlError."""
     with decoding(what), open_image(io.BytesIO(content) if isinstance(content, bytes) else content, rules.max_pixels) as image:
-        return to_rgb(image, what, rules)
+        return _rgb(image, what, rules, ours=True)
 
 
 def open_image(file: str | os.PathLike[str] | BinaryIO, max_pixels: int = 0) -> Image.Image:
@@ -157,19 +159,26 @@ def to_rgb(image: Image.Image, what: str = "image", rules: Rules = DEFAULT) -> I
 
     Raises LevlError naming ``what``: a mode without an agreed range, or a file that cannot be decoded.
     """
+    return _rgb(image, what, rules, ours=False)
+
+
+def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image:
+    """ours: nobody else holds the image, so that plain RGB needs no copy."""
     with decoding(what):
-        if getattr(image, "is_animated", False):
+        animated = getattr(image, "is_animated", False)
+        if animated:
             image.seek(0)
         stored = image.format
         image.load()
-        turn = _TURNS.get(orientation(image)) if rules.orientation == "exif" else None
+        turned = orientation(image)
+        turn = _TURNS.get(turned) if rules.orientation == "exif" else None
         out = _eight_bits(image, stored, what)
         transparent = out.mode in _ALPHA or "transparency" in out.info
         if transparent and rules.background != "dropped":
             rgba = out.convert("RGBA")
             base = Image.new("RGBA", rgba.size, (*_COLOURS[rules.background], 255))
             out = Image.alpha_composite(base, rgba).convert("RGB")
-        else:
+        elif not (ours and stored in _UNCOPIED and out.mode == "RGB" and turned < 2 and not animated):
             out = out.convert("RGB")
         if turn is not None:
             out = out.transpose(turn)

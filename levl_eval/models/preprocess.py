@@ -85,13 +85,14 @@ class Preprocess:
         if device.type != "cpu" or pixels.dtype != torch.uint8:
             x = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
             return x.div_(scale).sub_(mean).div_(std)
-        # A byte has 256 values: looked up, which is exact and several times faster than four passes over float images.
-        table = ((torch.arange(256).float().div(scale) - mean) / std).view(3, 256).numpy()
+        # The same operations image by image, which stay in the processor's cache, the first of them on the bytes themselves.
         bytes_of = pixels.numpy().reshape(-1, *pixels.shape[-3:])
         out = np.empty((len(bytes_of), 3, *pixels.shape[-3:-1]), np.float32)
+        one, less, by = scale.numpy(), mean.numpy(), std.numpy()
         for image, into in zip(bytes_of, out, strict=True):
-            for c in range(3):
-                np.take(table[c], image[..., c], out=into[c], mode="clip")
+            np.divide(np.moveaxis(image, -1, 0), one, out=into, dtype=np.float32)
+            np.subtract(into, less, out=into)
+            np.divide(into, by, out=into)
         return torch.from_numpy(out).view(*pixels.shape[:-3], *out.shape[1:])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import image_set
+from levl_eval.data.rgb import Rules, open_rgb, to_rgb
 from levl_eval.features.feeding import Batch, pixels_of, to_device, worker_count
 from levl_eval.models.preprocess import Preprocess
 
@@ -43,6 +45,60 @@ def test_pixels_are_torchvisions_to_the_bit(interpolation):
             np.testing.assert_array_equal(own.pixels(image), np.asarray(theirs(image)), f"{size} {resize_to}")
     with pytest.raises(ValueError, match="mode L"):
         own.pixels(Image.new("L", (8, 8)))
+
+
+FILES = [
+    ("RGB", "JPEG", {"quality": 90}), ("RGB", "JPEG", {"quality": 95, "subsampling": 0}), ("RGB", "JPEG", {"progressive": True}),
+    ("L", "JPEG", {}), ("CMYK", "JPEG", {}), ("RGB", "PNG", {}), ("L", "PNG", {}), ("RGB", "BMP", {}), ("RGB", "WEBP", {"lossless": True}),
+    ("RGB", "TIFF", {}), ("P", "PNG", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode, form, options", FILES)
+def test_files_give_the_values_of_torchvisions_transforms_to_the_bit(mode, form, options, tmp_path):
+    """From the encoded file to the encoder's input, at sizes that are resized and cropped on either side or not at all."""
+    from levl_eval.core.third_party import repair
+
+    repair()
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    own = Preprocess(32, "shortest", 36)
+    theirs = Compose([Resize(36, InterpolationMode.BICUBIC), CenterCrop(32), ToTensor(), Normalize(own.mean, own.std)])
+    for k, size in enumerate([(50, 37), (37, 50), (36, 36), (20, 64), (96, 21), (32, 32)]):
+        path = tmp_path / f"{k}.x"
+        noise_image(*size, k).convert(mode).save(path, form, **options)
+        with Image.open(path) as image:
+            wanted = theirs(image.convert("RGB"))
+        opened = open_rgb(path)
+        assert torch.equal(own.normalize(torch.from_numpy(own.pixels(opened))), wanted), size
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("tag", [0, 1, 3, 6])
+def test_an_opened_image_is_whole_without_its_file_and_is_not_turned_twice(form, tag, tmp_path):
+    path, image = tmp_path / "a.x", noise_image(12, 7)
+    exif = image.getexif()
+    if tag:
+        exif[0x0112] = tag
+    image.save(path, form, exif=exif)
+    for rules in (Rules(), Rules(orientation="stored")):
+        opened = open_rgb(path, rules)
+        with Image.open(path) as again:
+            wanted = to_rgb(again, rules=rules)
+        path.rename(tmp_path / "gone")
+        assert not opened.info and opened.size == wanted.size
+        for got in (opened, to_rgb(opened), opened.copy(), pickle.loads(pickle.dumps(opened))):
+            np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
+        small = opened.copy()
+        small.thumbnail((4, 4))
+        assert max(small.size) == 4 and to_rgb(opened, rules=Rules(background="black")).tobytes() == wanted.tobytes()
+        (tmp_path / "gone").rename(path)
+
+
+def test_plain_images_are_handed_on_without_a_copy(tmp_path, monkeypatch):
+    noise_image(12, 7).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image.Image, "convert", None)
+    assert open_rgb(tmp_path / "a.jpg").mode == "RGB"
 
 
 @pytest.fixture
