@@ -1,10 +1,10 @@
-"""What --compile and --channels-last give on this machine: CPU seconds an image of an encoder's four executions, and how far features move.
+"""What --compile and --channels-last give on this machine: CPU seconds an image of an encoder's executions, and how far features move.
 
     python benchmarks/execution.py [--models vit_tiny_patch16_224,resnet18] [--batch 8] [--rounds 5] [--device cpu] [--json FILE]
 
 Encoders of timm with random weights. One batch after another is encoded by every execution in turn, so that what else the machine does falls on
-all alike; the first batch, in which the compiler works, is told apart. CPU seconds on a CPU, wall clock on another device. Distance: of the pooled
-features to the plain ones', as a share of their norm.
+all alike; the first batch, in which the compiler works, is told apart. CPU seconds on a CPU, wall clock on another device, where --cuda-graphs is measured
+too. Distance: of the pooled features to the plain ones', as a share of their norm.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def measured(model: str, batch: int, rounds: int, device: torch.device) -> list[
             torch.cuda.synchronize()
         return clock() - begin, pooled
 
-    encoders = []
-    for way in WAYS:
+    encoders, ways = [], WAYS + ([Execution(True, last, True) for last in (False, True)] if device.type == "cuda" else [])
+    for way in ways:
         whole = load_backbone(f"random:{model}")
         encoders.append(DeferredBackbone(Known.of(whole), lambda b=whole: b, "float32", way).to(device))
     size = encoders[0].preprocess.size
@@ -48,7 +48,7 @@ def measured(model: str, batch: int, rounds: int, device: torch.device) -> list[
         {"model": model, "execution": way.words or "plain", "first_s": first[k][0],
          "s_an_image": statistics.median(r[k] for r in spent) / batch, "times_plain": statistics.median(r[0] / r[k] for r in spent),
          "distance": float((first[k][1] - plain).norm() / plain.norm())}
-        for k, way in enumerate(WAYS)
+        for k, way in enumerate(ways)
     ]  # fmt: skip
 
 

@@ -123,10 +123,13 @@ class DeferredBackbone(Backbone):
         function: Callable[..., Features] = getattr(whole, method)
         if self.execution.compiled:
             if method not in self._compiled:
-                self._compiled[method] = compiled(function, self.name)
+                self._compiled[method] = compiled(function, self.name, self.execution.cuda_graphs)
             function = self._compiled[method]
         with encoding_in(self.precision, self._target):
-            return function(pixels_for(images, self.execution), *more)
+            features = function(pixels_for(images, self.execution), *more)
+        if not self.execution.cuda_graphs:
+            return features
+        return Features(features.pooled.clone(), features.patches.clone(), features.grid)
 
     def image_embeddings(self, pooled: Tensor) -> Mapping[str, Tensor]:
         return self.whole().image_embeddings(pooled)

@@ -45,7 +45,9 @@ class ValueBackbone(DeferredBackbone):
 
     def __init__(self, backbone: Backbone) -> None:
         # A compiled block would not see the mask: it is put in by a hook.
-        super().__init__(Known.of(backbone), backbone.whole, backbone.precision, backbone.execution._replace(compiled=False))
+        super().__init__(
+            Known.of(backbone), backbone.whole, backbone.precision, backbone.execution._replace(compiled=False, cuda_graphs=False)
+        )
         self.to(backbone.device)
 
     def encoder_parts(self) -> dict[str, object]:

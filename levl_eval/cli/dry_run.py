@@ -43,7 +43,7 @@ def print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
 
 
 def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[str, dict[str, object]]:
-    from levl_eval.backbones.execution import Execution
+    from levl_eval.backbones.execution import Execution, check_execution
     from levl_eval.cards import protocol_of
     from levl_eval.core.device import device_kind
     from levl_eval.core.paths import default_cache
@@ -55,13 +55,14 @@ def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[
     from levl_eval.runner.plan import precision_of, resolved_of
 
     device = device_kind(args.device)
+    execution = check_execution(Execution(args.compile, args.channels_last, args.cuda_graphs), device)
     known = FingerprintCache(default_cache() / "fingerprints")
     asked = any(c.engine in TOGETHER for c in cards.values())
     language = language_model_parts(args.llm, known.sha256) if asked else None
     return {
         label: shown_protocol(
             protocol_of(card), versions_of(card.engine), resolved_of(card, None),
-            precision_of(card, device, check_precision(args.precision, device), Execution(args.compile, args.channels_last)), language if card.engine in TOGETHER else None, args.limit,
+            precision_of(card, device, check_precision(args.precision, device), execution), language if card.engine in TOGETHER else None, args.limit,
         )
         for label, card in cards.items()
     }  # fmt: skip

@@ -120,7 +120,9 @@ def copy_words(args: argparse.Namespace, out: Path, device: str) -> list[str]:
         if value is not None:
             words.append(f"{option}={value}")
     words += [f"--set={s}" for s in args.settings] + [f"--grid={g}" for g in args.grid] + [f"--floors={f}" for f in args.floors]
-    words += [f"--{flag.replace('_', '-')}" for flag in ("trust", "compile", "channels_last") if getattr(args, flag)]
+    words += [
+        f"--{flag.replace('_', '-')}" for flag in ("trust", "compile", "channels_last", "cuda_graphs") if getattr(args, flag)
+    ]
     return [*words, "--out", str(out), "--device", device, "--batch-size", str(args.batch_size), "--precision", args.precision]
 
 
@@ -130,7 +132,8 @@ def _config(args: argparse.Namespace, out: Path) -> RunConfig:
     return RunConfig(
         args.backbone, args.tasks, data=args.data, llm=args.llm, seeds=args.seeds, limit=args.limit, skip_broken=args.skip_broken,
         settings=args.settings, grid=args.grid, floors=args.floors, out=out, batch_size=args.batch_size, precision=args.precision,
-        compile=args.compile, channels_last=args.channels_last, store_limit=args.store_limit, rehash=args.rehash, trust=args.trust, debug=args.debug,
+        compile=args.compile, channels_last=args.channels_last, cuda_graphs=args.cuda_graphs, store_limit=args.store_limit, rehash=args.rehash,
+        trust=args.trust, debug=args.debug,
     )  # fmt: skip
 
 

@@ -74,6 +74,10 @@ def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
         help="image encoders with channels last in memory (part of the identity; convolutional ones gain)",
     )  # fmt: skip
     p.add_argument(
+        "--cuda-graphs", action="store_true", dest="cuda_graphs",
+        help="with --compile, on NVIDIA GPUs: image encoders as CUDA graphs (part of the identity; small batches gain)",
+    )  # fmt: skip
+    p.add_argument(
         "--store-limit", type=size_of, metavar="SIZE", dest="store_limit",
         help="what stored features may take, for example 200GB; tokens beyond it are encoded each time they are read",
     )  # fmt: skip

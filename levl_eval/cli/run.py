@@ -151,6 +151,7 @@ def _evaluate(args: argparse.Namespace, out: Path) -> int:
         precision=args.precision,
         compile=args.compile,
         channels_last=args.channels_last,
+        cuda_graphs=args.cuda_graphs,
         store_limit=args.store_limit,
         progress=Progress(quiet=args.quiet),
         rehash=args.rehash,

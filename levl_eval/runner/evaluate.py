@@ -39,6 +39,7 @@ class RunOptions(TypedDict, total=False):
     precision: str
     compile: bool
     channels_last: bool
+    cuda_graphs: bool
     store_limit: int | None
     rehash: bool
     trust: bool
@@ -69,8 +70,8 @@ def evaluate(
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
       identity that is there already is read, not computed; ``out`` None: a new folder runs/DATE-TIME, to which runs/latest is a link
     - ``precision``: of the image encoders: "float32", "tf32" (NVIDIA GPUs) or "bf16"; rows of another precision are not compared
-    - ``compile``, ``channels_last``: image encoders through torch.compile, and with channels last in memory; rows of another execution are
-      not compared either, as the last bits of features differ
+    - ``compile``, ``channels_last``, ``cuda_graphs``: image encoders through torch.compile, with channels last in memory, and as CUDA graphs
+      of what is compiled (NVIDIA GPUs); rows of another execution are not compared either, as the last bits of features differ
     - ``store_limit``: bytes that stored features may take in all; patch tokens beyond it, or beyond the disk, are encoded each time a
       head reads them, and pooled features are stored all the same
     - ``device``, ``batch_size``, ``debug``, ``rehash`` (distrust remembered fingerprints of files)
@@ -91,7 +92,7 @@ def evaluate(
         plan = make_plan(replace(config, out=out), progress)
         call: dict[str, object] = {
             "llm": config.llm, "batch_size": config.batch_size, "device": config.device, "precision": config.precision,
-            "compile": config.compile, "channels_last": config.channels_last, "folder": str(Path.cwd()),
+            "compile": config.compile, "channels_last": config.channels_last, "cuda_graphs": config.cuda_graphs, "folder": str(Path.cwd()),
             "order": {"backbones": [b.name for b in plan.backbones], "tasks": list(plan.cards)},  # as tables show them
         }  # fmt: skip
         with using(plan.fingerprints):  # readers hash files through it

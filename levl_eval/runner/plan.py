@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from levl_eval.backbones.execution import EAGER, Execution
+from levl_eval.backbones.execution import EAGER, Execution, check_execution
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard, LMMSCard, MMSegCard, MultipleChoiceCard, QuestionCard, RecipeCard, TaskCard, protocol_of
 from levl_eval.cards.base import plain, with_skipping
@@ -66,6 +66,7 @@ class RunConfig:
     precision: str = "float32"
     compile: bool = False
     channels_last: bool = False
+    cuda_graphs: bool = False
     store_limit: int | None = None
     rehash: bool = False
     trust: bool = False
@@ -73,7 +74,7 @@ class RunConfig:
 
     @property
     def execution(self) -> Execution:
-        return Execution(self.compile, self.channels_last)
+        return Execution(self.compile, self.channels_last, self.cuda_graphs)
 
     @property
     def cache_folder(self) -> Path:
@@ -271,6 +272,7 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
         location = locate(twinned(spec))
         check_at_hand(location.scheme, location.rest, spec.uri)
     device, folder = kind or device_kind(config.device), config.cache_folder
+    precision, execution = check_precision(config.precision, device), check_execution(config.execution, device)
     out = Path(config.out or LATEST)
     for needed in (out / "records", out / "samples", folder):
         try:
@@ -284,8 +286,7 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
         if warning := mixed_sources(card, config.data):
             progress.say(warning)
     data = data_folder(config.data, cards.values(), specs, folder, progress)
-    precision = check_precision(config.precision, device)
-    handles = [BackboneHandle(c, folder, known, data, precision, config.execution) for c in specs]
+    handles = [BackboneHandle(c, folder, known, data, precision, execution) for c in specs]
     for handle in handles:
         _ = handle.facts
     plan = Plan(config, handles, cards, data, device, precision, known)

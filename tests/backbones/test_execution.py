@@ -11,10 +11,11 @@ import levl_eval
 from levl_eval.backbones import execution, load_backbone
 from levl_eval.backbones.common import hash_weights
 from levl_eval.backbones.deferred import DeferredBackbone, Known
-from levl_eval.backbones.execution import EAGER, Execution
+from levl_eval.backbones.execution import EAGER, Execution, check_execution
 from levl_eval.backbones.twin import random_twin
 from levl_eval.backbones.values import ValueBackbone
 from levl_eval.cards.registry import backbone_card, task_card
+from levl_eval.cli import main
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import FingerprintCache
@@ -53,19 +54,20 @@ def traced(monkeypatch):
 
 
 def test_every_execution_has_keys_and_an_identity_of_its_own(nano):
-    ways = [Execution(c, last) for c in (False, True) for last in (False, True)]
+    ways = [*(Execution(c, last) for c in (False, True) for last in (False, True)), Execution(True, False, True)]
     keys = [str(deferred(nano, w).encoder_parts()) for w in ways]
-    assert len(set(keys)) == 4 and keys[0] == str(deferred(nano, EAGER).encoder_parts()) == str(nano.encoder_parts())
+    assert len(set(keys)) == 5 and keys[0] == str(deferred(nano, EAGER).encoder_parts()) == str(nano.encoder_parts())
     card = task_card("linear")
     stated = [precision_of(card, "cpu", "float32", w)["encoder"] for w in ways]
-    assert stated == ["float32", "float32, channels last", "float32, compiled", "float32, compiled, channels last"]
+    assert stated[:4] == ["float32", "float32, channels last", "float32, compiled", "float32, compiled, channels last"]
+    assert stated[4] == "float32, compiled, CUDA graphs"
     assert precision_of(card, "cpu", "bf16", BOTH)["encoder"] == "bfloat16, compiled, channels last"
     for within_steps in ("ade20k-mmseg", "nyuv2-dinov3"):  # engines that run the encoder themselves, plain and in float32
         assert precision_of(task_card(within_steps), "cpu", "bf16", BOTH) == {"encoder": "float32"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [Execution(True), Execution(False, True), BOTH])
+@pytest.mark.parametrize("how", [Execution(True), Execution(False, True), BOTH, Execution(True, False, True)])
 def test_features_are_the_plain_ones_but_for_the_last_bits(how, nano, images, traced):
     with torch.inference_mode():
         plain, layers = nano.encode(images), nano.encode_layers(images, [-1, 0])
@@ -105,7 +107,29 @@ def test_an_engine_that_runs_the_encoder_itself_has_it_plain(tmp_path):
 
 def test_twins_are_executed_alike_and_masked_blocks_are_not_compiled(nano):
     assert random_twin(deferred(nano, BOTH)).execution == BOTH
-    assert ValueBackbone(deferred(nano, BOTH)).execution == Execution(False, True)
+    assert ValueBackbone(deferred(nano, Execution(True, True, True))).execution == Execution(False, True)
+
+
+@pytest.mark.parametrize("words, told", [(["--compile"], "this run is on cpu; leave it out"), ([], "add --compile")])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_cuda_graphs_are_refused_in_one_line_where_there_are_none(words, told, dry, tmp_path, capsys):
+    given = [
+        "run",
+        "--backbone",
+        "random-nano",
+        "--tasks",
+        "knn",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "out"),
+        "--cuda-graphs",
+    ]
+    assert main([*given, *words, *dry]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("levl-eval: --cuda-graphs: ") and told in stderr and len(stderr.splitlines()) == 1
+    assert not (tmp_path / "out" / "records").exists()
+    assert check_execution(Execution(True, False, True), "cuda").words == "compiled, CUDA graphs"
 
 
 def test_what_cannot_be_compiled_is_one_line(nano, images, monkeypatch):

@@ -88,7 +88,7 @@ def test_copies_get_every_option_that_moves_a_record(tmp_path):
     given = {
         "backbone": "b", "tasks": "t", "data": "d", "llm": "l", "seeds": "3,4", "limit": "5", "skip_broken": "0.5%", "settings": "t.x=1",
         "grid": "t.y=1,2", "reference": "r", "batch_size": "7", "trust": None, "out": "o", "device": "cpu",
-        "precision": "bf16", "store_limit": "3GB", "floors": "random-twin", "compile": None, "channels_last": None,
+        "precision": "bf16", "store_limit": "3GB", "floors": "random-twin", "compile": None, "channels_last": None, "cuda_graphs": None,
     }  # fmt: skip
     parser = build_parser()
     run = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices["run"]
