@@ -192,9 +192,9 @@ def _match(tables: Sequence[Scores]) -> _Matched:
     places = [t.items.position for t in tables]
     common, union = set(items.ids).intersection(*places[1:]), set(items.ids).union(*places[1:])
     usable = [t.usable for t in tables]
-    ids = sorted(i for i in common if all(u[p[i]] for u, p in zip(usable, places, strict=True)))
-    at = [np.array([p[i] for i in ids], np.int64) for p in places]
-    return _Matched(ids, at, items.image_codes[1][at[0]], items.split_codes[at[0]], len(common), len(union) - len(common))
+    chosen = sorted(i for i in common if all(u[p[i]] for u, p in zip(usable, places, strict=True)))
+    at = [np.array([p[i] for i in chosen], np.int64) for p in places]
+    return _Matched(chosen, at, items.image_codes[1][at[0]], items.split_codes[at[0]], len(common), len(union) - len(common))
 
 
 def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
