@@ -56,7 +56,7 @@ MUTATIONS = (
     Mutation("pairing by image ignored", "records/scores.py", "np.unique(np.array(self.images), return_inverse=True)", "np.unique(np.array(self.ids), return_inverse=True)", "report/test_pairing.py::test_questions_of_one_image_are_one_observation"),
     Mutation("failed answers are wrong answers", "records/scores.py", "self.ok & ~np.isnan(self.score)", "~np.isnan(self.score)", "report/test_pairing.py::test_a_failed_answer_is_left_out_on_both_sides_whatever_its_score"),
     Mutation("lower is better ignored", "report/compare.py", "!= self.kind.lower_is_better", "!= False", "report/test_compare.py::test_of_an_error_the_smaller_is_the_better"),
-    Mutation("split weights all 1", "report/paired.py", "= len(splits) / (len(names) * counts[index])", "= np.ones(len(splits))", f"{_RANGES}::test_splits_weigh_alike_however_many_questions_they_have"),
+    Mutation("split weights all 1", "report/paired.py", "= len(splits) / (np.count_nonzero(counts) * counts[splits])", "= np.ones(len(splits))", f"{_RANGES}::test_splits_weigh_alike_however_many_questions_they_have"),
     Mutation("ANLS without its threshold", "metrics/documents.py", "similarity if similarity >= ANLS_THRESHOLD else 0.0", "similarity", "metrics/test_documents.py::test_anls_of_a_set_has_its_own_name_and_several_labels_a_question"),
     Mutation("any change is relaxed", "metrics/documents.py", "/ abs(right) <= RELATIVE_CHANGE", "/ abs(right) <= 1", "metrics/test_documents.py::test_relaxed_accuracy_by_hand"),
     Mutation("rows of one image are several images", "data/hub.py", "if spec.layout in UNNAMED_IMAGES:", "if False:", "data/test_documents.py::test_the_hubs_table_is_the_same_set[ocrbench]"),
