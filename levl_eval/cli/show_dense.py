@@ -49,7 +49,7 @@ def show_dense(args: argparse.Namespace) -> int:
     """Write OUT/TASK.png. Raises UsageError for wrong names, and whatever the task raises for its data."""
     from levl_eval.backbones import load_backbone
     from levl_eval.backbones.deferred import DeferredBackbone, Known
-    from levl_eval.backbones.execution import Execution
+    from levl_eval.backbones.execution import Execution, check_execution
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.device import pick_device
     from levl_eval.core.errors import UsageError
@@ -68,7 +68,8 @@ def show_dense(args: argparse.Namespace) -> int:
         raise UsageError(f"--task {args.task}: its engine is {card.engine}; show-dense draws segmentation and depth tasks")
     cards = [backbone_card(b) for b in args.backbone]
     progress, cache, device = Progress(args.quiet), default_cache(), pick_device(args.device)
-    precision, execution = check_precision(args.precision, device.type), Execution(args.compile, args.channels_last)
+    precision = check_precision(args.precision, device.type)
+    execution = check_execution(Execution(args.compile, args.channels_last, args.cuda_graphs), device.type)
     data = data_folder(args.data, [card], cards, cache, progress)
 
     def loaded(c: BackboneCard) -> Backbone:
