@@ -1,7 +1,7 @@
 """What records say of two roles on one task under one protocol: the difference, what its error comes from, and what forbids its use.
 
 A role is one backbone, or several that differ in their pretraining seed only. Both sides are matched item by item, image by image and
-seed by seed: a trained head's records by their head seed; of several backbones the pretraining seeds by the seed that their
+seed by seed: a trained head's records by their head seed (one that all have, else one that the two encoders of a pretraining seed have); of several backbones the pretraining seeds by the seed that their
 checkpoints recorded, or, where those are not the same on both sides, in the order given.
 """
 
@@ -162,6 +162,16 @@ def _seed_pairs(a: Role, b: Role) -> tuple[list[tuple[Encoder, Encoder]], str]:
     return list(zip(a.encoders, b.encoders, strict=True)), "in the order given"
 
 
+def _head_seeds(pairs: Sequence[Sequence[set[int]]]) -> list[list[int]]:
+    """The head seeds to compare for each pair of encoders, as many for each: those that all have, else those that both of a pair have,
+    where each pretraining seed was given heads of its own; [] where there are none.
+    """
+    common = set.intersection(*(s for pair in pairs for s in pair))
+    own = [sorted(common or set.intersection(*pair)) for pair in pairs]
+    count = min(map(len, own))
+    return [seeds[:count] for seeds in own] if count else []
+
+
 class Workbench:
     """Records' samples, read once."""
 
@@ -180,11 +190,11 @@ class Workbench:
         Raises Unusable where seeds, images or samples do not allow it, or where the head is the limit.
         """
         pairs, how = _seed_pairs(a, b)
-        heads = [e.tasks[task][protocol] for pair in pairs for e in pair]
-        seeds = sorted(set.intersection(*(set(h) for h in heads)))
+        heads = [[e.tasks[task][protocol] for e in pair] for pair in pairs]
+        seeds = _head_seeds([[set(h) for h in pair] for pair in heads])
         if not seeds:
             raise Unusable(f"{task}: {a.name} and {b.name} have no head seed in common; run the same --seeds for both")
-        used = [[[e.tasks[task][protocol][s] for s in seeds] for e in pair] for pair in pairs]
+        used = [[[h[s] for s in own] for h in pair] for pair, own in zip(heads, seeds, strict=True)]
         flat = [r for pair in used for side in pair for r in side]
         name = metric or flat[0].main_metric
         _check_instrument(flat, [[r for pair in used for r in pair[k]] for k in (0, 1)], (a.name, b.name), name)
@@ -192,16 +202,16 @@ class Workbench:
         caveats = list(_caveats(flat, used, (a.name, b.name), name))
         if len(pairs) > 1:
             caveats.append(f"{task}: the pretraining seeds are paired {how}")
-        dropped = sorted({s for h in heads for s in h} - set(seeds))
+        dropped = sorted({s for pair in heads for h in pair for s in h} - {s for own in seeds for s in own})
         if dropped:
             caveats.append(f"{task}: head seeds {', '.join(map(str, dropped))} are not on both sides and are left out")
-        outer = "pretraining seeds" if len(pairs) > 1 else "head seeds" if len(seeds) > 1 else ""
+        outer = "pretraining seeds" if len(pairs) > 1 else "head seeds" if len(seeds[0]) > 1 else ""
         if outer and len(layout) == 2 and np.ptp(layout, axis=0).any():  # equal rows: nothing is drawn by seed
             caveats.append(
                 f"{task}: two {outer} only, so the spread between them has one degree of freedom and the interval is wide"
             )
         return Contrast(
-            crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds), left_out,
+            crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds[0]), left_out,
             tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
         )  # fmt: skip
 

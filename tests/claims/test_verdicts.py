@@ -152,6 +152,22 @@ def test_several_pretraining_seeds_are_paired_and_widen_the_interval(tmp_path):
         verdict(tmp_path, named={"a": ["x1"], "z": ["x0"]})
 
 
+def test_each_pretraining_seed_may_have_heads_of_its_own(tmp_path):
+    """As results/scenes/seeds.sh gives them: heads of seed s for the encoders of seed s."""
+    for s in range(3):
+        for name, skill in (("x", 0.7), ("y", 0.5)):
+            scores = answers(skill, own=10 * s + (name == "x"))
+            write(tmp_path, f"{name}{s}", "gqa", scores, seed=s, info={"seed": s})
+    roles = {"a": ["x0", "x1", "x2"], "b": ["y0", "y1", "y2"]}
+    c = verdict(tmp_path, named=roles).differences[0].contrast
+    assert (c.pretraining_seeds, c.head_seeds, c.layout.shape, len(c.records)) == (3, 1, (3, 200), 6)
+    assert c.values[0] - c.values[1] == pytest.approx(c.layout.mean())
+    write(tmp_path, "x3", "gqa", answers(0.7), seed=3, info={"seed": 3})
+    write(tmp_path, "y3", "gqa", answers(0.5), seed=4, info={"seed": 3})
+    roles = {role: [*names, f"{names[0][0]}3"] for role, names in roles.items()}
+    assert "no head seed in common" in sentence(verdict(tmp_path, named=roles))
+
+
 def test_head_seeds_are_paired_and_those_of_one_side_are_left_out(run, tmp_path):
     folder = run(one=0.7, two=0.55, seeds=(0, 1, 2))
     write(folder, "one", "linear", answers(0.7, draw=1, own=13), seed=3)
