@@ -15,5 +15,7 @@ for seed in $seeds; do
   done
   levl-eval run --backbone "random:nano?seed=$seed" --tasks "${tasks%,zeroshot}" --data scenes --seeds "$seed" --out "$out/eval" || true
 done
-levl-eval leaderboard "$out/eval" --format csv > "$out/seeds.csv"
+levl-eval leaderboard "$out/eval" --format csv | awk -F, 'NR == 1 || $3 == 1' > "$out/seeds.csv"
 python results/scenes/summary.py "$out/seeds.csv"
+roles() { for seed in $seeds; do echo -n "$1-$seed,"; done | sed 's/,$//'; }
+levl-eval claims "$out/eval" --as "levljepa=$(roles levljepa)" --as "clip=$(roles clip)" --as "siglip=$(roles siglip)"

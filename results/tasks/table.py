@@ -12,7 +12,7 @@ import pandas as pd
 
 from levl_eval.report.sight import FLOORS
 
-ENCODERS = ("random-nano", "levljepa-nano", "clip-nano")
+ENCODERS = ("random-nano", "levljepa-nano")
 
 
 def cell(rows: pd.DataFrame) -> str:

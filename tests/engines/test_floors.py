@@ -164,7 +164,7 @@ def test_depth_floor_is_the_training_mean_at_each_place(run, rooms):
     assert CROPS["none"] == (0.0, 1.0, 0.0, 1.0)
 
 
-def test_own_data_cards_train_until_converged_and_published_ones_do_not():
-    own = {"segmentation", "depth", "classify"}
-    for name in ("ade20k", "ade20k-full", "linear", "nyuv2", "imagenet9", "linear@pets", *own):
+def test_cards_whose_length_nobody_published_train_until_converged_and_published_ones_do_not():
+    own = {"segmentation", "depth", "classify", "normals", "nyuv2", "kitti", "sunrgbd", "nyuv2-normals"}
+    for name in ("ade20k", "ade20k-full", "linear", "imagenet9", "linear@pets", *own):
         assert task_card(name).until == ("converged" if name in own else "epochs"), name
