@@ -44,7 +44,7 @@ def table(path: Path) -> str:
         if main.empty:
             continue
         oracle = main[main.backbone.str.startswith("oracle:")]
-        known = f"{cell(oracle)} {oracle.backbone.iloc[0].removeprefix('oracle:')}" if len(oracle) else ""
+        known = f"{cell(oracle)} {oracle.backbone.iloc[0].removeprefix('oracle:').partition('@')[0]}" if len(oracle) else ""
         cells = [cell(main[main.backbone == name]) for name in ENCODERS]
         lines.append(" | ".join((f"| {task}", main.metric.iloc[0], floor_of(of, main.metric.iloc[0]), *cells, known)) + " |")
     return "\n".join(lines)
