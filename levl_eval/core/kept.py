@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -154,70 +153,44 @@ def _array(raw: bytes) -> np.ndarray:
     return np.frombuffer(bytearray(memoryview(raw)[begin:]), dtype).reshape(shape)
 
 
-_END = struct.Struct("<4s4H2LH")  # of a zip: mark, disks, entries, size and place of the directory, length of a comment
-_ENTRY = struct.Struct(
-    "<4s6H3L5H2L"
-)  # of its directory: mark, ..., flags, method, ..., sizes, lengths of name, extra field and comment, ..., place
-_LOCAL_HEADER = 30  # bytes of a member's own header before its name and extra field, whose lengths stand at its end
+_LOCAL_HEADER = 30  # bytes of a zip member's own header before its name and extra field, whose lengths stand at its end
 
 
-def _members(raw: bytes) -> dict[str, bytes]:
-    """The members of a .npz by name. Plain ones, as numpy writes them, are cut out: zipfile costs more than all the rest where arrays
-    are small. What else a zip may be, damaged ones among it, is zipfile's to read."""
-    with contextlib.suppress(struct.error, UnicodeDecodeError):
-        if (members := _plain_members(raw)) is not None:
-            return members
-    with zipfile.ZipFile(io.BytesIO(raw)) as stored:
-        return {i.filename: stored.read(i) for i in stored.infolist()}
-
-
-def _plain_members(raw: bytes) -> dict[str, bytes] | None:
-    """None where a member is compressed, encrypted, above 4 GiB or not whole by its checksum, or the zip has a comment."""
-    mark, *_, count, size, at, comment = _END.unpack(raw[-_END.size :])
-    if mark != b"PK\x05\x06" or comment or at + size != len(raw) - _END.size:
-        return None
-    out = {}
-    for _ in range(count):
-        entry = _ENTRY.unpack_from(raw, at)
-        mark, flags, method, crc, packed, whole, place = entry[0], entry[3], entry[4], *entry[7:10], entry[16]
-        name_size, more = entry[10], entry[11] + entry[12]
-        if mark != b"PK\x01\x02" or flags or method != zipfile.ZIP_STORED or packed != whole or whole == 0xFFFFFFFF:
-            return None
-        begin = place + _LOCAL_HEADER + sum(struct.unpack_from("<2H", raw, place + _LOCAL_HEADER - 4))
-        data = raw[begin : begin + whole]
-        if zlib.crc32(data) != crc:
-            return None
-        out[raw[at + _ENTRY.size : at + _ENTRY.size + name_size].decode("ascii")] = data
-        at += _ENTRY.size + name_size + more
-    return out
-
-
-# What a damaged zip, array or seal is noticed by.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+def _member(raw: bytes, stored: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member of a .npz that lies in ``raw``. One that is not compressed is cut out: zipfile's own reader costs as much as all the rest
+    where arrays are small. Raises BadZipFile for another checksum, as that does."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return stored.read(info)
+    at = info.header_offset + _LOCAL_HEADER
+    begin = at + sum(int.from_bytes(raw[i : i + 2], "little") for i in (at - 4, at - 2))
+    data = raw[begin : begin + info.file_size]
+    if zlib.crc32(data) != info.CRC:
+        raise zipfile.BadZipFile(f"{info.filename}: another checksum")
+    return data
 
 
 def read_arrays(path: Path, key: str) -> dict[str, np.ndarray]:
     """What :func:`write_arrays` has written. Raises FileNotFoundError, Damaged."""
     try:
         raw = path.read_bytes()
-        arrays = {name.removesuffix(".npy"): _array(member) for name, member in _members(raw).items()}
+        with zipfile.ZipFile(io.BytesIO(raw)) as stored:
+            arrays = {i.filename.removesuffix(".npy"): _array(_member(raw, stored, i)) for i in stored.infolist()}
         seal = json.loads(arrays.pop(_SEAL).tobytes())
         stored_key, checksum = seal["key"], seal["checksum"]
     except FileNotFoundError:
         raise
-    except _UNREADABLE as e:
-        raise _read_error(path, e) from e
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as e:
+        raise _read_error(path, e) from e  # RuntimeError: also an encrypted member, a form that zipfile does not know
     _check(path, key, stored_key, checksum, tree_digest(arrays))
     return arrays
 

@@ -62,11 +62,19 @@ def test_any_changed_byte_is_refused_or_changes_nothing(tmp_path):
     assert refused > sum(v.nbytes for v in few.values())
 
 
-def test_arrays_as_they_are_written_need_no_reader_of_zips(tmp_path, monkeypatch):
-    path = tmp_path / "a.npz"
+@pytest.mark.parametrize("at, value", [(8, 1), (10, 97)])
+def test_members_that_are_encrypted_or_of_an_unknown_form_are_damage(tmp_path, at, value):
+    """Flags and compression of the first member, in the directory at the file's end."""
+    path, packed = tmp_path / "a.npz", tmp_path / "b.npz"
     write_arrays(path, "key", ARRAYS)
-    monkeypatch.setattr(zipfile, "ZipFile", None)
-    assert read_arrays(path, "key").keys() == ARRAYS.keys()
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as z:
+        for name in plain.namelist():
+            z.writestr(name, plain.read(name))
+    raw = bytearray(packed.read_bytes())
+    raw[raw.index(b"PK\x01\x02") + at] = value
+    packed.write_bytes(raw)
+    with pytest.raises(Damaged):
+        read_arrays(packed, "key")
 
 
 def test_members_that_are_compressed_are_read_too(tmp_path):
