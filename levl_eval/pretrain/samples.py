@@ -72,7 +72,7 @@ class Source:
         return ""
 
 
-LOOKED_AT = 256  # rows of a table whose contents are its identity; all of a smaller one
+LOOKED_AT = 256  # rows of a table, or shards, whose contents are its identity; all of a smaller one
 
 
 def spread_rows(count: int) -> list[int]:

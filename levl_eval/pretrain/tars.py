@@ -24,7 +24,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.core.text import blank, printable
 from levl_eval.data.places import SUFFIXES
-from levl_eval.pretrain.samples import NO_TEXT, SHARD, Raw, Source, Wanted, shuffled_from
+from levl_eval.pretrain.samples import NO_TEXT, SHARD, Raw, Source, Wanted, shuffled_from, spread_rows
 
 IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
 
@@ -191,7 +191,8 @@ class Tars(Source):
     skip: bool = False
 
     def identity(self) -> str:
-        digests = [(Path(f).name, _content(f)) for f in self.files]
+        looked_at = {self.files[i] for i in spread_rows(len(self.files))}  # a start must not read from 100,000 files
+        digests = [(Path(f).name, _content(f) if f in looked_at else str(os.stat(f).st_size)) for f in self.files]
         return "2:" + hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
     def earlier_identity(self) -> str:

@@ -17,11 +17,12 @@ from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
 from levl_eval.models.checkpoints import load_model, read
 from levl_eval.models.config import parse_config
+from levl_eval.pretrain import samples, tars
 from levl_eval.pretrain.feed import StreamFeed, open_feed
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.samples import Raw, shuffled, shuffled_from
 from levl_eval.pretrain.streams import Decoded, open_source
-from levl_eval.pretrain.tars import captions_of, expand, read_tar
+from levl_eval.pretrain.tars import Tars, captions_of, expand, read_tar
 
 
 def _jpeg(i: int, size=(40, 30)) -> bytes:
@@ -337,6 +338,18 @@ def test_shards_of_other_contents_and_equal_size_are_not_resumed(tmp_path):
     feed = StreamFeed(_config(f"wds:{path}", "workers=0"), (0, 1))
     feed.start(_tok(), 1, {**state, "source": feed.source.earlier_identity()})  # as runs before 2026-12-01 kept it
     assert feed.state()["source"] == feed.source.identity() != state["source"]
+
+
+def test_of_many_shards_some_are_read_and_all_are_weighed(tmp_path, monkeypatch):
+    """A start on a cluster's file system must not read from 100,000 files; a shard of another size is noticed wherever it stands."""
+    files = [str(_tar(tmp_path / f"{k}.tar", range(2))) for k in range(7)]
+    monkeypatch.setattr(samples, "LOOKED_AT", 3)
+    read = []
+    monkeypatch.setattr(tars, "regular", lambda path: read.append(path) or path)
+    before = Tars(files, ("txt",), 0, 8).identity()
+    assert read == [files[k] for k in (0, 3, 6)]
+    _tar(tmp_path / "1.tar", range(40))
+    assert Tars(files, ("txt",), 0, 8).identity() != before
 
 
 def test_a_table_of_other_contents_and_equal_length_is_not_resumed(tmp_path):
