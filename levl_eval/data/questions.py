@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.formats import GQA, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
 from levl_eval.data.images import fingerprint_text, image_set, put_into, root_of, under
 from levl_eval.data.listing import in_words
-from levl_eval.data.stream import stream
+from levl_eval.data.stream import stream, unrepeated
 from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
 
@@ -24,7 +23,7 @@ def read_json(path: Path) -> object:
     """A JSON file, a JSON array, or one JSON value a line (POPE, JSON lines)."""
     text = text_of(path)
     try:
-        return json.loads(text, object_pairs_hook=partial(_unrepeated, path))
+        return json.loads(text, object_pairs_hook=unrepeated(path))
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply; take the published file") from None
     except ValueError:
@@ -33,22 +32,12 @@ def read_json(path: Path) -> object:
     for number, line in enumerate(split_lines(text), 1):
         if line.strip():
             try:
-                out.append(json.loads(line, object_pairs_hook=partial(_unrepeated, path)))
+                out.append(json.loads(line, object_pairs_hook=unrepeated(path)))
             except RecursionError:
                 raise UsageError(f"{path}: line {number} is nested too deeply; correct it") from None
             except ValueError as e:
                 words = str(e).split(":")[0]
                 raise UsageError(f"{path}: line {number} is not valid JSON ({words}); correct or download it again") from e
-    return out
-
-
-def _unrepeated(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object's fields. Raises UsageError where one is given twice: which of them counts is anyone's guess."""
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        names = [k for k, _ in pairs]
-        twice = next(k for k in names if names.count(k) > 1)
-        raise UsageError(f"{path}: a field {shown(twice)} is given twice in one object; keep one")
     return out
 
 

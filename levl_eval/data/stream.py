@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
@@ -14,27 +14,32 @@ CHUNK = 1 << 20
 _SPACE = " \t\r\n"
 
 
+def unrepeated(path: Path) -> Callable[[list[tuple[str, object]]], dict[str, object]]:
+    """An ``object_pairs_hook`` of json: an object's fields. It raises UsageError where one is given twice: which of them counts is anyone's guess."""
+
+    def fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        out = dict(pairs)
+        if len(out) < len(pairs):
+            names = [k for k, _ in pairs]
+            twice = next(k for k in names if names.count(k) > 1)
+            raise UsageError(f"{path}: a field {shown(twice)} is given twice in one object; keep one")
+        return out
+
+    return fields
+
+
 class _Reader:
     """A window over a file's text with JSON's tokens taken off its front."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.text, self.at, self.gone, self.ended = path, "", 0, 0, False
-        self.decoder = json.JSONDecoder(object_pairs_hook=self.unrepeated)
+        self.decoder = json.JSONDecoder(object_pairs_hook=unrepeated(path))
         try:
             with open(regular(path), "rb") as head:
                 refuse_encoding(path, head.read(4))
             self.file = open(path, encoding="utf-8-sig")
         except OSError as e:
             raise UsageError(f"{path}: cannot be read ({e.strerror})") from e
-
-    def unrepeated(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
-        """An object's fields. Raises UsageError where one is given twice: which of them counts is anyone's guess."""
-        out = dict(pairs)
-        if len(out) < len(pairs):
-            names = [k for k, _ in pairs]
-            twice = next(k for k in names if names.count(k) > 1)
-            raise UsageError(f"{self.path}: a field {shown(twice)} is given twice in one object; keep one")
-        return out
 
     def wrong(self, what: str) -> UsageError:
         return UsageError(
