@@ -1,8 +1,9 @@
 """What records say of two roles on one task under one protocol: the difference, what its error comes from, and what forbids its use.
 
 A role is one backbone, or several that differ in their pretraining seed only. Both sides are matched item by item, image by image and
-seed by seed: a trained head's records by their head seed (one that all have, else one that the two encoders of a pretraining seed have); of several backbones the pretraining seeds by the seed that their
-checkpoints recorded, or, where those are not the same on both sides, in the order given.
+seed by seed: a trained head's records by their head seed, one that all encoders have, else one that the two of a pretraining seed
+have; of several backbones the pretraining seeds by the seed that their checkpoints recorded, or, where those are not the same on both
+sides, in the order given.
 """
 
 from __future__ import annotations

@@ -207,7 +207,8 @@ def read_navi(spec: DataSpec, data: str, limit: int | None = None) -> MultiviewS
     if lost:
         raise UsageError(f"{root}: {len(lost)} of {len(of_map)} depth maps are missing, first {lost[0]}; {_GET}")
     held = image_set([i for i in of_image if i not in broken], of_image.__getitem__, str(root), _GET, None, spec, broken)
-    views = {v.image: v for v, _, _ in listed if v.image in set(held.ids)}
+    kept = set(held.ids)
+    views = {v.image: v for v, _, _ in listed if v.image in kept}
     maps, _ = file_contents({i: of_map[i] for i in views})
 
     @lru_cache(None)
@@ -221,7 +222,7 @@ def read_navi(spec: DataSpec, data: str, limit: int | None = None) -> MultiviewS
             raise LevlError(
                 f"{of_map[name]}: is {shape[1]}x{shape[0]}, the annotation says {width}x{height}; take both as they were published"
             )
-        return points_in(depth, window_of(depth), views[name].focal * shape[1] / width, side)
+        return points_in(depth, window(name), views[name].focal * shape[1] / width, side)
 
     assert held.content is not None
     contents = {i: hashlib.sha256(f"{held.content(i)} {maps[i]} window".encode()).hexdigest() for i in views}

@@ -117,24 +117,26 @@ class Record(BaseModel):
     @property
     def comparison(self) -> Comparison:
         """What two records must share to be compared, by name: the protocol, and the data of training, validation and test."""
-        data: dict[str, object] = {
-            "test": str(self.data.get("fingerprint", "")),
-            "train": list(self.train),
-            "validation": str(self.data.get("validation", "")),
-        }
-        return {"protocol": self.protocol, "data": data}
+        return {"protocol": self.protocol, "data": _compared(*self._sets)}
+
+    @property
+    def _sets(self) -> tuple[str, tuple[str, ...], str]:
+        """Fingerprints of the test, training and validation sets."""
+        return str(self.data.get("fingerprint", "")), self.train, str(self.data.get("validation", ""))
 
     @property
     def comparison_hash(self) -> str:
         """Equal exactly where two records may be compared (and are of one task)."""
-        return _comparison_hash(
-            self.protocol_hash, str(self.data.get("fingerprint", "")), self.train, str(self.data.get("validation", ""))
-        )
+        return _comparison_hash(self.protocol_hash, *self._sets)
+
+
+def _compared(test: str, train: tuple[str, ...], validation: str) -> dict[str, object]:
+    return {"test": test, "train": list(train), "validation": validation}
 
 
 @lru_cache(4096)  # a table asks for each record's several times, and most share it
 def _comparison_hash(protocol_hash: str, test: str, train: tuple[str, ...], validation: str) -> str:
-    return digest({"protocol": protocol_hash, "data": {"test": test, "train": list(train), "validation": validation}})
+    return digest({"protocol": protocol_hash, "data": _compared(test, train, validation)})
 
 
 def _safe(text: str) -> str:
