@@ -42,10 +42,11 @@ def _mixed(right: str, wrong: list[str], rng: random.Random) -> tuple[list[str],
 
 
 def to_count(counts: Mapping[str, int], rng: random.Random) -> str:
-    """A category to count: an absent one, one of several objects where there is one, or any, equally often. Else most answers were 1."""
+    """A category to count: an absent one, any, or one of several objects, equally often where there is such a one. Else most answers were 1."""
     several = sorted(c for c, n in counts.items() if n > 1)
     absent = [c for c in CATEGORIES if c not in counts]
-    return rng.choice(rng.choice([absent, several or absent, sorted(counts)]))
+    kinds = [absent, sorted(counts), several] if several else [absent, sorted(counts)]
+    return rng.choice(rng.choice(kinds))
 
 
 def _beside(scene: Scene, o: SceneObject) -> tuple[str, str] | None:

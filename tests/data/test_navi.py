@@ -89,13 +89,17 @@ def test_one_fingerprint_wherever_it_lies(tmp_path, place):
     assert content_of(read_views(spec, str(root.parent))) == first
 
 
-@pytest.mark.parametrize("what", ["camera", "depth", "image", "name"])
+@pytest.mark.parametrize("what", ["camera", "place", "focal", "depth", "image", "name"])
 def test_whatever_moves_a_number_moves_the_fingerprint(tmp_path, what):
     plain = content_of(read_views(SPEC, str(small(tmp_path / "a" / "navi").parent))).fingerprint
     root = small(tmp_path / "b" / "navi")
     folder = root / "bear/wild_set"
     if what == "camera":
         changed(folder / "annotations.json", lambda rows: rows[0]["camera"].update(camera(0.01)))
+    elif what == "place":
+        changed(folder / "annotations.json", lambda rows: rows[0]["camera"].update(t=[1, 2, 3]))
+    elif what == "focal":
+        changed(folder / "annotations.json", lambda rows: rows[0]["camera"].update(focal_length=77))
     elif what == "depth":
         Image.fromarray(np.full((30, 40), 900, np.uint16)).save(folder / "depth/000.png")
     elif what == "image":

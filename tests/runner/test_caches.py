@@ -217,7 +217,7 @@ def test_connectors_and_their_states(how, llama, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "how, metric", [*((how, "accuracy") for how in (*DAMAGES, "ids")), ("ids", "letter_likelihood_accuracy"), ("kind", "option_likelihood_accuracy")]
+    "how, metric", [*((how, "accuracy") for how in (*DAMAGES, "ids")), ("ids", "letter_likelihood_accuracy"), ("kind", "option_likelihood_accuracy"), ("words", "option_likelihood_accuracy")]
 )  # fmt: skip
 def test_floors(how, metric, tmp_path, monkeypatch):
     """What is kept of a floor is what its main metric reads: texts, or likelihoods; the other kind is damage."""
@@ -235,9 +235,10 @@ def test_floors(how, metric, tmp_path, monkeypatch):
         return floors.text_only(resources, card, None, data)  # type: ignore[arg-type]
 
     first, path = ask(), tmp_path / "floors" / f"{KEY}.json"
-    if how in ("ids", "kind"):
-        other = texts if how == "kind" else {"1": [-1.0], "3": [-1.0]} if metric != "accuracy" else {"1": "yes", "3": "no"}
-        checked.write_json(path, KEY, other)
+    if how == "ids":
+        checked.write_json(path, KEY, {"1": first.texts.get("1", [-1.0]), "3": first.texts.get("2", [-1.0])})
+    elif how in ("kind", "words"):
+        checked.write_json(path, KEY, texts if how == "kind" else {"1": ["a"], "2": ["b"]})
     else:
         DAMAGES[how](path)
     assert ask() == first and len(asked) == 2 and len(heard.lines) == 1 and "computed again" in heard.lines[0]
