@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from levl_eval.data.check import check
 from levl_eval.data.multiple_choice import lettered, mmbench_question, realworldqa_question
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
+from levl_eval.engines.vlm import floors
 from levl_eval.engines.vlm.main_scores import Reading, likelihood_estimates, main_estimate, main_scores, reads
 from levl_eval.engines.vlm.options import by_length, chance_of, likeliest_right, with_instruction
 from levl_eval.engines.vlm.scoring import estimates, score, scores_of, weights
@@ -116,6 +118,31 @@ def test_samples_and_floors_are_scored_as_the_main_metric(metric, needed, wanted
         assert likelihood_estimates(reading, questions, {"3"})[metric].value == np.mean(wanted)
     bare = realworldqa_question("4", "i4", "How many lanes?", "3")  # has no options: an answer alone can score it
     assert len(main_scores(card, reading, [*questions, bare], {"3"}).questions) == (5 if metric == "accuracy" else 4)
+
+
+def test_a_floor_with_an_image_reads_the_options_behind_that_image(monkeypatch, tmp_path):
+    """Of exchanged images the likelihoods are those that the other image gives, and without an image those of none."""
+    questions = [question(k, "A", 2) for k in range(4)]
+    data = QuestionSet("t", "", questions, ImageSet(tuple(q.image_id for q in questions), lambda i: None, "f"), "fingerprint")
+    card = task_card("mmbench", {"floors": "[text-only,shuffled-images]", "main_metric": "option_likelihood_accuracy"})
+    shown = {None: [-2.0, -1.0], "exchanged": [-1.0, -2.0]}
+    monkeypatch.setattr(floors, "floor_key", lambda *a: "0" * 64)
+    monkeypatch.setattr(floors, "visual_reader", lambda *a: "exchanged")
+    monkeypatch.setattr(
+        floors,
+        "option_likelihoods",
+        lambda language, prompt, visual_of, asked, *a: {q.question_id: shown[visual_of] for q in asked},
+    )
+    resources = SimpleNamespace(cache=tmp_path, language=None, progress=None)
+    reading = Reading(options={q.question_id: [-1.0, -2.0] if k else [-2.0, -1.0] for k, q in enumerate(questions)})
+    out = floors.measure(resources, card, None, data, None, reading, 0)
+    wanted = {
+        "floor_text_only": 0.0,
+        "gain_over_text_only": 0.75,
+        "floor_shuffled_images": 1.0,
+        "gain_over_shuffled_images": -0.25,
+    }
+    assert {k: e.value for k, e in out.items()} == wanted
 
 
 def test_question_accuracy_is_of_questions_each_alone():
