@@ -61,16 +61,18 @@ def _launched(words: Sequence[str]) -> int:
 def _wait(launch: Launch, out: Path) -> int:
     """Until the job has ended; 1 where it did not complete. Raises KeyboardInterrupt, with what becomes of it, for Ctrl-C."""
     from levl_eval.cli.launching import interrupted
-    from levl_eval.runner.watching import endings, last_line, wait
+    from levl_eval.runner.watching import endings, wait
 
     try:
         states = wait(launch, lambda: None, lambda: None, quiet=False)
     except KeyboardInterrupt:
         interrupted(launch)
     if states[0].state in ("COMPLETED", "ENDED") and (out / "ckpt.pt").exists():
-        # The main process may be on any node: its log ends with what was made.
-        ends = [last_line(log) for log in sorted(launch.log(0).parent.glob("copy-*.log"))]
-        print(next((line for line in ends if "ckpt.pt" in line), f"{out / 'ckpt.pt'} is there"))
+        from levl_eval.models.checkpoints import read
+        from levl_eval.pretrain.messages import made
+
+        # From the file, not from a copy's log: what srun or torch says last would stand in its place.
+        print(printable(made(out / "ckpt.pt", read(out / "ckpt.pt")["step"])))
         return 0
     for line in endings(launch, states):
         print(printable(line), file=sys.stderr)

@@ -44,6 +44,7 @@ def _train(words: list[str]) -> int:
 
     config = parse_config(words)
     from levl_eval.pretrain.loop import Trainer
+    from levl_eval.pretrain.messages import made
 
     try:
         trainer = Trainer(config)
@@ -53,8 +54,7 @@ def _train(words: list[str]) -> int:
             raise
         raise KeyboardInterrupt("run the same command without resume=false to resume from here") from None
     if trainer.group.main:
-        where = trainer.ckpt
-        print(f"{where}: step {trainer.step}; evaluate it with `levl-eval run --backbone {where} --tasks gqa,pope,ade20k`")
+        print(made(trainer.ckpt, trainer.step))
     trainer.close()
     return 0
 

@@ -145,3 +145,8 @@ _SHOWN = ("loss", "rank_v", "rank_t", "matched_cosine", "probe_knn", "probe_zero
 def history_line(line: Mapping[str, float]) -> str:
     """One diagnosis as it stays in the terminal."""
     return f"step {line['step']}: " + ", ".join(f"{k} {line[k]:.4g}" for k in _SHOWN if k in line)
+
+
+def made(ckpt: Path, step: int) -> str:
+    """What a finished run ends with."""
+    return f"{ckpt}: step {step}; evaluate it with `levl-eval run --backbone {ckpt} --tasks gqa,pope,ade20k`"

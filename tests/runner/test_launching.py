@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +14,12 @@ import pytest
 from levl_eval.cli import main
 from levl_eval.cli.app import build_parser
 from levl_eval.cli.launching import OF_THE_LAUNCH, copy_words
+from levl_eval.cli.pretrain import main as pretrain
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import locked
+from levl_eval.models.checkpoints import read
 from levl_eval.runner import launch as launching
-from levl_eval.runner import shared_folders
+from levl_eval.runner import shared_folders, watching
 from levl_eval.runner.copies import Copy, read_squeue
 from levl_eval.runner.launch import Launch, new_folder
 from levl_eval.runner.shared_folders import BEAT, check_locks, check_shared, holding, leave_tokens
@@ -228,3 +231,18 @@ def test_a_lock_is_free_again_when_its_holder_ends(tmp_path):
             assert not again
     with locked(tmp_path / "a", wait=False) as again:
         assert again
+
+
+def test_a_pretraining_that_ended_names_the_step_of_its_checkpoint_whatever_a_log_ends_with(
+    checkpoints, tmp_path, monkeypatch, capsys
+):
+    launch = Launch(tmp_path / "slurm" / "one", "slurm", [], ["7"], 1)
+    launch.folder.mkdir(parents=True)
+    launch.log(0).write_text("step 3\nWarning: a process group was not destroyed\n")
+    shutil.copyfile(checkpoints["clip"], tmp_path / "ckpt.pt")
+    monkeypatch.setattr(launching, "check_launcher", lambda name: None)
+    monkeypatch.setattr(launching, "running", lambda out, words: launch)
+    monkeypatch.setattr(watching, "wait", lambda *args, **more: [Copy("COMPLETED")])
+    assert pretrain(["--launcher", "slurm", "--slurm", "nodes=2,time=20", f"out={tmp_path}"]) == 0
+    step = read(tmp_path / "ckpt.pt")["step"]
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'ckpt.pt'}: step {step}; evaluate it with `levl-eval run")
