@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -154,18 +155,23 @@ class Backbone(nn.Module, abc.ABC):
     # Number of transformer blocks whose output ``encode_layers`` can give; 0 where it cannot.
     depth: int = 0
 
-    def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
+    def encode_layers(self, images: Tensor, layers: Sequence[int], norm: bool = True) -> Features:
         """Several blocks at once, concatenated over channels in the order of ``layers``: pooled [B, L D], patches [B, N, L D'].
 
-        Each block's output passes the encoder's final norm (as DINOv2 reads its intermediate layers). Its pooled feature is the
-        class token, or the mean of the patch tokens where there is none: an attention pool is trained for the last block only.
-        layers: block indices; negative ones count from the end, -1 is the last. Raises LevlError where the backbone has no
-        blocks to show or not that many.
+        Each block's output passes the encoder's final norm (as DINOv2 reads its intermediate layers), without ``norm`` none. Its
+        pooled feature is the class token, or the mean of the patch tokens where there is none: an attention pool is trained for the
+        last block only. layers: block indices; negative ones count from the end, -1 is the last. Raises LevlError where the backbone
+        has no blocks to show, not that many, or (an encoder of the user's) none without the norm.
         """
-        return join_layers(self._blocks(images, self.layer_indices(layers)), self, images)
+        indices = self.layer_indices(layers)
+        if norm:
+            return join_layers(self._blocks(images, indices), self, images)
+        if "norm" not in inspect.signature(self._blocks).parameters:
+            raise LevlError(f"{self.name}: gives its blocks behind the final norm only; set `final_norm: true`")
+        return join_layers(self._blocks(images, indices, norm=False), self, images)
 
-    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        """(patch tokens [B, N, D'], class token [B, D] or None) after the final norm of each of the blocks ``layers``."""
+    def _blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+        """(patch tokens [B, N, D'], class token [B, D] or None) of each of the blocks ``layers``, after the final norm or before it."""
         raise NotImplementedError
 
     def layer_indices(self, layers: Sequence[int]) -> list[int]:

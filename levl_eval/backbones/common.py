@@ -66,12 +66,12 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mappi
     return backbone
 
 
-def vit_blocks(model: ViT, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-    """Patch and class tokens of a timm ViT's blocks after its final norm, in the order of ``layers`` (see Backbone._blocks)."""
+def vit_blocks(model: ViT, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+    """Patch and class tokens of a timm ViT's blocks, in the order of ``layers`` (see Backbone._blocks)."""
     order = sorted(set(layers))
     has_prefix = bool(getattr(model, "num_prefix_tokens", 0))  # an EVA without any fails where it is asked for them
     outputs = model.forward_intermediates(
-        images, indices=order, norm=True, output_fmt="NLC", return_prefix_tokens=has_prefix, intermediates_only=True
+        images, indices=order, norm=norm, output_fmt="NLC", return_prefix_tokens=has_prefix, intermediates_only=True
     )
     has_class = getattr(model, "cls_token", None) is not None
     # A model without any prefix token gives the patch tokens alone, not a pair.

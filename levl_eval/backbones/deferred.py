@@ -113,10 +113,10 @@ class DeferredBackbone(Backbone):
     def encode(self, images: Tensor) -> Features:
         return self._run("encode", images)
 
-    def encode_layers(self, images: Tensor, layers: Sequence[int]) -> Features:
-        return self._run("encode_layers", images, tuple(layers))
+    def encode_layers(self, images: Tensor, layers: Sequence[int], norm: bool = True) -> Features:
+        return self._run("encode_layers", images, tuple(layers), *(() if norm else (False,)))
 
-    def _run(self, method: str, images: Tensor, *more: tuple[int, ...]) -> Features:
+    def _run(self, method: str, images: Tensor, *more: tuple[int, ...] | bool) -> Features:
         """A method of the encoder, in our precision and execution."""
         whole = self.whole()
         lay_out(whole, self.execution.channels_last)  # another job's may have left it otherwise

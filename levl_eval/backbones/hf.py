@@ -95,11 +95,11 @@ class HFBackbone(Backbone):
                 raise LevlError(f"{self.family} of transformers takes images of {own[0]} x {own[1]} pixels only")
         return inputs
 
-    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        norm, skip = final_norm(self.family, self._tower), self.rules.prefix(self._tower.config)
+    def _blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+        last, skip = final_norm(self.family, self._tower), self.rules.prefix(self._tower.config)
         # The embeddings, then every block.
         states = self._tower(**self._inputs(images), output_hidden_states=True).hidden_states
-        tokens = [norm(states[i + 1]) for i in layers]
+        tokens = [last(states[i + 1]) if norm else states[i + 1] for i in layers]
         return [(t[:, skip:], t[:, 0] if skip else None) for t in tokens]
 
     def encode(self, images: Tensor) -> Features:

@@ -47,8 +47,8 @@ class DualEncoderBackbone(Backbone):
         patch = self._vit.patch_embed.patch_size
         return Features(tokens[:, 0], tokens[:, 1:], (images.shape[-2] // patch[0], images.shape[-1] // patch[1]))
 
-    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        return vit_blocks(self._vit, images, layers)
+    def _blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+        return vit_blocks(self._vit, images, layers, norm)
 
     def last_block(self) -> nn.Module:
         return self._vit.blocks[-1]

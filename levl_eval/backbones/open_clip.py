@@ -44,8 +44,8 @@ class OpenClipBackbone(Backbone):
     def encode(self, images: Tensor) -> Features:
         return self._tower.features(images)
 
-    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        return self._tower.blocks(images, layers)
+    def _blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+        return self._tower.blocks(images, layers, norm)
 
     def last_block(self) -> nn.Module | None:
         return self._tower.last_block()

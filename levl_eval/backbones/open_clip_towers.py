@@ -33,7 +33,7 @@ class Tower:
     def project(self, pooled: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+    def blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
         raise NotImplementedError
 
     def last_block(self) -> nn.Module | None:
@@ -94,10 +94,10 @@ class OwnViT(Tower):
     def project(self, pooled: Tensor) -> Tensor:
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
-    def blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
+    def blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
         order = sorted(set(layers))
         _, outputs = self.visual.transformer.forward_intermediates(self._embed(images), indices=order)
-        by_index = {i: self.norm(x) for i, x in zip(order, outputs, strict=True)}
+        by_index = {i: self.norm(x) if norm else x for i, x in zip(order, outputs, strict=True)}
         return [(by_index[i][:, 1:], by_index[i][:, 0]) for i in layers]
 
     def last_block(self) -> nn.Module:
@@ -159,8 +159,8 @@ class TimmTower(Tower):
         out: Tensor = self.visual.head(classifier(pooled) if isinstance(classifier, nn.Module) else pooled)
         return out
 
-    def blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        return timm_blocks(self.visual.trunk, images, layers)
+    def blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+        return timm_blocks(self.visual.trunk, images, layers, norm)
 
 
 def tower_of(visual: VisionTransformer | ModifiedResNet | TimmModel, uri: str = "open_clip") -> Tower:

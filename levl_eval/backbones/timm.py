@@ -41,8 +41,8 @@ class TimmBackbone(Backbone):
     def encode(self, images: Tensor) -> Features:
         return timm_features(self.model, images)
 
-    def _blocks(self, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-        return timm_blocks(self.model, images, layers)
+    def _blocks(self, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+        return timm_blocks(self.model, images, layers, norm)
 
 
 def timm_features(model: TimmModel, images: Tensor) -> Features:
@@ -83,11 +83,13 @@ def _pooled(model: TimmModel, tokens: Tensor) -> Tensor:
         raise LevlError("this timm model is the encoder of a larger one and pools nothing; take another") from e
 
 
-def timm_blocks(model: object, images: Tensor, layers: list[int]) -> list[tuple[Tensor, Tensor | None]]:
-    """Patch and class tokens of a timm ViT's blocks after its final norm, wherever that stands (see Backbone._blocks)."""
-    norm = late_norm_of(model)
-    blocks = vit_blocks(cast(ViT, model), images, layers)  # which it is where blocks_of says so
-    return [(apply_norm(norm, patches), None if cls is None else apply_norm(norm, cls)) for patches, cls in blocks]
+def timm_blocks(model: object, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
+    """Patch and class tokens of a timm ViT's blocks, after its final norm wherever that stands (see Backbone._blocks)."""
+    blocks = vit_blocks(cast(ViT, model), images, layers, norm)  # which it is where blocks_of says so
+    if not norm:
+        return blocks
+    late = late_norm_of(model)
+    return [(apply_norm(late, patches), None if cls is None else apply_norm(late, cls)) for patches, cls in blocks]
 
 
 def create(model: str, pretrained: bool) -> TimmModel:

@@ -289,7 +289,14 @@ class DepthRecipeCard(MetresFields):
 
     engine: Literal["depth-recipe"] = protocol("depth-recipe")
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
+    final_norm: bool = protocol(True)  # the encoder's last norm, which tokens of `layers` pass
+    class_token: bool = protocol(
+        False
+    )  # beside every patch token of `layers` its block's class token, or their mean where there is none
     batch_norm: bool = protocol(True)  # of the tokens, before the linear layer
+    init: Literal["normal", "torch"] = protocol("normal")  # of the linear layer: a deviation of 0.01 and no bias, or torch's own
+    # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated: as if its tokens had been.
+    output_scale: Annotated[int, Between(1, 16)] = protocol(1)
     # Training: the part of each image that is used. nyu: columns 43 to 608 and rows 45 to 472 of 640 x 480, by shares.
     frame: Literal["none", "nyu"] = protocol("none")
     rotation: Annotated[float, Between(0, 180)] = protocol(2.5)  # training: degrees at most, of half the images
@@ -305,10 +312,14 @@ class DepthRecipeCard(MetresFields):
     loss_eps: Annotated[float, Between(0, 1)] = protocol(1e-3)  # metres added before the logarithm
     mean_weight: Share = protocol(0.15)  # loss: sqrt(var d + mean_weight mean(d)^2), d the difference of logarithms
     variance_from: Annotated[int, Between(0, 1_000_000)] = protocol(100)  # steps without the variance in it
+    # Images over which d's mean and variance are taken, as where each GPU has so many; None: the whole batch.
+    loss_images: BatchSize | None = protocol(None)
     lr: Rate = protocol(3e-4)
     betas: tuple[Beta, Beta] = protocol((0.9, 0.99))
     # The first of them over the training: 0 in the warm-up, then from one to the other by half a cosine; None: as in ``betas``.
     cycle: tuple[Beta, Beta] | None = protocol(None)
+    # Share of the steps in which it first falls from the second to the first, by half a cosine too; None: 0 in the warm-up.
+    cycle_fall: Annotated[float, Between(0, 0.999, above=True)] | None = protocol(None)
     weight_decay: Rate = protocol(1e-4)
     clip: Scale | None = protocol(35.0)  # largest norm of the gradient
     batch_size: BatchSize = protocol(16)
@@ -316,3 +327,13 @@ class DepthRecipeCard(MetresFields):
     warmup: Annotated[float, Between(0, 0.999)] = protocol(
         1 / 3
     )  # share of the steps, linear, times half a cosine over all of them
+
+    @model_validator(mode="after")
+    def _blocks(self) -> DepthRecipeCard:
+        if self.layers is None and (self.class_token or not self.final_norm):
+            raise ValueError("`class_token` and `final_norm: false` are of `layers`; for the last block alone set `layers: [-1]`")
+        if self.cycle is None and self.cycle_fall is not None:
+            raise ValueError("`cycle_fall` is a part of `cycle`, which is not set")
+        if self.batch_norm and self.output_scale > 1:
+            raise ValueError("`output_scale` equals interpolated tokens without `batch_norm` only; set one of them")
+        return self

@@ -48,8 +48,9 @@ def test_a_middle_block_is_the_networks_own(checkpoints):
         b.encode(X)
         hook.remove()
         want = b.model.norm(seen[0])
-        found = b.encode_layers(X, [1])
+        found, plain = b.encode_layers(X, [1]), b.encode_layers(X, [1], norm=False)
     assert torch.allclose(found.patches, want[:, 1:], atol=1e-5) and torch.allclose(found.pooled, want[:, 0], atol=1e-5)
+    assert torch.equal(plain.patches, seen[0][:, 1:]) and torch.equal(plain.pooled, seen[0][:, 0])
 
 
 def test_open_clip_and_hf_layers(tmp_path):
@@ -76,7 +77,11 @@ def test_open_clip_and_hf_layers(tmp_path):
         finish(HFBackbone(siglip, "siglip", None), "siglip", "hf:y", Preprocess(32), {}),
     ):
         with torch.no_grad():
-            last, two = b.encode(x), b.encode_layers(x, (1, 2))
+            last, two, plain = b.encode(x), b.encode_layers(x, (1, 2)), b.encode_layers(x, (1, 2), norm=False)
+            norm = {"dino": dino.layernorm, "siglip": siglip.post_layernorm}.get(b.name)
+            norm = b.model.visual.ln_post if norm is None else norm
+            again = torch.cat([norm(part) for part in plain.patches.split(b.patch_dim, -1)], -1)
+        assert torch.allclose(again, two.patches, atol=1e-5) and not torch.allclose(plain.patches, two.patches, atol=1e-3), b.name
         assert b.class_token == ("" if b.name == "siglip" else "pooled")
         if b.class_token:
             assert torch.allclose(last.pooled, two.pooled[:, b.dim :], atol=1e-5)
@@ -90,6 +95,9 @@ def test_layers_the_backbone_does_not_have_are_one_line(tmp_path):
     for wrong in ([99], [-99], []):
         with pytest.raises(LevlError, match="field `layers`"):
             b.encode_layers(X, wrong)
+    b._blocks = lambda images, layers: []  # a user's encoder that gives its blocks behind the norm only
+    with pytest.raises(LevlError, match="random:nano: gives its blocks behind the final norm only; set `final_norm: true`"):
+        b.encode_layers(X, [-1], norm=False)
     flat = load_backbone("random:resnet10t")
     assert flat.depth == 0
     with pytest.raises(LevlError, match="last layer only"):

@@ -1,4 +1,4 @@
-"""The depth-recipe engine: a bins head trained on augmented images with the frozen encoder in every step (DINOv3's linear depth evaluation)."""
+"""The depth-recipe engine: a bins head trained on augmented images with the frozen encoder in every step (DINOv2's and DINOv3's linear depth heads)."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class Tokens:
 
     backbone: Backbone
     layers: tuple[int, ...] | None
+    norm: bool = True
+    class_token: bool = False
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -61,8 +63,10 @@ class Tokens:
         x = F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
         try:
             with encoding_in(b.precision, x.device):
-                features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+                features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers, *self._more)
             maps: Tensor = features.patches.transpose(1, 2).unflatten(2, features.grid)
+            if self.class_token:
+                maps = torch.cat([maps, features.pooled[:, :, None, None].expand(-1, -1, *features.grid)], 1)
         except (RuntimeError, AssertionError, ValueError) as e:
             why = " ".join(str(e).split())[:120]
             size = f"{images.shape[-1]}x{images.shape[-2]}"
@@ -72,13 +76,18 @@ class Tokens:
         out: Tensor = maps.float().clone()  # clone: no inference tensor reaches autograd
         return out
 
+    @property
+    def _more(self) -> tuple[bool, ...]:
+        """An encoder whose own ``encode_layers`` knows no ``norm`` is asked for it only where it must do without."""
+        return () if self.norm else (False,)
+
     def normalised(self, levels: np.ndarray, device: torch.device) -> Tensor:
         """Levels 0 to 255 [..., H, W, 3] -> [..., 3, H, W] in the backbone's normalisation."""
         return self.backbone.preprocess.normalize(torch.from_numpy(levels).to(device))
 
 
 class BinsHead(nn.Module):
-    """[B, D, h, w] tokens -> metres [B, h, w]: batch norm, a linear layer, bins weighted by its positive outputs."""
+    """[B, D, h, w] tokens -> metres [B, s h, s w], s the card's ``output_scale``: batch norm, a linear layer, bins weighted by its outputs."""
 
     centres: Tensor
 
@@ -87,13 +96,18 @@ class BinsHead(nn.Module):
         self.card = card
         self.norm = nn.BatchNorm2d(dim) if card.batch_norm else nn.Identity()
         self.linear = nn.Conv2d(dim, card.bins, 1)
-        nn.init.normal_(self.linear.weight, std=0.01)
-        assert self.linear.bias is not None
-        nn.init.zeros_(self.linear.bias)
+        if card.init == "normal":
+            nn.init.normal_(self.linear.weight, std=0.01)
+            assert self.linear.bias is not None
+            nn.init.zeros_(self.linear.bias)
         self.register_buffer("centres", bin_centres(card))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return binned(self.linear(self.norm(tokens)), self.centres, self.card.bin_weights)
+        outputs = self.linear(self.norm(tokens))
+        scale = self.card.output_scale
+        if scale > 1:
+            outputs = upsample(outputs, (scale * outputs.shape[2], scale * outputs.shape[3]), "bilinear")
+        return binned(outputs, self.centres, self.card.bin_weights)
 
 
 def log_loss(predicted: Tensor, truth: Tensor, card: DepthRecipeCard, step: int) -> Tensor:
@@ -105,15 +119,28 @@ def log_loss(predicted: Tensor, truth: Tensor, card: DepthRecipeCard, step: int)
     return value.clamp_min(1e-12).sqrt()
 
 
+def batch_loss(predicted: Tensor, truth: Tensor, keep: Tensor, card: DepthRecipeCard, step: int) -> Tensor:
+    """The mean loss of a batch's parts of ``loss_images`` images, [B, H, W] each; a part without a known pixel is left out."""
+    size = card.loss_images or len(truth)
+    parts = zip(predicted.split(size), truth.split(size), keep.split(size), strict=True)
+    return torch.stack([log_loss(p[k], t[k], card, step) for p, t, k in parts if k.any()]).mean()
+
+
 def first_beta(card: DepthRecipeCard, step: int) -> float:
     """Adam's first coefficient in a step, of a card with a cycle."""
     assert card.cycle is not None
-    warmup = round(card.warmup * card.steps)
-    if step < warmup:
-        return 0.0
     low, high = card.cycle
-    done = (step - warmup) / max(1, card.steps - warmup)
-    return high + (low - high) * (1 + math.cos(math.pi * done)) / 2
+
+    def between(start: float, end: float, share: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+    if card.cycle_fall is None:
+        warmup = round(card.warmup * card.steps)
+        return 0.0 if step < warmup else between(low, high, (step - warmup) / max(1, card.steps - warmup))
+    lowest, last = card.cycle_fall * card.steps - 1, card.steps - 1  # as mmcv's OneCycleMomentumUpdaterHook counts
+    if step <= lowest:
+        return between(high, low, step / lowest)
+    return between(low, high, (step - lowest) / (last - lowest))
 
 
 @dataclass(frozen=True)
@@ -160,7 +187,7 @@ def train_head(context: Context[DepthRecipeCard], train: DepthSet, tokens: Token
     card, device = context.card, context.device
     batches = Batches(train, card, context.seed)
     with seeded(context.seed):
-        head = BinsHead(context.backbone.patch_dim * len(card.layers or (0,)), card).to(device)
+        head = BinsHead(context.backbone.patch_dim * len(card.layers or (0,)) * (2 if card.class_token else 1), card).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, betas=card.betas, weight_decay=card.weight_decay)
     schedule = Schedule(card.steps, "cosine", warmup=round(card.warmup * card.steps), start=1e-3)
     settings = Settings(card.name, card.steps, schedule, clip=card.clip)
@@ -182,7 +209,7 @@ def train_head(context: Context[DepthRecipeCard], train: DepthSet, tokens: Token
             if not keep.any():
                 return None
             predicted = upsample(head(maps)[:, None], (truth.shape[1], truth.shape[2]), card.upsample)[:, 0]
-            return log_loss(predicted[keep], truth[keep], card, step)
+            return batch_loss(predicted, truth, keep, card, step)
 
         curve = training_loop(optimizer, settings, loss, context.progress, resumable=resumable)
     return head.eval().requires_grad_(False), [float(x) for x in curve]
@@ -241,7 +268,7 @@ def run(context: Context[DepthRecipeCard]) -> Outcome:
     train = read_depth(card.train, context.data, card.scale_of("train"))
     context.backbone.to(context.device)
     layers = None if card.layers is None else context.backbone.layer_indices(card.layers)
-    tokens = Tokens(context.backbone, None if layers is None else tuple(layers))
+    tokens = Tokens(context.backbone, None if layers is None else tuple(layers), card.final_norm, card.class_token)
     started = time.monotonic()
     if context.work is None:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""DINOv3's depth recipe: augmentation, loss and schedule against their descriptions, the mean of both sides, the whole engine, bad input."""
+"""DINOv2's and DINOv3's depth recipes: augmentation, head, loss and schedule against their descriptions, the mean of both sides, the whole engine, bad input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
+from levl_eval.backbones import load_backbone
 from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.cards.registry import task_card
 from levl_eval.core.errors import LevlError
@@ -16,7 +18,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
 from levl_eval.data.types import DepthSet, ImageSet
 from levl_eval.engines.depth.augment import augmented, coloured
-from levl_eval.engines.depth.recipe import Batches, BinsHead, Trained, first_beta, log_loss, stacked
+from levl_eval.engines.depth.recipe import Batches, BinsHead, Tokens, Trained, batch_loss, first_beta, log_loss, stacked
 from levl_eval.runner.evaluate import evaluate
 from tests.engines.depth.test_depth import rooms
 
@@ -94,6 +96,58 @@ def test_loss_and_schedule_are_those_of_the_recipe():
         assert first_beta(c, step) == pytest.approx(wanted, abs=1e-6)
 
 
+def test_dinov2s_loss_is_each_gpus_and_its_first_coefficient_falls_and_rises():
+    c = task_card("nyuv2-dinov2")
+    assert isinstance(c, DepthRecipeCard)
+    p, t = (torch.rand(5, 4, 6, generator=torch.Generator().manual_seed(k)) * 8 + 1 for k in (0, 1))
+    keep = torch.rand(5, 4, 6, generator=torch.Generator().manual_seed(2)) < 0.7
+    keep[2:4] = False  # the second GPU's two images have no known pixel
+    parts = [log_loss(p[rows][keep[rows]], t[rows][keep[rows]], c, 500) for rows in (slice(0, 2), slice(4, 5))]
+    assert batch_loss(p, t, keep, c, 500).item() == pytest.approx(sum(float(x) for x in parts) / 2)
+    assert batch_loss(p, t, keep, card(), 500).item() == pytest.approx(log_loss(p[keep], t[keep], c, 500).item())
+
+    def momentum(step: int) -> float:
+        """mmcv's OneCycleMomentumUpdaterHook with its defaults: from 0.95 to 0.85 in the first 30 %, then back."""
+        start, end, low, high = (0.95, 0.85, 0.0, 0.3 * 38_400 - 1) if step <= 11_519 else (0.85, 0.95, 11_519.0, 38_399.0)
+        return end + (start - end) / 2 * (math.cos(math.pi * (step - low) / (high - low)) + 1)
+
+    assert max(abs(first_beta(c, k) - momentum(k)) for k in range(0, 38_400, 101)) < 1e-12
+    assert (first_beta(c, 0), first_beta(c, 11_519), first_beta(c, 38_399)) == pytest.approx((0.95, 0.85, 0.95))
+
+
+def test_dinov2s_head_reads_class_and_patch_tokens_at_four_times_their_grid():
+    c = task_card("nyuv2-dinov2")
+    assert isinstance(c, DepthRecipeCard)
+    b = load_backbone("random:nano")
+    tokens = Tokens(b, tuple(b.layer_indices([-1])), norm=False, class_token=True)
+    seen: list[torch.Tensor] = []
+    hook = b.model.blocks[-1].register_forward_hook(lambda m, i, o: seen.append(o))
+    maps = tokens(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    hook.remove()
+    patches, cls = seen[0][:, 1:], seen[0][:, 0]
+    assert torch.equal(maps[:, : b.patch_dim].flatten(2).transpose(1, 2), patches)
+    assert torch.equal(maps[:, b.patch_dim :], cls[:, :, None, None].expand(-1, -1, 8, 8))
+    torch.manual_seed(0)
+    head, plain = BinsHead(2 * b.patch_dim, c), torch.nn.Conv2d(2 * b.patch_dim, 256, 1)
+    plain.load_state_dict(head.linear.state_dict())
+    assert plain.bias is not None and plain.bias.abs().max() > 0  # torch's own initialisation has one
+    weight = plain(torch.nn.functional.interpolate(maps, scale_factor=4, mode="bilinear")).relu() + 0.1  # BNHead's order
+    metres = torch.einsum("bkhw,k->bhw", weight / weight.sum(1, keepdim=True), torch.linspace(1e-3, 10, 256))
+    assert head(maps).shape == (2, 32, 32) and torch.allclose(head(maps), metres, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"class_token": True}, "set `layers: .-1.`"), ({"final_norm": False}, "set `layers: .-1.`"),
+        ({"cycle_fall": 0.3}, "`cycle_fall` is a part of `cycle`"), ({"output_scale": 4}, "without `batch_norm` only"),
+    ],
+)  # fmt: skip
+def test_fields_that_do_not_go_together_are_told(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        card(**wrong)
+
+
 def tiny(n: int = 5, size=(8, 12)) -> DepthSet:
     pixels = np.random.default_rng(0).integers(0, 255, (n, *size, 3), dtype=np.uint8)
     names = tuple(f"{k}.png" for k in range(n))
@@ -152,6 +206,9 @@ def test_the_recipe_from_files_to_record(tmp_path):
     }
     work = tmp_path / "o" / "work" / record.key
     assert {"truth.png", "dense.png"} <= {p.name for p in work.iterdir()}
+    other = [f"nyuv2-dinov2.{s}" for s in small]
+    [older] = evaluate(["random:nano"], ["nyuv2-dinov2"], out=tmp_path / "d", settings=other, debug=True, **run)
+    assert older.status == "done" and older.notes["head_loss"][-1] < older.notes["head_loss"][0]
     [again] = evaluate(["random:nano"], ["nyuv2-dinov3"], out=tmp_path / "p", settings=settings, debug=True, **run)
     assert again.metrics["rmse"].value == record.metrics["rmse"].value
     [failed] = evaluate(["random:nano"], ["nyuv2-dinov3"], out=tmp_path / "q", settings=settings[:1], **run)
