@@ -295,7 +295,7 @@ class DepthRecipeCard(MetresFields):
     )  # beside every patch token of `layers` its block's class token, or their mean where there is none
     batch_norm: bool = protocol(True)  # of the tokens, before the linear layer
     init: Literal["normal", "torch"] = protocol("normal")  # of the linear layer: a deviation of 0.01 and no bias, or torch's own
-    # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated: as if its tokens had been.
+    # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated (without `batch_norm` as if its inputs were).
     output_scale: Annotated[int, Between(1, 16)] = protocol(1)
     # Training: the part of each image that is used. nyu: columns 43 to 608 and rows 45 to 472 of 640 x 480, by shares.
     frame: Literal["none", "nyu"] = protocol("none")
@@ -334,6 +334,4 @@ class DepthRecipeCard(MetresFields):
             raise ValueError("`class_token` and `final_norm: false` are of `layers`; for the last block alone set `layers: [-1]`")
         if self.cycle is None and self.cycle_fall is not None:
             raise ValueError("`cycle_fall` is a part of `cycle`, which is not set")
-        if self.batch_norm and self.output_scale > 1:
-            raise ValueError("`output_scale` equals interpolated tokens without `batch_norm` only; set one of them")
         return self

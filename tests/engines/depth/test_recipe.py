@@ -140,7 +140,7 @@ def test_dinov2s_head_reads_class_and_patch_tokens_at_four_times_their_grid():
     ("wrong", "message"),
     [
         ({"class_token": True}, "set `layers: .-1.`"), ({"final_norm": False}, "set `layers: .-1.`"),
-        ({"cycle_fall": 0.3}, "`cycle_fall` is a part of `cycle`"), ({"output_scale": 4}, "without `batch_norm` only"),
+        ({"cycle_fall": 0.3}, "`cycle_fall` is a part of `cycle`"),
     ],
 )  # fmt: skip
 def test_fields_that_do_not_go_together_are_told(wrong, message):
