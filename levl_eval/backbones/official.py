@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -151,20 +152,41 @@ def build(vision: Parts, text: Parts, description: Description) -> tuple[DualEnc
     return model, side, description.max_length(positions)
 
 
-def load(source: str, name: str, uri: str) -> Backbone:
+class Published(NamedTuple):
+    """A published pair: where it lies, what its files hold and say, and the model of it with its image size and maximal text length."""
+
+    folder: Path
+    vision: Parts
+    text: Parts
+    description: Description
+    model: DualEncoder
+    side: int
+    length: int
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the text encoder's token embeddings."""
+        return self.text["encoder"]["wte.weight"].shape[0]
+
+
+def read_published(source: str, uri: str) -> Published:
     """Raises UsageError: missing, truncated, foreign or unsafe files, shapes that do not fit, hub not reached."""
     vision, text, folder = read_pair(source, uri)
     description = Description.of(folder)
     try:
-        model, side, length = build(vision, text, description)
+        return Published(folder, vision, text, description, *build(vision, text, description))
     except UsageError:
         raise
     except (KeyError, RuntimeError, ValueError, IndexError) as e:
-        raise UsageError(
-            f"{folder}: weights do not form the published model ({type(e).__name__}: {' '.join(str(e).split())[:160]})"
-        ) from e
+        words = " ".join(str(e).split())[:160]
+        raise UsageError(f"{folder}: weights do not form the published model ({type(e).__name__}: {words})") from e
+
+
+def load(source: str, name: str, uri: str) -> Backbone:
+    """Raises UsageError: missing, truncated, foreign or unsafe files, shapes that do not fit, hub not reached."""
+    published = read_published(source, uri)
+    folder, description, model = published.folder, published.description, published.model
     tokenizer = None
-    vocab = text["encoder"]["wte.weight"].shape[0]
     if (folder / "tokenizer.json").exists():
         from tokenizers import Tokenizer
 
@@ -172,7 +194,7 @@ def load(source: str, name: str, uri: str) -> Backbone:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as e:  # tokenizers raises bare Exceptions
             raise UsageError(f"{folder / 'tokenizer.json'}: not a tokenizer file of the tokenizers library; copy it again") from e
-    elif vocab == 50257:
+    elif published.vocab == 50257:
         from levl_eval.models.tokenizer import load_gpt2
 
         try:
@@ -183,5 +205,5 @@ def load(source: str, name: str, uri: str) -> Backbone:
         "library": "official", "embed_dim": model.vision.pre_proj[-1].out_features,  # type: ignore[index]
         "readout": description.stated_readout,
     }  # fmt: skip
-    backbone = DualEncoderBackbone(model, tokenizer, length, model.readout)
-    return finish(backbone, name, uri, description.preprocess(side), info)
+    backbone = DualEncoderBackbone(model, tokenizer, published.length, model.readout)
+    return finish(backbone, name, uri, description.preprocess(published.side), info)

@@ -180,46 +180,35 @@ def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None
     return _ruled(check_depth(DEPTHS.load(spec.layout)(spec, data, scale, limit)), spec)
 
 
+def _of_files(readers: Registry[str, Reader[S]], holds: str, spec: DataSpec, data: str, limit: int | None) -> S:
+    """A set of a kind that no copy on the hub is known of. Raises UsageError."""
+    if spec.layout not in readers:
+        raise _wrong(spec, holds)
+    if on_hub(spec, data):
+        raise UsageError(f"--data hub: {holds} are read from files; use --data DIR, or set data.root")
+    return readers.load(spec.layout)(spec, data, limit)
+
+
 def read_normals(spec: DataSpec, data: str, limit: int | None = None) -> NormalSet:
     """Images with surface normals; ``limit`` keeps the first so many. Raises UsageError."""
-    if spec.layout not in NORMALS:
-        raise _wrong(spec, "surface normals")
-    if on_hub(spec, data):
-        raise UsageError("--data hub: normals are read from files; use --data DIR, or set data.root")
-    return _ruled(check_normals(NORMALS.load(spec.layout)(spec, data, limit)), spec)
+    return _ruled(check_normals(_of_files(NORMALS, "surface normals", spec, data, limit)), spec)
 
 
 def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:
     """Pairs of images with keypoints; ``limit`` keeps pairs, of all categories in turn, that need at most so many images. Raises UsageError."""
-    if spec.layout not in PAIRS:
-        raise _wrong(spec, "pairs of images")
-    if on_hub(spec, data):
-        raise UsageError("--data hub: pairs of images are read from files; use --data DIR, or set data.root")
-    return _ruled(PAIRS.load(spec.layout)(spec, data, limit), spec)
+    return _ruled(_of_files(PAIRS, "pairs of images", spec, data, limit), spec)
 
 
 def read_videos(spec: DataSpec, data: str, limit: int | None = None) -> VideoSet:
     """Videos with masks; ``limit`` keeps the first ones that have at most so many frames together. Raises UsageError."""
-    if spec.layout not in VIDEOS:
-        raise _wrong(spec, "videos")
-    if on_hub(spec, data):
-        raise UsageError("--data hub: videos are read from files; use --data DIR, or set data.root")
-    return _ruled(VIDEOS.load(spec.layout)(spec, data, limit), spec)
+    return _ruled(_of_files(VIDEOS, "videos", spec, data, limit), spec)
 
 
 def read_instances(spec: DataSpec, data: str, limit: int | None = None) -> InstanceSet:
     """Queries over a database of images; ``limit`` keeps the first queries with their images, so many together. Raises UsageError."""
-    if spec.layout not in INSTANCES:
-        raise _wrong(spec, "queries of instances")
-    if on_hub(spec, data):
-        raise UsageError("--data hub: instances are read from files; use --data DIR, or set data.root")
-    return _ruled(INSTANCES.load(spec.layout)(spec, data, limit), spec)
+    return _ruled(_of_files(INSTANCES, "queries of instances", spec, data, limit), spec)
 
 
 def read_views(spec: DataSpec, data: str, limit: int | None = None) -> MultiviewSet:
     """Views of objects with cameras and depth; ``limit`` keeps the first so many images. Raises UsageError."""
-    if spec.layout not in VIEWS:
-        raise _wrong(spec, "views with cameras")
-    if on_hub(spec, data):
-        raise UsageError("--data hub: views with cameras are read from files; use --data DIR, or set data.root")
-    return _ruled(VIEWS.load(spec.layout)(spec, data, limit), spec)
+    return _ruled(_of_files(VIEWS, "views with cameras", spec, data, limit), spec)

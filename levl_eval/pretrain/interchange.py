@@ -100,28 +100,20 @@ def import_published(source: str, out: Path, tokenizer: str | None = None) -> Pa
     model cards' (shortest side to 256/224 of the size, centre crop, ImageNet statistics; docs/paper.md).
     Raises UsageError: nothing found, truncated, foreign, heads that do not divide, a tokenizer of another size.
     """
-    from levl_eval.backbones.official import build, read_pair
+    from levl_eval.backbones.official import read_published
 
     if out.exists():
         raise UsageError(f"--out {out}: is there already; choose another name")
-    vision, text, folder = read_pair(source, source)
-    description = Description.of(folder)
-    try:
-        model, side, length = build(vision, text, description)
-    except UsageError:
-        raise
-    except (KeyError, RuntimeError, ValueError, IndexError) as e:
-        words = " ".join(str(e).split())[:160]
-        raise UsageError(f"{folder}: weights do not form the published model ({type(e).__name__}: {words})") from e
-    vocab = text["encoder"]["wte.weight"].shape[0]
-    words_of = _tokenizer(folder, tokenizer, vocab)
-    config = _config(model, description, side, length, source, vocab)
+    published = read_published(source, source)
+    folder, description, model, side = published.folder, published.description, published.model, published.side
+    words_of = _tokenizer(folder, tokenizer, published.vocab)
+    config = _config(model, description, side, published.length, source, published.vocab)
     step = description.part("training").get("total_steps")
     state = checkpoints.payload(model.state_dict(), config, words_of.to_str(), step if isinstance(step, int) else 0)
     state["preprocess"] = {k: v for k, v in description.preprocess(side).describe().items() if v is not None}
     bad = [
         k
-        for s in (vision, text)
+        for s in (published.vision, published.text)
         for p in s.values()
         for k, x in p.items()
         if x.is_floating_point() and not torch.isfinite(x).all()

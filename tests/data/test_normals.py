@@ -66,7 +66,7 @@ def test_what_is_missing_is_told(tmp_path):
         read_normals(SPEC, str(tmp_path))
     with pytest.raises(UsageError, match="field `split`: expected train or test"):
         read_normals(SPEC.model_copy(update={"split": "val"}), str(tmp_path))
-    with pytest.raises(UsageError, match="--data hub: normals are read from files"):
+    with pytest.raises(UsageError, match="--data hub: surface normals are read from files"):
         read_normals(SPEC, "hub")
     with pytest.raises(UsageError, match="'ade20k' holds no surface normals"):
         read_normals(DataSpec(layout="ade20k"), str(tmp_path))
