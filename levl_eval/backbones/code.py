@@ -106,21 +106,6 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
-def constants_of(model: nn.Module, skipped: frozenset[str]) -> str:
-    """SHA-256 over the plain attributes of a torch module and those inside it that are in no state dict: numbers, texts, arrays.
-
-    A factory may read a threshold or a mean image from a file of its own; these move features as weights do.
-    """
-    out: dict[str, object] = {}
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            if not key.startswith("_") and key != "training" and not (name == "" and key in skipped):
-                plain = _plain(value)
-                if plain is not None:
-                    out[f"{name}.{key}"] = plain
-    return digest(out)
-
-
 def structure_of(model: nn.Module) -> str:
     """SHA-256 over the classes of a torch module and of those inside it, what they print of themselves, and their plain settings.
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from levl_eval.backbones import load_backbone
-from levl_eval.backbones.code import LIBRARIES, LOADER_VERSIONS, code_of, constants_of, tokenizer_digest, user_sources
+from levl_eval.backbones.code import LIBRARIES, LOADER_VERSIONS, code_of, tokenizer_digest, user_sources
+from levl_eval.backbones.constants import constants_of
 from levl_eval.cards.registry import SCHEMES
 from levl_eval.core.errors import UsageError
 
@@ -82,10 +83,10 @@ def test_constants_that_are_in_no_state_dict_count(package, monkeypatch):
     name = package()
     before = load_backbone(f"py:{name}.models:mean")
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    hashes = [constants_of(model, frozenset())]
+    hashes = [constants_of(model, frozenset(), name)]
     for value in (0.5, 0.25, torch.ones(2), torch.zeros(2), [1, 2], {"a": 1}):
         model[0].extra = value
-        hashes.append(constants_of(model, frozenset()))
+        hashes.append(constants_of(model, frozenset(), name))
     assert len(set(hashes)) == len(hashes)
     package(threshold="2.0")
     after = load_backbone(f"py:{name}.models:mean")
