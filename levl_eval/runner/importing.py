@@ -69,9 +69,10 @@ def import_predictions(
     data = data_folder(options.data, [card], [], default_cache(), progress)
     outcome, rule = _scored(card, path, data, options.limit, progress)
     about = dict(outcome.data)
+    main = card.main_metric if card.main_metric in outcome.metrics else next(iter(outcome.metrics))
     identity = JobIdentity(
         backbone={"name": name, "weights": content_digest(path), "code": {}, "preprocess": {}, "text": {}}, task=card.name, engine=card.engine,
-        versions={"external": VERSION}, protocol={"external": True, "scored by": rule}, data=DataIdentity(str(about.pop("fingerprint"))),
+        versions={"external": VERSION}, protocol={"external": True, "main_metric": main, **rule}, data=DataIdentity(str(about.pop("fingerprint"))),
         seed=0, device="", resolved={}, precision={}, limit=options.limit,
     )  # fmt: skip
     about.pop("train", None)
@@ -81,8 +82,7 @@ def import_predictions(
             "info": {"external": True}, "card": {},
         },
         task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="", data={"source": options.data, **about}, seed=0,
-        main_metric=card.main_metric if card.main_metric in outcome.metrics else next(iter(outcome.metrics)),
-        environment=environment(), card=dict(plain(card)), call={"external": str(path)},
+        main_metric=main, environment=environment(), card=dict(plain(card)), call={"external": str(path)},
     )  # fmt: skip
     fill_identity(record, identity)
     record.metrics, record.notes = outcome.metrics, {**outcome.notes, "external": "predictions of another system, scored here"}
@@ -90,16 +90,19 @@ def import_predictions(
     return record
 
 
-def _scored(card: TaskCard, path: Path, data: str, limit: int | None, progress: Progress) -> tuple[Outcome, str]:
-    """The outcome, and by which rule it was scored."""
+def _scored(card: TaskCard, path: Path, data: str, limit: int | None, progress: Progress) -> tuple[Outcome, dict[str, object]]:
+    """The outcome, and by which rule it was scored: the card's fields that move a score of given predictions, as a protocol has them."""
     if isinstance(card, (SegmentationCard, InContextCard, TextSegmentationCard, MMSegCard)):
-        return _masks(card, path, data, limit, progress), "masks at their original size"
+        rule: dict[str, object] = {"scored by": "masks at their original size"}
+        if isinstance(card, TextSegmentationCard) and card.background == "void":  # that class is not scored
+            rule["class left out"] = card.background_class
+        return _masks(card, path, data, limit, progress), rule
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; task {card.name} takes a file of JSON lines")
     if isinstance(card, VQACard):
-        return _answers(card, path, data, limit), card.scorer
+        return _answers(card, path, data, limit), {"scored by": card.scorer}
     if isinstance(card, (ProbeCard, ZeroShotCard)):
-        return _classes(card, path, data, limit), "first class"
+        return _classes(card, path, data, limit), {"scored by": "first class"}
     raise UsageError(f"task {card.name}: predictions are imported for questions, classes and masks, not for engine {card.engine}")
 
 

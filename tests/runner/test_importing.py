@@ -127,6 +127,30 @@ def test_masks_where_the_background_is_no_class(world, tmp_path, monkeypatch):
     assert record.data["fingerprint"] == fingerprint_of(test) and out not in record.notes["iou_by_class"]
 
 
+def test_what_the_card_scores_of_given_predictions_is_part_of_the_record(world, tmp_path, monkeypatch):
+    """One folder of masks is two results where a class is left out of one of them; one file of classes two by another main metric."""
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    test = read_segmentation(task_card("ade20k-text").data, str(world))
+    write_masks(tmp_path / "m", test, np.zeros_like)
+
+    def imported(source, task, *settings):
+        options = ImportOptions(data=str(world), out=tmp_path / "run", settings=tuple(f"{task}.{s}" for s in settings))
+        return import_predictions(source, task, "same", options, QUIET)
+
+    whole = imported(tmp_path / "m", "ade20k-text", "background=none")
+    texts = imported(tmp_path / "m", "ade20k-text", "background=none", "logit_scale=7.0")  # moves no score of a given mask
+    void = imported(tmp_path / "m", "ade20k-text", "background=void", f"background_class={test.classes[2]}")
+    assert whole.metrics["mean_iou"].value != void.metrics["mean_iou"].value
+    assert whole.key == texts.key != void.key and whole.comparison_hash != void.comparison_hash
+    with pytest.raises(ProtocolMismatch, match="class left out"):
+        levl_eval.compare(whole, void)
+
+    images = read_classification(task_card("linear").data, str(world)).images
+    source = lines(tmp_path / "p.jsonl", [{"id": i, "prediction": 0} for i in images.ids])
+    first, mean = (imported(source, "linear", f"main_metric={m}") for m in ("top1", "mean_per_class"))
+    assert first.key != mean.key and first.comparison_hash != mean.comparison_hash
+
+
 def write_masks(folder, test, change):
     folder.mkdir()
     for name in test.images.ids:
