@@ -20,6 +20,7 @@ from levl_eval.metrics.equivalence import NOTHING, Evidence, combined, evidence
 from levl_eval.metrics.permutation import holm
 from levl_eval.records import Record, read_records
 from levl_eval.report.compare import differing_fields, mismatches
+from levl_eval.report.provenance import published_set, source_word
 from levl_eval.report.units import factor
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -170,6 +171,8 @@ class Judge:
                 raise _mismatch(a, b, task.task)
             contrast = self.bench.contrast(a, b, task.task, task.metric, protocol or both[0])
             _check_seeds(card, task.task, contrast)
+            if unknown := _unknown_set(card, example):
+                contrast = replace(contrast, caveats=(*contrast.caveats, unknown))
         except ProtocolMismatch as e:
             return replace(blank, reason=str(e), refused=True)
         except LevlError as e:
@@ -226,11 +229,18 @@ def _differing(a: Record, b: Record) -> list[str]:
 
 
 def _check_data(card: ClaimCard, record: Record) -> None:
-    scenes = str(record.data.get("source", "scenes")) == "scenes"
+    scenes = source_word(record) == "scenes"
     if card.data == "published" and scenes:
         raise Unusable(f"{record.task}: was run on generated scenes, the claim is about the published data")
     if card.data == "scenes" and not scenes:
         raise Unusable(f"{record.task}: was run on other data, the claim is about generated scenes")
+
+
+def _unknown_set(card: ClaimCard, record: Record) -> str:
+    """What must be told of a claim about published data whose test set nobody knows to be one; "" for nothing."""
+    if card.data != "published" or published_set(record):
+        return ""
+    return f"{record.task}: its test data are not recognised as a published set, whole and unchanged"
 
 
 def _check_seeds(card: ClaimCard, task: str, contrast: Contrast) -> None:

@@ -63,14 +63,20 @@ def chosen_claims(words: str | None, records: Sequence[Record], roles: Sequence[
     Returns them and the names of the shipped ones that are left out.
     """
     from levl_eval.cards.registry import claim_card, claim_files
+    from levl_eval.report.provenance import source_word
 
     if words is not None:
         names = list(dict.fromkeys(w.strip() for w in words.split(",") if w.strip()))
         if not names:
             raise UsageError("--claims: none given; `levl-eval list claims` shows all")
-        return [claim_card(n) for n in names], []
+        chosen = {n: claim_card(n) for n in names}
+        first: dict[str, str] = {}
+        for n, card in chosen.items():
+            if first.setdefault(card.name, n) != n:
+                raise UsageError(f"--claims: {first[card.name]} and {n} are both the claim {card.name}, which a family holds once; give one")
+        return list(chosen.values()), []
     cards = [claim_card(n) for n in claim_files()]
-    there = {(r.task, str(r.data.get("source", "scenes")) == "scenes") for r in records}
+    there = {(r.task, source_word(r) == "scenes") for r in records}
 
     def fits(card: ClaimCard) -> bool:
         kinds = {"published": (False,), "scenes": (True,), "any": (False, True)}[card.data]

@@ -16,7 +16,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.data.published import POPE_WHOLE
 from levl_eval.metrics.catalogue import metric
 from levl_eval.records import Record
-from levl_eval.report.provenance import published_set
+from levl_eval.report.provenance import published_set, source_word
 from levl_eval.report.reference import is_baseline
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import TableRow
@@ -121,7 +121,7 @@ class Refused:
 def missing_for_paper(record: Record) -> tuple[str, ...]:
     """What a record lacks to stand beside a published number: the published test set, whole, in the paper's split. () for nothing."""
     out = []
-    source, known = str(record.data.get("source", "scenes")), published_set(record)
+    source, known = source_word(record), published_set(record)
     if source == "scenes":
         out.append("measured on synthetic scenes, not on the published set")
     elif not known:

@@ -21,6 +21,7 @@ from levl_eval.data.predictions import check_ids, content_digest, mask_files, re
 from levl_eval.data.readers import read_classification, read_questions, read_segmentation
 from levl_eval.records import JobIdentity, Record, fill_identity, write_record
 from levl_eval.records.identity import DataIdentity
+from levl_eval.runner.datasets import test_source
 from levl_eval.runner.environment import environment
 from levl_eval.runner.folders import latest_folder
 from levl_eval.runner.options import check_options
@@ -81,7 +82,7 @@ def import_predictions(
             "name": name, "uri": f"external:{path.name}", "weights_sha256": identity.backbone["weights"], "code": {}, "preprocess": {}, "text": {},
             "info": {"external": True}, "card": {},
         },
-        task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="", data={"source": options.data, **about}, seed=0,
+        task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="", data={"source": options.data, **about, **test_source(card, data)}, seed=0,
         main_metric=main, environment=environment(), card=dict(plain(card)), call={"external": str(path)},
     )  # fmt: skip
     fill_identity(record, identity)

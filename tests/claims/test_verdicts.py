@@ -16,7 +16,7 @@ from levl_eval.claims.curve import curve_of
 from levl_eval.claims.wording import as_dict, lines, sentence
 from levl_eval.cli import main
 from levl_eval.engines.probes.backgrounds import by_foreground
-from levl_eval.records import Estimate, Sample, write_record
+from levl_eval.records import Estimate, Sample, digest, write_record
 from tests.claims.conftest import answers, record, write, write_segments
 from tests.claims.test_cards import GOOD
 
@@ -150,6 +150,54 @@ def test_several_pretraining_seeds_are_paired_and_widen_the_interval(tmp_path):
         verdict(tmp_path, named={"a": ["x9"], "b": ["x0"]})
     with pytest.raises(UsageError, match="no claim asked for has such a role"):
         verdict(tmp_path, named={"a": ["x1"], "z": ["x0"]})
+
+
+SEEDS = {"model": "nano", "objective": "clip", "step": 6000}
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"weights_sha256": digest("x0"), "preprocess": {"size": 96}}, "have the same weights"),
+        ({"info": {**SEEDS, "seed": 0}}, "were both trained with seed 0"),
+        ({"info": {**SEEDS, "seed": 1, "objective": "siglip"}}, r"objective clip against siglip"),
+        ({"info": {**SEEDS, "seed": 1, "step": 3000}}, r"step 6000 against 3000"),
+        ({"info": {"seed": 1}}, ""),
+    ],
+)  # fmt: skip
+def test_what_is_no_pretraining_seed_does_not_count_as_one(tmp_path, second, words):
+    """The same training at two steps, or one checkpoint read in two ways, would be spread between seeds that nobody has seen."""
+    for name, change in (("x0", {"info": {**SEEDS, "seed": 0}}), ("x1", second), ("y0", {"info": {"seed": 0}}), ("y1", {"info": {"seed": 1}})):
+        backbone = {"name": name, "uri": name, "weights_sha256": digest(name), "code": {}, "text": {}, "preprocess": {"size": 64}, "info": {}}
+        write(tmp_path, name, "gqa", answers(0.7, own=len(name)), backbone={**backbone, **change})
+    roles = {"a": ["x0", "x1"], "b": ["y0", "y1"]}
+    if words:
+        with pytest.raises(UsageError, match=f"--as a=x0,x1: .*{words}"):
+            verdict(tmp_path, named=roles)
+    else:
+        assert verdict(tmp_path, named=roles).differences[0].contrast.pretraining_seeds == 2
+
+
+def test_where_the_test_data_lay_is_asked_of_the_task_not_of_the_run(tmp_path):
+    """`--set gqa.data.root=REAL` on a run of scenes: a claim about scenes says nothing of it, and one about published data says what it is of."""
+    for name, skill in (("x", 0.8), ("y", 0.5)):
+        data = {"fingerprint": "f", "train": [], "source": "scenes", "test_source": "/real/gqa"}
+        write(tmp_path, name, "gqa", answers(skill, own=len(name)), data=data)
+    roles = {"a": ["x"], "b": ["y"]}
+    assert "was run on other data" in sentence(verdict(tmp_path, claim(data="scenes"), named=roles))
+    published = verdict(tmp_path, claim(data="published"), named=roles)
+    assert published.differences[0].contrast is not None
+    assert any("not recognised as a published set" in c for c in published.caveats)
+
+
+def test_a_claim_stands_in_a_family_once(run, tmp_path, capsys):
+    folder = run(one=0.75, two=0.5)
+    cards = [tmp_path / name / f"{GOOD['name']}.yaml" for name in ("here", "there")]
+    for card in cards:
+        card.parent.mkdir()
+        card.write_text(yaml.safe_dump(GOOD))
+    words = ["claims", str(folder), "--claims", ",".join(map(str, cards)), "--as", "a=one", "--as", "b=two"]
+    assert main(words) == 2 and "are both the claim" in capsys.readouterr().err
 
 
 def test_each_pretraining_seed_may_have_heads_of_its_own(tmp_path):
