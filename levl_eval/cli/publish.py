@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
         print(printable(str(path)))
     if args.push:
         name = args.backbone or results.backbones[0]
-        print(printable(push(model_folder(Path(args.out), name), args.push, create_pr=not args.no_pr)))
+        print(printable(push(model_folder(results, Path(args.out), name), args.push, create_pr=not args.no_pr)))
     return int(bool(results.damaged))

@@ -45,19 +45,23 @@ def _epoch(record: Record) -> str:
         return f"{datetime(1970, 1, 1, tzinfo=timezone.utc).timestamp():.1f}"
 
 
-def model_id(record: Record, repo: str | None = None) -> str:
-    """The model as developer/name: the repository it is published to, that of its URI, else local/NAME."""
+def model_id(record: Record, repo: str | None = None, name: str | None = None) -> str:
+    """The model as developer/name: the repository it is published to, that of its URI, else local/NAME.
+
+    name: tells it from others of the same publication; None: its backbone's.
+    """
     uri = str(record.backbone.get("uri", ""))
     match = re.fullmatch(r"(?:hf|official):([\w.-]+/[\w.-]+)(?:@.*)?", uri)
-    return repo or (match[1] if match else f"local/{_slug(record.backbone_name)}")
+    return repo or (match[1] if match else f"local/{name or _slug(record.backbone_name)}")
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "unnamed"
 
 
-def evaluation_id(record: Record, repo: str | None = None) -> str:
-    return f"{record.task}/{model_id(record, repo).replace('/', '_')}/{_epoch(record)}"
+def evaluation_id(record: Record, model: str) -> str:
+    """Task, model and time, as the schema wants, and the record's own identity: seeds and protocols of one run share the three."""
+    return f"{record.task}/{model.replace('/', '_')}/{_epoch(record)}/{(record.identity_hash or record.key)[:20]}"
 
 
 def _source_data(record: Record) -> dict[str, object]:
@@ -105,16 +109,15 @@ def _name(record: Record) -> str:
     return str(UUID(bytes=made_of[:16], version=4))
 
 
-def aggregate(record: Record, repo: str | None, organisation: str, samples: dict[str, object] | None) -> dict[str, object]:
-    """The aggregate file of a record. organisation: who provides the data. samples: the reference to the file beside it."""
+def aggregate(record: Record, model: str, organisation: str, samples: dict[str, object] | None) -> dict[str, object]:
+    """The aggregate file of a record. model: :func:`model_id`. organisation: who provides the data. samples: the reference to the file beside it."""
     git = record.environment.get("git")
     library = {
         "name": "levl-eval", "version": __version__,
         "additional_details": _texts({"git": git, "packages": record.environment.get("packages"), "device": record.device}),
     }  # fmt: skip
-    model = model_id(record, repo)
     out: dict[str, object] = {
-        "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, repo), "evaluation_timestamp": str(record.environment.get("date", "")),
+        "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, model), "evaluation_timestamp": str(record.environment.get("date", "")),
         "retrieved_timestamp": _epoch(record),
         "source_metadata": {
             "source_name": "levl-eval", "source_type": "evaluation_run", "source_organization_name": organisation, "evaluator_relationship": "other",
@@ -136,11 +139,11 @@ def aggregate(record: Record, repo: str | None, organisation: str, samples: dict
     return out
 
 
-def instance(record: Record, repo: str | None, sample: Sample) -> dict[str, object]:
+def instance(record: Record, model: str, sample: Sample) -> dict[str, object]:
     """One scored sample as a line of the instance-level file."""
     question = str(sample.meta.get("question", sample.image_id))
     return {
-        "schema_version": INSTANCES, "evaluation_id": evaluation_id(record, repo), "model_id": model_id(record, repo), "evaluation_name": record.task,
+        "schema_version": INSTANCES, "evaluation_id": evaluation_id(record, model), "model_id": model, "evaluation_name": record.task,
         "evaluation_result_id": f"{record.key}/{record.main_metric}", "sample_id": sample.id, "sample_hash": digest([question, sample.target]),
         "interaction_type": "single_turn", "input": {"raw": question, "reference": [sample.target]}, "output": {"raw": [sample.prediction]},
         "messages": None,
@@ -153,24 +156,23 @@ def instance(record: Record, repo: str | None, sample: Sample) -> dict[str, obje
     }  # fmt: skip
 
 
-def write(record: Record, folder: Path, repo: str | None, organisation: str) -> Path:
+def write(record: Record, folder: Path, model: str, organisation: str) -> Path:
     """Write a record's two files below ``folder``/data/TASK/DEVELOPER/MODEL and return the aggregate's path.
 
     Samples without a score (of sets without public answers) are left out. Raises UsageError for damaged samples.
     """
-    developer, model = model_id(record, repo).split("/", 1)
     name = _name(record)
-    home = folder / "data" / _slug(record.task) / _slug(developer) / _slug(model)
+    home = folder / "data" / _slug(record.task) / "/".join(_slug(part) for part in model.split("/", 1))
     rows = 0
     details = home / f"{name}_samples.jsonl"
     with atomic_path(details) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as f:
         for sample in read_samples(record.home, record):
             if sample.score is not None:  # the form wants a number, and none is not nought
-                f.write(json.dumps(instance(record, repo, sample), ensure_ascii=False) + "\n")
+                f.write(json.dumps(instance(record, model, sample), ensure_ascii=False) + "\n")
                 rows += 1
     reference: dict[str, object] = {
         "format": "jsonl", "file_path": details.relative_to(folder).as_posix(), "hash_algorithm": "sha256", "checksum": sha256_file(details), "total_rows": rows,
     }  # fmt: skip
     path = home / f"{name}.json"
-    atomic_write(path, json.dumps(aggregate(record, repo, organisation, reference), indent=1, ensure_ascii=False) + "\n")
+    atomic_write(path, json.dumps(aggregate(record, model, organisation, reference), indent=1, ensure_ascii=False) + "\n")
     return path

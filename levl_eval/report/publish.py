@@ -11,7 +11,8 @@ Nothing is uploaded unless asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ import yaml
 from levl_eval import __version__
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.hashing import digest
 from levl_eval.core.text import markdown_text, printable
 from levl_eval.report import every_eval_ever
 from levl_eval.report.provenance import date_of, published_set
@@ -76,16 +78,28 @@ def publish(results: Results, folder: Path, options: PublishOptions | None = Non
         raise UsageError(f"--repo {options.repo}: the run holds {len(names)} backbones; choose one with --backbone")
     out: list[Path] = []
     for name in names:
-        out += _model(results, name, model_folder(folder, name), options)
+        out += _model(results, name, model_folder(results, folder, name), options)
+    stems = file_stems(results.backbones)
     for record in results.records:
         if record.status == "done" and results.label(record) in names:
-            out.append(every_eval_ever.write(record, folder / "every_eval_ever", options.repo, options.organisation))
+            model = every_eval_ever.model_id(record, options.repo, stems[results.label(record)])
+            out.append(every_eval_ever.write(record, folder / "every_eval_ever", model, options.organisation))
     return out + _leaderboard(results, folder / "leaderboard")
 
 
-def model_folder(folder: Path, name: str) -> Path:
+def model_folder(results: Results, folder: Path, name: str) -> Path:
     """Where a backbone's own files go."""
-    return folder / "models" / _slug(name)
+    return folder / "models" / file_stems(results.backbones)[name]
+
+
+def file_stems(names: Sequence[str]) -> dict[str, str]:
+    """Name -> a file's stem of its own: the name as files can have it, with a hash behind it where several would share one.
+
+    "m 1" and "m-1" are two; so are names that differ in small and capital letters, which some disks do not tell apart.
+    """
+    stems = {name: _slug(name) for name in names}
+    count = Counter(stem.lower() for stem in stems.values())
+    return {name: stem if count[stem.lower()] == 1 else f"{stem}-{digest(name)[:8]}" for name, stem in stems.items()}
 
 
 def _slug(name: str) -> str:
@@ -105,10 +119,10 @@ def _model(results: Results, name: str, home: Path, options: PublishOptions) -> 
     index = {"model-index": eval_results_to_model_index(name, [_index_entry(results, row, name) for row in rows_of])}
     front = yaml.safe_dump(index, sort_keys=False, allow_unicode=True)
     atomic_write(home / "README.md", f"---\n{front}---\n\n{section(results, name)}")
-    out = [home / "README.md"]
+    out, stems = [home / "README.md"], file_stems([row.title for row in results.rows])
     for row in rows_of:
         if target := options.benchmarks.get(row.task):
-            path = home / ".eval_results" / f"{_slug(row.title)}.yaml"
+            path = home / ".eval_results" / f"{stems[row.title]}.yaml"
             atomic_write(path, yaml.safe_dump(_eval_results(results, row, name, target), sort_keys=False, allow_unicode=True))
             out.append(path)
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pandas
 import pytest
 import yaml
@@ -15,8 +16,10 @@ import levl_eval
 from levl_eval.cli import main
 from levl_eval.core.files import sha256_file
 from levl_eval.core.progress import Progress
-from levl_eval.records import Sample, read_records
+from levl_eval.metrics.statistics import mean_estimate
+from levl_eval.records import Sample, read_records, write_record
 from levl_eval.report import every_eval_ever
+from tests.report.conftest import record as drawn
 
 # Required fields of Every Eval Ever's two schemas, 0.2.2, and the values their enumerations allow.
 SAMPLES_PATH = re.compile(
@@ -121,6 +124,29 @@ def test_every_eval_ever(run, tmp_path, capsys):
             assert line["output"]["raw"] and all_texts(line["metadata"])
 
 
+def test_names_with_one_file_stem_and_seeds_of_one_run_stay_apart(tmp_path, capsys):
+    """What is published of `m 1`, `m-1` and `M-1` lies in folders of its own, and no two records are one evaluation."""
+    run, right = tmp_path / "run", {"m 1": 1.0, "m-1": 0.5, "M-1": 0.25, "plain": 0.0}
+    for name, value in right.items():
+        for seed in (0, 1):
+            rows = [Sample(id=f"{k}", image_id=f"{k}", score=value) for k in range(4)]
+            estimate = mean_estimate(np.full(4, value))
+            write_record(run, drawn(name, "knn", "top1", {"top1": estimate}, seed, identity_hash=f"{seed}{name}"), rows)
+    folder = published(run, tmp_path)
+    cards = {p.parent.name: ModelCard.load(p).data for p in (folder / "models").glob("*/README.md")}
+    shown = {r.metric_value for card in cards.values() for r in card.eval_results}
+    assert shown == {100 * v for v in right.values()} and "plain" in cards and len({c.lower() for c in cards}) == len(right)
+    files = [json.loads(p.read_text()) for p in (folder / "every_eval_ever").rglob("*.json")]
+    assert len({f["evaluation_id"] for f in files}) == len(files) == 2 * len(right)
+    scores: dict[str, set[float]] = {}
+    for f in files:
+        scores.setdefault(f["model_info"]["id"].lower(), set()).add(f["evaluation_results"][0]["score_details"]["score"])
+    assert len(scores) == len(right) and all(len(values) == 1 for values in scores.values())
+    few = tmp_path / "one"
+    assert main(["publish", str(run), "--out", str(few), "--backbone", "m-1"]) == 0  # alone it is called as among the others
+    assert {p.name for p in (few / "models").iterdir()} < set(cards)
+
+
 def test_publishing_twice_gives_the_same_bytes(run, tmp_path, capsys):
     first, second = published(run, tmp_path / "a"), published(run, tmp_path / "b")
     files = [p.relative_to(first) for p in sorted(first.rglob("*")) if p.is_file()]
@@ -177,7 +203,7 @@ def test_samples_without_a_score_are_not_published_as_wrong_ones(run, tmp_path, 
     record = next(r for r in read_records(run) if r.task == "knn")
     few = [Sample(id="a", image_id="a", prediction="x"), Sample(id="b", image_id="b", prediction="x", score=1.0)]
     monkeypatch.setattr(every_eval_ever, "read_samples", lambda home, record: iter(few))
-    path = every_eval_ever.write(record, tmp_path, None, "lab")
+    path = every_eval_ever.write(record, tmp_path, "local/m", "lab")
     about = json.loads(path.read_text())["detailed_evaluation_results"]
     lines = (tmp_path / about["file_path"]).read_text().splitlines()
     assert about["total_rows"] == len(lines) == 1 and json.loads(lines[0])["sample_id"] == "b"
