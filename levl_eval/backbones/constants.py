@@ -41,7 +41,9 @@ class _Walk:
     def __init__(self, package: str) -> None:
         self._package = package
         self._open: list[int] = []  # of what is being described
-        self._done: dict[int, tuple[object, str]] = {}  # id -> the value, kept alive so that no other takes its id, and its digest
+        self._done: dict[
+            int, tuple[object, str]
+        ] = {}  # id -> the value, kept alive so that no other takes its id, and its digest
 
     def module(self, model: nn.Module, skipped: frozenset[str] = frozenset()) -> dict[str, object]:
         """What a torch module and those inside it hold, by name."""
@@ -122,7 +124,11 @@ class _Walk:
 
     def _receiver(self, value: object) -> object:
         """What a method belongs to; of a module its name alone, where it is one of the encoder's own."""
-        return type(value).__qualname__ if hasattr(value, "named_modules") and not self._is_users_class(type(value)) else self.value(value)
+        return (
+            type(value).__qualname__
+            if hasattr(value, "named_modules") and not self._is_users_class(type(value))
+            else self.value(value)
+        )
 
     def _object(self, value: object) -> object:
         kind = type(value)
@@ -141,7 +147,11 @@ class _Walk:
     def _class(self, cls: type) -> object:
         """A user's class: its own values, and the globals that its functions read; None where there is neither."""
         held = {k: self.value(v) for k, v in vars(cls).items() if not _is_dunder(k) and not hasattr(v, "__get__")}
-        read = {k: self.value(v) for k, v in vars(cls).items() if isinstance(v, (types.FunctionType, property, staticmethod, classmethod))}
+        read = {
+            k: self.value(v)
+            for k, v in vars(cls).items()
+            if isinstance(v, (types.FunctionType, property, staticmethod, classmethod))
+        }
         told = {k: v for k, v in (held | read).items() if v is not None}
         return told or None
 
@@ -157,7 +167,14 @@ class _Walk:
                 cells.append(None)
         defaults = [self.value(function.__defaults__ or ()), self.value(function.__kwdefaults__ or {})]
         names = sorted(set(_names(code)))
-        return ["users function", function.__qualname__, code.co_firstlineno, cells, defaults, self._globals(function.__globals__, names)]
+        return [
+            "users function",
+            function.__qualname__,
+            code.co_firstlineno,
+            cells,
+            defaults,
+            self._globals(function.__globals__, names),
+        ]
 
     def _globals(self, held: Mapping[str, object], names: Iterable[str]) -> dict[str, object]:
         """What is told of a module's globals that a function names; of other modules of the user's, what it may name of them."""

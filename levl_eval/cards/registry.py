@@ -266,7 +266,7 @@ def task_card(
             own = _recipe(recipe).get("on_scenes") if default_recipe == "scenes" else None
             recipe = own if isinstance(own, str) else default_recipe
         value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe
-    for field, text in overrides.items():
+    for field, text in sorted(overrides.items(), key=lambda f: f[0].count(".")):  # a mapping first, then what is set inside it
         if field == "set":
             raise UsageError(f"--set {name}.set: choose the set in the task's name instead, as {head}@{text}")
         if field != "recipe":

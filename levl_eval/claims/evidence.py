@@ -155,16 +155,18 @@ def _check_seeds(role: str, encoders: Sequence[Encoder]) -> None:
     """Raises UsageError where the backbones of a role are not pretraining seeds of one training, as far as their records say."""
     for k, e in enumerate(encoders):
         for other in encoders[:k]:
-            both = f"--as {role}={other.label},{e.label}: the backbones of a role differ in their pretraining seed alone, and these"
+            both = (
+                f"--as {role}={other.label},{e.label}: the backbones of a role differ in their pretraining seed alone, and these"
+            )
             if e.any.weights == other.any.weights:
                 raise UsageError(f"{both} have the same weights; give one of them")
             if _pretraining_seed(e) is not None and _pretraining_seed(e) == _pretraining_seed(other):
                 raise UsageError(f"{both} were both trained with seed {_pretraining_seed(e)}; give one of them")
             infos = [object_at(x.any.backbone, "info") for x in (other, e)]
-            for field in _OF_TRAINING:
-                first, second = (i.get(field) for i in infos)
+            for what in _OF_TRAINING:
+                first, second = (i.get(what) for i in infos)
                 if first is not None and second is not None and first != second:
-                    raise UsageError(f"{both} are of other trainings ({field} {first} against {second}); give roles of their own")
+                    raise UsageError(f"{both} are of other trainings ({what} {first} against {second}); give roles of their own")
 
 
 def _pretraining_seed(e: Encoder) -> int | None:

@@ -73,7 +73,9 @@ def chosen_claims(words: str | None, records: Sequence[Record], roles: Sequence[
         first: dict[str, str] = {}
         for n, card in chosen.items():
             if first.setdefault(card.name, n) != n:
-                raise UsageError(f"--claims: {first[card.name]} and {n} are both the claim {card.name}, which a family holds once; give one")
+                raise UsageError(
+                    f"--claims: {first[card.name]} and {n} are both the claim {card.name}, which a family holds once; give one"
+                )
         return list(chosen.values()), []
     cards = [claim_card(n) for n in claim_files()]
     there = {(r.task, source_word(r) == "scenes") for r in records}

@@ -6,8 +6,9 @@ Features do not depend on a head's fields, so they are computed once and only he
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import did_you_mean
@@ -45,6 +46,23 @@ def split_values(text: str) -> list[str]:
     return [*out, text[start:].strip()]
 
 
+def stems_of(tasks: Sequence[str]) -> dict[str, list[str]]:
+    """How ``--set`` and ``--grid`` call tasks: by name, a card's file by its stem -> the tasks that are called so."""
+    out: dict[str, list[str]] = {}
+    for t in dict.fromkeys(tasks):
+        out.setdefault(Path(t).stem if t.endswith((".yaml", ".yml")) else t, []).append(t)
+    return out
+
+
+def only_task(where: str, stem: str, stems: Mapping[str, Sequence[str]]) -> str:
+    """The one task that a word stands for. Raises UsageError where it stands for several; where: the option, as it was given."""
+    if len(stems[stem]) > 1:
+        raise UsageError(
+            f"{where}: {stem!r} may be {' or '.join(stems[stem])}; run them apart, or give one card's file another name"
+        )
+    return stems[stem][0]
+
+
 def parse_grid(
     words: Sequence[str], tasks: Sequence[str], settings: Sequence[str] = ()
 ) -> dict[str, list[tuple[str, list[str]]]]:
@@ -52,9 +70,7 @@ def parse_grid(
 
     Raises UsageError for another form, a task that is not run, a field given twice or also by ``--set``, and for values given twice.
     """
-    stems = {
-        t.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml") if t.endswith((".yaml", ".yml")) else t: t for t in tasks
-    }
+    stems = stems_of(tasks)
     fixed = {s.partition("=")[0] for s in settings}
     out: dict[str, list[tuple[str, list[str]]]] = {}
     for word in words:
@@ -65,9 +81,10 @@ def parse_grid(
             raise UsageError(f"--grid {word!r}: expected task.field=value,value, for example ade20k.label_grid=nearest,corner")
         if task not in stems:
             raise UsageError(f"--grid {word!r}: {task!r} is not among --tasks{did_you_mean(task, list(stems))}")
+        named = only_task(f"--grid {word!r}", task, stems)
         if left in fixed:
             raise UsageError(f"--grid {word!r}: {left} is fixed by --set; give it only once")
-        mine = out.setdefault(stems[task], [])
+        mine = out.setdefault(named, [])
         if field in (f for f, _ in mine):
             raise UsageError(f"--grid {word!r}: {left} is given twice; put all its values into one")
         if len(set(values)) < len(values):

@@ -29,7 +29,7 @@ from levl_eval.core.offline import check_at_hand
 from levl_eval.core.paths import default_cache
 from levl_eval.core.precision import NAMES, Precision, check_precision
 from levl_eval.core.progress import Progress
-from levl_eval.core.text import did_you_mean
+from levl_eval.core.text import did_you_mean, printable
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.sources import resolve_data
 from levl_eval.engines.contract import TOGETHER, WITH_TEXT, versions_of
@@ -39,7 +39,7 @@ from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources, needs_scenes, test_source
 from levl_eval.runner.folders import LATEST
-from levl_eval.runner.grid import Variant, check_distinct, variants
+from levl_eval.runner.grid import Variant, check_distinct, only_task, stems_of, variants
 from levl_eval.runner.language import language_model_parts
 from levl_eval.runner.options import check_options, check_store_limit, skip_bound
 from levl_eval.scenes.export import world_folder
@@ -130,9 +130,12 @@ class Plan:
 
 
 def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, dict[str, str]]:
-    """``["pope.prompt.max_new_tokens=4"]`` -> {"pope": {"prompt.max_new_tokens": "4"}}. Raises UsageError for an unknown task."""
+    """``["pope.prompt.max_new_tokens=4"]`` -> {"pope": {"prompt.max_new_tokens": "4"}}.
+
+    Raises UsageError for an unknown task, a word that stands for several tasks, and a field that is given two values.
+    """
     out: dict[str, dict[str, str]] = {t: {} for t in tasks}
-    by_stem = {Path(t).stem if t.endswith((".yaml", ".yml")) else t: t for t in tasks}
+    by_stem = stems_of(tasks)
     for setting in settings:
         left, eq, value = setting.partition("=")
         task, dot, name = left.partition(".")
@@ -140,7 +143,12 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
             raise UsageError(f"--set {setting!r}: expected task.field=value, for example pope.prompt.max_new_tokens=4")
         if task not in by_stem:
             raise UsageError(f"--set {setting!r}: {task!r} is not among --tasks{did_you_mean(task, list(by_stem))}")
-        out[by_stem[task]][name] = value
+        mine = out[only_task(f"--set {setting!r}", task, by_stem)]
+        field = ".".join(
+            str(int(part)) if part.isdecimal() else part for part in name.split(".")
+        )  # a list's 0 and 00 are one place
+        if mine.setdefault(field, value) != value:
+            raise UsageError(f"--set {setting!r}: {task}.{field} is also set to {printable(mine[field][:60])}; give it once")
     return out
 
 

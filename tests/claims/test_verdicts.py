@@ -167,8 +167,21 @@ SEEDS = {"model": "nano", "objective": "clip", "step": 6000}
 )  # fmt: skip
 def test_what_is_no_pretraining_seed_does_not_count_as_one(tmp_path, second, words):
     """The same training at two steps, or one checkpoint read in two ways, would be spread between seeds that nobody has seen."""
-    for name, change in (("x0", {"info": {**SEEDS, "seed": 0}}), ("x1", second), ("y0", {"info": {"seed": 0}}), ("y1", {"info": {"seed": 1}})):
-        backbone = {"name": name, "uri": name, "weights_sha256": digest(name), "code": {}, "text": {}, "preprocess": {"size": 64}, "info": {}}
+    for name, change in (
+        ("x0", {"info": {**SEEDS, "seed": 0}}),
+        ("x1", second),
+        ("y0", {"info": {"seed": 0}}),
+        ("y1", {"info": {"seed": 1}}),
+    ):
+        backbone = {
+            "name": name,
+            "uri": name,
+            "weights_sha256": digest(name),
+            "code": {},
+            "text": {},
+            "preprocess": {"size": 64},
+            "info": {},
+        }
         write(tmp_path, name, "gqa", answers(0.7, own=len(name)), backbone={**backbone, **change})
     roles = {"a": ["x0", "x1"], "b": ["y0", "y1"]}
     if words:

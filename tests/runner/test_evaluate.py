@@ -26,7 +26,8 @@ from levl_eval.records import Sample
 from levl_eval.records.schema import checksum_of
 from levl_eval.report.tables import COLUMNS, write_leaderboard
 from levl_eval.runner.evaluate import evaluate
-from levl_eval.runner.plan import split_overrides
+from levl_eval.runner.grid import parse_grid
+from levl_eval.runner.plan import resolve_tasks, split_overrides
 
 CALLS: list[str] = []
 
@@ -167,6 +168,30 @@ def test_bad_input_is_told_before_anything_runs(world):
 
 def test_split_overrides_keeps_dots_and_equal_signs_of_values():
     assert split_overrides(["a.b.c=x=1"], ["a"]) == {"a": {"b.c": "x=1"}}
+
+
+def test_a_field_has_one_value_whatever_order_and_spelling_it_is_set_in():
+    """What is set inside a mapping stays where the mapping is set behind it; two values of one field are refused."""
+    inside, mapping = "pope.prompt.max_new_tokens=5", "pope.prompt={max_new_tokens: 3, template: '{question}'}"
+    cards = [resolve_tasks(["pope"], words, "scenes")["pope"] for words in ([inside, mapping], [mapping, inside])]
+    assert [c.prompt.max_new_tokens for c in cards] == [5, 5] and cards[0] == cards[1]
+    grid = resolve_tasks(
+        ["pope"], [inside], "scenes", grid=["pope.prompt={max_new_tokens: 3},{max_new_tokens: 3, template: 'Q {question}'}"]
+    )
+    assert [c.prompt.max_new_tokens for c in grid.values()] == [5, 5] and len({c.prompt.template for c in grid.values()}) == 2
+    assert split_overrides(["a.b=1", "a.b=1"], ["a"]) == {"a": {"b": "1"}}
+    for words in (["a.b=1", "a.b=2"], ["a.b.0=1", "a.b.00=2"]):
+        with pytest.raises(UsageError, match="is also set to 1; give it once"):
+            split_overrides(words, ["a"])
+
+
+def test_a_word_that_stands_for_two_tasks_is_no_task(tmp_path):
+    """A card's file that is called as a shipped task, or as another folder's: which one `--set` means is not known."""
+    tasks = ["linear", str(tmp_path / "linear.yaml")]
+    with pytest.raises(UsageError, match=r"--set .*'linear' may be linear or .*linear.yaml"):
+        split_overrides(["linear.lr=0.5"], tasks)
+    with pytest.raises(UsageError, match=r"--grid .*'linear' may be linear or .*linear.yaml"):
+        parse_grid(["linear.lr=0.5,1"], tasks)
 
 
 def test_cli_exit_codes_and_one_line(world, capsys):
