@@ -13,14 +13,14 @@ import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import tree_digest
 from levl_eval.core.user_code import is_users
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _DEEP = 24  # of values inside values, beyond which nobody keeps a number
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -124,15 +124,11 @@ class _Walk:
 
     def _receiver(self, value: object) -> object:
         """What a method belongs to; of a module its name alone, where it is one of the encoder's own."""
-        return (
-            type(value).__qualname__
-            if hasattr(value, "named_modules") and not self._is_users_class(type(value))
-            else self.value(value)
-        )
+        return type(value).__qualname__ if _is_module(value) and not self._is_users_class(type(value)) else self.value(value)
 
     def _object(self, value: object) -> object:
         kind = type(value)
-        if hasattr(value, "named_modules") and hasattr(value, "state_dict"):  # layers in a list, where torch does not find them
+        if _is_module(value):  # layers in a list, where torch does not find them
             return [kind.__qualname__, tree_digest(dict(value.state_dict())), self.module(value)]
         if kind.__module__ == "torch" and kind.__name__ in ("dtype", "memory_format"):
             return str(value)
@@ -208,11 +204,18 @@ def _users_file(file: str) -> bool:
     return is_users(Path(file).resolve())
 
 
+def _is_tensor(value: object) -> TypeGuard[Tensor]:
+    return hasattr(value, "detach") and hasattr(value, "is_sparse")  # known without importing torch
+
+
+def _is_module(value: object) -> TypeGuard[nn.Module]:
+    return hasattr(value, "named_modules") and hasattr(value, "state_dict")
+
+
 def _array(value: object) -> object:
     """A tensor or an array by its type and bytes; None for anything else."""
-    if hasattr(value, "detach") and hasattr(value, "dtype"):
-        dense = value.to_dense() if getattr(value, "layout", None) is not None and "sparse" in str(value.layout) else value
-        return ["tensor", tree_digest(dense)]
+    if _is_tensor(value):
+        return ["tensor", tree_digest(value.to_dense() if value.is_sparse else value)]
     if hasattr(value, "tobytes") and hasattr(value, "shape") and hasattr(value, "dtype"):
         return ["array", str(value.shape), str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
     return None

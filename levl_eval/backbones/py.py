@@ -12,6 +12,7 @@ from levl_eval.backbones.code import user_sources
 from levl_eval.backbones.common import finish
 from levl_eval.backbones.constants import constants_of
 from levl_eval.core.errors import UsageError
+from levl_eval.core.precision import settings_kept
 from levl_eval.core.text import did_you_mean
 from levl_eval.core.user_code import place_of
 
@@ -40,14 +41,14 @@ def load(spec: str, name: str, uri: str) -> Backbone:
     module, colon, name_of_factory = spec.partition(":")
     if not colon:
         raise UsageError(f"{uri}: expected py:package.module:factory")
-    with _users_errors(uri, module):
+    with _users_errors(uri, module), settings_kept():
         backbone = _factory(module, name_of_factory, uri)()
     if not isinstance(backbone, Backbone):
         raise UsageError(f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone")
     if backbone.missing():
         raise UsageError(f"{uri}: {type(backbone).__name__} lacks {backbone.missing()}; see docs/your-encoder.md")
     constants = constants_of(backbone, _OURS, module.partition(".")[0])  # before it runs: some note what they have last seen
-    with _users_errors(uri, module):
+    with _users_errors(uri, module), settings_kept():
         backbone = finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))
     backbone.code = {"constants": constants}  # the loader adds the source
     return backbone

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.precision import check_surroundings
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ def pick_device(name: str) -> torch.device:
     """ "auto" -> cuda, then mps, then cpu; any torch device name otherwise. Raises UsageError for one that is not there."""
     import torch
 
+    check_surroundings()
     if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"  # one GPU a process
     if name == "auto":

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from levl_eval import __version__
+from levl_eval.core.files import stat_mark
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, read_json, write_json
 from levl_eval.records import Record
 
 FILE = ".tables.json"
 PACKAGE = Path(__file__).resolve().parents[1]
-FOLDERS = ("report", "metrics", "records", "cards", "assets")  # what tables are made by; assets: the ceilings that ship
 
 
 class _Copy(io.StringIO):
@@ -25,16 +25,14 @@ class _Copy(io.StringIO):
         return sys.stdout.isatty()
 
 
-def _stat(path: Path) -> list[int]:
-    s = path.stat()
-    return [s.st_size, s.st_mtime_ns, s.st_ino]
+def _stat(path: Path) -> str:
+    return stat_mark(path.stat()).decode()  # ctime too: what is exchanged in place can have its old size and mtime
 
 
 def _inputs(out: Path, records: Sequence[Record], options: Mapping[str, object]) -> str:
     """Everything the tables are made of: files of records and samples, what is shown, how wide, and our own code."""
     files = {f"{p.parent.name}/{p.name}": _stat(p) for folder in ("records", "samples") for p in (out / folder).glob("*.json*")}
-    folders = [PACKAGE / name for name in FOLDERS]
-    code = {str(p.relative_to(PACKAGE)): _stat(p) for f in folders for p in f.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    code = {str(p.relative_to(PACKAGE)): _stat(p) for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((80, 24)).columns if terminal else 0
     shown = [r.key for r in records]

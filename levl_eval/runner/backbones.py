@@ -84,7 +84,8 @@ class BackboneHandle:
             return self._facts_by_reads(location)
         self._check_file(location.files)
         code = code_of(location.scheme, location.rest)
-        files = {f.name: self._known.sha256(f) for f in location.files}
+        read = location.files
+        files = {f.name: self._known.sha256(f) for f in read}
         key = cache_key(
             "backbone", FACTS_VERSION, scheme=location.scheme, uri="" if files else location.rest, code=code, files=files
         )
@@ -93,7 +94,9 @@ class BackboneHandle:
         if remembered is not None:
             return remembered[0]
         facts = self._facts_of_loaded()
-        _write(path, facts)
+        with suppress(LevlError):  # gone meanwhile
+            if {f.name: self._known.sha256(f) for f in read} == files:  # else a training has written its next checkpoint there
+                _write(path, facts)
         return facts
 
     def _facts_by_reads(self, location: Location) -> BackboneFacts:

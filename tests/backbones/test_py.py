@@ -105,3 +105,51 @@ def test_what_the_class_lacks_is_told(write, change, words):
     with pytest.raises(UsageError, match=words) as e:
         load_backbone("py:users_partial:Own")
     assert "\n" not in str(e.value) and "py:users_partial:Own" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "torch.set_default_dtype(torch.float64)", "torch.set_float32_matmul_precision('medium')", "torch.set_grad_enabled(False)",
+        "torch.set_num_threads(torch.get_num_threads() + 1)", "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'",
+        "torch.backends.fp32_precision = 'tf32'",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["module", "factory"])
+def test_settings_of_the_whole_process_are_not_the_users_to_leave_changed(write, setting, where):
+    """What the next encoder of the run and its heads compute would be other numbers under the same identity."""
+
+    def state():
+        backends = [
+            torch.backends.mkldnn.matmul,
+            torch.backends.mkldnn.conv,
+            torch.backends.cuda.matmul,
+            torch.backends.cudnn.conv,
+        ]
+        formats = [b.fp32_precision.replace("none", "ieee") for b in backends]
+        return [
+            torch.get_default_dtype(),
+            torch.get_float32_matmul_precision(),
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            formats,
+        ]
+
+    before, name = state(), f"users_settings_{abs(hash((setting, where)))}"
+    write(
+        name,
+        GOOD
+        + (
+            f"\n{setting}\ndef build(): return Own().float()\n"
+            if where == "module"
+            else f"\ndef build():\n    {setting}\n    return Own().float()\n"
+        ),
+    )
+    try:
+        load_backbone(f"py:{name}:build")
+        assert state() == before
+    finally:  # where it fails the other tests are not to suffer
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.set_num_threads(before[3])
+        torch.set_float32_matmul_precision("highest")

@@ -265,6 +265,24 @@ def test_a_backbone_is_remembered_by_its_files_and_built_only_when_needed(checkp
         assert facts_of(str(path), tmp_path).parts() == parts
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_remembered(checkpoints, tmp_path, monkeypatch):
+    """A training writes its next checkpoint between the hashing of the last one and its loading: the old bytes are not the new weights."""
+    path = tmp_path / "ckpt.pt"
+    shutil.copy(checkpoints["clip"], path)
+    right = facts_of(str(path), tmp_path / "other").parts()["weights"]
+    load = BackboneHandle.load
+
+    def replaced(handle):
+        shutil.copy(checkpoints["siglip"], path)
+        return load(handle)
+
+    monkeypatch.setattr(BackboneHandle, "load", replaced)
+    assert facts_of(str(path), tmp_path).parts()["weights"] != right  # who was loaded
+    monkeypatch.undo()
+    shutil.copy(checkpoints["clip"], path)
+    assert facts_of(str(path), tmp_path).parts()["weights"] == right
+
+
 # ---- what is read back
 
 
