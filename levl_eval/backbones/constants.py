@@ -148,8 +148,8 @@ class _Walk:
             for k, v in vars(cls).items()
             if isinstance(v, (types.FunctionType, property, staticmethod, classmethod))
         }
-        told = {k: v for k, v in (held | read).items() if v is not None}
-        return told or None
+        described = {k: v for k, v in (held | read).items() if v is not None}
+        return described or None
 
     def _function(self, function: types.FunctionType) -> object:
         code = function.__code__
@@ -178,13 +178,13 @@ class _Walk:
         for name in names:
             if name not in held or _is_dunder(name):
                 continue
-            found = held[name]
-            if not isinstance(found, types.ModuleType):
-                self._put(out, name, found)
-            elif self._is_users_file(getattr(found, "__file__", None) or "", found.__name__):
+            value = held[name]
+            if not isinstance(value, types.ModuleType):
+                self._put(out, name, value)
+            elif self._is_users_file(getattr(value, "__file__", None) or "", value.__name__):
                 for inner in names:
-                    if inner in vars(found) and not isinstance(vars(found)[inner], types.ModuleType):
-                        self._put(out, f"{name}.{inner}", vars(found)[inner])
+                    if inner in vars(value) and not isinstance(vars(value)[inner], types.ModuleType):
+                        self._put(out, f"{name}.{inner}", vars(value)[inner])
         return out
 
     def _is_users_class(self, cls: type) -> bool:

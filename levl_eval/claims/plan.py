@@ -25,14 +25,14 @@ SEEDS = (2, 3, 5, 8, 12, 20)
 
 
 def power_of(
-    parts: Components, images: int, seeds: int, relation: Relation, margin: float, alpha: float = 0.05, seed: int = 0
+    parts: Components, images: int, seeds: int, relation: Relation, margin: float, alpha: float = 0.05, beyond: float = 0.0
 ) -> float:
     """Chance that a difference is shown, with so many images and seeds, by simulation of its test.
 
-    margin, parts: in the metric's own numbers (variances in their squares). greater, less: the true difference is ``margin`` and is
-    tested against 0; equivalent: it is 0 and is tested to lie within ``margin``.
+    margin, beyond, parts: in the metric's own numbers (variances in their squares). greater, less: the true difference is ``margin`` and is
+    tested to be beyond ``beyond``, the claim's own margin; equivalent: it is 0 and is tested to lie within ``margin``.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     normal = rng.standard_normal(DRAWS)
     by_seed = parts.seed / seeds + parts.rest / (seeds * images) if seeds > 1 else 0.0
     by_image = parts.image / images + (0.0 if seeds > 1 else parts.rest / images)
@@ -44,17 +44,17 @@ def power_of(
     true = {"greater": margin, "less": -margin, "equivalent": 0.0}[relation]
     value = true + np.sqrt(by_seed + by_image) * normal
     drawn = Crossed(value, by_seed * spread if seeds > 1 else np.zeros(DRAWS), inner, seeds, images)
-    result = evidence(drawn, relation, margin if relation == "equivalent" else 0.0)
+    result = evidence(drawn, relation, margin if relation == "equivalent" else beyond)
     return float((result.support <= alpha).mean())
 
 
 def images_needed(
-    parts: Components, seeds: int, relation: Relation, margin: float, power: float, alpha: float = 0.05
+    parts: Components, seeds: int, relation: Relation, margin: float, power: float, alpha: float = 0.05, beyond: float = 0.0
 ) -> int | None:
-    """The fewest images (to 2 %) with which the test reaches ``power``; None where a million do not."""
+    """The fewest images (to 2 %) with which the test reaches ``power``; None where a million do not. The rest as in :func:`power_of`."""
 
     def enough(n: int) -> bool:
-        return power_of(parts, n, seeds, relation, margin, alpha) >= power
+        return power_of(parts, n, seeds, relation, margin, alpha, beyond) >= power
 
     if not enough(MOST_IMAGES):
         return None
@@ -87,18 +87,18 @@ class Planned:
         return {**asdict(self), "choices": dict(self.choices), "needs": [{"seeds": s, "images": n} for s, n in self.needs]}
 
 
-def plan_one(d: Difference, relation: Relation, margin: float, power: float, alpha: float) -> Planned:
-    """margin: in points of a percentage, or in the metric's unit. Raises UsageError for a difference that was not tested."""
+def plan_one(d: Difference, relation: Relation, margin: float, power: float, alpha: float, beyond: float = 0.0) -> Planned:
+    """margin, beyond: in points of a percentage, or in the metric's unit; see :func:`power_of`. Raises UsageError for a difference that was not tested."""
     if d.contrast is None:
         raise UsageError(f"{d.task}: {d.reason}; a plan needs a finished run of it")
     scale = factor(d.metric)
     parts = components(d.contrast.layout)
-    inner = margin / scale
+    inner, edge = margin / scale, beyond / scale
     seeds = len(d.contrast.layout)
     offered: Sequence[int] = sorted({*SEEDS, seeds}) if d.contrast.outer else (1,)
-    needs = tuple((s, images_needed(parts, s, relation, inner, power, alpha)) for s in offered)
+    needs = tuple((s, images_needed(parts, s, relation, inner, power, alpha, edge)) for s in offered)
     deviations = tuple(float(v) ** 0.5 * scale for v in (parts.seed, parts.image, parts.rest))
-    now = power_of(parts, d.contrast.images, seeds, relation, inner, alpha)
+    now = power_of(parts, d.contrast.images, seeds, relation, inner, alpha, edge)
     return Planned(
         d.task, d.metric, d.other, d.choices, d.contrast.outer, (deviations[0], deviations[1], deviations[2]), needs,
         (d.contrast.images, seeds, now),
@@ -138,16 +138,22 @@ class Plan:
 
 
 def plan(judged: Judged, margin: float | None, power: float) -> Plan:
-    """From a judged claim: what would decide it. margin: None takes the claim's own.
+    """From a judged claim: what would decide it by the claim's own test. margin: None takes the claim's own.
 
-    Raises UsageError for a power outside (0, 1), a margin that is not above 0, and where nothing of the claim was run.
+    Raises UsageError for a power outside (0, 1), a margin that is not above 0 or, of greater and less, not above the claim's own, and where
+    nothing of the claim was run.
     """
     wanted = judged.card.margin if margin is None else margin
+    beyond = 0.0 if judged.card.relation == "equivalent" else judged.card.margin
     if not 0.05 < power < 1:
         raise UsageError(f"--power {power}: above 0.05 and below 1")
     if not 0 < wanted < 1e6:
         raise UsageError(
             f"--margin {wanted:g}: above 0; the difference that is to be found (greater, less) or excluded (equivalent)"
+        )
+    if wanted <= beyond:
+        raise UsageError(
+            f"--margin {wanted:g}: {judged.card.name} asks for a difference beyond {beyond:g}; give a true difference above that, which is to be found"
         )
     tested = [d for d in judged.differences if d.contrast is not None]
     if not tested:
@@ -155,5 +161,5 @@ def plan(judged: Judged, margin: float | None, power: float) -> Plan:
     every = "any" not in (judged.card.over.tasks, judged.card.over.against, judged.card.over.protocols)
     each = 1 - (1 - power) / len(judged.differences) if every else power
     relation = judged.card.relation
-    planned = tuple(plan_one(d, relation, wanted, each, judged.alpha) for d in tested)
+    planned = tuple(plan_one(d, relation, wanted, each, judged.alpha, beyond) for d in tested)
     return Plan(judged.card.name, relation, wanted, power, each, judged.alpha, planned, judged.reasons)

@@ -20,7 +20,7 @@ from levl_eval.metrics.equivalence import NOTHING, Evidence, combined, evidence
 from levl_eval.metrics.permutation import holm
 from levl_eval.records import Record, read_records
 from levl_eval.report.compare import differing_fields, mismatches
-from levl_eval.report.provenance import published_set, source_word
+from levl_eval.report.provenance import published_set, source_word, trained_on_scenes
 from levl_eval.report.units import factor
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -232,6 +232,8 @@ def _check_data(card: ClaimCard, record: Record) -> None:
     scenes = source_word(record) == "scenes"
     if card.data == "published" and scenes:
         raise Unusable(f"{record.task}: was run on generated scenes, the claim is about the published data")
+    if card.data == "published" and trained_on_scenes(record):
+        raise Unusable(f"{record.task}: was run on --data scenes, so what it trained on may be the generated scenes")
     if card.data == "scenes" and not scenes:
         raise Unusable(f"{record.task}: was run on other data, the claim is about generated scenes")
 

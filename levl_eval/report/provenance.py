@@ -26,6 +26,11 @@ def source_word(record: Record) -> str:
     return str(record.data.get("test_source") or record.data.get("source", "scenes"))
 
 
+def trained_on_scenes(record: Record) -> bool:
+    """Whether a test set of its own may stand beside a head that was trained on the synthetic scenes: `--data scenes` says where all other sets lie."""
+    return source_word(record) != "scenes" and record.data.get("source") == "scenes" and bool(record.train)
+
+
 def date_of(record: Record) -> str:
     """The day a record was made, as YYYY-MM-DD; '' where it does not say."""
     return str(record.environment.get("date", ""))[:10]

@@ -16,7 +16,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.data.published import POPE_WHOLE
 from levl_eval.metrics.catalogue import metric
 from levl_eval.records import Record
-from levl_eval.report.provenance import published_set, source_word
+from levl_eval.report.provenance import published_set, source_word, trained_on_scenes
 from levl_eval.report.reference import is_baseline
 from levl_eval.report.results import Results, Row
 from levl_eval.report.tables import TableRow
@@ -128,6 +128,8 @@ def missing_for_paper(record: Record) -> tuple[str, ...]:
         out.append("its test data are not recognised as a published set, whole and unchanged")
     elif not known.startswith(paper_set(record.task)):
         out.append(f"its test set is {known}, the paper's is {paper_set(record.task)}")
+    if trained_on_scenes(record):
+        out.append("run on --data scenes, so what it trained on may be the synthetic scenes")
     if record.limit is not None:
         out.append(f"limited to {record.limit:,} test images")
     if not record.identity_hash:

@@ -58,6 +58,22 @@ def test_where_seeds_differ_too_much_no_number_of_images_is_enough():
     assert images_needed(parts, 2, "greater", 1.5, 0.8) is not None
 
 
+def test_a_claim_beyond_a_margin_is_planned_by_its_own_test(run):
+    """A true difference of 4 is found beyond 2 as one of 2 is beyond 0, and one of 2 never is."""
+    folder = run(one=0.6, two=0.55, tasks=("gqa",))
+
+    def judged(margin):
+        card = parse_card({**GOOD, "relation": "greater", "margin": margin, "tasks": [{"task": "gqa"}]}, "c")
+        return judge([card], finished_records([folder]), {"a": ["one"], "b": ["two"]})[0]
+
+    plain, beyond = plan(judged(0.0), 2.0, 0.8), plan(judged(2.0), 4.0, 0.8)
+    assert beyond.needs[0][1] == pytest.approx(plain.needs[0][1], rel=0.05) and beyond.differences[0].now[2] < 0.9
+    assert plan(judged(0.0), 4.0, 0.8).needs[0][1] < 0.5 * beyond.needs[0][1]
+    for margin in (None, 2.0):
+        with pytest.raises(UsageError, match="--margin 2: c asks for a difference beyond 2"):
+            plan(judged(2.0), margin, 0.8)
+
+
 @pytest.mark.slow
 def test_the_command_and_its_refusals(run, tmp_path, capsys):
     folder = run(one=0.6, two=0.55, seeds=(0, 1, 2))

@@ -201,6 +201,10 @@ def test_where_the_test_data_lay_is_asked_of_the_task_not_of_the_run(tmp_path):
     published = verdict(tmp_path, claim(data="published"), named=roles)
     assert published.differences[0].contrast is not None
     assert any("not recognised as a published set" in c for c in published.caveats)
+    for name in "xy":
+        data = {"fingerprint": "f", "train": ["scenes"], "source": "scenes", "test_source": "/real/gqa"}
+        write(tmp_path / "trained", name, "gqa", answers(0.8, own=len(name)), data=data)
+    assert "may be the generated scenes" in sentence(verdict(tmp_path / "trained", claim(data="published"), named=roles))
 
 
 def test_a_claim_stands_in_a_family_once(run, tmp_path, capsys):
