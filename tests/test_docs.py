@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from levl_eval.cli.app import build_parser
+from levl_eval.report.tables import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,3 +68,27 @@ def test_the_house_names_what_is_there():
         if file is None or not all(re.search(rf"\b(?:def|class) {part}\b|^{part}\b", source, re.M) for part in parts):
             wrong.append(f"{path}:{names}")
     assert wrong == []
+
+
+def test_the_page_of_results_has_every_column_of_the_table():
+    """In the order of the file, with the meaning that a published data set card gives."""
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("## leaderboard.csv")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("\n## ")[0], re.M)
+    assert [(name, meaning.replace("\\|", "|")) for name, meaning in rows] == list(COLUMNS.items())
+
+
+def test_links_between_pages_lead_somewhere():
+    """The file, and where the link names one, the heading; pages of the reference are made with the site."""
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+            if target.startswith("reference/"):
+                continue
+            file = (page.parent / target).resolve() if target else page
+            assert file.exists(), (page.name, target)
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+                assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, (
+                    page.name,
+                    target,
+                    anchor,
+                )

@@ -15,7 +15,7 @@ from levl_eval.core.errors import UsageError
 if TYPE_CHECKING:
     from levl_eval.cards import TaskCard
 
-HELP = "run what the record or card names as Python here: `py:` backbones, mmseg config files, task folders of lmms-eval"
+HELP = "execute Python code that the record or card names: `py:` backbones, mmseg config files, task folders of lmms-eval"
 REMEDY = "say --trust if you know who wrote it"
 FIELDS = ("config", "include")  # of task cards: a Python file, a folder whose task files may call functions
 

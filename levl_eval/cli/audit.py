@@ -42,7 +42,7 @@ NORMALISATIONS: dict[str, dict[str, object]] = {
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "audit",
-        help="which preprocessing a backbone wants: its card's against the usual ones",
+        help="compare a backbone's preprocessing with the usual alternatives",
         description="Changes the normalisation or the resize, one at a time, and compares image by image. Exit code 0 also where "
         "the card's choice loses; a warning then says so.",
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "cache",
-        help="what is kept between runs: list it, verify it, keep it below a size, remove it",
+        help="list, verify, shrink or clear what is kept between runs",
         description="Features, text embeddings, connectors, floors, answers, hashes, generated data, pools. The folder is $LEVL_CACHE.",
     )
     p.add_argument("what", choices=["ls", "verify", "prune", "clear"])

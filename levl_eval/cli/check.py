@@ -9,9 +9,11 @@ from pathlib import Path
 
 from levl_eval.cli.options import Commands
 
+STATES = {"whole": "undamaged", "old": "of an old schema without checksums", "orphan": "without a record"}  # others as they are
+
 
 def add(commands: Commands) -> None:
-    p = commands.add_parser("check", help="say what is whole in a run's folder")
+    p = commands.add_parser("check", help="check the records and samples of a run for damage")
     p.add_argument("dir", metavar="DIR")
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         counts = Counter(f.state for f in findings)
         print_rows([[f.state, f.file, f.message] for f in findings if f.message])
-        print(", ".join(f"{n} {state}" for state, n in counts.most_common()) or "no records")
+        print(", ".join(f"{n} {STATES.get(state, state)}" for state, n in counts.most_common()) or "no records")
         if counts["damaged"] or counts["failed"]:
-            print("the next run into this folder computes what is damaged or failed again")
+            print("the next run with this --out computes damaged and failed records again")
     return int(any(f.state in ("damaged", "failed") for f in findings))

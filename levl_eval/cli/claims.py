@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "claims",
-        help="is a claim supported, contradicted or undecided by the results of runs",
+        help="judge claims on the results of runs: supported, contradicted or undecided",
         description="Each role of a claim is played by a backbone of the runs, or by several that differ in their pretraining seed.",
     )
     p.add_argument("dirs", nargs="+", metavar="DIR", help="run directories")
@@ -37,7 +37,7 @@ def add_roles(p: argparse.ArgumentParser) -> None:
     """The option ``--as``."""
     p.add_argument(
         "--as", action="append", default=[], dest="roles", metavar="ROLE=B[,B...]",
-        help="who plays a role: a backbone's name, NAME@first letters of its weights' hash, or one a pretraining seed (repeatable)",
+        help="which backbone takes a role of a claim: its name, NAME@PREFIX with a prefix of its weights' hash, or one per pretraining seed (repeatable)",
     )  # fmt: skip
 
 

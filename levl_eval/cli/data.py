@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     data = commands.add_parser("data", help="make or check data directories").add_subparsers(
         dest="data_command", metavar="make|check", parser_class=Parser, required=True
     )
-    make = data.add_parser("make", help="write the generated world in the published layouts")
+    make = data.add_parser("make", help="write the synthetic scenes in the layouts of the published data sets")
     make.add_argument("what", choices=["scenes"])
     make.add_argument("--out", required=True, metavar="DIR")
     make.add_argument("--seed", type=SEED, default=0)

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         "--readout", choices=["pooled", "cls", "mean-patch", "patches"], help="default: the task's; patches: all tokens"
     )
     p.add_argument(
-        "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
+        "--data", default="scenes", metavar="DIR|hub|scenes", help="folder of the data sets (default: the synthetic scenes)"
     )
     p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N images")
     p.add_argument(
@@ -35,8 +35,8 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--device", default="auto")
     p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
-    p.add_argument("--trust", action="store_true", help="run what the card names as Python here: `py:` backbones")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--trust", action="store_true", help="execute Python code that the card names: `py:` backbones")
+    p.add_argument("--quiet", action="store_true", help="show no progress")
     p.set_defaults(call=run)
 
 

@@ -25,8 +25,8 @@ COLUMNS = {  # figure -> heading
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "health",
-        help="embedding health of backbones, without labels",
-        description="Reads any folder of images (--images) or the test images of a set (--on, default the generated world's).",
+        help="statistics of a backbone's embeddings without labels: rank, uniformity, duplicates",
+        description="Reads any folder of images (--images) or the test images of a set (--on; default: the synthetic scenes).",
     )
     p.add_argument("--backbone", required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
     p.add_argument("--images", metavar="DIR", help="a folder of images, searched through its subfolders")

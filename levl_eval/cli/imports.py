@@ -20,14 +20,14 @@ def add(commands: Commands) -> None:
     p.add_argument("--task", required=True, metavar="T", help="a task of questions, classes or masks")
     p.add_argument("--name", required=True, metavar="NAME", help="what the system is called in tables")
     p.add_argument(
-        "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
+        "--data", default="scenes", metavar="DIR|hub|scenes", help="folder of the data sets (default: the synthetic scenes)"
     )
-    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images a task")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images per task")
     p.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="task.field=value", help="override a card's field"
     )
     p.add_argument("--out", metavar="DIR", help="where the record goes (default: the newest run, runs/latest, or a new folder)")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--quiet", action="store_true", help="show no progress")
     p.set_defaults(call=run)
 
 

@@ -43,15 +43,15 @@ def launcher_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--launcher",
         choices=["local", "slurm"],
-        help="compute in copies of this command: processes here, or a job array of Slurm",
+        help="run copies of this command: local processes, or a Slurm job array",
     )
-    p.add_argument("--jobs", type=int, metavar="N", help="copies to start (default: one a job of the grid, at most 8)")
+    p.add_argument("--jobs", type=int, metavar="N", help="copies to start (default: one per job, at most 8)")
     p.add_argument(
         "--slurm", action="append", default=[], metavar="KEY=VALUE[,...]",
-        help="of each copy: partition, qos, account, time (needed), gpus, cpus, mem, array_parallelism, constraint, ...",
+        help="resources of each copy: partition, qos, account, time (required), gpus, cpus, mem, array_parallelism, constraint, ...",
     )  # fmt: skip
     p.add_argument(
-        "--detach", action="store_true", help="submit and end; the same command later waits for it and shows the tables"
+        "--detach", action="store_true", help="submit and exit; the same command later waits for the jobs and shows the tables"
     )
 
 

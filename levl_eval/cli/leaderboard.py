@@ -19,13 +19,13 @@ FORMATS = ("table", "csv", "md", "tex", "html", "json")
 
 
 def add(commands: Commands) -> None:
-    p = commands.add_parser("leaderboard", help="tables from run directories")
+    p = commands.add_parser("leaderboard", help="print or write tables of run directories")
     p.add_argument("dirs", nargs="+", metavar="DIR")
-    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
+    p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument("--format", choices=FORMATS, default="table")
-    p.add_argument("--wide", action="store_true", help="csv: tasks by backbones, instead of one metric a row")
-    p.add_argument("--intervals", action="store_true", help="tex: every table with its intervals, wider than a column")
-    p.add_argument("--published", action="store_true", help="csv: also the paper's numbers, as rows marked published")
+    p.add_argument("--wide", action="store_true", help="csv: tasks by backbones instead of one metric per row")
+    p.add_argument("--intervals", action="store_true", help="tex: tables with intervals (wider than one column)")
+    p.add_argument("--published", action="store_true", help="csv: add the paper's numbers as rows marked published")
     p.add_argument("--json", action="store_true", help="the same as --format json")
     p.add_argument("--out", metavar="FILE", help="write to a file instead of to the terminal")
     p.set_defaults(call=run)

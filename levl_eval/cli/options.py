@@ -38,9 +38,9 @@ def out_folder(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
-    """What every command that computes takes. out: the default of --out, None for a new folder each time."""
+    """Options of every command that computes. out: the default of --out, None for a new folder each time."""
     p.add_argument(
-        "--data", default="scenes", metavar="DIR|hub|scenes", help="where the data sets lie (default: the generated world)"
+        "--data", default="scenes", metavar="DIR|hub|scenes", help="folder of the data sets (default: the synthetic scenes)"
     )
     p.add_argument(
         "--llm", default="scenes-lm", metavar="NAME|DIR", help="frozen language model (default: the embedded scenes-lm)"
@@ -48,43 +48,46 @@ def run_options(p: argparse.ArgumentParser, out: str | None) -> None:
     p.add_argument(
         "--seeds", type=seed_list, metavar="0,1,2", help="seeds of heads and connectors (default: the card's; 3 for probes)"
     )
-    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images a task")
+    p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images per task")
     p.add_argument(
-        "--skip-broken", type=skip_option, metavar="N|P%%", dest="skip_broken",
-        help="leave out at most so many unreadable items of a set: failed rows, wrong as answers (default: the task fails)",
+        "--skip-broken", type=skip_option, metavar="N|P%", dest="skip_broken",
+        help="leave out at most this many unreadable items per set; a question left out counts as wrong (default: the task fails)",
     )  # fmt: skip
     p.add_argument(
         "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
     )
-    p.add_argument("--reference", metavar="NAME", help="backbone that gains are over (default: each one's own random twin)")
+    p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument(
         "--log",
         type=comma_list,
         default=[],
         metavar="wandb,trackio,tensorboard",
-        help="also give the final table to these trackers",
+        help="also log the final table to these trackers",
     )
-    p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables go (default: {out or NEW})")
+    p.add_argument("--out", default=out, metavar="DIR", help=f"where records and tables are written (default: {out or NEW})")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images a batch through the encoder")
-    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the image encoders; tf32 on NVIDIA GPUs alone")
-    p.add_argument("--compile", action="store_true", help="image encoders through torch.compile (part of the identity)")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images per batch in the encoder (default: 64)")
+    p.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="precision of the image encoders (default: float32; tf32 needs an NVIDIA GPU)",
+    )
+    p.add_argument("--compile", action="store_true", help="run image encoders through torch.compile (part of the identity)")
     p.add_argument(
         "--channels-last", action="store_true", dest="channels_last",
-        help="image encoders with channels last in memory (part of the identity; convolutional ones gain)",
+        help="run image encoders in channels-last memory format (part of the identity; for convolutional encoders)",
     )  # fmt: skip
     p.add_argument(
         "--cuda-graphs", action="store_true", dest="cuda_graphs",
-        help="with --compile, on NVIDIA GPUs: image encoders as CUDA graphs (part of the identity; small batches gain)",
+        help="with --compile on an NVIDIA GPU: run image encoders as CUDA graphs (part of the identity; for small batches)",
     )  # fmt: skip
     p.add_argument(
         "--store-limit", type=size_of, metavar="SIZE", dest="store_limit",
-        help="what stored features may take, for example 200GB; tokens beyond it are encoded each time they are read",
+        help="disk limit of stored features, for example 200GB; tokens beyond it are encoded again each time they are read",
     )  # fmt: skip
-    p.add_argument(
-        "--workers", type=int, metavar="N", help="processes on this machine that share the work, each with its part of the cores"
-    )
-    p.add_argument("--rehash", action="store_true", help="distrust remembered hashes of unchanged files: read all data again")
-    p.add_argument("--quiet", action="store_true", help="no progress")
-    p.add_argument("--json", action="store_true", help="what was found as JSON instead of tables")
+    p.add_argument("--workers", type=int, metavar="N", help="processes on this machine; they share the jobs and the cores")
+    p.add_argument("--rehash", action="store_true", help="hash all data again, unchanged files too")
+    p.add_argument("--quiet", action="store_true", help="show no progress")
+    p.add_argument("--json", action="store_true", help="print JSON instead of tables")
     p.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -1,4 +1,4 @@
-"""`levl-eval plan CLAIM DIR...`: how many images and seeds decide a claim, from what a finished run shows of their spread."""
+"""`levl-eval plan CLAIM DIR...`: estimate how many images and seeds decide a claim, from what a finished run shows of their spread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 80
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "plan",
-        help="how many images and seeds decide a claim",
+        help="estimate how many images and seeds decide a claim",
         description="The spread between images and between seeds is taken from a finished run of the claim's tasks.",
     )
     p.add_argument("claim", metavar="CLAIM", help="name of a claim card, or its file")

@@ -14,16 +14,16 @@ from levl_eval.core.text import printable
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "publish",
-        help="a run as files that hubs and model cards read",
+        help="write a run's results as model card, data set and Every Eval Ever files",
         description="Written into a folder, without a network: for each backbone a model card section with model-index, Every Eval Ever's JSON with "
         "samples, and the long table as parquet with a data set card.",
     )
     p.add_argument("dirs", nargs="+", metavar="DIR")
     p.add_argument("--out", required=True, metavar="FOLDER", help="where the files go; made, or added to")
     p.add_argument("--backbone", metavar="NAME", help="only this one")
-    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
+    p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument("--repo", metavar="ORG/NAME", help="the model's repository, where one backbone is published")
-    p.add_argument("--organisation", default="unnamed", metavar="NAME", help="who has measured, for Every Eval Ever")
+    p.add_argument("--organisation", default="unnamed", metavar="NAME", help="who measured, for Every Eval Ever")
     p.add_argument(
         "--benchmark", action="append", default=[], metavar="TASK=DATASET[:TASK_ID]",
         help="a benchmark registered on the hub: writes .eval_results for that task",

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     p = commands.add_parser("report", help="write report.html of a run directory")
     p.add_argument("dir", metavar="DIR")
-    p.add_argument("--data", metavar="DIR", help="where the data sets lie now, if not where the records say")
-    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
+    p.add_argument("--data", metavar="DIR", help="folder of the data sets, if they have moved")
+    p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument(
         "--no-images",
         "--no-pictures",

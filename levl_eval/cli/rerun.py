@@ -21,15 +21,15 @@ TOLERANCE = 1e-6  # of a fraction: equal numbers on one machine, up to the last 
 
 
 def add(commands: Commands) -> None:
-    p = commands.add_parser("rerun", help="run a record again from itself and compare the numbers")
+    p = commands.add_parser("rerun", help="repeat the job of a record and compare the numbers")
     p.add_argument("record", metavar="RECORD.json")
     p.add_argument("--out", metavar="DIR", help="where the new record goes (default: rerun/ beside the run's records/)")
-    p.add_argument("--cache", metavar="DIR", help="an empty folder here recomputes features and connectors too")
-    p.add_argument("--data", metavar="DIR|hub|scenes", help="where the data lie now, if not where the record says")
-    p.add_argument("--backbone", metavar="URI", help="where the weights lie now, if not where the record says")
+    p.add_argument("--cache", metavar="DIR", help="cache folder; give an empty one to recompute features and connectors too")
+    p.add_argument("--data", metavar="DIR|hub|scenes", help="folder of the data, if they have moved")
+    p.add_argument("--backbone", metavar="URI", help="the weights, if they have moved")
     p.add_argument("--trust", action="store_true", help=HELP)
     p.add_argument("--device", default="auto")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--quiet", action="store_true", help="show no progress")
     p.add_argument("--json", action="store_true")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)

@@ -40,21 +40,27 @@ def add(commands: Commands) -> None:
         type=comma_list,
         required=True,
         metavar="T[,T...]",
-        help="card names, card files, suite:NAME, or lmms:NAME of lmms-eval",
+        help="card names, card files, HEAD@SET (linear@pets), suite:NAME, or lmms:NAME of lmms-eval",
     )
     run.add_argument(
         "--grid", action="append", default=[], metavar="task.field=v1,v2", help="every combination of these values (repeatable)"
     )
-    run.add_argument("--dry-run", action="store_true", help="show resolved protocols, images, bytes and hours; run nothing")
     run.add_argument(
-        "--budget", metavar="x2[,x4]", help="also train heads and connectors so many times as long: is the head the limit?"
+        "--dry-run",
+        action="store_true",
+        help="show resolved protocols and the images, disk space and hours they need; run nothing",
+    )
+    run.add_argument(
+        "--budget",
+        metavar="x2[,x4]",
+        help="also train heads and connectors 2 (4) times as long, to see whether training length limits the result",
     )
     run.add_argument(
         "--floors",
         type=comma_list,
         default=[],
         metavar="random-twin",
-        help="evaluate each backbone's random twin too, which gains are over",
+        help="also evaluate each backbone's random twin (same architecture, random weights), the baseline of its gains",
     )
     run.add_argument("--trust", action="store_true", help=trust.HELP)
     add_roles(run)
@@ -62,7 +68,7 @@ def add(commands: Commands) -> None:
     launcher_options(run)
     run.set_defaults(call=_run)
 
-    demo = commands.add_parser("demo", help="the embedded default: nano backbones on the generated world")
+    demo = commands.add_parser("demo", help="evaluate the four embedded backbones on the synthetic scenes")
     run_options(demo, "runs/demo")
     demo.set_defaults(call=_demo)
 
@@ -205,7 +211,7 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
     else:
         for line in judged.lines():
             print(printable(line))
-        print(printable(f"records, samples, {board} and {page}"))
+        print(printable(f"results: {board}, {page}, and records and samples beside them"))
         if args.data != "scenes":
             print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")
     if args.log and not copy_of_a_launch():

@@ -13,7 +13,7 @@ from levl_eval.core.text import printable
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "serve",
-        help="the live table of runs in a browser",
+        help="show the live table of runs in a browser",
         description="Read-only. On a cluster's login node: `levl-eval serve OUT`, and from your machine `ssh -L 8400:localhost:8400 NODE`.",
     )
     p.add_argument("dirs", nargs="+", metavar="DIR", help="run directories, finished or running")
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="default: this machine alone; others may then read the table"
     )
-    p.add_argument("--reference", metavar="NAME", help="what gains are over (default: each backbone's own random twin)")
+    p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.set_defaults(call=run)
 
 

@@ -39,12 +39,12 @@ def without_idle_fields(value: Json) -> Json:
 
 def add(commands: Commands) -> None:
     """Add the subparsers to ``levl-eval``'s."""
-    lister = commands.add_parser("list", help=f"list {', '.join(ROOMS)}: those that ship, and your own")
-    lister.add_argument("what", choices=list(ROOMS))
+    lister = commands.add_parser("list", help=f"list the shipped and your own {', '.join(ROOMS)}")
+    lister.add_argument("what", nargs="?", choices=list(ROOMS), help="which cards (default: how many there are of each kind)")
     lister.add_argument("--json", action="store_true")
     lister.set_defaults(call=_list)
 
-    show = commands.add_parser("show", help="show a card, resolved")
+    show = commands.add_parser("show", help="print a card with all its fields")
     show.add_argument(
         "name", metavar="NAME", help="a card's name or path; KIND/NAME (sets/imagenet) where several kinds share a name"
     )
@@ -69,10 +69,30 @@ def _row(what: str, name: str) -> dict[str, str]:
     return {**about, "description": _one_line(card.statement if isinstance(card, ClaimCard) else card.description)}
 
 
+def _kinds() -> list[dict[str, str]]:
+    """How many cards there are of each kind, none of them read."""
+    from levl_eval.cards.registry import cards_in
+
+    return [
+        {"name": kind, "description": f"{len(cards_in(place))} cards: levl-eval list {kind}"}
+        for kind, (place, _) in ROOMS.items()
+    ]
+
+
+def _print_table(table: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(table, indent=1))
+    else:
+        print_rows([list(row.values()) for row in table])
+
+
 def _list(args: argparse.Namespace) -> int:
     """Exit code 1: a card cannot be read and is left out, as stderr says; all others are there."""
     from levl_eval.cards.registry import cards_in, language_models
 
+    if args.what is None:
+        _print_table(_kinds(), args.json)
+        return 0
     known = cards_in(ROOMS[args.what][0])
     table, broken = [], 0
     if args.what == "llms":
@@ -90,10 +110,7 @@ def _list(args: argparse.Namespace) -> int:
         table.append(
             {"name": "NAME or DIR", "description": "any causal language model of transformers, by hub name or directory"}
         )
-    if args.json:
-        print(json.dumps(table, indent=1))
-    else:
-        print_rows([list(row.values()) for row in table])
+    _print_table(table, args.json)
     return int(bool(broken))
 
 

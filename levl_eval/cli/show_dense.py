@@ -27,7 +27,7 @@ class Contexts(Protocol):
 
 def add(commands: Commands) -> None:
     """Add the subparser to ``levl-eval``'s."""
-    p = commands.add_parser("show-dense", help="images: prediction beside truth, errors, PCA of patch tokens")
+    p = commands.add_parser("show-dense", help="draw predictions beside the truth, errors and the PCA of patch tokens")
     p.add_argument("--backbone", type=comma_list, required=True, metavar="B[,B...]", help="card names, checkpoints or URIs")
     p.add_argument("--task", default="ade20k", help="a segmentation or depth task's card (default: ade20k)")
     p.add_argument(

@@ -26,7 +26,7 @@ PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNC
 def add(commands: Commands) -> None:
     p = commands.add_parser(
         "verify",
-        help="measured results beside published numbers, or the authors' cosines computed again",
+        help="compare results with published numbers, or recompute the authors' cosines",
         description="--against paper DIR...: results of run directories beside the paper's tables. --against project-page: cosines of "
         "Imagenette images and prompts by the published weights beside those on the project page.",
     )
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--device", default="auto")
     p.add_argument("--batch-size", type=BATCH, default=32, metavar="N")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--quiet", action="store_true", help="show no progress")
     p.add_argument("--json", action="store_true")
     p.set_defaults(call=run)
 

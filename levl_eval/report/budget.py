@@ -45,7 +45,7 @@ def change(results: Results, group: Budgets, name: str) -> Estimate | None:
 
 
 def budget_notes(results: Results) -> list[str]:
-    """A line a group: whom the longer training moved beyond error, and whether that changed an order."""
+    """A line per group: which scores longer training changed significantly, and whether that changed an order."""
     out = []
     for group in budgets(results):
         (low, shortest), (high, longest) = group.rows[0], group.rows[-1]
@@ -55,13 +55,15 @@ def budget_notes(results: Results) -> list[str]:
             e = change(results, group, name)
             if e is not None and e.low is not None and e.high is not None and not e.low <= 0 <= e.high:
                 moved.append(f"{name} {interval(e.value, e.low, e.high, kind, signed=True)}")
-        words = f"moves {', '.join(moved)}: at {low:g} the head is the limit" if moved else "moves none of them beyond error"
+        words = (
+            f"changes {', '.join(moved)}: at {low:g} the head limits the result" if moved else "changes no score significantly"
+        )
         turned = [
             f"{a} and {b}" for k, a in enumerate(names) for b in names[k + 1 :] if _turned(results, shortest, longest, a, b)
         ]
         out.append(
-            f"{group.task}: {group.field} {high:g} in place of {low:g} {words}"
-            + (f"; it turns the order of {', '.join(turned)}" if turned else "")
+            f"{group.task}: {group.field} {high:g} instead of {low:g} {words}"
+            + (f"; it reverses the order of {', '.join(turned)}" if turned else "")
         )
     return out
 

@@ -41,7 +41,7 @@ def _software(r: Record) -> str:
     git = object_at(r.environment, "git")
     parts = [f"{n} {packages[n]}" for n in ("levl-eval", "torch", "transformers") if n in packages]
     if revision := str(git.get("revision", "")):
-        parts.append(f"revision {revision[:12]}" + (" with changes not committed" if git.get("dirty") else ""))
+        parts.append(f"revision {revision[:12]}" + (" with uncommitted changes" if git.get("dirty") else ""))
     return ", ".join(parts)
 
 
@@ -88,15 +88,15 @@ def _convergence(record: Record) -> list[str]:
             if isinstance(recorded, dict)
             else (None, None, recorded)
         )
-        why = "".join(f", {x}" for x in (rule, None if value is None else f"value {value:g}") if x)
-        out.append(("converged" if yes else "NOT converged") + why)
+        why = [x for x in (None if value is None else f"value {value:.3g}", f"rule: {rule}" if rule else None) if x]
+        out.append(("converged" if yes else "NOT converged") + (f" ({'; '.join(why)})" if why else ""))
     for name, values in record.notes.items():
         if not name.endswith("_loss") or not isinstance(values, list):
             continue
         curve = [float(v) for v in values if isinstance(v, int | float)]
         if len(curve) < 2:
             continue
-        words = f"{name.replace('_', ' ')} {curve[0]:.3g} at first, {curve[-1]:.3g} at last"
+        words = f"{name.replace('_', ' ')} {curve[0]:.3g} at the start, {curve[-1]:.3g} at the end"
         before = curve[-1 - max(1, len(curve) // LAST)]
         if before:
             words += f" ({100 * (curve[-1] / before - 1):+.1f}% over the last tenth of training)"

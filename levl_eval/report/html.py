@@ -130,7 +130,7 @@ def _budgets(results: Results, colour: dict[str, int]) -> list[Chart]:
         chart = svg.response(lines, group.field, f"{group.task}, {group.rows[0][1].metric}")
         if chart:
             out.append(
-                Chart(f"{group.task}: score against budget", chart, "A line that still rises says that the head is the limit.")
+                Chart(f"{group.task}: score against budget", chart, "Where a line still rises, the head limits the result.")
             )
     return out
 
@@ -143,7 +143,7 @@ def _specifications(results: Results) -> list[Chart]:
             specification_curve_svg(points, f"gain of {whose} on {task} under {len(points)} protocols")
         )  # rendered, hence escaped
         held = sum(p.verdict == "supported" for p in points)
-        caption = f"Gain of {whose} under each protocol, sorted, with 95% intervals and what was chosen; above zero beyond error in {held} of {len(points)}."
+        caption = f"Gain of {whose} under each protocol, sorted, with 95% intervals and the protocol's choices; significantly above zero in {held} of {len(points)}."
         out.append(Chart(f"{task}: {whose}, by protocol", drawing, caption))
     return out
 

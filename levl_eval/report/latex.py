@@ -12,7 +12,9 @@ from levl_eval.report.units import text
 from levl_eval.report.wide import Entry, tables
 
 COLUMNS = 5  # tasks a table holds, so that it fits 8 cm
-HEAD = "\\usepackage{booktabs} is all it needs. Bold: the best value and those that the paired test over images does not tell from it."
+HEAD = (
+    "Needs \\usepackage{booktabs}. Bold: the best value and those not significantly different from it (paired test over images)."
+)
 
 
 def best_and_ties(results: Results, row: Row) -> set[str]:

@@ -163,7 +163,7 @@
     page = Math.min(page, pages - 1);
     $("count").textContent = `${found.length} of ${t ? t.samples.length : 0} samples on ${images.length} images, page ${page + 1} of ${pages}`;
     const seeds = t ? [...new Set(t.seeds)].join(", ") : "";
-    $("meaning").textContent = t ? `Right is a sample's ${t.metric} of ${RIGHT} or more, as a fraction. Seed ${seeds}.` : "";
+    $("meaning").textContent = t ? `A sample counts as right if its ${t.metric} is at least ${RIGHT} (as a fraction). Seed ${seeds}.` : "";
     $("before").disabled = page === 0;
     $("after").disabled = page >= pages - 1;
     $("whose").hidden = !t || t.backbones.length <= ANSWERS;

@@ -267,7 +267,7 @@ class Results:
         return "gain of " + ", ".join(f"{n} over {ref}" for n, ref in over.items()) if over else ""
 
     def best(self, row: Row) -> str | None:
-        """The backbone that is best beyond error: its paired interval to every other one excludes zero. Else None.
+        """The significantly best backbone: the interval of its paired difference to every other one excludes zero. Else None.
 
         None also where it is not known of the metric which end is the better one.
         """

@@ -222,12 +222,12 @@ def late_mark(row: Row, name: str) -> str:
 def late_notes(rows: Sequence[Row]) -> list[str]:
     """What the mark means, where there is one."""
     marked = dict.fromkeys(row.task for row in rows if any(late_mark(row, n) for n in row.cells))
-    words = "its head or connector was still learning (by the rule in the record), so that the head may be the limit; --budget x2 shows what more training gives"
+    words = "the head or connector had not converged (rule in the record) and may limit the result; --budget x2 shows the effect of longer training"
     return [f"{LATE} {', '.join(marked)}: {words}"] if marked else []
 
 
 def instrument_notes(results: Results, rows: Sequence[Row]) -> list[str]:
-    """Whether the heads were the limit, and what shares of sight are of."""
+    """Which heads had not converged, and which ceilings the shares of sight refer to."""
     return [*late_notes(rows), *ceiling_notes(results, rows), *budget_notes(results)]
 
 
@@ -336,7 +336,7 @@ def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] |
             print(line, file=stream)
 
     say(
-        "percent where no unit is named, 95% intervals over images; gain: paired over images, over the backbone named below each task"
+        "percent unless a unit is given, with 95% intervals over test images; gain: paired difference to the baseline named below each task"
     )
     for line, best in lines(results, width, of):
         print(f"\x1b[1m{line}\x1b[0m" if best and terminal else line, file=stream)

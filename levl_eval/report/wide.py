@@ -1,6 +1,6 @@
 """Wide tables of the paper's form: tasks by backbones, and the gains over each backbone's reference, as Markdown, LaTeX, CSV, HTML, JSON.
 
-Bold is the backbone that is best beyond error: its paired 95% interval to every other one excludes zero; ties are not bold.
+Bold is the significantly best backbone: the 95% interval of its paired difference to every other one excludes zero; ties are not bold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from levl_eval.report.tables import all_notes, late_mark
 from levl_eval.report.templating import render
 from levl_eval.report.units import interval, labelled, lower_note, text
 
-CAPTION = "Percent, with 95% intervals over test images. Bold: better than every other beyond error (paired over images)."
+CAPTION = "Percent, with 95% intervals over test images. Bold: significantly better than every other (95% interval of the paired difference over images)."
 AVERAGE_CAPTION = (
     f"Averages over groups of tasks, percent, with 95% intervals ({METHOD}). Only for backbones with every task of the group."
 )

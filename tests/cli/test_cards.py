@@ -40,6 +40,14 @@ def test_every_kind_is_listed_and_shown_by_name_and_by_path(room, here, capsys):
         assert json.loads(capsys.readouterr().out)["name"] == path.stem
 
 
+def test_a_list_of_nothing_named_says_which_kinds_there_are(here, capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"levl-eval list {room}" in out for room in ROOMS)
+    assert main(["list", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(ROOMS)
+
+
 def test_a_name_of_several_kinds_says_which_there_are(here, capsys):
     assert main(["show", "imagenet", "--json"]) == 0
     told = capsys.readouterr()

@@ -63,7 +63,7 @@ def test_a_head_that_is_the_limit_is_told_and_drawn(tmp_path):
     (group,) = budgets(results)
     assert (group.field, [b for b, _ in group.rows]) == ("epochs", [50, 100])
     (note,) = budget_notes(results)
-    assert note.startswith("linear: epochs 100 in place of 50 moves b +6") and note.endswith("it turns the order of a and b")
+    assert note.startswith("linear: epochs 100 instead of 50 changes b +6") and note.endswith("it reverses the order of a and b")
     assert note in all_notes(results) and "score against budget" in build(results)
 
 
@@ -71,7 +71,7 @@ def test_more_budget_that_moves_nothing_is_told_too(tmp_path):
     for name in ("a", "b"):
         write(tmp_path, name, 50, 0.5)
         write(tmp_path, name, 100, 0.5)
-    assert budget_notes(Results.read([tmp_path])) == ["linear: epochs 100 in place of 50 moves none of them beyond error"]
+    assert budget_notes(Results.read([tmp_path])) == ["linear: epochs 100 instead of 50 changes no score significantly"]
 
 
 def test_values_of_heads_that_were_still_learning_carry_a_mark(tmp_path):
@@ -80,7 +80,7 @@ def test_values_of_heads_that_were_still_learning_carry_a_mark(tmp_path):
     results = Results.read([tmp_path])
     shown = {line.split()[0]: line for line, _ in lines(results) if line.startswith("  ")}
     assert "]*" in shown["late"] and "*" not in shown["done"]
-    assert any(n.startswith("* linear: its head or connector was still learning") for n in all_notes(results))
+    assert any(n.startswith("* linear: the head or connector had not converged") for n in all_notes(results))
     assert wide.markdown(results).count("]*") == 1
     assert [c["converged"] for c in wide.as_json(results)[0]["cells"].values()] == [True, False]
 
@@ -111,4 +111,4 @@ def test_gains_under_several_protocols_are_a_specification_curve(tmp_path):
     assert (task, whose) == ("linear", "mine over random")
     assert [dict(p.choices) for p in points] == [{"epochs": e} for e in ("50", "100", "200")]
     assert [p.verdict for p in points] == ["contradicted", "supported", "supported"] and points[0].high < 0 < points[1].low
-    assert "above zero beyond error in 2 of 3" in build(results)
+    assert "significantly above zero in 2 of 3" in build(results)

@@ -53,7 +53,7 @@ def data_of(text):
 def test_it_is_one_file_that_loads_nothing(results):
     text = build(results, opener)
     assert not re.search(r"""(?:src|href)=(?!["']?(?:#|data:))""", text) and "http" not in text
-    assert text.count("<svg") >= 2 and "gain over random in points" in text and "What data the numbers are from" in text
+    assert text.count("<svg") >= 2 and "gain over random in points" in text and "Data of the numbers" in text
     tasks = data_of(text)
     assert [t["title"] for t in tasks] == [r.title for r in results.rows]
     gqa = next(t for t in tasks if t["title"] == "gqa")
@@ -149,14 +149,14 @@ def test_the_head_says_what_when_how_and_on_what(tmp_path):
             "packages": {"levl-eval": "0.1.0", "torch": "2.13.0"}, "git": {"revision": "ab" * 20, "dirty": True}}  # fmt: skip
     fill(tmp_path, ("good", "random"), ("gqa", "linear"), device="cpu", precision={"encoder": "float32"}, environment=made)
     head = build(Results.read([tmp_path])).split("</header>")[0]
-    for part in ("2 frozen encoders on 2 tasks", "random (random weights)", "2026-11-30", "/usr/bin/levl-eval run --tasks &#39;a b&#39;", "cpu (Some &lt;CPU&gt;) float32", "levl-eval 0.1.0, torch 2.13.0", "with changes not committed"):  # fmt: skip
+    for part in ("2 frozen encoders on 2 tasks", "random (random weights)", "2026-11-30", "/usr/bin/levl-eval run --tasks &#39;a b&#39;", "cpu (Some &lt;CPU&gt;) float32", "levl-eval 0.1.0, torch 2.13.0", "with uncommitted changes"):  # fmt: skip
         assert part in head, part
 
 
 def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
     text = build(results)
     panel = next(p for p in text.split("<details")[1:] if "good on gqa, seed 0</summary>" in p)
-    for part in ("floor text only 33.0 [30.0, 36.0]", "gain over random", "connector loss 2 at first, 0.8 at last (-11.1% over the last tenth", "test fingerprint", "good.jsonl" if "good.jsonl" in panel else "weights"):  # fmt: skip
+    for part in ("floor text only 33.0 [30.0, 36.0]", "gain over random", "connector loss 2 at the start, 0.8 at the end (-11.1% over the last tenth", "test fingerprint", "good.jsonl" if "good.jsonl" in panel else "weights"):  # fmt: skip
         assert part in panel, part
     linear = next(p for p in text.split("<details")[1:] if "good on linear, seed 1</summary>" in p)
     assert "mean of 3 seeds" in linear and "mean of" not in panel  # the number that led here is not one seed's
@@ -168,9 +168,9 @@ def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
 @pytest.mark.parametrize(
     ("note", "told"),
     [
-        ({"rule": "a rule", "value": 0.4, "converged": False}, "NOT converged, a rule, value 0.4"),
-        ({"rule": "a rule", "value": None, "converged": False}, "NOT converged, a rule"),
-        ({"rule": "solved", "value": 0.0, "converged": True}, "converged, solved, value 0"), (True, "converged"), (False, "NOT converged"),
+        ({"rule": "a rule", "value": 0.4, "converged": False}, "NOT converged (value 0.4; rule: a rule)"),
+        ({"rule": "a rule", "value": None, "converged": False}, "NOT converged (rule: a rule)"),
+        ({"rule": "solved", "value": 0.0, "converged": True}, "converged (value 0; rule: solved)"), (True, "converged"), (False, "NOT converged"),
     ],
 )  # fmt: skip
 def test_the_panel_says_whether_training_had_converged(tmp_path, note, told):
