@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from levl_eval.backbones.code import user_sources
 from levl_eval.backbones.common import finish
 from levl_eval.backbones.constants import constants_of
 from levl_eval.core.errors import UsageError
+from levl_eval.core.files import sha256_file
 from levl_eval.core.precision import settings_kept
 from levl_eval.core.text import did_you_mean
 from levl_eval.core.user_code import place_of
@@ -41,6 +43,7 @@ def load(spec: str, name: str, uri: str) -> Backbone:
     module, colon, name_of_factory = spec.partition(":")
     if not colon:
         raise UsageError(f"{uri}: expected py:package.module:factory")
+    _check_imported(uri, module)
     with _users_errors(uri, module), settings_kept():
         backbone = _factory(module, name_of_factory, uri)()
     if not isinstance(backbone, Backbone):
@@ -52,6 +55,21 @@ def load(spec: str, name: str, uri: str) -> Backbone:
         backbone = finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))
     backbone.code = {"constants": constants}  # the loader adds the source
     return backbone
+
+
+_imported: dict[str, tuple[object, str]] = {}  # module -> its spec, None before it was imported, and its source's hash then
+
+
+def _check_imported(uri: str, module: str) -> None:
+    """Raises UsageError where a source has changed since Python imported it: its hash would be that of code which does not run."""
+    for name, path in user_sources(module).items():
+        spec, source = getattr(sys.modules.get(name), "__spec__", None), sha256_file(path)  # another one after importlib.reload
+        known, before = _imported.get(name, (spec, source))
+        if spec is not None and (known is None or known is spec) and source != before:
+            raise UsageError(
+                f"{uri}: {path} was changed after it was imported; start Python again, so that what runs is what it says"
+            )
+        _imported[name] = spec, source
 
 
 def _factory(module: str, name: str, uri: str) -> Callable[[], object]:

@@ -25,6 +25,7 @@ from levl_eval.cards import (
     SuiteCard,
     TaskCard,
     TaskFields,
+    TextSegmentationCard,
     ZeroShotCard,
     card_fields,
     expect,
@@ -277,7 +278,11 @@ def task_card(
     card = parse_card(value, where)
     if not isinstance(card, TaskFields):
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
-    if isinstance(card, ZeroShotCard) and isinstance(card.class_names, str) and card.class_names != "openai":
+    if (
+        isinstance(card, (ZeroShotCard, TextSegmentationCard))
+        and isinstance(card.class_names, str)
+        and card.class_names != "openai"
+    ):
         from levl_eval.core.files import lines_of  # numpy, only where a file is given
 
         # By its content: the names move numbers, where they lie does not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import textwrap
@@ -153,3 +154,22 @@ def test_settings_of_the_whole_process_are_not_the_users_to_leave_changed(write,
         torch.set_grad_enabled(True)
         torch.set_num_threads(before[3])
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_source_that_was_changed_after_it_was_imported_is_refused(write):
+    """In a notebook: the file on the disk says who the encoder is, and Python runs what it has read before."""
+    name = "users_edited"
+    write(f"{name}_parts", "SCALE = 1.0\n")
+    whole = GOOD + f"\nimport {name}_parts\ndef build():\n    torch.manual_seed(0)\n    return Own()\n"
+    write(name, whole)
+    first = load_backbone(f"py:{name}:build")
+    assert load_backbone(f"py:{name}:build").encoder_parts() == first.encoder_parts()
+    for file, text in ((name, whole.replace("maps.mean((2, 3))", "maps.amax((2, 3), False)")), (f"{name}_parts", "SCALE = 2.0\n")):
+        path = write(file, text)
+        with pytest.raises(UsageError, match=f"{re.escape(str(path))} was changed after it was imported"):
+            load_backbone(f"py:{name}:build")
+        importlib.reload(sys.modules[file])
+    second = load_backbone(f"py:{name}:build")
+    assert second.encoder_parts() != first.encoder_parts()
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(second.encode(image).pooled, second.encode(image).patches.amax(1))

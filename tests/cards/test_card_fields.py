@@ -323,14 +323,15 @@ def test_invalid_values_stay_invalid_when_built_in_python():
         cards.ConnectorSpec(queries=0)
 
 
-def test_class_names_of_a_file_count_by_their_content(tmp_path):
+@pytest.mark.parametrize("task", ["zeroshot", "ade20k-text"])
+def test_class_names_of_a_file_count_by_their_content(tmp_path, task):
     from levl_eval.cards.registry import task_card
 
     def digest(name, text):
         (tmp_path / name).write_text(text)
-        return protocol_hash(protocol_of(task_card("zeroshot", {"class_names": str(tmp_path / name)})))
+        return protocol_hash(protocol_of(task_card(task, {"class_names": str(tmp_path / name)})))
 
     first = digest("a.txt", "cat\ndog\n")
     assert digest("b.txt", "cat\ndog\n") == first != digest("a.txt", "dog\ncat\n")
     with pytest.raises(UsageError, match="class_names"):
-        task_card("zeroshot", {"class_names": str(tmp_path / "none.txt")})
+        task_card(task, {"class_names": str(tmp_path / "none.txt")})
