@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import marshal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,7 @@ def load(spec: str, name: str, uri: str) -> Backbone:
     return backbone
 
 
+_HEADER = 16  # bytes before the code in a .pyc
 _imported: dict[str, tuple[object, str]] = {}  # module -> its spec, None before it was imported, and its source's hash then
 
 
@@ -69,7 +71,22 @@ def _check_imported(uri: str, module: str) -> None:
             raise UsageError(
                 f"{uri}: {path} was changed after it was imported; start Python again, so that what runs is what it says"
             )
+        if spec is None:
+            _drop_stale_bytecode(path)
         _imported[name] = spec, source
+
+
+def _drop_stale_bytecode(path: Path) -> None:
+    """Python keeps to the bytecode beside a source of equal size and time (of whole seconds), whatever the source says."""
+    with suppress(NotImplementedError, OSError):  # none is kept here, or it is another's
+        cached = Path(importlib.util.cache_from_source(str(path)))
+        raw = cached.read_bytes()
+        try:
+            same = marshal.loads(raw[_HEADER:]) == compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        except (ValueError, EOFError, TypeError, SyntaxError):
+            same = False
+        if not same:
+            cached.unlink()
 
 
 def _factory(module: str, name: str, uri: str) -> Callable[[], object]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import os
 import re
 import sys
 import textwrap
@@ -164,7 +165,10 @@ def test_a_source_that_was_changed_after_it_was_imported_is_refused(write):
     write(name, whole)
     first = load_backbone(f"py:{name}:build")
     assert load_backbone(f"py:{name}:build").encoder_parts() == first.encoder_parts()
-    for file, text in ((name, whole.replace("maps.mean((2, 3))", "maps.amax((2, 3), False)")), (f"{name}_parts", "SCALE = 2.0\n")):
+    for file, text in (
+        (name, whole.replace("maps.mean((2, 3))", "maps.amax((2, 3), False)")),
+        (f"{name}_parts", "SCALE = 2.0\n"),
+    ):
         path = write(file, text)
         with pytest.raises(UsageError, match=f"{re.escape(str(path))} was changed after it was imported"):
             load_backbone(f"py:{name}:build")
@@ -172,4 +176,21 @@ def test_a_source_that_was_changed_after_it_was_imported_is_refused(write):
     second = load_backbone(f"py:{name}:build")
     assert second.encoder_parts() != first.encoder_parts()
     image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(second.encode(image).pooled, second.encode(image).patches.amax(1))
+
+
+def test_bytecode_of_another_source_of_equal_size_and_time_is_not_run(write, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    name = "users_same_size"
+    text = GOOD + "\ndef build():\n    torch.manual_seed(0)\n    return Own()\n"
+    path = write(name, text)
+    before = path.stat()
+    first = load_backbone(f"py:{name}:build")
+    assert Path(importlib.util.cache_from_source(str(path))).exists()
+    write(name, text.replace("maps.mean((2, 3))", "maps.amax((2, 3))"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    del sys.modules[name]  # as another process finds it
+    second = load_backbone(f"py:{name}:build")
+    image = torch.rand(1, 3, 16, 16)
+    assert second.code["source"] != first.code["source"]
     assert torch.equal(second.encode(image).pooled, second.encode(image).patches.amax(1))
