@@ -96,8 +96,8 @@ class Backbone(nn.Module, abc.ABC):
 
     def missing(self) -> str:
         """What this class must still give, in words; "" where nothing is missing."""
-        if not isinstance(getattr(self, "preprocess", None), Preprocess):
-            return "`preprocess`, a levl_eval.backbones.base.Preprocess, set in its __init__"
+        if type(getattr(self, "preprocess", None)) is not Preprocess:  # a class of one's own would be known by its fields alone
+            return "`preprocess`, a levl_eval.backbones.base.Preprocess and no class derived from it, set in its __init__"
         own = type(self)
         if self.depth and own._blocks is Backbone._blocks and own.encode_layers is Backbone.encode_layers:
             return "`_blocks`, since `depth` says that it has blocks to show"

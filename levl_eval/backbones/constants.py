@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import sys
 import types
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
+from levl_eval.backbones.code import tokenizer_digest
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import tree_digest
 from levl_eval.core.user_code import is_users
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 _DEEP = 24  # of values inside values, beyond which nobody keeps a number
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_TRANSFORMS = ("torchvision", "timm")  # whose transforms are no modules, and keep their settings in attributes
 _PLAIN = (types.SimpleNamespace, slice, range)  # of Python's own, and nothing but what was put into them
 
 
@@ -105,7 +109,7 @@ class _Walk:
             return self._class(value) if self._is_users_class(value) else None
         if (described := _array(value)) is not None:
             return described
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, deque)):
             return [self.value(v) for v in value]
         if isinstance(value, Mapping):
             return [[self.value(k), self.value(v)] for k, v in value.items()]
@@ -132,6 +136,12 @@ class _Walk:
             return [kind.__qualname__, tree_digest(dict(value.state_dict())), self.module(value)]
         if kind.__module__ == "torch" and kind.__name__ in ("dtype", "memory_format"):
             return str(value)
+        if hasattr(value, "get_vocab") or hasattr(value, "bpe_ranks"):
+            return ["tokenizer", tokenizer_digest(value)]
+        if isinstance(value, re.Pattern):
+            return [str(value.pattern), value.flags]
+        if kind.__module__.partition(".")[0] in _TRANSFORMS:
+            return [kind.__qualname__, {k: self.value(v) for k, v in vars(value).items() if not k.startswith("_")}]
         if not (isinstance(value, _PLAIN) or self._is_users_class(kind)):
             return None
         if isinstance(value, (slice, range)):

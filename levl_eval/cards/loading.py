@@ -107,6 +107,7 @@ __all__ = [
     "card_fields",
     "expect",
     "load_card",
+    "names_by_content",
     "parse_card",
     "protocol_hash",
     "protocol_of",
@@ -254,6 +255,18 @@ def expect(card: Card, model: type[Model], where: str | Path, kind: str) -> Mode
     if not isinstance(card, model):
         raise UsageError(f"{where}: field `kind`: a {kind} card was expected, found {card.kind}")
     return card
+
+
+def names_by_content(card: TaskFields) -> None:
+    """Class names of a file in the file's place: the names move numbers, where they lie does not. Raises UsageError: no such file."""
+    if (
+        isinstance(card, (ZeroShotCard, TextSegmentationCard))
+        and isinstance(card.class_names, str)
+        and card.class_names != "openai"
+    ):
+        from levl_eval.core.files import lines_of  # numpy, only where a file is given
+
+        card.class_names = lines_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
 
 
 def protocol_of(card: BaseModel, extra: Mapping[str, object] | None = None) -> dict[str, object]:

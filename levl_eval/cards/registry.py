@@ -25,11 +25,10 @@ from levl_eval.cards import (
     SuiteCard,
     TaskCard,
     TaskFields,
-    TextSegmentationCard,
-    ZeroShotCard,
     card_fields,
     expect,
     load_card,
+    names_by_content,
     parse_card,
     read_yaml,
 )
@@ -278,15 +277,7 @@ def task_card(
     card = parse_card(value, where)
     if not isinstance(card, TaskFields):
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
-    if (
-        isinstance(card, (ZeroShotCard, TextSegmentationCard))
-        and isinstance(card.class_names, str)
-        and card.class_names != "openai"
-    ):
-        from levl_eval.core.files import lines_of  # numpy, only where a file is given
-
-        # By its content: the names move numbers, where they lie does not.
-        card.class_names = lines_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
+    names_by_content(card)
     check_fields(card, where, set(overrides), trust)
     if not name.startswith(PREFIX):
         check_name(path, declared)

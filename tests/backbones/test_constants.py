@@ -28,6 +28,11 @@ HEAD = """
     class Shared:
         gain = GAIN
 
+    def keep(self, words):
+        self.words = words
+
+    Reads = type("Reads", (), dict(__module__="transformers.some", __init__=keep, get_vocab=lambda self: self.words))
+
     def scaled(tokens):
         return tokens * GAIN
 
@@ -78,6 +83,11 @@ WAYS = {
     ),
     "a bfloat16 tensor": ("self.gain = torch.tensor([GAIN], dtype=torch.bfloat16)", "tokens * self.gain.float()", ""),
     "another module's global": ("", "tokens * settings_of_{name}.GAIN", ""),
+    "a transform of torchvision": (
+        "from torchvision import transforms as T; self.cut = T.Compose([T.Lambda(lambda x: x), T.Normalize([0.0] * 3, [GAIN] * 3)])",
+        "self.conv(self.cut(images)).flatten(2).transpose(1, 2)", "",
+    ),
+    "words of a tokenizer": ("self._reads = Reads({'cat': GAIN})", "tokens * self._reads.get_vocab()['cat']", ""),
     "deep in a list": ("self.deep = [[[[[[GAIN]]]]]]", "tokens * self.deep[0][0][0][0][0][0]", ""),
 }  # fmt: skip
 

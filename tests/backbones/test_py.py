@@ -91,6 +91,7 @@ def test_the_line_is_that_of_the_file_which_failed(write):
 
 @pytest.mark.parametrize("change, words", [
     (("        self.preprocess = Preprocess(16)\n", ""), "Own lacks `preprocess`, a levl_eval.backbones.base.Preprocess"),
+        (("= Preprocess(16)", "= type('Mine', (Preprocess,), {})(16)"), "a levl_eval.backbones.base.Preprocess and no class derived from it"),
     (("Preprocess(16)", "224"), "Own lacks `preprocess`"),
     (("return Features(", "return tuple("), "TypeError"),
     (("return Features(maps.mean((2, 3)), ", "return (maps.mean((2, 3)), "), "encode returned tuple; expected Features"),
