@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +37,14 @@ def language_model_parts(name: str, sha256: Callable[[Path], str]) -> dict[str, 
         "chat": _has_template(folder) if place.chat is None else place.chat,
         "transformers": version("transformers"),
     }
+
+
+def has_changed(name: str, parts: Mapping[str, object], sha256: Callable[[Path], str]) -> bool:
+    """Whether the files of a language model that lies on this disk are no longer those that ``parts`` is of. The hub's stay as they are."""
+    place = find_llm(name)
+    if place.gguf is None and not Path(place.source).expanduser().is_dir():
+        return False
+    return language_model_parts(name, sha256) != dict(parts)
 
 
 def _gguf_parts(place: LLMPlace, file: Path, sha256: Callable[[Path], str]) -> dict[str, object]:

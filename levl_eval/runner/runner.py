@@ -28,6 +28,7 @@ from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, fill_identity, identity_of, read_record, write_record
 from levl_eval.records.check import damage_of_samples
 from levl_eval.runner.folders import LATEST
+from levl_eval.runner.language import has_changed
 from levl_eval.runner.plan import Job, Plan
 from levl_eval.runner.shared_folders import launch_time
 
@@ -189,6 +190,9 @@ class Runner:
                 raise job.problem
             outcome = self._outcome(number)
             _fill(record, outcome, job, started)
+            language = job.identity.language_model
+            if language is not None and has_changed(config.llm, language, self.plan.fingerprints.sha256):
+                raise LevlError(f"--llm {config.llm}: its files changed while the run went on; run it again")
             computed = True
             if process_group().main:
                 for name, text in outcome.files.items():

@@ -16,13 +16,15 @@ from PIL import Image
 
 from levl_eval import UsageError, evaluate
 from levl_eval.cards import BackboneCard, PreprocessOverride
-from levl_eval.cards.registry import backbone_card, names, task_card
+from levl_eval.cards.registry import backbone_card, language_models, names, task_card
 from levl_eval.cli import main
 from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.engines.contract import TOGETHER, versions_of
+from levl_eval.data.images import fingerprint_of
+from levl_eval.data.readers import read_questions
+from levl_eval.engines.contract import TOGETHER, Outcome, versions_of
 from levl_eval.engines.convergence import RULE_VERSION
-from levl_eval.records import JobIdentity, identity_of, read_record, read_records, write_record
+from levl_eval.records import Estimate, JobIdentity, identity_of, read_record, read_records, write_record
 from levl_eval.records.check import check_run
 from levl_eval.records.identity import DataIdentity
 from levl_eval.records.schema import checksum_of
@@ -362,6 +364,36 @@ def test_data_that_change_while_a_run_goes_on_are_told(run, tmp_path, monkeypatc
     monkeypatch.setattr(runner, "engine", meanwhile)
     (record,) = run(a / "train", a / "test")
     assert record.status == "failed" and "changed while the run went on" in record.reason
+
+
+@pytest.mark.parametrize("changed", ["", "chat_template.jinja", "model.safetensors"])
+def test_a_language_model_that_changes_while_a_run_goes_on_is_told(world, tmp_path, monkeypatch, changed):
+    """Between the plan, which hashes its files, and the job that loads them hours may pass."""
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "lm"
+    shutil.copytree(language_models()["scenes-lm"], folder)
+
+    def answered(context):
+        if changed:
+            with open(folder / changed, "ab") as f:
+                f.write(b" ")
+        test = read_questions(context.card.data, context.data, context.limit)
+        return Outcome({"accuracy": Estimate(value=0.5)}, [], {"fingerprint": fingerprint_of(test)})
+
+    monkeypatch.setattr("levl_eval.runner.runner.engine", lambda name: answered)
+    (record,) = evaluate(
+        ["random:nano"],
+        ["gqa"],
+        data=str(world),
+        llm=str(folder),
+        out=tmp_path / "out",
+        device="cpu",
+        seeds=[0],
+        progress=Progress(quiet=True),
+    )
+    assert (record.status, "its files changed while the run went on" in record.reason) == (
+        ("failed", True) if changed else ("done", False)
+    )
 
 
 def test_segmentation_is_scored_at_a_stated_size(handle):
