@@ -1,4 +1,4 @@
-"""`levl-eval check DIR`: what of a run's folder is whole, and what the next run computes again."""
+"""`levl-eval check DIR`: which records of a run are undamaged, and which the next run computes again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit code 0: all records and their samples are whole (or of a schema without checksums); 1: something is damaged or failed."""
+    """Exit code 0: all records and their samples are undamaged (or of a schema without checksums); 1: something is damaged or failed."""
     from levl_eval.core.terminal import print_rows
     from levl_eval.records.check import check_run
 

@@ -58,7 +58,7 @@ def named_roles(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def chosen_claims(words: str | None, records: Sequence[Record], roles: Sequence[str]) -> tuple[list[ClaimCard], list[str]]:
-    """The claims asked for; else every shipped one whose roles are named and of which a task was run on its kind of data.
+    """The claims asked for; else every shipped claim whose roles are all assigned and of which a task was run on its kind of data.
 
     Returns them and the names of the shipped ones that are left out.
     """

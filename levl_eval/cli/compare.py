@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
 
 
 class Folders:
-    """Run directories, each read once, however many sides lie in it."""
+    """Run directories, each read once, even if several sides are in it."""
 
     def __init__(self) -> None:
         from levl_eval.report.derived import Derived
@@ -58,7 +58,7 @@ class Folders:
         self._read: dict[Path, Found] = {}
 
     def read(self, directory: Path) -> Found:
-        """What a run directory holds; what is damaged is told once."""
+        """The results of a run directory; damaged records are reported once."""
         from levl_eval.report.reading import read_directory
 
         if directory not in self._read:
@@ -124,7 +124,7 @@ def _place(word: str, folder: str) -> tuple[str, str]:
 
 
 def _names(folder: str) -> set[str]:
-    """Names of the backbones that a run directory has records of; damaged ones are told where the side is read."""
+    """Names of the backbones that a run directory has records of; damaged records are reported when the side is read."""
     from levl_eval.records import read_record
 
     names: set[str] = set()

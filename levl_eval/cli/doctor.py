@@ -118,7 +118,7 @@ def findings(data: Path, test: bool = True) -> list[dict[str, str]]:
                 "torchvision is built for CUDA, torch is not: repaired in levl-eval, other programs may fail",
             )
         trouble = selftest.device_trouble()
-    except Exception as e:  # whatever is broken here is what the user wants to be told
+    except Exception as e:  # any failure here is a finding to report
         tell("error", "device", f"{type(e).__name__}: {' '.join(str(e).split())[:200]}")
         trouble = []
     trouble = [*selftest.broken(selftest.installed(), selftest.requirements()), *trouble]

@@ -83,7 +83,7 @@ def check_words(args: argparse.Namespace) -> SlurmOptions | None:
 
 
 def device_of_copies(args: argparse.Namespace, options: SlurmOptions) -> tuple[str, str]:
-    """(--device for the copies, its kind). On Slurm it is stated, so that a node whose GPU is lost does not compute another record.
+    """(--device for the copies, its kind). On Slurm it is explicit, so that a node without its GPU fails instead of computing a CPU record.
 
     Raises UsageError where a GPU is named and none was asked for.
     """
@@ -138,7 +138,7 @@ def _config(args: argparse.Namespace, out: Path) -> RunConfig:
 
 
 def launched_run(args: argparse.Namespace, options: SlurmOptions) -> list[Record] | None:
-    """Submit, or find again what runs, and wait: the records of the run's jobs. None where we do not wait, or some have none: then it is told.
+    """Submit, or find the running array, and wait: the records of the run's jobs. None with --detach, or if records are missing, which is reported.
 
     Raises UsageError for what is wrong with words, data, folders or their locks, before anything is submitted.
     """
@@ -206,7 +206,7 @@ def _wait(args: argparse.Namespace, launch: Launch, plan: Plan) -> list[Copy]:
 
 
 def interrupted(launch: Launch) -> NoReturn:
-    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing. Raises KeyboardInterrupt that says what is so."""
+    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing. Raises KeyboardInterrupt with the state of the copies."""
     answer = ""
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
@@ -221,7 +221,7 @@ def interrupted(launch: Launch) -> NoReturn:
 
 
 def _outcome(launch: Launch, runner: Runner, states: Sequence[Copy]) -> list[Record] | None:
-    """The records when all copies have ended. Where some are missing, what became of the copies is told, and it is None."""
+    """The records when all copies have ended. If some are missing, the state of the copies is reported, and the result is None."""
     from levl_eval.runner.shared_folders import remove_tokens
     from levl_eval.runner.watching import endings
 

@@ -13,7 +13,9 @@ from levl_eval.core.command import Parser
 from levl_eval.core.precision import PRECISIONS
 from levl_eval.runner.options import BATCH, LIMIT, seed_list, size_of, skip_option
 
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"  # what add_subparsers gives; each command's `add` puts its own there
+Commands: TypeAlias = (
+    "argparse._SubParsersAction[Parser]"  # the type of add_subparsers' result; each command's `add` registers itself
+)
 
 
 def comma_list(text: str) -> list[str]:
@@ -26,7 +28,7 @@ NEW = "a new folder runs/DATE-TIME, to which runs/latest is a link"
 
 @contextlib.contextmanager
 def out_folder(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder of ``--out``, or a new one; what interrupts the work within it says which command resumes it."""
+    """The folder of ``--out``, or a new one; an interrupt within it names the command that resumes."""
     from levl_eval.runner.folders import run_folder
 
     with run_folder(args.out) as out:

@@ -71,7 +71,7 @@ def _wait(launch: Launch, out: Path) -> int:
         from levl_eval.models.checkpoints import read
         from levl_eval.pretrain.messages import made
 
-        # From the file, not from a copy's log: what srun or torch says last would stand in its place.
+        # From the file, not from a copy's log, whose last line may be srun's or torch's.
         print(printable(made(out / "ckpt.pt", read(out / "ckpt.pt")["step"])))
         return 0
     for line in endings(launch, states):

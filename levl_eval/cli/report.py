@@ -58,7 +58,7 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
         if not isinstance(card, TaskFields):
             raise UsageError(f"{record.key}: field `card`: a task card was expected, found {card.kind}")
         spec = getattr(card, "data", None)
-        own = isinstance(spec, DataSpec) and lies_elsewhere(spec)  # --data says nothing of a set whose card names its places
+        own = isinstance(spec, DataSpec) and lies_elsewhere(spec)  # --data does not apply to a set whose card names its paths
         made = data is None and record.source == "scenes"  # by this program, in a cache that is no place for users
         if not own and folder != "hub" and not Path(folder).is_dir():
             where = "the synthetic scenes are not in the cache any more" if made else f"{folder} is not there"
@@ -122,7 +122,7 @@ def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet,
 
 
 def write(out: Path, images: bool = True, data: str | None = None, results: Results | None = None) -> Path:
-    """Write ``out/report.html`` from the records there. data: where the data sets lie, if not where the records say.
+    """Write ``out/report.html`` from the records there. data: folder of the data sets, if they have moved.
 
     results: what is in ``out``, where it has been read already.
     """

@@ -49,7 +49,7 @@ def changes(old: Record, new: Record) -> list[str]:
 
 
 def _identity_changes(old: Record, new: Record) -> list[str]:
-    """Where the two identities differ. A record of schema 1 held less of its own: weights, protocol and test data."""
+    """Where the two identities differ. A record of schema 1 has fewer parts: weights, protocol and test data."""
     from levl_eval.records import identity_of
     from levl_eval.report.compare import differing_fields
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else old.home / "rerun"
     if out.resolve() == old.home.resolve():
         raise UsageError(f"--out {out}: is the record's own run; give another folder")
-    if not args.out:  # what an earlier rerun found there says nothing about this one
+    if not args.out:  # records of an earlier rerun must not be reused
         (out / "records" / f"{old.key}.json").unlink(missing_ok=True)
     new = evaluate(
         [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),

@@ -162,14 +162,14 @@ def _evaluate(args: argparse.Namespace, out: Path) -> int:
         progress=Progress(quiet=args.quiet),
         rehash=args.rehash,
         debug=args.debug,
-        trust=getattr(args, "trust", False),  # the demo has cards of its own
+        trust=getattr(args, "trust", False),  # the demo uses shipped cards only
     )
-    if copy_of_a_launch():  # each writes them, as any may be the last that lives; who submitted gives the exit code
+    if copy_of_a_launch():  # every copy writes the tables, as any may finish last; the submitting process sets the exit code
         with locked(out / ".locks" / "tables"):
             _show(records, args, out)
         return 0
     if launched_rank()[0] > 0:
-        return 0  # one process writes the tables, speaks, and gives the exit code: a launcher ends all as soon as one ends with 1
+        return 0  # only the main process writes, prints and sets the exit code: a launcher stops all processes as soon as one exits with 1
     return _show(records, args, out)
 
 
@@ -215,7 +215,7 @@ def _show(records: list[Record], args: argparse.Namespace, out: Path) -> int:
         if args.data != "scenes":
             print(f"`levl-eval report {printable(str(out))}` adds the samples' images to the report")
     if args.log and not copy_of_a_launch():
-        log_results(results(), args.log, out)  # last: a service that fails hides nothing
+        log_results(results(), args.log, out)  # last, so that a failing service hides no results
     return int(any(r.status != "done" for r in records))
 
 
@@ -244,7 +244,7 @@ def _brief(record: Record) -> dict[str, object]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    """All four on the suite of that name; zero-shot is left out for the one without a text encoder."""
+    """All four embedded backbones on suite demo; zero-shot is left out for random-nano, which has no text encoder."""
     from levl_eval.report.trackers import check_trackers
 
     check_trackers(args.log)

@@ -57,7 +57,7 @@ def _one_line(text: str) -> str:
 
 
 def _row(what: str, name: str) -> dict[str, str]:
-    """What a list says of one card. Raises UsageError for one that cannot be read."""
+    """The row of one card in a list. Raises UsageError for one that cannot be read."""
     from levl_eval.cards import BackboneCard, ClaimCard, TaskFields
 
     card = ROOMS[what][1](name)
@@ -87,7 +87,7 @@ def _print_table(table: list[dict[str, str]], as_json: bool) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    """Exit code 1: a card cannot be read and is left out, as stderr says; all others are there."""
+    """Exit code 1: a card cannot be read and is left out, with a message on stderr; all others are listed."""
     from levl_eval.cards.registry import cards_in, language_models
 
     if args.what is None:

@@ -44,7 +44,7 @@ def claims_of(suites: Sequence[SuiteCard], data: str) -> list[ClaimCard]:
 
 
 def players(suites: Sequence[SuiteCard], backbones: Sequence[str], given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Role -> who plays it: those of ``--as``, else the first of the suites' own that is among ``backbones``."""
+    """Role -> its backbones: those of ``--as``, else the first of the suites' own that is among ``backbones``."""
     out: dict[str, list[str]] = {}
     for suite in suites:
         for role, names in suite.roles.items():
@@ -55,7 +55,7 @@ def players(suites: Sequence[SuiteCard], backbones: Sequence[str], given: Mappin
 
 
 def verdicts(suites: Sequence[SuiteCard], records: Sequence[Record], data: str, given: Mapping[str, Sequence[str]]) -> Verdicts:
-    """The suites' claims, as one family, on the finished records. What cannot be judged is told and hides nothing else."""
+    """The suites' claims, as one family, on the finished records. What cannot be judged is reported and does not affect the others."""
     from levl_eval.claims import judge
 
     done = [r for r in records if r.status == "done"]

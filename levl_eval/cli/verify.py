@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from levl_eval.report.published import Check, Published
 
 NAMES = ("LeVLJEPA", "InfoNCE", "SigLIP")
-PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNCE"}  # whom the project page shows
+PAGE = {"levljepa-vit-b-datacomp": "LeVLJEPA", "infonce-vit-b-datacomp": "InfoNCE"}  # backbones on the project page
 
 
 def add(commands: Commands) -> None:

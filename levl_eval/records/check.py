@@ -1,4 +1,4 @@
-"""Whether what lies in a run's folder is whole: records by their checksum, samples by what their record says of them."""
+"""Whether the files of a run are undamaged: records by their checksum, samples by the count and SHA-256 in their record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sha256_of(path: Path) -> str:
 
 
 def damage_of_samples(record: Record, sha256: Callable[[Path], str] = sha256_of) -> str:
-    """What is wrong with a done record's samples, in a line; "" where they are whole, or the record's schema did not say.
+    """What is wrong with a done record's samples, in a line; "" if they are undamaged, or the record's schema has no checksum.
 
     sha256: of a file; one that remembers unchanged files makes a second look cheap.
     """

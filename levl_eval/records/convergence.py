@@ -1,4 +1,4 @@
-"""What a record says of how its head's or connector's training ended."""
+"""Whether the head or connector of a record had converged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from levl_eval.records.record import Record
 
 
 def converged(record: Record) -> bool | None:
-    """What a record's note ``converged`` says: of one head or of several; None where it says nothing."""
+    """The record's note ``converged``, of one head or of several; None if there is none."""
 
     def flag(value: object) -> bool | None:
         if isinstance(value, bool) or value is None:

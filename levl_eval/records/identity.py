@@ -1,4 +1,4 @@
-"""The identity of a job: named parts, stated once, whose hash names its record and decides what may be reused.
+"""The identity of a job: named parts, defined here only, whose hash names its record and decides what may be reused.
 
 Whatever can move a number is a part (law 1 of docs/architecture.md). It is known before anything is computed, from the plan of a
 run (`runner.plan`), and again from a record (:func:`identity_of`); both must agree. Everything that is kept between runs
@@ -91,7 +91,7 @@ class JobIdentity:
         return digest({**self.parts(), "data": None})
 
     def shown_protocol(self) -> dict[str, object]:
-        """Everything besides backbone, data and seed that two rows must share to stand in one column, flat enough to be read."""
+        """Everything besides backbone, data and seed that two rows must share to be in one column, flattened for display."""
         return shown_protocol(self.protocol, self.versions, self.resolved, self.precision, self.language_model, self.limit)
 
 

@@ -34,7 +34,7 @@ class Comparison(TypedDict):
 
 
 class Record(BaseModel):
-    """One result. ``status`` is "done" or "failed"; a failed record says why in ``reason`` and has no metrics."""
+    """One result. ``status`` is "done" or "failed"; a failed record has the cause in ``reason`` and no metrics."""
 
     model_config = ConfigDict(extra="forbid")
     schema_: str = Field(default=SCHEMA, alias="schema")
@@ -176,7 +176,7 @@ def write_record(out: Path, record: Record, samples: Iterable[Sample] = ()) -> P
         collector = Collector()
         with atomic_path(out / "samples" / f"{record.key}.jsonl") as temporary, open(temporary, "wb") as f:
             record.samples = write_lines(f, samples, collector.add)
-        with contextlib.suppress(UsageError):  # samples that no table can use: said where one needs them
+        with contextlib.suppress(UsageError):  # samples that no table can use: reported when one needs them
             write_scores(scores_path(out, record.key), record.samples.sha256, collector.scores())
     path = out / "records" / f"{record.key}.json"
     record._stem = path.stem

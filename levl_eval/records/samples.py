@@ -28,7 +28,7 @@ class Sample(BaseModel):
 
 
 class SamplesFile(BaseModel):
-    """What a record says of its samples."""
+    """Count and SHA-256 of a record's samples."""
 
     model_config = ConfigDict(extra="forbid")
     rows: int
@@ -65,7 +65,7 @@ def read_lines(path: Path, expected: SamplesFile | None) -> Iterator[Sample]:
 
 
 def read_sized(path: Path, expected: SamplesFile | None) -> Iterator[tuple[Sample, int]]:
-    """The samples of a file with the bytes of their lines, streamed. expected: what their record says of them; None for records that did not say.
+    """The samples of a file with the bytes of their lines, streamed. expected: their count and SHA-256 in the record; None for records without them.
 
     Raises UsageError where the file is missing, a line is no sample, or, after the last line, where rows or bytes are not those
     that the record was written with.

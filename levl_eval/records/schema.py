@@ -1,4 +1,4 @@
-"""Versions of the record's form: which are read, how older ones become today's, and the checksum that ties a record together.
+"""Schema versions of records: which are read, how older ones are converted, and the checksum of a record.
 
 levl-eval/record/1  until November 2026: no identity, no checksum; the protocol held limit and language model. Shown, never reused.
 levl-eval/record/2  identity parts in fields of their own, samples by row count and SHA-256, a checksum.

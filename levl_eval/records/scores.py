@@ -112,7 +112,7 @@ _TEXTS = ("ids", "images", "splits")
 
 
 class Collector:
-    """Takes samples as they are written or read, and gives their :class:`Scores`."""
+    """Collects samples as they are written or read into :class:`Scores`."""
 
     def __init__(self) -> None:
         self._texts: dict[str, list[str]] = {name: [] for name in _TEXTS}
@@ -124,7 +124,7 @@ class Collector:
         self._wrong = ""
 
     def add(self, sample: Sample, size: int) -> None:
-        """size: bytes of its line. What is wrong is said by :meth:`scores`."""
+        """size: bytes of its line. :meth:`scores` raises for what is wrong."""
         at = len(self._scores)
         for name, text in zip(_TEXTS, (sample.id, sample.image_id, str(sample.meta.get("split", ""))), strict=True):
             self._texts[name].append(text)
@@ -141,7 +141,7 @@ class Collector:
             self._wrong = f"sample {sample.id!r}: field `meta.counts`: three counts a class were expected ({e})"
 
     def scores(self) -> Scores:
-        """Raises UsageError where an id stands twice, or counts of classes are none."""
+        """Raises UsageError where an id occurs twice, or class counts are invalid."""
         ids = self._texts["ids"]
         if self._wrong:
             raise UsageError(self._wrong)

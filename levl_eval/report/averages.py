@@ -62,7 +62,7 @@ def groups_of(suites: Sequence[SuiteCard]) -> list[Group]:
 
 
 def averages(results: Results, groups: Sequence[Group]) -> list[Average]:
-    """The averages of those groups of which some backbone has every task; none of a group whose tasks lie in several rows each."""
+    """The averages of groups of which at least one backbone has every task; none for a group whose tasks have several rows each."""
     by_task: dict[str, list[Row]] = {}
     for row in results.rows:
         by_task.setdefault(row.task, []).append(row)

@@ -28,7 +28,7 @@ Opener = Callable[[Record], Callable[[str], Image.Image] | None]
 
 
 class ShownSample(TypedDict):
-    """An item of the browser. i: image id; q: question; t: target; p, s, l: prediction, score and line of its file, one a backbone."""
+    """An item of the browser. i: image id; q: question; t: target; p, s, l: prediction, score and line of its file, one per backbone."""
 
     id: str
     i: str

@@ -37,7 +37,7 @@ def budgets(results: Results) -> list[Budgets]:
 
 
 def change(results: Results, group: Budgets, name: str) -> Estimate | None:
-    """What the longest training gives a backbone over the shortest, paired over images; None where one of the two is not there."""
+    """Change of a backbone's score from the shortest to the longest training, paired over images; None if one of the two is missing."""
     first, last = (row.cells.get(name) for row in (group.rows[0][1], group.rows[-1][1]))
     if first is None or last is None or not first.records or not last.records:
         return None

@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What may be said, in plain words; decided by the adjusted p-value."""
+        """The verdict in words, decided by the adjusted p-value."""
         low, high = self.difference.low, self.difference.high
         of = f" after adjustment for {self.family} comparisons" if self.family > 1 else ""
         text = f"p = {self.p_holm:.2g}{of}"
@@ -141,7 +141,7 @@ def _records(side: Side | Sequence[Side]) -> list[Record]:
 
 
 def _labels(a: Record, b: Record) -> tuple[str, str]:
-    """The backbones' names; where both sides share one, with what tells them apart, at last the folders."""
+    """The backbones' names; if both are equal, with what distinguishes them (in the last resort the folders)."""
     both = Results([a, b])
     if len(both.records) == 2 and (names := (both.label(a), both.label(b)))[0] != names[1]:
         return names

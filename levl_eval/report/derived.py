@@ -36,7 +36,7 @@ _SPARE = 20_000  # entries of a file that may be there without having been asked
 
 @lru_cache(1)
 def code_digest() -> str:
-    """Of the code that differences and intervals come from, and of numpy, whose generator draws."""
+    """Digest of the code that computes differences and intervals, and of numpy, whose generator they use."""
     package = Path(__file__).resolve().parents[1]
     report = [package / "report" / f"{name}.py" for name in ("compare", "paired", "results")]  # what estimates, and who calls it
     files = sorted([*(package / "metrics").glob("*.py"), *(package / "records").glob("s*.py"), *report])
@@ -73,7 +73,7 @@ class _File:
         self.changed = True
 
     def save(self) -> None:
-        """Join with what others have written meanwhile; what nobody has asked for goes where there is much of it."""
+        """Merge with what other processes have written meanwhile; unused entries are dropped when there are many."""
         if not self.changed:
             return
         with locked(self.path.with_name(f".{self.path.name}.lock")):
@@ -116,7 +116,7 @@ class Derived:
         return sha256
 
     def scores(self, record: Record) -> Scores:
-        """A record's scores. Raises UsageError where its samples are missing, damaged, fewer than the metric's, or an id stands twice."""
+        """A record's scores. Raises UsageError where its samples are missing, damaged, fewer than the metric's, or an id occurs twice."""
         path = record.home / "samples" / f"{record.key}.jsonl"
         try:
             sha256 = self.sha256(path)

@@ -24,7 +24,7 @@ from levl_eval.report.provenance import published_set, source_word
 from levl_eval.report.results import entry_of
 
 SCHEMA, INSTANCES = "0.3.0", "0.2.2"
-_OPEN = ("hf:", "official:", "timm:", "open_clip:", "random:")  # URIs whose weights anyone can have
+_OPEN = ("hf:", "official:", "timm:", "open_clip:", "random:")  # URIs whose weights are public
 
 
 def _texts(values: dict[str, object]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a report says around its numbers: the head of the page, and the panel that each number leads to."""
+"""Facts around the numbers of a report: the head of the page, and the panel that each number links to."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _bounds(record: Record) -> list[str]:
 
 
 def _convergence(record: Record) -> list[str]:
-    """How training of the head or connector ended: what the engine says of it, and its loss curve's ends."""
+    """How training of the head or connector ended: the engine's verdict, and the ends of the loss curve."""
     out = []
     if "converged" in record.notes:
         recorded = record.notes["converged"]  # a mapping with the rule and its value, or yes or no alone
@@ -129,7 +129,7 @@ def _of_seeds(results: Results, row: Row, name: str) -> list[str]:
 
 
 def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
-    """What stands behind one number."""
+    """The panel of one number."""
     gain, over = results.gain_of_record(row, name, record), results.reference(row, name)
     main, share = (
         record.metrics.get(record.main_metric),

@@ -54,7 +54,7 @@ KINDS = {"records": "json", "samples": "jsonl"}  # folders of a run, and how the
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with a heading and what its caption says."""
+    """A figure with a heading and a caption."""
 
     title: str
     drawing: Markup
@@ -149,7 +149,7 @@ def _specifications(results: Results) -> list[Chart]:
 
 
 def _doses(results: Results) -> list[Chart]:
-    """Score over the share of patches that an oracle tells of (backbones.oracle), a line a task and kind of oracle."""
+    """Score over the share of patches that an oracle knows (backbones.oracle), one line per task and kind of oracle."""
     lines = [(f"{title}, {kind}", k, points) for k, (title, kind, points) in enumerate(doses(results))]
     chart = svg.response(lines, "share of patches that are told", "percent")
     return [Chart("Dose and response", chart, "More information must give no lower score beyond its interval.")] if chart else []
@@ -184,7 +184,7 @@ class Panel:
 
     @property
     def least(self) -> int:
-        """Pixels below which they scroll: eight backbones still stand side by side at 1280."""
+        """Width in pixels below which they scroll: eight backbones fit side by side at 1280."""
         return int(SMALLEST * self.width)
 
 
@@ -253,7 +253,7 @@ def _breakdown(results: Results, row: Row) -> dict[str, object]:
 
 
 def _tasks(results: Results, link: Callable[[Record, str], str]) -> list[dict[str, object]]:
-    """Each row's protocol, and a panel a record of it, in the order of the tables."""
+    """Each row's protocol, and one panel per record, in the order of the tables."""
     out = []
     for row in results.rows:
         panels = [
@@ -269,10 +269,10 @@ def _tasks(results: Results, link: Callable[[Record, str], str]) -> list[dict[st
 
 
 def _linker(out: Path | None) -> Callable[[Record, str], str]:
-    """Addresses of the files beside the page: none for records that lie elsewhere, as the page may be sent without them."""
+    """Addresses of the files beside the page: none for records elsewhere, as the page may be sent without them."""
     here = out.resolve() if out is not None else None
     files = {k: {p.name for p in (here / k).glob(f"*.{KINDS[k]}") if p.is_file()} for k in KINDS} if here is not None else {}
-    resolved: dict[Path, Path] = {}  # a folder's links are followed once, not once a record
+    resolved: dict[Path, Path] = {}  # a folder's links are followed once, not once per record
 
     def link(record: Record, kind: str) -> str:
         if here is None:

@@ -1,4 +1,4 @@
-"""Names of columns: a backbone's own, and what tells it apart where records of one name are of different encoders."""
+"""Names of columns: a backbone's name, with what distinguishes it where records of one name are of different encoders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from levl_eval.core.hashing import canonical, digest
 from levl_eval.records import Record
 from levl_eval.records.samples import finite
 
-# Part of an identity that no row shares -> how a record tells it. Weights always tell columns apart; the others where two records
-# would else stand in one cell.
+# Part of an identity that no row shares -> its value in a record. Weights always separate columns; the others do where two records
+# would otherwise share a cell.
 PARTS: dict[str, Callable[[Record], object]] = {
     "weights": lambda r: r.weights,
     "preprocess": lambda r: r.backbone.get("preprocess") or {},
@@ -34,7 +34,7 @@ def _value(record: Record, part: str, known: dict[str, str]) -> str:
 
 
 def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], object]) -> list[str]:
-    """The parts by which records of one backbone's name must be told apart, so that no cell (``cell_of``) holds two encoders."""
+    """The parts by which records of one backbone's name must be distinguished, so that no cell (``cell_of``) holds two encoders."""
     known: dict[str, str] = {}
     values = {part: [_value(r, part, known) for r in records] for part in PARTS}
     at = [cell_of(r) for r in records]

@@ -53,7 +53,7 @@ def _head(row: Row) -> str:
 
 
 def _titles(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
-    """Key of a row -> its head: the task, with a letter where several protocols of it stand side by side; comments say which they are."""
+    """Key of a row -> its head: the task, with a letter where it has several protocols, which comments explain."""
     out: dict[tuple[str, str], str] = {}
     seen: dict[str, int] = {}
     for row in rows:
@@ -73,7 +73,7 @@ def _table(results: Results, chosen: Sequence[Row], titles: Mapping[tuple[str, s
 
 
 def column(results: Results) -> str:
-    """Backbones by tasks, values alone, as many tables as keep each within a column; what stands behind them as comments."""
+    """Backbones by tasks, values alone, split into tables that fit a column; the notes follow as comments."""
     parts = [results.rows[k : k + COLUMNS] for k in range(0, len(results.rows), COLUMNS)]
     titles = _titles(results.rows)
     protocols = [f"{titles[row.key]}: {latex_text(row.title)}" for row in results.rows if row.mark]
@@ -85,7 +85,7 @@ def _tex_entry(e: Entry) -> str:
     shown, bracket, rest = e.text.partition(" [")
     if not bracket:
         return latex_text(shown)
-    # Numbers stand in math mode, so that a minus is no hyphen.
+    # Numbers are in math mode, so that a minus is not a hyphen.
     value = rf"$\mathbf{{{shown}}}$" if e.bold else f"${shown}$"
     low_high, _, more = rest.partition("]")
     return rf"{value} {{\scriptsize $[{low_high}]${latex_text(more)}}}"

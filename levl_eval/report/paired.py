@@ -26,7 +26,7 @@ Samples = dict[str, Sample]  # by id
 
 
 def load_samples(record: Record) -> Samples:
-    """The samples of a record by id. Raises UsageError where they are missing, damaged, fewer than the metric's, or an id stands twice."""
+    """The samples of a record by id. Raises UsageError where they are missing, damaged, fewer than the metric's, or an id occurs twice."""
     out: Samples = {}
     for s in read_samples(record.home, record):
         if s.id in out:
@@ -227,7 +227,7 @@ def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
 
 
 def _check(record: Record, side: Sequence[Scored], seeds: Sequence[int], value: float) -> None:
-    """The metric of the record must follow from its samples, or a pairing of the samples says nothing about it."""
+    """The record's metric must follow from its samples, else pairing the samples would not compare it."""
     recorded = [r.metrics[r.main_metric].value for r, _ in side if r.seed in seeds or len(side) == 1]
     if recorded and abs(float(np.mean(recorded)) - value) > 1e-6:
         raise UsageError(

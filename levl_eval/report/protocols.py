@@ -24,7 +24,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Shared:
-    """A field that several tasks have. values: a text a task, None where it has no such field. differs: whether they are not all equal."""
+    """A field that several tasks have. values: one text per task, None where it has no such field. differs: whether they are not all equal."""
 
     name: str
     values: list[str | None]
@@ -51,7 +51,7 @@ def _key(value: object) -> str:
 
 
 def of_row(row: Row, rows: Sequence[Row]) -> list[Field]:
-    """The whole protocol of a task, each field with what the others have in its place."""
+    """The whole protocol of a task, each field with the other tasks' values."""
     others = [(r.title, _fields(r)) for r in rows if r.key != row.key]
     return [
         Field(k, value_text(v), [(t, value_text(f[k])) for t, f in others if k in f and _key(f[k]) != _key(v)])

@@ -121,7 +121,7 @@ ALWAYS: dict[str, tuple[str, ...]] = {"incontext": ("memory_size",)}
 
 
 def marks(rows: Sequence[Record]) -> list[str]:
-    """For rows of one task, given by a record each, what tells each apart: ``(epochs=5, limit=60)``; '' for an only row.
+    """For rows of one task, given by one record each, what distinguishes each: ``(epochs=5, limit=60)``; '' for a single row.
 
     What ALWAYS lists stands in the mark of an only row too.
     """
@@ -147,5 +147,5 @@ def marks(rows: Sequence[Record]) -> list[str]:
         words = [f"{k}={shown(f.get(k))}" for k in differing[:MOST]]
         words += [f"{len(differing) - MOST} more"] if len(differing) > MOST else []
         out.append(f"({', '.join(words)})" if words else f"(protocol {record.protocol_hash[:12]})")
-    # Equal where only fields beyond the named ones differ: then the hash tells them apart.
+    # Equal where only fields beyond the named ones differ: then the hash distinguishes them.
     return [m if out.count(m) == 1 else f"{m[:-1]}, #{r.comparison_hash[:8]})" for m, r in zip(out, rows, strict=True)]

@@ -61,7 +61,7 @@ def load_published() -> tuple[Published, ...]:
 
 
 def as_rows(numbers: Sequence[Published]) -> list[TableRow]:
-    """As rows of the long table (tables.COLUMNS), status "published"; gains stand in the column `gain`."""
+    """As rows of the long table (tables.COLUMNS), status "published"; gains are in the column `gain`."""
     return [
         {
             "task": p.task,
@@ -97,7 +97,7 @@ class Check:
 
 
 def who(name: str, uri: str, named: dict[str, str]) -> str | None:
-    """The paper's name of a measured backbone: as the user says, or where it is one of the matched checkpoints."""
+    """The paper's name of a measured backbone: given by the user, or known for the matched checkpoints."""
     if name in named:
         return named[name]
     text = f"{name} {uri}".lower()
@@ -119,7 +119,7 @@ class Refused:
 
 
 def missing_for_paper(record: Record) -> tuple[str, ...]:
-    """What a record lacks to stand beside a published number: the published test set, whole, in the paper's split. () for nothing."""
+    """What a record lacks for a comparison with a published number: the complete published test set in the paper's split. () for nothing."""
     out = []
     source, known = source_word(record), published_set(record)
     if source == "scenes":

@@ -1,4 +1,4 @@
-"""What a run directory holds, read for tables: whole records, and one line on each that is damaged and therefore left out."""
+"""The records of a run directory for tables, and one line on each damaged one, which is left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Found:
 
 
 def read_directory(folder: Path, derived: Derived | None = None) -> Found:
-    """The records of one run directory, in order of file name. derived: remembers which samples were found whole."""
+    """The records of one run directory, in order of file name. derived: remembers which samples were undamaged."""
     records, damaged = [], []
     sha256 = (derived or Derived(writes=False)).sha256
     home = (folder / "records").resolve().parent

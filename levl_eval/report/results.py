@@ -1,4 +1,4 @@
-"""The records of one or several run directories, grouped for tables: a row a (task, comparison), a cell a backbone.
+"""The records of one or several run directories, grouped for tables: one row per (task, comparison), one cell per backbone.
 
 Records share a row only where protocol, precision and the data of training, validation and test are equal
 (``Record.comparison_hash``), and a cell only where they are of one encoder (labels.py). Seeds of one backbone share a cell: its
@@ -37,7 +37,7 @@ def entry_of(record: Record, name: str) -> Metric:
 
 @dataclass(frozen=True)
 class Cell:
-    """One backbone on one row. records: one a seed, in order of seed; empty where every seed failed. failed: the failed ones."""
+    """One backbone on one row. records: one per seed, in order of seed; empty where every seed failed. failed: the failed ones."""
 
     backbone: str
     records: tuple[Record, ...]
@@ -63,7 +63,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One task under one protocol on the same data; ``mark`` says in which fields it differs from other rows of the task ('' for an only one)."""
+    """One task under one protocol on the same data; ``mark`` says in which fields it differs from other rows of the task ('' for a single row)."""
 
     task: str
     metric: str
@@ -125,7 +125,7 @@ class Results:
         cls, directories: Sequence[str | Path], say: Callable[[str], None] = lambda text: None, *,
         reference: str | None = None, also: Sequence[Record] = (),
     ) -> Results:  # fmt: skip
-        """also: records at hand that go before those read (of the run that has just ended). Damaged files are left out and told.
+        """also: records in memory that take precedence over those read (of the run that has just ended). Damaged files are left out and reported.
 
         Raises UsageError for a directory without whole records.
         """
@@ -173,7 +173,7 @@ class Results:
         return label_columns(self.records, lambda r: self._keys[id(r)])
 
     def label(self, record: Record) -> str:
-        """Name of a record's column: the backbone's, with what tells encoders of one name apart."""
+        """Name of a record's column: the backbone's, with what distinguishes encoders of one name."""
         return self._labels[id(record)]
 
     @cached_property
@@ -203,11 +203,11 @@ class Results:
         return out
 
     def scores(self, record: Record) -> Scores:
-        """What tables need of a record's samples. Raises UsageError where they are missing, damaged or an id stands twice."""
+        """What tables need of a record's samples. Raises UsageError where they are missing, damaged or an id occurs twice."""
         return self._derived.scores(record)
 
     def _pair(self, left: Sequence[Record], right: Sequence[Record]) -> Paired | None:
-        """Both sides on their common items; None where the samples do not allow it, which :meth:`notes` then tells."""
+        """Both sides on their common items; None where the samples do not allow it, which :meth:`notes` then reports."""
         try:
             return pair([(r, self.scores(r)) for r in left], [(r, self.scores(r)) for r in right])
         except LevlError as e:
@@ -284,7 +284,7 @@ class Results:
         return first
 
     def notes(self) -> list[str]:
-        """What a reader of the tables must know: files left out, differences that could not be had, metrics nobody knows."""
+        """Notes for readers of the tables: files left out, differences that could not be computed, unknown metrics."""
         for row in self.rows:
             for name in row.cells:
                 self.gain(row, name)

@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         named = self.headers.get("Host") or ""
-        host = named if named.endswith("]") else named.rpartition(":")[0] or named  # an IPv6 address has colons of its own
+        host = named if named.endswith("]") else named.rpartition(":")[0] or named  # an IPv6 address contains colons
         if self.server.local and host not in _LOCAL:
             self._answer(HTTPStatus.FORBIDDEN, "text/plain", "This table is shown to localhost alone.\n")
             return

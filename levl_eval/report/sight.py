@@ -1,4 +1,4 @@
-"""Shares of sight in tables: how far a backbone comes from the floor without sight to the ceiling of perfect sight.
+"""Shares of sight in tables: (value - floor) / (ceiling - floor), from the score without the image to the oracle's.
 
 The ceiling of a row is its column of an oracle (backbones.oracle) that tells everything of every patch; where none was run, the
 one that ships beside the synthetic scenes (assets/ceilings.json, made by tools.ceilings) if it was measured under this row's comparison
@@ -41,7 +41,7 @@ FLOORS = (
     "chance",
 )  # of engines; the first that a record holds is its row's
 SHIPPED = ASSETS / "ceilings.json"
-SHARE = metric_of("accuracy")  # by whose rules a share is written: a fraction, shown in percent
+SHARE = metric_of("accuracy")  # a share is formatted like it: a fraction, shown in percent
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def gain_over_floor(records: Sequence[Record]) -> Estimate | None:
 
 
 def oracle_of(record: Record) -> str:
-    """What an oracle that tells all of it tells ("classes", "attributes"); "" for other backbones and for part of the sight."""
+    """What a complete oracle knows ("classes", "attributes"); "" for other backbones and for partial oracles."""
     info = object_at(object_at(record.backbone, "info"), "oracle")
     whole = info.get("keep") == 1.0 and info.get("noise") == 0.0
     return str(info.get("kind")) if whole else ""
@@ -179,7 +179,7 @@ def ceiling_notes(results: Results, rows: Sequence[Row]) -> list[str]:
 
 
 def doses(results: Results) -> list[tuple[str, str, list[tuple[float, Estimate]]]]:
-    """(row, kind of oracle, [(share of patches that is told, score)] by rising share) where at least two doses were run; fractions alone.
+    """(row, kind of oracle, [(share of patches known, score)] by rising share) where at least two doses were run; fractions only.
 
     Scores are in percent, with their 95% intervals.
     """

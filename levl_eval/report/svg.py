@@ -92,7 +92,7 @@ def _axis_of(estimates: Sequence[Estimate], start: float, end: float) -> Axis:
 
 
 def _label_places(points: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, bool]]:
-    """Where each point's name stands, as (x, y, whether it ends there): the first of six places that is free. points: (x, y, letters)."""
+    """Position of each point's name, as (x, y, whether it ends there): the first free one of six. points: (x, y, letters)."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in points]
     out = []
     for x, y, letters in points:

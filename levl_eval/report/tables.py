@@ -132,7 +132,7 @@ def _sight_columns(results: Results, row: Row, r: Record) -> TableRow:
 
 
 def rows(results: Results) -> list[TableRow]:
-    """One row a metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
+    """One row per metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
     gains = {
         id(r): _gain_columns(results, row, name, r)
         for row in results.rows
@@ -158,7 +158,7 @@ def rows(results: Results) -> list[TableRow]:
 
 
 def _place(common: TableRow, r: Record, metric: str) -> tuple[str | int, ...]:
-    """By which rows are sorted: task, main metrics first, metric, backbone, seed, and then what tells records apart."""
+    """By which rows are sorted: task, main metrics first, metric, backbone, seed, and then what distinguishes records."""
     return (
         r.task, metric != r.main_metric, metric, str(common["backbone"]), r.seed, r.protocol_hash, str(r.data.get("fingerprint", "")),
         str(common["comparison_hash"]), r.identity_hash,
@@ -175,7 +175,7 @@ def to_csv(table: Sequence[TableRow]) -> str:
 
 
 def write_leaderboard(out: Path, results: Results | None = None) -> Path:
-    """Derive ``out/leaderboard.csv`` from all whole records of the directory. Raises UsageError where there are none."""
+    """Derive ``out/leaderboard.csv`` from all undamaged records of the directory. Raises UsageError where there are none."""
     path = out / "leaderboard.csv"
     results = results or Results.read([out])
     atomic_write(path, to_csv(rows(results)))
@@ -192,7 +192,7 @@ def chance_of(record: Record) -> float | None:
 
 
 def floor_notes(records: Sequence[Record]) -> list[str]:
-    """Floors and ceilings that belong to a task, not to a backbone, each told once; and how large memories came out."""
+    """Floors and ceilings that belong to a task, not to a backbone, each once; and the resulting sizes of memories."""
     notes: dict[str, None] = {}
     for r in records:
         kind = entry_of(r, r.main_metric)
@@ -210,7 +210,7 @@ def floor_notes(records: Sequence[Record]) -> list[str]:
     return list(notes)
 
 
-LATE = "*"  # behind a value whose head or connector had not learned what it could
+LATE = "*"  # behind a value whose head or connector had not converged
 
 
 def late_mark(row: Row, name: str) -> str:
@@ -232,7 +232,7 @@ def instrument_notes(results: Results, rows: Sequence[Row]) -> list[str]:
 
 
 def data_notes(results: Results) -> list[str]:
-    """One line a row: what data its numbers are from, and what its gains are over."""
+    """One line per row: the data of its numbers, and the baseline of its gains."""
     out = []
     for row in results.rows:
         over = results.gains_over(row)
@@ -245,7 +245,7 @@ def failures(results: Results) -> list[str]:
 
 
 def all_notes(results: Results) -> list[str]:
-    """What stands below the tables of every format: data, floors and chance, failures, what was left out."""
+    """Notes below the tables of every format: data, floors and chance, failures, what was left out."""
     lacking = average_notes(known_averages(results))
     return [
         *(f"data of {n}" for n in data_notes(results)),
@@ -276,7 +276,7 @@ def _chosen(results: Results, of: Sequence[Record] | None) -> list[Row]:
 
 
 def lines(results: Results, width: int = 80, of: Sequence[Record] | None = None) -> list[tuple[str, bool]]:
-    """The table as text lines, each with whether it is the best of its task beyond error. Fits ``width`` columns.
+    """The table as text lines, each with whether it is significantly the best of its task. Fits ``width`` columns.
 
     of: only rows that hold one of these records (with all their cells).
     """
@@ -304,7 +304,7 @@ def lines(results: Results, width: int = 80, of: Sequence[Record] | None = None)
     for row in chosen:
         out.append(("", False))
         title = titles[row.key]
-        if len(title) > first:  # a mark is never cut: it says what the row is
+        if len(title) > first:  # a mark is never cut: it identifies the row
             out += [(part, False) for part in _wrapped(title, width, "")]
             title = ""
         if title or row is chosen[0]:
@@ -321,7 +321,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] | None = None) -> None:
-    """Print main metrics with 95% intervals and gains; bold (on a terminal) where one is best beyond error. Plain in a pipe.
+    """Print main metrics with 95% intervals and gains; bold (on a terminal) where one is significantly the best. Plain in a pipe.
 
     of: only rows that hold one of these records.
     """

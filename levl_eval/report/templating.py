@@ -1,4 +1,4 @@
-"""The pages' templates: jinja2 with everything escaped. Markup stands in ``templates/`` only, never in Python.
+"""The pages' templates: jinja2 with everything escaped. Markup is in ``templates/`` only, never in Python.
 
 What a page shows comes from cards, records and data sets that others wrote: every text goes through core.text.printable (what would
 act unseen is shown as its escape) and is then escaped for HTML. Only ``Markup`` is taken as it is: what a template itself has made,
@@ -49,5 +49,5 @@ def own_file(path: Path) -> Markup:
 
 
 def json_data(value: object) -> Markup:
-    """JSON to stand in a ``<script type="application/json">``: no ``<`` that could end the element."""
+    """JSON for a ``<script type="application/json">``: no ``<`` that could end the element."""
     return Markup(json_text(value, None).replace("<", "\\u003c"))

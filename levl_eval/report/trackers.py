@@ -1,4 +1,4 @@
-"""`--log wandb|trackio|tensorboard`: the final table and every main metric as a number, for who keeps results there.
+"""`--log wandb|trackio|tensorboard`: the final table and every main metric as a number.
 
 Numbers are named TASK/METRIC/BACKBONE, in the unit of the tables, with their interval's ends as NAME/low and NAME/high; gains and shares of
 sight as TASK/gain/BACKBONE and TASK/sight/BACKBONE. The table is the leaderboard's, a row a task and backbone.

@@ -23,7 +23,7 @@ def lower_is_better(metric: str | Metric) -> bool:
 
 
 def lower_note(metrics: Iterable[str | Metric]) -> str:
-    """What a caption says of metrics that are errors, and of those of which nobody says; empty where there are none."""
+    """Caption for metrics where lower is better, and for those of unknown direction; empty if there are none."""
     entries = [_entry(m) for m in metrics]
     lower = sorted({m.name for m in entries if m.better == "lower"})
     open_ones = sorted({m.name for m in entries if not m.ranked})

@@ -62,7 +62,7 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
 
 
 def _gain(results: Results, row: Row, name: str, noted: bool) -> Entry:
-    """noted: whether each gain says what it is over, as they differ."""
+    """noted: whether each gain names its baseline, as they differ."""
     e = results.gain(row, name)
     if e is None:
         return Entry("")
@@ -88,7 +88,7 @@ def references(results: Results) -> list[str]:
 
 
 def tables(results: Results) -> list[Wide]:
-    """Values; where there are references, gains; and averages of the groups that are whole. Backbones without a row are left out."""
+    """Values; where there are references, gains; and averages of complete groups. Backbones without a row are left out."""
     names, lower = results.backbones, lower_note(row.kind for row in results.rows)
     values = [
         (row.title, labelled(row.kind), [_value(results, row, n, best) for n in names])
@@ -152,7 +152,7 @@ def markdown(results: Results) -> str:
 
 
 def html_page(results: Results) -> str:
-    """A small page of its own; `report.html` is the large one."""
+    """A small page with the tables only; `report.html` has everything."""
     return str(render("leaderboard.html.j2", tables=tables(results), notes=all_notes(results)))
 
 

@@ -133,7 +133,8 @@ def test_a_shipped_ceiling_holds_for_its_own_comparison_alone(run, monkeypatch):
 def test_tables_are_made_anew_where_the_ceilings_that_ship_have_changed(tmp_path, monkeypatch, capsys):
     package, made = tmp_path / "package", []
     monkeypatch.setattr(current, "PACKAGE", package)
-    for name in current.FOLDERS:
+    folders = ("report", "metrics", "records", "cards", "assets", "core")
+    for name in folders:
         (package / name).mkdir(parents=True)
         (package / name / "file").write_text("1")
 
@@ -143,11 +144,11 @@ def test_tables_are_made_anew_where_the_ceilings_that_ship_have_changed(tmp_path
     tables()
     tables()
     assert len(made) == 1
-    for number, name in enumerate(current.FOLDERS):
+    for number, name in enumerate(folders):
         (package / name / "file").write_text("another")
         tables()
         assert len(made) == number + 2, name
-    assert capsys.readouterr().out == "a table\n" * 7
+    assert capsys.readouterr().out == "a table\n" * (2 + len(folders))
 
 
 @pytest.mark.slow
