@@ -47,7 +47,7 @@ EAGER = Execution()
 def check_execution(execution: Execution, device: str) -> Execution:
     """The execution where a kind of device has it. Raises UsageError."""
     if execution.cuda_graphs and not execution.compiled:
-        raise UsageError("--cuda-graphs needs --compile; add it, or leave --cuda-graphs out")
+        raise UsageError("--cuda-graphs: needs compiled encoders; add --compile, or leave it out")
     if execution.cuda_graphs and device != "cuda":
         raise UsageError(f"--cuda-graphs: are of NVIDIA GPUs, and this run is on {device}; leave it out")
     return execution

@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
     p.add_argument("--seed", type=SEED, default=0)
     p.add_argument("--save", metavar="DIR", help="save the model there (levl_eval.vlm.load reads it)")
     p.add_argument("--trust", action="store_true", help="run the `py:` backbone that the saved model names")
-    p.add_argument("--device", default="auto")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     p.add_argument("--quiet", action="store_true", help="show no progress")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

@@ -43,20 +43,27 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "audit",
         help="compare a backbone's preprocessing with the usual alternatives",
-        description="Changes the normalisation or the resize, one at a time, and compares image by image. Exit code 0 also where "
-        "the card's choice loses; a warning then says so.",
+        description="Changes the normalisation or the resize, one at a time, and compares image by image. Exit code 0 even if "
+        "an alternative is better, which a warning says.",
     )
     p.add_argument("--backbone", required=True, metavar="B", help="a card's name, a checkpoint or a URI")
     p.add_argument(
-        "--task", default="knn", metavar="T", help="whose main metric decides, for example zeroshot@imagenet (default: knn)"
+        "--task",
+        default="knn",
+        metavar="T",
+        help="task whose main metric is compared, for example zeroshot@imagenet (default: knn)",
     )
-    p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes")
+    p.add_argument(
+        "--data", default="scenes", metavar="DIR|hub|scenes", help="folder of the data sets (default: the synthetic scenes)"
+    )
     p.add_argument("--limit", type=LIMIT, metavar="N", help="at most N test images")
-    p.add_argument("--set", action="append", default=[], metavar="task.field=value", dest="settings")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="task.field=value", dest="settings", help="override a card's field"
+    )
     p.add_argument("--out", metavar="DIR", help=f"records and audit.json (default: {NEW})")
-    p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images per batch in the encoder (default: 64)")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)
 

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--kind", action="append", metavar="KIND", help="only this kind (features, texts, ...); may be given several times"
     )
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

@@ -14,8 +14,8 @@ STATES = {"whole": "undamaged", "old": "of an old schema without checksums", "or
 
 def add(commands: Commands) -> None:
     p = commands.add_parser("check", help="check the records and samples of a run for damage")
-    p.add_argument("dir", metavar="DIR")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("dir", metavar="DIR", help="run directory")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

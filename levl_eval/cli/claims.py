@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "claims",
         help="judge claims on the results of runs: supported, contradicted or undecided",
-        description="Each role of a claim is played by a backbone of the runs, or by several that differ in their pretraining seed.",
+        description="Each role of a claim is taken by one backbone of the runs, or by several that differ in their pretraining seed.",
     )
     p.add_argument("dirs", nargs="+", metavar="DIR", help="run directories")
     add_roles(p)
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--alpha", type=float, default=0.05, help="chance of a false verdict over all claims (default: 0.05)")
     p.add_argument("--curve", action="store_true", help="also the specification curve of each claim, as a table")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)
 

@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
         description="Each side is a backbone's name in the run directory of --in, DIR:BACKBONE, a run directory with one backbone, "
         "or a record's file.",
     )
-    p.add_argument("sides", nargs="+", metavar="A B [C...]")
+    p.add_argument("sides", nargs="+", metavar="A B [C...]", help="two or more sides")
     p.add_argument(
         "--in", dest="folder", default="runs/latest", metavar="DIR", help="where bare names are looked up (default: runs/latest)"
     )
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="samples to show on which they differ most (default: 3)",
     )
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

@@ -31,11 +31,11 @@ def add(commands: Commands) -> None:
         default=1.0,
         help="multiplies the number of images of every set",
     )
-    make.add_argument("--json", action="store_true")
+    make.add_argument("--json", action="store_true", help="print JSON")
     make.set_defaults(call=_data_make)
     check_data = data.add_parser("check", help="verify counts, images, labels and ids of a data directory")
-    check_data.add_argument("dir", metavar="DIR")
-    check_data.add_argument("--json", action="store_true")
+    check_data.add_argument("dir", metavar="DIR", help="folder of the data sets")
+    check_data.add_argument("--json", action="store_true", help="print JSON")
     check_data.set_defaults(call=_data_check)
 
 

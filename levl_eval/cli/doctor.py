@@ -82,7 +82,7 @@ def add(commands: Commands) -> None:
     p = commands.add_parser("doctor", help="report what works on this machine and what is missing")
     p.add_argument("--data", default=".", metavar="DIR", help="where data sets are looked for (default: here)")
     p.add_argument("--no-self-test", action="store_true", help="leave out the small evaluation, which takes up to a minute")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

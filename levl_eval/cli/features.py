@@ -33,8 +33,8 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="task.field=value", help="override a card's field"
     )
-    p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images per batch in the encoder (default: 64)")
     p.add_argument("--trust", action="store_true", help="execute Python code that the card names: `py:` backbones")
     p.add_argument("--quiet", action="store_true", help="show no progress")
     p.set_defaults(call=run)

@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
     p.add_argument("--on", default="scenes", metavar="SET", help="a set of tasks/sets instead (default: scenes)")
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the sets lie")
     p.add_argument("--limit", type=LIMIT, default=2000, metavar="N", help="at most N images (default: 2000)")
-    p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--batch-size", type=BATCH, default=64, metavar="N", help="images per batch in the encoder (default: 64)")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--out", metavar="FILE", help="also write the figures there, as JSON")
     p.set_defaults(call=run)
 

@@ -20,7 +20,7 @@ FORMATS = ("table", "csv", "md", "tex", "html", "json")
 
 def add(commands: Commands) -> None:
     p = commands.add_parser("leaderboard", help="print or write tables of run directories")
-    p.add_argument("dirs", nargs="+", metavar="DIR")
+    p.add_argument("dirs", nargs="+", metavar="DIR", help="run directories")
     p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument("--format", choices=FORMATS, default="table")
     p.add_argument("--wide", action="store_true", help="csv: tasks by backbones instead of one metric per row")

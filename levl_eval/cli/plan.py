@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument("--power", type=float, default=0.8, help="chance to find it (default: 0.8)")
     p.add_argument("--alpha", type=float, default=0.05)
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)
 

@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
         description="Written into a folder, without a network: for each backbone a model card section with model-index, Every Eval Ever's JSON with "
         "samples, and the long table as parquet with a data set card.",
     )
-    p.add_argument("dirs", nargs="+", metavar="DIR")
-    p.add_argument("--out", required=True, metavar="FOLDER", help="where the files go; made, or added to")
+    p.add_argument("dirs", nargs="+", metavar="DIR", help="run directories")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="output folder; created, or added to")
     p.add_argument("--backbone", metavar="NAME", help="only this one")
     p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument("--repo", metavar="ORG/NAME", help="the model's repository, where one backbone is published")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     p = commands.add_parser("report", help="write report.html of a run directory")
-    p.add_argument("dir", metavar="DIR")
+    p.add_argument("dir", metavar="DIR", help="run directory")
     p.add_argument("--data", metavar="DIR", help="folder of the data sets, if they have moved")
     p.add_argument("--reference", metavar="NAME", help="baseline of the gains (default: each backbone's own random twin)")
     p.add_argument(
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="do not read the data sets again for their images",
     )
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

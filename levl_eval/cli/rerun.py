@@ -28,9 +28,9 @@ def add(commands: Commands) -> None:
     p.add_argument("--data", metavar="DIR|hub|scenes", help="folder of the data, if they have moved")
     p.add_argument("--backbone", metavar="URI", help="the weights, if they have moved")
     p.add_argument("--trust", action="store_true", help=HELP)
-    p.add_argument("--device", default="auto")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     p.add_argument("--quiet", action="store_true", help="show no progress")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)
 

@@ -41,14 +41,14 @@ def add(commands: Commands) -> None:
     """Add the subparsers to ``levl-eval``'s."""
     lister = commands.add_parser("list", help=f"list the shipped and your own {', '.join(ROOMS)}")
     lister.add_argument("what", nargs="?", choices=list(ROOMS), help="which cards (default: how many there are of each kind)")
-    lister.add_argument("--json", action="store_true")
+    lister.add_argument("--json", action="store_true", help="print JSON")
     lister.set_defaults(call=_list)
 
     show = commands.add_parser("show", help="print a card with all its fields")
     show.add_argument(
         "name", metavar="NAME", help="a card's name or path; KIND/NAME (sets/imagenet) where several kinds share a name"
     )
-    show.add_argument("--json", action="store_true")
+    show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(call=_show)
 
 

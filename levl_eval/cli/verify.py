@@ -44,10 +44,10 @@ def add(commands: Commands) -> None:
         default=0.002,
         help="largest difference of a cosine (project-page; default: 0.002)",
     )
-    p.add_argument("--device", default="auto")
-    p.add_argument("--batch-size", type=BATCH, default=32, metavar="N")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--batch-size", type=BATCH, default=32, metavar="N", help="images per batch in the encoder (default: 32)")
     p.add_argument("--quiet", action="store_true", help="show no progress")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="print JSON")
     p.set_defaults(call=run)
 
 

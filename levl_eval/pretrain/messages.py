@@ -60,17 +60,17 @@ def first_lines(config: PretrainConfig, model: DualEncoder, feed: Feed, device: 
     else:
         epoch = max(1, feed.pairs // c.batch_size)
         lines.append(
-            f"{feed.pairs:,} image-text pairs; {epoch:,} steps an epoch of {c.batch_size} a step, {end / epoch:.3g} epochs in {end:,} steps"
+            f"{feed.pairs:,} image-text pairs; {epoch:,} steps per epoch of {c.batch_size} pairs per step, {end / epoch:.3g} epochs in {end:,} steps"
         )
     memory = 16 * total  # float32 weights, gradients and both moments
     lines.append(
-        f"weights, gradients and AdamW's moments: {_count(memory)}B a process; time and peak memory follow after {MEASURED_AFTER} steps"
+        f"weights, gradients and AdamW's moments: {_count(memory)}B per process; time and peak memory follow after {MEASURED_AFTER} steps"
     )
     return lines
 
 
 def odd_settings(config: PretrainConfig, feed: Feed, device: torch.device, processes: int, has_bfloat16: bool) -> list[str]:
-    """What is allowed and hardly meant, a line each."""
+    """A warning for each allowed but probably unintended setting, one line each."""
     c, out = config, []
     if c.warmup >= c.steps:
         out.append(f"warmup is {c.warmup} of {c.steps} steps: the rate never reaches lr={c.lr:g}")
@@ -89,7 +89,7 @@ def odd_settings(config: PretrainConfig, feed: Feed, device: torch.device, proce
         out.append("captions of scenes say left and right, and flip_prob is above 0; take augmentation=crop or flip_prob=0")
     if c.precision == "bf16" and not has_bfloat16:
         out.append(f"{device.type} has no bfloat16 arithmetic: precision=bf16 is emulated, many times slower than fp32")
-    return [f"odd: {line}" for line in out]
+    return [f"warning: {line}" for line in out]
 
 
 def write_run(

@@ -35,8 +35,8 @@ def test_first_lines_outlook_and_history(tmp_path, capsys):
     count = sum(p.numel() for p in t.model.parameters())
     assert "levljepa nano on cpu (1 threads), fp32, 1 process\n" in said
     assert f"{count / 1e6:.3g} M parameters; vision: encoder " in said and "text: encoder " in said
-    assert "128 image-text pairs; 4 steps an epoch of 32 a step, 3.5 epochs in 14 steps\n" in said
-    assert f"AdamW's moments: {16 * count / 1e6:.3g} MB a process" in said
+    assert "128 image-text pairs; 4 steps per epoch of 32 pairs per step, 3.5 epochs in 14 steps\n" in said
+    assert f"AdamW's moments: {16 * count / 1e6:.3g} MB per process" in said
     assert re.search(r"images/s: about \d+ s for the 4 steps left; peak memory [\d.]+ [MG]B\n", said)
     history = [line for line in said.splitlines() if line.startswith("step ")]
     assert [line.split(":")[0] for line in history] == ["step 5", "step 10", "step 14"] and "rank_v" in history[0]
@@ -73,7 +73,7 @@ def test_odd_settings_are_said(words, captions, processes, expected):
 
     assert said() == [] and said("objective=clip", "batch_size=16") == []
     lines = said(*words, captions=captions, processes=processes)
-    assert len(lines) == 1 and re.match(f"odd: {expected}", lines[0]), lines
+    assert len(lines) == 1 and re.match(f"warning: {expected}", lines[0]), lines
 
 
 def test_durations_read_well():
