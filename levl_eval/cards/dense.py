@@ -242,6 +242,10 @@ class MetresFields(TaskFields):
         """What an integer counts in a metre of the ``test`` or the ``train`` set."""
         return self.test_depth_scale if role == "test" and self.test_depth_scale is not None else self.depth_scale
 
+    def caps_of(self, role: str) -> tuple[float, float]:
+        """Smallest and largest depth in metres of the ``test`` or the ``train`` set."""
+        return self.min_depth, (self.in_scoring() if role == "test" else self).max_depth
+
     def in_scoring(self: _Metres) -> _Metres:
         """The card with the caps of scoring."""
         return self if self.test_max_depth is None else self.model_copy(update={"max_depth": self.test_max_depth})

@@ -187,8 +187,8 @@ def _depths(task: str, split: str, data: str) -> Iterable[Finding]:
     """Every pair of a split: equal sizes, and a depth somewhere. One line a kind of defect."""
     card = task_card(task)
     assert isinstance(card, DepthCard)
-    spec, scale = (card.train, card.scale_of("train")) if split == "train" else (card.data, card.scale_of("test"))
-    depth_set = read_depth(spec, data, scale)
+    spec, scale = card.train if split == "train" else card.data, card.scale_of(split)
+    depth_set = read_depth(spec, data, scale, caps=card.caps_of(split))
     name, unlike, empty, ends = f"{task}/{split}", [], [], [np.inf, 0.0]
     for image in depth_set.images.ids:
         depth, size = depth_set.depth(image), depth_set.images.open(image).size

@@ -76,12 +76,16 @@ def read_vsr(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     names = [f"{top}splits/{level}/{split}.jsonl" for top in ("", "data/")]
     file = under(data, spec.questions) or first_of(root, names, f"the file of the {level} {split} split", where)
     folder = under(data, spec.images) or next((f for f in (root / "images", root / "data" / "images") if f.is_dir()), None)
-    places: dict[str, Path] = {}
-    questions = []
+    places, parts, questions = dict[str, Path](), dict[str, str](), []
     for number, raw in stream_rows(file):
         e = checked(VSR, raw, file, f"entry {number}")
         kind = KIND_OF.get(e.relation.strip())
         part = PurePosixPath(e.image_link).parent.name if e.image_link else ""
+        if parts.setdefault(e.image, part) != part:
+            raise UsageError(
+                f"{file}: entry {number}: field `image_link`: image {shown(e.image)} is of {shown(part)[1:-1]}, in an earlier entry of "
+                f"{shown(parts[e.image])[1:-1]}; take the published file"
+            )
         places[e.image] = (folder or Path(data) / "coco" / (part or "train2017")) / e.image
         meta: dict[str, object] = {"type": kind} if kind else {}
         answer = "true" if e.label else "false"

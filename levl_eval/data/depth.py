@@ -21,6 +21,7 @@ from PIL import Image
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import split_lines, text_of
+from levl_eval.core.text import printable
 from levl_eval.data.fingerprints import pixel_hash
 from levl_eval.data.images import file_contents, fingerprint_contents, fingerprint_text, image_set, root_of, under
 from levl_eval.data.listing import list_images
@@ -187,13 +188,53 @@ def _labelled(whole: Path, splits: Path, split: str, limit: int | None) -> Depth
     return DepthSet("nyuv2", split, images, lambda i: np.asarray(read("depths", i), np.float32), digest, of_map.__getitem__)
 
 
-def check_depth(depth_set: DepthSet) -> DepthSet:
-    """The set, where some pixel of its maps has a depth. Raises UsageError; all maps are read only where the first few hold none."""
+def check_depth(depth_set: DepthSet, caps: tuple[float, float] | None = None) -> DepthSet:
+    """The set, where some pixel of its maps has a depth, and, with the card's caps (smallest and largest metres), where they can be metres.
+
+    Raises UsageError; all maps are read only where the first few hold no depth, for the unit a sample of them.
+    """
     for name in depth_set.images.ids:
-        depth = depth_set.depth(name)
-        if (np.isfinite(depth) & (depth > 0)).any():
-            return depth_set
-    raise UsageError(
-        f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not finite are unknown), "
-        "errors are not defined on this set; replace the maps"
-    )
+        if _known(depth_set.depth(name)).size:
+            break
+    else:
+        raise UsageError(
+            f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not finite are unknown), "
+            "errors are not defined on this set; replace the maps"
+        )
+    if caps is not None:
+        _check_unit(depth_set, caps[1])
+    return depth_set
+
+
+def _known(depth: np.ndarray) -> np.ndarray:
+    known: np.ndarray = depth[np.isfinite(depth) & (depth > 0)]
+    return known
+
+
+_SAMPLE = 16  # maps that the unit of a set is told by
+_BEYOND = 0.95  # share of pixels beyond the largest depth of the card, from which on maps are of another unit
+_NEARER = 25  # how many times nearer than the card's largest depth all of a set may end
+
+
+def _check_unit(depth_set: DepthSet, far: float) -> None:
+    """Raises UsageError where nearly all of the maps is further than the card's largest depth, or all of it in the first hundredths: millimetres
+    as floats, whole metres as integers, another scale. Training would drop those pixels, or learn what no map shows."""
+    ids = depth_set.images.ids
+    deepest, beyond, total = 0.0, 0, 0
+    for k in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int)):
+        known = _known(depth_set.depth(ids[k]))
+        deepest = max(deepest, float(known.max(initial=0)))
+        beyond, total = beyond + int((known > far).sum()), total + known.size
+    first = f"{depth_set.images.source}: depth maps (first that of {printable(ids[0])[:200]})"
+    scale = f"integers are divided by `depth_scale` ({depth_set.scale:g})" if depth_set.scale is not None else "they hold metres"
+    if total and beyond >= _BEYOND * total:
+        raise UsageError(
+            f"{first}: {100 * beyond / total:.0f} % of what {min(_SAMPLE, len(ids))} of them hold is further than `max_depth` ({far:g} m), up to "
+            f"{deepest:g} m: is another unit stored, as millimetres? {scale}, floats are metres; correct `depth_scale`, store metres, or raise "
+            "`max_depth`"
+        )
+    if total and deepest * _NEARER < far:
+        raise UsageError(
+            f"{first}: nothing in {min(_SAMPLE, len(ids))} of them is further than {deepest:g} m, where `max_depth` is {far:g} m: is another unit "
+            f"stored, as whole metres? {scale}; correct `depth_scale`, or lower `max_depth` to what the set shows"
+        )

@@ -7,10 +7,9 @@ ChartQA (github.com/vis-nlp/ChartQA), DocVQA and InfographicVQA (tasks 1 and 3 o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import UsageError
 from levl_eval.core.text import blank
 from levl_eval.data.formats import (
     ChartQA,
@@ -23,11 +22,10 @@ from levl_eval.data.formats import (
     OCRBench,
     checked,
     majority,
-    shown,
 )
 from levl_eval.data.images import put_into, root_of, under
 from levl_eval.data.places import TOPS
-from levl_eval.data.questions import About, finish_questions, first_of
+from levl_eval.data.questions import About, FileNames, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
 
@@ -71,14 +69,6 @@ def _hub_chartqa(row: int, cells: Mapping[str, object], source: str) -> Question
     return Question(f"{kind}/{row}", f"{row:06d}", e.question, e.answer, (), {"type": kind})
 
 
-def _image_name(path: str, file: Path, entry: str) -> str:
-    """The name of an image file, which the files give below a folder that is not always there. Raises UsageError."""
-    name = PurePosixPath(path).name
-    if name in ("", ".."):
-        raise UsageError(f"{file}: {entry}: field `image`: expected a file's path, found {shown(path)}; take the published file")
-    return name
-
-
 def read_docvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """DocVQA: SPLIT_v1.0_withQT.json or SPLIT_v1.0.json ({"data": [...]}), spdocvqa_images/IMAGE or [SPLIT/]documents/IMAGE."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
@@ -87,11 +77,10 @@ def read_docvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     file = under(data, spec.questions) or first_of(root, names, "the question file", where)
     folders = [root / name for name in ("spdocvqa_images", "documents", f"{split}/documents")]
     folder = under(data, spec.images) or next((f for f in folders if f.is_dir()), folders[0])
-    questions = []
+    questions, names_of = [], FileNames("image")
     for number, (_, raw) in enumerate(stream(file, "data"), 1):
         e = checked(DocVQA, raw, file, f"entry {number}")
-        name = _image_name(e.image, file, f"entry {number}")
-        questions.append(_docvqa(e, name))
+        questions.append(_docvqa(e, names_of(e.image, f"{file}: entry {number}")))
     about = About("docvqa", split, file, f"{put_into(folder)}; {where}", f"{len(questions)} questions")
     return finish_questions(about, questions, lambda i: folder / i, spec, limit)
 

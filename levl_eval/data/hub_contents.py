@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS = 256  # read at once
+_READ = 2  # of what is remembered of a table. 2: images that are read anew (fingerprint_cache) have other contents
 
 
 def column_contents(table: Dataset, column: str, rows: dict[str, int], pixels: bool) -> tuple[dict[str, str], int | None]:
@@ -42,29 +43,59 @@ def column_contents(table: Dataset, column: str, rows: dict[str, int], pixels: b
 
 
 def check_same_images(table: Dataset, column: str, of_row: Sequence[str], source: str) -> None:
-    """Raises UsageError where rows of one image id hold other images (by their size in bytes and their end): answers about one would be given to
-    the other. of_row: image id of each row. Images are not read whole: large tables hold one once a question."""
-    import pyarrow.compute as pc
+    """Raises UsageError where rows of one image id hold other images, in any byte: answers about one would be given to the other.
 
-    data = getattr(table, "data", None)
-    if data is None or getattr(table, "_indices", None) is not None or column not in table.column_names:
+    of_row: image id of each row. Rows are compared with the first of their id where they lie (large tables hold an image once a question:
+    nothing is decoded or copied), once for a table's files as they are.
+    """
+    if column not in table.column_names:
         return
-    try:
-        stored = pc.struct_field(data.column(column), "bytes")
-        marks = list(zip(pc.binary_length(stored).to_pylist(), pc.binary_slice(stored, -24).to_pylist(), strict=True))
-    except Exception:  # another form of column: its rows are not compared
+    key = _table_key(table, column, [], False, False, ["same images", *of_row])
+    if key and key in active().read("sets", [key]):
         return
-    seen: dict[str, tuple[int, object]] = {}
-    for row, (name, mark) in enumerate(zip(of_row, marks, strict=True)):
-        first, known = seen.setdefault(name, (row, mark))
-        if known != mark:
+    first_of: dict[str, int] = {}
+    repeated = [(row, first) for row, name in enumerate(of_row) if (first := first_of.setdefault(name, row)) != row]
+    cells = _Cells(table, column)
+    for row, first in repeated:
+        if not cells.equal(row, first):
             raise UsageError(
-                f"{source}: rows {first} and {row} are about image {printable(name)[:200]}, but hold other images; correct the table"
+                f"{source}: rows {first} and {row} are about image {printable(of_row[row])[:200]}, but hold other images; correct the table"
             )
+    if key and cells.inside:
+        active().write("sets", [(key, b"same")])
 
 
-def _table_key(table: Dataset, column: str, rows: list[int], pixels: bool, sampled: bool) -> bytes | None:
-    """What a table's contents are remembered under: its files as they are now, its own fingerprint and the rows.
+class _Cells:
+    """An image column's cells as they are stored, {bytes, path}, by row."""
+
+    def __init__(self, table: Dataset, column: str) -> None:
+        self.stored = table.data.column(column)
+        chosen = getattr(table, "_indices", None)  # of a table whose rows were chosen or put in another order
+        self.places = None if chosen is None else chosen.column(0)
+        self.inside = True  # whether all that was compared lay in the table, whose state says whether it is the same
+
+    def equal(self, row: int, other: int) -> bool:
+        """Whether two cells hold the same bytes, or name files that do."""
+        one, two = (self.stored[r if self.places is None else self.places[r].as_py()] for r in (row, other))
+        if not one.is_valid or not two.is_valid:
+            return bool(one.is_valid == two.is_valid)
+        if one["bytes"].is_valid and two["bytes"].is_valid:
+            equal: bool = one["bytes"].as_buffer().equals(two["bytes"].as_buffer())
+            return equal
+        return self._content(one.as_py()) == self._content(two.as_py())
+
+    def _content(self, cell: dict[str, object]) -> str:
+        data, path = cell.get("bytes"), cell.get("path")
+        if isinstance(data, bytes):
+            return bytes_hash(data)[0]
+        self.inside = False
+        return active().sha256(path) if isinstance(path, str) else ""
+
+
+def _table_key(
+    table: Dataset, column: str, rows: list[int], pixels: bool, sampled: bool, more: Sequence[str] = ()
+) -> bytes | None:
+    """What is known of a table's contents is remembered under this: its files as they are now, its own fingerprint, the rows, and ``more``.
 
     None for tables in memory and for files that were written just now.
     """
@@ -72,13 +103,15 @@ def _table_key(table: Dataset, column: str, rows: list[int], pixels: bool, sampl
     if not files:
         return None
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(["table", 1, table._fingerprint, column, pixels, sampled, files]).encode())
+    digest.update(json.dumps(["table", _READ, table._fingerprint, column, pixels, sampled, files]).encode())
     for name in files:
         s, ends = ends_of(name)
         if not settled(s):
             return None
         digest.update(stat_mark(s) + ends)
     digest.update(np.asarray(rows, np.int64).tobytes())
+    for text in more:
+        digest.update(text.encode() + b"\0")
     return digest.digest()
 
 

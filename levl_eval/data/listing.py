@@ -50,39 +50,52 @@ def list_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, deep: bool = F
     """
     out = Listing()
     seen: set[tuple[int, int]] = set()
-    pending = [folder]
-    while pending:
-        here = pending.pop()
+    pending, links = [folder], list[Path]()
+    # Links are followed last, in order of name: what lies in the folder itself keeps its own name, whatever a file system lists first.
+    while pending or links:
+        here = pending.pop() if pending else links.pop()
+        mark = _mark(here)
+        if here != folder and (mark is None or mark in seen):
+            out.left_out["folders listed already" if mark else "folders"] += 1
+            continue
+        if mark is not None:
+            seen.add(mark)
         for name, path, inner in entries(here):
             reason = junk(name)
             if reason:
                 out.left_out[reason] += 1
             elif inner and not name.lower().endswith(tuple(suffixes)):
-                mark = _mark(path) if deep else None
-                if mark is None:
+                if not deep:
                     out.left_out["folders"] += 1
-                elif mark in seen:
-                    out.left_out["folders listed already"] += 1
                 else:
-                    seen.add(mark)
-                    pending.append(path)
+                    (links if path.is_symlink() else pending).append(path)
             elif name.lower().endswith(tuple(suffixes)):
                 if name.startswith(prefix):
                     out.files.append(path)
             else:
                 out.left_out[f"of unknown suffix {path.suffix.lower()[:12]}" if path.suffix else "without suffix"] += 1
+        links.sort(reverse=True)
     out.files.sort()
     return out
 
 
 def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
     """Names of the classes in order, accents composed, with their folders', and what else lies there. Raises UsageError as :func:`list_images`,
-    and for two folders of one name."""
+    for two folders of one name, and for a class that is a link to another one's folder, or to a folder that holds them all."""
     names: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for name, _, inner in entries(folder):
+    of_place = {mark: "" for p in (folder, *folder.absolute().parents) if (mark := _mark(p)) is not None}
+    for name, path, inner in sorted(
+        entries(folder), key=lambda e: (e[1].is_symlink(), e[0])
+    ):  # of a link and a folder, the folder is the class
         reason = junk(name)
         if inner and not reason:
+            mark = _mark(path)
+            if mark is not None and (other := of_place.setdefault(mark, name)) != name:
+                what = f"the folder of class {printable(other)} too" if other else "a folder that holds the classes"
+                raise UsageError(
+                    f"{folder}: class {printable(name)} is {what}, by a link; remove the link, or put the class's own images there"
+                )
             if (composed := unicodedata.normalize("NFC", name)) in names:
                 raise UsageError(
                     f"{folder}: two folders are named {printable(composed)}, their accents composed and taken apart; join them"

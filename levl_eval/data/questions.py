@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from levl_eval.cards import DataSpec
@@ -54,6 +54,32 @@ def limited(questions: list[Question], limit: int | None) -> list[Question]:
         return questions
     keep = set(list(dict.fromkeys(q.image_id for q in questions))[:limit])
     return [q for q in questions if q.image_id in keep]
+
+
+class FileNames:
+    """Names of image files of which a set's annotations give paths, below folders that are not always there. field: the annotations' field.
+
+    Raises UsageError, called with a path and where it stands, for a path without a name, and where two folders hold files of one name: which
+    of them lies in the one folder of images could not be told.
+    """
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+        self.paths: dict[str, str] = {}
+
+    def __call__(self, path: str, where: str) -> str:
+        pure = PurePosixPath(path.replace("\\", "/"))
+        if pure.name in ("", ".."):
+            raise UsageError(
+                f"{where}: field `{self.field}`: expected a file's path, found {shown(path)}; take the published file"
+            )
+        first = self.paths.setdefault(pure.name, str(pure))
+        if first != str(pure):
+            raise UsageError(
+                f"{where}: field `{self.field}`: {shown(str(pure))} has the file name of {shown(first)}, and images are looked for by their names "
+                "in one folder; rename the files so that names differ, here and there"
+            )
+        return pure.name
 
 
 class Pool:

@@ -169,15 +169,18 @@ def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceS
     return _ruled(CHOICES.load(spec.layout)(spec, data, limit), spec)
 
 
-def read_depth(spec: DataSpec, data: str, scale: float, limit: int | None = None) -> DepthSet:
-    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. Raises UsageError."""
+def read_depth(
+    spec: DataSpec, data: str, scale: float, limit: int | None = None, caps: tuple[float, float] | None = None
+) -> DepthSet:
+    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. caps: smallest and largest depth of the card in
+    metres, by which maps of another unit are told. Raises UsageError."""
     if spec.layout not in DEPTHS:
         raise _wrong(spec, "depth maps")
     if data == "hub" and spec.root is None and spec.images is None:
         raise UsageError(
             "--data hub: depth is read from files; use --data DIR, or set data.root, or data.images and data.annotations (depth)"
         )
-    return _ruled(check_depth(DEPTHS.load(spec.layout)(spec, data, scale, limit)), spec)
+    return _ruled(check_depth(DEPTHS.load(spec.layout)(spec, data, scale, limit), caps), spec)
 
 
 def _of_files(readers: Registry[str, Reader[S]], holds: str, spec: DataSpec, data: str, limit: int | None) -> S:

@@ -11,7 +11,7 @@ import io
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
@@ -23,8 +23,9 @@ from levl_eval.data.benchmarks import LETTERS
 from levl_eval.data.formats import Answers, Entry, Id, MaybeText, Text, checked, shown
 from levl_eval.data.images import put_into, root_of, under
 from levl_eval.data.multiple_choice import lettered
-from levl_eval.data.questions import About, finish_questions, first_of
-from levl_eval.data.rgb import decoding, open_image, upright
+from levl_eval.data.questions import About, FileNames, finish_questions, first_of
+from levl_eval.data.rgb import decoding, open_image, rules_of, upright
+from levl_eval.data.stated_sizes import check_stated_sizes
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
 from levl_eval.metrics.boxes import Box, box_text
@@ -85,12 +86,14 @@ class HubReferred(Entry):
 
 
 class Referred(NamedTuple):
-    """An expression and what it means. image: the image's file name. box: in shares of width and height."""
+    """An expression and what it means. image: the image's file name. box: in shares of width and height. size: of the image as the annotation
+    says it, in pixels."""
 
     name: str
     image: str
     expression: str
     box: Box
+    size: tuple[int, int]
 
 
 def set_of(spec: DataSpec) -> str:
@@ -134,16 +137,17 @@ def _mdetr(file: Path) -> Iterator[Referred]:
             raise UsageError(f"{file}: image {number}: expression {shown(e.id)} has no annotation; take the published file")
         x, y, w, h = boxes[e.id]
         box = share_box((x, y, x + w, y + h), (e.width, e.height), f"{file}: image {number}")
-        yield Referred(e.id, e.file_name, e.caption, box)
+        yield Referred(e.id, e.file_name, e.caption, box, (e.width, e.height))
 
 
 def _shikra(file: Path, level: str) -> Iterator[Referred]:
     """Entries of Shikra's form; its training file holds all three sets."""
+    names = FileNames("img_path")
     for number, raw in stream_rows(file):
         e = checked(ShikraReferred, raw, file, f"entry {number}")
         if e.dataset_name in ("", level):
-            name = PurePosixPath(e.img_path).name
-            yield Referred(str(number), name, e.expression, share_box(e.bbox, (e.width, e.height), f"{file}: entry {number}"))
+            where, size = f"{file}: entry {number}", (e.width, e.height)
+            yield Referred(str(number), names(e.img_path, where), e.expression, share_box(e.bbox, size, where), size)
 
 
 def _entries(spec: DataSpec, data: str) -> tuple[list[Referred], Path, str]:
@@ -203,13 +207,29 @@ _FORMS = {"refcoco": box_questions, "refcoco-places": place_questions}
 def read_refcoco(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """[mdetr_annotations/]finetune_LEVEL_SPLIT.json or REC_LEVEL_{unc,umd}_SPLIT.jsonl (training: REC_ref3_train.jsonl); train2014/IMAGE or DIR/coco/train2014/IMAGE."""
     entries, file, where = _entries(spec, data)
+    sizes = _sizes(entries, file)
     left_out: Counter[str] = Counter()
     questions = _FORMS[spec.layout](entries, left_out)
     folder, level = _folder(spec, data), set_of(spec)
     about = About(
         _set_name(spec), spec.split or "val", file, f"{put_into(folder)}; {where}", f"{level}, {len(questions)} expressions"
     )
-    return finish_questions(about, questions, lambda i: folder / i, spec, limit, left_out)
+    out = finish_questions(about, questions, lambda i: folder / i, spec, limit, left_out)
+    check_stated_sizes({i: folder / i for i in out.images.ids}, sizes, file, rules_of(spec))
+    return out
+
+
+def _sizes(entries: Sequence[Referred], file: Path) -> dict[str, tuple[int, int]]:
+    """Image -> its size as stated. Raises UsageError: an image of two sizes."""
+    out: dict[str, tuple[int, int]] = {}
+    for e in entries:
+        if out.setdefault(e.image, e.size) != e.size:
+            (w, h), (width, height) = out[e.image], e.size
+            raise UsageError(
+                f"{file}: image {shown(e.image)} is stated to be {w}x{h} and, of expression {shown(e.name)}, {width}x{height}; "
+                "take the published file"
+            )
+    return out
 
 
 def _set_name(spec: DataSpec) -> str:
@@ -227,8 +247,9 @@ def hub_referred(table: Dataset, column: str, source: str) -> list[Referred]:
         where = f"row {row}"
         e = checked(HubReferred, cells, source, where)
         x, y, w, h = e.bbox
-        box = share_box((x, y, x + w, y + h), _size(cell[column], f"{source}: {where}"), f"{source}: {where}")
-        out += [Referred(f"{row}/{k}", image_name(e.file_name), text, box) for k, text in enumerate(e.answer)]
+        size = _size(cell[column], f"{source}: {where}")
+        box = share_box((x, y, x + w, y + h), size, f"{source}: {where}")
+        out += [Referred(f"{row}/{k}", image_name(e.file_name), text, box, size) for k, text in enumerate(e.answer)]
     return out
 
 

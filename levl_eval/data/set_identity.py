@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from levl_eval.core.errors import LevlError
 from levl_eval.core.files import settled, stat_mark
@@ -99,7 +99,7 @@ def of_set(
 ) -> SetIdentity:
     """Identity of the set that ``spec`` names below ``data``: remembered, or read, hashed and remembered.
 
-    options: ``scale`` of depth maps; ``captions_per_image``. Raises UsageError/LevlError as the reader does.
+    options: ``scale`` and ``caps`` of depth maps; ``captions_per_image``. Raises UsageError/LevlError as the reader does.
     """
     remembered = remembered_set(cache, kind, spec, data, limit, **options)
     if remembered is not None:
@@ -126,8 +126,9 @@ def read_set(kind: Kind, spec: DataSpec, data: str, limit: int | None, options: 
 
     if kind == "depth":
         scale = options["scale"]
+        caps = cast("tuple[float, float] | None", options.get("caps"))  # what runner.datasets gives
         assert isinstance(scale, (int, float))
-        return readers.read_depth(spec, data, scale, limit)
+        return readers.read_depth(spec, data, scale, limit, caps)
     if kind == "captions":
         count = options.get("captions_per_image")
         assert count is None or isinstance(count, int)

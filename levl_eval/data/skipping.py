@@ -32,7 +32,7 @@ def broken_files(files: Mapping[str, Path], load: Callable[[Path], object], kind
     kind: what they are read as; outcomes are remembered under it by a file's state, so that a set is decoded for this once.
     """
     cache = active()
-    keys = {name: _state_key(path, kind) for name, path in files.items()}
+    keys = {name: state_key(path, kind) for name, path in files.items()}
     known = cache.read("sets", [k for k in keys.values() if k is not None])
 
     def look(name: str) -> str:
@@ -58,8 +58,8 @@ def why_broken(load: Callable[[], object], what: str) -> str:
     return ""
 
 
-def _state_key(path: Path, kind: str) -> bytes | None:
-    """A file with its state and how it is read; None for one that is missing or changes just now, about which nothing is remembered."""
+def state_key(path: Path, kind: str) -> bytes | None:
+    """Of a file with its state and how it is read (``kind``); None for one that is missing or changes just now, about which nothing is remembered."""
     try:
         s = os.stat(path)
     except (OSError, ValueError):

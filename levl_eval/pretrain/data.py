@@ -250,8 +250,8 @@ def csv_plan(config: PretrainConfig) -> _Plan[_FileJob]:
     marks = marks_of(files)
     originals = crops_originals(c)
     form: dict[str, object] = {"form": "originals"}
-    if not originals:
-        form = {"form": "pixels", "size": c.image_size, "resize": c.resize, "interpolation": c.interpolation}
+    if not originals:  # reading 2: grey images of 16 bits have transparency
+        form = {"form": "pixels", "reading": 2, "size": c.image_size, "resize": c.resize, "interpolation": c.interpolation}
     key = key_of(
         {"pool": VERSION, "pillow": PIL.__version__, **form},
         ([str(p.resolve()), mark, texts] for (p, texts), mark in zip(rows, marks, strict=True)),

@@ -86,8 +86,7 @@ class DataFacts:
 def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     """Every set that the card's engine reads, in the order in which it reads them. data: --data. Raises UsageError as readers do."""
     kind = _KINDS.get(card.engine)
-    options: dict[str, object] = {"scale": card.scale_of("test")} if isinstance(card, MetresFields) else {}
-    in_training: dict[str, object] = {"scale": card.scale_of("train")} if isinstance(card, MetresFields) else {}
+    options, in_training = _metres(card, "test"), _metres(card, "train")
     if card.engine == "retrieval":
         options = {"captions_per_image": card.captions_per_image}
     if card.engine == "lmms":
@@ -122,6 +121,11 @@ def parts_of(card: TaskCard, data: str, limit: int | None) -> list[Part]:
     ):
         parts.append(Part("validation", kind, validation))
     return parts
+
+
+def _metres(card: TaskCard, role: str) -> dict[str, object]:
+    """How depth maps of a card's ``test`` or ``train`` set are read; {} for other cards."""
+    return {"scale": card.scale_of(role), "caps": card.caps_of(role)} if isinstance(card, MetresFields) else {}
 
 
 def _mix(recipe: RecipeCard | str) -> Iterator[DataSpec]:

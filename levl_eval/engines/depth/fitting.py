@@ -89,8 +89,8 @@ class Fitted:
 def sets_of(context: Context[DepthCard]) -> tuple[DepthSet, DepthSet]:
     """Training and test set of the card. Raises UsageError/LevlError for unusable data."""
     card = context.card
-    test = read_depth(card.data, context.data, card.scale_of("test"), context.limit)
-    return read_depth(card.train, context.data, card.scale_of("train")), test
+    test = read_depth(card.data, context.data, card.scale_of("test"), context.limit, card.caps_of("test"))
+    return read_depth(card.train, context.data, card.scale_of("train"), caps=card.caps_of("train")), test
 
 
 def fit(

@@ -264,8 +264,8 @@ def run(context: Context[DepthRecipeCard]) -> Outcome:
     """Train the card's head and score it on its test set. Raises UsageError/LevlError for unusable data."""
     card = context.card
     context.ready()  # no features are stored here, so nobody can help
-    test = read_depth(card.data, context.data, card.scale_of("test"), context.limit)
-    train = read_depth(card.train, context.data, card.scale_of("train"))
+    test = read_depth(card.data, context.data, card.scale_of("test"), context.limit, card.caps_of("test"))
+    train = read_depth(card.train, context.data, card.scale_of("train"), caps=card.caps_of("train"))
     context.backbone.to(context.device)
     layers = None if card.layers is None else context.backbone.layer_indices(card.layers)
     tokens = Tokens(context.backbone, None if layers is None else tuple(layers), card.final_norm, card.class_token)

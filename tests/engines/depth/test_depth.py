@@ -225,7 +225,7 @@ def test_lists_and_folders(tmp_path):
     (lambda f: f.write(b"nonsense"), "depths/a.png: cannot be decoded"),
     (lambda f: Image.fromarray(np.full((2, 2), 900, np.uint16)).save(f, "PNG"), "image is 4x3, its depth map 2x2"),
     (lambda f: Image.fromarray(np.zeros((3, 4), np.uint16)).save(f, "PNG"), "no pixel of the 1 depth maps has a depth"),
-    (lambda f: Image.fromarray(np.full((3, 4), 60000, np.uint16)).save(f, "PNG"), "no training pixel is within the caps"),
+    (lambda f: Image.fromarray(np.full((3, 4), 60000, np.uint16)).save(f, "PNG"), "is further than `max_depth` (10 m)"),
 ])  # fmt: skip
 def test_bad_depth_is_told_in_one_line(tmp_path, content, message):
     for kind in ("images", "depths"):
