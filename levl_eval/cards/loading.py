@@ -264,9 +264,9 @@ def names_by_content(card: TaskFields) -> None:
         and isinstance(card.class_names, str)
         and card.class_names != "openai"
     ):
-        from levl_eval.core.files import lines_of  # numpy, only where a file is given
+        from levl_eval.core.files import names_of  # numpy, only where a file is given
 
-        card.class_names = lines_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
+        card.class_names = names_of(Path(card.class_names).expanduser(), "a name a line is expected (field `class_names`)")
 
 
 def protocol_of(card: BaseModel, extra: Mapping[str, object] | None = None) -> dict[str, object]:

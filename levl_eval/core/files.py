@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 import tempfile
 import time
@@ -156,6 +157,33 @@ def _digest(handle: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest
 def lines_of(path: Path, where: str) -> list[str]:
     """Lines of a text file that are not blank, without the white space around them. Raises UsageError: missing or not text."""
     return [line.strip() for line in split_lines(text_of(path, where)) if line.strip()]
+
+
+def names_of(path: Path, where: str) -> list[str]:
+    """The names of a list in which a line's place is its number, without the white space around them.
+
+    Raises UsageError as :func:`lines_of`, for a blank line between (dropped, it would shift all names behind it), and where all lines begin with
+    a number of their own.
+    """
+    lines = [line.strip() for line in split_lines(text_of(path, where))]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise UsageError(
+            f"{path}: line {lines.index('') + 1} is blank, and names are counted by lines; name it, or remove the line"
+        )
+    numbered = [_NUMBERED.match(line) for line in lines]
+    if len(lines) > 1 and all(numbered):
+        numbers = [int(m[1]) for m in numbered if m]
+        if numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+            raise UsageError(
+                f"{path}: every line begins with a number ({lines[0][:60]!r}), which would be part of the name; leave the numbers out, one name a line "
+                "in the order of the numbers"
+            )
+    return lines
+
+
+_NUMBERED = re.compile(r"(\d{1,7})[\s,:;.)\]]+\S", re.ASCII)
 
 
 def text_of(path: Path, where: str = "") -> str:

@@ -26,6 +26,11 @@ def _code(c: str) -> str:
     return named or (f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}")
 
 
+def plain_digits(text: str) -> bool:
+    """Whether a text is a whole number of the digits 0 to 9: ``str.isdigit`` takes others too, of which ``int`` refuses some."""
+    return text.isascii() and text.isdigit()
+
+
 def printable(text: str, keep: str = "") -> str:
     """``text`` with every character that is not seen but acts (escapes, newlines, bidirectional overrides) as its escape.
 

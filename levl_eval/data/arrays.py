@@ -13,7 +13,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import lines_of
+from levl_eval.core.files import names_of, regular
 from levl_eval.data.classification import class_folders, place
 from levl_eval.data.entries import spread_over_classes
 from levl_eval.data.fingerprints import pixel_hash
@@ -69,6 +69,12 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a batch of CIFAR's Python version ({type(e).__name__}); download it again") from e
 
 
+def _field(content: dict[str, Any], name: str, path: Path) -> Any:
+    if name not in content:
+        raise UsageError(f"{path}: holds no {name!r}; download it again")
+    return content[name]
+
+
 def _planes(flat: np.ndarray, side: int) -> np.ndarray:
     """[N, 3 * side * side] in planes of red, green, blue -> [N, side, side, 3]."""
     return flat.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
@@ -76,7 +82,10 @@ def _planes(flat: np.ndarray, side: int) -> np.ndarray:
 
 def _binary(path: Path, head: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels [N, head] and pixels of a file of CIFAR's binary version."""
-    raw = np.fromfile(path, np.uint8)
+    try:
+        raw = np.fromfile(regular(path), np.uint8)
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror}); it is part of the archive, download it again") from e
     if len(raw) == 0 or len(raw) % (head + 3072):
         raise UsageError(f"{path}: {len(raw)} bytes are not a whole number of CIFAR's records; download it again")
     rows = raw.reshape(-1, head + 3072)
@@ -96,15 +105,24 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
     if (root / f"{stems[0]}.bin").is_file():
         parts = [_binary(root / f"{s}.bin", 2 if hundred else 1) for s in stems]
         labels = np.concatenate([p[0][:, -1 if level == "fine" else 0] for p in parts])
-        classes = lines_of(root / (f"{level}_label_names.txt" if hundred else "batches.meta.txt"), "it is part of the archive")
+        classes = names_of(root / (f"{level}_label_names.txt" if hundred else "batches.meta.txt"), "it is part of the archive")
         return array_set(spec, spec.layout, np.concatenate([p[1] for p in parts]), labels, classes, limit, root)
     if (root / stems[0]).is_file():
         batches = [_unpickle(root / s) for s in stems]
         key = f"{level}_labels" if hundred else "labels"
-        names = _unpickle(root / ("meta" if hundred else "batches.meta"))[f"{level}_label_names" if hundred else "label_names"]
-        classes = [n.decode() if isinstance(n, bytes) else n for n in names]
-        labels = np.concatenate([np.asarray(b[key], np.int64) for b in batches])
-        pixels = np.concatenate([_planes(np.asarray(b["data"], np.uint8), 32) for b in batches])
+        meta = root / ("meta" if hundred else "batches.meta")
+        names = _field(_unpickle(meta), f"{level}_label_names" if hundred else "label_names", meta)
+        classes = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+        every, planes = list[np.ndarray](), list[np.ndarray]()
+        for s, batch in zip(stems, batches, strict=True):
+            own, flat = np.asarray(_field(batch, key, root / s)), np.asarray(_field(batch, "data", root / s))
+            if flat.dtype != np.uint8 or flat.shape != (len(own), 3072) or own.dtype.kind not in "iu":
+                raise UsageError(
+                    f"{root / s}: holds {flat.dtype} data of shape {flat.shape} for {len(own)} labels; expected uint8 [N, 3072] and N, download it again"
+                )
+            every.append(own.astype(np.int64))
+            planes.append(_planes(flat, 32))
+        pixels, labels = np.concatenate(planes), np.concatenate(every)
         return array_set(spec, spec.layout, pixels, labels, classes, limit, root)
     folders = class_folders(spec, root, limit)
     if folders is None:
@@ -132,5 +150,5 @@ def read_stl10(spec: DataSpec, data: str, limit: int | None = None) -> Classific
     if not marks.is_file():
         raise UsageError(f"{marks}: no such file; it is part of the archive")
     labels = np.fromfile(marks, np.uint8).astype(np.int64) - 1
-    classes = lines_of(root / "class_names.txt", "it is part of the archive")
+    classes = names_of(root / "class_names.txt", "it is part of the archive")
     return array_set(spec, "stl10", pixels, labels, classes, limit, root)

@@ -10,6 +10,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
 from levl_eval.data.formats import HubVizWiz, LLaVA, ScienceQA, TextVQA, Turn, VizWiz, checked, majority, shown
 from levl_eval.data.images import SUFFIXES, put_into, root_of, under
+from levl_eval.data.listing import junk, one_of
 from levl_eval.data.questions import About, Pool, finish_questions, first_of
 from levl_eval.data.stream import stream, stream_rows
 from levl_eval.data.types import Question, QuestionSet
@@ -34,7 +35,9 @@ def read_textvqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     """TextVQA: TextVQA_0.5.1_SPLIT.json ({"data": [...]}), train_images/ID.jpg (also for val; test_images/ for test)."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "val"
     where = "get questions and images from textvqa.org/dataset"
-    file = under(data, spec.questions) or first_of(root, [f"TextVQA_*_{split}.json"], "the question file", where)
+    file = under(data, spec.questions) or first_of(
+        root, [f"TextVQA_0.5.1_{split}.json", f"TextVQA_0.5_{split}.json"], "the question file", where
+    )
     folder = under(data, spec.images) or root / ("test_images" if split == "test" else "train_images")
     pool = Pool()
     questions = [textvqa_question(q, pool, file, f"entry {k}") for k, (_, q) in enumerate(stream(file, "data"), 1)]
@@ -83,9 +86,11 @@ def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     )
     splits = first_of(file.parent, ["pid_splits.json"], "pid_splits.json", where)
     wanted = {str(v) for _, v in stream(splits, split)}
+    there = set[str]()
     folder = under(data, spec.images) or next((d for d in (root / "images" / split, root / split) if d.is_dir()), root / split)
     questions = []
     for pid, q in stream(file):
+        there.add(str(pid))
         if pid not in wanted or not isinstance(q, dict) or not q.get("image"):
             continue
         if not isinstance(q["image"], str):
@@ -93,6 +98,10 @@ def read_scienceqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
                 f"{file}: problem {shown(pid)}: field `image`: expected a name, found {shown(q['image'])}; take the published file"
             )
         questions.append(scienceqa_question(pid, f"{pid}/{q['image']}", q, file))
+    if lost := sorted(wanted - there):
+        raise UsageError(
+            f"{file}: lacks {len(lost)} problems that {splits.name} lists, first {shown(lost[0])}; take both of one release"
+        )
     return _in_folder(About("scienceqa", split, file, where, f"{len(questions)} questions"), questions, folder, spec, limit)
 
 
@@ -110,11 +119,11 @@ def read_mme(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     root = root_of(spec.root, spec.directory, data)
     where = "get MME_Benchmark_release_version from its authors (github.com/BradyFU/Awesome-Multimodal-Large-Language-Models)"
     questions, places = [], {}
-    for category in sorted(p for p in root.glob("*") if p.is_dir()):
+    for category in sorted(p for p in root.glob("*") if p.is_dir() and not junk(p.name)):
         texts = category / "questions_answers_YN"
         images = category / "images" if texts.is_dir() else category
-        for file in sorted((texts if texts.is_dir() else category).glob("*.txt")):
-            image = next((p for p in (images / f"{file.stem}{s}" for s in SUFFIXES) if p.exists()), images / f"{file.stem}.jpg")
+        for file in sorted(p for p in (texts if texts.is_dir() else category).glob("*.txt") if not junk(p.name)):
+            image = one_of(images, file.stem, SUFFIXES)
             name = f"{category.name}/{image.name}"
             places[name] = image
             for number, line in enumerate(split_lines(text_of(file)), 1):

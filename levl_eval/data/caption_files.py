@@ -117,6 +117,17 @@ def csv_records(path: Path, text: str, mark: str) -> Iterator[tuple[int, list[st
         start = reader.line_num + 1
 
 
+def rows_below(path: Path, head: Sequence[str]) -> list[list[str]]:
+    """The records of a csv file below its head. Raises UsageError where the first line is another one: a row would be lost, or columns mixed up."""
+    rows = [row for _, row in csv_records(path, text_of(path), ",")]
+    first = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if first != [cell.lower() for cell in head]:
+        raise UsageError(
+            f"{path}: the head is {shown(rows[0] if rows else '')}; expected {', '.join(head)}: take the published file"
+        )
+    return rows[1:]
+
+
 def _begins_row(line: str, mark: str) -> bool:
     """Whether a line inside a field looks like a row of its own: IMAGE.SUFFIX and a separator."""
     first, separator, _ = line.partition(mark)

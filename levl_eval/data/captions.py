@@ -16,7 +16,7 @@ from levl_eval.core.text import printable
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.formats import Entry, MaybeText, Text, checked
 from levl_eval.data.images import fingerprint_text, image_set, root_of, under
-from levl_eval.data.questions import read_json
+from levl_eval.data.questions import first_of, read_json
 from levl_eval.data.types import CaptionSet, ImageSet
 
 
@@ -78,11 +78,11 @@ def read_karpathy(spec: DataSpec, data: str, limit: int | None = None) -> Captio
     Raises UsageError: the file or images are missing, a split it does not have.
     """
     root = root_of(spec.root, spec.directory, data)
-    path = under(data, spec.annotations) if spec.annotations else next(iter(sorted(root.glob("dataset_*.json"))), None)
-    if path is None or not path.is_file():
-        raise UsageError(
-            f"{path or root / 'dataset_*.json'}: no such file; put Karpathy's split file there, or set `annotations`"
-        )
+    own = f"dataset_{spec.directory}.json"  # the archive holds three sets' files
+    names = [own, "dataset_*.json"] if spec.directory else ["dataset_*.json"]
+    path = under(data, spec.annotations) or first_of(root, names, "Karpathy's split file", "put it there, or set `annotations`")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; put Karpathy's split file there, or set `annotations`")
     raw = read_json(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
         raise UsageError(f"{path}: field `images` is missing; this is not one of Karpathy's split files")

@@ -12,6 +12,7 @@ import numpy as np
 from levl_eval.cards import ChoiceCard, DataSpec, DepthCard, MultipleChoiceCard
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import LevlError
+from levl_eval.data.depth import check_unit
 from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
@@ -31,7 +32,7 @@ from levl_eval.data.readers import (
     read_views,
 )
 from levl_eval.data.rgb import conversions
-from levl_eval.data.types import ClassificationSet, ImageSet
+from levl_eval.data.types import ClassificationSet, DepthSet, ImageSet
 from levl_eval.data.videos import check_sizes
 
 # Task of a choice by image-text score -> the file or folder below DIR that says its set is there.
@@ -183,12 +184,17 @@ def _converted(name: str, images: ImageSet) -> list[Finding]:
     return out + ([Finding("note", name, in_words(images.left_out))] if images.left_out else [])
 
 
+def _unit(depth_set: DepthSet, far: float) -> Iterable[Finding]:
+    check_unit(depth_set, far)
+    return ()
+
+
 def _depths(task: str, split: str, data: str) -> Iterable[Finding]:
     """Every pair of a split: equal sizes, and a depth somewhere. One line a kind of defect."""
     card = task_card(task)
     assert isinstance(card, DepthCard)
     spec, scale = card.train if split == "train" else card.data, card.scale_of(split)
-    depth_set = read_depth(spec, data, scale, caps=card.caps_of(split))
+    depth_set, far = read_depth(spec, data, scale), card.caps_of(split)[1]
     name, unlike, empty, ends = f"{task}/{split}", [], [], [np.inf, 0.0]
     for image in depth_set.images.ids:
         depth, size = depth_set.depth(image), depth_set.images.open(image).size
@@ -206,8 +212,10 @@ def _depths(task: str, split: str, data: str) -> Iterable[Finding]:
         yield Finding("ok", name, f"{text}, the {release}")
     else:  # NYUv2's raw recordings, often trained on, have no fixed number
         yield Finding("note", name, f"{text}; the {release} has {DEPTHS[task][split]:,}")
-    if ends[1] > card.max_depth:
-        yield Finding("note", name, f"depths beyond {card.max_depth:g} m: is depth_scale={scale:g} that of these files?")
+    unit = _guard(name, lambda: _unit(depth_set, far))
+    yield from unit
+    if ends[1] > far and not unit:
+        yield Finding("note", name, f"depths beyond {far:g} m: is depth_scale={scale:g} that of these files?")
     if unlike:
         yield Finding("error", name, f"{len(unlike)} depth maps are of another size than their image, first {unlike[0]}")
     if empty:

@@ -16,11 +16,11 @@ from pydantic import Field
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import text_of
 from levl_eval.core.text import blank, printable
-from levl_eval.data.caption_files import csv_records
+from levl_eval.data.caption_files import rows_below
 from levl_eval.data.formats import Entry, Id, MaybeText, Text, checked, shown, unique_ids
 from levl_eval.data.images import SUFFIXES, fingerprint_contents, fingerprint_text, image_set, put_into, root_of, under
+from levl_eval.data.listing import one_of
 from levl_eval.data.questions import first_of, read_json
 from levl_eval.data.rgb import DEFAULT, Rules, crop_within, open_rgb
 from levl_eval.data.types import ChoiceSet, ImageSet, Trial
@@ -183,7 +183,7 @@ def read_winoground(spec: DataSpec, data: str, limit: int | None = None) -> Choi
     def locate(name: str) -> Path:
         if Path(name).suffix.lower() in SUFFIXES:
             return folder / name
-        return next((p for p in (folder / f"{name}{s}" for s in (".png", ".jpg", ".jpeg")) if p.exists()), folder / f"{name}.png")
+        return one_of(folder, name, (".png", ".jpg", ".jpeg"))
 
     return _finish(spec, "winoground", trials, locate, file, f"{put_into(folder)}; {where}", limit=limit)
 
@@ -225,7 +225,7 @@ def read_mmvp_vlm(spec: DataSpec, data: str, limit: int | None = None) -> Choice
     where = "get huggingface.co/datasets/MMVP/MMVP_VLM"
     file = under(data, spec.annotations) or first_of(root, ["Questions.csv"], "Questions.csv", where)
     folder = under(data, spec.images) or root / "MLLM_VLM Images"
-    rows = [row for _, row in csv_records(file, text_of(file), ",")][1:]
+    rows = rows_below(file, ("Question ID", "Type", "Statement"))
     if not rows or len(rows) % 2 or any(len(r) != 3 for r in rows):
         raise UsageError(
             f"{file}: expected lines of Question ID, Type and Statement, two a pair, below a head; take the published file"

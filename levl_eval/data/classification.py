@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import lines_of
-from levl_eval.core.text import printable
+from levl_eval.core.files import lines_of, names_of
+from levl_eval.core.text import plain_digits, printable
 from levl_eval.data.entries import labelled_set
 from levl_eval.data.images import SUFFIXES, root_of, under
 from levl_eval.data.listing import list_classes, list_images
@@ -39,7 +39,7 @@ def class_names(spec: DataSpec, data: str) -> list[str] | None:
         return spec.classes
     path = under(data, spec.classes)
     assert path is not None
-    return lines_of(path, "a text file with one class a line is expected (field `classes`)")
+    return names_of(path, "a text file with one class a line is expected (field `classes`)")
 
 
 def _number(text: str, classes: Sequence[str], path: Path, line: int) -> int:
@@ -174,7 +174,10 @@ def _kaggle_val(spec: DataSpec, root: Path, limit: int | None, spoken: dict[str,
     listed = _beside(root, IMAGENET_FILES[2])
     if spec.split != "val" or listed is None:
         return None
-    rows = [line.replace(",", " ").split()[:2] for line in lines_of(listed, "")[1:]]
+    lines = lines_of(listed, "")
+    if not lines or lines[0].split(",")[0].strip() != "ImageId":
+        raise UsageError(f"{listed}: line 1: expected the head `ImageId,PredictionString`; take the published file")
+    rows = [line.replace(",", " ").split()[:2] for line in lines[1:]]
     classes = sorted(spoken) or sorted({r[1] for r in rows if len(r) == 2})
     entries = [(f"{r[0]}.JPEG", root / "val" / f"{r[0]}.JPEG", _number(r[-1], classes, listed, i)) for i, r in enumerate(rows, 2)]
     entries.sort(key=lambda e: e[0])
@@ -224,9 +227,13 @@ def read_places365(spec: DataSpec, data: str, limit: int | None = None) -> Class
         return dataset
     categories = listed.parent / "categories_places365.txt"
     pairs = [line.rsplit(None, 1) for line in lines_of(categories, "it lies beside the lists in the published archive")]
-    odd = next((i for i, r in enumerate(pairs, 1) if len(r) != 2 or not r[1].isdigit()), None)
+    odd = next((i for i, r in enumerate(pairs, 1) if len(r) != 2 or not plain_digits(r[1])), None)
     if odd:
         raise UsageError(f"{categories}: line {odd}: expected `/LETTER/CATEGORY NUMBER`; take the file of the published archive")
+    if sorted(int(number) for _, number in pairs) != list(range(len(pairs))):
+        raise UsageError(
+            f"{categories}: its numbers are not 0 to {len(pairs) - 1}, each once; take the file of the published archive"
+        )
     classes = [name.strip("/").split("/", 1)[-1] for name, _ in sorted(pairs, key=lambda r: int(r[1]))]
     folders = (
         ("data_256_standard", "data_256", "data_large_standard", "data_large")
@@ -258,7 +265,7 @@ def read_aircraft(spec: DataSpec, data: str, limit: int | None = None) -> Classi
     lines = [line.split(None, 1) for line in lines_of(path, "unpack fgvc-aircraft-2013b there")]
     rows = _pairs(lines, path, "IMAGE CLASS")
     listed = root / f"{many[level]}.txt"
-    classes = lines_of(listed, "") if listed.is_file() else sorted({y for _, y in rows})
+    classes = names_of(listed, "") if listed.is_file() else sorted({y for _, y in rows})
     entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
     return labelled_set(spec, f"aircraft-{level}", entries, classes, limit, path, f"unpack the images into {root / 'images'}")
 
@@ -276,9 +283,14 @@ def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> Classifica
         word = line.split()
         if line.startswith("#"):
             continue
-        if len(word) < 2 or not word[1].isdigit():
+        if len(word) < 2 or not plain_digits(word[1]):
             raise UsageError(f"{path}: line {number}: expected `IMAGE CLASS-ID SPECIES BREED-ID`, found {line!r}")
-        names.setdefault(int(word[1]), word[0].rsplit("_", 1)[0])
+        breed = word[0].rsplit("_", 1)[0]
+        if names.setdefault(int(word[1]), breed) != breed:
+            raise UsageError(
+                f"{path}: line {number}: class {word[1]} is {printable(breed)[:60]} here and {printable(names[int(word[1])])[:60]} in an earlier line; "
+                "take the published file"
+            )
         rows.append((word[0], int(word[1])))
     order = sorted(names)
     entries = [(f"{f}.jpg", root / "images" / f"{f}.jpg", order.index(k)) for f, k in rows]

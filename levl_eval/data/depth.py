@@ -202,7 +202,7 @@ def check_depth(depth_set: DepthSet, caps: tuple[float, float] | None = None) ->
             "errors are not defined on this set; replace the maps"
         )
     if caps is not None:
-        _check_unit(depth_set, caps[1])
+        check_unit(depth_set, caps[1])
     return depth_set
 
 
@@ -216,7 +216,7 @@ _BEYOND = 0.95  # share of pixels beyond the largest depth of the card, from whi
 _NEARER = 25  # how many times nearer than the card's largest depth all of a set may end
 
 
-def _check_unit(depth_set: DepthSet, far: float) -> None:
+def check_unit(depth_set: DepthSet, far: float) -> None:
     """Raises UsageError where nearly all of the maps is further than the card's largest depth, or all of it in the first hundredths: millimetres
     as floats, whole metres as integers, another scale. Training would drop those pixels, or learn what no map shows."""
     ids = depth_set.images.ids

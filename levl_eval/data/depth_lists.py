@@ -21,6 +21,7 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.depth import MapFiles, load_depth, pair_lines, paired, stored_depth
 from levl_eval.data.images import fingerprint_contents, root_of, under
+from levl_eval.data.questions import first_of
 from levl_eval.data.rgb import DEFAULT, Rules, open_rgb
 from levl_eval.data.types import DepthSet, ImageSet
 
@@ -144,10 +145,9 @@ def _of_toolbox(listed: Path, root: Path, limit: int | None) -> list[tuple[str, 
     out = []
     for name in names[:limit]:
         folder = "SUNRGBD/" + name.rpartition("SUNRGBD/")[2].strip("/")
-        files = [sorted((root / folder / kind).glob(ending)) for kind, ending in (("image", "*.jpg"), ("depth", "*.png"))]
-        if not all(files):
-            raise UsageError(f"{root / folder}: no image with a depth map lies in image/ and depth/; {_GET_SUN}")
-        out.append((f"{folder}/image/{files[0][0].name}", files[0][0], files[1][0]))
+        wanted = (("image", "*.jpg", "the image"), ("depth", "*.png", "its depth map"))
+        image, depth = (first_of(root / folder / kind, [ending], what, _GET_SUN) for kind, ending, what in wanted)
+        out.append((f"{folder}/image/{image.name}", image, depth))
     return out
 
 

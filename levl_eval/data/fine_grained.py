@@ -12,7 +12,7 @@ from pathlib import Path
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import lines_of
-from levl_eval.core.text import printable
+from levl_eval.core.text import plain_digits, printable
 from levl_eval.data.classification import class_folders, place
 from levl_eval.data.entries import Entry, labelled_set
 from levl_eval.data.listing import list_classes, list_images
@@ -45,7 +45,7 @@ def bird_names(classes: Sequence[str]) -> tuple[str, ...]:
 
 def _numbered(text: str, path: Path, line: int) -> int:
     """A number from 1. Raises UsageError naming file and line."""
-    if not text.isdigit() or int(text) < 1:
+    if not plain_digits(text) or int(text) < 1:
         raise UsageError(
             f"{path}: line {line}: expected a number from 1, found {printable(text)[:60]!r}; take the published file"
         )
@@ -86,10 +86,14 @@ def read_cub(spec: DataSpec, data: str, limit: int | None = None) -> Classificat
         for name in ("images", "image_class_labels", "train_test_split", "classes"):
             path = root / f"{name}.txt"
             rows = [line.split(None, 1) for line in lines_of(path, "it is part of CUB_200_2011.tgz")]
-            odd = next((i for i, r in enumerate(rows, 1) if len(r) != 2 or not r[0].isdigit()), None)
+            odd = next((i for i, r in enumerate(rows, 1) if len(r) != 2 or not plain_digits(r[0])), None)
             if odd is not None:
                 raise UsageError(f"{path}: line {odd}: expected `NUMBER VALUE`; take the published file")
             tables[name] = {int(k): v.strip() for k, v in rows}
+            if len(tables[name]) < len(rows) or (name != "classes" and tables[name].keys() != tables["images"].keys()):
+                raise UsageError(f"{path}: does not number each image of images.txt once; take the published files")
+            if name == "train_test_split" and not set(tables[name].values()) <= {"0", "1"}:
+                raise UsageError(f"{path}: holds another value than 0 and 1; take the published file")
         classes = [tables["classes"][k] for k in sorted(tables["classes"])]
         wanted, entries = "1" if spec.split == "train" else "0", list[Entry]()
         for k, image in tables["images"].items():
@@ -122,11 +126,11 @@ def read_gtsrb(spec: DataSpec, data: str, limit: int | None = None) -> Classific
         name, label = head.index("Filename"), head.index("ClassId")
         places = ("GTSRB/Final_Test/Images", "Final_Test/Images", "GTSRB/Test")
         folder = next((root / d for d in places if (root / d).is_dir()), root / places[0])
-        last = max((int(r[label]) for r in rows[1:] if len(r) == len(head) and r[label].strip().isdigit()), default=0)
+        last = max((int(r[label]) for r in rows[1:] if len(r) == len(head) and plain_digits(r[label].strip())), default=0)
         classes = [f"{k:05d}" for k in range(max(43, last + 1))]
         entries: list[Entry] = []
         for k, row in enumerate(rows[1:], 2):
-            if len(row) != len(head) or not row[label].strip().isdigit():
+            if len(row) != len(head) or not plain_digits(row[label].strip()):
                 raise UsageError(f"{path}: line {k}: has another form than its head; take the published file")
             entries.append((row[name].strip(), folder / row[name].strip(), int(row[label])))
         return labelled_set(spec, "gtsrb", entries, list(classes), limit, path, f"unpack the images into {folder}")

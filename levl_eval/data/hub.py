@@ -19,7 +19,7 @@ from levl_eval.data.counting import tallyqa_row
 from levl_eval.data.documents import UNNAMED_IMAGES
 from levl_eval.data.entries import checked_labels, spread_over_classes
 from levl_eval.data.fine_grained import bird_names
-from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, unique_ids
+from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, shown, unique_ids
 from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
@@ -169,16 +169,28 @@ def _question(layout: str, row: int, cells: dict[str, object], pool: Pool, sourc
     return mme_question(f"{m.question_id}/{row}", m.question_id, m.question, m.answer, m.category)
 
 
+_FIRST_LEVEL = {"aircraft": "variant", "cifar100": "fine"}
+
+
 def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     """A table of image and a class-label column."""
     hub = source_of(spec)
     got = load_split(hub, hub.questions)
     table = got.rows
-    named = (hub.label,) if hub.label else ("label", "labels", "fine_label", *((spec.level,) if spec.level else ()))
+    # A level is a column of its own; the plain one is that of the layout's first level.
+    of_level = (f"{spec.level}_label", spec.level) if spec.level else ()
+    plain = (hub.label,) if hub.label else ("label", "labels", "fine_label")
+    named = (*of_level, *(plain if spec.level in (None, _FIRST_LEVEL.get(spec.layout)) else ()))
     label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
     image = next((c for c in ("image", "img") if c in table.column_names), None)
     if label is None or image is None:
-        lacking = "class-label" if label is None else "image"
+        lacking = (
+            f"class-label column of level {shown(spec.level)}, or"
+            if label is None and spec.level
+            else "class-label"
+            if label is None
+            else "image"
+        )
         raise UsageError(f"{hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
     if len(table.features[label].names) < 2:
         raise UsageError(f"{hub.repo}: column {label!r} names {len(table.features[label].names)} classes; at least 2 are needed")

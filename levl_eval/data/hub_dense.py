@@ -6,14 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from levl_eval.cards import DataSpec
-from levl_eval.core.errors import LevlError
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.colours import VOC_COLOURS
 from levl_eval.data.hub_contents import column_contents
-from levl_eval.data.hub_images import check_image_column, source_of, table_images
+from levl_eval.data.hub_images import TableOpener, check_image_column, source_of, table_images
 from levl_eval.data.hub_tables import load_split
 from levl_eval.data.images import fingerprint_contents
 from levl_eval.data.masks import MaskReader, stored_mask
@@ -43,17 +41,14 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
     classes = _classes(spec)
     labels = classes.labels(spec)
 
-    masks = table.select_columns([column])  # a row of it is decoded without its image, which may be the broken one
+    masks = TableOpener(table, column, rows, source)  # a row of it is decoded without its image, which may be the broken one
 
     def called(name: str) -> str:
         return f"{source}: row {rows[name]}"
 
     def stored(name: str) -> np.ndarray:
-        with decoding(called(name)):
-            cell = masks[rows[name]][column]
-        if not isinstance(cell, Image.Image):
-            raise LevlError(f"{called(name)}: column {column!r} holds no image; correct or download the table again")
-        return stored_mask(cell, called(name), classes.colours)
+        with decoding(called(name)), masks.opened(name) as mask:  # by us: `datasets` turns what an EXIF tag says is to be turned
+            return stored_mask(mask, called(name), classes.colours)
 
     skipped: dict[str, str] = {}
     if spec.skip_broken is not None:

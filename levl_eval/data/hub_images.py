@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -16,7 +17,7 @@ from levl_eval.core.text import printable
 from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.hub_tables import HubTable
 from levl_eval.data.images import fingerprint_contents
-from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, open_rgb, rules_of, to_rgb
+from levl_eval.data.rgb import DEFAULT, Rules, decode_rgb, open_image, open_rgb, rules_of, to_rgb
 from levl_eval.data.skipping import named, why_broken
 from levl_eval.data.types import ImageSet
 
@@ -54,17 +55,30 @@ class TableOpener:
         object.__setattr__(self, "table", table)
 
     def __call__(self, name: str) -> Image.Image:
-        cell, what = (
-            self.table[self.rows[name]][self.column],
-            f"{self.source}: row {self.rows[name]} (image {printable(name)[:200]})",
-        )
+        cell, what = self._cell(name)
         if isinstance(cell, Image.Image):
             return to_rgb(cell, what, self.rules)
-        if not cell or (cell.get("bytes") is None and not cell.get("path")):
-            raise LevlError(f"{what}: holds no image; correct or download the table again")
         if cell.get("bytes") is not None:
             return decode_rgb(cell["bytes"], what, self.rules)
         return open_rgb(cell["path"], self.rules)
+
+    def opened(self, name: str) -> Image.Image:
+        """Pillow's lazily opened image of a row, as it is stored. Raises what Pillow raises, and LevlError for a row that holds none."""
+        cell, _ = self._cell(name)
+        return (
+            cell
+            if isinstance(cell, Image.Image)
+            else open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"])
+        )
+
+    def _cell(self, name: str) -> tuple[Any, str]:
+        """What a row holds, and what it is called in messages."""
+        cell, row = self.table[self.rows[name]][self.column], self.rows[name]
+        if not isinstance(cell, Image.Image) and (not cell or (cell.get("bytes") is None and not cell.get("path"))):
+            raise LevlError(
+                f"{self.source}: row {row}: column {self.column!r} holds no image; correct or download the table again"
+            )
+        return cell, f"{self.source}: row {row} (image {printable(name)[:200]})"
 
 
 def check_image_column(table: Dataset, column: str, source: str) -> None:

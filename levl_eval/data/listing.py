@@ -116,6 +116,14 @@ def by_stem(listing: Listing, folder: Path) -> dict[str, Path]:
     return out
 
 
+def one_of(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
+    """The file NAME.SUFFIX of a folder, of one of the suffixes; NAME with the first of them where there is none. Raises UsageError for several."""
+    there = [p for p in (folder / f"{name}{s}" for s in suffixes) if p.exists()]
+    if len(there) > 1:
+        raise UsageError(f"{folder}: {there[0].name} and {there[1].name} have one name; keep one of the two")
+    return there[0] if there else folder / f"{name}{suffixes[0]}"
+
+
 def stem(path: Path) -> str:
     """A file's name without its suffix, by which an image and its map or mask are one; accents composed, as some systems take them apart."""
     return unicodedata.normalize("NFC", path.stem)

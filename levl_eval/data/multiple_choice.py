@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import blank, plain_digits
 from levl_eval.data.benchmarks import LETTERS
 from levl_eval.data.formats import Entry, Id, MaybeText, Text, checked, shown
 from levl_eval.data.types import Question
@@ -122,13 +123,23 @@ def cv_bench_question(row: object, source: object, entry: str, image: str = "") 
 def mmvp_question(index: str, text: str, options: str, answer: str, image: str, source: object) -> Question:
     """A line of MMVP: options "(a) Open (b) Closed", two questions a pair that count together."""
     entry = f"question {shown(index)}"
-    parts = [p.strip() for p in _OPTION.split(options)[2::2]]
+    parts = _options(options)
     letter = _letter(answer)
-    if not index.isdigit() or len(parts) < 2 or letter not in tuple(LETTERS):
+    if not plain_digits(index) or len(parts) < 2 or not all(parts) or letter not in tuple(LETTERS):
         raise UsageError(
             f"{source}: {entry}: expected an index, options (a) ... (b) ..., and the letter of one; take the published file"
         )
     return asked(source, entry, index, image, text, parts, letter, {"group": str((int(index) + 1) // 2)})
+
+
+def _options(text: str) -> list[str]:
+    """What stands behind (a), (b), ... of a text, in this order: an "(s)" within an option is none of them."""
+    starts: list[tuple[int, int]] = []
+    for m in _OPTION.finditer(text):
+        if m[1].upper() == LETTERS[len(starts) : len(starts) + 1]:
+            starts.append(m.span())
+    ends = [begin for begin, _ in starts[1:]] + [len(text)]
+    return [text[begin:end].strip() for (_, begin), end in zip(starts, ends, strict=True)]
 
 
 def mmbench_question(row: Mapping[str, object], source: object, entry: str, image: str = "") -> Question:
@@ -140,7 +151,8 @@ def mmbench_question(row: Mapping[str, object], source: object, entry: str, imag
         options.pop()
     letter = _letter(answer)
     if (
-        not text.isdigit()
+        not plain_digits(text)
+        or "" in options
         or not isinstance(question, str)
         or len(options) < 2
         or not isinstance(letter, str)
@@ -158,7 +170,7 @@ def mmbench_question(row: Mapping[str, object], source: object, entry: str, imag
 
 def ai2d_question(name: str, image: str, text: str, options: Sequence[str], answer: object, source: object) -> Question:
     """answer: the option's number from 0, as a number or as text."""
-    number = int(answer) if isinstance(answer, str) and answer.isdigit() else answer
+    number = int(answer) if isinstance(answer, str) and plain_digits(answer) else answer
     letter = _letter(number)
     if not isinstance(letter, str) or letter not in tuple(LETTERS):
         raise UsageError(
@@ -191,6 +203,7 @@ def blink_question(row: Mapping[str, object], name: str, image: str, source: obj
     letter = _letter(row.get("answer"))
     if (
         not isinstance(choices, list)
+        or not all(isinstance(c, str) and not blank(c) for c in choices)
         or not isinstance(row.get("question"), str)
         or not isinstance(letter, str)
         or letter not in tuple(LETTERS)
@@ -203,7 +216,7 @@ def blink_question(row: Mapping[str, object], name: str, image: str, source: obj
         f"row {name}",
         name,
         image,
-        str(row["question"]),
+        row["question"],
         [str(c) for c in choices],
         letter,
         {"type": str(row.get("sub_task") or "")},
@@ -215,13 +228,16 @@ Rows = Callable[[int, Mapping[str, object], str], Question]
 HUB_ROWS: dict[str, Rows] = {
     "cv-bench": lambda row, cells, source: cv_bench_question(cells, source, f"row {row}", f"{row:06d}"),
     "mmvp": lambda row, cells, source: mmvp_question(
-        str(cells.get("Index") or row + 1), str(cells["Question"]), str(cells["Options"]), str(cells["Correct Answer"]), f"{row:06d}", source
+        str(cells.get("Index") or row + 1), _cell(cells, "Question", row, source), _cell(cells, "Options", row, source),
+        _cell(cells, "Correct Answer", row, source), f"{row:06d}", source
     ),
     "mmbench": lambda row, cells, source: mmbench_question(cells, source, f"row {row}", f"{row:06d}"),
     "ai2d": lambda row, cells, source: ai2d_question(
-        str(row), f"{row:06d}", str(cells["question"]), [str(o) for o in _listed(cells["options"])], cells["answer"], source
+        str(row), f"{row:06d}", _cell(cells, "question", row, source), _texts(cells["options"], "options", row, source), cells["answer"], source
     ),
-    "realworldqa": lambda row, cells, source: realworldqa_question(str(row), f"{row:06d}", str(cells["question"]), str(cells["answer"])),
+    "realworldqa": lambda row, cells, source: realworldqa_question(
+        str(row), f"{row:06d}", _cell(cells, "question", row, source), _cell(cells, "answer", row, source)
+    ),
     "blink": lambda row, cells, source: blink_question(cells, str(cells.get("idx") or row), f"{row:06d}", source),
 }  # fmt: skip
 HUB_COLUMNS: dict[str, set[str]] = {
@@ -232,5 +248,16 @@ HUB_COLUMNS: dict[str, set[str]] = {
 IMAGE_COLUMNS = {"blink": "image_1"}
 
 
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple)) else []
+def _cell(cells: Mapping[str, object], column: str, row: int, source: str) -> str:
+    """A cell's text. Raises UsageError naming the row: none, blank, or of another kind, which is not printed as if it were text."""
+    value = cells[column]
+    if not isinstance(value, str) or blank(value):
+        raise UsageError(
+            f"{source}: row {row}: field `{column}`: expected text that is not blank, found {shown(value)}; correct the table"
+        )
+    return value
+
+
+def _texts(value: object, column: str, row: int, source: str) -> list[str]:
+    listed = list(value) if isinstance(value, (list, tuple)) else []
+    return [_cell({column: v}, column, row, source) for v in listed]

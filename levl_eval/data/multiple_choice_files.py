@@ -14,11 +14,12 @@ from PIL import Image
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of, text_of
-from levl_eval.core.text import printable
-from levl_eval.data.caption_files import csv_records
+from levl_eval.core.text import plain_digits, printable
+from levl_eval.data.caption_files import csv_records, rows_below
 from levl_eval.data.fingerprint_cache import bytes_hash
 from levl_eval.data.formats import checked, shown, unique_ids
 from levl_eval.data.images import fingerprint_contents, put_into, root_of, under
+from levl_eval.data.listing import junk
 from levl_eval.data.multiple_choice import (
     CIRCLE,
     AI2DQuestion,
@@ -57,7 +58,7 @@ def read_mmvp(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     where = "get huggingface.co/datasets/MMVP/MMVP"
     file = under(data, spec.questions) or first_of(root, ["Questions.csv"], "Questions.csv", where)
     folder = under(data, spec.images) or root / "MMVP Images"
-    rows = [row for _, row in csv_records(file, text_of(file), ",")][1:]
+    rows = rows_below(file, ("Index", "Question", "Options", "Correct Answer"))
     if not rows or any(len(r) != 4 for r in rows):
         raise UsageError(
             f"{file}: expected lines of Index, Question, Options, Correct Answer below a head; take the published file"
@@ -103,7 +104,7 @@ def read_ai2d(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     listed = root / "ai2d_test_ids.csv"
     test = {line.strip() for line in lines_of(listed, "an image's number a line")} if listed.is_file() else None
     questions = []
-    for file in sorted((root / "questions").glob("*.json")):
+    for file in sorted(p for p in (root / "questions").glob("*.json") if not junk(p.name)):
         image = file.stem
         if test is not None and Path(image).stem not in test:
             continue
@@ -204,11 +205,13 @@ def read_mmbench(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
         )
     questions, texts, refers = [], dict[str, str](), dict[str, str]()
     for number, row in rows:
-        cells = dict(zip(head, row, strict=False))
+        if len(row) != len(head):
+            raise UsageError(f"{file}: line {number}: {len(row)} fields, the head has {len(head)}; download the file again")
+        cells = dict(zip(head, row, strict=True))
         q = mmbench_question(cells, file, f"line {number}")
         questions.append(q)
         image = cells["image"].strip()
-        if image.isdigit() and len(image) < 12:
+        if plain_digits(image) and len(image) < 12:
             refers[q.image_id] = str(int(image) % CIRCLE)
         elif texts.setdefault(q.image_id, image) != image:
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_predictions(path: Path) -> dict[str, str | int]:
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict):
             raise UsageError(f"{where}: expected an object with an id and a prediction, found {shown(entry)}")
-        name, value = _of_log(entry) if isinstance(entry.get("doc"), dict) else (_first(entry, IDS), _first(entry, VALUES))
+        name, value = _of_log(entry) if isinstance(entry.get("doc"), dict) else (_first(entry, IDS), _predicted(entry, where))
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
             raise UsageError(f"{where}: has no id; give one of {', '.join(IDS)}")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
@@ -48,6 +49,17 @@ def read_predictions(path: Path) -> dict[str, str | int]:
 
 def _first(entry: dict[str, object], fields: Sequence[str]) -> object:
     return next((entry[f] for f in fields if f in entry), None)
+
+
+def _predicted(entry: dict[str, object], where: str) -> object:
+    """What an entry predicts. Raises UsageError where several fields could hold it and differ: a reference or a question may stand there too."""
+    there = {f: entry[f] for f in VALUES if f in entry}
+    if "prediction" not in there and len({json.dumps(v, sort_keys=True) for v in there.values()}) > 1:
+        fields = " and ".join(f"`{f}`" for f in there)
+        raise UsageError(
+            f"{where}: {fields} differ, and one of them may be the question or its reference; name what was predicted `prediction`"
+        )
+    return next(iter(there.values()), None)
 
 
 def _of_log(entry: dict[str, object]) -> tuple[object, object]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
+from levl_eval.core.text import printable
 from levl_eval.data.formats import GQA, VQA, VQAv2Annotation, VQAv2Question, checked, shown, unique_ids
 from levl_eval.data.images import fingerprint_text, image_set, put_into, root_of, under
-from levl_eval.data.listing import in_words
+from levl_eval.data.listing import in_words, junk
 from levl_eval.data.stream import stream, unrepeated
 from levl_eval.data.types import ImageSet, Question, QuestionSet
 from levl_eval.metrics.gqa import gqa_steps
@@ -41,10 +42,18 @@ def read_json(path: Path) -> object:
     return out
 
 
-def first_of(folder: Path, patterns: list[str], what: str, where: str) -> Path:
+def first_of(folder: Path, patterns: Sequence[str], what: str, where: str) -> Path:
+    """The one file of the first pattern that has any; hidden ones are passed over. Raises UsageError: none, or several of one pattern, of which
+    none says that it is the one."""
     for pattern in patterns:
-        for path in sorted(folder.glob(pattern)):
-            return path
+        found = [p for p in sorted(folder.glob(pattern)) if not any(map(junk, p.relative_to(folder).parts))]
+        if len(found) > 1:
+            others = ", ".join(printable(str(p.relative_to(folder)))[:100] for p in found[:3])
+            raise UsageError(
+                f"{folder}: {what} could be each of {len(found)} files ({others}); keep one there, or name it by the data's fields"
+            )
+        if found:
+            return found[0]
     raise UsageError(f"{folder}: {what} is missing (expected {folder / patterns[0]}); {where}")
 
 

@@ -28,7 +28,7 @@ from levl_eval.core.files import regular
 from levl_eval.core.text import printable
 from levl_eval.data.formats import Entry, Text, checked
 from levl_eval.data.images import fingerprint_contents, fingerprint_text, image_set, root_of, under
-from levl_eval.data.questions import read_json
+from levl_eval.data.questions import first_of, read_json
 from levl_eval.data.rgb import DEFAULT, Rules, crop_within, open_rgb
 from levl_eval.data.types import ImageSet, InstanceQuery, InstanceSet
 
@@ -195,8 +195,8 @@ def read_revisited(spec: DataSpec, data: str, limit: int | None = None) -> Insta
     --skip-broken: an image that cannot be read is none of the database, a query that cannot be read is not asked.
     """
     root = root_of(spec.root, spec.directory, data)
-    candidates = sorted(root.glob("gnd_*.json")) + sorted(root.glob("gnd_*.pkl"))
-    path = under(data, spec.annotations) or (candidates[0] if candidates else root / "gnd_*.json")
+    names = [f"gnd_{name}{ending}" for name in filter(None, (spec.directory, "*")) for ending in (".json", ".pkl")]
+    path = under(data, spec.annotations) or first_of(root, names, "the file of queries (field `annotations`)", _GET)
     if not path.is_file():
         raise UsageError(f"{path}: no such file; {_GET}")
     folder = under(data, spec.images) or (root / "jpg" if (root / "jpg").is_dir() else root)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
 
 _ORIENTATION = 0x0112  # EXIF tag
+_PHOTOMETRIC = 262  # TIFF tag: 0 says that 0 is white
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _CONVERTED = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
 # Formats whose opened image may be handed on once its file is closed; not where it is turned, as Pillow keeps that tag beside the pixels.
@@ -98,7 +99,7 @@ def open_image(file: str | os.PathLike[str] | BinaryIO, max_pixels: int = 0) -> 
     """
     path = regular(file) if isinstance(file, (str, os.PathLike)) else file
     if not max_pixels:
-        return Image.open(path, formats=_formats())
+        return _unturned(Image.open(path, formats=_formats()))
     with _LIMIT:  # the limit is Pillow's global; the header alone is read under it
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -108,11 +109,24 @@ def open_image(file: str | os.PathLike[str] | BinaryIO, max_pixels: int = 0) -> 
     if image.width * image.height > max_pixels:
         image.close()
         raise TooLarge(f"has {image.width * image.height:,} pixels, the card's `max_pixels` allows {max_pixels:,}; raise it")
+    return _unturned(image)
+
+
+def _unturned(image: Image.Image) -> Image.Image:
+    if image.format == "TIFF" and image.mode in _SIXTEEN and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+        image.close()
+        raise WhiteIsZero(
+            "a 16-bit TIFF in which 0 is white (PhotometricInterpretation 0), which is not read; store it with 0 as black"
+        )
     return image
 
 
 class TooLarge(Exception):
     """An image above the limit of its card."""
+
+
+class WhiteIsZero(Exception):
+    """A 16-bit TIFF whose tag says that 0 is white: Pillow turns 8 bits round by it, and leaves 16 as they are."""
 
 
 _LIMIT = Lock()
@@ -143,7 +157,7 @@ def decoding(what: str) -> Iterator[None]:
         raise LevlError(
             f"{what}: has more than Pillow's limit of {limit:,} pixels; store a smaller copy, or allow it by the data's field `max_pixels`"
         ) from e
-    except TooLarge as e:
+    except (TooLarge, WhiteIsZero) as e:
         raise LevlError(f"{what}: {e}") from e
     except UnidentifiedImageError as e:
         raise LevlError(f"{what}: cannot be decoded (no image format Pillow knows); replace the file") from e

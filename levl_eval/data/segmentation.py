@@ -11,7 +11,7 @@ import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import lines_of
+from levl_eval.core.files import lines_of, names_of
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.colours import VOC_COLOURS, ColourTable, colour_lines
 from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
@@ -78,14 +78,17 @@ def class_list(spec: DataSpec, data: str, class_file: Path | None) -> ClassList:
         raise UsageError(
             "segmentation: field `classes` is not set; give a list, a text file with one name a line, or a JSON file {id: name}"
         )
-    lines = lines_of(path, "class list: give a text file with one name a line, or a JSON file {id: name}")
+    form = "class list: give a text file with one name a line, or a JSON file {id: name}"
+    lines = lines_of(path, form)
     if path.suffix == ".json":
         return ClassList(*json_classes(path, "\n".join(lines), spec.ignore_index))
     if lines and lines[0].startswith("Idx"):  # objectInfo150.txt
+        if [x.split("\t")[0].strip() for x in lines[1:]] != [str(k) for k in range(1, len(lines))]:
+            raise UsageError(f"{path}: column Idx does not count from 1 to {len(lines) - 1}; take the published file")
         return ClassList(tuple(x.split("\t")[-1].strip() for x in lines[1:]))
     coloured = colour_lines(lines, path)
     if coloured is None:
-        return ClassList(checked_names(lines, str(path)))
+        return ClassList(checked_names(names_of(path, form), str(path)))
     if spec.reduce_zero_label:
         raise UsageError(f"{path}: is a table of colours, of which `reduce_zero_label` cannot be set; name the class Void in it")
     names, rgb = coloured
@@ -138,7 +141,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
     elif spec.layout in LAYOUTS:
         found_layout = LAYOUTS[spec.layout](spec, data)
         classes = ClassList(found_layout.classes, found_layout.table, VOC_COLOURS if spec.layout == "voc" else None)
-        return _set(spec, found_layout.pairs[:limit], classes, found_layout.source, spec.split)
+        return _set(spec, found_layout.pairs[:limit], classes, found_layout.source, spec.split, left_out=found_layout.left_out)
     else:
         for field in ("images", "annotations"):
             if getattr(spec, field) is None:

@@ -13,7 +13,7 @@ Cityscapes  leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.data.coco_stuff import COARSE, coarse_of, fine_classes
 from levl_eval.data.images import root_of, under
+from levl_eval.data.listing import junk, list_images
 
 VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -45,12 +46,14 @@ CITYSCAPES = {
 
 
 class Layout(NamedTuple):
-    """(id, image, mask) triples in order, class names, class of each label in the files (None: equal), and where they lie."""
+    """(id, image, mask) triples in order, class names, class of each label in the files (None: equal), and where they lie; what else lies there,
+    counted."""
 
     pairs: list[tuple[str, Path, Path]]
     classes: tuple[str, ...]
     table: np.ndarray | None
     source: str
+    left_out: Mapping[str, int] = {}
 
 
 def _table(of_label: dict[int, int]) -> np.ndarray:
@@ -84,18 +87,21 @@ def coco_stuff(spec: DataSpec, data: str) -> Layout:
     get = "get COCO 2017 images and stuffthingmaps_trainval2017.zip and unpack them there"
     images = under(data, spec.images) or _folder([root / "images" / split, root / split], get)
     masks = under(data, spec.annotations) or _folder([root / k / split for k in ("annotations", "stuffthingmaps")], get)
-    files = {p.name.removesuffix(".png"): p for p in sorted(masks.glob("*.png"))}
+    listed, photos = list_images(masks, (".png",)), list_images(images, (".jpg",))
+    files = {p.name.removesuffix(".png"): p for p in listed.files}
     relabelled = {k.removesuffix("_labelTrainIds"): p for k, p in files.items() if k.endswith("_labelTrainIds")}
     raw = {k: p for k, p in files.items() if "_label" not in k}
     of_mask = raw or relabelled
-    image_files = {p.stem: p for p in sorted(images.glob("*.jpg"))}
+    image_files = {p.stem: p for p in photos.files}
     orphans = sorted(set(of_mask) - set(image_files))
     if orphans and spec.skip_broken is None:
         raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
     image_files |= {k: images / f"{k}.jpg" for k in orphans}  # missing, which skips them
     pairs = _complete([(p.name, p, of_mask[k]) for k, p in image_files.items() if k in of_mask], masks, spec)
     names, table = coco_labels(spec.layout, bool(raw))
-    return Layout(pairs, names, table, str(images))
+    left_out = listed.left_out + photos.left_out
+    left_out["images without a mask"] = len(image_files) - len(pairs)
+    return Layout(pairs, names, table, str(images), +left_out)
 
 
 def coco_labels(layout: str, raw: bool) -> tuple[tuple[str, ...], np.ndarray | None]:
@@ -153,14 +159,26 @@ def cityscapes(spec: DataSpec, data: str) -> Layout:
     get = "get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from cityscapes-dataset.com and unpack them there"
     images = _folder([(under(data, spec.images) or root / "leftImg8bit") / split], get)
     masks = _folder([(under(data, spec.annotations) or root / "gtFine") / split], get)
-    ready = any(masks.glob("*/*_gtFine_labelTrainIds.png"))
+    ready = bool(_shown(masks, "_gtFine_labelTrainIds.png"))
     ending = "_gtFine_labelTrainIds.png" if ready else "_gtFine_labelIds.png"
     pairs = []
-    for p in sorted(images.glob("*/*_leftImg8bit.png")):
+    for p in _shown(images, "_leftImg8bit.png"):
         stem = p.name.removesuffix("_leftImg8bit.png")
         pairs.append((f"{p.parent.name}/{p.name}", p, masks / p.parent.name / f"{stem}{ending}"))
+    orphans = sorted(set(_shown(masks, ending)) - {m for _, _, m in pairs})
+    if orphans and spec.skip_broken is None:
+        raise UsageError(f"{images}: {len(orphans)} masks have no image, first {orphans[0]}; complete the download")
+    for p in orphans:  # missing, which skips them
+        image = images / p.parent.name / f"{p.name.removesuffix(ending)}_leftImg8bit.png"
+        pairs.append((f"{image.parent.name}/{image.name}", image, p))
     of_label = {k: k for k in range(19)} if ready else {v: k for k, v in enumerate(CITYSCAPES.values())}
     return Layout(_complete(pairs, masks, spec), tuple(CITYSCAPES), _table(of_label), str(images))
+
+
+def _shown(folder: Path, ending: str) -> list[Path]:
+    """Files CITY/*ENDING of a folder, hidden ones left out, in order."""
+    found = (p for p in folder.glob(f"*/*{ending}") if not junk(p.name) and not junk(p.parent.name))
+    return sorted(found)
 
 
 LAYOUTS: dict[str, Callable[[DataSpec, str], Layout]] = {

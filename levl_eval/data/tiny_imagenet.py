@@ -23,6 +23,8 @@ def tiny_imagenet(spec: DataSpec, root: Path, limit: int | None) -> Classificati
     if not listed.is_file():
         return None
     classes = sorted(lines_of(listed, ""))
+    if len(set(classes)) < len(classes):
+        raise UsageError(f"{listed}: names a class twice; take the file of the archive")
     words = root / "words.txt"
     spoken = dict(line.split("\t", 1) for line in lines_of(words, "") if "\t" in line) if words.is_file() else {}
     left_out: Counter[str] = Counter()

@@ -24,7 +24,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import regular
 from levl_eval.core.text import blank, printable
 from levl_eval.data.places import SUFFIXES
-from levl_eval.pretrain.samples import NO_TEXT, SHARD, Raw, Source, Wanted, shuffled_from, spread_rows
+from levl_eval.pretrain.samples import NO_TEXT, SHARD, TWO_IMAGES, Raw, Source, Wanted, shuffled_from, spread_rows
 
 IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
 
@@ -118,10 +118,11 @@ def read_tar(
 
 
 def _sample(name: str, members: dict[str, bytes], fields: Iterable[str], strip: bool) -> Raw:
-    image = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
+    images = [s for s in IMAGE_SUFFIXES if s in members]
+    image = members[images[0]] if images else None
     captions = captions_of(members, fields, strip)
     unreadable = image is not None and not captions and bool(members.get("txt", b"").strip()) and not _utf8(members["txt"])
-    return Raw(name, image, captions, NO_TEXT if unreadable else "")
+    return Raw(name, image, captions, TWO_IMAGES if len(images) > 1 else NO_TEXT if unreadable else "")
 
 
 def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | None) -> Iterator[Raw | None]:

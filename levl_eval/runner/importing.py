@@ -28,6 +28,7 @@ from levl_eval.runner.options import check_options
 
 if TYPE_CHECKING:
     from levl_eval.cards import TaskCard
+    from levl_eval.data.types import ClassificationSet
     from levl_eval.engines.contract import Outcome
 
 VERSION = 1  # of how predictions are scored; raised when equal files could give other numbers
@@ -51,7 +52,7 @@ def import_predictions(
 
     source: JSON lines or a JSON list with an id and a prediction an entry (data.predictions.read_predictions): answers by question id for
     a question task, class names or numbers by image id for a classification task; for a segmentation task (a trained head's, in context,
-    by text) a folder of masks, named as the images are, holding class numbers from 0 (255: nothing) at the images' own sizes; where the
+    by text) a folder of masks, named as the images are, holding class numbers from 0 (255: nothing; of sets of more classes 65535) at the images' own sizes; where the
     card's background is no class, the numbers are those of the others. name: stands in tables as the backbone's.
 
     Raises UsageError: an unknown task or one of another engine, items without a prediction, predictions for no item, a class that is none
@@ -134,11 +135,18 @@ def _classes(card: ProbeCard | ZeroShotCard, path: Path, data: str, limit: int |
     test = read_classification(card.data, data, limit)
     given = read_predictions(path)
     check_ids(list(given), list(test.images.ids), path, "images")
-    number = {name: k for k, name in enumerate(test.names)} | {name: k for k, name in enumerate(test.classes)}
+    number = _numbers(test)
     predicted = []
     for name in test.images.ids:
         value = given[name]
-        k = value if isinstance(value, int) else number.get(value, -1)
+        named = number.get(str(value), set())
+        could_be = {value} | named if isinstance(value, int) else named
+        if len(could_be) > 1:
+            raise UsageError(
+                f"{path}: {name}: {value!r} stands for {len(could_be)} classes, {', '.join(f'{test.classes[k]!r} (number {k})' for k in sorted(could_be) if 0 <= k < len(test.classes))[:200]}; "
+                "give each class's own name as a text"
+            )
+        k = next(iter(could_be), -1)
         if not 0 <= k < len(test.classes):
             raise UsageError(
                 f"{path}: {name}: {value!r} is none of the {len(test.classes)} classes; give a class's name or its number from 0"
@@ -147,6 +155,14 @@ def _classes(card: ProbeCard | ZeroShotCard, path: Path, data: str, limit: int |
     right = (np.array(predicted) == test.labels).astype(float)
     metrics = {"top1": mean_estimate(right), "mean_per_class": mean_per_class(right, test.labels)}
     return Outcome(metrics, samples_of(test, np.array(predicted), right), data_of(test))
+
+
+def _numbers(test: ClassificationSet) -> dict[str, set[int]]:
+    """Name -> numbers of the classes that it names: the set's own names first, then those one would say."""
+    out: dict[str, set[int]] = {}
+    for k, name in enumerate(test.names):
+        out.setdefault(name, set()).add(k)
+    return out | {name: {k} for k, name in enumerate(test.classes)}
 
 
 def _masks(
@@ -176,6 +192,7 @@ def _masks(
         )
     check_ids(list(files), list(stems), folder, "images")
     classes = len(test.classes)
+    nothing = 255 if classes <= 255 else 65_535  # which no class has
     counts = np.zeros((len(test.images), classes, 3), np.int64)
     for k, name in enumerate(progress.track(test.images.ids, "scoring masks", unit="mask")):
         path, truth = files[Path(name).stem], test.mask(name)
@@ -184,15 +201,15 @@ def _masks(
             raise UsageError(
                 f"{path}: is {given.shape[1]} x {given.shape[0]}, the mask of {name} {truth.shape[1]} x {truth.shape[0]}"
             )
-        strange = given[(given < 0) | ((given >= classes) & (given != 255))]
+        strange = given[(given < 0) | ((given >= classes) & (given != nothing))]
         if strange.size:
             raise UsageError(
-                f"{path}: holds {int(strange[0])}, which is none of the {classes} classes counted from 0; 255 stands for nothing"
+                f"{path}: holds {int(strange[0])}, which is none of the {classes} classes counted from 0; {nothing} stands for nothing"
             )
         keep = truth != test.ignore_index
         predicted, true = torch.from_numpy(given[keep]), torch.from_numpy(truth[keep].astype(np.int64))
         # What is predicted as nothing is wrong wherever something is: a class of its own that is counted and then left out.
-        predicted = torch.where(predicted == 255, classes, predicted)
+        predicted = torch.where(predicted == nothing, classes, predicted)
         counts[k] = class_counts(predicted, true, classes + 1)[:classes].numpy()
     outcome = outcome_of(test, test, counts, {}, {}, {})
     # What was read, whole, is the set's identity, as in a run: whatever the card leaves out of its classes.

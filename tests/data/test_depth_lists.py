@@ -156,7 +156,7 @@ def test_sunrgbd_by_the_toolboxs_split(tmp_path):
     by_mat = read_depth(SUN, str(tmp_path), 1000.0)
     assert by_mat.images.ids == by_list.images.ids and by_mat.fingerprint == by_list.fingerprint
     (tmp_path / "sunrgbd" / names[1][1]).unlink()
-    with pytest.raises(UsageError, match="000001: no image with a depth map lies in image/ and depth/"):
+    with pytest.raises(UsageError, match="000001/depth: its depth map is missing"):
         read_depth(SUN, str(tmp_path), 1000.0)
     mat.write_bytes(b"no mat")
     with pytest.raises(UsageError, match=r"allsplit\.mat: holds no list `alltest`"):

@@ -116,7 +116,7 @@ def test_lists_that_do_not_fit_are_refused_in_one_line(tmp_path, change, message
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(UsageError, match=r"no such file; get gnd_roxford5k\.pkl"):
+    with pytest.raises(UsageError, match=r"is missing .*get gnd_roxford5k\.pkl"):
         read_instances(SPEC, str(tmp_path))
     with pytest.raises(UsageError, match="--data hub: queries of instances are read from files"):
         read_instances(SPEC, "hub")

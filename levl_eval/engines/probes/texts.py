@@ -11,7 +11,7 @@ from torch import Tensor
 
 from levl_eval.backbones.base import Backbone
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import lines_of
+from levl_eval.core.files import names_of
 from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import printable
@@ -112,7 +112,7 @@ def spoken_names(chosen: list[str] | str | None, classes: tuple[str, ...], names
             spoken = [spoken[imagenet_wnids().index(c)] for c in classes]
     else:
         spoken = (
-            lines_of(Path(chosen).expanduser(), "a name a line is expected (field `class_names`)")
+            names_of(Path(chosen).expanduser(), "a name a line is expected (field `class_names`)")
             if isinstance(chosen, str)
             else chosen
         )

@@ -271,7 +271,7 @@ def test_data_check_knows_nyuv2(tmp_path):
     Image.fromarray(np.zeros(Image.open(second).size[::-1], np.uint16)).save(second)
     Image.fromarray(np.full(Image.open(third).size[::-1], 60_000, np.uint16)).save(third)
     errors = [f"{f.level} {f.message}" for f in check(tmp_path) if f.set == "nyuv2/test"][1:]
-    assert errors[0].startswith("note depths beyond 10 m: is depth_scale=1000")
+    assert errors[0].startswith("error ") and "further than `max_depth` (10 m), up to 60 m" in errors[0]
     assert (
         errors[1].startswith("error 1 depth maps are of another size than their image, first ") and "depth map 9x7" in errors[1]
     )
