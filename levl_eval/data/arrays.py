@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a batch of CIFAR's Python version ({type(e).__name__}); download it again") from e
 
 
-def _field(content: dict[str, Any], name: str, path: Path) -> Any:
+def _field(content: Mapping[str, object], name: str, path: Path) -> object:
     if name not in content:
         raise UsageError(f"{path}: holds no {name!r}; download it again")
     return content[name]
@@ -112,6 +112,8 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
         key = f"{level}_labels" if hundred else "labels"
         meta = root / ("meta" if hundred else "batches.meta")
         names = _field(_unpickle(meta), f"{level}_label_names" if hundred else "label_names", meta)
+        if not isinstance(names, list):
+            raise UsageError(f"{meta}: holds no list of the classes' names; download it again")
         classes = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
         every, planes = list[np.ndarray](), list[np.ndarray]()
         for s, batch in zip(stems, batches, strict=True):

@@ -16,10 +16,10 @@ from levl_eval.core.files import lines_of, names_of
 from levl_eval.core.text import plain_digits, printable
 from levl_eval.data.entries import labelled_set
 from levl_eval.data.images import SUFFIXES, root_of, under
-from levl_eval.data.listing import list_classes, list_images
+from levl_eval.data.listing import counted_order, list_classes, list_images
 from levl_eval.data.masks import checked_names
 from levl_eval.data.places import IMAGENET_FILES, TOPS
-from levl_eval.data.tiny_imagenet import tiny_imagenet
+from levl_eval.data.tiny_imagenet import spoken_names, tiny_imagenet
 from levl_eval.data.types import ClassificationSet
 
 
@@ -88,6 +88,7 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
         files = sorted(p.relative_to(folder).as_posix() for p in list_images(folder, deep=True).files)
         if len(files) != len(rows):
             raise UsageError(f"{path}: {len(rows)} labels for the {len(files)} images of {folder}; a label for each is needed")
+        counted_order(files, folder, f"give lines `IMAGE LABEL` in {path.name}, or write the numbers with equally many digits")
         rows = [[f, r[0]] for f, r in zip(files, rows, strict=True)]
     words = list(dict.fromkeys(r[1] for r in rows))
     _sane(path, rows, words)
@@ -197,7 +198,7 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
         raise UsageError(
             f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
         )
-    names = tuple(spoken.get(c, c) for c in dataset.classes) if spoken else dataset.names
+    names = spoken_names(dataset.classes, spoken, listed) or dataset.names
     return ClassificationSet("imagenet", spec.split, dataset.images, dataset.labels, dataset.classes, dataset.fingerprint, names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
+from levl_eval.core.text import printable
 from levl_eval.data.images import fingerprint_text, image_set
 from levl_eval.data.types import ClassificationSet
 
@@ -54,6 +56,13 @@ def labelled_set(
         raise UsageError(f"{source}: holds {len(classes)} classes; at least 2 are needed")
     kept = [entries[i] for i in spread_over_classes([e[2] for e in entries], limit)]
     at = {e[0]: e for e in kept}
+    if any("./" in i or "//" in i for i in at):  # which paths of one file under two names have
+        places = {os.path.normpath(p): i for i, p, _ in kept}
+        again = next(((i, first) for i, p, _ in kept if (first := places[os.path.normpath(p)]) != i), None)
+        if again is not None:
+            raise UsageError(
+                f"{source}: {printable(again[0])[:200]} and {printable(again[1])[:200]} are one image; keep one line"
+            )
     if len(at) < len(kept):
         ids = [e[0] for e in kept]
         twice = next(i for i in ids if ids.count(i) > 1)

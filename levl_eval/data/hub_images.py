@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -58,23 +58,21 @@ class TableOpener:
         cell, what = self._cell(name)
         if isinstance(cell, Image.Image):
             return to_rgb(cell, what, self.rules)
-        if cell.get("bytes") is not None:
-            return decode_rgb(cell["bytes"], what, self.rules)
-        return open_rgb(cell["path"], self.rules)
+        return decode_rgb(cell, what, self.rules) if isinstance(cell, bytes) else open_rgb(cell, self.rules)
 
     def opened(self, name: str) -> Image.Image:
         """Pillow's lazily opened image of a row, as it is stored. Raises what Pillow raises, and LevlError for a row that holds none."""
         cell, _ = self._cell(name)
-        return (
-            cell
-            if isinstance(cell, Image.Image)
-            else open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"])
-        )
+        return cell if isinstance(cell, Image.Image) else open_image(io.BytesIO(cell) if isinstance(cell, bytes) else cell)
 
-    def _cell(self, name: str) -> tuple[Any, str]:
-        """What a row holds, and what it is called in messages."""
-        cell, row = self.table[self.rows[name]][self.column], self.rows[name]
-        if not isinstance(cell, Image.Image) and (not cell or (cell.get("bytes") is None and not cell.get("path"))):
+    def _cell(self, name: str) -> tuple[Image.Image | bytes | str, str]:
+        """What a row holds, decoded, encoded or the path of a file, and what it is called in messages. Raises LevlError: nothing."""
+        row = self.rows[name]
+        cell = self.table[row][self.column]
+        if not isinstance(cell, Image.Image):
+            data, path = (cell.get(k) for k in ("bytes", "path")) if cell else (None, None)
+            cell = data if data is not None else path
+        if not cell and not isinstance(cell, (bytes, Image.Image)):
             raise LevlError(
                 f"{self.source}: row {row}: column {self.column!r} holds no image; correct or download the table again"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,22 @@ def by_stem(listing: Listing, folder: Path) -> dict[str, Path]:
             raise UsageError(f"{folder}: {out[stem(path)].name} and {path.name} have one name; keep one of the two")
         out[stem(path)] = path
     return out
+
+
+def counted_order(names: Sequence[str], source: object, remedy: str) -> None:
+    """Nothing where names stand in one order, letter by letter and by the numbers in them. Raises UsageError: 10.jpg comes before 9.jpg by its
+    letters, and what goes by the order would be given to another image."""
+    by_letters = sorted(names)
+    by_numbers = sorted(names, key=lambda n: ([int(w) if k % 2 else w for k, w in enumerate(_DIGITS.split(n))], n))
+    if by_letters != by_numbers:
+        one, other = next((a, b) for a, b in zip(by_letters, by_numbers, strict=True) if a != b)
+        raise UsageError(
+            f"{source}: {printable(other)[:100]} comes before {printable(one)[:100]} by its number, behind it by its letters, and their order counts; "
+            f"{remedy}"
+        )
+
+
+_DIGITS = re.compile(r"([0-9]+)")
 
 
 def one_of(folder: Path, name: str, suffixes: Sequence[str]) -> Path:

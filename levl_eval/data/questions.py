@@ -46,14 +46,14 @@ def first_of(folder: Path, patterns: Sequence[str], what: str, where: str) -> Pa
     """The one file of the first pattern that has any; hidden ones are passed over. Raises UsageError: none, or several of one pattern, of which
     none says that it is the one."""
     for pattern in patterns:
-        found = [p for p in sorted(folder.glob(pattern)) if not any(map(junk, p.relative_to(folder).parts))]
-        if len(found) > 1:
-            others = ", ".join(printable(str(p.relative_to(folder)))[:100] for p in found[:3])
+        fitting = [p for p in sorted(folder.glob(pattern)) if not any(map(junk, p.relative_to(folder).parts))]
+        if len(fitting) > 1:
+            others = ", ".join(printable(str(p.relative_to(folder)))[:100] for p in fitting[:3])
             raise UsageError(
-                f"{folder}: {what} could be each of {len(found)} files ({others}); keep one there, or name it by the data's fields"
+                f"{folder}: {what} could be each of {len(fitting)} files ({others}); keep one there, or name it by the data's fields"
             )
-        if found:
-            return found[0]
+        if fitting:
+            return fitting[0]
     raise UsageError(f"{folder}: {what} is missing (expected {folder / patterns[0]}); {where}")
 
 

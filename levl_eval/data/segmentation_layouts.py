@@ -177,8 +177,8 @@ def cityscapes(spec: DataSpec, data: str) -> Layout:
 
 def _shown(folder: Path, ending: str) -> list[Path]:
     """Files CITY/*ENDING of a folder, hidden ones left out, in order."""
-    found = (p for p in folder.glob(f"*/*{ending}") if not junk(p.name) and not junk(p.parent.name))
-    return sorted(found)
+    files = (p for p in folder.glob(f"*/*{ending}") if not junk(p.name) and not junk(p.parent.name))
+    return sorted(files)
 
 
 LAYOUTS: dict[str, Callable[[DataSpec, str], Layout]] = {

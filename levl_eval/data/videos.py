@@ -20,7 +20,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import lines_of
 from levl_eval.core.text import printable
 from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
-from levl_eval.data.listing import list_images
+from levl_eval.data.listing import counted_order, list_images
 from levl_eval.data.masks import mask_file
 from levl_eval.data.places import TOPS
 from levl_eval.data.skipping import broken_files
@@ -48,6 +48,7 @@ def _frames(name: str, images: Path, masks: Path) -> list[tuple[str, Path, Path]
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; {_GET}")
     files = sorted(list_images(folder).files, key=lambda p: p.name)
+    counted_order([p.stem for p in files], folder, "write the frames' numbers with equally many digits")
     if len(files) < LEAST:
         raise UsageError(f"{folder}: holds {len(files)} frames; a video needs {LEAST} at least")
     pairs = [(f"{name}/{p.name}", p, masks / name / f"{p.stem}.png") for p in files]

@@ -21,7 +21,7 @@ from levl_eval.pretrain import augment
 from levl_eval.pretrain.augment import Pixels
 from levl_eval.pretrain.lance import Lance
 from levl_eval.pretrain.samples import Raw, Source, content_of, opened, spread_rows
-from levl_eval.pretrain.tars import Tars, expand, texts_of
+from levl_eval.pretrain.tars import Tars, shards, texts_of
 
 if TYPE_CHECKING:
     import datasets
@@ -120,7 +120,7 @@ def open_source(config: PretrainConfig) -> Source:
     kind, _, where = c.data.partition(":")
     if kind == "wds":
         skip = c.broken_shards == "skip"
-        return Tars(expand(where), c.caption_fields, c.seed, c.shuffle_buffer, c.strip_captions, skip)
+        return Tars(shards(where), c.caption_fields, c.seed, c.shuffle_buffer, c.strip_captions, skip)
     if kind == "lance":
         rows = Lance(where, c.image_field, c.caption_fields, c.seed, c.shuffle_buffer, c.strip_captions)
         rows.open()

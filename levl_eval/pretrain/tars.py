@@ -16,6 +16,7 @@ import random
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,15 @@ from levl_eval.pretrain.samples import NO_TEXT, SHARD, TWO_IMAGES, Raw, Source, 
 IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
 
 
+def shards(pattern: str) -> list[str]:
+    """The files of a pattern (:func:`expand`). Raises UsageError where it names one twice: its samples would be drawn twice as often."""
+    files = expand(pattern)
+    twice = next((f for f, count in Counter(map(os.path.abspath, files)).items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(f"data=wds:{pattern}: names {twice} twice; name each shard once")
+    return files
+
+
 def expand(pattern: str) -> list[str]:
     """Brace expansion of {a,b} and {000..123} (zero-padded as written), then globbing. Raises UsageError where nothing matches."""
     match = re.search(r"\{([^{}]*)\}", pattern)
@@ -37,6 +47,8 @@ def expand(pattern: str) -> list[str]:
         span = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
         if span:
             first, last = span.groups()
+            if int(last) < int(first):
+                raise UsageError(f"data=wds:{pattern}: {{{inner}}} counts down to nothing; write {{{last}..{first}}}")
             words = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
         else:
             words = inner.split(",")

@@ -19,10 +19,17 @@ from levl_eval.data.listing import one_of
 from levl_eval.data.multiple_choice import HUB_ROWS, mmvp_question
 from levl_eval.data.predictions import read_predictions
 from levl_eval.data.questions import first_of
-from levl_eval.data.readers import read_captions, read_classification, read_instances, read_questions, read_segmentation
+from levl_eval.data.readers import (
+    read_captions,
+    read_classification,
+    read_instances,
+    read_questions,
+    read_segmentation,
+    read_videos,
+)
 from levl_eval.data.rgb import open_rgb
 from levl_eval.pretrain.samples import TWO_IMAGES
-from levl_eval.pretrain.tars import read_tar
+from levl_eval.pretrain.tars import read_tar, shards
 from levl_eval.runner.importing import ImportOptions, import_predictions
 from tests.data import small_sets as small
 
@@ -350,3 +357,54 @@ def test_class_255_of_many_is_a_class(tmp_path):
         ignore_index=65535,
     )
     assert record.metrics["mean_iou"].value == 1.0
+
+
+# ---- orders and names
+
+
+def test_an_order_by_letters_that_is_none_by_numbers_is_refused(tmp_path):
+    for k in range(11):
+        small.write(tmp_path / "i" / f"img{k}.png", small.image_bytes(k))
+    file = small.write(tmp_path / "l.txt", "".join(f"{k % 2}\n" for k in range(11)))
+    spec = DataSpec(layout="labels", images=str(tmp_path / "i"), annotations=str(file))
+    with pytest.raises(
+        UsageError,
+        match="img2.png comes before img10.png by its number, behind it by its letters.*give lines `IMAGE LABEL` in l.txt",
+    ):
+        read_classification(spec, "")
+    (tmp_path / "i" / "img10.png").rename(tmp_path / "i" / "x10.png")
+    assert len(read_classification(spec, "").images) == 11
+    for k in (8, 9, 10):
+        small.write(tmp_path / "JPEGImages" / "480p" / "v" / f"{k}.png", small.image_bytes(k))
+        small.write(tmp_path / "Annotations" / "480p" / "v" / f"{k}.png", small.mask_bytes(k))
+    small.write(tmp_path / "ImageSets" / "2017" / "val.txt", "v\n")
+    with pytest.raises(UsageError, match="8 comes before 10 by its number.*write the frames' numbers with equally many digits"):
+        read_videos(DataSpec(layout="davis", root=str(tmp_path), split="val"), "")
+
+
+def test_one_image_under_two_names_is_refused(tmp_path):
+    small.write(tmp_path / "i" / "a.png", small.image_bytes(0))
+    file = small.write(tmp_path / "l.txt", "a.png 0\n./a.png 1\n")
+    with pytest.raises(UsageError, match="l.txt: a.png and ./a.png are one image"):
+        read_classification(DataSpec(layout="labels", images=str(tmp_path / "i"), annotations=str(file)), "")
+
+
+def test_names_of_some_classes_are_refused(tmp_path):
+    for k, name in enumerate(("n01440764", "n01443537")):
+        small.write(tmp_path / "val" / name / "0.png", small.image_bytes(k))
+    spec = DataSpec(layout="imagenet", root=str(tmp_path), split="val")
+    small.write(tmp_path / "synset_words.txt", "n01440764 tench, Tinca tinca\nn00000001 x y\n")
+    with pytest.raises(UsageError, match="synset_words.txt: has no name for 1 of the 2 classes, first n01443537"):
+        read_classification(spec, "")
+    small.write(tmp_path / "synset_words.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
+    assert read_classification(spec, "").names == ("tench, Tinca tinca", "goldfish")
+
+
+def test_shards_are_named_once_and_counted_upwards(tmp_path):
+    for k in range(2):
+        small.write(tmp_path / f"{k}.tar", b"")
+    assert len(shards(f"{tmp_path}/{{0..1}}.tar")) == 2
+    with pytest.raises(UsageError, match="names .*0.tar twice"):
+        shards(f"{tmp_path}/{{0,*}}.tar")
+    with pytest.raises(UsageError, match=r"\{1..0\} counts down to nothing; write \{0..1\}"):
+        shards(f"{tmp_path}/{{1..0}}.tar")
