@@ -64,7 +64,11 @@ _imported: dict[str, tuple[object, str]] = {}  # module -> its spec, None before
 
 def _check_imported(uri: str, module: str) -> None:
     """Raises UsageError where a source has changed since Python imported it: its hash would be that of code which does not run."""
-    for name, path in user_sources(module).items():
+    try:
+        sources = user_sources(module)
+    except UsageError:  # no module, or none with a source: told where it is imported, or by what its factory gives
+        return
+    for name, path in sources.items():
         spec, source = getattr(sys.modules.get(name), "__spec__", None), sha256_file(path)  # another one after importlib.reload
         known, before = _imported.get(name, (spec, source))
         if spec is not None and (known is None or known is spec) and source != before:

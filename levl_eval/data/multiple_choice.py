@@ -138,7 +138,7 @@ def _options(text: str) -> list[str]:
     for m in _OPTION.finditer(text):
         if m[1].upper() == LETTERS[len(starts) : len(starts) + 1]:
             starts.append(m.span())
-    ends = [begin for begin, _ in starts[1:]] + [len(text)]
+    ends = [begin for begin, _ in starts[1:]] + [len(text)] * bool(starts)
     return [text[begin:end].strip() for (_, begin), end in zip(starts, ends, strict=True)]
 
 

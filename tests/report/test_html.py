@@ -378,7 +378,7 @@ def test_in_a_real_browser(results, tmp_path):
     assert seen["mixed"] and seen["none"].startswith("0 of") and seen["focus"] == "after" and "page 2 of" in seen["second"]
     assert seen["images"] > 0 and seen["wide"]  # 420 px wide: only tables scroll, not the page
     assert seen["protocol"] and seen["table"]  # the panel of the number, and below it the table of its protocol
-    assert seen["grouped"] == [6] * 12 and "accuracy of 0.5 or more" in seen["meaning"]
+    assert seen["grouped"] == [6] * 12 and "its accuracy is at least 0.5" in seen["meaning"]
     values = {r.title: r for r in results.rows}
     of_good = {t: -results.summary(r, "good").estimate.value for t, r in values.items()}
     of_gqa = {n: -results.summary(values["gqa"], n).estimate.value for n in results.backbones}
