@@ -8,16 +8,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-SHARE = 0.01  # of the whole fall of the loss that may still have happened between the last two quarters of the curve
-# What a noisy curve may still have fallen by without one being able to tell. Without this bound a connector on random weights counted as
-# trained out at 7 %, and four times the steps moved it by 2.8 points (results/instrument).
-UNTOLD = 0.05
-RULE_VERSION = 2  # raised when the rule changes: heads that are trained until it holds are then others
+from levl_eval.records.convergence import RULE, SHARE, UNTOLD
+
+RULE_VERSION = 3  # raised when the rule changes: heads that are trained until it holds are then others
 POINTS = 8  # a curve of fewer values does not tell
-RULE = (
-    f"mean loss of the third quarter of the curve less that of the last, as a share of the whole fall, is at most {SHARE:g}, or at most "
-    f"{UNTOLD:g} and within two standard errors of 0 (of any size where the whole fall is within four)"
-)
 _H = TypeVar("_H")
 _B = TypeVar("_B", bound="Budget")
 
