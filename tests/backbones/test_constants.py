@@ -98,6 +98,8 @@ def build(tmp_path, monkeypatch, request):
     name = f"users_{abs(hash(request.node.name)) % 10**8}"
     monkeypatch.syspath_prepend(str(tmp_path))
     own, changed, factory = (w.replace("{name}", name) for w in WAYS[request.getfixturevalue("way")])
+    # Not by the global's name, or the global would tell what the way alone must.
+    own = own.replace("GAIN", "float(os.environ['GAIN'])")
     (tmp_path / f"settings_of_{name}.py").write_text("import os\nGAIN = float(os.environ['GAIN'])\nLOADED_FROM = __file__\n")
     imports = f"import settings_of_{name}"
     (tmp_path / f"{name}.py").write_text(
