@@ -294,9 +294,8 @@ class DepthRecipeCard(MetresFields):
     engine: Literal["depth-recipe"] = protocol("depth-recipe")
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
     final_norm: bool = protocol(True)  # the encoder's last norm, which tokens of `layers` pass
-    class_token: bool = protocol(
-        False
-    )  # beside every patch token of `layers` its block's class token, or their mean where there is none
+    # Beside every patch token of `layers` its block's class token, or the mean of its patch tokens where there is none.
+    class_token: bool = protocol(False)
     batch_norm: bool = protocol(True)  # of the tokens, before the linear layer
     init: Literal["normal", "torch"] = protocol("normal")  # of the linear layer: a deviation of 0.01 and no bias, or torch's own
     # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated (without `batch_norm` as if its inputs were).

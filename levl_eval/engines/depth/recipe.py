@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from levl_eval.backbones.base import Backbone
+from levl_eval.backbones.base import Backbone, Features
 from levl_eval.cards import protocol_of
 from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.core.distributed import cores
@@ -51,8 +51,8 @@ class Tokens:
 
     backbone: Backbone
     layers: tuple[int, ...] | None
-    norm: bool = True
-    class_token: bool = False
+    norm: bool = True  # of the tokens of ``layers``, the encoder's last
+    class_token: bool = False  # concatenated to each patch token of ``layers``
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Tokens:
         x = F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
         try:
             with encoding_in(b.precision, x.device):
-                features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers, *self._more)
+                features = b.encode(x) if self.layers is None else self._blocks(x, self.layers)
             maps: Tensor = features.patches.transpose(1, 2).unflatten(2, features.grid)
             if self.class_token:
                 maps = torch.cat([maps, features.pooled[:, :, None, None].expand(-1, -1, *features.grid)], 1)
@@ -76,10 +76,9 @@ class Tokens:
         out: Tensor = maps.float().clone()  # clone: no inference tensor reaches autograd
         return out
 
-    @property
-    def _more(self) -> tuple[bool, ...]:
-        """An encoder whose own ``encode_layers`` knows no ``norm`` is asked for it only where it must do without."""
-        return () if self.norm else (False,)
+    def _blocks(self, x: Tensor, layers: tuple[int, ...]) -> Features:
+        # Without `norm` where that is not needed: an encoder of the user's may have an ``encode_layers`` that does not know it.
+        return self.backbone.encode_layers(x, layers) if self.norm else self.backbone.encode_layers(x, layers, norm=False)
 
     def normalised(self, levels: np.ndarray, device: torch.device) -> Tensor:
         """Levels 0 to 255 [..., H, W, 3] -> [..., 3, H, W] in the backbone's normalisation."""
@@ -138,7 +137,7 @@ def first_beta(card: DepthRecipeCard, step: int) -> float:
         warmup = round(card.warmup * card.steps)
         return 0.0 if step < warmup else between(low, high, (step - warmup) / max(1, card.steps - warmup))
     lowest, last = card.cycle_fall * card.steps - 1, card.steps - 1  # as mmcv's OneCycleMomentumUpdaterHook counts
-    if step <= lowest:
+    if step < lowest:
         return between(high, low, step / lowest)
     return between(low, high, (step - lowest) / (last - lowest))
 

@@ -113,6 +113,8 @@ def test_dinov2s_loss_is_each_gpus_and_its_first_coefficient_falls_and_rises():
 
     assert max(abs(first_beta(c, k) - momentum(k)) for k in range(0, 38_400, 101)) < 1e-12
     assert (first_beta(c, 0), first_beta(c, 11_519), first_beta(c, 38_399)) == pytest.approx((0.95, 0.85, 0.95))
+    short = c.model_copy(update={"steps": 4, "cycle_fall": 0.25})  # falls within the first step
+    assert [first_beta(short, k) for k in (0, 3)] == pytest.approx([0.85, 0.95])
 
 
 def test_dinov2s_head_reads_class_and_patch_tokens_at_four_times_their_grid():
