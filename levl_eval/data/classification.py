@@ -14,12 +14,12 @@ from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of, names_of
 from levl_eval.core.text import plain_digits, printable
-from levl_eval.data.entries import labelled_set
+from levl_eval.data.entries import labelled_set, spoken_classes
 from levl_eval.data.images import SUFFIXES, root_of, under
 from levl_eval.data.listing import counted_order, list_classes, list_images
 from levl_eval.data.masks import checked_names
 from levl_eval.data.places import IMAGENET_FILES, TOPS
-from levl_eval.data.tiny_imagenet import spoken_names, tiny_imagenet
+from levl_eval.data.tiny_imagenet import tiny_imagenet
 from levl_eval.data.types import ClassificationSet
 
 
@@ -198,7 +198,7 @@ def read_imagenet(spec: DataSpec, data: str, limit: int | None = None) -> Classi
         raise UsageError(
             f"{root / spec.split}: holds no class folders; expected {spec.split}/n01440764/*.JPEG (sort the validation images into theirs)"
         )
-    names = spoken_names(dataset.classes, spoken, listed) or dataset.names
+    names = spoken_classes(dataset.classes, spoken, listed) or dataset.names
     return ClassificationSet("imagenet", spec.split, dataset.images, dataset.labels, dataset.classes, dataset.fingerprint, names)
 
 

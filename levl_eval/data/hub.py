@@ -184,14 +184,9 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     label = next((c for c in named if c in table.column_names and hasattr(table.features[c], "names")), None)
     image = next((c for c in ("image", "img") if c in table.column_names), None)
     if label is None or image is None:
-        lacking = (
-            f"class-label column of level {shown(spec.level)}, or"
-            if label is None and spec.level
-            else "class-label"
-            if label is None
-            else "image"
-        )
-        raise UsageError(f"{hub.repo}: holds no {lacking} column; its columns are {', '.join(table.column_names)}")
+        of = f" of level {shown(spec.level)}" if spec.level else ""
+        lacking = f"class-label column{of}" if label is None else "image column"
+        raise UsageError(f"{hub.repo}: holds no {lacking}; its columns are {', '.join(table.column_names)}")
     if len(table.features[label].names) < 2:
         raise UsageError(f"{hub.repo}: column {label!r} names {len(table.features[label].names)} classes; at least 2 are needed")
     labels = checked_labels(table[label], len(table.features[label].names), f"{hub.repo} ({hub.split})")

@@ -138,8 +138,8 @@ def _options(text: str) -> list[str]:
     for m in _OPTION.finditer(text):
         if m[1].upper() == LETTERS[len(starts) : len(starts) + 1]:
             starts.append(m.span())
-    ends = [begin for begin, _ in starts[1:]] + [len(text)] * bool(starts)
-    return [text[begin:end].strip() for (_, begin), end in zip(starts, ends, strict=True)]
+    ends = [begin for begin, _ in starts[1:]] + [len(text)]
+    return [text[begin:end].strip() for (_, begin), end in zip(starts, ends, strict=False)]  # none, where nothing starts
 
 
 def mmbench_question(row: Mapping[str, object], source: object, entry: str, image: str = "") -> Question:

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of
-from levl_eval.core.text import printable
-from levl_eval.data.entries import labelled_set
+from levl_eval.data.entries import labelled_set, spoken_classes
 from levl_eval.data.listing import list_images
 from levl_eval.data.types import ClassificationSet
-
-
-def spoken_names(classes: Sequence[str], spoken: Mapping[str, str], source: Path | None) -> tuple[str, ...]:
-    """The classes as one says them; () where ``spoken`` is of other classes. Raises UsageError where it has some of them only: an id would stand
-    among the names in texts."""
-    lacking = [c for c in classes if c not in spoken]
-    if lacking and len(lacking) < len(classes):
-        raise UsageError(
-            f"{source}: has no name for {len(lacking)} of the {len(classes)} classes, first {printable(lacking[0])[:100]}; take the published file, or take it away"
-        )
-    return () if lacking else tuple(spoken[c] for c in classes)
 
 
 def tiny_imagenet(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet | None:
@@ -60,5 +47,5 @@ def tiny_imagenet(spec: DataSpec, root: Path, limit: int | None) -> Classificati
     else:
         raise UsageError(f"{root}: field `split`: expected train or val, found {spec.split!r}; labels of test are not published")
     where = f"unpack tiny-imagenet-200.zip, so that {spec.split} lies in {root}"
-    names = spoken_names(classes, spoken, words)
+    names = spoken_classes(classes, spoken, words)
     return replace(labelled_set(spec, "tiny-imagenet", entries, classes, limit, source, where, left_out), names=tuple(names))
