@@ -12,8 +12,8 @@ MOST = 64
 
 
 def budget_of(card: TaskFields) -> tuple[str, float] | None:
-    """(field, its value) that says how long something is trained; None where nothing is, or it is trained until it has converged."""
-    if getattr(card, "until", "epochs") == "converged":
+    """(field, its value) that says how long something is trained; None where nothing is, or it is trained until a rule holds."""
+    if getattr(card, "until", "epochs") != "epochs":
         return None
     for holder, prefix in ((getattr(card, "recipe", None), "recipe."), (card, "")):
         for field in FIELDS:
@@ -56,7 +56,7 @@ def budget_words(cards: Mapping[str, TaskFields], factors: Sequence[int]) -> lis
 
 def budget_in(protocol: Mapping[str, object]) -> tuple[str, float] | None:
     """:func:`budget_of` a record's protocol, with dotted names (report.provenance.flat)."""
-    if protocol.get("until") == "converged":
+    if protocol.get("until", "epochs") != "epochs":
         return None
     for prefix in ("recipe.", ""):
         for field in FIELDS:

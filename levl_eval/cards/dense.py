@@ -65,9 +65,9 @@ class SegmentationCard(TaskFields):
     knn_temperature: Scale = protocol(0.02)  # their votes weigh exp(cosine / temperature)
     knn_memory: Count = protocol(100_000)  # labelled training tokens kept, a random subset
     epochs: Epochs = protocol(30)
-    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
-    # (engines.convergence), at least the epochs.
-    until: Literal["epochs", "converged"] = protocol("epochs")
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling, or the
+    # loss on a tenth of the training images that are held out (engines.convergence), at least the epochs.
+    until: Literal["epochs", "converged", "held-out"] = protocol("epochs")
     batch_size: BatchSize = protocol(256)  # images
     schedule: Literal["constant", "cosine"] = protocol("constant")
     # Labels at token resolution in training: the pixel at each token's centre, the one at its upper left corner (what torch's
@@ -278,9 +278,9 @@ class DepthCard(MetresFields):
     betas: tuple[Beta, Beta] = protocol((0.9, 0.999))
     weight_decay: Rate = protocol(1e-4)
     epochs: Epochs = protocol(30)
-    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
-    # (engines.convergence), at least the epochs.
-    until: Literal["epochs", "converged"] = protocol("epochs")
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling, or the
+    # loss on a tenth of the training images that are held out (engines.convergence), at least the epochs.
+    until: Literal["epochs", "converged", "held-out"] = protocol("epochs")
     batch_size: BatchSize = protocol(64)  # images
     schedule: Literal["constant", "cosine"] = protocol("cosine")
 

@@ -29,9 +29,9 @@ class NormalsCard(TaskFields):
     betas: tuple[Beta, Beta] = protocol((0.9, 0.999))
     weight_decay: Rate = protocol(1e-4)
     epochs: Epochs = protocol(30)
-    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling
-    # (engines.convergence), at least the epochs.
-    until: Literal["epochs", "converged"] = protocol("epochs")
+    # How long: the epochs, as published protocols say; or, for own data, as many as the head's loss needs to stop falling, or the
+    # loss on a tenth of the training images that are held out (engines.convergence), at least the epochs.
+    until: Literal["epochs", "converged", "held-out"] = protocol("epochs")
     batch_size: BatchSize = protocol(64)  # images
     schedule: Literal["constant", "cosine"] = protocol("cosine")
     upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the predicted components

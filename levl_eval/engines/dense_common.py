@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
 from levl_eval.data.types import ImageSet
-from levl_eval.engines.convergence import thinned, train_until_converged
+from levl_eval.engines.convergence import epochs_by_held_out, held_out, thinned, train_until_converged
 from levl_eval.engines.fit import Settings, shuffled_rows, training_loop
 from levl_eval.engines.moments import Moments
 from levl_eval.engines.ridge import Ridge
-from levl_eval.features.stored import Rows
+from levl_eval.features.stored import Rows, SomeRows
 
 BLOCK = 64  # images whose tokens are read at once for their statistics
 
@@ -32,7 +32,7 @@ BLOCK = 64  # images whose tokens are read at once for their statistics
 class LabelledTokens:
     """What a dense head is trained on: stored tokens [N, n, D], and labels [N, h, w] (or [N, h, w, C]) at their resolution, (h, w) = grid, h w = n."""
 
-    patches: Rows
+    patches: Rows | SomeRows
     labels: np.ndarray
     grid: tuple[int, int]
 
@@ -44,13 +44,21 @@ class LabelledTokens:
         at = rows.sort().values.numpy()
         return torch.from_numpy(self.patches[at].astype(np.float32)).to(device), torch.from_numpy(self.labels[at]).to(device)
 
+    def part(self: _Data, rows: np.ndarray) -> _Data:
+        """Those of some rows, in their order, whose tokens are read when they are asked for."""
+        assert not isinstance(self.patches, SomeRows)
+        return replace(self, patches=SomeRows(self.patches, rows), labels=self.labels[rows])
+
     def scale(self, standardize: bool, floor: float) -> tuple[Tensor, Tensor]:
         """:func:`token_statistics` of the tokens; zeros and ones where they are not to be standardised."""
         dim = self.patches.shape[-1]
         return token_statistics(self.patches, floor) if standardize else (torch.zeros(dim), torch.ones(dim))
 
 
-def token_statistics(patches: Rows, floor: float = 1e-8) -> tuple[Tensor, Tensor]:
+_Data = TypeVar("_Data", bound=LabelledTokens)
+
+
+def token_statistics(patches: Rows | SomeRows, floor: float = 1e-8) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (over n) per dimension over all tokens of [N, n, D]; the latter at least ``floor`` (docs/paper.md)."""
     moments = Moments()
     for i in range(0, len(patches), BLOCK):
@@ -103,6 +111,12 @@ class FixedMap(nn.Module):
         return maps.repeat(len(tokens) // len(maps), *[1] * (maps.ndim - 1))
 
 
+_Card = TypeVar("_Card", SegmentationCard, DepthCard, NormalsCard)
+_Head = TypeVar("_Head", bound=nn.Module)
+# (head, tokens [b, n, D], labels [b, h, w]) -> loss, None where nothing is labelled.
+Loss: TypeAlias = Callable[[_Head, Tensor, Tensor], Tensor | None]
+
+
 @torch.inference_mode()
 def solve_on_tokens(
     linear: LinearHead, data: LabelledTokens, goals: Callable[[Tensor, torch.dtype], tuple[Tensor, Tensor]], card: DepthCard | NormalsCard,
@@ -126,32 +140,51 @@ def solve_on_tokens(
 
 
 def train_on_tokens(
-    head: nn.Module, data: LabelledTokens, card: SegmentationCard | DepthCard | NormalsCard, loss: Callable[[Tensor, Tensor], Tensor | None], seed: int,
+    head: _Head, data: LabelledTokens, card: SegmentationCard | DepthCard | NormalsCard, loss: Loss[_Head], seed: int,
     device: torch.device, progress: Progress,
 ) -> list[float]:  # fmt: skip
-    """Fit a head on labelled tokens by AdamW as the card says; returns its loss by epoch.
-
-    loss: (tokens [b, n, D], labels [b, h, w]) -> loss, None where nothing is labelled. Raises LevlError where it is not finite.
-    """
+    """Fit a head on labelled tokens by AdamW as the card says; returns its loss by epoch. Raises LevlError where it is not finite."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, betas=card.betas, weight_decay=card.weight_decay)
     rows = shuffled_rows(len(data), card.batch_size, torch.Generator().manual_seed(seed))
     per_epoch = math.ceil(len(data) / card.batch_size)
     steps = card.epochs * per_epoch
     settings = Settings(f"{card.head} head", steps, Schedule(steps, card.schedule), per_epoch)
-    curve = training_loop(optimizer, settings, lambda step: loss(*data.batch(next(rows), device)), progress)
+    curve = training_loop(optimizer, settings, lambda step: loss(head, *data.batch(next(rows), device)), progress)
     return [float(x) for x in curve]
 
 
-_Card = TypeVar("_Card", SegmentationCard, DepthCard, NormalsCard)
-_Head = TypeVar("_Head", bound=nn.Module)
-
-
 def trained(
-    card: _Card, data: LabelledTokens, train: Callable[[_Card], tuple[_Head, list[float]]]
-) -> tuple[_Head, dict[str, object]]:
-    """A head trained for as long as the card's ``until`` says, and what notes say of its training. train: card -> head, loss by epoch."""
-    head, curve, state = train_until_converged(card, math.ceil(len(data) / card.batch_size), train)
-    return head, {"head_loss": thinned(curve), "converged": state}
+    card: _Card, data: _Data, train: Callable[[_Card, _Data], tuple[_Head, list[float]]], loss: Loss[_Head], seed: int,
+    device: torch.device, views: int = 1,
+) -> tuple[_Head, dict[str, object]]:  # fmt: skip
+    """A head trained for as long as the card's ``until`` says, and what notes say of its training.
+
+    train: (card, tokens) -> head, loss by epoch; loss: what is compared on held-out images, above zero; views: rows of one image,
+    which stand together and are held out together. Raises LevlError where there is nothing to hold out.
+    """
+    if card.until != "held-out":
+        head, curve, state = train_until_converged(card, math.ceil(len(data) / card.batch_size), lambda card: train(card, data))
+        return head, {"head_loss": thinned(curve), "converged": state}
+    learn, unseen = (
+        data.part((images[:, None] * views + np.arange(views)).ravel()) for images in held_out(len(data) // views, seed)
+    )
+
+    def loss_of(epochs: int) -> float:
+        return mean_loss(train(card.model_copy(update={"epochs": epochs}), learn)[0], unseen, loss, card.batch_size, device)
+
+    epochs, notes = epochs_by_held_out(card, math.ceil(len(learn) / card.batch_size), loss_of)
+    head, curve = train(card.model_copy(update={"epochs": epochs}), data)
+    return head, {"head_loss": thinned(curve), "converged": {**notes, "epochs": epochs}}
+
+
+@torch.inference_mode()
+def mean_loss(head: _Head, data: LabelledTokens, loss: Loss[_Head], size: int, device: torch.device) -> float:
+    """The mean of a head's loss by batch. Raises LevlError where nothing is labelled."""
+    losses = [loss(head, *data.batch(rows, device)) for rows in torch.arange(len(data)).split(size)]
+    known = [float(x) for x in losses if x is not None]
+    if not known:
+        raise LevlError("no held-out training image has a label; give more images, or set `until: epochs`")
+    return sum(known) / len(known)
 
 
 @torch.inference_mode()

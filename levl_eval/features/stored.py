@@ -211,6 +211,25 @@ class SideBySide:
 
 
 Rows: TypeAlias = np.ndarray | StoredArray | StreamedArray
+
+
+class SomeRows:
+    """Those rows [m, ...] of an array [N, ...] that ``rows`` [m] names, read when they are asked for."""
+
+    def __init__(self, array: Rows, rows: np.ndarray) -> None:
+        self._array, self._rows = array, rows
+        self.shape: tuple[int, ...] = (len(rows), *array.shape[1:])
+        self.dtype: np.dtype = array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        if isinstance(index, tuple):
+            return self._array[(self._rows[index[0]], *index[1:])]
+        return self._array[self._rows[index]]
+
+
 Vectors: TypeAlias = np.ndarray | StoredArray | StreamedArray | SideBySide  # [N, D], indexed by rows
 
 

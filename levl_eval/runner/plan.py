@@ -33,7 +33,7 @@ from levl_eval.core.text import did_you_mean, printable
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.sources import resolve_data
 from levl_eval.engines.contract import TOGETHER, WITH_TEXT, versions_of
-from levl_eval.engines.convergence import RULE_VERSION
+from levl_eval.engines.convergence import HELD_OUT_VERSION, RULE_VERSION
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
 from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
@@ -213,6 +213,8 @@ def resolved_of(card: TaskCard, preprocess: Mapping[str, object] | None) -> dict
         out["score_size"] = "original" if original else card.score_size or card.size or preprocess["size"]
     if getattr(card, "until", "epochs") == "converged":
         out["convergence_rule"] = RULE_VERSION
+    if getattr(card, "until", "epochs") == "held-out":
+        out["held_out_rule"] = HELD_OUT_VERSION
     if card.engine == "mmseg":
         out |= _versions("mmsegmentation", "mmengine", "mmcv-lite")
         if preprocess is not None and card.config_text is None:

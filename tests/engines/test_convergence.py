@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from levl_eval.engines.convergence import DOUBLINGS, STEPS, closed_form, convergence, train_until_converged
+from levl_eval.core.errors import LevlError
+from levl_eval.engines.convergence import (
+    DOUBLINGS,
+    STEPS,
+    closed_form,
+    convergence,
+    epochs_by_held_out,
+    held_out,
+    train_until_converged,
+)
 
 T = np.linspace(0, 1, 200)
 
@@ -112,3 +121,36 @@ def test_training_ends_and_says_so():
         Card("converged"), 1, lambda c: (asked.append(c.epochs), list(2.0 - np.linspace(0, 1, c.epochs)))
     )
     assert len(asked) == DOUBLINGS + 1 and notes["converged"] is False
+
+
+def test_the_shortest_training_that_twice_as_long_does_not_improve_on():
+    asked: list[int] = []
+
+    def loss(epochs: int) -> float:
+        asked.append(epochs)
+        return {400: 2.0, 800: 1.0, 1600: 0.992}.get(epochs, 0.5)
+
+    epochs, notes = epochs_by_held_out(Card("held-out"), 1, loss)
+    assert asked == [400, 800, 1600] and epochs == 800 and notes["converged"] is True
+    assert notes["value"] == pytest.approx(0.008) and notes["tried"] == [[400, 2.0], [800, 1.0], [1600, 0.992]]
+    assert "left out" in notes["rule"]
+
+
+def test_a_head_that_gets_worse_on_what_it_has_not_seen_is_trained_no_longer():
+    epochs, notes = epochs_by_held_out(Card("held-out", epochs=30), 100, lambda epochs: 1.0 + epochs)
+    assert epochs == 30 and notes["converged"] is True and notes["value"] < 0
+
+
+def test_a_loss_that_still_falls_is_not_called_converged():
+    asked: list[int] = []
+    epochs, notes = epochs_by_held_out(Card("held-out"), 1, lambda epochs: (asked.append(epochs), 1 / epochs)[1])
+    assert len(asked) == DOUBLINGS + 1 and epochs == asked[-1] and notes["converged"] is False
+
+
+def test_what_is_held_out_is_a_tenth_and_never_trained_on():
+    for images, count in [(2, 1), (9, 1), (300, 30)]:
+        learn, unseen = held_out(images, 0)
+        assert len(unseen) == count and sorted([*learn, *unseen]) == list(range(images))
+    assert held_out(300, 1)[1].tolist() != held_out(300, 0)[1].tolist()
+    with pytest.raises(LevlError, match="until: epochs"):
+        held_out(1, 0)

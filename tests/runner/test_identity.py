@@ -23,7 +23,7 @@ from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_questions
 from levl_eval.engines.contract import TOGETHER, Outcome, versions_of
-from levl_eval.engines.convergence import RULE_VERSION
+from levl_eval.engines.convergence import HELD_OUT_VERSION, RULE_VERSION
 from levl_eval.records import Estimate, JobIdentity, identity_of, read_record, read_records, write_record
 from levl_eval.records.check import check_run
 from levl_eval.records.identity import DataIdentity
@@ -406,6 +406,12 @@ def test_segmentation_is_scored_at_a_stated_size(handle):
         == resolved_of(fixed, {"size": 224})
         == {"score_size": 128, "convergence_rule": RULE_VERSION}
     )
+
+
+def test_how_long_a_head_is_trained_is_by_the_version_of_its_rule():
+    assert resolved_of(task_card("nyuv2"), {"size": 64}) == {"held_out_rule": HELD_OUT_VERSION}
+    assert resolved_of(task_card("nyuv2", {"until": "converged"}), {"size": 64}) == {"convergence_rule": RULE_VERSION}
+    assert resolved_of(task_card("nyuv2", {"until": "epochs"}), {"size": 64}) == {}
 
 
 def test_a_record_without_its_floors_is_not_whole(world, tmp_path, monkeypatch):

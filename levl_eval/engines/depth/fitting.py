@@ -17,7 +17,7 @@ from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context
 from levl_eval.engines.convergence import closed_form
 from levl_eval.engines.dense_common import FixedMap, geometry_of, logits_of, same_size, trained, upsample
-from levl_eval.engines.depth.head import DepthHead, DepthTokens, grid_depth, train_head, valid
+from levl_eval.engines.depth.head import DepthHead, DepthTokens, grid_depth, token_loss, train_head, valid
 from levl_eval.engines.floors import mean_map
 from levl_eval.features.store import FeatureSet
 
@@ -110,14 +110,14 @@ def fit(
     labels = np.stack([grid_depth(full_depth(train, name), learn.grid, card) for name in names])
     data = DepthTokens(learn.patches, labels, learn.grid)
 
-    def train_by(card: DepthCard) -> tuple[DepthHead, list[float]]:
+    def train_by(card: DepthCard, data: DepthTokens) -> tuple[DepthHead, list[float]]:
         return train_head(data, card, context.seed, device, context.progress)
 
     if card.head == "ridge":
-        head = train_by(card)[0]
+        head = train_by(card, data)[0]
         notes: dict[str, object] = {"converged": closed_form()}
     else:
-        head, notes = trained(card, data, train_by)
+        head, notes = trained(card, data, train_by, token_loss, context.seed, device)
     seconds["head"] = time.monotonic() - started
     blind = FixedMap(torch.from_numpy(mean_map(labels))[None].to(device))
     capped = card.in_scoring()

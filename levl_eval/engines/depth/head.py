@@ -108,6 +108,12 @@ def _start(linear: LinearHead, labels: np.ndarray, card: DepthCard) -> None:
         nn.init.constant_(linear.linear.bias, at)
 
 
+def token_loss(head: DepthHead, x: Tensor, y: Tensor) -> Tensor | None:
+    """The loss of the head's card on tokens [b, n, D] against metres [b, h, w], NaN where unknown; None where all are."""
+    keep = torch.isfinite(y)
+    return depth_loss(head(x)[keep], y[keep], head.card) if keep.any() else None
+
+
 def train_head(
     data: DepthTokens, card: DepthCard, seed: int, device: torch.device, progress: Progress
 ) -> tuple[DepthHead, list[float]]:
@@ -124,11 +130,7 @@ def train_head(
     _start(linear, data.labels, card)
     head = DepthHead(linear, card, softplus=True).to(device)
 
-    def loss(x: Tensor, y: Tensor) -> Tensor | None:
-        keep = torch.isfinite(y)
-        return depth_loss(head(x)[keep], y[keep], card) if keep.any() else None
-
-    curve = train_on_tokens(head, data, card, loss, seed, device, progress)
+    curve = train_on_tokens(head, data, card, token_loss, seed, device, progress)
     return head.eval().requires_grad_(False), curve
 
 

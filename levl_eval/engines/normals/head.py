@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,17 @@ def normal_loss(outputs: Tensor, truth: Tensor) -> Tensor:
     return (torch.log1p(torch.exp(-kappa * math.pi)) - torch.log(kappa**2 + 1) + kappa * angle).mean()
 
 
+def token_loss(head: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor | None:
+    """:func:`normal_loss` on tokens [b, n, D] against unit vectors [b, h, w, 3], NaN where unknown; None where all are."""
+    keep = torch.isfinite(y).all(-1)
+    return normal_loss(head(x).movedim(1, -1)[keep], y[keep]) if keep.any() else None
+
+
+def token_angle(head: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """The mean angle in radians alone, whatever the head is trained by: a likelihood may be of either sign."""
+    return token_loss(lambda tokens: head(tokens)[:, :3], x, y)
+
+
 def train_head(
     data: NormalTokens, card: NormalsCard, seed: int, device: torch.device, progress: Progress
 ) -> tuple[nn.Module, list[float]]:
@@ -71,11 +83,7 @@ def train_head(
         linear.linear.bias[:3] = torch.from_numpy(mean / max(float(np.linalg.norm(mean)), 1e-6))
     head = linear.to(device)
 
-    def loss(x: Tensor, y: Tensor) -> Tensor | None:
-        keep = torch.isfinite(y).all(-1)
-        return normal_loss(head(x).movedim(1, -1)[keep], y[keep]) if keep.any() else None
-
-    curve = train_on_tokens(head, data, card, loss, seed, device, progress)
+    curve = train_on_tokens(head, data, card, token_loss, seed, device, progress)
     return head.eval().requires_grad_(False), curve
 
 

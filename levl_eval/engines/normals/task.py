@@ -19,7 +19,7 @@ from levl_eval.engines.convergence import closed_form
 from levl_eval.engines.dense_common import FixedMap, geometry_of, logits_of, same_size, trained, upsample
 from levl_eval.engines.dense_images import keep_sheets, pca_rgb, spread
 from levl_eval.engines.map_scores import MapScores, outcome_of
-from levl_eval.engines.normals.head import NormalTokens, grid_normals, train_head
+from levl_eval.engines.normals.head import NormalTokens, grid_normals, token_angle, train_head
 from levl_eval.features.store import FeatureSet
 from levl_eval.metrics.normals import METRICS, angle_sums, angles, image_metrics, pooled
 
@@ -72,14 +72,14 @@ def fit(
     labels = np.stack([grid_normals(full_normals(train, name), learn.grid) for name in names])
     data = NormalTokens(learn.patches, labels, learn.grid)
 
-    def train_by(card: NormalsCard) -> tuple[nn.Module, list[float]]:
+    def train_by(card: NormalsCard, data: NormalTokens) -> tuple[nn.Module, list[float]]:
         return train_head(data, card, context.seed, device, context.progress)
 
     notes: dict[str, object]
     if card.head == "ridge":
-        head, notes = train_by(card)[0], {"converged": closed_form()}
+        head, notes = train_by(card, data)[0], {"converged": closed_form()}
     else:
-        head, notes = trained(card, data, train_by)
+        head, notes = trained(card, data, train_by, token_angle, context.seed, device)
     seconds["head"] = time.monotonic() - started
     blind = FixedMap(torch.from_numpy(mean_directions(labels)).movedim(-1, 0)[None].to(device))
     return Fitted(head, judge, card, device), Fitted(blind, judge, card, device), notes, seconds

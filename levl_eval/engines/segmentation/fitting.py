@@ -104,7 +104,11 @@ def fit(
         return ridge_head(data, card, device, progress), {"converged": closed_form()}
     if card.head == "knn":
         return neighbour_head(data, card, seed, device), {}
-    return trained(card, data, lambda card: train_head(data, card, seed, device, progress))
+
+    def train(card: SegmentationCard, data: ClassTokens) -> tuple[nn.Module, list[float]]:
+        return train_head(data, card, seed, device, progress)
+
+    return trained(card, data, train, data.loss, seed, device, views)
 
 
 def dense_logits(

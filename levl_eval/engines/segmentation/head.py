@@ -31,6 +31,10 @@ class ClassTokens(LabelledTokens):
         """What the card's tokens are standardised by; zeros and ones where it asks for none."""
         return self.scale(card.standardize and card.head != "linear-bn", card.std_floor)
 
+    def loss(self, head: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+        """Cross-entropy of a head on tokens [b, n, D] against classes [b, h, w]; None where all are void."""
+        return None if (y == self.ignore).all() else F.cross_entropy(head(x), y.long(), ignore_index=self.ignore)
+
 
 class NormedLinearHead(Head):
     """Batch norm, then one linear layer (DINOv2's and MAE's linear segmentation head)."""
@@ -79,10 +83,7 @@ def train_head(
     torch.manual_seed(seed)
     head = _new_head(card, data).to(device)
 
-    def loss(x: Tensor, y: Tensor) -> Tensor | None:
-        return None if (y == data.ignore).all() else F.cross_entropy(head(x), y.long(), ignore_index=data.ignore)
-
-    curve = train_on_tokens(head, data, card, loss, seed, device, progress)
+    curve = train_on_tokens(head, data, card, data.loss, seed, device, progress)
     return head.eval().requires_grad_(False), curve
 
 

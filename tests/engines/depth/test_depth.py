@@ -16,8 +16,9 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.data.check import check
 from levl_eval.data.readers import read_depth
+from levl_eval.engines.dense_common import mean_loss, trained
 from levl_eval.engines.depth.fitting import scored
-from levl_eval.engines.depth.head import DepthHead, DepthTokens, depth_loss, grid_depth, train_head
+from levl_eval.engines.depth.head import DepthHead, DepthTokens, depth_loss, grid_depth, token_loss, train_head
 from levl_eval.engines.depth.images import paint_depth, paint_error
 from levl_eval.metrics.depth import depth_metrics, depth_sums
 from levl_eval.records import read_samples
@@ -278,3 +279,55 @@ def test_data_check_knows_nyuv2(tmp_path):
     assert errors[2].startswith("error 1 depth maps hold no depth, first ") and len(errors) == 3
     third.unlink()
     assert any("1 of 3 depth maps are missing" in f.message for f in check(tmp_path))
+
+
+def test_a_head_that_learns_its_tokens_by_heart_is_stopped_by_images_it_has_not_seen():
+    """288 tokens of noise and 1,792 weights: the loss on them falls for ever, the loss on others rises."""
+    patches, known, _ = toy(noise=1.0)
+    noise = np.random.default_rng(1).normal(size=(24, 12, 64)).astype(np.float32)
+    data = DepthTokens(np.concatenate([patches, noise], -1), known, (3, 4))
+    asked: list[int] = []
+
+    def train(card, tokens):
+        asked.append(card.epochs)
+        return train_head(tokens, card, 0, CPU, QUIET)
+
+    def notes_of(until):
+        asked.clear()
+        return trained(card(until=until, lr=0.02, batch_size=8), data, train, token_loss, 0, CPU)[1]
+
+    seen = notes_of("converged")
+    longest = max(asked)
+    unseen = notes_of("held-out")
+    assert unseen["converged"]["converged"] and unseen["converged"]["epochs"] == asked[-1] < longest, (seen, unseen)
+    assert [e for e, _ in unseen["converged"]["tried"]] == asked[:-1]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_what_a_head_is_stopped_by_is_never_trained_on_and_whole_images_are_held_out(views):
+    patches = np.arange(30, dtype=np.float32).repeat(12 * 6).reshape(30, 12, 6)
+    data = DepthTokens(patches, np.ones((30, 3, 4), np.float32), (3, 4))
+    parts: list[set[int]] = []
+
+    def train(card, tokens):
+        parts.append({int(x) for x in tokens.batch(torch.arange(len(tokens)), CPU)[0][:, 0, 0]})
+        return torch.nn.Identity(), [1.0] * card.epochs
+
+    def loss(head, x, y):
+        unseen.update(int(v) for v in x[:, 0, 0])
+        return torch.tensor(1.0)
+
+    unseen: set[int] = set()
+    trained(card(until="held-out"), data, train, loss, 0, CPU, views)
+    *some, everything = parts
+    assert everything == set(range(30)) and all(part == everything - unseen for part in some)
+    assert len(unseen) == 3 and len({k // views for k in unseen}) == len(unseen) // views
+
+
+def test_nothing_to_hold_out_is_said():
+    one = DepthTokens(np.ones((1, 12, 6), np.float32), np.ones((1, 3, 4), np.float32), (3, 4))
+    with pytest.raises(LevlError, match="hold out"):
+        trained(card(until="held-out"), one, lambda c, d: train_head(d, c, 0, CPU, QUIET), token_loss, 0, CPU)
+    bare = DepthTokens(np.ones((4, 12, 6), np.float32), np.full((4, 3, 4), np.nan, np.float32), (3, 4))
+    with pytest.raises(LevlError, match="no held-out"):
+        mean_loss(torch.nn.Identity(), bare, token_loss, 4, CPU)
