@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import tempfile
 import time
@@ -78,7 +79,14 @@ class Tokens:
 
     def _blocks(self, x: Tensor, layers: tuple[int, ...]) -> Features:
         # Without `norm` where that is not needed: an encoder of the user's may have an ``encode_layers`` that does not know it.
-        return self.backbone.encode_layers(x, layers) if self.norm else self.backbone.encode_layers(x, layers, norm=False)
+        if self.norm:
+            return self.backbone.encode_layers(x, layers)
+        if "norm" not in inspect.signature(self.backbone.whole().encode_layers).parameters:
+            raise LevlError(
+                f"{self.backbone.name}: its `encode_layers` takes no `norm`, and so gives blocks behind the final norm only; "
+                "add the argument, or set `final_norm: true`"
+            )
+        return self.backbone.encode_layers(x, layers, norm=False)
 
     def normalised(self, levels: np.ndarray, device: torch.device) -> Tensor:
         """Levels 0 to 255 [..., H, W, 3] -> [..., 3, H, W] in the backbone's normalisation."""

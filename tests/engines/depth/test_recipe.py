@@ -117,6 +117,14 @@ def test_dinov2s_loss_is_each_gpus_and_its_first_coefficient_falls_and_rises():
     assert [first_beta(short, k) for k in (0, 3)] == pytest.approx([0.85, 0.95])
 
 
+def test_an_encoder_whose_blocks_pass_the_final_norm_is_told_so():
+    b = load_backbone("random:nano")
+    b.encode_layers = lambda images, layers: None  # as a user's own class may have it
+    images = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(LevlError, match="takes no `norm`.*final_norm: true"):
+        Tokens(b, (-1,), norm=False)(images)
+
+
 def test_dinov2s_head_reads_class_and_patch_tokens_at_four_times_their_grid():
     c = task_card("nyuv2-dinov2")
     assert isinstance(c, DepthRecipeCard)
