@@ -103,10 +103,9 @@ def train_until_converged(
 
 
 HELD_OUT = 0.1  # of the training images, at least one
-GAIN = 0.01  # of the loss on them: what twice the training must lower it by to be worth it
 HELD_OUT_RULE = (
-    f"on {HELD_OUT:.0%} of the training images, left out of it, the loss of a head trained twice as long "
-    f"is lower by at most {GAIN:.0%}; the head is then trained on all of them"
+    f"on {HELD_OUT:.0%} of the training images, left out of it, a head trained twice as long lowers the loss by at most "
+    f"{SHARE:.0%} of its whole fall, from the untrained head's; the head is then trained on all of them"
 )
 
 
@@ -120,20 +119,22 @@ def held_out(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def epochs_by_held_out(card: Budget, per_epoch: int, loss: Callable[[int], float]) -> tuple[int, dict[str, object]]:
-    """The fewest epochs that twice as many do not improve on by more than GAIN, and what the notes say: {"rule", "value", "converged", "tried"}.
+    """The fewest epochs that twice as many do not improve on, and what the notes say: {"rule", "value", "converged", "tried"}.
 
     The loss that falls for ever on what a head is trained on, as a large head's on few tokens does, cannot tell when to stop; that
-    on images it has not seen can. loss: epochs -> the mean loss, above zero, on held-out images of a head trained for them.
-    Starts at the card's epochs or at STEPS steps, whichever is more; value: the share by which twice the training lowered
-    the loss, below zero where it rose; not converged where DOUBLINGS times were not enough.
+    on images it has not seen can. loss: epochs -> the mean loss on held-out images of a head trained for them, 0: not trained.
+    Starts at the card's epochs or at STEPS steps, whichever is more; value: the share of the loss's whole fall that the second half
+    of the longest training brought, below zero where it rose; not converged where it is above SHARE after DOUBLINGS times.
     """
     epochs = max(card.epochs, math.ceil(STEPS / max(1, per_epoch)))
-    tried = [(epochs, loss(epochs))]
+    tried = [(0, loss(0)), (epochs, loss(epochs))]
     for _ in range(DOUBLINGS):
         tried.append((2 * tried[-1][0], loss(2 * tried[-1][0])))
-        gain = 1 - tried[-1][1] / tried[-2][1]
-        if gain <= GAIN:
+        fall = tried[-2][1] - tried[-1][1]
+        whole = max(tried[0][1] - tried[-1][1], fall, 0.0)
+        gain = fall / whole if whole > 0 else 0.0
+        if gain <= SHARE:
             break
-    enough = gain <= GAIN
+    enough = gain <= SHARE
     notes = {"rule": HELD_OUT_RULE, "value": round(gain, 5), "converged": enough, "tried": [[e, round(v, 5)] for e, v in tried]}
     return tried[-2 if enough else -1][0], notes

@@ -144,6 +144,8 @@ def train_on_tokens(
     device: torch.device, progress: Progress,
 ) -> list[float]:  # fmt: skip
     """Fit a head on labelled tokens by AdamW as the card says; returns its loss by epoch. Raises LevlError where it is not finite."""
+    if not card.epochs:
+        return []  # the head as it begins, which the rule on held-out images compares with
     optimizer = torch.optim.AdamW(head.parameters(), lr=card.lr, betas=card.betas, weight_decay=card.weight_decay)
     rows = shuffled_rows(len(data), card.batch_size, torch.Generator().manual_seed(seed))
     per_epoch = math.ceil(len(data) / card.batch_size)
@@ -159,7 +161,7 @@ def trained(
 ) -> tuple[_Head, dict[str, object]]:  # fmt: skip
     """A head trained for as long as the card's ``until`` says, and what notes say of its training.
 
-    train: (card, tokens) -> head, loss by epoch; loss: what is compared on held-out images, above zero; views: rows of one image,
+    train: (card, tokens) -> head, loss by epoch; loss: what is compared on held-out images; views: rows of one image,
     which stand together and are held out together. Raises LevlError where there is nothing to hold out.
     """
     if card.until != "held-out":

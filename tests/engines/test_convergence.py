@@ -128,23 +128,25 @@ def test_the_shortest_training_that_twice_as_long_does_not_improve_on():
 
     def loss(epochs: int) -> float:
         asked.append(epochs)
-        return {400: 2.0, 800: 1.0, 1600: 0.992}.get(epochs, 0.5)
+        return {0: 3.0, 400: 2.0, 800: 1.0, 1600: 0.984}.get(epochs, 0.5)
 
     epochs, notes = epochs_by_held_out(Card("held-out"), 1, loss)
-    assert asked == [400, 800, 1600] and epochs == 800 and notes["converged"] is True
-    assert notes["value"] == pytest.approx(0.008) and notes["tried"] == [[400, 2.0], [800, 1.0], [1600, 0.992]]
-    assert "left out" in notes["rule"]
+    assert asked == [0, 400, 800, 1600] and epochs == 800 and notes["converged"] is True
+    assert notes["value"] == pytest.approx(0.016 / 2.016, abs=1e-5)  # of the whole fall, not of a loss that may end near 0
+    assert notes["tried"] == [[0, 3.0], [400, 2.0], [800, 1.0], [1600, 0.984]] and "left out" in notes["rule"]
+    tiny = {0: 0.4, 400: 0.006, 800: 0.004}  # a third less, and nothing beside what was learned
+    assert epochs_by_held_out(Card("held-out"), 1, tiny.__getitem__)[0] == 400
 
 
 def test_a_head_that_gets_worse_on_what_it_has_not_seen_is_trained_no_longer():
-    epochs, notes = epochs_by_held_out(Card("held-out", epochs=30), 100, lambda epochs: 1.0 + epochs)
+    epochs, notes = epochs_by_held_out(Card("held-out", epochs=30), 100, lambda epochs: 1.0 + epochs / 100 if epochs else 9.0)
     assert epochs == 30 and notes["converged"] is True and notes["value"] < 0
 
 
 def test_a_loss_that_still_falls_is_not_called_converged():
     asked: list[int] = []
-    epochs, notes = epochs_by_held_out(Card("held-out"), 1, lambda epochs: (asked.append(epochs), 1 / epochs)[1])
-    assert len(asked) == DOUBLINGS + 1 and epochs == asked[-1] and notes["converged"] is False
+    epochs, notes = epochs_by_held_out(Card("held-out"), 1, lambda epochs: (asked.append(epochs), -float(epochs))[1])
+    assert len(asked) == DOUBLINGS + 2 and epochs == asked[-1] and notes["converged"] is False
 
 
 def test_what_is_held_out_is_a_tenth_and_never_trained_on():

@@ -58,7 +58,7 @@ def token_loss(head: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor
 
 
 def token_angle(head: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
-    """The mean angle in radians alone, whatever the head is trained by: a likelihood may be of either sign."""
+    """The mean angle in radians alone, whatever the head is trained by: it is what is scored, a likelihood is not."""
     return token_loss(lambda tokens: head(tokens)[:, :3], x, y)
 
 
