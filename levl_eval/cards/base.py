@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, model_validator
 
 from levl_eval.cards.fields import Between, Name, Share, mark_of, not_protocol, protocol
+from levl_eval.cards.layouts import LAYOUTS, UnreadField
 from levl_eval.cards.skip import NO_SKIPPING, SkipBound, checked_bound
 from levl_eval.core.json_types import JsonObject, as_object
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def plain(card: BaseModel) -> JsonObject:
@@ -103,6 +108,24 @@ class DataSpec(StrictModel):
     skip_broken: Annotated[str, BeforeValidator(checked_bound)] | None = not_protocol(
         "a permission; what was left out is part of the data's fingerprint", None
     )
+
+    def stated(self) -> tuple[str, ...]:
+        """Fields of the data that are set to another value than their default, those of ``hub`` one by one ("hub.repo"); not ``layout``."""
+
+        def of(model: BaseModel, fields: Iterable[str]) -> list[str]:
+            declared = type(model).model_fields
+            return [f for f in fields if getattr(model, f) != declared[f].get_default(call_default_factory=True)]
+
+        inside = [f"hub.{f}" for f in of(self.hub, type(self.hub).model_fields)] if self.hub is not None else []
+        return (*of(self, (f for f in DataSpec.model_fields if f not in ("layout", "hub"))), *inside)
+
+    @model_validator(mode="after")
+    def _check_read(self) -> Self:
+        known = LAYOUTS[self.layout]
+        unread = next((f for f in self.stated() if f not in known.may_state()), None)
+        if unread is not None:
+            raise UnreadField(self.layout, unread, (*known.files, *known.hub))
+        return self
 
     @property
     def may_skip(self) -> SkipBound:

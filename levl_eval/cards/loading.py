@@ -20,6 +20,7 @@ from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFi
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
+from levl_eval.cards.layouts import UnreadField
 from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, MultiviewCard, PropagationCard
 from levl_eval.cards.normals import NormalsCard
 from levl_eval.cards.probes import (
@@ -202,13 +203,16 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
     first = next((e for e in errors if e["type"] == "value_error"), errors[0])  # a range says more than a union's other branch
     engines = set(_models())
     loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "Spec", "str", "list[str]", "]"))]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UnreadField):
+        loc.append(cause.field)
     field = ".".join(loc) or "(card)"
     expected = first["msg"].removeprefix("Value error, ")
     expected = expected[0].lower() + expected[1:]
     if first["type"] == "extra_forbidden":
         known = list(model.model_fields) if model and len(loc) == 1 else []
         expected = "no such field" + did_you_mean(loc[-1], known)
-    elif "input" in first and not isinstance(first["input"], dict):
+    elif "input" in first and not isinstance(first["input"], (dict, BaseModel)):
         expected += f", found {reprlib.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return UsageError(f"{where}: field `{field}`: {expected}{more}")

@@ -72,6 +72,10 @@ def load_split(source: HubSource, config: str | None) -> HubTable:
         raise UsageError(f"--data hub: {source.repo}: field `hub.split` is not set; name one of its splits")
     here = Path(source.repo).expanduser()
     if here.is_dir():
+        if source.revision is not None:
+            raise UsageError(
+                f"--data hub: {source.repo}: is a folder, of which no revision can be told; take `hub.revision` out, or give a repository's name"
+            )
         with hub(f"--data hub: {source.repo}"):
             patterns = None if source.files is None else [source.files]
             return HubTable(_of_folder(here, config, source.split, local_cache(here), patterns))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TypeAlias, TypeVar
 
 from levl_eval.cards import DataSpec
@@ -16,6 +16,7 @@ from levl_eval.data.normals import check_normals
 from levl_eval.data.places import on_hub
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.skipping import check_skipped
+from levl_eval.data.sources import unread_field
 from levl_eval.data.types import (
     CaptionSet,
     ChoiceSet,
@@ -99,8 +100,12 @@ CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
 })  # fmt: skip
 
 
-def _wrong(spec: DataSpec, expected: str) -> UsageError:
-    return UsageError(f"field `data.layout`: {spec.layout!r} holds no {expected}")
+def _check(layouts: Container[str], expected: str, spec: DataSpec, data: str) -> None:
+    """Raises UsageError for a layout of another kind, and for a field that is set and not read under ``--data``."""
+    if spec.layout not in layouts:
+        raise UsageError(f"field `data.layout`: {spec.layout!r} holds no {expected}")
+    if unread := unread_field(spec, data):
+        raise UsageError(f"field `data.{unread.field}`: {unread}")
 
 
 def _ruled(dataset: S, spec: DataSpec) -> S:
@@ -112,8 +117,7 @@ def _ruled(dataset: S, spec: DataSpec) -> S:
 
 def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> QuestionSet:
     """Questions with their images; ``limit`` keeps those about the first so many images. Raises UsageError: what is missing where."""
-    if spec.layout not in QUESTIONS:
-        raise _wrong(spec, "questions")
+    _check(QUESTIONS, "questions", spec, data)
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_questions
 
@@ -123,8 +127,7 @@ def read_questions(spec: DataSpec, data: str, limit: int | None = None) -> Quest
 
 def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> SegmentationSet:
     """Images with masks; ``limit`` keeps the first so many. Raises UsageError."""
-    if spec.layout not in MASKS:
-        raise _wrong(spec, "masks")
+    _check(MASKS, "masks", spec, data)
     if on_hub(spec, data):
         from levl_eval.data.hub_dense import hub_segmentation
 
@@ -134,8 +137,7 @@ def read_segmentation(spec: DataSpec, data: str, limit: int | None = None) -> Se
 
 def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
     """Images with classes; ``limit`` keeps so many, spread over the classes. Raises UsageError."""
-    if spec.layout not in CLASSES:
-        raise _wrong(spec, "classes")
+    _check(CLASSES, "classes", spec, data)
     if on_hub(spec, data):
         from levl_eval.data.hub import hub_classification
 
@@ -145,8 +147,7 @@ def read_classification(spec: DataSpec, data: str, limit: int | None = None) -> 
 
 def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> CaptionSet:
     """Images with captions; ``limit`` keeps the first so many images. Raises UsageError."""
-    if spec.layout not in CAPTIONS:
-        raise _wrong(spec, "captions")
+    _check(CAPTIONS, "captions", spec, data)
     if on_hub(spec, data):
         from levl_eval.data.hub_captions import hub_captions
 
@@ -160,8 +161,7 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
 
 def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
     """Choices by image-text score; ``limit`` keeps those about the first so many images. Raises UsageError."""
-    if spec.layout not in CHOICES:
-        raise _wrong(spec, "pairs of captions")
+    _check(CHOICES, "pairs of captions", spec, data)
     if on_hub(spec, data):
         from levl_eval.data.hub_choices import hub_choices
 
@@ -174,8 +174,7 @@ def read_depth(
 ) -> DepthSet:
     """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. caps: smallest and largest depth of the card in
     metres, by which maps of another unit are told. Raises UsageError."""
-    if spec.layout not in DEPTHS:
-        raise _wrong(spec, "depth maps")
+    _check(DEPTHS, "depth maps", spec, data)
     if data == "hub" and spec.root is None and spec.images is None:
         raise UsageError(
             "--data hub: depth is read from files; use --data DIR, or set data.root, or data.images and data.annotations (depth)"
@@ -185,8 +184,7 @@ def read_depth(
 
 def _of_files(readers: Registry[str, Reader[S]], holds: str, spec: DataSpec, data: str, limit: int | None) -> S:
     """A set of a kind that no copy on the hub is known of. Raises UsageError."""
-    if spec.layout not in readers:
-        raise _wrong(spec, holds)
+    _check(readers, holds, spec, data)
     if on_hub(spec, data):
         raise UsageError(f"--data hub: {holds} are read from files; use --data DIR, or set data.root")
     return readers.load(spec.layout)(spec, data, limit)

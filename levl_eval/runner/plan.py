@@ -31,7 +31,7 @@ from levl_eval.core.precision import NAMES, Precision, check_precision
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import did_you_mean, printable
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.data.sources import resolve_data
+from levl_eval.data.sources import check_read, resolve_data
 from levl_eval.engines.contract import TOGETHER, WITH_TEXT, versions_of
 from levl_eval.engines.convergence import HELD_OUT_VERSION, RULE_VERSION
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
@@ -178,12 +178,14 @@ def resolve_tasks(
             for v in by_task[t]:
                 chosen = {**overrides[t], **dict(v.choices)}
                 of_task[v.label] = _as_read_by(llm, task_card(t, chosen, default_recipe=recipe, trust=trust), chosen)
+                check_read(of_task[v.label], t, chosen, data)
             # score_size is no field of the protocol, but what comes of it is (resolved_of).
             check_distinct(list(of_task), [digest([protocol_of(c), getattr(c, "score_size", None)]) for c in of_task.values()])
             out |= of_task
         else:  # resolved already, as a record holds it
             out[t.name] = t
             t.trusted = t.trusted or trust
+            check_read(t, t.name, (), data)
     for name, card in out.items():
         check_card(card, name)
     return out

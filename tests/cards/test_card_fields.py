@@ -38,32 +38,50 @@ NOT_PROTOCOL = {
     "LLMCard": "name description licence package install",
     "BackboneCard": "name uri description sha256 licence training_data citation baseline",
 }
-HUB = {"repo": "a/b", "questions": "q", "images": "i", "split": "s", "revision": "r", "label": "l"}
-DATA = {
-    "layout": "gqa", "directory": "d", "root": "r", "split": "s", "questions": "q", "annotations": "a", "images": "i", "classes": ["x"],
-    "level": "fine", "hub": HUB, "choices": "c",
+# One of each form, with everything set that the layout reads (test_layout_fields.py): together every field.
+HUB = {"repo": "a/b", "questions": "q", "split": "s", "revision": "r"}
+DATA: dict[str, Any] = {
+    "layout": "aircraft",
+    "directory": "d",
+    "root": "r",
+    "split": "s",
+    "level": "fine",
+    "hub": {**HUB, "label": "l"},
+}
+QUESTIONS: dict[str, Any] = {
+    "layout": "gqa",
+    "directory": "d",
+    "root": "r",
+    "split": "s",
+    "questions": "q",
+    "images": "i",
+    "hub": {**HUB, "images": "i"},
+    "choices": "c",
+}
+MASKS: dict[str, Any] = {
+    "layout": "ade20k", "directory": "d", "root": "r", "split": "s", "annotations": "a", "images": "i", "classes": ["x"], "hub": {**HUB, "label": "l"},
 }  # fmt: skip
 PROMPT: dict[str, Any] = {"chat": True}
 RECIPE = {
-    "name": "r", "data": [{**DATA, "count": 5}], "max_questions": 4, "steps": 3, "seed": 1, "prompt": PROMPT, "connector": {"layer": 2},
+    "name": "r", "data": [{**d, "count": 5} for d in (QUESTIONS, MASKS, DATA)], "max_questions": 4, "steps": 3, "seed": 1, "prompt": PROMPT, "connector": {"layer": 2},
 }  # fmt: skip
 RECIPE["first"] = {**copy.deepcopy(RECIPE), "name": "first"}
 TASK = {"kind": "task", "name": "t", "main_metric": "m", "chance": 0.5}
-SIDES = {"train": DATA, "data": DATA}
+SIDES, MASKED = {"train": DATA, "data": DATA}, {"train": MASKS, "data": MASKS}
 FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that may be left out
-    {**TASK, "engine": "vqa", "data": DATA, "recipe": RECIPE, "scorer": "gqa", "prompt": PROMPT},
-    {**TASK, "engine": "mcq", "data": DATA, "recipe": RECIPE, "scorer": "letter", "prompt": PROMPT},
+    {**TASK, "engine": "vqa", "data": QUESTIONS, "recipe": RECIPE, "scorer": "gqa", "prompt": PROMPT},
+    {**TASK, "engine": "mcq", "data": QUESTIONS, "recipe": RECIPE, "scorer": "letter", "prompt": PROMPT},
     {**TASK, "engine": "lmms", "task": "pope", "recipe": RECIPE, "prompt": PROMPT, "include": "i", "datasets": "d"},
     {
-        **TASK, **SIDES, "engine": "segmentation", "size": 8, "layers": [1], "window": 4, "stride": 2, "score_size": 8,
+        **TASK, **MASKED, "engine": "segmentation", "size": 8, "layers": [1], "window": 4, "stride": 2, "score_size": 8,
         "sweep_lr": [0.1], "sweep_weight_decay": [0.1],
     },
-    {**TASK, **SIDES, "engine": "incontext", "size": 8, "layers": [1], "score_size": 8},
+    {**TASK, **MASKED, "engine": "incontext", "size": 8, "layers": [1], "score_size": 8},
     {
-        **TASK, "data": DATA, "engine": "textseg", "size": 8, "window": 4, "stride": 2, "score_size": 8, "class_names": ["x"], "readout": "cls",
+        **TASK, "data": MASKS, "engine": "textseg", "size": 8, "window": 4, "stride": 2, "score_size": 8, "class_names": ["x"], "readout": "cls",
         "background_texts": ["x"],
     },
-    {**TASK, **SIDES, "engine": "mmseg", "layers": [1], "crop": 8, "short": 8, "stride": 4, "config": "c", "config_text": "{}"},
+    {**TASK, **MASKED, "engine": "mmseg", "layers": [1], "crop": 8, "short": 8, "stride": 4, "config": "c", "config_text": "{}"},
     {**TASK, **SIDES, "engine": "depth", "size": 8, "layers": [1], "test_depth_scale": 2.0, "test_max_depth": 5.0},
     {**TASK, **SIDES, "engine": "depth-recipe", "layers": [1], "test_depth_scale": 2.0, "test_max_depth": 5.0, "train_crop": [4, 4], "cycle": [0.1, 0.2]},
     {**TASK, **SIDES, "engine": "normals", "size": 8, "layers": [1]},

@@ -146,7 +146,9 @@ DOC = {"questionId": 1, "question": "q?", "image": "a.png", "answers": ["x"]}
 def test_questions_that_could_be_read_in_two_ways(tmp_path, layout, text, message):
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     (tmp_path / "q.json").write_text(text)
-    spec = DataSpec(layout=layout, questions=str(tmp_path / "q.json"), images=str(tmp_path), split="test")
+    spec = DataSpec(
+        layout=layout, questions=str(tmp_path / "q.json"), images=str(tmp_path), split="" if layout == "mcq" else "test"
+    )
     with pytest.raises(UsageError, match=message):
         read_questions(spec, str(tmp_path))
 

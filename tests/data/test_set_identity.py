@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from levl_eval.cards import DataSpec, HubSource
+from levl_eval.cards import DataSpec, HubSource, layouts
 from levl_eval.core.errors import LevlError
 from levl_eval.data import readers, set_identity
 from levl_eval.data.fingerprint_cache import FingerprintCache, using
@@ -405,7 +405,8 @@ def test_nothing_is_looked_at_that_is_not_remembered(tmp_path, layout, place):
         fields["classes"] = str(folder / "c.txt")
         if layout == "pope":
             fields["questions"] = str(folder)
-    spec = DataSpec(layout=layout, **fields)
+    known = layouts.LAYOUTS[layout].files  # what else stands here is refused
+    spec = DataSpec(layout=layout, **{k: v for k, v in fields.items() if k in known})
     options = {"scale": 1000.0} if KINDS[layout] == "depth" else {}
     cache = FingerprintCache(None)
     try:
