@@ -162,11 +162,11 @@ def test_label_files(tmp_path):
     for i, f in enumerate(("a.png", "b.png", "sub/c.png")):
         image(tmp_path / "images" / f, i)
     marks = tmp_path / "labels.txt"
-    fields = {"images": str(tmp_path / "images"), "annotations": str(marks)}
+    spec = DataSpec(layout="labels", images=str(tmp_path / "images"), annotations=str(marks))
     marks.write_text("1\n0\n1\n")
-    assert read("labels", tmp_path, **fields).labels.tolist() == [1, 0, 1]
+    assert read_classification(spec, "").labels.tolist() == [1, 0, 1]
     marks.write_text("sub/c.png dog\na.png cat\n")
-    found = read("labels", tmp_path, **fields)
+    found = read_classification(spec, "")
     assert found.images.ids == ("sub/c.png", "a.png") and found.classes == ("cat", "dog")
     for text, message in {
         "1\n0\n": "2 labels for the 3 images", "a.png 1\n0\n": "line 2 has 1 columns", "a.png 1\na.png 0\n": "a.png is listed twice",
@@ -174,7 +174,7 @@ def test_label_files(tmp_path):
     }.items():  # fmt: skip
         marks.write_text(text)
         with pytest.raises(UsageError, match=message):
-            read("labels", tmp_path, **fields)
+            read_classification(spec, "")
 
 
 def test_limit_takes_from_all_classes_in_turn():
