@@ -19,7 +19,7 @@ def test_images_of_a_users_label_list_need_no_synthetic_scenes(tmp_path, capsys,
         (tmp_path / "i").mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (200, 0, 90 * k)).save(tmp_path / "i" / f"{k}.png")
     (tmp_path / "l.txt").write_text("0.png cat\n1.png dog\n")
-    places = {"data.layout": "labels", "data.images": str(tmp_path / "i"), "data.annotations": str(tmp_path / "l.txt")}
+    places = {"data": f"{{layout: labels, images: {tmp_path / 'i'}, annotations: {tmp_path / 'l.txt'}}}"}
     own, shipped = task_card("linear", places), task_card("linear")
     measured = common.data_of(read_classification(own.data, ""))
 
