@@ -27,6 +27,8 @@ class SpecificationCurve:
 
     def lines(self) -> list[str]:
         """A table as text, smallest difference first: difference, interval, verdict, and the choices that differ."""
+        if not self.rows:
+            return ["no difference could be tested, so there is no curve"]
         names = list(dict.fromkeys(k for r in self.rows for k, _ in r.choices))
         varied = [n for n in names if len({dict(r.choices).get(n, "") for r in self.rows}) > 1]
         heads = ["difference", "interval", "alone", *varied]

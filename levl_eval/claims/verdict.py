@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from levl_eval.cards.claim import ClaimCard, ClaimTask
+from levl_eval.claims.choices import choices_of
 from levl_eval.claims.evidence import Contrast, Role, Unusable, Workbench, roles_of
 from levl_eval.claims.published import PublishedDifference, published_differences
 from levl_eval.core.errors import LevlError, ProtocolMismatch, UsageError
@@ -92,16 +93,21 @@ class Judged:
     @property
     def holds_in(self) -> tuple[int, int]:
         """In how many of all combinations of the tasks' protocols the claim is supported (at alpha, not adjusted)."""
-        yes: dict[tuple[str, str], int] = {}
-        of: dict[tuple[str, str], int] = {}
-        for task, tests, verdict in self.protocols:
-            at = (task, tests[0].metric)
+        yes: dict[int, int] = {}
+        of: dict[int, int] = {}
+        for _, tests, verdict in self.protocols:
+            at = self._entry(tests[0])  # not by its metric: the main one may be another under another protocol
             yes[at], of[at] = yes.get(at, 0) + (verdict == "supported"), of.get(at, 0) + 1
         k, n = 1, 1
         for at in of:
             n *= of[at]
             k *= yes[at] if self.card.over.tasks == "all" else of[at] - yes[at]
         return (k, n) if self.card.over.tasks == "all" else (n - k, n)
+
+    def _entry(self, d: Difference) -> int:
+        """The place of a test's task among the card's."""
+        asked = [(t.task, t.metric) for t in self.card.tasks]
+        return asked.index((d.task, d.metric)) if (d.task, d.metric) in asked else asked.index((d.task, None))
 
 
 def _verdict(support: float, contradiction: float, alpha: float) -> Verdict:
@@ -133,11 +139,7 @@ class Judge:
         for task in card.tasks:
             tests, left = self._task(card, task)
             caveats += left
-            by_protocol: dict[str, list[Evidence]] = {}
-            for d in tests:
-                by_protocol.setdefault(d.protocol, []).append(d.evidence)
-            parts = [combined(p, card.over.against) for p in by_protocol.values()]
-            by_task.append(combined(parts, card.over.protocols))
+            by_task.append(_of_task(card, tests))
             differences += tests
         caveats += [c for d in differences if d.contrast is not None for c in d.contrast.caveats]
         return Judged(
@@ -145,31 +147,41 @@ class Judge:
         )
 
     def _task(self, card: ClaimCard, task: ClaimTask) -> tuple[list[Difference], list[str]]:
-        """The tests of one task, protocol by protocol, and what is to be told of protocols that only some roles have."""
+        """The tests of one task, protocol by protocol, and what is to be told of protocols that are left out."""
         there = [self.roles[r] for r in (card.subject, *card.against) if r in self.roles]
-        runs = {r.name: r.protocols(task.task) for r in there if r.protocols(task.task)}
+        every = {h: _example(there, task.task, h) for r in there for h in r.protocols(task.task)}
+        # Rows of other data are no evidence; where all are, the test itself says why.
+        fitting = [h for h, r in every.items() if not _unfit(card, r)] or list(every)
+        runs = {r.name: mine for r in there if (mine := [h for h in r.protocols(task.task) if h in fitting])}
         shared = [h for h in next(iter(runs.values()), []) if all(h in v for v in runs.values())] if len(runs) > 1 else []
-        hashes = shared or [""]
-        choices = _choices({h: _example(there, task.task, h) for h in shared})
-        out = [replace(self._test(card, task, other, h), choices=choices.get(h, ())) for h in hashes for other in card.against]
-        every = {h for v in runs.values() for h in v}
-        left = [f"{task.task}: {len(every) - len(shared)} of {len(every)} protocols were not run by all roles and are left out"]
-        return out, left if shared and len(every) > len(shared) else []
+        subject = runs.get(card.subject, [])
+        of_pair = {o: shared or [h for h in subject if h in runs.get(o, ())] or [""] for o in card.against}
+        used = dict.fromkeys(h for hashes in of_pair.values() for h in hashes if h)
+        choices = choices_of({h: every[h] for h in used})
+        pairs = [(o, h) for h in used or [""] for o in card.against if h in of_pair[o]] + [
+            (o, "") for o in card.against if used and of_pair[o] == [""]
+        ]
+        out = [replace(self._test(card, task, o, h), choices=choices.get(h, ())) for o, h in pairs]
+        return out, _left_out(task.task, every, fitting, used, bool(shared)) if used else []
 
     def _test(self, card: ClaimCard, task: ClaimTask, other: str, protocol: str) -> Difference:
         metric = task.metric or ""
         blank = Difference(task.task, metric, card.subject, other, protocol, None, NOTHING)
         try:
             a, b = (self._role(name, task.task) for name in (card.subject, other))
-            example = a.example(task.task)
-            assert example is not None
+            if protocol not in a.protocols(task.task) or protocol not in b.protocols(task.task):
+                blank = replace(blank, metric=task.metric or _any(a, task.task).main_metric)
+                for role in (a, b):
+                    reasons = [_unfit(card, _example([role], task.task, h)) for h in role.protocols(task.task)]
+                    if reasons and all(reasons):
+                        raise Unusable(reasons[0])
+                raise _mismatch(a, b, task.task)
+            example = _example([a], task.task, protocol)
             metric = task.metric or example.main_metric
             blank = replace(blank, metric=metric, published=published_differences(card, task.task, metric, other))
-            _check_data(card, example)
-            both = [h for h in a.protocols(task.task) if h in b.protocols(task.task)]
-            if not both:
-                raise _mismatch(a, b, task.task)
-            contrast = self.bench.contrast(a, b, task.task, task.metric, protocol or both[0])
+            if reason := _unfit(card, example):
+                raise Unusable(reason)
+            contrast = self.bench.contrast(a, b, task.task, task.metric, protocol)
             _check_seeds(card, task.task, contrast)
             if unknown := _unknown_set(card, example):
                 contrast = replace(contrast, caveats=(*contrast.caveats, unknown))
@@ -180,9 +192,7 @@ class Judge:
                 raise  # who is who is wrong for every claim
             return replace(blank, reason=str(e))
         margin = card.margin / factor(metric)
-        return replace(
-            blank, protocol=protocol or both[0], contrast=contrast, evidence=evidence(contrast.difference, card.relation, margin)
-        )
+        return replace(blank, contrast=contrast, evidence=evidence(contrast.difference, card.relation, margin))
 
     def _role(self, name: str, task: str) -> Role:
         if name not in self.roles:
@@ -194,22 +204,42 @@ class Judge:
         return role
 
 
+def _of_task(card: ClaimCard, tests: Sequence[Difference]) -> Evidence:
+    """A task's tests together: within a protocol over the roles; where the roles were not run under the same ones, within a role over its own."""
+    by_protocol: dict[str, list[Evidence]] = {}
+    by_role: dict[str, list[Evidence]] = {}
+    for d in tests:
+        by_protocol.setdefault(d.protocol, []).append(d.evidence)
+        by_role.setdefault(d.other, []).append(d.evidence)
+    if all(len(p) == len(by_role) for p in by_protocol.values()):
+        return combined([combined(p, card.over.against) for p in by_protocol.values()], card.over.protocols)
+    return combined([combined(p, card.over.protocols) for p in by_role.values()], card.over.against)
+
+
+def _left_out(task: str, every: Mapping[str, Record], fitting: Sequence[str], used: Mapping[str, object], by_all: bool) -> list[str]:
+    """What is to be told of a task of which some protocols are tested. by_all: all roles were run under those."""
+    out = []
+    if len(fitting) < len(every):
+        out.append(f"{task}: {len(every) - len(fitting)} of {len(every)} protocols are of data that the claim is not about and are left out")
+    if by_all and len(fitting) > len(used):
+        out.append(f"{task}: {len(fitting) - len(used)} of {len(fitting)} protocols were not run by all roles and are left out")
+    if not by_all:
+        out.append(f"{task}: no protocol was run by all roles; each role is compared under those that it shares with the subject")
+    tests = {str(every[h].data.get("fingerprint")): every[h].limit for h in used}
+    if len(tests) > 1:
+        limits = ", ".join("none" if n is None else f"{n:,}" for n in sorted(tests.values(), key=lambda n: (n is None, n)))
+        out.append(f"{task}: its protocols are of {len(tests)} test sets (limits {limits}), each of which counts")
+    return out
+
+
+def _any(role: Role, task: str) -> Record:
+    record = role.example(task)
+    assert record is not None  # of a role that ran the task
+    return record
+
+
 def _example(roles: Sequence[Role], task: str, protocol: str) -> Record:
     return next(r for role in roles for e in role.encoders for r in e.tasks.get(task, {}).get(protocol, {}).values())
-
-
-def _flat(value: object, path: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
-    return {path: " ".join(str(value).split())[:60]}
-
-
-def _choices(protocols: Mapping[str, Record]) -> dict[str, tuple[tuple[str, str], ...]]:
-    """By comparison hash: the fields in which the protocols differ, with their values."""
-    flat = {h: _flat(r.comparison) for h, r in protocols.items()}
-    fields = list(dict.fromkeys(k for f in flat.values() for k in f))
-    differing = [k for k in fields if len({f.get(k, "") for f in flat.values()}) > 1]
-    return {h: tuple((k.removeprefix("protocol."), f.get(k, "")) for k in differing) for h, f in flat.items()}
 
 
 def _mismatch(a: Role, b: Role, task: str) -> ProtocolMismatch:
@@ -219,8 +249,7 @@ def _mismatch(a: Role, b: Role, task: str) -> ProtocolMismatch:
             first, *rest = (next(iter(next(iter(e.tasks[task].values())).values())) for e in role.encoders)
             fields = next((m for r in rest if (m := _differing(first, r))), ["protocol"])
             return ProtocolMismatch(f"{task}: the backbones of {role.name} were not measured alike: {'; '.join(fields[:4])}")
-    x, y = a.example(task), b.example(task)
-    assert x is not None and y is not None
+    x, y = _any(a, task), _any(b, task)
     return ProtocolMismatch(f"{task}: {a.name} and {b.name} were not measured alike: {'; '.join(_differing(x, y)[:4])}")
 
 
@@ -228,14 +257,16 @@ def _differing(a: Record, b: Record) -> list[str]:
     return mismatches(a, b) or differing_fields(a.comparison, b.comparison) or ["comparison"]
 
 
-def _check_data(card: ClaimCard, record: Record) -> None:
+def _unfit(card: ClaimCard, record: Record) -> str:
+    """Why a record's data are not what a claim is about, "" where they are."""
     scenes = source_word(record) == "scenes"
     if card.data == "published" and scenes:
-        raise Unusable(f"{record.task}: was run on generated scenes, the claim is about the published data")
+        return f"{record.task}: was run on generated scenes, the claim is about the published data"
     if card.data == "published" and trained_on_scenes(record):
-        raise Unusable(f"{record.task}: was run on --data scenes, so what it trained on may be the generated scenes")
+        return f"{record.task}: was run on --data scenes, so what it trained on may be the generated scenes"
     if card.data == "scenes" and not scenes:
-        raise Unusable(f"{record.task}: was run on other data, the claim is about generated scenes")
+        return f"{record.task}: was run on other data, the claim is about generated scenes"
+    return ""
 
 
 def _unknown_set(card: ClaimCard, record: Record) -> str:

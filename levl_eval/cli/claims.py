@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import ProtocolMismatch, UsageError
+from levl_eval.core.text import printable
 
 if TYPE_CHECKING:
     from levl_eval.cards import ClaimCard
@@ -87,6 +89,20 @@ def chosen_claims(words: str | None, records: Sequence[Record], roles: Sequence[
     return [c for c in cards if fits(c)], [c.name for c in cards if not fits(c)]
 
 
+def _failed(dirs: Sequence[str], cards: Sequence[ClaimCard], named: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line on each failed job of the claims' tasks and backbones: a protocol that failed for all roles is in no verdict."""
+    from levl_eval.records import read_records
+
+    tasks = {t.task for c in cards for t in c.tasks}
+    names = {n for words in named.values() for w in words for n in (w, w.rpartition("@")[0])}
+    return [
+        f"{r.backbone_name} on {r.task}, seed {r.seed}: {r.reason}"
+        for d in dirs
+        for r in read_records(Path(d))
+        if r.status != "done" and r.task in tasks and r.backbone_name in names
+    ]
+
+
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: judged; 1: some sides were not measured alike, the rest is judged; 2: nothing else could be judged."""
     from levl_eval.claims import finished_records, judge
@@ -107,15 +123,17 @@ def run(args: argparse.Namespace) -> int:
     refused = [d for j in judged for d in j.differences if d.refused]
     if refused and not any(j.tested for j in judged):
         raise ProtocolMismatch(refused[0].reason)
+    failed = _failed(args.dirs, cards, named)
     if args.json:
-        print(
-            json.dumps({"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left}, indent=1)
-        )
+        found = {"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left, "failed": failed}
+        print(json.dumps(found, indent=1))
         return int(bool(refused))
     for j in judged:
         print("\n".join(lines(j)))
         if args.curve:
             print("\n".join([*("    " + line for line in curve_of(j).lines()), ""]))
+    for line in failed:
+        print(printable(f"failed, and in no verdict: {line}"))
     if left:
         print(f"no task of these was run here on their data: {', '.join(left)}")
     return int(bool(refused))
