@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from levl_eval.cards.base import DataSpec, TaskFields
 from levl_eval.cards.fields import Between, Count, Layers, Neighbours, Scale, Seed, Side, TokenDtype, protocol
@@ -107,3 +108,9 @@ class MultiviewCard(TaskFields):
     angle_bins: Annotated[list[Annotated[float, Between(0, 180)]], Field(min_length=2, max_length=50)] = protocol(
         [0.0, 30.0, 60.0, 90.0, 120.0]
     )
+
+    @model_validator(mode="after")
+    def _rising(self) -> MultiviewCard:
+        if any(high <= low for low, high in pairwise(self.angle_bins)):
+            raise ValueError(f"`angle_bins`: {self.angle_bins} do not rise; give the edges from small to large, each once")
+        return self

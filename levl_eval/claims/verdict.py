@@ -216,11 +216,15 @@ def _of_task(card: ClaimCard, tests: Sequence[Difference]) -> Evidence:
     return combined([combined(p, card.over.protocols) for p in by_role.values()], card.over.against)
 
 
-def _left_out(task: str, every: Mapping[str, Record], fitting: Sequence[str], used: Mapping[str, object], by_all: bool) -> list[str]:
+def _left_out(
+    task: str, every: Mapping[str, Record], fitting: Sequence[str], used: Mapping[str, object], by_all: bool
+) -> list[str]:
     """What is to be told of a task of which some protocols are tested. by_all: all roles were run under those."""
     out = []
     if len(fitting) < len(every):
-        out.append(f"{task}: {len(every) - len(fitting)} of {len(every)} protocols are of data that the claim is not about and are left out")
+        out.append(
+            f"{task}: {len(every) - len(fitting)} of {len(every)} protocols are of data that the claim is not about and are left out"
+        )
     if by_all and len(fitting) > len(used):
         out.append(f"{task}: {len(fitting) - len(used)} of {len(fitting)} protocols were not run by all roles and are left out")
     if not by_all:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -12,9 +13,11 @@ from levl_eval.cards.trust import HELP, check_card
 from levl_eval.cards.twins import check_backbone
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
+from levl_eval.core.hashing import digest
 from levl_eval.core.text import printable
 
 if TYPE_CHECKING:
+    from levl_eval.cards import TaskFields
     from levl_eval.records import Record
 
 TOLERANCE = 1e-6  # of a fraction: equal numbers on one machine, up to the last bits of another one's arithmetic
@@ -63,6 +66,22 @@ def _identity_changes(old: Record, new: Record) -> list[str]:
     return [f"{name} {then[:12]} then, {now[:12]} now" for name, (then, now) in pairs.items() if then != now]
 
 
+def _forget(out: Path, old: Record, card: TaskFields) -> None:
+    """Remove what earlier reruns of this record left, under any identity: on other data or another device a record has another name, and
+    would be read instead of computed again."""
+    from levl_eval.cards import protocol_of
+    from levl_eval.records import read_record
+
+    (out / "records" / f"{old.key}.json").unlink(missing_ok=True)
+    for path in sorted((out / "records").glob("*.json")):
+        with contextlib.suppress(UsageError):  # a damaged one is reported and computed again anyway
+            r = read_record(path)
+            if (r.task, r.backbone_name, r.seed, r.limit) == (old.task, old.backbone_name, old.seed, old.limit):
+                if digest(r.card_protocol) == digest(protocol_of(card)):
+                    path.unlink()
+                    (out / "samples" / f"{path.stem}.jsonl").unlink(missing_ok=True)
+
+
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: the same numbers, 1: others, or the run failed."""
     from levl_eval.cards import BackboneCard, TaskFields, expect, parse_card
@@ -92,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else old.home / "rerun"
     if out.resolve() == old.home.resolve():
         raise UsageError(f"--out {out}: is the record's own run; give another folder")
-    if not args.out:  # records of an earlier rerun must not be reused
-        (out / "records" / f"{old.key}.json").unlink(missing_ok=True)
+    if not args.out:
+        _forget(out, old, card)
     new = evaluate(
         [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,

@@ -68,7 +68,8 @@ def parse_grid(
 ) -> dict[str, list[tuple[str, list[str]]]]:
     """``["linear.lr=0.1,0.01"]`` -> {"linear": [("lr", ["0.1", "0.01"])]}.
 
-    Raises UsageError for another form, a task that is not run, a field given twice or also by ``--set``, and for values given twice.
+    Raises UsageError for another form, a task that is not run, a field given twice or also by ``--set`` or inside another one,
+    and for values given twice.
     """
     stems = stems_of(tasks)
     fixed = {s.partition("=")[0] for s in settings}
@@ -87,6 +88,12 @@ def parse_grid(
         mine = out.setdefault(named, [])
         if field in (f for f, _ in mine):
             raise UsageError(f"--grid {word!r}: {left} is given twice; put all its values into one")
+        for known, _ in mine:
+            inside, outside = sorted((field, known), key=len, reverse=True)
+            if inside.startswith(f"{outside}."):
+                raise UsageError(
+                    f"--grid {word!r}: {task}.{inside} is part of {task}.{outside}, which is varied too; give one of them"
+                )
         if len(set(values)) < len(values):
             raise UsageError(f"--grid {word!r}: a value is given twice")
         mine.append((field, values))
@@ -115,6 +122,7 @@ def check_distinct(labels: Sequence[str], hashes: Sequence[str]) -> None:
     for label, protocol in zip(labels, hashes, strict=True):
         if protocol in seen:
             raise UsageError(
-                f"--grid: {seen[protocol]} and {label} are the same protocol (a field that moves no number, or one value written twice)"
+                f"--grid: {seen[protocol]} and {label} are the same protocol "
+                "(a field that moves no number, one value written twice, or a place of data: run those apart, into one --out)"
             )
         seen[protocol] = label

@@ -7,7 +7,7 @@ that all is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -91,7 +91,8 @@ class Job:
     identity: JobIdentity
     data: DataFacts
     problem: LevlError | None = None
-    many: bool = False  # the task has other seeds too (only for messages)
+    many: bool = False  # the task has other seeds too (only for messages, as label)
+    label: str = ""  # the task with what a grid sets, "" its name alone
 
     @property
     def key(self) -> str:
@@ -177,8 +178,13 @@ def resolve_tasks(
             of_task: dict[str, TaskCard] = {}
             for v in by_task[t]:
                 chosen = {**overrides[t], **dict(v.choices)}
-                of_task[v.label] = _as_read_by(llm, task_card(t, chosen, default_recipe=recipe, trust=trust), chosen)
-                check_read(of_task[v.label], t, chosen, data)
+                try:
+                    of_task[v.label] = _as_read_by(llm, task_card(t, chosen, default_recipe=recipe, trust=trust), chosen)
+                    check_read(of_task[v.label], t, chosen, data)
+                except UsageError as e:
+                    if not v.choices:
+                        raise
+                    raise UsageError(f"--grid: {v.label}: {e}") from e
             # score_size is no field of the protocol, but what comes of it is (resolved_of).
             check_distinct(list(of_task), [digest([protocol_of(c), getattr(c, "score_size", None)]) for c in of_task.values()])
             out |= of_task
@@ -349,5 +355,15 @@ def _jobs(plan: Plan) -> list[Job]:
                     resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device, plan.precision, plan.config.execution),
                     language_model=language if card.engine in TOGETHER else None, limit=config.limit,
                 )  # fmt: skip
-                out.append(Job(handle, card, seed, identity, facts_of_data, problem, len(seeds) > 1))
+                out.append(Job(handle, card, seed, identity, facts_of_data, problem, len(seeds) > 1, task))
+    _tell_equal(out, plan.fingerprints.say)
     return out
+
+
+def _tell_equal(jobs: Sequence[Job], say: Callable[[str], None]) -> None:
+    """Combinations of a grid that only a backbone makes one job (a size that is its own by default) have one record."""
+    first: dict[str, str] = {}
+    for job in jobs:
+        known = first.setdefault(job.key, job.label)
+        if known != job.label:
+            say(f"{job.backbone.name}: {known} and {job.label} are one protocol for it, with one record")

@@ -120,7 +120,7 @@ class Runner:
         job = self.jobs[number]
         seed = f" seed {job.seed}" if job.many else ""
         there = ": already there" if existing is not None else ""
-        self.progress.say(f"[{number + 1}/{len(self.jobs)}] {job.backbone.name} on {job.card.name}{seed}{there}")
+        self.progress.say(f"[{number + 1}/{len(self.jobs)}] {job.backbone.name} on {job.label or job.card.name}{seed}{there}")
 
     def _alone(self, number: int, wait: bool) -> bool:
         """Read or compute a job; False where another process is at it and we do not wait."""

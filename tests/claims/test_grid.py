@@ -35,6 +35,10 @@ def test_every_combination_is_a_variant():
         (["linear.lr=0.1,1e-1"], [], "the same protocol"),
         (["linear.description=a,b"], [], "the same protocol"),
         (["linear.rl=0.1,0.2"], [], "did you mean lr"),
+        (["linear.lr=0.1,null"], [], r"^--grid: linear\[lr=null\]: .*field `lr`"),
+        (["linear.train.root=a,b"], [], "or a place of data: run those apart"),
+        (["linear.validation.share=0.1,0.3", "linear.validation={share: 0.2},{share: 0.4}"], [], "is part of linear.validation"),
+        (["linear.validation={share: 0.2},{share: 0.4}", "linear.validation.share=0.1,0.3"], [], "is part of linear.validation"),
         ([f"linear.{f}=" + ",".join(map(str, range(40))) for f in ("epochs", "batch_size")], [], "at most 1,000"),
     ],
 )
@@ -73,3 +77,18 @@ def test_a_run_shares_features_and_gives_a_record_a_combination(world, tmp_path,
     assert len(found) == 4 and len({f["protocol_hash"] for f in found}) == 2
     records = [json.loads(open(f["record"]).read()) for f in found]
     assert all(r["cache"]["feature_misses"] == 0 for r in records[1::2])  # the second head found the first one's features
+
+
+@pytest.mark.slow
+def test_combinations_are_told_apart_and_those_that_a_backbone_makes_one_are_said(world, tmp_path, caplog):
+    from levl_eval import evaluate
+
+    words = ["ade20k.score_size=null,64"]  # 64 is the backbone's own
+    with caplog.at_level("INFO", logger="levl_eval"):
+        records = evaluate(
+            ["random-nano"], ["ade20k"], data=str(world), limit=8, seeds=[0], settings=["ade20k.epochs=1", "ade20k.until=epochs"], grid=words,
+            out=tmp_path / "o", cache=tmp_path / "c", device="cpu",
+        )  # fmt: skip
+    assert len({r.key for r in records}) == 1
+    assert "random-nano: ade20k[score_size=null] and ade20k[score_size=64] are one protocol for it" in caplog.text
+    assert "[2/2] random-nano on ade20k[score_size=64]" in caplog.text

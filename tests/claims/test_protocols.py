@@ -42,7 +42,9 @@ def test_rows_of_data_that_a_claim_is_not_about_are_no_evidence(tmp_path, data, 
     for number, (where, skills) in enumerate((("/d", (0.7, 0.55)), ("scenes", (0.55, 0.7)))):
         for name, skill in zip(("one", "two"), skills, strict=True):
             identity = f"{number ^ first}{name}{'0' * 60}"
-            write(tmp_path, name, "gqa", answers(skill, own=ord(name[0])), source=where, fingerprint=where, identity_hash=identity)
+            write(
+                tmp_path, name, "gqa", answers(skill, own=ord(name[0])), source=where, fingerprint=where, identity_hash=identity
+            )
     j = verdict(tmp_path, claim(data=data))
     assert [d.contrast is not None for d in j.differences] == [True] and not j.reasons
     assert j.verdict == {"/d": "supported", "scenes": "contradicted"}[source]

@@ -260,6 +260,18 @@ def test_a_record_is_run_again_from_itself(world, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_earlier_rerun_on_other_data_is_not_taken_for_this_one(world, capsys):
+    record = go(world)[0]
+    other = go(world, limit=7)[0]
+    draw(world / "moved" / "classification", 12, seed=1)
+    path, short = (world / "out" / "records" / f"{r.key}.json" for r in (record, other))
+    assert main(["rerun", str(short), "--quiet"]) == 0
+    for calls in (4, 5):
+        assert main(["rerun", str(path), "--quiet", "--data", str(world / "moved")]) == 1
+        assert len(CALLS) == calls and "data.test" in capsys.readouterr().out
+    assert len(list((world / "out" / "rerun" / "records").iterdir())) == 2  # that of the other record stays
+
+
 def test_a_relative_data_folder_is_that_of_the_run_wherever_the_record_is_run_again(world, capsys, monkeypatch):
     monkeypatch.chdir(world)
     words = ["run", "--backbone", "random:nano", "--tasks", "linear", "--data", "data", "--seeds", "0", "--limit", "7"]

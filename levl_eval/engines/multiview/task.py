@@ -133,6 +133,15 @@ def score(context: Context[MultiviewCard], matcher: Matcher, pairs: list[Pair]) 
     )
 
 
+def strata_of(pairs: list[Pair], card: MultiviewCard) -> np.ndarray:
+    """[pairs] number of the range of angles that each is in, the last one with its upper edge; -1: in none."""
+    angles, out = np.array([p.angle for p in pairs]), np.full(len(pairs), -1)
+    for k, (low, high) in enumerate(zip(card.angle_bins, card.angle_bins[1:], strict=False)):
+        last = k == len(card.angle_bins) - 2
+        out[(angles >= low) & ((angles < high) | (last & (angles <= high)))] = k
+    return out
+
+
 def metrics_of(scored: Scored, card: MultiviewCard) -> dict[str, Estimate]:
     """Every metric by name, with intervals over images (metrics.dyads). A range of angles without pairs has no metric."""
     source, target = (np.array([getattr(p, k).image for p in scored.pairs]) for k in ("source", "target"))
@@ -140,31 +149,34 @@ def metrics_of(scored: Scored, card: MultiviewCard) -> dict[str, Estimate]:
     out = {"recall": mean_of_dyads(main, source, target)}
     for t, values in list(scored.right.items())[1:]:
         out[f"recall@{100 * t:g}cm"] = mean_of_dyads(values, source, target)
-    angles, strata = np.array([p.angle for p in scored.pairs]), np.full(len(scored.pairs), -1)
+    strata = strata_of(scored.pairs, card)
     for k, (low, high) in enumerate(zip(card.angle_bins, card.angle_bins[1:], strict=False)):
-        last = k == len(card.angle_bins) - 2
-        inside = (angles >= low) & ((angles < high) | (last & (angles <= high)))
-        strata[inside] = k
+        inside = strata == k
         if inside.any():
             out[f"recall/{low:g}-{high:g}"] = mean_of_dyads(main[inside], source[inside], target[inside])
     kept = strata >= 0
     if kept.any():
         out["recall_mean_of_bins"] = mean_of_dyads(main[kept], source[kept], target[kept], strata[kept])
     per_bin = card.main_metric == "recall_mean_of_bins"
-    keep, groups = (kept, strata[kept]) if per_bin else (np.ones(len(angles), bool), None)
+    keep, groups = (kept, strata[kept]) if per_bin else (np.ones(len(strata), bool), None)
     for name, blind in scored.floors.items():
         out[f"floor_{name}"] = mean_of_dyads(blind[keep], source[keep], target[keep], groups)
         out[f"gain_over_{name}"] = mean_of_dyads((main - blind)[keep], source[keep], target[keep], groups, DIFFERENCE)
     return out
 
 
-def samples_of(scored: Scored) -> Iterator[Sample]:
-    """One row a pair; the image it is of is the target."""
+def samples_of(scored: Scored, card: MultiviewCard) -> Iterator[Sample]:
+    """One row a pair; the image it is of is the target. Where the main metric is the mean of the ranges of angles, a pair's range is its split,
+    over which paired differences are averaged as the metric is, and pairs in none of them have no row."""
     main = next(iter(scored.right.values()))
+    per_bin, strata = card.main_metric == "recall_mean_of_bins", strata_of(scored.pairs, card)
     for k, p in enumerate(scored.pairs):
+        if per_bin and strata[k] < 0:
+            continue
+        split = {"split": f"{card.angle_bins[strata[k]]:g}-{card.angle_bins[strata[k] + 1]:g}"} if per_bin else {}
         yield Sample(
             id=p.name, image_id=p.target.image, score=float(main[k]),
-            meta={"source": p.source.image, "angle": round(p.angle, 3), "matches": int(scored.matches[k]), "median_cm": round(100 * scored.errors[k], 4)},
+            meta={**split, "source": p.source.image, "angle": round(p.angle, 3), "matches": int(scored.matches[k]), "median_cm": round(100 * scored.errors[k], 4)},
         )  # fmt: skip
 
 
@@ -182,6 +194,12 @@ def run(context: Context[MultiviewCard]) -> Outcome:
         raise LevlError(
             f"{test.images.source}: no view has another one of its object turned by at most {card.max_angle:g} degrees; raise --limit or max_angle"
         )
+    if card.main_metric == "recall_mean_of_bins" and (strata_of(pairs, card) < 0).all():
+        edges = ", ".join(f"{e:g}" for e in card.angle_bins)
+        raise LevlError(
+            f"{test.images.source}: none of its {len(pairs)} pairs is turned by an angle in the field `angle_bins` ({edges}), of which `main_metric` "
+            "is the mean; give ranges up to `max_angle`"
+        )
     started = time.monotonic()
     features = context.features(test.images, arrays_of(card), geometry(card, context.backbone.preprocess), card.layers)
     seconds = {"features": time.monotonic() - started}
@@ -196,4 +214,4 @@ def run(context: Context[MultiviewCard]) -> Outcome:
     counts = {"images": len(test.images), "pairs": len(pairs), "objects": len({v.scene for v in test.views})}
     about = {"fingerprint": fingerprint_of(test), "counts": counts, "split": test.split}
     notes = {"pairs_by_angle": np.histogram([p.angle for p in pairs], card.angle_bins)[0].tolist()}
-    return Outcome(metrics, list(samples_of(scored)), about, notes, seconds, context.counts)
+    return Outcome(metrics, list(samples_of(scored, card)), about, notes, seconds, context.counts)

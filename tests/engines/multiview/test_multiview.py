@@ -12,7 +12,8 @@ from levl_eval.data.navi import rotation_of
 from levl_eval.data.readers import read_views
 from levl_eval.data.types import View
 from levl_eval.engines.multiview.matching import Cells, angle_between, cells_of, matched, motion
-from levl_eval.engines.multiview.task import Pair, Scored, metrics_of, pairs_of
+from levl_eval.engines.multiview.task import Pair, Scored, metrics_of, pairs_of, samples_of
+from levl_eval.report.paired import split_weights
 
 SPEC = {"layout": "navi", "directory": "navi", "split": "wild_set"}
 CPU = torch.device("cpu")
@@ -123,12 +124,29 @@ def test_metrics_by_hand():
     assert out["gain_over_same_position"].value == pytest.approx(0.2) and out["floor_chance"].value == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("bins", [[0, 30, 60, 90, 120], [0, 30, 60]])
+def test_samples_give_the_mean_of_the_ranges_where_that_is_the_main_metric(bins):
+    """Gains and comparisons are made of them: their plain mean is another metric, so that none could be told."""
+    angles = (10.0, 20.0, 45.0, 120.0)
+    pairs = [Pair(view(0, 2 * k), view(a, 2 * k + 1), a) for k, a in enumerate(angles)]
+    main, floor = np.array([0.5, 1.0, 0.2, 0.1]), {"chance": np.full(4, 0.1)}
+    scored = Scored(pairs, {0.02: main}, floor, np.zeros(4), np.full(4, 9))
+    per_bin = card(main_metric="recall_mean_of_bins", angle_bins=bins, more_thresholds_cm=[])
+    samples = list(samples_of(scored, per_bin))
+    weighted = np.array([s.score for s in samples]) * split_weights(samples)
+    assert weighted.mean() == pytest.approx(metrics_of(scored, per_bin)["recall_mean_of_bins"].value)
+    plain = list(samples_of(scored, card(angle_bins=bins)))
+    assert len(plain) == 4 and "split" not in plain[0].meta and np.mean([s.score for s in plain]) == pytest.approx(0.45)
+
+
 def test_cards_with_values_out_of_range_are_refused():
     base = {"name": "m", "engine": "multiview", "data": SPEC}
     for change, message in (
         ({"resolution": 1}, "resolution"),
         ({"threshold_cm": 0}, "threshold_cm"),
         ({"max_angle": 181}, "max_angle"),
+        ({"angle_bins": [0, 90, 30]}, "angle_bins.*do not rise"),
+        ({"angle_bins": [0, 0, 30]}, "angle_bins.*do not rise"),
     ):
         with pytest.raises(UsageError, match=message):
             parse_card({**base, **change}, "card.yaml")
