@@ -125,8 +125,8 @@ def run(args: argparse.Namespace) -> int:
         raise ProtocolMismatch(refused[0].reason)
     failed = _failed(args.dirs, cards, named)
     if args.json:
-        found = {"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left, "failed": failed}
-        print(json.dumps(found, indent=1))
+        values = {"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left, "failed": failed}
+        print(json.dumps(values, indent=1))
         return int(bool(refused))
     for j in judged:
         print("\n".join(lines(j)))

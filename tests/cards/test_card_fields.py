@@ -150,6 +150,8 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
         yield from (a for a in args if a != value)
     elif origin is list:
         yield from ([*(value if isinstance(value, list) else []), x] for x in others(args[0], None))
+        if isinstance(value, list):
+            yield value[:-1]  # of lists whose values must rise
     elif origin is tuple and isinstance(value, (list, tuple)):
         yield from ([x, *value[1:]] for x in others(args[0], value[0]))
     elif annotation is bool:
