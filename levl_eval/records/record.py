@@ -196,6 +196,7 @@ def _what_is_wrong(error: Exception) -> str:
 
 def home_of(path: Path) -> Path:
     """The run directory that a record's file belongs to, whole; of a link the one of what it leads to."""
+    path = path.absolute()  # a bare name is a file of the folder one stands in, which may be "records"
     return path.resolve().parent.parent if path.parent.name == "records" else path.parent
 
 

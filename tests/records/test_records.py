@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, read_record, read_records, read_samples, write_record
+from levl_eval.records.record import home_of
 
 
 def make(**changes) -> Record:
@@ -103,3 +105,13 @@ def test_a_field_of_another_kind_is_named(tmp_path, changed, told):
     path.write_text(json.dumps(content | changed))
     with pytest.raises(UsageError, match=rf"r\.json: not a levl-eval record \({told}"):
         read_record(path)
+
+
+def test_a_record_is_of_the_run_it_lies_in_by_whatever_name_it_is_called(tmp_path, monkeypatch):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "a.json").write_text("{}")
+    for folder, name in [(tmp_path, "records/a.json"), (tmp_path / "records", "a.json"), (tmp_path / "records", "./a.json")]:
+        monkeypatch.chdir(folder)
+        assert home_of(Path(name)).resolve() == tmp_path.resolve(), name
+    monkeypatch.chdir(tmp_path)
+    assert home_of(Path("a.json")).resolve() == tmp_path.resolve()  # a record that was taken out of its run

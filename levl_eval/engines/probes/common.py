@@ -71,12 +71,19 @@ class Matrix:
             x = F.normalize(x, dim=-1)
         return x if self.mean is None or self.std is None else (x - self.mean) / self.std
 
+    def _held(self) -> Tensor | None:
+        """All rows, read once; None where they do not fit."""
+        if self.in_memory is None and 4 * len(self) * self.dim <= IN_MEMORY:
+            self.in_memory = torch.empty(len(self), self.dim)
+            for b in self._positions():
+                self.in_memory[b[0] : b[-1] + 1] = self._read(b)
+        return self.in_memory
+
     def take(self, index: np.ndarray | Tensor) -> Tensor:
         """[b, D] of the given positions among the rows."""
-        if self.in_memory is None and 4 * len(self) * self.dim <= IN_MEMORY:
-            self.in_memory = torch.cat([self._read(b) for b in self._positions()]) if len(self) else torch.zeros(0, self.dim)
-        if self.in_memory is not None:
-            return self.in_memory[torch.as_tensor(index)]
+        held = self._held()
+        if held is not None:
+            return held[torch.as_tensor(index)]
         index = np.asarray(index)
         order = np.argsort(index, kind="stable")  # a memory map is read in its own order
         return self._read(index[order])[torch.from_numpy(np.argsort(order, kind="stable"))]
@@ -88,7 +95,7 @@ class Matrix:
     def blocks(self, size: int = BLOCK) -> Iterator[Tensor]:
         """All rows in order, [<= size, D] at a time; the caller's own."""
         for b in self._positions(size):
-            held = self.in_memory  # of which a slice costs half of what a gather does
+            held = self._held()  # of which a slice costs half of what a gather does
             yield self.take(b) if held is None else held[b[0] : b[-1] + 1].clone()
 
     def fit_scale(self) -> None:

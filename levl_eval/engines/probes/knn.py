@@ -19,7 +19,7 @@ from levl_eval.engines.floors import majority
 from levl_eval.engines.probes.common import Matrix, load_parts, matrices, mean_per_class, samples_of
 from levl_eval.metrics.statistics import mean_estimate
 
-QUERIES, KEYS = 512, 16384  # test and training rows compared at once
+QUERIES, KEYS = 2048, 16384  # test and training rows compared at once
 
 
 def neighbours(test: Matrix, train: Matrix, k: int, device: torch.device, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
