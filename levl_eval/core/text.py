@@ -18,6 +18,7 @@ Cell = TypeVar("Cell")
 
 # Control characters (C0, DEL, C1), what changes the direction or joins of text, line and paragraph separators, lone surrogates.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_UNKNOWN = frozenset({"Cn", "Co"})  # not assigned, or of private use: nobody can tell what a terminal shows
 
 
 def _code(c: str) -> str:
@@ -32,13 +33,14 @@ def plain_digits(text: str) -> bool:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """``text`` with every character that is not seen but acts (escapes, newlines, bidirectional overrides) as its escape.
+    """``text`` with every character that is not seen but acts (escapes, newlines, bidirectional overrides) as its escape, and
+    every one that has no meaning of its own.
 
     keep: of those, the ones to leave, such as "\\n" where the text is meant to have lines.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_code(c) if unicodedata.category(c) in _UNSEEN and c not in keep else c for c in text)
+    return "".join(_code(c) if unicodedata.category(c) in _UNSEEN | _UNKNOWN and c not in keep else c for c in text)
 
 
 def blank(text: str) -> bool:

@@ -114,3 +114,10 @@ def test_markup_in_a_name_does_not_stop_a_progress_bar(monkeypatch):
     with progress.stage("features of [/red] [bold]x\x1b[2J", 2, "it") as bar:
         bar.advance(1, note="[/nothing]")
         assert "\x1b" not in bar.description
+
+
+def test_characters_nobody_can_show_are_escaped():
+    assert (
+        printable("a\ud7ff\ue000b") == r"a\ud7ff\ue000b"
+        and printable("caf\u00e9 \u4e2d\u6587\u00a0!") == "caf\u00e9 \u4e2d\u6587\u00a0!"
+    )

@@ -215,10 +215,11 @@ def test_pairs_of_images_and_masks(tmp_path):
     )
     found = read_segmentation(spec, "")
     assert found.images.ids == ("0.jpg", "1.jpg") and dict(found.images.left_out) == {"hidden": 1, "images without a mask": 1}
-    depth = read_depth(spec.model_copy(update={"layout": "depth"}), "", 1.0)
+    maps = DataSpec(layout="depth", images=str(tmp_path / "images"), annotations=str(tmp_path / "masks"))
+    depth = read_depth(maps, "", 1.0)
     assert dict(depth.images.left_out) == {"hidden": 1, "images without a depth map": 1}
     small.write(tmp_path / "images" / "0.png", small.image_bytes(0))
-    for read in (lambda: read_segmentation(spec, ""), lambda: read_depth(spec.model_copy(update={"layout": "depth"}), "", 1.0)):
+    for read in (lambda: read_segmentation(spec, ""), lambda: read_depth(maps, "", 1.0)):
         with pytest.raises(UsageError, match=r"0\.jpg and 0\.png have one name"):
             read()
 

@@ -397,10 +397,11 @@ def test_a_language_model_that_changes_while_a_run_goes_on_is_told(world, tmp_pa
 
 
 def test_segmentation_is_scored_at_a_stated_size(handle):
-    card = task_card("segmentation", {"train.root": "x", "data.root": "y"})
+    places = {f"{part}.{field}": "x" for part in ("train", "data") for field in ("images", "annotations")}
+    card = task_card("segmentation", places)
     small, large = resolved_of(card, {"size": 64}), resolved_of(card, {"size": 224})
     assert small != large and small["score_size"] == 64  # so two backbones of these sizes never share a column unasked
-    fixed = task_card("segmentation", {"train.root": "x", "data.root": "y", "score_size": "128"})
+    fixed = task_card("segmentation", places | {"score_size": "128"})
     assert (
         resolved_of(fixed, {"size": 64})
         == resolved_of(fixed, {"size": 224})

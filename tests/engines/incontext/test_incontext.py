@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from levl_eval.backbones import load_backbone
+from levl_eval.cards import DataSpec
 from levl_eval.cards.registry import task_card
 from levl_eval.core.errors import UsageError
 from levl_eval.core.progress import Progress
@@ -187,7 +188,7 @@ def test_masks_of_crops_are_cut_as_their_images_are(tmp_path):
         Image.fromarray(np.stack([mask * 60] * 3, -1)).save(tmp_path / "images" / f"{k}.png")
     place = {"layout": "segmentation", "images": str(tmp_path / "images"), "annotations": str(tmp_path / "masks")}
     c = context(tmp_path, tmp_path, views=2, interpolation="nearest", void="dropped", view_scale="[0.3, 0.6]")
-    own = c.card.train.model_copy(update={**place, "classes": list("abcd"), "reduce_zero_label": False, "directory": ""})
+    own = DataSpec(**place, classes=list("abcd"), reduce_zero_label=False)
     train = read_segmentation(own, str(tmp_path))
     geometry = task_preprocess(c.card, c.backbone.preprocess)
     masks = Masks(c, train, geometry, (8, 8))
