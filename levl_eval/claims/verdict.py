@@ -289,15 +289,20 @@ def _check_seeds(card: ClaimCard, task: str, contrast: Contrast) -> None:
             raise Unusable(f"{task}: {available} {kind} seed{'s' if available > 1 else ''} a role, the claim asks for {needed}")
 
 
-def finished_records(directories: Sequence[str | Path]) -> list[Record]:
-    """The finished records of run directories. Raises UsageError for one without, and for damaged ones."""
+def records_of(directories: Sequence[str | Path]) -> list[Record]:
+    """The records of run directories, those of failed jobs too. Raises UsageError for one without a finished one, and for damaged ones."""
     out: list[Record] = []
     for name in directories:
-        finished = [r for r in read_records(Path(name)) if r.status == "done"]
-        if not finished:
+        here = read_records(Path(name))
+        if not any(r.status == "done" for r in here):
             raise UsageError(f"{name}: no finished records below {Path(name) / 'records'}; give the --out of a run")
-        out += finished
+        out += here
     return out
+
+
+def finished_records(directories: Sequence[str | Path]) -> list[Record]:
+    """The finished ones of :func:`records_of`. Raises UsageError as it does."""
+    return [r for r in records_of(directories) if r.status == "done"]
 
 
 def judge(

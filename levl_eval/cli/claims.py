@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.cli.options import Commands
@@ -89,27 +88,26 @@ def chosen_claims(words: str | None, records: Sequence[Record], roles: Sequence[
     return [c for c in cards if fits(c)], [c.name for c in cards if not fits(c)]
 
 
-def _failed(dirs: Sequence[str], cards: Sequence[ClaimCard], named: Mapping[str, Sequence[str]]) -> list[str]:
+def _failed(records: Sequence[Record], cards: Sequence[ClaimCard], named: Mapping[str, Sequence[str]]) -> list[str]:
     """A line on each failed job of the claims' tasks and backbones: a protocol that failed for all roles is in no verdict."""
-    from levl_eval.records import read_records
-
     tasks = {t.task for c in cards for t in c.tasks}
     names = {n for words in named.values() for w in words for n in (w, w.rpartition("@")[0])}
     return [
         f"{r.backbone_name} on {r.task}, seed {r.seed}: {r.reason}"
-        for d in dirs
-        for r in read_records(Path(d))
+        for r in records
         if r.status != "done" and r.task in tasks and r.backbone_name in names
     ]
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: judged; 1: some sides were not measured alike, the rest is judged; 2: nothing else could be judged."""
-    from levl_eval.claims import finished_records, judge
+    from levl_eval.claims import judge
     from levl_eval.claims.curve import curve_of
+    from levl_eval.claims.verdict import records_of
     from levl_eval.claims.wording import as_dict, lines
 
-    records = finished_records(args.dirs)
+    every = records_of(args.dirs)
+    records = [r for r in every if r.status == "done"]
     named = named_roles(args.roles)
     if not named:
         names = ", ".join(dict.fromkeys(r.backbone_name for r in records))
@@ -123,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     refused = [d for j in judged for d in j.differences if d.refused]
     if refused and not any(j.tested for j in judged):
         raise ProtocolMismatch(refused[0].reason)
-    failed = _failed(args.dirs, cards, named)
+    failed = _failed(every, cards, named)
     if args.json:
         values = {"alpha": args.alpha, "roles": named, "claims": [as_dict(j) for j in judged], "left_out": left, "failed": failed}
         print(json.dumps(values, indent=1))

@@ -18,7 +18,8 @@ Cell = TypeVar("Cell")
 
 # Control characters (C0, DEL, C1), what changes the direction or joins of text, line and paragraph separators, lone surrogates.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_UNKNOWN = frozenset({"Cn", "Co"})  # not assigned, or of private use: nobody can tell what a terminal shows
+# Also what is not assigned or of private use: nobody can tell what a terminal shows.
+_ESCAPED = _UNSEEN | {"Cn", "Co"}
 
 
 def _code(c: str) -> str:
@@ -40,7 +41,7 @@ def printable(text: str, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_code(c) if unicodedata.category(c) in _UNSEEN | _UNKNOWN and c not in keep else c for c in text)
+    return "".join(_code(c) if unicodedata.category(c) in _ESCAPED and c not in keep else c for c in text)
 
 
 def blank(text: str) -> bool:

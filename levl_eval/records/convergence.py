@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from levl_eval.records.record import Record
 
-SHARE = 0.01  # of the whole fall of the loss that may still have happened between the last two quarters of the curve
+# Of the whole fall of the loss, what may still have happened between the last two quarters of the curve, or come of twice the training
+# on held-out images (engines.convergence, whose versions of both rules are raised with it).
+SHARE = 0.01
 # What a noisy curve may still have fallen by without one being able to tell. At 5 % connectors counted as trained out whose loss still
 # fell by 3.9 and 4.9 % of its whole fall, and which four times the steps moved by 5 and 6 points (results/scenes, twice the training).
 UNTOLD = 0.02

@@ -12,7 +12,8 @@ from levl_eval.cards.normals import NormalsCard
 from levl_eval.core.errors import LevlError
 from levl_eval.core.progress import Progress
 from levl_eval.data.readers import read_normals
-from levl_eval.engines.normals.head import NormalTokens, grid_normals, normal_loss, train_head
+from levl_eval.engines.dense_common import FixedMap
+from levl_eval.engines.normals.head import NormalTokens, grid_normals, normal_loss, token_angle, train_head
 from levl_eval.engines.normals.task import mean_directions, paint
 from levl_eval.metrics.normals import angles
 from levl_eval.records import read_samples
@@ -44,6 +45,16 @@ def test_loss_by_hand():
     kappa = np.array([0.5 + 1.01, np.exp(-2.0) - 1 + 1.01])
     wanted = np.log(1 + np.exp(-kappa * np.pi)) - np.log(kappa**2 + 1) + kappa * angle
     assert normal_loss(outputs, truth).item() == pytest.approx(wanted.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [3, 4])
+def test_heads_are_compared_by_their_angle_whatever_they_are_trained_by(outputs):
+    truth = torch.tensor([[[[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [float("nan")] * 3]]])
+    maps = torch.tensor([[0.0, 1.0, -1.0, 9.0], [0.0, 3.0, 0.0, -2.0], [5.0, 0.0, 0.0, 0.0]]).T[None, :outputs, None]
+    x = torch.zeros(1, 3, 2)
+    found = token_angle(FixedMap(maps), x, truth)
+    assert found.item() == pytest.approx((np.pi / 4 + np.pi / 2) / 2, rel=1e-5)
+    assert token_angle(FixedMap(maps), x, torch.full_like(truth, float("nan"))) is None
 
 
 def toy(n: int = 24):
