@@ -85,6 +85,7 @@ class RecipeCard(StrictModel):
     steps: Steps | None = protocol(None)  # instead of epochs
     images_per_batch: BatchSize = protocol(32)  # over all processes
     questions_per_image: Count = protocol(8)  # at most so many of an image's questions in one step, the rest in later passes
+    optimizer: Literal["adamw", "muon"] = protocol("adamw")  # muon: on matrices, AdamW on the rest (engines/muon.py)
     lr: Rate = protocol(1e-3)
     weight_decay: Rate = protocol(0.0)
     warmup: Share = protocol(0.03)  # share of the steps

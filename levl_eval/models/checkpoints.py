@@ -65,9 +65,13 @@ class FeedState(TypedDict, total=False):
 
 
 class Checkpoint(_Whole, total=False):
-    """ckpt.pt's dictionary; what may be missing is for resuming, and ``before``: fields that its writer's version did not have."""
+    """ckpt.pt's dictionary; what may be missing is for resuming, and ``before``: fields that its writer's version did not have.
+
+    earlier: the runs whose weights this one began with, oldest first (pretrain/beginning.py).
+    """
 
     before: list[str]
+    earlier: list[dict[str, object]]
     optimizer: dict[str, object]
     loss: tuple[float, float]
     feeds: list[FeedState]
@@ -188,7 +192,8 @@ def completed(state: Checkpoint) -> Checkpoint:
     return state
 
 
-def _flat(state: Checkpoint) -> dict[str, Tensor]:
+def flat(state: Checkpoint) -> dict[str, Tensor]:
+    """All weights by one name each: side.part.key, logit.key."""
     out = {
         f"{side}.{part}.{k}": v
         for side, parts in _sides(state).items()
@@ -203,15 +208,15 @@ def save_release(path: Path, state: Checkpoint) -> None:
 
     What names folders of the machine that trained it (``out``, and the files of ``data`` and ``probe``) is cut to the last part.
     """
-    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in _flat(state).items()}
-    local = {k: str(v).rsplit("/", 1)[-1] for k, v in state["config"].items() if k in ("out", "probe") and v}
+    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in flat(state).items()}
+    local = {k: str(v).rsplit("/", 1)[-1] for k, v in state["config"].items() if k in ("out", "probe", "init_from") and v}
     kind, colon, where = str(state["config"]["data"]).partition(":")
     if kind in ("csv", "tsv", "wds", "lance"):
         local["data"] = kind + colon + where.rsplit("/", 1)[-1]
     meta = {
         "format": state["format"], "config": json.dumps({**state["config"], **local}), "step": json.dumps(state["step"]),
         "tokenizer": state["tokenizer"], "preprocess": json.dumps(state["preprocess"]),
-    }  # fmt: skip
+    } | ({"earlier": json.dumps(state["earlier"])} if state.get("earlier") else {})  # fmt: skip
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=meta)
 
@@ -242,6 +247,8 @@ def read_release(path: Path) -> Checkpoint:
                 state["logit"][part] = value
             else:
                 sides[side][part][".".join(rest)] = value
+        if "earlier" in meta:
+            state["earlier"] = json.loads(meta["earlier"])
     except (KeyError, ValueError) as e:
         raise UsageError(
             f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"

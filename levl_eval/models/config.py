@@ -65,6 +65,7 @@ class PretrainConfig(BaseModel):
     )
     data: str = _f("scenes", "scenes | csv:FILE | tsv:FILE | wds:GLOB | lance:PATH (July) | hf:NAME[:SPLIT] (May)")
     out: str = _f("runs/pretrain", "folder of the run")
+    init_from: str | None = _f(None, "weights and tokenizer to begin with: of a ckpt.pt, a release or a shipped backbone (ours)")
     seed: int = _f(1, "of weights, order, augmentation and directions (May, July: 1)")
     steps: int = _f(50_000, "updates (May, July)", ge=1)
     batch_size: int = _f(256, "images an update, over all processes (May, July: 256 a process)", ge=2)

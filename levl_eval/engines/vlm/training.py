@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from levl_eval.cards import RecipeCard
 from levl_eval.core.distributed import process_group
@@ -29,6 +29,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
 from levl_eval.engines.convergence import convergence, thinned
 from levl_eval.engines.fit import Resumable, Settings, training_loop
+from levl_eval.engines.muon import MuonAndAdamW
 from levl_eval.engines.vlm import connector as connectors
 from levl_eval.engines.vlm.connector import Connector
 from levl_eval.engines.vlm.language import LanguageModel
@@ -64,6 +65,13 @@ def schedule_of(recipe: RecipeCard, steps: int) -> Schedule:
     """Linear warm-up over the recipe's share of the steps, then its decay to zero (or none)."""
     warm = max(1, round(recipe.warmup * steps))
     return Schedule(steps, recipe.schedule, begins=warm, warmup=warm)
+
+
+def optimizer_of(recipe: RecipeCard, net: nn.Module) -> torch.optim.Optimizer:
+    """AdamW on all parameters, or Muon on the matrices of linear layers and AdamW on the others."""
+    if recipe.optimizer == "muon":
+        return MuonAndAdamW(net, recipe.lr, recipe.weight_decay)
+    return torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def multiplies_in_bf16(recipe: RecipeCard, device: torch.device) -> bool:
@@ -234,7 +242,7 @@ def _train_or_take(
 def _descend(job: ConnectorTraining, items: Sequence[Item], net: Connector, path: Path) -> dict[str, object]:
     """The training itself; ``net`` is changed in place. Returns what is worth noting."""
     recipe, device, group = job.recipe, job.device, process_group()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = optimizer_of(recipe, net)
     per_epoch = len(_batches(items, recipe.images_per_batch, 0, job.seed))
     steps = recipe.steps or max(1, round(recipe.epochs * per_epoch))
     bf16 = multiplies_in_bf16(recipe, device)

@@ -25,6 +25,7 @@ from levl_eval.core.messages import show_messages
 from levl_eval.core.progress import Progress
 from levl_eval.core.schedule import Schedule
 from levl_eval.core.third_party import repair
+from levl_eval.engines.muon import Muon
 from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.scenes.language import STYLES
 from levl_eval.scenes.world import stable_seed
@@ -33,7 +34,6 @@ from levl_eval.tools.scenes_lm.text import BOS, EOS, PAD, PROMPT, corpus, easy_e
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from torch.optim.optimizer import ParamsT
     from transformers import LlamaForCausalLM
 
     from levl_eval.metrics.estimate import Estimate
@@ -58,34 +58,6 @@ def build(vocab: int, seed: int = 0) -> LlamaForCausalLM:
         max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.03,
     )  # fmt: skip
     return LlamaForCausalLM(config)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by a Newton-Schulz iteration (Jordan et al. 2024; scale of Liu et al. 2025,
-    arXiv 2502.16982), in float32: torch's own computes in bfloat16, which is slow on CPUs without it. For matrices only."""
-
-    def __init__(self, params: ParamsT, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(state["momentum"], group["momentum"])
-                tall = update.shape[0] > update.shape[1]
-                x = update.T if tall else update
-                x = x / (x.norm() + 1e-7)
-                for _ in range(5):
-                    gram = x @ x.T
-                    x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-                scale = 0.2 * max(p.shape) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(x.T if tall else x, alpha=-group["lr"] * scale)
 
 
 def block_mask(block: torch.Tensor) -> torch.Tensor:

@@ -121,6 +121,18 @@ def test_only_the_connector_learns_and_it_is_kept(llama, tmp_path):
     assert not other[2] and _equal(other[0], net)  # same seed, same result
 
 
+def test_muon_moves_the_matrices_alike_in_every_direction_where_adamw_does_not(llama, tmp_path):
+    """One step, no warm-up: the change of each matrix has singular values of one size; AdamW's has not."""
+    spread = {}
+    for optimizer in ("adamw", "muon"):
+        recipe = _recipe(optimizer=optimizer, steps=1, warmup=0.0, weight_decay=0.0)
+        job, *rest = _args(llama, tmp_path, recipe, {"made with": optimizer})
+        change = (train(job, *rest)[0].map[0].weight - job.new().map[0].weight).detach()
+        values = torch.linalg.svdvals(change)
+        spread[optimizer] = float(values.max() / values.min())
+    assert spread["muon"] < 2 < 3 < spread["adamw"]
+
+
 @pytest.mark.parametrize(
     "spec, tokens_in, tokens_out",
     [
@@ -188,8 +200,10 @@ def test_steps_stand_before_epochs_and_a_stage_starts_where_the_first_ended(llam
         train(*_args(llama, tmp_path, _recipe(connector={"kind": "linear"}), {"b": 2}, one))
 
 
-def test_an_interrupted_training_goes_on(llama, tmp_path, monkeypatch):
-    whole = train(*_args(llama, tmp_path / "a"))[0]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_training_goes_on(llama, tmp_path, monkeypatch, optimizer):
+    recipe = _recipe(optimizer=optimizer)
+    whole = train(*_args(llama, tmp_path / "a", recipe))[0]
     monkeypatch.setattr(fit, "SAVE_EVERY", -1.0)  # a state is kept after every step
     calls = 0
     original = training.packed_terms
@@ -203,8 +217,8 @@ def test_an_interrupted_training_goes_on(llama, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "packed_terms", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(*_args(llama, tmp_path / "b"))
-    resumed = train(*_args(llama, tmp_path / "b"))[0]
+        train(*_args(llama, tmp_path / "b", recipe))
+    resumed = train(*_args(llama, tmp_path / "b", recipe))[0]
     assert calls == 8 + 18 - 7 and _equal(whole, resumed)
     assert not list((tmp_path / "b").rglob("*.state.pt"))
 
@@ -220,18 +234,18 @@ from tests.engines.vlm.test_training import _args, _recipe
 fit.SAVE_EVERY = -1.0
 torch.set_num_threads(1)
 train = training.train
-net, notes, hit = train(*_args(load_language_model(sys.argv[1]), Path(sys.argv[2]), _recipe(epochs=float(sys.argv[3]))))
+net, notes, hit = train(*_args(load_language_model(sys.argv[1]), Path(sys.argv[2]), _recipe(epochs=float(sys.argv[3]), optimizer=sys.argv[4])))
 print("LOSS", notes["connector_loss"], flush=True)
 """
 
 
-def _worker(tmp_path, model, out, epochs, extra=()):
+def _worker(tmp_path, model, out, epochs, extra=(), optimizer="adamw"):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     root = str(Path(__file__).parents[3])
     env = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
-        [sys.executable, *extra, str(script), str(model), str(out), str(epochs)], env=env, cwd=root, stdout=subprocess.PIPE,
+        [sys.executable, *extra, str(script), str(model), str(out), str(epochs), optimizer], env=env, cwd=root, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -257,14 +271,15 @@ def test_killed_with_9_in_the_middle_it_goes_on_to_the_same_connector(llama, tmp
 
 
 @pytest.mark.distributed
-def test_two_processes_train_the_connector_of_one(llama, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_train_the_connector_of_one(llama, tmp_path, optimizer):
     """Two processes on gloo, through accelerate: the same steps, half of each batch in each process, one file."""
-    one = train(*_args(llama, tmp_path / "one", _recipe(epochs=4.0)))
+    one = train(*_args(llama, tmp_path / "one", _recipe(epochs=4.0, optimizer=optimizer)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     extra = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    p = _worker(tmp_path, llama.name, tmp_path / "two", 4.0, extra)
+    p = _worker(tmp_path, llama.name, tmp_path / "two", 4.0, extra, optimizer)
     out, err = p.communicate(timeout=600)
     assert p.returncode == 0, err[-2000:]
     assert out.count("LOSS") == 2
