@@ -26,17 +26,24 @@ GroupTask = Annotated[ClaimTask, BeforeValidator(_entry)]
 class SuitePart(StrictModel):
     """tasks: names of task cards, HEAD@SET among them. groups: name -> tasks whose metrics are averaged, each with equal weight.
 
-    claims: names of claim cards that are judged when the run ends.
+    claims: names of claim cards that are judged when the run ends. leave_out: backbone -> tasks it is not run on, to keep a suite short.
     """
 
     tasks: list[Name] = not_protocol(_JOBS, min_length=1, max_length=200)
     groups: dict[Name, Annotated[list[GroupTask], Field(min_length=2)]] = not_protocol(_TABLES, {})
     claims: list[Name] = not_protocol(_TABLES, [])
+    leave_out: dict[Name, list[Name]] = not_protocol(_JOBS, {})
 
     @model_validator(mode="after")
     def _fits(self) -> SuitePart:
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("`tasks` names a task twice")
+        for backbone, tasks in self.leave_out.items():
+            for name in tasks:
+                if name not in self.tasks:
+                    raise ValueError(
+                        f"`leave_out.{backbone}` names {name!r}, which is not in `tasks`{did_you_mean(name, self.tasks)}"
+                    )
         for group, entries in self.groups.items():
             names = [e.task for e in entries]
             for name in names:

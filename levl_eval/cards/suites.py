@@ -45,3 +45,11 @@ def only_of_suites(words: Sequence[object], data: str) -> frozenset[str]:
     """Names of the tasks that a suite brings and nobody named: of them, what a backbone cannot do is left out and not failed."""
     named = {w for w in words if isinstance(w, str)}
     return frozenset(t for suite in suites_of(words) for t in suite.on(data).tasks if t not in named)
+
+
+def left_out_by_suites(words: Sequence[object], data: str) -> frozenset[tuple[str, str]]:
+    """(backbone, task) of what every suite that brings the task leaves out, and nobody named beside it."""
+    optional = only_of_suites(words, data)
+    parts = [suite.on(data) for suite in suites_of(words)]
+    pairs = {(b, t) for part in parts for b, tasks in part.leave_out.items() for t in tasks if t in optional}
+    return frozenset((b, t) for b, t in pairs if all(t in part.leave_out.get(b, ()) for part in parts if t in part.tasks))

@@ -19,7 +19,7 @@ from levl_eval.cards.base import plain, with_skipping
 from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.cards.lmms import lmms_identity
 from levl_eval.cards.registry import backbone_card, language_models, names, task_card
-from levl_eval.cards.suites import only_of_suites, tasks_of
+from levl_eval.cards.suites import left_out_by_suites, only_of_suites, tasks_of
 from levl_eval.cards.trust import check_card
 from levl_eval.cards.twins import twinned, with_floors
 from levl_eval.core.device import device_kind
@@ -339,10 +339,14 @@ def _jobs(plan: Plan) -> list[Job]:
 
     asked = any(c.engine in TOGETHER for c in plan.cards.values())
     language = language_model_parts(config.llm, plan.fingerprints.sha256) if asked else None
-    optional = only_of_suites(config.tasks, config.data)
+    optional, short = only_of_suites(config.tasks, config.data), left_out_by_suites(config.tasks, config.data)
     out = []
     for handle in plan.backbones:
+        if not_run := [task for task in plan.cards if (handle.name, task) in short]:
+            plan.fingerprints.say(f"{handle.name}: {', '.join(not_run)} left out by the suite; name the tasks to run them")
         for task, card in plan.cards.items():
+            if (handle.name, task) in short:
+                continue
             if task in optional and needs_text(card) and not handle.facts.text:
                 plan.fingerprints.say(f"{handle.name}: has no text encoder; {task} is left out")
                 continue

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from levl_eval.cards import SuiteCard, parse_card
+from levl_eval.cards import SuiteCard, parse_card, suites
 from levl_eval.cards.registry import any_card, claim_card, suite_card, task_card
-from levl_eval.cards.suites import only_of_suites, suite_cards, suites_of, tasks_of
+from levl_eval.cards.suites import left_out_by_suites, only_of_suites, suite_cards, suites_of, tasks_of
 from levl_eval.core.errors import UsageError
 
 ROUGH = {"kind": "suite", "name": "s", "tasks": ["gqa", "pope"]}
@@ -39,6 +39,16 @@ def test_a_suite_stands_for_its_tasks():
     assert any_card("suite:dense") == suite_card("dense")
 
 
+def test_what_a_suite_leaves_out_is_run_where_it_is_named_or_another_suite_has_it(monkeypatch):
+    short = parse_card({**ROUGH, "leave_out": {"random-nano": ["gqa"]}}, "s.yaml")
+    whole = parse_card({**ROUGH, "name": "w"}, "w.yaml")
+    monkeypatch.setattr(suites, "suite_card", {"s": short, "w": whole}.get)
+    assert left_out_by_suites(["suite:s"], "scenes") == {("random-nano", "gqa")}
+    assert left_out_by_suites(["suite:s", "linear"], "scenes") == {("random-nano", "gqa")}
+    for words in (["suite:s", "gqa"], ["suite:s", "suite:w"], ["suite:w"], ["gqa"]):
+        assert left_out_by_suites(words, "scenes") == frozenset()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -48,6 +58,7 @@ def test_a_suite_stands_for_its_tasks():
         ({"groups": {"all": ["gqa", {"task": "gqa", "metric": "open"}]}}, "weigh double"),
         ({"scenes": {"tasks": []}}, "at least 1 item"),
         ({"averages": {}}, "no such field"),
+        ({"leave_out": {"random-nano": ["vqav2"]}}, "`leave_out.random-nano` names 'vqav2', which is not in `tasks`"),
     ],
 )
 def test_a_bad_suite_is_refused(changes, words):

@@ -10,7 +10,10 @@ import shutil
 import pytest
 
 from levl_eval.cli import main
+from levl_eval.core.messages import on_stderr
+from levl_eval.core.progress import Progress
 from levl_eval.records import read_records, read_samples
+from levl_eval.runner.plan import RunConfig, make_plan
 
 TASKS = "gqa,vqav2,pope,ade20k,linear,zeroshot"
 QUICK = [f"{t}.{k}" for t in ("gqa", "vqav2", "pope") for k in ("recipe=scenes", "recipe.epochs=1", "recipe.max_questions=60")]
@@ -137,3 +140,23 @@ def test_a_bad_image_or_mask_fails_its_task_alone(world, tmp_path, monkeypatch, 
     out = capsys.readouterr().out
     assert image.name in out and mask.name in out and "`images` is not set" in out
     assert len(json.loads((next((tmp_path / "o" / "records").glob("linear*"))).read_text())["reason"].splitlines()) == 1
+
+
+def test_what_a_suite_leaves_out_of_a_backbone_has_no_job_and_is_said(tmp_path, capsys):
+    """The demo's random weights: on what needs no connector alone; on all of it where the tasks are named."""
+
+    def jobs(*tasks: str) -> set[tuple[str, str]]:
+        config = RunConfig(
+            backbones=["levljepa-nano", "random-nano"], tasks=tasks, data=str(tmp_path / "nothing"), out=tmp_path / "out", cache=tmp_path / "cache",
+            seeds=[0], device="cpu",
+        )  # fmt: skip
+        return {(job.backbone.name, job.card.name) for job in make_plan(config, Progress()).jobs}
+
+    (tmp_path / "nothing").mkdir()
+    with on_stderr():
+        demo = jobs("suite:demo")
+    assert "random-nano: gqa, vqav2, pope left out by the suite; name the tasks to run them" in capsys.readouterr().err
+    asked = {"gqa", "vqav2", "pope"}
+    assert {t for b, t in demo if b == "random-nano"} == {"ade20k", "linear"}
+    assert {t for b, t in demo if b == "levljepa-nano"} == {*asked, "ade20k", "linear", "zeroshot"}
+    assert {t for b, t in jobs("suite:demo", "pope") if b == "random-nano"} == {"ade20k", "linear", "pope"}
