@@ -101,11 +101,8 @@ class Runner:
             work_alone()
         rest = [n for n in range(len(self.jobs)) if n not in self.records]
         rank, size = launched_rank()
-        start, end = rank * len(rest) // size, (rank + 1) * len(rest) // size
-        own = rest[start:end]
-        if rank:  # what a language model answers without an image is found once, by the first: the others come to it later
-            own = sorted(own, key=lambda n: self.jobs[n].card.engine in TOGETHER)
-        for number in [n for n in (*own, *rest[end:], *rest[:start]) if not self._alone(n, wait=False)]:
+        start = rank * len(rest) // size  # in the plan's order from there: connectors are the longest part, so none waits for the end
+        for number in [n for n in (*rest[start:], *rest[:start]) if not self._alone(n, wait=False)]:
             if size > 1:
                 self._help(number)
             self._alone(number, wait=True)

@@ -37,7 +37,7 @@ def test_the_field_that_says_how_long():
         for name in ("linear", "ade20k", "attentive", "gqa", "knn", "zeroshot")
     }
     assert found == {
-        "linear": ("epochs", 50), "ade20k": ("epochs", 30), "attentive": ("epochs", 20), "gqa": ("recipe.epochs", 1.0), "knn": None,
+        "linear": ("epochs", 50), "ade20k": ("epochs", 30), "attentive": ("epochs", 20), "gqa": ("recipe.epochs", 2.0), "knn": None,
         "zeroshot": None,
     }  # fmt: skip
     assert budget_of(task_card("linear", {"until": "converged"})) is None is budget_of(task_card("nyuv2"))  # by held-out images
@@ -46,8 +46,8 @@ def test_the_field_that_says_how_long():
 
 def test_budgets_become_words_of_a_grid():
     cards = {t: task_card(t, default_recipe="scenes") for t in ("linear", "gqa", "knn")}
-    assert budget_words(cards, parse_budgets("x4,x2")) == ["linear.epochs=50,100,200", "gqa.recipe.epochs=1,2,4"]
-    assert budget_words(cards, []) == ["linear.epochs=50", "gqa.recipe.epochs=1"]
+    assert budget_words(cards, parse_budgets("x4,x2")) == ["linear.epochs=50,100,200", "gqa.recipe.epochs=2,4,8"]
+    assert budget_words(cards, []) == ["linear.epochs=50", "gqa.recipe.epochs=2"]
     for words in ("x1", "2,2", "x2.5", "twice", "x100"):
         with pytest.raises(UsageError, match="--budget"):
             parse_budgets(words)
