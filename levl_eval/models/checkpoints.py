@@ -176,9 +176,15 @@ def _checked(state: dict[str, object], path: Path) -> Checkpoint:
         for part in PARTS
         if not isinstance(object_at(state, side).get(part), dict)
     ]
+    wrong += [] if _is_history(state.get("earlier", [])) else ["earlier"]
     if wrong:
         raise UsageError(f"{path}: field `{wrong[0]}` is missing or of another kind; make the checkpoint again")
     return cast(Checkpoint, state)
+
+
+def _is_history(value: object) -> bool:
+    """Whether this can be the list of earlier runs."""
+    return isinstance(value, list) and all(isinstance(run, dict) and "data" in run for run in value)
 
 
 def completed(state: Checkpoint) -> Checkpoint:
@@ -203,20 +209,27 @@ def flat(state: Checkpoint) -> dict[str, Tensor]:
     return out | {f"logit.{k}": v for k, v in state["logit"].items()}
 
 
+def _without_folders(config: Mapping[str, object]) -> dict[str, object]:
+    """A run's configuration, or what is kept of it, with the last part alone of ``out``, ``probe``, ``init_from`` and the files of ``data``."""
+    local = {k: str(v).rsplit("/", 1)[-1] for k, v in config.items() if k in ("out", "probe", "init_from") and v}
+    kind, _, where = str(config["data"]).partition(":")
+    if kind in ("csv", "tsv", "wds", "lance"):
+        local["data"] = f"{kind}:{where.rsplit('/', 1)[-1]}"
+    return {**config, **local}
+
+
 def save_release(path: Path, state: Checkpoint) -> None:
     """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata.
 
-    What names folders of the machine that trained it (``out``, and the files of ``data`` and ``probe``) is cut to the last part.
+    What names folders of the machine that trained it, or an earlier run, is cut to the last part.
     """
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in flat(state).items()}
-    local = {k: str(v).rsplit("/", 1)[-1] for k, v in state["config"].items() if k in ("out", "probe", "init_from") and v}
-    kind, colon, where = str(state["config"]["data"]).partition(":")
-    if kind in ("csv", "tsv", "wds", "lance"):
-        local["data"] = kind + colon + where.rsplit("/", 1)[-1]
     meta = {
-        "format": state["format"], "config": json.dumps({**state["config"], **local}), "step": json.dumps(state["step"]),
+        "format": state["format"], "config": json.dumps(_without_folders(state["config"])), "step": json.dumps(state["step"]),
         "tokenizer": state["tokenizer"], "preprocess": json.dumps(state["preprocess"]),
-    } | ({"earlier": json.dumps(state["earlier"])} if state.get("earlier") else {})  # fmt: skip
+    }  # fmt: skip
+    if state.get("earlier"):
+        meta["earlier"] = json.dumps([_without_folders(run) for run in state["earlier"]])
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=meta)
 
@@ -249,6 +262,8 @@ def read_release(path: Path) -> Checkpoint:
                 sides[side][part][".".join(rest)] = value
         if "earlier" in meta:
             state["earlier"] = json.loads(meta["earlier"])
+            if not _is_history(state["earlier"]):
+                raise ValueError("`earlier`")
     except (KeyError, ValueError) as e:
         raise UsageError(
             f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"

@@ -5,40 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from tokenizers import Tokenizer
+
 from levl_eval.backbones.locate import locate
 from levl_eval.cards.registry import backbone_card
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
 from levl_eval.models import checkpoints
 from levl_eval.models.config import PretrainConfig
-from levl_eval.models.towers import DualEncoder
+from levl_eval.models.towers import build_model
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """An earlier run's checkpoint, where it was read, and the configuration of the run that begins with it."""
+    """An earlier run's checkpoint, and where it was read."""
 
-    config: PretrainConfig
     path: Path
     state: checkpoints.Checkpoint
 
-    def restore(self, model: DualEncoder) -> None:
-        """Put its weights into ``model``, all of them and nothing else. Raises UsageError where the configuration describes another model."""
-        theirs = {name: tuple(w.shape) for name, w in checkpoints.flat(self.state).items()}
-        ours = {
-            name: tuple(w.shape)
-            for name, w in checkpoints.flat(checkpoints.payload(model.state_dict(), self.config, "", 0)).items()
-        }
-        other = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), None)
-        if other is not None:
-            raise UsageError(
-                f"field `init_from`: {self.path} ({self.state['config'].get('objective')}) is another model than this configuration describes "
-                f"({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); give the objective and sizes it was trained with"
-            )
-        checkpoints.restore(model, self.state)
-
     def history(self) -> list[dict[str, object]]:
-        """The earlier runs, oldest first: what they were begun with, and how long they were."""
+        """The earlier runs, oldest first: the file of each with its SHA-256, its updates, and what of its configuration says what it saw."""
         kept = ("objective", "data", "seed", "batch_size", "lr")
         config = self.state["config"]
         last: dict[str, object] = {
@@ -48,9 +35,9 @@ class Beginning:
 
 
 def beginning(config: PretrainConfig) -> Beginning | None:
-    """What ``init_from`` names: a file, a run's folder, or the card of a backbone whose weights are one of these.
+    """What ``init_from`` names: a file, a run's folder, or the card of a backbone whose weights are one of these; None where it names nothing.
 
-    Raises UsageError: none of these, or not readable.
+    Raises UsageError: none of these, not readable, or of another model than the configuration describes.
     """
     if config.init_from is None:
         return None
@@ -62,4 +49,20 @@ def beginning(config: PretrainConfig) -> Beginning | None:
         raise UsageError(
             f"field `init_from`: {config.init_from} is no checkpoint of levl-pretrain; `levl-pretrain import` makes one of the published forms"
         )
-    return Beginning(config, location.files[0], checkpoints.read_any(location.files[0]))
+    begun = Beginning(location.files[0], checkpoints.read_any(location.files[0]))
+    _check(begun, config)
+    return begun
+
+
+def _check(begun: Beginning, config: PretrainConfig) -> None:
+    """Raises UsageError where not every weight has its place, and every place its weight."""
+    with torch.device("meta"):  # shapes alone
+        model = build_model(config, Tokenizer.from_str(begun.state["tokenizer"]).get_vocab_size())
+    described = checkpoints.payload(model.state_dict(), config, "", 0)
+    ours, theirs = ({name: tuple(w.shape) for name, w in checkpoints.flat(s).items()} for s in (described, begun.state))
+    other = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), None)
+    if other is not None:
+        raise UsageError(
+            f"field `init_from`: {begun.path} ({begun.state['config'].get('objective')}) is another model than this configuration describes "
+            f"({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); give the objective and sizes it was trained with"
+        )

@@ -28,7 +28,7 @@ from levl_eval.models.sigreg import SIGReg
 from levl_eval.models.towers import DualEncoder, build_model, fuse_blocks, plain_attention
 from levl_eval.pretrain import diagnostics, processes
 from levl_eval.pretrain.augment import crop, erase
-from levl_eval.pretrain.beginning import Beginning, beginning
+from levl_eval.pretrain.beginning import beginning
 from levl_eval.pretrain.data import Pool
 from levl_eval.pretrain.feed import PoolFeed, open_feed
 from levl_eval.pretrain.interrupts import stop_between_steps
@@ -75,14 +75,15 @@ class Trainer:
         self.progress = progress or Progress(quiet=not self.group.main)
         if self.group.main:
             atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        earlier = beginning(config) if state is None else None  # refused before images are drawn or read
+        weights = state if earlier is None else earlier.state
+        self.earlier = state.get("earlier", []) if state is not None else earlier.history() if earlier else []
         with self.accelerator.local_main_process_first():
             self.feed = open_feed(config, self.group.part, cache or default_cache(), self.progress)
             self.probe = Probe.of(config, cache or default_cache(), self.progress) if config.probe else None
-        earlier = beginning(config) if state is None else None
-        self.earlier = state.get("earlier", []) if state is not None else earlier.history() if earlier else []
-        self.tokenizer = self._tokenizer(state if earlier is None else earlier.state)
+        self.tokenizer = self._tokenizer(weights)
         torch.manual_seed(config.seed)
-        self.model = self._model(state, earlier)
+        self.model = self._model(weights)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer_of(self.model, config))
         self.attentive = None if self.probe is None or not config.attentive_every else self._attentive(self.probe)
         self.sigreg = SIGReg(config.sigreg_slices, config.sigreg_knots, config.sigreg_t_max, config.sigreg_scope != "local")
@@ -124,13 +125,11 @@ class Trainer:
         made = tokenizer.train(self.feed.captions(), c.vocab_size).to_str() if self.group.main else ""
         return Tokenizer.from_str(self.group.from_main(made))
 
-    def _model(self, state: checkpoints.Checkpoint | None, earlier: Beginning | None) -> DualEncoder:
+    def _model(self, state: checkpoints.Checkpoint | None) -> DualEncoder:
         c = self.config
         model = build_model(c, self.tokenizer.get_vocab_size())
         if state is not None:
             checkpoints.restore(model, state)
-        elif earlier is not None:
-            earlier.restore(model)
         if self.group.size > 1:
             sync_batch_norm(model)
         model.to(self.device)

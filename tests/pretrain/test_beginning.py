@@ -11,7 +11,7 @@ from safetensors import safe_open
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
 from levl_eval.core.progress import Progress
-from levl_eval.models.checkpoints import export, read, read_any
+from levl_eval.models.checkpoints import export, read, read_any, save, save_release
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain.beginning import beginning
 from levl_eval.pretrain.loop import Trainer
@@ -68,6 +68,25 @@ def test_what_it_began_with_stays_in_its_checkpoints_and_releases(first, tmp_pat
     assert "earlier" not in read(first / "ckpt.pt")
 
 
+def test_a_release_names_no_folder_in_its_history_either(first, tmp_path):
+    state = read(first / "ckpt.pt")
+    run = {"file": "ckpt.pt", "sha256": "0", "step": 3, "objective": "clip", "seed": 1, "batch_size": 16, "lr": 1e-3}
+    for data, cut in (
+        ("csv:/home/me/pairs.csv", "csv:pairs.csv"),
+        ("scenes", "scenes"),
+        ("hf:org/name:train", "hf:org/name:train"),
+    ):
+        save_release(tmp_path / "r.safetensors", {**state, "earlier": [{**run, "data": data}]})
+        assert [h["data"] for h in read_any(tmp_path / "r.safetensors")["earlier"]] == [cut]
+
+
+@pytest.mark.parametrize("bad", ["runs", [1], [{"file": "x"}]])
+def test_a_history_of_another_kind_is_told(first, tmp_path, bad):
+    save(tmp_path / "ckpt.pt", {**read(first / "ckpt.pt"), "earlier": bad})
+    with pytest.raises(UsageError, match=r"ckpt.pt: field `earlier` is missing or of another kind"):
+        read(tmp_path / "ckpt.pt")
+
+
 @pytest.mark.slow
 def test_a_resumed_run_needs_the_file_no_more_but_the_same_word(first, tmp_path):
     (release,) = export(first / "ckpt.pt", "release", tmp_path / "backbone.safetensors")
@@ -90,7 +109,7 @@ def test_a_resumed_run_needs_the_file_no_more_but_the_same_word(first, tmp_path)
 
 
 def test_a_shipped_backbone_by_its_name(tmp_path):
-    start = beginning(parse_config(["init_from=clip-nano"]))
+    start = beginning(parse_config(["objective=clip", "init_from=clip-nano"]))
     assert start is not None and start.path.name == "clip-nano.safetensors"
     assert start.history()[-1]["objective"] == "clip"
     assert beginning(parse_config([])) is None
@@ -108,8 +127,11 @@ def test_a_shipped_backbone_by_its_name(tmp_path):
         (["init_from=LEVLJEPA"], r"field `init_from`: .*levljepa-nano.safetensors \(levljepa\) is another model"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_begun_with_is_told_in_one_line(first, tmp_path, words, message):
+def test_what_cannot_be_begun_with_is_told_in_one_line_before_images_are_read(first, tmp_path, words, message, monkeypatch):
     words = [w.replace("FIRST", str(first)).replace("NOWHERE", str(tmp_path)).replace("LEVLJEPA", "levljepa-nano") for w in words]
+    monkeypatch.setattr(
+        "levl_eval.pretrain.loop.open_feed", lambda *a: pytest.fail("images are read before the weights are known to fit")
+    )
     with pytest.raises(UsageError, match=message) as e:
         _trainer(tmp_path, "b", "steps=1", *words)
     assert "\n" not in str(e.value)
