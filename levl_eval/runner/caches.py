@@ -102,7 +102,7 @@ KINDS: dict[str, Kind] = {
             "connectors", "connectors", rf"(?P<key>{_HEX})\.safetensors", check="levl_eval.runner.caches:connector_damage", lock="locks/{key}",
             partial=rf"(?P<key>{_HEX})\.state\.pt",
         ),
-        Kind("floors", "floors", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:json_damage"),
+        Kind("floors", "floors", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:json_damage", lock="locks/{key}"),
         Kind("answers", "answers", r"(?!)", check="levl_eval.engines.vlm.answers:damage", partial=rf"(?P<key>{_HEX})\.\d+\.jsonl"),
         Kind("scenes", "scenes", r"(?P<key>seed[0-9a-z-]+)", 1, "scenes-files.json", "levl_eval.runner.caches:world_damage", "{key}/.lock"),
         Kind("backbones", "backbones", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:checksum_damage"),

@@ -9,7 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,6 +246,30 @@ def test_floors(how, metric, tmp_path, monkeypatch):
         DAMAGES[how](path)
     assert ask() == first and len(asked) == 2 and len(heard.lines) == 1 and "computed again" in heard.lines[0]
     assert ask() == first and len(asked) == 2
+
+
+def test_a_floor_that_two_workers_come_to_at_once_is_asked_for_once(tmp_path, monkeypatch):
+    asked, inside, go_on = [], threading.Event(), threading.Event()
+
+    def answer(*a, **k):
+        asked.append(1)
+        inside.set()
+        assert go_on.wait(60)
+        return SimpleNamespace(texts={"1": "yes"}, likelihoods={})
+
+    monkeypatch.setattr(floors, "floor_key", lambda *a: KEY)
+    monkeypatch.setattr(floors, "answer_set", answer)
+    resources = SimpleNamespace(cache=tmp_path, language=None, progress=Heard())
+    data = SimpleNamespace(questions=[SimpleNamespace(question_id="1", meta={})])
+    with ThreadPoolExecutor(2) as workers:
+        ask = (floors.text_only, resources, task_card("pope"), None, data)
+        first = workers.submit(*ask)
+        assert inside.wait(60)
+        second = workers.submit(*ask)
+        with pytest.raises(FutureTimeout):
+            second.result(0.5)
+        go_on.set()
+        assert first.result(60) == second.result(60) and len(asked) == 1
 
 
 def test_journals_leave_out_what_is_torn_damaged_or_anothers(tmp_path):

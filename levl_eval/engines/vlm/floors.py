@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from levl_eval.backbones.twin import random_twin
 from levl_eval.cards import QuestionCard, RecipeCard
 from levl_eval.core.distributed import process_group
+from levl_eval.core.files import locked
 from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_json, recall, write_json
 from levl_eval.data.types import QuestionSet
@@ -76,6 +78,12 @@ def _read(
 def text_only(resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet) -> Reading:
     """The language model alone: the same questions without any image. The same for every backbone, so kept."""
     path = resources.cache / "floors" / f"{floor_key(resources, card, data)}.json"
+    # Workers come to it at the same time, when their first connectors are trained: one asks, the others wait and read.
+    with locked(path.parent / "locks" / path.stem) if process_group().main else nullcontext():
+        return _asked_or_kept(resources, card, prompt, data, path)
+
+
+def _asked_or_kept(resources: VQAResources, card: QuestionCard, prompt: Prompt, data: QuestionSet, path: Path) -> Reading:
     needed = reads(card)
     wanted = {q.question_id for q in data.questions if needed == "texts" or "choices" in q.meta}
     kept = process_group().from_main(
