@@ -244,7 +244,7 @@ def _brief(record: Record) -> dict[str, object]:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    """All four embedded backbones on suite demo; zero-shot is left out for random-nano, which has no text encoder."""
+    """All four embedded backbones on suite demo, less what the suite leaves out and zero-shot of random-nano, which has no text encoder."""
     from levl_eval.report.trackers import check_trackers
 
     check_trackers(args.log)

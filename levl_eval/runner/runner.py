@@ -101,9 +101,7 @@ class Runner:
             work_alone()
         rest = [n for n in range(len(self.jobs)) if n not in self.records]
         rank, size = launched_rank()
-        start = (
-            rank * len(rest) // size
-        )  # in the plan's order from there: connectors are the longest part, so none waits for the end
+        start = rank * len(rest) // size  # from there in the plan's order: what takes long, connectors, is not left to the end
         for number in [n for n in (*rest[start:], *rest[:start]) if not self._alone(n, wait=False)]:
             if size > 1:
                 self._help(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from levl_eval.cards import SuiteCard, parse_card, suites
-from levl_eval.cards.registry import any_card, claim_card, suite_card, task_card
+from levl_eval.cards.registry import any_card, backbone_card, claim_card, suite_card, task_card
 from levl_eval.cards.suites import left_out_by_suites, only_of_suites, suite_cards, suites_of, tasks_of
 from levl_eval.core.errors import UsageError
 
@@ -25,6 +25,11 @@ def test_what_a_suite_names_is_there(suite: SuiteCard):
             card = claim_card(claim)
             assert set(card.roles) <= set(suite.roles), claim
             assert {t.task for t in card.tasks} <= set(part.tasks), claim  # it can be judged on what is run
+            assert not any(t.task in part.leave_out.get(b, ()) for t in card.tasks for r in card.roles for b in suite.roles[r]), (
+                claim
+            )
+        for backbone in part.leave_out:
+            backbone_card(backbone)
     assert suite.source
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,8 @@ from levl_eval.cli import run as cli
 from levl_eval.core.device import GPU_SHARE, memory_share
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import UsageError
+from levl_eval.core.progress import Progress
+from levl_eval.runner.runner import Runner
 from levl_eval.runner.workers import USABLE, default_workers, workers
 
 CARD = "kind: backbone\nname: {name}\nuri: random:nano?seed={seed}\n"
@@ -56,6 +59,20 @@ def test_two_workers_share_the_pieces_and_give_one_table(world, tmp_path, monkey
     assert main([*_words(world, tmp_path, tmp_path / "one"), "--quiet"]) == 0
     capsys.readouterr()
     assert (tmp_path / "both" / "leaderboard.csv").read_bytes() == (tmp_path / "one" / "leaderboard.csv").read_bytes()
+
+
+def test_no_worker_leaves_its_connectors_to_the_end(tmp_path, monkeypatch):
+    """Each begins at its share of the plan, in the plan's order: the job with a connector stands before those that need none."""
+    jobs = [SimpleNamespace(card=SimpleNamespace(engine=engine)) for engine in ("vqa", "linear", "knn")] * 2
+    orders = []
+    for rank in (0, 1):
+        monkeypatch.setattr("levl_eval.runner.runner.launched_rank", lambda rank=rank: (rank, 2))
+        runner = Runner(SimpleNamespace(config=SimpleNamespace(out=tmp_path), jobs=jobs), Progress(quiet=True), {})
+        taken: list[int] = []
+        monkeypatch.setattr(runner, "_alone", lambda n, wait, r=runner, t=taken: t.append(n) or r.records.update({n: n}) or True)
+        assert runner.work() == [0, 1, 2, 3, 4, 5]
+        orders.append(taken)
+    assert orders == [[0, 1, 2, 3, 4, 5], [3, 4, 5, 0, 1, 2]]
 
 
 @pytest.mark.distributed
