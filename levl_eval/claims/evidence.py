@@ -19,9 +19,13 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.json_types import object_at
 from levl_eval.core.text import did_you_mean
 from levl_eval.metrics.crossed import Crossed, crossed
+from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record
 from levl_eval.records.convergence import converged
+from levl_eval.report.derived import Derived
 from levl_eval.report.paired import Samples, load_samples
+from levl_eval.report.paired import pair as paired
+from levl_eval.report.trained_out import Effect, effect, lengths, trained_out
 from levl_eval.report.units import factor, lower_is_better
 
 MIN_IMAGES = 10  # below it the spread between images says too little of itself
@@ -201,12 +205,37 @@ class Workbench:
 
     def __init__(self) -> None:
         self._samples: dict[str, Samples] = {}
+        self._derived = Derived(writes=False)
+        self._effects: dict[tuple[str, str, str], Effect | None] = {}
 
     def samples(self, record: Record) -> Samples:
         key = f"{record.home}/{record.key}"
         if key not in self._samples:
             self._samples[key] = load_samples(record)
         return self._samples[key]
+
+    def effect_of_length(self, encoder: Encoder, task: str, protocol: str) -> Effect | None:
+        """What training of another length did to an encoder's score under a protocol; None where none was run."""
+        key = (encoder.label, task, protocol)
+        if key not in self._effects:
+            runs = {h: list(seeds.values()) for h, seeds in encoder.tasks[task].items()}
+            self._effects[key] = None
+            for group in lengths([records[0] for records in runs.values()]):
+                at = next((v for v, r in group.examples if r.comparison_hash == protocol), None)
+                if at is not None:
+                    mine = {v: runs[r.comparison_hash] for v, r in group.examples}
+                    self._effects[key] = effect(group.field, mine, at, self._difference)
+        return self._effects[key]
+
+    def _difference(self, left: Sequence[Record], right: Sequence[Record]) -> Estimate | None:
+        def compute() -> Estimate | None:
+            sides = [[(r, self._derived.scores(r)) for r in side] for side in (left, right)]
+            return paired(*sides).difference()
+
+        try:
+            return self._derived.estimate("difference", (left, right), compute)
+        except LevlError:  # the contrast itself says what is wrong with samples that it needs
+            return None
 
     def contrast(self, a: Role, b: Role, task: str, metric: str | None, protocol: str) -> Contrast:
         """``a`` minus ``b`` on a task under one protocol (a comparison hash that both have).
@@ -221,7 +250,9 @@ class Workbench:
         used = [[[h[s] for s in own] for h in pair] for pair, own in zip(heads, seeds, strict=True)]
         flat = [r for pair in used for side in pair for r in side]
         name = metric or flat[0].main_metric
-        _check_instrument(flat, [[r for pair in used for r in pair[k]] for k in (0, 1)], (a.name, b.name), name)
+        for k, role in enumerate((a, b)):
+            self._check_heads(role, [(p[k], u[k]) for p, u in zip(pairs, used, strict=True)], task, protocol)
+        _check_sight(flat, (a.name, b.name), name)
         layout, values, images, items, left_out = self._layout(used, name)
         caveats = list(_caveats(flat, used, (a.name, b.name), name))
         if len(pairs) > 1:
@@ -238,6 +269,14 @@ class Workbench:
             crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds[0]), left_out,
             tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
         )  # fmt: skip
+
+    def _check_heads(self, role: Role, side: Sequence[tuple[Encoder, Sequence[Record]]], task: str, protocol: str) -> None:
+        """Raises Unusable where a head had not converged: its difference may be the head's."""
+        heads = [(e, r) for e, records in side for r in records]
+        late = [r for e, r in heads if trained_out(r, self.effect_of_length(e, task, protocol)) is False]
+        if late:
+            words = f"{len(late)} of {len(heads)} heads of {role.name} ({late[0].backbone_name}, seed {late[0].seed})"
+            raise Unusable(f"{task}: {words} had not converged, so the head may be the limit; give it a larger budget")
 
     def _layout(
         self, used: Sequence[Sequence[Sequence[Record]]], metric: str
@@ -278,13 +317,8 @@ def _check_value(record: Record, metric: str, value: float, whole: bool) -> None
         raise Unusable(f"{record.task}: {metric} from the samples of {record.key} is {value:.6f}, the record says {recorded:.6f}")
 
 
-def _check_instrument(flat: Sequence[Record], sides: Sequence[Sequence[Record]], names: tuple[str, str], metric: str) -> None:
-    """Raises Unusable where a head had not converged, or where neither side is above the floor without sight."""
-    for name, side in zip(names, sides, strict=True):
-        late = [r for r in side if converged(r) is False]
-        if late:
-            heads = f"{len(late)} of {len(side)} heads of {name} ({late[0].backbone_name}, seed {late[0].seed})"
-            raise Unusable(f"{flat[0].task}: {heads} had not converged, so the head may be the limit; give it a larger budget")
+def _check_sight(flat: Sequence[Record], names: tuple[str, str], metric: str) -> None:
+    """Raises Unusable where neither side is above the floor without sight."""
     if metric != flat[0].main_metric:
         return
     floors = [e.value for r in flat for k, e in r.metrics.items() if k.startswith("floor_")]

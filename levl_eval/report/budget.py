@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from levl_eval.cards.budget import budget_in
-from levl_eval.core.hashing import canonical
 from levl_eval.metrics.estimate import Estimate
-from levl_eval.records.samples import finite
-from levl_eval.report.provenance import comparison_fields, flat
 from levl_eval.report.results import Results, Row
 from levl_eval.report.units import interval
 
@@ -23,16 +19,10 @@ class Budgets:
 
 
 def budgets(results: Results) -> list[Budgets]:
-    groups: dict[tuple[str, str, str], list[tuple[float, Row]]] = {}
-    for row in results.rows:
-        budget = budget_in(flat(row.any.protocol))
-        if budget is not None:
-            rest = {k: v for k, v in comparison_fields(row.any).items() if k != budget[0]}
-            groups.setdefault((row.task, budget[0], str(canonical(finite(rest)))), []).append((budget[1], row))
+    row_of = {id(row.any): row for row in results.rows}
     return [
-        Budgets(task, field, tuple(sorted(rows, key=lambda r: r[0])))
-        for (task, field, _), rows in groups.items()
-        if len(rows) > 1
+        Budgets(group.examples[0][1].task, group.field, tuple((value, row_of[id(r)]) for value, r in group.examples))
+        for group in results.lengths
     ]
 
 

@@ -13,6 +13,7 @@ from levl_eval.report.provenance import data_words, date_of, flat
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.sight import share_of_record, share_text
 from levl_eval.report.tables import chance_of
+from levl_eval.report.trained_out import RULE as TRAINED_OUT
 from levl_eval.report.units import interval, lower_note, text
 
 Facts = list[tuple[str, list[str]]]  # (what, lines)
@@ -104,6 +105,16 @@ def _convergence(record: Record) -> list[str]:
     return out or ["nothing is trained"]
 
 
+def _other_length(results: Results, row: Row, name: str) -> list[str]:
+    """What training of another length did to the score, where one was run."""
+    other = results.effect_of_length(row, name)
+    if other is None:
+        return []
+    changed = interval(other.change.value, other.change.low, other.change.high, row.kind, signed=True)
+    verdict = {True: "trained out", False: "the head is the limit", None: "too few images to tell"}[other.held]
+    return [f"{other.field} {other.many:g} instead of {other.few:g}: {changed} points, {verdict} (rule: {TRAINED_OUT})"]
+
+
 def _result(name: str, e: Estimate, record: Record) -> str:
     kind = entry_of(record, name)
     unit = kind.unit or "no unit"
@@ -149,7 +160,7 @@ def of_record(results: Results, row: Row, name: str, record: Record) -> Facts:
             else [],
         ),
         ("share of sight", [share_text(share) + " percent of the way from floor to ceiling"] if share else []),
-        ("training", _convergence(record) if main else []),
+        ("training", [*_convergence(record), *_other_length(results, row, name)] if main else []),
         ("remarks", _remarks(record)),
         ("data", [data_words([record]), f"test fingerprint {record.data.get('fingerprint') or 'none'}"]),
         ("trained on", [f"fingerprint {t}" for t in record.train]),

@@ -43,7 +43,7 @@ def _cell(results: Results, row: Row, name: str, bold: set[str]) -> str:
         return "--"
     value = text(results.summary(row, name).estimate.value, row.kind)
     shown = rf"$\mathbf{{{value}}}$" if name in bold else f"${value}$"
-    return shown + late_mark(row, name)
+    return shown + late_mark(results, row, name)
 
 
 def _head(row: Row) -> str:

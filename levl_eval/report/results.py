@@ -26,6 +26,7 @@ from levl_eval.report.paired import Paired, mean_iou_over_seeds, pair
 from levl_eval.report.provenance import data_words, marks
 from levl_eval.report.reading import read_directories
 from levl_eval.report.reference import is_baseline, reference_of, resolve_reference
+from levl_eval.report.trained_out import Effect, Lengths, effect, lengths
 
 RowKey = tuple[str, str]  # task, comparison hash
 
@@ -117,6 +118,7 @@ class Results:
         self._references: dict[tuple[RowKey, str], str | None] = {}
         self._unpaired: dict[str, None] = {}
         self._summaries: dict[tuple[RowKey, str, str], Summary] = {}
+        self._effects: dict[tuple[RowKey, str], Effect | None] = {}
         columns = {self.label(r): r.backbone_name for r in self.records}
         self.named = resolve_reference(reference, list(columns), columns) if reference is not None else None
 
@@ -233,6 +235,27 @@ class Results:
             both = left and right and left.records and right.records
             self._differences[key] = self._difference(left.records, right.records) if left and right and both else None
         return self._differences[key]
+
+    @cached_property
+    def lengths(self) -> list[Lengths]:
+        """Rows, each by its :attr:`Row.any`, that differ only in how long a head or connector was trained."""
+        return lengths([row.any for row in self.rows])
+
+    def effect_of_length(self, row: Row, backbone: str) -> Effect | None:
+        """What training of another length did to a cell's score; None where none was run."""
+        key = (row.key, backbone)
+        if key not in self._effects:
+            self._effects[key] = self._effect_of_length(row, backbone)
+        return self._effects[key]
+
+    def _effect_of_length(self, row: Row, backbone: str) -> Effect | None:
+        group = next((g for g in self.lengths if any(r is row.any for _, r in g.examples)), None)
+        if group is None:
+            return None
+        cells = {id(r.any): r.cells.get(backbone) for r in self.rows}
+        mine = {v: c.records for v, r in group.examples if (c := cells[id(r)]) is not None and c.records}
+        at = next(v for v, r in group.examples if r is row.any)
+        return effect(group.field, mine, at, self.paired_difference) if at in mine else None
 
     def reference(self, row: Row, backbone: str) -> str | None:
         """The column that a backbone's gain is over, None where it has none (reference.py has the rule)."""

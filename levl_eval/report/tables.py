@@ -18,12 +18,12 @@ from levl_eval.core.text import csv_cell, printable
 from levl_eval.metrics.catalogue import Metric
 from levl_eval.metrics.statistics import within
 from levl_eval.records import Record
-from levl_eval.records.convergence import converged
 from levl_eval.report.averages import average_lines, average_notes, known_averages
 from levl_eval.report.budget import budget_notes
 from levl_eval.report.provenance import date_of, published_set, source_word, test_images
 from levl_eval.report.results import Results, Row, entry_of
 from levl_eval.report.sight import SHARE, ceiling_notes, ceiling_of, is_of_main, share_of_record, share_of_sight, share_text
+from levl_eval.report.trained_out import trained_out
 from levl_eval.report.units import interval, labelled, lower_note, text
 
 TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
@@ -75,7 +75,7 @@ COLUMNS: dict[str, str] = {
     "sight_low": "lower end of its 95% interval",
     "sight_high": "upper end",
     "ceiling": "main metric of the oracle that `sight` is measured by, in the unit of `value`",
-    "converged": "1: the head or connector had learned what it could, by the rule in the record; 0: not; empty: nothing is trained, or not told",
+    "converged": "1: the head or connector had learned what it could, by the effect of `--budget` where it was run, else by the rule in the record; 0: not; empty: nothing is trained, or not told",
 }
 
 
@@ -134,7 +134,10 @@ def _sight_columns(results: Results, row: Row, r: Record) -> TableRow:
 def rows(results: Results) -> list[TableRow]:
     """One row per metric of a record; a failed record gives one row without numbers. Sorted by task, metric, backbone, seed."""
     gains = {
-        id(r): _gain_columns(results, row, name, r)
+        id(r): {
+            **_gain_columns(results, row, name, r),
+            "converged": _flag(trained_out(r, results.effect_of_length(row, name))),
+        }
         for row in results.rows
         for name, cell in row.cells.items()
         for r in cell.records
@@ -151,7 +154,7 @@ def rows(results: Results) -> list[TableRow]:
             ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
             columns = {
                 **common, "metric": name, "main": int(main), "unit": kind.unit, **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
-                **(gains[id(r)] if main else {}), "converged": _flag(converged(r)) if main else "", "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
+                **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
             }  # fmt: skip
             out.append((_place(common, r, name), columns))
     return [columns for _, columns in sorted(out, key=lambda x: x[0])]
@@ -213,22 +216,26 @@ def floor_notes(records: Sequence[Record]) -> list[str]:
 LATE = "*"  # behind a value whose head or connector had not converged
 
 
-def late_mark(row: Row, name: str) -> str:
-    """:data:`LATE` where a seed's head had not converged; ""."""
+def late_mark(results: Results, row: Row, name: str) -> str:
+    """:data:`LATE` where a seed's head had not converged (trained_out.py); ""."""
     cell = row.cells.get(name)
-    return LATE if cell is not None and any(converged(r) is False for r in cell.records) else ""
+    late = cell is not None and any(trained_out(r, results.effect_of_length(row, name)) is False for r in cell.records)
+    return LATE if late else ""
 
 
-def late_notes(rows: Sequence[Row]) -> list[str]:
+def late_notes(results: Results, rows: Sequence[Row]) -> list[str]:
     """What the mark means, where there is one."""
-    marked = dict.fromkeys(row.task for row in rows if any(late_mark(row, n) for n in row.cells))
-    words = "the head or connector had not converged (rule in the record) and may limit the result; --budget x2 shows the effect of longer training"
+    marked = dict.fromkeys(row.task for row in rows if any(late_mark(results, row, n) for n in row.cells))
+    words = (
+        "the head or connector had not converged (by the effect of another --budget where one was run, else by the rule in the record) "
+        "and may limit the result; --budget x2 shows the effect of longer training"
+    )
     return [f"{LATE} {', '.join(marked)}: {words}"] if marked else []
 
 
 def instrument_notes(results: Results, rows: Sequence[Row]) -> list[str]:
     """Which heads had not converged, and which ceilings the shares of sight refer to."""
-    return [*late_notes(rows), *ceiling_notes(results, rows), *budget_notes(results)]
+    return [*late_notes(results, rows), *ceiling_notes(results, rows), *budget_notes(results)]
 
 
 def data_notes(results: Results) -> list[str]:
@@ -261,7 +268,7 @@ def _cell_text(results: Results, row: Row, name: str) -> tuple[str, str, str, st
     """(value, spread over seeds, gain, share of sight) of a cell for people."""
     s = results.summary(row, name)
     g = results.gain(row, name)
-    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind) + late_mark(row, name)
+    value = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind) + late_mark(results, row, name)
     seeds = f"{text(s.seed_sd, row.kind)} ({s.seeds})" if s.seeds > 1 else ""
     gain = interval(g.value, g.low, g.high, row.kind, signed=True) if g else ""
     return value, seeds, gain, share_text(share_of_sight(results, row, name))

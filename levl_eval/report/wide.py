@@ -57,7 +57,7 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
     if s.seed_sd is not None:
         shown += f", seed sd {text(s.seed_sd, row.kind)} ({s.seeds})"
-    shown += late_mark(row, name)
+    shown += late_mark(results, row, name)
     return Entry(shown, name == best, cell.any.key, round(row.kind.factor * s.estimate.value, 4))
 
 
@@ -240,7 +240,7 @@ def as_json(results: Results) -> list[dict[str, object]]:
                 "status": "done", **s.estimate.model_dump(), "seed_sd": s.seed_sd, "best": name == best,
                 "seeds": {str(r.seed): r.metrics[row.metric].value for r in cell.records},
                 "gain": g.model_dump() if g else None, "reference": results.reference(row, name) if g else None,
-                "sight": share.model_dump() if share else None, "converged": not late_mark(row, name),
+                "sight": share.model_dump() if share else None, "converged": not late_mark(results, row, name),
             }  # fmt: skip
         out.append(
             {

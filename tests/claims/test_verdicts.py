@@ -109,6 +109,20 @@ def test_heads_that_had_not_converged_and_floors_make_it_undecided(tmp_path):
     assert j.verdict == "supported" and any("floor_text_only is not the same on both sides" in c for c in j.caveats)
 
 
+def test_four_times_the_training_that_moves_nothing_lets_a_claim_be_judged(tmp_path):
+    """The loss of a connector falls for as long as it learns by heart; its score at another length says whether it is the limit."""
+    late, far = {"converged": {"converged": False}}, tmp_path / "far"
+    for epochs in (2, 8):
+        protocol = {"name": "gqa", "recipe": {"epochs": epochs}}
+        for name, skill in (("one", 0.7), ("two", 0.55)):
+            write(tmp_path, name, "gqa", answers(skill, own=len(name)), protocol=protocol, notes=late)
+            moved = skill + (0.1 if name == "two" and epochs == 8 else 0.0)
+            write(far, name, "gqa", answers(moved, own=len(name)), protocol=protocol, notes=late)
+    assert verdict(tmp_path).verdict == "supported"
+    j = verdict(far)
+    assert j.verdict == "undecided" and "1 of 1 heads of b (two, seed 0) had not converged" in sentence(j)
+
+
 def test_sides_that_were_not_measured_alike_are_refused_with_the_field(run, tmp_path, capsys):
     folder = run(one=0.7)
     write(folder, "two", "gqa", answers(0.55, own=2), protocol={"name": "gqa", "lr": 0.2})

@@ -12,17 +12,18 @@ from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.records import Sample, write_record
 from levl_eval.report import wide
 from levl_eval.report.budget import budget_notes, budgets
+from levl_eval.report.facts import of_record
 from levl_eval.report.html import build
 from levl_eval.report.protocol_curves import protocol_curves
 from levl_eval.report.results import Results
 from levl_eval.report.sight import doses
-from levl_eval.report.tables import all_notes, lines
+from levl_eval.report.tables import all_notes, late_mark, lines, rows
 
 from tests.report.conftest import record  # isort: skip
 
 
-def write(out, name, epochs, skill, converged=True, **info):
-    scores = (np.random.default_rng(0).random(300) < skill).astype(float)
+def write(out, name, epochs, skill, converged=True, seed=0, **info):
+    scores = (np.random.default_rng(seed).random(300) < skill).astype(float)
     r = record(
         name, "linear", "top1", {"top1": mean_estimate(scores)}, protocol={"name": "linear", "epochs": epochs, "until": "epochs"}
     )
@@ -83,6 +84,34 @@ def test_values_of_heads_that_were_still_learning_carry_a_mark(tmp_path):
     assert any(n.startswith("* linear: the head or connector had not converged") for n in all_notes(results))
     assert wide.markdown(results).count("]*") == 1
     assert [c["converged"] for c in wide.as_json(results)[0]["cells"].values()] == [True, False]
+
+
+def test_another_length_of_training_settles_what_a_loss_curve_cannot(tmp_path):
+    """A loss on what is learnt by heart never stops falling: where the score no longer moves the star goes; where it moves it comes."""
+    for name, few, many in (("still", 0.5, 0.5), ("moved", 0.3, 0.9)):
+        write(tmp_path, name, 50, few, converged=name == "moved")
+        write(tmp_path, name, 100, many, converged=name == "moved")
+    results = Results.read([tmp_path])
+    short, long = (row for _, row in budgets(results)[0].rows)
+    for row in (short, long):  # the longer one by the shorter: nothing came of twice the training
+        assert late_mark(results, row, "still") == "" and late_mark(results, row, "moved") == "*"
+    assert {(r["backbone"], r["converged"]) for r in rows(results)} == {("still", "1"), ("moved", "0")}
+    found = results.effect_of_length(short, "moved")
+    assert (found.field, found.few, found.many, found.held) == ("epochs", 50, 100, False) and found.change.low > 0
+    panel = dict(of_record(results, short, "still", short.cells["still"].records[0]))["training"]
+    assert panel[0].startswith("NOT converged") and panel[-1].startswith("epochs 100 instead of 50: +0.0")
+    assert "trained out (rule: training of at least 2 times" in panel[-1]
+
+
+def test_a_length_that_says_too_little_leaves_the_verdict_to_the_loss_curve(tmp_path):
+    for epochs in (50, 90):  # less than twice
+        write(tmp_path, "near", epochs, 0.5, converged=False)
+    for epochs in (50, 100):  # answers that have nothing to do with each other: a paired interval wider than the score's
+        write(tmp_path, "wide", epochs, 0.5, converged=False, seed=epochs // 50)
+    results = Results.read([tmp_path])
+    by_length = {value: row for group in results.lengths for value, r in group.examples for row in results.rows if row.any is r}
+    assert results.effect_of_length(by_length[90], "near") is None and late_mark(results, by_length[90], "near") == "*"
+    assert results.effect_of_length(by_length[100], "wide").held is None and late_mark(results, by_length[100], "wide") == "*"
 
 
 def test_doses_are_lines_by_rising_share(tmp_path):
