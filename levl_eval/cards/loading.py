@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -57,6 +58,9 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.json_types import as_object
 from levl_eval.core.safe_yaml import read_yaml
 from levl_eval.core.text import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "GENERATION",
@@ -197,12 +201,48 @@ def card_fields(engine: object) -> frozenset[str]:
     return frozenset(model.model_fields) if model else frozenset()
 
 
+def _branch(loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Up to the model of a union that an error is of; () where it is of none."""
+    at = [n for n, p in enumerate(loc) if str(p).endswith(_BRANCHES)]
+    return tuple(loc[: at[-1] + 1]) if at else ()
+
+
+_BRANCHES = ("Card", "Spec", "str", "list[str]", "]")  # how pydantic names the models and types of a union in a place
+
+
+def _nearest(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first complaint about a range, which says more than a union's other branch; else the first of the branch with fewest complaints."""
+    of_value = next((e for e in errors if e["type"] == "value_error"), None)
+    counts = Counter(_branch(e["loc"]) for e in errors)
+    first = errors[0]
+    inside = [e for e in errors if _branch(e["loc"])[:-1] == _branch(first["loc"])[:-1] and e["type"] == "extra_forbidden"]
+    return of_value or min(inside, key=lambda e: counts[_branch(e["loc"])], default=first)
+
+
+def _fields_at(model: type[BaseModel] | None, loc: Sequence[int | str]) -> list[str]:
+    """Fields of the model in which the last of ``loc`` is unknown: the card's own, or those of a model inside it."""
+    known: list[type[BaseModel]] = [model] if model else []
+    for part in loc[:-1]:
+        if isinstance(part, str) and known:
+            inner = [m.model_fields[part].annotation for m in known if part in m.model_fields]
+            known = [m for annotation in inner for m in _models_in(annotation)] or known
+            known = [m for m in known if m.__name__ == part] or known
+    return list(dict.fromkeys(name for m in known for name in m.model_fields))
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    """The models that an annotation names, in unions and lists too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in get_args(annotation) for m in _models_in(part)]
+
+
 def _explain(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> UsageError:
     """One line from pydantic's first complaint, or the first about a range: file, field, what was expected."""
     errors = error.errors()
-    first = next((e for e in errors if e["type"] == "value_error"), errors[0])  # a range says more than a union's other branch
+    first = _nearest(errors)
     engines = set(_models())
-    loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(("Card", "Spec", "str", "list[str]", "]"))]
+    loc = [str(p) for p in first["loc"] if p not in engines and not str(p).endswith(_BRANCHES)]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UnreadField):
         loc.append(cause.field)
@@ -210,8 +250,7 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
     expected = first["msg"].removeprefix("Value error, ")
     expected = expected[0].lower() + expected[1:]
     if first["type"] == "extra_forbidden":
-        known = list(model.model_fields) if model and len(loc) == 1 else []
-        expected = "no such field" + did_you_mean(loc[-1], known)
+        expected = "no such field" + did_you_mean(loc[-1], _fields_at(model, first["loc"])) + "; take it out, or correct its name"
     elif "input" in first and not isinstance(first["input"], (dict, BaseModel)):
         expected += f", found {reprlib.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import parse_yaml
@@ -34,6 +35,25 @@ def override(value: dict[str, object], field: str, text: str, where: str) -> Non
         node[last] = parsed
     else:
         raise UsageError(f"--set {where}.{field}: `{last}` cannot be set there")
+
+
+def embed_recipe(
+    read: Callable[[str], dict[str, object]], value: dict[str, object], chosen: str | None, default: str | None, name: str
+) -> None:
+    """Put the mapping of a card's recipe in its name's place: of the one that ``--set`` names or writes, else of ``default``.
+
+    read: a recipe's mapping by its name. default: "scenes" stands for the recipe that the card's own one names for them (`on_scenes`).
+    """
+    recipe = value.get("recipe", "vqa-train")
+    if chosen is not None:
+        recipe = chosen
+        if chosen.lstrip().startswith("{"):  # a whole recipe, written as a YAML mapping
+            override(value, "recipe", chosen, name)
+            recipe = value["recipe"]
+    elif default and isinstance(recipe, str):
+        own = read(recipe).get("on_scenes") if default == "scenes" else None
+        recipe = own if isinstance(own, str) else default
+    value["recipe"] = read(recipe) if isinstance(recipe, str) else recipe
 
 
 def _parsed(text: str, field: str, last: str) -> object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -33,8 +33,9 @@ from levl_eval.cards import (
     read_yaml,
 )
 from levl_eval.cards.lmms import PREFIX, lmms_value
-from levl_eval.cards.overrides import override
+from levl_eval.cards.overrides import embed_recipe, override
 from levl_eval.cards.trust import FIELDS, check_fields
+from levl_eval.cards.unread import check_all_read, check_own
 from levl_eval.core.errors import UsageError
 from levl_eval.core.registry import SHIPPED, Registry, imported
 from levl_eval.core.text import did_you_mean
@@ -232,11 +233,16 @@ def _place(value: dict[str, object], chosen: str, own: bool) -> None:
 
 
 def task_card(
-    name: str, overrides: dict[str, str] | None = None, default_recipe: str | None = None, trust: bool = False
+    name: str,
+    overrides: dict[str, str] | None = None,
+    default_recipe: str | None = None,
+    trust: bool = False,
+    shared: Collection[str] = (),
 ) -> TaskCard:
     """The resolved card of a task: recipe embedded, ``--set`` values applied, validated.
 
     default_recipe: takes the place of the card's recipe unless the user set one (``--data scenes`` does this).
+    shared: fields of ``overrides`` that another combination of a grid reads, so that this one may pass them over.
     trust: the card may name Python that runs here (trust.FIELDS); what ``overrides`` name may anyway.
     Raises UsageError naming file and field, or the near misses of an unknown name.
     """
@@ -256,16 +262,8 @@ def task_card(
     elif isinstance(named := value.get("set"), str) and named:
         _place(value, named, own=True)
     if value.get("engine") in ("vqa", "mcq", "lmms"):
-        recipe = value.get("recipe", "vqa-train")
-        if "recipe" in overrides:
-            recipe = text = overrides["recipe"]
-            if text.lstrip().startswith("{"):  # a whole recipe, written as a YAML mapping
-                override(value, "recipe", text, str(value.get("name", name)))
-                recipe = value["recipe"]
-        elif default_recipe and isinstance(recipe, str):
-            own = _recipe(recipe).get("on_scenes") if default_recipe == "scenes" else None
-            recipe = own if isinstance(own, str) else default_recipe
-        value["recipe"] = _recipe(recipe) if isinstance(recipe, str) else recipe
+        embed_recipe(_recipe, value, overrides.get("recipe"), default_recipe, str(value.get("name", name)))
+    check_own(value, str(path))
     for field, text in sorted(overrides.items(), key=lambda f: f[0].count(".")):  # a mapping first, then what is set inside it
         if field == "set":
             raise UsageError(f"--set {name}.set: choose the set in the task's name instead, as {head}@{text}")
@@ -278,6 +276,7 @@ def task_card(
     if not isinstance(card, TaskFields):
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
     names_by_content(card)
+    check_all_read(card, value, [f for f in overrides if f not in shared], where)
     check_fields(card, where, set(overrides), trust)
     if not name.startswith(PREFIX):
         check_name(path, declared)

@@ -21,6 +21,7 @@ from levl_eval.metrics.equivalence import NOTHING, Evidence, combined, evidence
 from levl_eval.metrics.permutation import holm
 from levl_eval.records import Record, read_records
 from levl_eval.report.compare import differing_fields, mismatches
+from levl_eval.report.one_protocol import repeated
 from levl_eval.report.provenance import published_set, source_word, trained_on_scenes
 from levl_eval.report.units import factor
 
@@ -156,13 +157,17 @@ class Judge:
         shared = [h for h in next(iter(runs.values()), []) if all(h in v for v in runs.values())] if len(runs) > 1 else []
         subject = runs.get(card.subject, [])
         of_pair = {o: shared or [h for h in subject if h in runs.get(o, ())] or [""] for o in card.against}
+        again = _written_twice(there, task.task, of_pair)
+        of_pair = {o: [h for h in hashes if h not in again] for o, hashes in of_pair.items()}
         used = dict.fromkeys(h for hashes in of_pair.values() for h in hashes if h)
         choices = choices_of({h: every[h] for h in used})
         pairs = [(o, h) for h in used or [""] for o in card.against if h in of_pair[o]] + [
             (o, "") for o in card.against if used and of_pair[o] == [""]
         ]
         out = [replace(self._test(card, task, o, h), choices=choices.get(h, ())) for o, h in pairs]
-        return out, _left_out(task.task, every, fitting, used, bool(shared)) if used else []
+        once = {h: r for h, r in every.items() if h not in again}
+        notes = _left_out(task.task, once, [h for h in fitting if h in once], used, bool(shared)) if used else []
+        return out, [*notes, *([_counted_once(task.task, every, again)] if again else [])]
 
     def _test(self, card: ClaimCard, task: ClaimTask, other: str, protocol: str) -> Difference:
         metric = task.metric or ""
@@ -214,6 +219,24 @@ def _of_task(card: ClaimCard, tests: Sequence[Difference]) -> Evidence:
     if all(len(p) == len(by_role) for p in by_protocol.values()):
         return combined([combined(p, card.over.against) for p in by_protocol.values()], card.over.protocols)
     return combined([combined(p, card.over.protocols) for p in by_role.values()], card.over.against)
+
+
+def _written_twice(roles: Sequence[Role], task: str, of_pair: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Protocols that come to the same as an earlier one for all these roles (report.one_protocol), and are tested with it: itself -> that one."""
+    records: dict[str, list[Record]] = {h: [] for hashes in of_pair.values() for h in hashes if h}
+    for encoder in (e for role in roles for e in role.encoders):
+        for h in records:
+            records[h] += encoder.tasks.get(task, {}).get(h, {}).values()
+    repeats = repeated(records)
+    return {h: first for h, first in repeats.items() if all((h in v) == (first in v) for v in of_pair.values())}
+
+
+def _counted_once(task: str, every: Mapping[str, Record], again: Mapping[str, str]) -> str:
+    """What is to be told of protocols that come to the same as others."""
+    h, first = next(iter(again.items()))
+    two = choices_of({h: every[h], first: every[first]})
+    ways = " and ".join(", ".join(f"{k}={v}" for k, v in two[key]) for key in (first, h))
+    return f"{task}: {len(again)} of its protocols come to the same as others for these backbones and count once, first {ways}"
 
 
 def _left_out(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from levl_eval.core.hashing import canonical
 from levl_eval.records.samples import finite
 from levl_eval.report.labels import short
+from levl_eval.report.one_protocol import repeated
 from levl_eval.report.provenance import comparison_fields
 from levl_eval.report.results import Results, Row
 from levl_eval.report.specification import Specification
@@ -23,7 +24,9 @@ def _choices(rows: Sequence[Row]) -> list[tuple[tuple[str, str], ...]]:
 
 
 def protocol_curves(results: Results) -> list[tuple[str, str, list[Specification]]]:
-    """(task, backbone and what its gain is over, gains by rising value) where a gain is known under at least LEAST protocols."""
+    """(task, backbone and what its gain is over, gains by rising value) where a gain is known under at least LEAST protocols.
+
+    Protocols that come to the same for a backbone are one point of its curve."""
     by_task: dict[str, list[Row]] = {}
     for row in results.rows:
         by_task.setdefault(row.task, []).append(row)
@@ -34,7 +37,10 @@ def protocol_curves(results: Results) -> list[tuple[str, str, list[Specification
         choices = _choices(rows)
         for name in dict.fromkeys(n for row in rows for n in row.cells):
             points, over = [], ""
-            for row, chosen in zip(rows, choices, strict=True):
+            again = repeated({str(k): row.cells[name].records for k, row in enumerate(rows) if name in row.cells})
+            for k, (row, chosen) in enumerate(zip(rows, choices, strict=True)):
+                if str(k) in again:
+                    continue
                 g = results.gain(row, name)
                 if g is not None and g.low is not None and g.high is not None:
                     over = results.reference(row, name) or over

@@ -6,9 +6,10 @@ Features do not depend on a head's fields, so they are computed once and only he
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.text import did_you_mean
@@ -114,6 +115,32 @@ def variants(words: Sequence[str], tasks: Sequence[str], settings: Sequence[str]
         names = [f for f, _ in fields]
         out += [Variant(task, tuple(zip(names, chosen, strict=True))) for chosen in itertools.product(*(v for _, v in fields))]
     return out
+
+
+def fixed_by(of_task: Sequence[Variant], settings: Mapping[str, str]) -> tuple[str, ...]:
+    """Fields that all combinations of a grid share: those of ``--set``, and those that it gives one value; () without a grid."""
+    chosen = [dict(v.choices) for v in of_task]
+    return (*settings, *(f for f in chosen[0] if len({c[f] for c in chosen}) == 1)) if chosen[0] else ()
+
+
+class Resolves(Protocol):
+    """Resolves a task's card with fields set, of which some (shared) may be passed over. Raises UsageError."""
+
+    def __call__(self, name: str, overrides: dict[str, str], *, shared: Collection[str]) -> object: ...
+
+
+def check_shared(task: str, of_task: Sequence[Variant], settings: Mapping[str, str], card: Resolves) -> None:
+    """Raises UsageError for a field that all combinations of a task's grid share (:func:`fixed_by`) and none of them reads."""
+    fixed = fixed_by(of_task, settings)
+    for field in fixed:
+        others = [f for f in fixed if f != field]
+        for left, v in enumerate(of_task, 1 - len(of_task)):
+            try:
+                card(task, {**settings, **dict(v.choices)}, shared=others)
+                break
+            except UsageError:
+                if not left:
+                    raise
 
 
 def check_distinct(labels: Sequence[str], hashes: Sequence[str]) -> None:

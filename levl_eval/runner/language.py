@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from levl_eval.cards import PromptSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.models.gguf import read_gguf_header
@@ -37,6 +38,40 @@ def language_model_parts(name: str, sha256: Callable[[Path], str]) -> dict[str, 
         "chat": _has_template(folder) if place.chat is None else place.chat,
         "transformers": version("transformers"),
     }
+
+
+def check_asked(words: Sequence[str], cards: Mapping[str, object], chat: bool) -> None:
+    """Raises UsageError for a field of a prompt that ``--set`` or ``--grid`` gives (words) and that the language model is not asked by:
+    `user` and `system` are of a chat template, `template` of a plain prompt.
+
+    cards: label -> resolved task card. chat: whether the model is asked through its template where a prompt leaves it open.
+    """
+    for word in words:
+        left = word.partition("=")[0]
+        task, _, field = left.partition(".")
+        place, _, last = field.rpartition(".")
+        prompts = [p for label, card in cards.items() if _called(label) == task for p in _prompts_at(card, place)]
+        read = {("user", "system") if (chat if p.chat is None else p.chat) else ("template",) for p in prompts}
+        if last in ("user", "system", "template") and read and all(last not in names for names in read):
+            asked, other = ("by a plain prompt", "true") if last != "template" else ("through its chat template", "false")
+            instead = "`template`" if last != "template" else "`user` and `system`"
+            raise UsageError(
+                f"{left}: is not read, as the language model is asked {asked}; take it out, set {instead}, or {task}.{place}.chat to {other}"
+            )
+
+
+def _called(label: str) -> str:
+    """How ``--set`` calls the task of a label: without what a grid sets, a card's file by its stem."""
+    name = label.partition("[")[0]
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+
+
+def _prompts_at(card: object, place: str) -> list[PromptSpec]:
+    """The prompt at a dotted place of a card, if there is one."""
+    node: object = card
+    for part in place.split("."):
+        node = getattr(node, part, None)
+    return [node] if isinstance(node, PromptSpec) else []
 
 
 def has_changed(name: str, parts: Mapping[str, object], sha256: Callable[[Path], str]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from levl_eval.backbones.execution import EAGER, Execution, check_execution
@@ -39,8 +39,8 @@ from levl_eval.records.identity import DataIdentity
 from levl_eval.runner.backbones import BackboneHandle
 from levl_eval.runner.datasets import DataFacts, data_facts, mixed_sources, needs_scenes, test_source
 from levl_eval.runner.folders import LATEST
-from levl_eval.runner.grid import Variant, check_distinct, only_task, stems_of, variants
-from levl_eval.runner.language import language_model_parts
+from levl_eval.runner.grid import Variant, check_distinct, check_shared, fixed_by, only_task, stems_of, variants
+from levl_eval.runner.language import check_asked, language_model_parts
 from levl_eval.runner.options import check_options, check_store_limit, skip_bound
 from levl_eval.scenes.export import world_folder
 
@@ -176,15 +176,17 @@ def resolve_tasks(
     for t in tasks:
         if isinstance(t, str):
             of_task: dict[str, TaskCard] = {}
+            fixed = fixed_by(by_task[t], overrides[t])
             for v in by_task[t]:
                 chosen = {**overrides[t], **dict(v.choices)}
                 try:
-                    of_task[v.label] = _as_read_by(llm, task_card(t, chosen, default_recipe=recipe, trust=trust), chosen)
+                    of_task[v.label] = _as_read_by(llm, task_card(t, chosen, recipe, trust, fixed), chosen)
                     check_read(of_task[v.label], t, chosen, data)
                 except UsageError as e:
                     if not v.choices:
                         raise
                     raise UsageError(f"--grid: {v.label}: {e}") from e
+            check_shared(t, by_task[t], overrides[t], partial(task_card, default_recipe=recipe, trust=trust))
             # score_size is no field of the protocol, but what comes of it is (resolved_of).
             check_distinct(list(of_task), [digest([protocol_of(c), getattr(c, "score_size", None)]) for c in of_task.values()])
             out |= of_task
@@ -339,6 +341,8 @@ def _jobs(plan: Plan) -> list[Job]:
 
     asked = any(c.engine in TOGETHER for c in plan.cards.values())
     language = language_model_parts(config.llm, plan.fingerprints.sha256) if asked else None
+    if language is not None:
+        check_asked((*config.settings, *config.grid), plan.cards, bool(language["chat"]))
     optional, short = only_of_suites(config.tasks, config.data), left_out_by_suites(config.tasks, config.data)
     out = []
     for handle in plan.backbones:

@@ -27,7 +27,10 @@ QUIET = Progress(quiet=True)
 
 
 def context(world: Path, work: Path | None, limit: int | None = None, **fields: object) -> Context:
-    card = task_card("ade20k-mmseg", {k: str(v) for k, v in {"steps": 4, "batch_size": 4, **fields}.items()})
+    card = task_card(
+        "ade20k-mmseg",
+        {k: str(v) for k, v in {**({} if "config" in fields else {"steps": 4}), "batch_size": 4, **fields}.items()},
+    )
     backbone = load_backbone("random:nano")
     return Context(
         card, backbone, str(world), 0, FeatureStore(world / "f"), world, torch.device("cpu"), limit, progress=QUIET, work=work

@@ -34,3 +34,17 @@ def test_braces_that_are_no_field_stay(llama):
     assert make_prompt(PromptSpec(template='{image} Answer as {"answer": ...}. {question}'), llama).spec.template.startswith(
         "{image}"
     )
+
+
+def test_a_turn_that_a_plain_prompt_has_not_is_refused_where_it_is_set():
+    from levl_eval.cards.registry import task_card
+    from levl_eval.runner.language import check_asked
+
+    cards = {"gqa": task_card("gqa"), "pope[prompt.chat=true]": task_card("pope", {"prompt.chat": "true"})}
+    for word in ("gqa.prompt.system=x", "gqa.prompt.user=x"):
+        with pytest.raises(UsageError, match=r"^gqa\.prompt\.\w+: is not read, as .* plain prompt; .*gqa\.prompt\.chat to true$"):
+            check_asked([word], cards, chat=False)
+        check_asked([word], cards, chat=True)
+    with pytest.raises(UsageError, match=r"^gqa\.prompt\.template: is not read, as .* chat template"):
+        check_asked(["gqa.prompt.template=x"], cards, chat=True)
+    check_asked(["pope.prompt.system=x", "gqa.prompt.stop=[]", "gqa.recipe.lr=1"], cards, chat=False)
