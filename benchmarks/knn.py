@@ -1,24 +1,56 @@
 """The knn head's neighbours against plain torch: one product of all test with all training rows, and its topk.
 
-    python benchmarks/knn.py [--queries 2048] [--keys 16384] [--dim 384] [--k 20] [--repeats 7] [--json FILE]
+    python benchmarks/knn.py [--queries 2048] [--keys 16384] [--dim 384] [--k 20] [--repeats 7] [--stored] [--json FILE]
 
 Both run in this process in turn, in CPU seconds of one thread; the ratio of a pair is what counts, with Student's interval of its
-logarithm over the pairs. Up to 16,384 training rows are one block for the head too; beyond, it holds a block of similarities where plain
+logarithm over the pairs. Both begin with the same features: arrays in memory, or with --stored the files of a feature store, which a job has
+(verified once, mapped into memory; plain torch takes the map as it is). Up to 16,384 training rows are one block for the head too; beyond, it holds a block of similarities where plain
 torch holds all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from levl_eval.features.stored import StoredArray
+
+BLOCK = 1024  # rows that have one checksum in a stored array
+
+
+def stored(folder: Path, rows: np.ndarray) -> tuple[np.ndarray, StoredArray]:
+    """A file of features as plain torch takes it (mapped, written to by nobody) and as our heads do."""
+    import numpy as np
+
+    from levl_eval.features.stored import Blocks, StoredArray
+
+    folder.mkdir()
+    np.save(folder / "pooled.npy", rows)
+    sums = tuple(hashlib.sha256(rows[i : i + BLOCK].tobytes()).hexdigest() for i in range(0, len(rows), BLOCK))
+    mapped: np.ndarray = np.load(folder / "pooled.npy", mmap_mode="c")  # torch warns of memory that it may not write to
+    return mapped, StoredArray(folder / "pooled.npy", Blocks(BLOCK, sums))
 
 
 def main() -> None:
+    with contextlib.ExitStack() as stack:
+        measure(stack)
+
+
+def measure(stack: contextlib.ExitStack) -> None:
+    """stack: holds what is deleted at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("queries", 2048), ("keys", 16384), ("dim", 384), ("k", 20), ("repeats", 7)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--stored", action="store_true", help="begin with files of a feature store")
     parser.add_argument("--json", type=Path, help="write the figures here")
     o = parser.parse_args()
     import numpy as np
@@ -33,6 +65,11 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((n, o.dim), dtype=np.float32) for n in (o.queries, o.keys))
+    ours_x: np.ndarray | StoredArray = x
+    ours_y: np.ndarray | StoredArray = y
+    if o.stored:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (x, ours_x), (y, ours_y) = stored(folder / "x", x), stored(folder / "y", y)
     quiet, cpu = Progress(quiet=True), torch.device("cpu")
 
     def plain() -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +77,7 @@ def main() -> None:
         return values.numpy(), places.numpy()
 
     def ours() -> tuple[np.ndarray, np.ndarray]:
-        return neighbours(Matrix(x), Matrix(y), o.k, cpu, quiet)
+        return neighbours(Matrix(ours_x), Matrix(ours_y), o.k, cpu, quiet)
 
     (a, p), (b, q) = plain(), ours()  # the first of each warms up
     assert np.abs(a - b).max() < 1e-5 and (p == q).mean() > 0.999, "the neighbours are not the same"

@@ -125,7 +125,7 @@ def head(name: str, o: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "iterations": int(found.iterations.max()),
                 "best_accuracy_on_training_rows": float(right.max()),
             }
-        out["float32_rows_kept_in_memory"] = x._kept is not None
+        out["float32_rows_kept_in_memory"] = x.in_memory is not None
     peak = watch.stop()
     out |= {"start_anonymous_mb": watch.start["RssAnon"], "peak_anonymous_mb": peak["RssAnon"], "peak_mapped_mb": peak["RssFile"]}
     return {**out, "minutes": (time.monotonic() - begin) / 60}

@@ -66,7 +66,10 @@ class Matrix:
         return out
 
     def _read(self, index: np.ndarray) -> Tensor:
-        x = torch.from_numpy(np.asarray(self.array[self.rows[index]], np.float32))
+        return self._scaled(np.asarray(self.array[self.rows[index]], np.float32))
+
+    def _scaled(self, rows: np.ndarray) -> Tensor:
+        x = torch.from_numpy(rows)
         if self.l2:
             x = F.normalize(x, dim=-1)
         return x if self.mean is None or self.std is None else (x - self.mean) / self.std
@@ -97,6 +100,16 @@ class Matrix:
         for b in self._positions(size):
             held = self._held()  # of which a slice costs half of what a gather does
             yield self.take(b) if held is None else held[b[0] : b[-1] + 1].clone()
+
+    def pieces(self, begin: int, end: int, size: int) -> Iterator[Tensor]:
+        """Rows ``begin`` to ``end`` in order, [<= size, D] at a time, the caller's own; for rows that are read once, as none is kept."""
+        rows = self.rows[begin:end]
+        in_a_run = len(rows) > 0 and bool((np.diff(rows) == 1).all())  # of which a slice copies nothing
+        part = (
+            self.array[int(rows[0]) : int(rows[-1]) + 1] if in_a_run else self.array[rows]
+        )  # at once: what is stored is verified together
+        for i in range(0, len(rows), size):
+            yield self._scaled(np.array(part[i : i + size], np.float32))
 
     def fit_scale(self) -> None:
         """Standardise from now on by these rows' own mean and standard deviation (over n - 1, at least 1e-8, docs/paper.md)."""

@@ -41,6 +41,20 @@ def test_matrix_in_memory_and_in_blocks_are_the_same_numbers(monkeypatch):
     assert torch.allclose(torch.cat(list(read.blocks(4))), (full - full.mean(0)) / full.std(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [None, np.array([3, 4, 5, 6, 7]), np.array([3, 1, 40, 7, 7])], ids=["all", "a run", "any"])
+def test_pieces_are_the_rows_and_none_is_kept(rows):
+    x = np.random.default_rng(0).normal(3, 2, (50, 7)).astype(np.float32)
+    matrix, other = Matrix(x, rows, l2=True), Matrix(x, rows, l2=True)
+    for m in (matrix, other):
+        m.fit_scale()
+    read = torch.cat(list(matrix.pieces(1, 5, 3)))
+    assert torch.equal(read, other.take(np.arange(1, 5))) and matrix.in_memory is None
+    plain, before = Matrix(x, rows), x.copy()
+    for piece in plain.pieces(0, 5, 2):
+        piece.zero_()  # the caller's own
+    assert (x == before).all()
+
+
 class Stored:
     """Stands in for a memory-mapped array and notes how many rows are read at once."""
 
