@@ -6,6 +6,7 @@ A field that is set and passed over would be the worst kind of fault: a row woul
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 # Read for every layout: how images are opened, and what may be left out of the set.
@@ -111,6 +112,27 @@ LAYOUTS: dict[str, Layout] = {
     "mmvp-vlm": Layout((*_PLACE, "annotations", "images")),
     "choices": Layout(("annotations", "images"), required=("annotations",)),
 }  # fmt: skip
+
+
+# Fields that name the parts of a set, and layouts that read `directory` beside `root` too, as a name: of a file, or of a task.
+_PARTS = ("questions", "annotations", "images", "classes", "choices")
+_NAMED_BY_DIRECTORY = ("karpathy", "revisited", "blink")
+
+
+def passed_over_place(layout: str, stated: Collection[str]) -> tuple[str, str] | None:
+    """A place among the stated fields of a set that is not looked at because of more specific ones, and those in words; None: there is none.
+
+    `root` takes the place of `directory`; where every part of a layout has a place of its own, nothing of either is left to be read.
+    """
+    if layout not in LAYOUTS:
+        return None
+    if {"directory", "root"} <= set(stated) and layout not in _NAMED_BY_DIRECTORY:
+        return "directory", "`root`, which takes its place"
+    parts = [f for f in LAYOUTS[layout].files if f in _PARTS]
+    if parts and set(parts) <= set(stated) and layout not in _NAMED_BY_DIRECTORY:
+        least = next((f for f in ("root", "directory") if f in stated), None)
+        return None if least is None else (least, f"{' and '.join(f'`{f}`' for f in parts)}, which name every part of the set")
+    return None
 
 
 def in_words(fields: tuple[str, ...]) -> str:

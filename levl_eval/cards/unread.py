@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
+from levl_eval.cards.layouts import passed_over_place
 from levl_eval.cards.loading import parse_card
 from levl_eval.cards.matching import InstanceCard
 from levl_eval.cards.normals import NormalsCard
@@ -153,6 +154,24 @@ def stated_in(value: object, path: str = "") -> Iterator[str]:
         yield path
 
 
+def _sets_in(value: object, path: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """(place in a card's mapping, layout, fields that are stated) of every set in it."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, Mapping) and isinstance(value.get("layout"), str):
+        yield path, str(value["layout"]), [str(k) for k, v in value.items() if v not in (None, "")]
+    for key, one in inner:
+        yield from _sets_in(one, f"{path}.{key}" if path else str(key))
+
+
+def _check_places(value: Mapping[str, object], where: str, given: Collection[str] | None) -> None:
+    """Raises UsageError for a place of a set that more specific ones beside it leave unread. given: only what of it is there; None: all."""
+    for path, layout, fields in _sets_in(value):
+        asked = [f for f in fields if given is None or any(f"{path}.{f}.".startswith(f"{g}.") for g in given)]
+        place = passed_over_place(layout, asked)
+        if place is not None:
+            raise UsageError(f"{where}: field `{path}.{place[0]}`: is not read beside {place[1]}; take one of them out")
+
+
 def _is_default(card: BaseModel, field: str) -> bool:
     """Whether a dotted field has its model's default value."""
     node: object = card
@@ -187,6 +206,7 @@ def check_own(value: Mapping[str, object], where: str) -> None:
     value: the card's mapping, its recipe in it. A field with its default value is none of these, nor is a set's validation, as any head
     may be run on a set; a card that only ``--set`` makes whole is looked at with that.
     """
+    _check_places(value, where, None)
     try:
         card = parse_card(value, where)
     except UsageError:
@@ -203,4 +223,5 @@ def check_all_read(card: BaseModel, value: Mapping[str, object], overrides: Coll
     value: the card's mapping with what they set. A default value is told too: it was asked for.
     """
     given = [f for f in overrides if f != "recipe"]
+    _check_places(value, where, given)
     _check(card, where, [p for p in stated_in(value) if any(f"{p}.".startswith(f"{g}.") for g in given)], even_defaults=True)

@@ -115,3 +115,29 @@ def test_every_rule_names_fields_that_there_are():
 def test_passed_over_fields_of_a_resolved_card():
     card = parse_card(task_card("ade20k", {"head": "ridge"}).model_dump(mode="json"), "x")
     assert {"lr", "epochs", "knn_k"} <= set(passed_over(card)) and "ridge_lambda" not in passed_over(card)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("knn", {"data.root": "a", "data.directory": "b"}, r"`data\.directory`: is not read beside `root`, which takes its place"),
+        ("knn", {"train": "{layout: imagefolder, root: a, directory: b}"}, r"`train\.directory`: is not read beside `root`"),
+        ("pope", {"data.root": "a", "data.questions": "b", "data.images": "c"}, r"`data\.root`: .*`questions` and `images`, which name every part"),
+        ("vqav2", {"recipe.data.0.root": "a", "recipe.data.0.directory": "b"}, r"`recipe\.data\.0\.directory`: is not read"),
+    ],
+)  # fmt: skip
+def test_a_less_specific_place_is_refused_beside_those_that_take_its_place(task, settings, message):
+    with pytest.raises(UsageError, match=message):
+        task_card(task, settings)
+
+
+def test_places_of_which_each_says_something_may_stand_together(tmp_path):
+    task_card("pope", {"data.root": "a", "data.images": "c"})
+    task_card("coco-5k", {"data.root": "a", "data.directory": "coco"})  # the name of a file
+    with pytest.raises(UsageError, match=r"mine\.yaml: field `data\.directory`: is not read beside `root`"):
+        path = tmp_path / "mine.yaml"
+        path.write_text(
+            "kind: task\nname: mine\nengine: knn\nmain_metric: top1_k10\ntrain: {layout: imagefolder, root: a}\n"
+            "data: {layout: imagefolder, root: a, directory: b}\n"
+        )
+        task_card(str(path))
