@@ -12,7 +12,7 @@ import numpy as np
 from levl_eval.cards import ChoiceCard, DataSpec, DepthCard, MultipleChoiceCard
 from levl_eval.cards.registry import set_card, set_names, task_card
 from levl_eval.core.errors import LevlError
-from levl_eval.data.depth import check_unit
+from levl_eval.data.depth import check_unit, sampled_depths
 from levl_eval.data.images import FileOpener
 from levl_eval.data.leakage import shared_images
 from levl_eval.data.listing import in_words
@@ -206,7 +206,9 @@ def _depths(task: str, split: str, data: str) -> Iterable[Finding]:
         else:
             ends = [min(ends[0], float(known.min())), max(ends[1], float(known.max()))]
     count = len(depth_set.images)
-    text = f"{count:,} pairs" + (f", {ends[0]:.2f} to {ends[1]:.2f} m" if ends[1] else "")
+    text = f"{count:,} pairs" + (
+        f", {ends[0]:.2f} to {ends[1]:.2f} m, the middle {sampled_depths(depth_set)[0].median:.2f} m" if ends[1] else ""
+    )
     release = "labelled release" if task == "nyuv2" else "published split"
     if count == DEPTHS[task][split]:
         yield Finding("ok", name, f"{text}, the {release}")

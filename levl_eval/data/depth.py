@@ -213,28 +213,43 @@ def _known(depth: np.ndarray) -> np.ndarray:
 
 _SAMPLE = 16  # maps that the unit of a set is told by
 _BEYOND = 0.95  # share of pixels beyond the largest depth of the card, from which on maps are of another unit
-_NEARER = 25  # how many times nearer than the card's largest depth all of a set may end
+# How many times nearer than the card's largest depth all of a set may end: less than the ten of centimetres read as millimetres.
+_NEARER = 9
+
+
+@dataclass(frozen=True)
+class Depths:
+    """What a sample of a set's maps holds, in metres: the middle and the largest depth, by which another unit shows. maps: how many of it."""
+
+    median: float
+    largest: float
+    maps: int
+
+
+def sampled_depths(depth_set: DepthSet) -> tuple[Depths, np.ndarray]:
+    """What a spread sample of the maps holds, and its depths [N] themselves."""
+    ids = depth_set.images.ids
+    some = np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int))
+    known = np.concatenate([_known(depth_set.depth(ids[k])) for k in some])
+    return Depths(float(np.median(known)) if known.size else 0.0, float(known.max(initial=0)), len(some)), known
 
 
 def check_unit(depth_set: DepthSet, far: float) -> None:
     """Raises UsageError where nearly all of the maps is further than the card's largest depth, or all of it in the first hundredths: millimetres
     as floats, whole metres as integers, another scale. Training would drop those pixels, or learn what no map shows."""
     ids = depth_set.images.ids
-    deepest, beyond, total = 0.0, 0, 0
-    for k in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int)):
-        known = _known(depth_set.depth(ids[k]))
-        deepest = max(deepest, float(known.max(initial=0)))
-        beyond, total = beyond + int((known > far).sum()), total + known.size
+    sample, known = sampled_depths(depth_set)
+    deepest, beyond, total = sample.largest, int((known > far).sum()), known.size
     first = f"{depth_set.images.source}: depth maps (first that of {printable(ids[0])[:200]})"
     scale = f"integers are divided by `depth_scale` ({depth_set.scale:g})" if depth_set.scale is not None else "they hold metres"
     if total and beyond >= _BEYOND * total:
         raise UsageError(
-            f"{first}: {100 * beyond / total:.0f} % of what {min(_SAMPLE, len(ids))} of them hold is further than `max_depth` ({far:g} m), up to "
+            f"{first}: {100 * beyond / total:.0f} % of what {sample.maps} of them hold is further than `max_depth` ({far:g} m), up to "
             f"{deepest:g} m: is another unit stored, as millimetres? {scale}, floats are metres; correct `depth_scale`, store metres, or raise "
             "`max_depth`"
         )
     if total and deepest * _NEARER < far:
         raise UsageError(
-            f"{first}: nothing in {min(_SAMPLE, len(ids))} of them is further than {deepest:g} m, where `max_depth` is {far:g} m: is another unit "
-            f"stored, as whole metres? {scale}; correct `depth_scale`, or lower `max_depth` to what the set shows"
+            f"{first}: nothing in {sample.maps} of them is further than {deepest:g} m, where `max_depth` is {far:g} m: is another unit "
+            f"stored, as whole metres or centimetres? {scale}; correct `depth_scale`, or lower `max_depth` to what the set shows"
         )

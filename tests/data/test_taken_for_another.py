@@ -19,6 +19,7 @@ from PIL import Image
 
 from levl_eval.cards import DataSpec, HubSource
 from levl_eval.cards.registry import task_card
+from levl_eval.cli import main
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data import fingerprint_cache
 from levl_eval.data.check import check
@@ -205,6 +206,8 @@ METRES = np.linspace(0.5, 9.5, 120).reshape(10, 12)
         ((METRES * 1000).astype(np.float32), "tif", "is another unit stored, as millimetres.* floats are metres"),
         (METRES.astype(np.uint16), "png", r"nothing in 3 of them is further than 0.009 m, where `max_depth` is 10 m.*\(1000\)"),
         ((METRES * 25).astype(np.uint8), "png", "nothing in 3 of them is further than 0.237 m"),
+        # centimetres of a room: all within the caps, a tenth of what they are
+        ((METRES * 100).astype(np.uint16), "png", r"nothing in 3 of them is further than 0.95 m.*whole metres or centimetres"),
     ],
 )
 def test_maps_of_another_unit_are_told_before_anything_is_trained(depth, suffix, words, tmp_path):
@@ -232,6 +235,17 @@ def test_metres_are_metres(tmp_path):
     for depth, suffix in ((METRES.astype(np.float32), "npy"), ((METRES * 1000).astype(np.uint16), "png"), (METRES / 5, "npy")):
         spec = depth_set(tmp_path / suffix / str(depth.max()), [depth] * 3, suffix)
         assert len(read_depth(spec, "", 1000.0, None, (0.001, 10.0)).images) == 3
+
+
+def test_the_middle_depths_of_both_sets_are_recorded_and_told_where_they_are_far_apart(world, tmp_path, capsys):
+    """What is ten times too far, and still within the caps, shows against the other set."""
+    words = ["run", "--backbone", "random-nano", "--tasks", "nyuv2", "--data", str(world), "--limit", "4", "--device", "cpu"]
+    words += ["--set", "nyuv2.head=ridge", "--set", "nyuv2.max_depth=60", "--out", str(tmp_path / "o")]
+    for scale, far in (("1000", False), ("100", True)):
+        assert main([*words, "--set", f"nyuv2.test_depth_scale={scale}"]) == 0
+        told = "the middle depth is" in capsys.readouterr().err
+        notes = [json.loads(p.read_text())["notes"]["depths"] for p in (tmp_path / "o" / "records").glob("*.json")]
+        assert told == far and any((n["test"]["median"] > 5 * n["train"]["median"]) == far for n in notes)
 
 
 def test_data_check_tells_the_unit(tmp_path):

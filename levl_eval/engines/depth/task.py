@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 
 from levl_eval.cards.dense import DepthCard, MetresFields
 from levl_eval.core.errors import LevlError
+from levl_eval.data.depth import sampled_depths
 from levl_eval.data.types import DepthSet
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.depth.fitting import Predictor, fit, full_depth, scored, sets_of
@@ -61,4 +63,21 @@ def scored_outcome(
     sums = np.stack(kept)
     by_image = depth_metrics(sums)
     scores = MapScores(names, empty, {m: by_image[m] for m in METRICS}, depth_metrics(np.stack(unsighted)), sums)
-    return outcome_of(context, sets, scores, depth_metrics, notes, seconds, "rmse")
+    return outcome_of(context, sets, scores, depth_metrics, {**notes, "depths": _depths(context, sets)}, seconds, "rmse")
+
+
+_APART = 5.0  # how many times further one set's middle may be than the other's before it is told
+
+
+def _depths(context: Context[MetresFields], sets: tuple[DepthSet, DepthSet]) -> dict[str, object]:
+    """For the record: middle and largest depth of training and test maps in metres. Where the two are far apart, it is told."""
+    train, test = (sampled_depths(s)[0] for s in sets)
+    low, high = sorted((train.median, test.median))
+    out: dict[str, object] = {"train": asdict(train), "test": asdict(test)}
+    if low > 0 and high > _APART * low:
+        out["warning"] = (
+            f"the middle depth is {train.median:.3g} m in training and {test.median:.3g} m in the test set: are both stored in the unit that "
+            "`depth_scale` (`test_depth_scale`) says?"
+        )
+        context.progress.say(f"  {context.card.name}: {out['warning']}")
+    return out
