@@ -37,9 +37,24 @@ def join_layers(blocks: Sequence[tuple[Tensor, Tensor | None]], backbone: Backbo
     """Blocks' (patches, class token or None) -> Features with concatenated channels."""
     pooled = torch.cat([p.mean(1) if c is None else c for p, c in blocks], -1)
     patches = torch.cat([p for p, _ in blocks], -1)
-    # All loaders with blocks are plain ViTs: the grid scales with the input.
-    stride = backbone.preprocess.size // backbone.grid[0]
-    return Features(pooled, patches, (images.shape[-2] // stride, images.shape[-1] // stride))
+    return Features(pooled, patches, _plain_grid(patches.shape[1], backbone, images))
+
+
+def _plain_grid(count: int, backbone: Backbone, images: Tensor) -> tuple[int, int]:
+    """The grid of ``count`` patch tokens of a plain ViT, which all loaders with blocks are: it scales with the input.
+
+    The patch is known to the pixel only where it divides the encoder's own size: of what is left at the edge, the count decides.
+    Raises LevlError where no patch gives so many tokens.
+    """
+    size, rows = backbone.preprocess.size, backbone.grid[0]
+    for stride in range(size // rows, size // (rows + 1), -1):
+        grid = (images.shape[-2] // stride, images.shape[-1] // stride)
+        if grid[0] * grid[1] == count:
+            return grid
+    raise LevlError(
+        f"{count} patch tokens of an image of {images.shape[-2]} x {images.shape[-1]} do not form a grid like the encoder's own "
+        f"{backbone.grid} at {size} pixels"
+    )
 
 
 ClassToken = Literal["pooled", "blocks", ""]

@@ -66,6 +66,31 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mappi
     return backbone
 
 
+def resized(grid: tuple[int, int], own: int, size: int) -> tuple[int, int]:
+    """The grid of an image of ``size`` pixels, of an encoder with ``grid`` at ``own``: whole patches, where the patch divides ``own``."""
+    rows, columns = (max(1, size * n // own if own % n == 0 else round(size * n / own)) for n in grid)
+    return rows, columns
+
+
+def prepare_by(backbone: Backbone, preprocess: Preprocess) -> None:
+    """A card's preprocessing in place of the loader's own; at another size the encoder's grid is another one.
+
+    Raises UsageError in one line for a size that its library does not take.
+    """
+    own, size, backbone.preprocess = backbone.preprocess.size, preprocess.size, preprocess
+    if size == own:
+        return
+    try:
+        with torch.inference_mode():
+            images = torch.zeros(1, 3, size, size, device=backbone.device)
+            backbone.grid = checked_features(backbone.encode(images), images).grid
+    except (RuntimeError, AssertionError, ValueError, LevlError) as e:
+        why = " ".join(str(e).split())[:120]
+        raise UsageError(
+            f"{backbone.uri}: field `preprocess.size`: it does not take {size} px images ({why}); its own size is {own}"
+        ) from e
+
+
 def vit_blocks(model: ViT, images: Tensor, layers: list[int], norm: bool = True) -> list[tuple[Tensor, Tensor | None]]:
     """Patch and class tokens of a timm ViT's blocks, in the order of ``layers`` (see Backbone._blocks)."""
     order = sorted(set(layers))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from levl_eval.backbones.base import Backbone, Preprocess
 from levl_eval.backbones.code import code_of, structure_of
+from levl_eval.backbones.common import prepare_by
 from levl_eval.backbones.levl import DualEncoderBackbone
 from levl_eval.backbones.locate import locate
 from levl_eval.cards import BackboneCard
@@ -40,7 +41,7 @@ def load_backbone(uri: str, card: BackboneCard | None = None) -> Backbone:
         state_readout(backbone, card.readout)
     if card.preprocess is not None:
         changes = {k: v for k, v in card.preprocess.model_dump().items() if v is not None}
-        backbone.preprocess = replace(backbone.preprocess, **changes)
+        prepare_by(backbone, replace(backbone.preprocess, **changes))
     return backbone
 
 

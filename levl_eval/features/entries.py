@@ -81,7 +81,10 @@ def open_entry(folder: Path, key: str) -> Entry:
         array = StoredArray(folder / f"{meta['array']}.npy", blocks, lambda: discard(folder))
         if list(array.shape) != meta["shape"] or str(array.dtype) != meta["dtype"]:
             raise ValueError(f"{meta['array']}.npy is {array.dtype} {list(array.shape)} for {meta['dtype']} {meta['shape']}")
-        return Entry(array, (meta["grid"][0], meta["grid"][1]))
+        rows, columns = meta["grid"]
+        if meta["array"] == "patches" and rows * columns != array.shape[-2]:  # of versions that guessed grids of several layers
+            raise ValueError(f"its {array.shape[-2]} patch tokens do not form its grid {rows} x {columns}")
+        return Entry(array, (rows, columns))
     except (OSError, KeyError, TypeError, AttributeError, EOFError, RecursionError, IndexError) as e:
         raise ValueError(f"incomplete or damaged ({type(e).__name__})") from e
     except json.JSONDecodeError as e:

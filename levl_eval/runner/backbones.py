@@ -139,6 +139,7 @@ class BackboneHandle:
     def load(self) -> Backbone:
         """The encoder, built once."""
         if self._loaded is None:
+            from levl_eval.backbones.common import prepare_by
             from levl_eval.backbones.deferred import Shapes
             from levl_eval.backbones.loader import load_backbone, state_readout
 
@@ -151,7 +152,7 @@ class BackboneHandle:
             self._own_preprocess = loaded.preprocess.describe()
             if self.card.preprocess is not None:
                 changes = self.card.preprocess.model_dump(exclude_none=True)
-                loaded.preprocess = replace(loaded.preprocess, **changes)
+                prepare_by(loaded, replace(loaded.preprocess, **changes))
             self._loaded = loaded
             known = self.__dict__.get("facts")
             if known is not None and digest(self._told(known)) != digest(self._told(self._facts_of_loaded())):
@@ -174,11 +175,15 @@ class BackboneHandle:
     @cached_property
     def _deferred(self) -> Backbone:
         from levl_eval.backbones.base import Preprocess
+        from levl_eval.backbones.common import resized
         from levl_eval.backbones.deferred import DeferredBackbone, Known, Shapes
 
         f = self.facts
         preprocess = TypeAdapter(Preprocess).validate_python(self.preprocess)
         shapes = TypeAdapter(Shapes).validate_python(f.shapes)
+        own = TypeAdapter(Preprocess).validate_python(f.preprocess)
+        if own.size != preprocess.size:
+            shapes = replace(shapes, grid=resized(shapes.grid, own.size, preprocess.size))
         known = Known(self.name, self.card.uri, f.weights_sha256, f.code, self.text, f.info, preprocess, shapes)
         return DeferredBackbone(known, self.load, self._precision, self._execution)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,17 @@ from PIL import Image
 
 from levl_eval.backbones import load_backbone
 from levl_eval.backbones.common import finish
+from levl_eval.cards import BackboneCard
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.hashing import digest
+from levl_eval.core.progress import Progress
+from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.types import ImageSet
 from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureStore
 from levl_eval.features.views import Box, make_views
+from levl_eval.runner.backbones import BackboneHandle
+from tests.backbones.models import save
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -54,8 +61,6 @@ def test_a_middle_block_is_the_networks_own(checkpoints):
 
 
 def test_open_clip_and_hf_layers(tmp_path):
-    import json
-
     import open_clip
     from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
 
@@ -232,3 +237,57 @@ def test_a_bound_of_a_clamp_may_be_infinite_and_nothing_else():
         with pytest.raises(UsageError, match=f"weight {name} holds NaN or infinity"):
             finish(b, "x", "random:nano", b.preprocess, {})
         setattr(b, name, kept)
+
+
+def _sized(uri: str, size: int) -> BackboneCard:
+    return BackboneCard(name="x", uri=uri, preprocess={"size": size})
+
+
+@pytest.mark.parametrize(("size", "grid"), [(320, (20, 20)), (64, (4, 4))])
+def test_a_cards_own_size_has_its_own_grid(size, grid, tmp_path):
+    """test_vit has patches of 16 pixels and images of 160."""
+    card = _sized("random:test_vit", size)
+    b = load_backbone(card.uri, card)
+    handle = BackboneHandle(card, tmp_path, FingerprintCache(tmp_path / "fingerprints"))
+    x = torch.randn(1, 3, size, size + 32)
+    with torch.inference_mode():
+        assert b.grid == handle.at_hand().grid == handle.load().grid == grid
+        for one in (b, handle.at_hand()):
+            assert one.encode_layers(x[..., :size], [0, -1]).grid == grid == one.encode(x[..., :size]).grid
+            assert one.encode_layers(x, [-1]).grid == (grid[0], grid[1] + 2) == one.encode(x).grid
+
+
+def test_a_cards_size_that_the_library_does_not_take_is_one_line(tmp_path):
+    for uri, size in (("random:test_vit", 165), ("random:levit_128s", 256)):
+        card = _sized(uri, size)
+        for load in (
+            lambda c=card: load_backbone(c.uri, c),
+            BackboneHandle(card, tmp_path, FingerprintCache(tmp_path / "f")).load,
+        ):
+            with pytest.raises(UsageError, match=rf"preprocess.size`: it does not take {size} px images .* its own size is"):
+                load()
+
+
+def test_a_size_that_the_patch_does_not_divide_keeps_its_patch(tmp_path):
+    """transformers cuts what is left at the edge: 39 pixels are four patches of 8, not of 9."""
+    save("dinov2", tmp_path)
+    card = _sized(f"hf:{tmp_path}", 39)
+    b = load_backbone(card.uri, card)
+    with torch.inference_mode():
+        for high, wide, grid in ((39, 39, (4, 4)), (64, 48, (8, 6)), (72, 40, (9, 5))):
+            x = torch.randn(1, 3, high, wide)
+            assert b.encode_layers(x, [0, -1]).grid == grid == b.encode(x).grid
+
+
+def test_stored_tokens_that_do_not_form_their_grid_are_computed_again(tmp_path, caplog):
+    b, store, images = load_backbone("random:nano"), FeatureStore(tmp_path), batch()
+    want = store.get(b, images, ("patches",), how=Reading(layers=(0, 1)))
+    file = next(f for f in tmp_path.rglob("meta.json") if json.loads(f.read_text())["array"] == "patches")
+    meta = json.loads(file.read_text())
+    del meta["checksum"]
+    meta["grid"] = [4, 4]
+    file.write_text(json.dumps({**meta, "checksum": digest(meta)}))
+    with caplog.at_level("INFO"):
+        found = store.get(b, images, ("patches",), how=Reading(layers=(0, 1)), progress=Progress())
+    assert found.grid == want.grid == (8, 8) and not found.hit
+    assert "its 64 patch tokens do not form its grid 4 x 4; computed again" in caplog.text
