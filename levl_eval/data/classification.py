@@ -6,6 +6,7 @@ Every reader also takes plain class folders ROOT/SPLIT/CLASS/IMAGE, into which m
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -93,6 +94,7 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
     words = list(dict.fromkeys(r[1] for r in rows))
     _sane(path, rows, words)
     if spec.classes is None:
+        _alike(path, words)
         numeric = all(w.isascii() and w.isdigit() for w in words)
         strange = next((w for w in words if _number_of_another_form(w)), None)
         if strange is not None or (not numeric and any(w.isascii() and w.isdigit() for w in words)):
@@ -109,6 +111,18 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
         classes = list(checked_names(class_names(spec, data) or [], "field `classes`"))
     entries = [(f, folder / f.lstrip("/"), _number(y, classes, path, i)) for i, (f, y) in enumerate(rows, 1)]
     return labelled_set(spec, path.stem, entries, classes, limit, path, f"correct the list, or put the images below {folder}")
+
+
+def _alike(path: Path, words: list[str]) -> None:
+    """Raises UsageError for two labels that would be two classes by the case, or the composition, of their letters alone."""
+    spelt: dict[str, str] = {}
+    for word in words:
+        known = spelt.setdefault(unicodedata.normalize("NFC", word).casefold(), word)
+        if known != word:
+            raise UsageError(
+                f"{path}: labels {printable(known)[:60]!r} and {printable(word)[:60]!r} differ in the case or form of their letters alone: write one "
+                "of them throughout, or list both in `classes` if they are two classes"
+            )
 
 
 def _number_of_another_form(text: str) -> bool:
@@ -142,8 +156,9 @@ def _sane(path: Path, rows: list[list[str]], words: list[str]) -> None:
                 else "holds no label"
             )
             raise UsageError(f"{path}: line {number}: {hint}; correct the list")
-        if "," in label and label.split(",")[0].lower().endswith(SUFFIXES):
-            raise UsageError(f"{path}: line {number}: {label!r}: image and label are separated by a space; replace the commas")
+        sign = next((s for s in ",;|" if s in label and label.split(s)[0].strip("\"' ").lower().endswith(SUFFIXES)), None)
+        if sign is not None:
+            raise UsageError(f"{path}: line {number}: {label!r}: image and label are separated by a space; replace each {sign!r}")
     negative = [w for w in words if w.startswith("-") and w[1:].isdigit()]
     if negative:
         raise UsageError(

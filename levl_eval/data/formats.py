@@ -219,6 +219,10 @@ class VQA(Entry):
                 a.strip() for a in (*self.answer, *self.answers)) else "an answer is blank; fill it or leave it out")  # fmt: skip
         if not self.answer and not self.answers:
             raise ValueError("neither `answer` nor `answers` holds a word")
+        alike = {a.strip().casefold() for a in self.answers}
+        other = next((a for a in self.answer if alike and a.strip().casefold() not in alike), None)
+        if other is not None:
+            raise ValueError(f"`answer` {other[:60]!r} is none of `answers`, which are scored against")
         return self
 
     def references(self) -> tuple[str, tuple[str, ...]]:

@@ -63,6 +63,7 @@ def test_references_are_typed(fields, answer, answers, tmp_path):
         ({**ROW, "answer": None}, "neither `answer` nor `answers` holds a word"),
         ({**ROW, "answer": []}, "neither `answer` nor `answers` holds a word"),
         ({**ROW, "answers": ["yes", " "]}, "an answer is blank"),
+        ({**ROW, "answer": "yes", "answers": ["no", "nope"]}, "`answer` 'yes' is none of `answers`, which are scored against"),
         ({**ROW, "image": ["a.png"]}, r"`image`: expected text that is not blank, found \[\"a.png\"\]"),
         ({**ROW, "image": ""}, "`image`: expected text that is not blank"),
         ({**ROW, "image": "a\0.png"}, "null character"),

@@ -179,6 +179,11 @@ def test_hub_labels_of_one_class_are_refused(tmp_path, monkeypatch):
         ("0.png 0\n1.png -1\n2.png 1\n", None, "label -1 stands for no class"),
         ("0 0.png\n1 1.png\n0 2.png\n", None, "expected IMAGE LABEL in this order"),
         ("0.png,0\n1.png,1\n2.png,0\n", None, "separated by a space"),
+        ("0.png;0\n1.png;1\n2.png;0\n", None, "line 1: '0.png;0': image and label are separated by a space"),
+        ('"0.png"|a\n"1.png"|b\n"2.png"|a\n', None, "separated by a space"),
+        ("0.png Cat\n1.png cat\n2.png dog\n", None, "labels 'Cat' and 'cat' differ in the case or form"),
+        ("0.png True\n1.png true\n2.png False\n", None, "labels 'True' and 'true' differ"),
+        ("0.png caf\u00e9\n1.png cafe\u0301\n2.png tea\n", None, "differ in the case or form"),
         ("0.png\n1.png\n2.png\n", None, "expected|holds no label"),
         ("0\n1\n", None, "2 labels for the 3 images"),
         ("0.png a\n1.png b\n2.png a\n", ["a", "a"], "that of another class"),
@@ -194,6 +199,14 @@ def test_label_lists_that_are_refused(text, classes, words, tmp_path):
     with pytest.raises(UsageError, match=words) as e:
         read_classification(spec, "")
     assert str(file) in str(e.value) or "field `classes`" in str(e.value)
+
+
+def test_letters_that_differ_in_case_are_classes_where_a_list_says_so(tmp_path):
+    for k in range(3):
+        small.write(tmp_path / "images" / f"{k}.png", small.image_bytes(k))
+    file = small.write(tmp_path / "labels.txt", "0.png a\n1.png A\n2.png b\n")
+    spec = DataSpec(layout="labels", images=str(tmp_path / "images"), annotations=str(file), classes=["a", "A", "b"])
+    assert read_classification(spec, "").labels.tolist() == [0, 1, 2]
 
 
 def test_depth_maps_without_a_depth_or_with_negative_ones(tmp_path):
