@@ -85,6 +85,7 @@ def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
     for two folders of one name, and for a class that is a link to another one's folder, or to a folder that holds them all."""
     names: dict[str, str] = {}
     left_out: Counter[str] = Counter()
+    spelt: dict[str, str] = {}
     of_place = {mark: "" for p in (folder, *folder.absolute().parents) if (mark := _mark(p)) is not None}
     for name, path, inner in sorted(
         entries(folder), key=lambda e: (e[1].is_symlink(), e[0])
@@ -100,6 +101,12 @@ def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
             if (composed := unicodedata.normalize("NFC", name)) in names:
                 raise UsageError(
                     f"{folder}: two folders are named {printable(composed)}, their accents composed and taken apart; join them"
+                )
+            alike = composed.strip().casefold()
+            if (near := spelt.setdefault(alike, name)) != name:
+                raise UsageError(
+                    f"{folder}: class folders {printable(near)!r} and {printable(name)!r} differ in the case of letters or in blanks at an end alone: "
+                    "join them, or if they are two classes give them names that differ in more"
                 )
             names[composed] = name
         else:

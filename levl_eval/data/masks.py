@@ -117,6 +117,10 @@ def stored_mask(image: Image.Image, what: str, colours: ColourTable | None = Non
     with decoding(what):
         if image.format in ("JPEG", "MPO"):
             raise LevlError(f"{what}: a JPEG mask, whose labels its compression changes; take the original as PNG")
+        if getattr(image, "n_frames", 1) > 1:
+            raise LevlError(
+                f"{what}: holds {getattr(image, 'n_frames', 1)} pages or frames, of which a mask has one; store that alone"
+            )
         upright(image, what)
         if colours is not None and (image.mode == "RGB" or (colours.always and image.mode == "P")):
             return colours.labels(np.array(image.convert("RGB")), what)

@@ -297,3 +297,25 @@ def test_a_blank_answer_among_others_makes_no_blank_prediction_right(tmp_path, l
     spec = DataSpec(layout=layout, questions=str(tmp_path / "q.json"), images=str(tmp_path), split="val")
     [question] = read_questions(spec, str(tmp_path)).questions
     assert question.answers == ("x",) and anls("", question.answers) == 0.0 and anls("x", question.answers) == 1.0
+
+
+@pytest.mark.parametrize("other", ["cat", "Cat ", " Cat"])
+def test_class_folders_that_differ_by_case_or_blanks_alone_are_refused(other, tmp_path):
+    """Each was a class of its own."""
+    for k, name in enumerate(("Cat", other, "dog")):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4, 3), k, np.uint8)).save(tmp_path / name / f"{k}.png")
+    with pytest.raises(UsageError, match=r"class folders .* differ in the case of letters or in blanks at an end alone"):
+        read_classification(DataSpec(layout="imagefolder", root=str(tmp_path)), "")
+
+
+def test_a_mask_of_several_pages_is_refused(tmp_path):
+    """The first was read, without a word."""
+    from levl_eval.data.masks import stored_mask
+
+    pages = [Image.fromarray(np.full((4, 4), k, np.uint8)) for k in (1, 0)]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "one.tif")
+    with pytest.raises(LevlError, match="two.tif: holds 2 pages or frames"):
+        stored_mask(Image.open(tmp_path / "two.tif"), str(tmp_path / "two.tif"))
+    assert (stored_mask(Image.open(tmp_path / "one.tif"), "one") == 1).all()
