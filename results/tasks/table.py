@@ -20,7 +20,7 @@ def cell(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     (row,) = rows.itertuples()
-    digits = 1 if row.unit in ("percent", "degrees") else 3
+    digits = 1 if row.unit in ("percent", "°") else 3
     if pd.isna(row.low):
         return f"{row.value:.{digits}f}"
     return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
