@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, finish, unit
 from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
-from levl_eval.backbones.hf_pixels import preprocess_of
+from levl_eval.backbones.hf_pixels import check_pixels, preprocess_of
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.offline import hub_or_cache
 from levl_eval.models.tokenizer import check_words
@@ -213,7 +213,9 @@ def _finish(model: PreTrainedModel, family: str, repo: str, name: str, uri: str,
     info = {"library": "transformers", "family": family, "pooled": pooling_of(family, backbone._tower), **more}
     if family == "siglip2":
         info["protocol"] = "naflex-square: squashed to the largest square of its number of patches, the aspect ratio is not kept"
-    return finish(backbone, name, uri, preprocess, info)
+    loaded = finish(backbone, name, uri, preprocess, info)
+    check_pixels(processor, preprocess, uri)
+    return loaded
 
 
 def load(repo: str, name: str, uri: str) -> Backbone:

@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from PIL import Image
+
 from levl_eval.backbones.base import Preprocess
 from levl_eval.core.errors import UsageError
 
@@ -42,10 +46,47 @@ def preprocess_of(processor: BaseImageProcessor, uri: str = "hf") -> Preprocess:
         raise UsageError(f"{uri}: its image processor names neither a shortest edge nor height and width; {_PY}")
     if shortest and longest:
         raise UsageError(f"{uri}: its images keep their longest edge below {longest} pixels; this suite's are squares; {_PY}")
+    if shortest and cut is None:
+        raise UsageError(
+            f"{uri}: its image processor scales the shortest edge to {shortest} and crops nothing; this suite's images are squares; {_PY}"
+        )
     if cut is not None and (shortest or cut != side):
         how = "shortest" if shortest else "squash-crop"
         return Preprocess(cut, how, side, interpolation, mean, std)
     return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)
+
+
+def check_pixels(processor: BaseImageProcessor, preprocess: Preprocess, uri: str) -> None:
+    """Raises UsageError where an image processor does not do what its settings say: where it gives an image that is not square other
+    pixels than ``preprocess``, which was read from them.
+
+    Compared on slopes of colour, which kernels of resampling and a crop that begins a pixel further along hardly move. SigLIP 2 of
+    variable size is squashed here on purpose and is not compared.
+    """
+    if hasattr(processor, "max_num_patches"):
+        return
+    side = preprocess.resize_to or preprocess.size
+    high, wide = 3 * side // 2, 3 * side
+    across = np.broadcast_to(np.linspace(0, 255, wide), (high, wide))
+    down = np.broadcast_to(np.linspace(0, 255, high)[:, None], (high, wide))
+    image = Image.fromarray(np.stack([across, down, 255 - across / 2], -1).round().astype(np.uint8))
+    ours = preprocess(image)
+    try:
+        theirs = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    except NotImplementedError:  # Pillow's box and hamming on tensors, which torchvision has not
+        return
+    except Exception as e:  # whatever it asks for, it is no plain image processor
+        raise UsageError(
+            f"{uri}: its image processor cannot be run on an image alone ({type(e).__name__}: {' '.join(str(e).split())[:80]}); {_PY}"
+        ) from e
+    shape = tuple(getattr(theirs, "shape", ()))
+    if shape != tuple(ours.shape):
+        raise UsageError(
+            f"{uri}: its image processor makes {shape} of an image of {wide} x {high}, its settings say {tuple(ours.shape)}; {_PY}"
+        )
+    levels = float(((theirs - ours) * torch.tensor(preprocess.std)[:, None, None] * 255).abs().max())
+    if levels > 4 + 1.5 * 255 / side:
+        raise UsageError(f"{uri}: its image processor's pixels are {levels:.0f} of 255 levels from what its settings say; {_PY}")
 
 
 def _interpolation(processor: BaseImageProcessor, uri: str) -> str:
