@@ -180,4 +180,4 @@ def test_data_check_knows_both(tmp_path):
     assert found["kitti/train"].message.endswith("; the published split has 23,158") and found["kitti/test"].message.startswith(
         "2 pairs, "
     )
-    assert found["sunrgbd/test"].message == "1 pairs, 2.00 to 2.00 m; the published split has 5,050"
+    assert found["sunrgbd/test"].message == "1 pairs, 2.00 to 2.00 m, the middle 2.00 m; the published split has 5,050"

@@ -224,7 +224,7 @@ def test_lists_and_folders(tmp_path):
 @pytest.mark.parametrize("content,message", [
     (lambda f: Image.new("RGB", (4, 3)).save(f, "PNG"), "a RGB image; expected one depth a pixel"),
     (lambda f: f.write(b"nonsense"), "depths/a.png: cannot be decoded"),
-    (lambda f: Image.fromarray(np.full((2, 2), 900, np.uint16)).save(f, "PNG"), "image is 4x3, its depth map 2x2"),
+    (lambda f: Image.fromarray(np.full((2, 2), 2900, np.uint16)).save(f, "PNG"), "image is 4x3, its depth map 2x2"),
     (lambda f: Image.fromarray(np.zeros((3, 4), np.uint16)).save(f, "PNG"), "no pixel of the 1 depth maps has a depth"),
     (lambda f: Image.fromarray(np.full((3, 4), 60000, np.uint16)).save(f, "PNG"), "is further than `max_depth` (10 m)"),
 ])  # fmt: skip
