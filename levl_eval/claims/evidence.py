@@ -25,7 +25,7 @@ from levl_eval.records.convergence import converged
 from levl_eval.report.derived import Derived
 from levl_eval.report.paired import Samples, load_samples
 from levl_eval.report.paired import pair as paired
-from levl_eval.report.trained_out import Effect, effect, lengths, trained_out
+from levl_eval.report.trained_out import Effect, effect_among, lengths, trained_out
 from levl_eval.report.units import factor, lower_is_better
 
 MIN_IMAGES = 10  # below it the spread between images says too little of itself
@@ -219,12 +219,8 @@ class Workbench:
         key = (encoder.label, task, protocol)
         if key not in self._effects:
             runs = {h: list(seeds.values()) for h, seeds in encoder.tasks[task].items()}
-            self._effects[key] = None
-            for group in lengths([records[0] for records in runs.values()]):
-                at = next((v for v, r in group.examples if r.comparison_hash == protocol), None)
-                if at is not None:
-                    mine = {v: runs[r.comparison_hash] for v, r in group.examples}
-                    self._effects[key] = effect(group.field, mine, at, self._difference)
+            groups = lengths([records[0] for records in runs.values()])
+            self._effects[key] = effect_among(groups, runs, protocol, self._difference)
         return self._effects[key]
 
     def _difference(self, left: Sequence[Record], right: Sequence[Record]) -> Estimate | None:

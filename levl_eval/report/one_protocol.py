@@ -7,6 +7,7 @@ measurement, made twice. A specification curve, and a claim's share of the proto
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from levl_eval.cards import parse_card
 from levl_eval.cards.unread import passed_over
@@ -47,32 +48,53 @@ def _answers(record: Record) -> object:
     return samples and [samples, {k: [e.value, e.low, e.high] for k, e in sorted(record.metrics.items())}]
 
 
-def _comes_to_one(a: Sequence[Record], b: Sequence[Record]) -> bool:
-    """Whether two protocols of a task are one for the backbones of their records: all fields as resolved are equal; or those are that no
-    backbone resolves, and so are all answers."""
-    sides = [{(digest(r.backbone.get("preprocess")), r.weights, r.backbone_name, r.seed): r for r in side} for side in (a, b)]
-    if sides[0].keys() != sides[1].keys():
-        return False
-    for key, one in sides[0].items():
-        other = sides[1][key]
-        x, y = _fields(one), _fields(other)
-        if _as_resolved(one, x) == _as_resolved(other, y):
-            continue
-        left, right = ({k: v for k, v in f.items() if k.partition(".")[0] not in _RESOLVED} for f in (x, y))
-        if left != right or not _answers(one) or _answers(one) != _answers(other):
-            return False
-    return True
+@dataclass(frozen=True)
+class _Measured:
+    """A record's fields with those that its backbone resolves, the fields that no backbone resolves, and its answers."""
+
+    resolved: Mapping[str, object]
+    others: Mapping[str, object]
+    answers: object
+
+    @classmethod
+    def of(cls, record: Record) -> _Measured:
+        fields = _fields(record)
+        others = {k: v for k, v in fields.items() if k.partition(".")[0] not in _RESOLVED}
+        return cls(_as_resolved(record, fields), others, _answers(record))
+
+    def comes_to(self, other: _Measured) -> bool:
+        """Whether all fields as resolved are equal; or those are that no backbone resolves, and so are all answers."""
+        if self.resolved == other.resolved:
+            return True
+        return self.others == other.others and bool(self.answers) and self.answers == other.answers
+
+
+_Side = dict[
+    tuple[str, str, str, int], _Measured
+]  # of a protocol: a record's preprocessing, weights, name and seed -> what it is
+
+
+def _side(records: Sequence[Record]) -> _Side:
+    return {(digest(r.backbone.get("preprocess")), r.weights, r.backbone_name, r.seed): _Measured.of(r) for r in records}
+
+
+def _comes_to_one(a: _Side, b: _Side) -> bool:
+    """Whether two protocols of a task are one for the backbones of their records."""
+    return a.keys() == b.keys() and all(one.comes_to(b[key]) for key, one in a.items())
 
 
 def repeated(protocols: Mapping[str, Sequence[Record]]) -> dict[str, str]:
     """Protocols, by any key, that come to the same as an earlier one: key -> the first one's. protocols: with the records of all backbones
     concerned under each, which must be of one task."""
-    first: list[str] = []
+    if len(protocols) < 2:
+        return {}
+    first: dict[str, _Side] = {}
     out = {}
     for key, records in protocols.items():
-        same = next((f for f in first if _comes_to_one(protocols[f], records)), None)
+        side = _side(records)
+        same = next((f for f, of_first in first.items() if _comes_to_one(of_first, side)), None)
         if same is None:
-            first.append(key)
+            first[key] = side
         else:
             out[key] = same
     return out

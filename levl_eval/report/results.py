@@ -26,7 +26,7 @@ from levl_eval.report.paired import Paired, mean_iou_over_seeds, pair
 from levl_eval.report.provenance import data_words, marks
 from levl_eval.report.reading import read_directories
 from levl_eval.report.reference import is_baseline, reference_of, resolve_reference
-from levl_eval.report.trained_out import Effect, Lengths, effect, lengths
+from levl_eval.report.trained_out import Effect, Lengths, effect_among, lengths
 
 RowKey = tuple[str, str]  # task, comparison hash
 
@@ -245,17 +245,10 @@ class Results:
         """What training of another length did to a cell's score; None where none was run."""
         key = (row.key, backbone)
         if key not in self._effects:
-            self._effects[key] = self._effect_of_length(row, backbone)
+            groups = [g for g in self.lengths if g.examples[0][1].task == row.task]
+            runs = {r.any.comparison_hash: r.cells[backbone].records for r in self.rows if groups and backbone in r.cells}
+            self._effects[key] = effect_among(groups, runs, row.any.comparison_hash, self.paired_difference)
         return self._effects[key]
-
-    def _effect_of_length(self, row: Row, backbone: str) -> Effect | None:
-        group = next((g for g in self.lengths if any(r is row.any for _, r in g.examples)), None)
-        if group is None:
-            return None
-        cells = {id(r.any): r.cells.get(backbone) for r in self.rows}
-        mine = {v: c.records for v, r in group.examples if (c := cells[id(r)]) is not None and c.records}
-        at = next(v for v, r in group.examples if r is row.any)
-        return effect(group.field, mine, at, self.paired_difference) if at in mine else None
 
     def reference(self, row: Row, backbone: str) -> str | None:
         """The column that a backbone's gain is over, None where it has none (reference.py has the rule)."""

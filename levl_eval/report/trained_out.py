@@ -64,18 +64,33 @@ def lengths(examples: Sequence[Record]) -> list[Lengths]:
 
 
 def effect(field: str, of_encoder: Mapping[float, Sequence[Record]], at: float, difference: Difference) -> Effect | None:
-    """Of the training next in length on the score of the one of length ``at``; None where there is none or it cannot be paired.
+    """Of the longest training on the score of the one of length ``at``, or of that one over the next shorter; None: none is or can be paired.
 
     of_encoder: one encoder's records by length, a record a seed.
     """
     longer, shorter = [v for v in of_encoder if v >= FACTOR * at], [v for v in of_encoder if v <= at / FACTOR]
     if not longer and not shorter:
         return None
-    few, many = (at, min(longer)) if longer else (max(shorter), at)
+    few, many = (at, max(longer)) if longer else (max(shorter), at)
     change = difference(of_encoder[many], of_encoder[few])
     if change is None or change.low is None or change.high is None:
         return None
     return Effect(field, few, many, change, _held(change, of_encoder[at]))
+
+
+def effect_among(
+    groups: Sequence[Lengths], runs: Mapping[str, Sequence[Record]], protocol: str, difference: Difference
+) -> Effect | None:
+    """:func:`effect` on an encoder's score under a protocol; None where no other length of it was run.
+
+    groups: of the task's protocols; runs: the encoder's records on the task by comparison hash, as ``protocol`` is one.
+    """
+    for group in groups:
+        of_encoder = {v: runs[r.comparison_hash] for v, r in group.examples if runs.get(r.comparison_hash)}
+        at = next((v for v, r in group.examples if r.comparison_hash == protocol), None)
+        if at in of_encoder:
+            return effect(group.field, of_encoder, at, difference)
+    return None
 
 
 def _held(change: Estimate, records: Sequence[Record]) -> bool | None:

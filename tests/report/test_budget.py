@@ -103,6 +103,15 @@ def test_another_length_of_training_settles_what_a_loss_curve_cannot(tmp_path):
     assert "trained out (rule: training of at least 2 times" in panel[-1]
 
 
+def test_the_longest_training_decides(tmp_path):
+    """Two small steps that no interval tells from none add up to one that does."""
+    for epochs, skill in ((50, 0.5), (100, 0.505), (200, 0.6)):
+        write(tmp_path, "slow", epochs, skill, converged=True)
+    results = Results.read([tmp_path])
+    verdicts = {value: late_mark(results, row, "slow") for value, row in budgets(results)[0].rows}
+    assert verdicts[50] == "*" and results.effect_of_length(budgets(results)[0].rows[0][1], "slow").many == 200
+
+
 def test_a_length_that_says_too_little_leaves_the_verdict_to_the_loss_curve(tmp_path):
     for epochs in (50, 90):  # less than twice
         write(tmp_path, "near", epochs, 0.5, converged=False)

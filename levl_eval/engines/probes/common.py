@@ -105,9 +105,8 @@ class Matrix:
         """Rows ``begin`` to ``end`` in order, [<= size, D] at a time, the caller's own; for rows that are read once, as none is kept."""
         rows = self.rows[begin:end]
         in_a_run = len(rows) > 0 and bool((np.diff(rows) == 1).all())  # of which a slice copies nothing
-        part = (
-            self.array[int(rows[0]) : int(rows[-1]) + 1] if in_a_run else self.array[rows]
-        )  # at once: what is stored is verified together
+        # All of them at once, as what is stored is verified together.
+        part = self.array[int(rows[0]) : int(rows[-1]) + 1] if in_a_run else self.array[rows]
         for i in range(0, len(rows), size):
             yield self._scaled(np.array(part[i : i + size], np.float32))
 
