@@ -49,6 +49,8 @@ class Preprocess:
 
         "shortest" is to the pixel what the published protocols use, torchvision's Resize and CenterCrop: the longer side is
         truncated, the crop's corner rounded (halves to even), and a crop larger than the image has black, or ``fill``, around it.
+        Pillow 13 may resize the columns of a portrait image first, where a resize larger than the crop rounds some pixels otherwise
+        (docs/encoders.md).
         """
         method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":
