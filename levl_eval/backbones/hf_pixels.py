@@ -52,41 +52,72 @@ def preprocess_of(processor: BaseImageProcessor, uri: str = "hf") -> Preprocess:
         )
     if cut is not None and (shortest or cut != side):
         how = "shortest" if shortest else "squash-crop"
-        return Preprocess(cut, how, side, interpolation, mean, std)
-    return Preprocess(side, "shortest" if shortest else "squash", None, interpolation, mean, std)
+        return Preprocess(cut, how, side, interpolation, mean, std, "floor")
+    return Preprocess(side, "squash", None, interpolation, mean, std)
 
 
 def check_pixels(processor: BaseImageProcessor, preprocess: Preprocess, uri: str) -> None:
-    """Raises UsageError where an image processor does not do what its settings say: where it gives an image that is not square other
+    """Raises UsageError where an image processor does not do what its settings say: where it gives images that are not square other
     pixels than ``preprocess``, which was read from them.
 
-    Compared on slopes of colour, which kernels of resampling and a crop that begins a pixel further along hardly move. SigLIP 2 of
-    variable size is squashed here on purpose and is not compared.
+    transformers has most processors twice. That on Pillow must give the same pixels, but for a crop larger than the image, whose odd pixel
+    the two lay on other sides. The one on torchvision's tensors, which is loaded where torchvision is there, rounds between two passes
+    otherwise: on slopes of colour it must be within two levels of 255, and where it takes the nearest pixel within a shift by one.
+    SigLIP 2 of variable size is squashed here on purpose and is not compared.
     """
     if hasattr(processor, "max_num_patches"):
         return
-    side = preprocess.resize_to or preprocess.size
-    high, wide = 3 * side // 2, 3 * side
+    side, pillow = preprocess.resize_to or preprocess.size, _by_pillow(processor)
+    pairs = [(processor, 2 + (1.5 * 255 / side if preprocess.interpolation == "nearest" else 0))]
+    if pillow is not None and preprocess.size <= side:
+        pairs.append((pillow, 0.02))
+    for wide, high in ((3 * side, 3 * side // 2), (3 * side + 2, 3 * side // 2), (side, 2 * side + 1)):
+        image = _slopes(wide, high)
+        ours, scale = preprocess(image), torch.tensor(preprocess.std)[:, None, None] * 255
+        for one, most in pairs:
+            theirs = _run(one, image, uri)
+            if theirs is None:
+                continue
+            if theirs.shape != ours.shape:
+                raise UsageError(
+                    f"{uri}: its image processor makes {tuple(theirs.shape)} of an image of {wide} x {high}, its settings say {tuple(ours.shape)}; {_PY}"
+                )
+            levels = float(((theirs - ours) * scale).abs().max())
+            if not levels <= most:
+                raise UsageError(
+                    f"{uri}: its image processor's pixels are {levels:.2g} of 255 levels from what its settings say; {_PY}"
+                )
+
+
+def _slopes(wide: int, high: int) -> Image.Image:
+    """Red rises across, green down, blue falls across."""
     across = np.broadcast_to(np.linspace(0, 255, wide), (high, wide))
     down = np.broadcast_to(np.linspace(0, 255, high)[:, None], (high, wide))
-    image = Image.fromarray(np.stack([across, down, 255 - across / 2], -1).round().astype(np.uint8))
-    ours = preprocess(image)
+    return Image.fromarray(np.stack([across, down, 255 - across / 2], -1).round().astype(np.uint8))
+
+
+def _by_pillow(processor: BaseImageProcessor) -> BaseImageProcessor | None:
+    """The same processor on Pillow, where transformers has one beside that on tensors."""
+    import transformers
+
+    name = type(processor).__name__
+    if name.endswith("Pil"):
+        return processor
+    other = getattr(transformers, name.removesuffix("Fast") if name.endswith("Fast") else f"{name}Pil", None)
+    out: BaseImageProcessor | None = None if other is None else other.from_dict(processor.to_dict())
+    return out
+
+
+def _run(processor: BaseImageProcessor, image: Image.Image, uri: str) -> torch.Tensor | None:
+    """An image's pixels; None where torchvision has no such kernel. Raises UsageError where it asks for more than an image."""
     try:
-        theirs = processor(images=image, return_tensors="pt")["pixel_values"][0]
-    except NotImplementedError:  # Pillow's box and hamming on tensors, which torchvision has not
-        return
+        return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"][0])
+    except NotImplementedError:  # Pillow's box and hamming on tensors
+        return None
     except Exception as e:  # whatever it asks for, it is no plain image processor
         raise UsageError(
             f"{uri}: its image processor cannot be run on an image alone ({type(e).__name__}: {' '.join(str(e).split())[:80]}); {_PY}"
         ) from e
-    shape = tuple(getattr(theirs, "shape", ()))
-    if shape != tuple(ours.shape):
-        raise UsageError(
-            f"{uri}: its image processor makes {shape} of an image of {wide} x {high}, its settings say {tuple(ours.shape)}; {_PY}"
-        )
-    levels = float(((theirs - ours) * torch.tensor(preprocess.std)[:, None, None] * 255).abs().max())
-    if levels > 4 + 1.5 * 255 / side:
-        raise UsageError(f"{uri}: its image processor's pixels are {levels:.0f} of 255 levels from what its settings say; {_PY}")
 
 
 def _interpolation(processor: BaseImageProcessor, uri: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
 from levl_eval.cards.claim import ClaimCard
@@ -160,6 +160,13 @@ class PreprocessOverride(StrictModel):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = protocol(None)
     mean: tuple[_Mean, _Mean, _Mean] | None = protocol(None)
     std: tuple[_Std, _Std, _Std] | None = protocol(None)
+    crop: Literal["round", "floor"] | None = protocol(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_crop(cls, values: object) -> object:
+        """A card that says how to resize crops as torchvision does, whatever its library does."""
+        return {"crop": "round", **values} if isinstance(values, Mapping) and values.get("resize") else values
 
 
 class BackboneCard(StrictModel):

@@ -78,7 +78,7 @@ def candidates(own: Preprocess) -> dict[str, dict[str, object]]:
         "bilinear": {"interpolation": "bilinear"},
         "bicubic": {"interpolation": "bicubic"},
     }
-    described = own.describe()
+    described = own.settings()
     described["resize_to"] = described["resize_to"] or own.size
 
     def same(change: dict[str, object]) -> bool:
@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     rows = verdicts(scores[0], dict(zip(changes, scores[1:], strict=True)))
     metric, value = records[0].main_metric, records[0].metrics[records[0].main_metric].value
     result = {
-        "backbone": card.name, "task": args.task, "metric": metric, "images": len(scores[0]), "card": own.describe(),
+        "backbone": card.name, "task": args.task, "metric": metric, "images": len(scores[0]), "card": own.settings(),
         "card_value": value, "candidates": rows, "verdict": verdict(card.name, rows),
     }  # fmt: skip
     atomic_write(out / "audit.json", json.dumps(result, indent=1) + "\n")

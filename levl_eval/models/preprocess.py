@@ -20,7 +20,8 @@ class Preprocess:
     resize: "squash" (to size x size), "pad" (longest side to size, in the middle of a black square), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``), "squash-crop" (to
     ``resize_to`` x ``resize_to``, then the crop: some of timm's evaluation transforms).
     "free": shortest side to ``size``, the longest one, aspect kept, down to a multiple of ``resize_to`` (1 where it is None); alone no square.
-    mean, std: per channel, for inputs in [0, 1].
+    mean, std: per channel, for inputs in [0, 1]. crop: where a crop begins whose margin is odd: "round", half the margin rounded as torchvision
+    does (halves to even), or "floor", as transformers does.
     """
 
     size: int = 224
@@ -29,10 +30,15 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    crop: str = "round"
+
+    def settings(self) -> JsonObject:
+        """The fields as plain JSON values; ``crop`` where it is not "round"."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if (k, v) != ("crop", "round")}
 
     def describe(self) -> JsonObject:
-        """As plain JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """What keys, identities and records hold: the settings, and the version of their pixels."""
+        return described(self.settings())
 
     def __call__(self, image: Image.Image) -> Tensor:
         """PIL image -> float32 [3, size, size]."""
@@ -49,8 +55,6 @@ class Preprocess:
 
         "shortest" is to the pixel what the published protocols use, torchvision's Resize and CenterCrop: the longer side is
         truncated, the crop's corner rounded (halves to even), and a crop larger than the image has black, or ``fill``, around it.
-        Pillow 13 may resize the columns of a portrait image first, where a resize larger than the crop rounds some pixels otherwise
-        (docs/encoders.md).
         """
         method = Image.Resampling.NEAREST if nearest else Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":
@@ -64,9 +68,9 @@ class Preprocess:
         target, short = self.resize_to or self.size, min(image.size)
         free = self.resize != "squash-crop"  # the longer side follows the shorter
         wide, high = (int(target * side / short) if free and side != short else target for side in image.size)
-        left, top = _corner(wide, self.size), _corner(high, self.size)
-        if wide > self.size and not nearest and (wide, high) != image.size:
-            # Pillow resizes rows, rounds to bytes, then resizes columns: between the two, columns that the crop removes can go.
+        left, top = (_corner(side, self.size, self.crop) for side in (wide, high))
+        if wide > self.size and not nearest and (wide, high) != image.size and _width_first(image.size, (wide, high)):
+            # Pillow resizes to the width, rounds to bytes, then resizes to the height: between the two, what the crop removes at the sides can go.
             image = image.resize((wide, image.height), method).crop((left, 0, left + self.size, image.height))
             wide, left = self.size, 0
         image = image.resize((wide, high), method)
@@ -107,6 +111,34 @@ def _padded(image: Image.Image, size: int, method: Image.Resampling, fill: int) 
     return out
 
 
-def _corner(side: int, crop: int) -> int:
+def _width_first(size: tuple[int, int], to: tuple[int, int]) -> bool:
+    """Whether Pillow resizes to the new width before it resizes to the new height, which tells where it rounds to bytes.
+
+    Since Pillow 13 (ImagingResampleInner) not where the height shrinks by more than twice what the width does; until then always, but for
+    images a hundred times as high as wide (12), which the same rule holds for.
+    """
+    narrower, lower = size[0] - to[0], size[1] - to[1]
+    return not (lower > 0 and lower > 2 * narrower)
+
+
+def _corner(side: int, crop: int, how: str) -> int:
     """Where a centred crop begins on a side; negative where the crop reaches beyond it (the odd pixel then lies behind)."""
-    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+    if side < crop:
+        return -((crop - side) // 2)
+    return (side - crop) // 2 if how == "floor" else round((side - crop) / 2)
+
+
+def described(settings: JsonObject) -> JsonObject:
+    """A Preprocess's settings as keys, identities and records hold them.
+
+    ``version`` is 2 where the image is resized to more than is kept: since then portrait images have the pixels of a plain resize and a
+    crop, whichever side Pillow resizes first. No other settings' pixels moved. ``crop`` stands only where something is cropped.
+    """
+    out = {k: v for k, v in settings.items() if k != "version"}
+    crops = out["resize"] in ("shortest", "squash-crop")
+    if not crops or out.get("crop") == "round":
+        out.pop("crop", None)
+    larger = out["resize_to"]
+    if crops and isinstance(larger, int) and isinstance(out["size"], int) and larger > out["size"]:
+        out["version"] = 2
+    return out

@@ -110,7 +110,7 @@ def import_published(source: str, out: Path, tokenizer: str | None = None) -> Pa
     config = _config(model, description, side, published.length, source, published.vocab)
     step = description.part("training").get("total_steps")
     state = checkpoints.payload(model.state_dict(), config, words_of.to_str(), step if isinstance(step, int) else 0)
-    state["preprocess"] = {k: v for k, v in description.preprocess(side).describe().items() if v is not None}
+    state["preprocess"] = {k: v for k, v in description.preprocess(side).settings().items() if v is not None}
     bad = [
         k
         for s in (published.vision, published.text)

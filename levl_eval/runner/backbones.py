@@ -25,6 +25,7 @@ from levl_eval.cards.twins import twinned
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
+from levl_eval.core.json_types import as_object
 from levl_eval.core.precision import Precision
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.records.identity import cache_key
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone
 
-FACTS_VERSION = 4  # of what is remembered about a backbone
+FACTS_VERSION = 5  # of what is remembered about a backbone
 _ANY_FILE = ("py", "oracle")  # a user's own code may read, and draw, what nobody can know; oracles read the run's data
 
 
@@ -201,7 +202,9 @@ class BackboneHandle:
     @property
     def preprocess(self) -> dict[str, object]:
         """As resolved: the loader's, with what the card sets."""
-        return {**self.facts.preprocess, **self._overrides}
+        from levl_eval.models.preprocess import described
+
+        return {**described(as_object({**self.facts.preprocess, **self._overrides}, self.name))}
 
     @property
     def text(self) -> Mapping[str, object]:

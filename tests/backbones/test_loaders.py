@@ -221,7 +221,8 @@ def test_hf_dinov2_and_clip_towers(tmp_path):
     assert torch.allclose(b.encode(x).patches, tokens[:, 1:], atol=1e-6) and torch.allclose(
         b.encode(x).pooled, tokens[:, 0], atol=1e-6
     )
-    assert b.preprocess == Preprocess(28, "shortest", 32, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)) and b.grid == (2, 2)
+    assert b.preprocess == Preprocess(28, "shortest", 32, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "floor")
+    assert b.grid == (2, 2)
 
     text = CLIPTextConfig(
         hidden_size=16,

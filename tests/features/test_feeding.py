@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,42 @@ def test_pixels_are_torchvisions_to_the_bit(interpolation):
             np.testing.assert_array_equal(own.pixels(image), np.asarray(theirs(image)), f"{size} {resize_to}")
     with pytest.raises(ValueError, match="mode L"):
         own.pixels(Image.new("L", (8, 8)))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"])
+@pytest.mark.parametrize("resize", ["shortest", "squash-crop"])
+def test_columns_that_the_crop_removes_never_change_those_it_keeps(resize, interpolation):
+    """Pillow resizes rows or columns first as sizes and versions say; what is kept is what one resize and a crop give."""
+    rng = np.random.default_rng(3)
+    for k in range(40):
+        wide, high, to = (int(n) for n in rng.integers(1, 160, 3))
+        own = Preprocess(int(rng.integers(1, 50)), resize, to, interpolation)
+        image = noise_image(wide, high, k)
+        plain = replace(own, size=to, resize="squash", resize_to=None).geometry(image) if resize == "squash-crop" else None
+        if plain is None:  # Resize(to)
+            short = min(wide, high)
+            plain = image.resize(
+                tuple(to if s == short else int(to * s / short) for s in (wide, high)), Image.Resampling[interpolation.upper()]
+            )
+        whole = replace(own, resize="shortest", resize_to=min(plain.size)).geometry(plain)  # crops alone
+        np.testing.assert_array_equal(own.pixels(image), np.asarray(whole), f"{own} {image.size}")
+
+
+def test_settings_whose_pixels_moved_are_of_another_key_and_no_others():
+    assert Preprocess(224, "shortest", 256).describe() != Preprocess(224, "shortest", 256).settings()
+    for other in (
+        Preprocess(224),
+        Preprocess(224, "shortest", 224),
+        Preprocess(224, "squash", 256),
+        Preprocess(96, "pad"),
+        Preprocess(97, "shortest", 64),
+        Preprocess(480, "free", 512),
+    ):
+        assert (
+            other.describe()
+            == other.settings()
+            == {k: list(v) if isinstance(v, tuple) else v for k, v in vars(other).items() if k != "crop"}
+        )
 
 
 FILES = [
