@@ -30,7 +30,9 @@ from levl_eval.records.check import sha256_of
 from levl_eval.records.samples import read_sized
 from levl_eval.records.scores import FOLDER, Collector, Items, Scores, read_scores, samples_at, scores_path, write_scores
 
-MOST_BYTES = 64 << 20  # of scores that are held at once
+MOST_BYTES = (
+    160 << 20
+)  # of scores that are held at once: those of 2,000 records of 3,000 samples, which tables go through several times
 _SPARE = 20_000  # entries of a file that may be there without having been asked for; a table of 2,000 records has some 3,000
 
 
@@ -90,6 +92,9 @@ class Derived:
         self.writes = writes
         self._files: dict[tuple[str, str], _File] = {}
         self._scores: OrderedDict[str, Scores] = OrderedDict()
+        self._sources: dict[
+            int, tuple[Record, str]
+        ] = {}  # by a record's `id`, which is its own for as long as the record is held
         self._shared: dict[bytes, Items] = {}
         self._held = 0
 
@@ -116,7 +121,14 @@ class Derived:
         return sha256
 
     def scores(self, record: Record) -> Scores:
-        """A record's scores. Raises UsageError where its samples are missing, damaged, fewer than the metric's, or an id occurs twice."""
+        """A record's scores. Raises UsageError where its samples are missing, damaged, fewer than the metric's, or an id occurs twice.
+
+        While it is held its file is not looked at again: the tables of one object are of the samples as they were at first.
+        """
+        known = self._sources.get(id(record))
+        if known is not None and known[1] in self._scores:
+            self._scores.move_to_end(known[1])
+            return self._scores[known[1]]
         path = record.home / "samples" / f"{record.key}.jsonl"
         try:
             sha256 = self.sha256(path)
@@ -128,6 +140,7 @@ class Derived:
             _count(record, path, scores)
             self._scores[at] = scores
             self._held += scores.nbytes
+        self._sources[id(record)] = record, at
         self._scores.move_to_end(at)
         while self._held > MOST_BYTES and len(self._scores) > 1:
             self._held -= self._scores.popitem(last=False)[1].nbytes
