@@ -230,5 +230,11 @@ class Backbone(nn.Module, abc.ABC):
         raise NotImplementedError(f"{self.name} has no text encoder")
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Texts -> [B, E]: the text side of the first read-out."""
-        return self.text_embeddings(texts)[self.readouts[0].text]
+        """Texts -> [B, E]: the text side of the first read-out; [0, E] of no texts. Raises NotImplementedError without a text encoder.
+
+        A single string is no list of texts: its letters would be embedded. Raises TypeError.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f"{self.name}: encode_text takes a list of texts; write [{texts[:20]!r}]")
+        embeddings = self.text_embeddings(texts or [""])
+        return embeddings[self.readouts[0].text][: len(texts)]

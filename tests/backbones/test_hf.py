@@ -99,6 +99,7 @@ def test_embeddings_are_the_librarys(name, tmp_path):
         want = model(pixel_values=x, **inputs)
         assert apart(b.image_embeddings(b.encode(x).pooled)["embedding"], want.image_embeds) <= TOLERANCE
         assert apart(b.encode_text(["a photo of cat"]), want.text_embeds) <= TOLERANCE
+        assert b.encode_text([]).shape == (0, want.text_embeds.shape[1])
 
 
 def test_siglip_texts_are_compared_as_its_authors_do(tmp_path):

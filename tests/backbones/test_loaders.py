@@ -36,6 +36,9 @@ def test_own_checkpoints_give_the_encoders_tokens(checkpoints):
     assert torch.allclose(e["cross-image"] @ t["cross-text"].T, average, atol=1e-6)
     assert b.readouts[0].name == "image-to-predicted-text"
     assert torch.equal(b.encode_text(["a cat"]), b.text_embeddings(["a cat"])["predicted"])
+    assert b.encode_text([]).shape == (0, len(b.encode_text(["a cat"])[0]))
+    with pytest.raises(TypeError, match="takes a list of texts"):
+        b.encode_text("a cat")
     assert not any(p.requires_grad for p in b.parameters()) and not b.training
 
 
