@@ -217,3 +217,15 @@ def refuse_encoding(path: object, head: bytes, where: str = "") -> None:
 def split_lines(text: str) -> list[str]:
     """Lines ended by LF, CR LF or CR alone: separators such as U+2028 or a form feed are characters of a line."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def misplaced(head: bytes) -> str:
+    """What a file really is that is not what its name says, with the remedy, by its first bytes; "" where they do not tell."""
+    start = head.lstrip()[:15].lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, which stands for the file; fetch the file itself (git lfs pull, or hf download)"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, as a failed download leaves it; download it again"
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return "is compressed by zstd, which is not read; unpack it (zstd -d)"
+    return "is a zip archive; unpack it" if head.startswith(b"PK\x03\x04") else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.hub import UNKNOWN_REVISION, UNREACHED, hub, hub_reason
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.hub_files import check_parts, check_tables, files_below, local_state, of_split
 from levl_eval.data.places import COMMIT, moved_names
 
 if TYPE_CHECKING:
@@ -25,14 +25,10 @@ if TYPE_CHECKING:
 
     from levl_eval.cards.base import HubSource
 
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)$")
-
 
 def local_digest(folder: Path) -> str:
     """SHA-256 of a local repository: names and bytes of its files, hidden ones left out, through the cache in use."""
-    names = sorted(
-        p for p in folder.rglob("*") if p.is_file() and not any(w.startswith(".") for w in p.relative_to(folder).parts)
-    )
+    names = files_below(folder)
     contents = active().hash_files(names)
     return hashlib.sha256(
         "".join(
@@ -48,6 +44,11 @@ def local_cache(folder: Path, parent: str | os.PathLike[str] | None = None) -> s
     takes what lies there, whatever the files of this one hold.
     """
     return _kept(local_digest(folder), parent)
+
+
+def cache_of_state(folder: Path) -> str:
+    """:func:`local_cache` by the names, sizes and times of the files: of repositories that are too large to be read for it."""
+    return _kept(local_state(folder))
 
 
 def _kept(digest: str, parent: str | os.PathLike[str] | None = None) -> str:
@@ -234,16 +235,11 @@ def _check_whole(files: list[Path], folder: Path, repo: str, split: str, pattern
         raise UsageError(
             f"--data hub: {repo}: its cache holds no file of split {_bare(split)}; where there is a network: {fetch}"
         )
-    there = {f.relative_to(folder).as_posix() for f in files}
-    for name in sorted(there):
-        part = _PART.fullmatch(name)
-        wanted = [f"{part[1]}-{k:05d}-of-{part[3]}{part[4]}" for k in range(int(part[3]))] if part else []
-        missing = [w for w in wanted if w not in there]
-        if missing:
-            raise UsageError(
-                f"--data hub: {repo}: {len(missing)} of {len(wanted)} files of split {_bare(split)} are not in its cache, first {missing[0]}; "
-                f"where there is a network: {fetch}"
-            )
+    names = (f.relative_to(folder).as_posix() for f in files)
+    check_parts(
+        names, f"--data hub: {repo}", f"files of split {_bare(split)} are not in its cache", f"where there is a network: {fetch}"
+    )
+    check_tables(files, f"--data hub: {repo}")
 
 
 def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[str] | None:
@@ -256,8 +252,12 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
     if not configs:
         return None
     name = config or configs.get_default_config_name()
-    if name is None or name not in configs:
-        listed = ", ".join(map(printable, configs))
+    listed = ", ".join(map(printable, configs))
+    if name is None:
+        raise UsageError(
+            f"--data hub: {repo}: has several configurations ({listed}); name one of them by `hub.questions` or `hub.images`"
+        )
+    if name not in configs:
         raise UsageError(
             f"--data hub: {repo}: has no such configuration: {printable(str(name))}; it has {listed}; correct `hub.questions` or `hub.images`"
         )
@@ -281,8 +281,23 @@ def _of_folder(folder: Path, config: str | None, split: str, cache: str, pattern
         patterns = _patterns(readme, str(folder), config, split)
     elif patterns is not None:
         config = None  # whose files the patterns are
+    check_folder(folder, split, patterns, f"--data hub: {folder}")
     if patterns is None:
         return datasets.load_dataset(str(folder), config, split=split, cache_dir=cache)
     return datasets.load_dataset(
         str(folder), config, split=split, data_files={_bare(split): patterns}, cache_dir=cache, verification_mode="no_checks"
     )
+
+
+def check_folder(folder: Path, split: str, patterns: list[str] | None, what: str) -> None:
+    """Raises UsageError where a local repository holds no files (of ``patterns``), a part of a split's only, or tables that are none."""
+    if any("://" in p or p.startswith("/") for p in patterns or ()):  # files elsewhere
+        return
+    files = files_below(folder) if patterns is None else sorted({f for p in patterns for f in folder.glob(p)})
+    if not files:
+        place = f"no file {printable(patterns[0])[:200]}" if patterns else "no files"
+        raise UsageError(f"{what}: holds {place}; give the folder of the whole repository")
+    names = {f.relative_to(folder).as_posix(): f for f in files}
+    wanted = of_split(names, _bare(split)) if patterns is None else list(names)
+    check_parts(wanted, what, "files are missing", "copy them there, or download the repository again")
+    check_tables((names[n] for n in wanted), what)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.pretrain.samples import Raw, Source, content_of, shuffled, spread_rows
-from levl_eval.pretrain.tars import texts_of
+from levl_eval.pretrain.tars import first_texts
 
 if TYPE_CHECKING:
     import lance
@@ -101,6 +101,5 @@ class Lance(Source):
                 yield self._raw(f"{self.path}[{i}]", row)
 
     def _raw(self, name: str, row: dict[str, object]) -> Raw:
-        captions: object = next((row[f] for f in self.fields if row.get(f)), [])
         image = row[self.image]
-        return Raw(name, image if isinstance(image, bytes) and image else None, texts_of(captions, self.strip))
+        return Raw(name, image if isinstance(image, bytes) and image else None, first_texts(row, self.fields, self.strip))

@@ -5,6 +5,7 @@ With every batch a consumer (samples.py) tells how far into which epoch it has c
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.errors import UsageError
+from levl_eval.data.hub_tables import cache_of_state, check_folder
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
 from levl_eval.pretrain.augment import Pixels
 from levl_eval.pretrain.lance import Lance
 from levl_eval.pretrain.samples import Raw, Source, content_of, opened, spread_rows
-from levl_eval.pretrain.tars import Tars, shards, texts_of
+from levl_eval.pretrain.tars import Tars, first_texts, shards
 
 if TYPE_CHECKING:
     import datasets
@@ -50,18 +52,13 @@ class Hub(Source):
         import datasets
 
         try:
-            folder = Path(self.name).expanduser()
-            if folder.is_dir() and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
-                data = datasets.load_from_disk(str(folder))
-                data = data[self.split] if isinstance(data, datasets.DatasetDict) else data
-                if self.streaming:
-                    data = data.to_iterable_dataset()
-            else:
-                data = datasets.load_dataset(self.name, split=self.split, streaming=self.streaming)
+            data = self._load()
+        except UsageError:
+            raise
         except Exception as e:
             words = " ".join(str(e).split())[:160]
             raise UsageError(
-                f"data=hf:{self.name}:{self.split}: cannot be opened ({type(e).__name__}: {words}); "
+                f"data=hf:{self.name}:{self.split or 'train'}: cannot be opened ({type(e).__name__}: {words}); "
                 "without network fill the hub cache first, or give a directory written by save_to_disk"
             ) from e
         columns = list(data.column_names or [])
@@ -70,9 +67,39 @@ class Hub(Source):
         if columns and not set(self.fields) & set(columns):
             raise UsageError(f"data=hf:{self.name}: field `caption_fields`: none of {list(self.fields)} among {columns}")
         if columns:
-            data = data.cast_column(self.image, datasets.Image(decode=False))
+            kind = data.features[self.image] if data.features else None
+            try:
+                data = data.cast_column(self.image, datasets.Image(decode=False))
+            except Exception as e:  # pyarrow's and `datasets`' own, by the column's type
+                shown = str(getattr(kind, "dtype", None) or type(kind).__name__)
+                raise UsageError(
+                    f"data=hf:{self.name}: field `image_field`: column {self.image!r} holds no images but {shown[:60]}; name another, or store encoded images"
+                ) from e
         self._opened = data
         return data
+
+    def _load(self) -> Opened:
+        """The split as the library opens it. Raises whatever it raises, and UsageError for a local folder that lacks a part."""
+        import datasets
+
+        folder, split = Path(self.name).expanduser(), self.split or "train"
+        if folder.is_dir() and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists()):
+            saved = datasets.load_from_disk(str(folder))
+            if isinstance(saved, datasets.DatasetDict):
+                table = saved[split]
+            elif self.split and str(saved.split or "train") != self.split:
+                raise UsageError(
+                    f"data=hf:{self.name}:{self.split}: the folder holds one table, of {f'split {saved.split}' if saved.split else 'no split'}; "
+                    f"take `:{self.split}` out, or give another folder"
+                )
+            else:
+                table = saved
+            return table.to_iterable_dataset() if self.streaming else table
+        if not folder.is_dir():
+            return datasets.load_dataset(self.name, split=split, streaming=self.streaming)
+        check_folder(folder, split, None, f"data=hf:{self.name}:{split}")
+        # Of local folders of one name `datasets` would take the table that it made of the first, whatever lies in this one.
+        return datasets.load_dataset(str(folder), split=split, streaming=self.streaming, cache_dir=cache_of_state(folder))
 
     def count(self) -> int | None:
         return None if self.streaming else len(self.open())
@@ -84,14 +111,14 @@ class Hub(Source):
         return content_of(len(data), (self._raw("", data[i]) for i in spread_rows(len(data))))
 
     def _raw(self, name: str, row: Mapping[str, object]) -> Raw:
-        value: object = next((row[f] for f in self.fields if row.get(f)), [])
+        captions = first_texts(row, self.fields, self.strip)
         image = row.get(self.image)
         if isinstance(image, dict):
             try:
                 image = image.get("bytes") or Path(str(image["path"])).read_bytes()
             except (OSError, TypeError, KeyError):
                 image = None
-        return Raw(name, image if isinstance(image, (bytes, Image.Image)) else None, texts_of(value, self.strip))
+        return Raw(name, image if isinstance(image, (bytes, Image.Image)) else None, captions)
 
     def epoch(self, epoch: int, k: int, n: int, taken: int = 0) -> Iterator[Raw]:
         """Map-style: every n-th row of the epoch's permutation. Streaming: every n-th file where their number allows, else row."""
@@ -114,6 +141,9 @@ class Hub(Source):
                 i += 1
 
 
+_SPLIT = re.compile(r"(.+):(\w+(?:\.\w+)*(?:\[[^\]/]*\])?)", re.DOTALL)  # NAME:SPLIT, NAME:SPLIT[:100]
+
+
 def open_source(config: PretrainConfig) -> Source:
     """The source of ``data=wds:...``, ``data=lance:...`` or ``data=hf:NAME[:SPLIT]``. Raises UsageError for what is not there."""
     c = config
@@ -125,9 +155,8 @@ def open_source(config: PretrainConfig) -> Source:
         rows = Lance(where, c.image_field, c.caption_fields, c.seed, c.shuffle_buffer, c.strip_captions)
         rows.open()
         return rows
-    name, colon, split = where.rpartition(":")
-    if not colon or "/" in split:
-        name, split = where, "train"
+    named = _SPLIT.fullmatch(where)
+    name, split = (named[1], named[2]) if named else (where, "")
     hub = Hub(name, split, c.image_field, c.caption_fields, c.seed, c.shuffle_buffer, c.streaming, c.strip_captions)
     hub.open()
     return hub

@@ -17,7 +17,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,11 @@ def texts_of(value: object, strip: bool) -> list[str]:
     can escape and no tokenizer takes."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
     return [t.strip() if strip else t for t in texts if isinstance(t, str) and not blank(t) and not _LONE.search(t)]
+
+
+def first_texts(row: Mapping[str, object], fields: Iterable[str], strip: bool) -> list[str]:
+    """The strings of the first field of a table's row that holds any."""
+    return next((texts for f in fields if (texts := texts_of(row.get(f), strip))), [])
 
 
 def _utf8(content: bytes) -> str:
