@@ -14,6 +14,7 @@ from levl_eval.cards.fields import REQUIRED
 from levl_eval.core.errors import UsageError
 from levl_eval.core.safe_yaml import parse_yaml
 from levl_eval.core.text import did_you_mean
+from levl_eval.models.config_checks import check
 from levl_eval.models.presets import PRESETS, SIZES, TOWERS
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class _Limits(TypedDict, total=False):
     le: float
     gt: float
     lt: float
+    min_length: int
     max_length: int
+    allow_inf_nan: bool
 
 
 def _f(default: T, about: str, **limits: Unpack[_Limits]) -> T:
@@ -51,13 +54,15 @@ Share: _Limits = {"ge": 0, "le": 1}
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
+Deviation = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Jitter = tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]]
 
 
 class PretrainConfig(BaseModel):
     """Every choice of a run. Defaults are the published codes' (docs/paper.md) unless the field says otherwise; see presets.SIZES for nano's."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     objective: Literal["levljepa", "levljepa_plus", "clip", "siglip"] = _f("levljepa", "what is trained (docs/paper.md)")
     model: Size = _f("nano", "size of towers and heads; base, small, tiny: published; nano: ours, for CPUs")
     preset: Literal["levljepa-may", "levljepa-july", "clip-openclip", "siglip"] | None = _f(
@@ -66,14 +71,14 @@ class PretrainConfig(BaseModel):
     data: str = _f("scenes", "scenes | csv:FILE | tsv:FILE | wds:GLOB | lance:PATH (July) | hf:NAME[:SPLIT] (May)")
     out: str = _f("runs/pretrain", "folder of the run")
     init_from: str | None = _f(None, "weights and tokenizer to begin with: of a ckpt.pt, a release or a shipped backbone (ours)")
-    seed: int = _f(1, "of weights, order, augmentation and directions (May, July: 1)")
+    seed: int = _f(1, "of weights, order, augmentation and directions (May, July: 1)", ge=0, le=(1 << 63) - 1)
     steps: int = _f(50_000, "updates (May, July)", ge=1)
     batch_size: int = _f(256, "images an update, over all processes (May, July: 256 a process)", ge=2)
     accumulate: int = _f(1, "forward passes an update; negatives, BatchNorm and SIGReg see one of them at a time (ours)", ge=1)
 
-    image_size: int = _f(224, "side of the images in pixels", ge=16)
+    image_size: int = _f(224, "side of the images in pixels, whole patches", ge=16, le=1 << 14)
     mean: tuple[float, float, float] = _f((0.48145466, 0.4578275, 0.40821073), "CLIP's, as May and July")
-    std: tuple[float, float, float] = _f((0.26862954, 0.26130258, 0.27577711), "CLIP's, as May and July")
+    std: tuple[Deviation, Deviation, Deviation] = _f((0.26862954, 0.26130258, 0.27577711), "CLIP's, as May and July")
     augmentation: Literal["none", "crop", "standard"] = _f(
         "standard", "none: May's plain resize; standard: July's crop of the original image, flip, colour; crop: ours, 0.8 to 1 of the resized "
         "image without flip, since captions of scenes say left and right",
@@ -126,7 +131,7 @@ class PretrainConfig(BaseModel):
     tokenizer: str = _f(
         "trained", "trained: on the captions (ours); or a GPT-2 tokenizer by hub name or directory (May, July: gpt2)"
     )
-    vocab_size: int = _f(8192, "of a trained tokenizer (ours)", ge=257)
+    vocab_size: int = _f(8192, "of a trained tokenizer (ours)", ge=257, le=1 << 22)
     strip_captions: bool = _f(False, "cut white space around captions (May, July: as they are)")
 
     prediction: Literal["predictor", "direct"] = _f(
@@ -164,10 +169,10 @@ class PretrainConfig(BaseModel):
     views_solarize_prob: float = _f(0.2, "of solarisation, on the second global crop alone", **Share)
     views_solarize_threshold: int = _f(128, "values from it upward are inverted", ge=0, le=255)
     local_size: int | None = _f(
-        None, "levljepa_plus: side of local crops; None: 3/7 of image_size in whole patches (May: 96 of 224)", ge=1
+        None, "levljepa_plus: side of local crops; None: 3/7 of image_size in whole patches (May: 96 of 224)", ge=1, le=1 << 14
     )
 
-    logit_scale_init: float | None = _f(None, "None: 1/0.07 for clip (OpenCLIP), 10 for siglip (Zhai et al. 2023)")
+    logit_scale_init: float | None = _f(None, "None: 1/0.07 for clip (OpenCLIP), 10 for siglip (Zhai et al. 2023)", gt=0, le=100)
     logit_bias_init: float = _f(-10.0, "siglip (Zhai et al. 2023)")
 
     lr: float = _f(2e-4, "peak of the rate (May, July)", gt=0)
@@ -180,26 +185,28 @@ class PretrainConfig(BaseModel):
     wsd_decay_frac: float = _f(0.15, "wsd: share of the updates in which the rate falls (July)", **Share)
     wsd_decay_steps: int = _f(0, "wsd: their number, instead of the share where above 0 (July)", ge=0)
     wsd_decay: Literal["cosine", "linear"] = _f("cosine", "wsd: how it falls (July: cosine; linear: ours before)")
-    betas: Pair = _f((0.9, 0.999), "of AdamW (May, July: torch's)")
+    betas: tuple[Decay, Decay] = _f((0.9, 0.999), "of AdamW (May, July: torch's)")
     eps: float = _f(1e-8, "of AdamW (May, July: torch's)", gt=0)
     weight_decay: float = _f(0.01, "of AdamW (May: torch's; July)", ge=0)
     weight_decay_on: Literal["all", "matrices"] = _f(
         "all", "all: every parameter (May, July); matrices: not gains, biases and scales (nano; OpenCLIP)"
     )
-    clip: float | None = _f(1.0, "largest norm of the gradient (May, July); None: any (OpenCLIP)", gt=0)
+    clip: float | None = _f(1.0, "largest norm of the gradient (May, July); None: any (OpenCLIP)", gt=0, allow_inf_nan=True)
     precision: Literal["auto", "fp32", "bf16"] = _f(
         "auto",
         "auto: bf16 autocast where the processor has bfloat16 arithmetic, else fp32 (ours); a run keeps what it became (May, July: bf16)",
     )
     device: str = _f("auto", "auto | cpu | cuda | cuda:N")
-    threads: int | None = _f(None, "CPU threads of torch", ge=1)
+    threads: int | None = _f(None, "CPU threads of torch", ge=1, le=4096)
     channels_last: bool = _f(False, "memory order of images")
     compile: bool = _f(False, "torch.compile of the towers")
     bf16_blocks: Literal["fused", "separate"] = _f(
         "fused", "bf16 on a CPU: half a block as one function, its gradient written out (ours; same values to bf16's rounding); separate: "
         "operation by operation (ours before; with compile or FSDP always)",
     )  # fmt: skip
-    max_loss_growth: float = _f(10.0, "a running loss above this many times the first one stops the run as diverged (ours)", gt=1)
+    max_loss_growth: float = _f(
+        10.0, "a running loss above this many times the first one stops the run as diverged (ours)", gt=1, allow_inf_nan=True
+    )
 
     scenes_pool: int = _f(40_000, "scenes: different images", ge=2)
     captions_per_image: int = _f(4, "scenes", ge=1)
@@ -208,7 +215,7 @@ class PretrainConfig(BaseModel):
         "web", "scenes: one to three objects; most, with looks and places; in turn"
     )
     caption_fields: tuple[str, ...] = _f(
-        ("caption", "text", "txt", "captions"), "csv, lance and hub columns, json fields: the first that is there"
+        ("caption", "text", "txt", "captions"), "csv, lance and hub columns, json fields: the first that is there", min_length=1
     )
     image_field: str = _f("image", "csv, lance or hub column")
     workers: int = _f(2, "reading processes a training process (wds, lance, hf)", ge=0)
@@ -241,6 +248,7 @@ class PretrainConfig(BaseModel):
     @classmethod
     def _fill(cls, values: object) -> object:
         if isinstance(values, dict):
+            _no_truth_for_number(values)
             values = {**PRESETS.get(str(values.get("preset")), {}), **values}
             name = str(values.get("model", "nano"))
             name = name if name in SIZES else "nano"
@@ -252,57 +260,16 @@ class PretrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> PretrainConfig:
-        if "{}" not in self.probe_template:
-            raise ValueError(f"probe_template is {self.probe_template!r}; {{}} in it is where the class name goes")
-        if (self.attentive_every or self.neighbours) and self.probe is None:
-            name = "attentive_every" if self.attentive_every else "neighbours"
-            raise ValueError(f"{name} is {getattr(self, name)}, but there is no probe; give probe=DIR or probe=scenes")
-        if self.prediction == "direct" and self.objective != "levljepa":
-            raise ValueError("prediction=direct is an ablation of objective=levljepa; leave one of them out")
-        if self.plus_predicts == "views" and self.objective != "levljepa_plus":
-            raise ValueError("plus_predicts=views is a form of objective=levljepa_plus; leave one of them out")
-        total = self.lambda_v + self.lambda_t + (self.lambda_multi if self.objective == "levljepa_plus" else 0)
-        if total >= 1:
-            raise ValueError(f"lambda_v + lambda_t (+ lambda_multi) is {total:g}; the prediction's weight is 1 minus it")
-        for side, tower in (("vision", self.vision), ("text", self.text)):
-            if tower.width % tower.heads:
-                raise ValueError(f"{side}.heads is {tower.heads}, which does not divide {side}.width {tower.width}")
-        if self.schedule == "wsd" and self.warmup + wsd_steps(self) > self.steps:
-            raise ValueError(f"warmup {self.warmup} and the decay's {wsd_steps(self)} updates are more than steps {self.steps}")
-        if self.extend_to is not None and (self.extend_to <= self.steps or self.final_lr == 0):
-            why = "final_lr is 0, so that nothing would be learned" if self.extend_to > self.steps else f"steps is {self.steps}"
-            raise ValueError(f"extend_to is {self.extend_to}, but {why}; expected a later update than steps, with a rate above 0")
-        self._blur_fits()
-        for name in ("crop_scale", "crop_ratio", "global_scale", "local_scale", "erasing_scale", "erasing_ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high or (name.endswith("scale") and high > 1):
-                raise ValueError(
-                    f"{name} is ({low:g}, {high:g}); expected a range above 0" + (" up to 1" if name.endswith("scale") else "")
-                )
+        check(self)
         return self
 
-    def _blur_fits(self) -> None:
-        kernel = self.blur_kernel
-        if kernel is None:
-            return
-        if kernel % 2 == 0:
-            raise ValueError(f"blur_kernel is {kernel}; a blur has an odd side")
-        plus = self.objective == "levljepa_plus"
-        sides = [self.image_size] if plus or (self.augmentation == "standard" and self.gaussian_blur_prob) else []
-        sides += [local_size(self)] if plus and self.local_views else []
-        if sides and min(sides) <= kernel // 2:
-            raise ValueError(f"blur_kernel {kernel} needs crops of more than {kernel // 2} pixels, found {min(sides)}")
 
-
-def local_size(config: PretrainConfig) -> int:
-    """Side of the local crops: given, or 3/7 of the image (96 of 224) in whole patches."""
-    patch = config.vision.patch or 16
-    return config.local_size or max(patch, round(config.image_size * 3 / 7 / patch) * patch)
-
-
-def wsd_steps(config: PretrainConfig) -> int:
-    """Updates of wsd's decay."""
-    return config.wsd_decay_steps or max(1, round(config.wsd_decay_frac * config.steps))
+def _no_truth_for_number(values: dict[str, object]) -> None:
+    """`yes` and `true` are 1 to a number's field."""
+    for name, value in values.items():
+        field = PretrainConfig.model_fields.get(name)
+        if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            raise ValueError(f"field `{name}`: expected {_type_of(field.annotation)}, found {str(value).lower()}")
 
 
 def head_dims(config: PretrainConfig) -> list[int]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from levl_eval.core.third_party import repair
 from levl_eval.data.rgb import to_rgb
-from levl_eval.models.config import Pair, PretrainConfig, local_size
+from levl_eval.models.config import Pair, PretrainConfig
+from levl_eval.models.config_checks import local_size
 
 repair()
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from levl_eval.core.schedule import Schedule
-from levl_eval.models.config import PretrainConfig, wsd_steps
+from levl_eval.models.config import PretrainConfig
+from levl_eval.models.config_checks import wsd_steps
 
 
 def schedule_of(config: PretrainConfig) -> Schedule:
