@@ -50,9 +50,9 @@ class _Whole(Facts):
 
 
 class FeedState(TypedDict, total=False):
-    """Where a stream stands, as checkpoints hold it; {} for a pool, whose batches depend on their number alone. See pretrain/feed.py.
+    """Where a stream stands, as checkpoints hold it; of a pool, whose batches depend on their number alone, its source. See pretrain/feed.py.
 
-    broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by kind. source: Source.identity.
+    broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by kind. source: Source.identity, Pool.identity.
     """
 
     turn: int

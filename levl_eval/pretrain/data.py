@@ -27,7 +27,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.rgb import decode_rgb, open_rgb
 from levl_eval.models.config import PretrainConfig, crops_originals
-from levl_eval.pretrain.sealed import key_of, marks_of, sealed
+from levl_eval.pretrain.sealed import contents_mark, key_of, marks_of, sealed
 
 _CHUNK = 500
 # Of what a pool holds; raised when the same inputs give other contents. 3: images become RGB by data/rgb.py.
@@ -60,6 +60,7 @@ class Pool:
     captions: list[list[str]]
     broken: Sequence[str] = ()  # images of the source that could not be read
     sha256: str = ""  # over its contents
+    identity: str = ""  # over images and captions alone: what a resumed run must find as it began
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -282,6 +283,7 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress, deep: boo
     _too_many(broken, plan.total, config.max_broken)
     if len(captions) < config.batch_size:
         raise UsageError(f"data={config.data}: {len(captions)} images, fewer than batch_size={config.batch_size}")
-    if plan.work is _original_chunk:
-        return Pool(Originals(folder), captions, broken, digest)
-    return Pool(np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)], captions, broken, digest)
+    originals = plan.work is _original_chunk
+    identity = key_of({"images": contents_mark(folder, "images.bin" if originals else "pixels.npy")}, captions)
+    pixels = Originals(folder) if originals else np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)]
+    return Pool(pixels, captions, broken, digest, identity)

@@ -84,6 +84,14 @@ class Feed:
         """What ``start`` needs to resume after the batches handed out so far."""
         return {}
 
+    def _check_source(self, state: FeedState, *now: str) -> None:
+        """Raises UsageError where the data of a run to be resumed is none of ``now``; checkpoints of earlier versions do not say what it was."""
+        if state.get("source", now[0]) not in now:
+            raise UsageError(
+                f"data={self.config.data}: is not what this run began with (its files, contents or version changed); "
+                "put it back as it was, or choose another out="
+            )
+
     def _next(self) -> Batch:
         raise NotImplementedError
 
@@ -132,7 +140,12 @@ class PoolFeed(Feed):
 
     def start(self, tokenizer: Tokenizer, at: int, state: FeedState | None = None) -> None:
         self.close()
+        if state:
+            self._check_source(state, self.pool.identity)
         self._tokenizer, self._at = tokenizer, at
+
+    def state(self) -> FeedState:
+        return {"source": self.pool.identity}
 
     def prepare(self, number: int) -> Batch:
         c = self.config
@@ -238,10 +251,7 @@ class StreamFeed(Feed):
         self._tokenizer = tokenizer
         readers = max(1, self.config.workers)
         state = state or {"turn": 0, "positions": [[0, 0]] * readers, "seen": 0, "kinds": {}, "broken": []}
-        if state.get("source", self._identity) not in (self._identity, self.source.earlier_identity()):
-            raise UsageError(
-                f"data={self.config.data}: is not what this run began with (its files, contents or version changed); choose another out="
-            )
+        self._check_source(state, self._identity, self.source.earlier_identity())
         if len(state["positions"]) != readers:
             raise UsageError(
                 f"field `workers`: the run was read by {len(state['positions'])} readers a process, now {readers}; "

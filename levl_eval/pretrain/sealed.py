@@ -130,3 +130,9 @@ def sealed(folder: Path, key: str, build: Callable[[Path], None], progress: Prog
         digest = _digest(files)
         atomic_write(folder / MANIFEST, json.dumps({"key": key, "sha256": digest, "files": files}))
         return digest
+
+
+def contents_mark(folder: Path, name: str) -> str:
+    """SHA-256 over the contents of one file of a folder that is whole (:func:`sealed`), from its manifest."""
+    files: dict[str, FileContents] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return _digest({name: files[name]})

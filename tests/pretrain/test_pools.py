@@ -15,11 +15,13 @@ from PIL import Image
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
+from levl_eval.models import checkpoints
 from levl_eval.models.config import parse_config
 from levl_eval.models.tokenizer import train
 from levl_eval.pretrain import data
 from levl_eval.pretrain.data import open_pool
 from levl_eval.pretrain.feed import PoolFeed
+from levl_eval.pretrain.loop import Trainer
 from levl_eval.scenes.world import CATEGORIES
 
 
@@ -255,3 +257,55 @@ def test_the_run_records_what_pool_it_saw(tmp_path, source):
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["pool_sha256"] == trainer.pool.sha256 and len(run["pool_sha256"]) == 64
     trainer.feed.close()
+
+
+def _begun(tmp_path, *words):
+    """A run of two steps on the captions of tmp_path."""
+    words = [f"data=csv:{tmp_path / 'captions.csv'}", f"out={tmp_path / 'run'}", "batch_size=8", "image_size=16", "vision.depth=1", "text.depth=1",
+             "steps=2", "sigreg_slices=8", "vocab_size=300", "precision=fp32", "device=cpu", *words]  # fmt: skip
+
+    def trainer(*more):
+        return Trainer(parse_config([*words, *more]), Progress(quiet=True), tmp_path / "cache")
+
+    trainer().run()
+    return trainer
+
+
+def _other_captions(folder):
+    _csv(folder, [f"another caption, number {i}" for i in range(16)])
+
+
+def _other_images(folder):
+    _bmps(folder / "images", first=100)
+
+
+def _fewer(folder):
+    _csv(folder, [f"a caption, number {i}" for i in range(12)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [_other_captions, _other_images, _fewer])
+@pytest.mark.parametrize("words", [[], ["augmentation=standard"]], ids=["pixels", "originals"])
+def test_a_run_whose_pool_changed_is_not_resumed(tmp_path, source, change, words):
+    """The pool of other data is another; a run went on with it without a word."""
+    trainer = _begun(tmp_path, *words)
+    before = (tmp_path / "run" / "ckpt.pt").read_bytes()
+    change(tmp_path)
+    with pytest.raises(UsageError, match="captions.csv: is not what this run began with"):
+        trainer("extend_to=3")
+    assert (tmp_path / "run" / "ckpt.pt").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_pool_made_again_of_the_same_data_is_the_same(tmp_path, source):
+    """Of files that were copied (other times), and of a run of an earlier version, whose checkpoint does not say what it saw."""
+    trainer = _begun(tmp_path)
+    for p in (tmp_path / "images").iterdir():
+        p.write_bytes(p.read_bytes())
+    trainer("extend_to=3").run()
+    path = tmp_path / "run" / "ckpt.pt"
+    state = checkpoints.read(path)
+    assert state["step"] == 3 and set(state["feeds"][0]) == {"source"}
+    checkpoints.save(path, {**state, "feeds": [{}]})
+    _other_captions(tmp_path)
+    trainer("extend_to=4").run()
