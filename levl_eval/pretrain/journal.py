@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from levl_eval.core.distributed import joined_group
-from levl_eval.core.files import atomic_write
+from levl_eval.core.files import atomic_write, disk_full_as_error
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import printable
 from levl_eval.models.config import PretrainConfig
@@ -52,7 +52,8 @@ class Journal:
 
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with disk_full_as_error(self.out / "metrics.jsonl"):  # what a full disk did not take is tried once more
+                self._file.close()
         self._list_broken()
 
     def due(self, step: int) -> bool:
@@ -93,8 +94,9 @@ class Journal:
             line["skipped"] = sum(broken)
         line |= figures
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            with disk_full_as_error(self.out / "metrics.jsonl"):
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
         if self.config.trackers:
             self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=step)
         if figures:

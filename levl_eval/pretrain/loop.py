@@ -158,10 +158,12 @@ class Trainer:
             self.attentive.restore(state.get("attentive"))
 
     def _feed_state(self, state: checkpoints.Checkpoint | None) -> checkpoints.FeedState | None:
-        """This process's place in a stream. Batches of a pool need none, and so do not depend on the number of processes."""
+        """This process's place in a stream. A pool's batches depend on their number alone, so that any number of processes may resume."""
         feeds = state.get("feeds") if state is not None else None
-        if not feeds or isinstance(self.feed, PoolFeed):
+        if not feeds:
             return None
+        if isinstance(self.feed, PoolFeed):
+            return feeds[0]
         rank, count = self.group.part
         if len(feeds) != count:
             raise UsageError(f"{self.ckpt}: this stream was read by {len(feeds)} processes, now {count}; resume with as many")
@@ -249,7 +251,7 @@ class Trainer:
             return out
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
-        """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss."""
+        """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss, of all its forward passes."""
         c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step)
@@ -259,9 +261,10 @@ class Trainer:
         for i in range(c.accumulate):
             wait = nullcontext() if i + 1 == c.accumulate else self.accelerator.no_sync(self.wrapped)
             with wait:
-                loss, parts = self._forward(self.step * c.accumulate + i)
+                loss, made = self._forward(self.step * c.accumulate + i)
                 self.accelerator.backward(loss / c.accumulate)
             total += loss.detach() / c.accumulate
+            parts = {k: parts.get(k, 0) + v / c.accumulate for k, v in made.items()}
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), math.inf if c.clip is None else c.clip)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.watch.add(self.step, total, norm, getattr(self.optimizer, "optimizer", self.optimizer))

@@ -18,7 +18,7 @@ from levl_eval.metrics.statistics import wilson
 from levl_eval.models.checkpoints import load_model, read, save
 from levl_eval.models.config import SIZES, parse_config
 from levl_eval.models.towers import build_model, plain_attention
-from levl_eval.pretrain import SIGReg, diagnostics
+from levl_eval.pretrain import SIGReg, diagnostics, journal
 from levl_eval.pretrain.augment import crop
 from levl_eval.pretrain.data import csv_rows
 from levl_eval.pretrain.loop import Trainer
@@ -165,6 +165,32 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
     save(tmp_path / "a" / "ckpt.pt", state)
     with pytest.raises(UsageError, match="no optimizer"):
         _trainer(tmp_path, "steps=1", "objective=clip", "resume=true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["levljepa", "levljepa_plus"])
+def test_parts_of_the_loss_are_of_all_forward_passes(tmp_path, objective):
+    """With accumulate they were of the last one, beside a loss that is the mean of all."""
+    t = _trainer(tmp_path, "steps=2", f"objective={objective}", "accumulate=4", "local_views=1")
+    t.run()
+    for line in map(json.loads, (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()):
+        weights = {"sigreg_v": 0.02, "sigreg_t": 0.02} | ({"multi": 0.2} if objective == "levljepa_plus" else {})
+        weights["cross"] = 1 - sum(weights.values())
+        assert sum(w * line[name] for name, w in weights.items()) == pytest.approx(line["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_where_metrics_are_written(tmp_path):
+    """What was written stands, and the run goes on once there is space."""
+    words = ["steps=3", "save_every=1", "log_every=3"]
+    t = _trainer(tmp_path, *words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "open", lambda *_, **__: open("/dev/full", "w"), raising=False)
+        with pytest.raises(LevlError, match=r"metrics.jsonl: disk full; free space and run the same command again"):
+            t.run()
+    assert read(tmp_path / "a" / "ckpt.pt")["step"] == 2
+    _trainer(tmp_path, *words).run()
+    assert [json.loads(line)["step"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()] == [3]
 
 
 def test_the_learned_scale_stays_in_openclips_range(tmp_path):
