@@ -195,6 +195,7 @@ class Decoded:
         epoch, taken = self.position
         known: set[str] = set()  # names of broken samples, told once
         held: list[tuple[Pixels, str]] = []
+        names: set[str] = set()  # of those held
         broken: list[tuple[str, str]] = []
         skipped: Counter[str] = Counter()
         seen = 0
@@ -211,18 +212,30 @@ class Decoded:
                     continue
                 usable = True
                 held.append(made)
+                names.add(raw.name)
                 if len(held) == self.rows:
+                    self._check_different(len(names))
                     yield {
                         "pixels": stack([p for p, _ in held]), "captions": [c for _, c in held], "position": (epoch, i + 1),
                         "broken": broken, "seen": seen, "skipped": dict(skipped),
                     }  # fmt: skip
-                    held, broken, seen, skipped = [], [], 0, Counter()
+                    held, names, broken, seen, skipped = [], set(), [], 0, Counter()
             if not usable:
                 raise UsageError(
                     f"data={self.config.data}: no usable sample for reader {self.k + 1} of {self.n}"
                     + (f"; first broken {broken[0][0]} ({broken[0][1]})" if broken else "; give fewer workers, or more data")
                 )
             epoch, taken, usable = epoch + 1, 0, False
+
+    def _check_different(self, count: int) -> None:
+        """Raises UsageError for a batch of ``count`` different samples where the most are there again. An epoch of as many samples as a batch
+        never gives one: at its end at most half a batch is of the next epoch, or of this one.
+        """
+        if 2 * count < self.rows:
+            raise UsageError(
+                f"data={self.config.data}: reader {self.k + 1} of {self.n} finds {count} different samples for a batch of {self.rows}, which would "
+                "hold them again and again; give fewer workers, a smaller batch_size, or more data"
+            )
 
     def _make(self, raw: Raw, g: np.random.Generator) -> tuple[tuple[Pixels, str] | None, str]:
         """((image as it is trained on, caption), "") or (None, what is wrong)."""

@@ -122,6 +122,26 @@ def test_a_consumer_goes_on_where_it_was_and_counts_broken_samples_once_an_epoch
         ]
 
 
+def test_a_batch_of_few_samples_again_and_again_is_refused(tmp_path):
+    """Three samples filled a batch of eight; a reader may have few in one epoch, as long as its batches are of different ones."""
+    _tar(tmp_path / "few.tar", range(3))
+    config = _config(f"wds:{tmp_path}/few.tar")
+    with pytest.raises(
+        UsageError, match="few.tar: reader 1 of 1 finds 3 different samples for a batch of 8.*; give fewer workers, a smaller"
+    ):
+        next(iter(Decoded(config, open_source(config), 8, 0, 1)))
+    for i in range(6):  # whole shards of three samples, another one each epoch
+        _tar(tmp_path / f"s{i}.tar", range(10 * i, 10 * i + 3))
+    config = _config(f"wds:{tmp_path}/s*.tar")
+    for reader in range(6):
+        batches = iter(Decoded(config, open_source(config), 4, reader, 6))
+        assert len(next(batches)["captions"]) == 4
+    _tar(tmp_path / "nine.tar", range(9))
+    config = _config(f"wds:{tmp_path}/nine.tar")
+    batches = iter(Decoded(config, open_source(config), 8, 0, 1))
+    assert [len(next(batches)["captions"]) for _ in range(40)] == [8] * 40
+
+
 @pytest.mark.slow
 def test_a_run_on_tars_resumes_exactly_with_two_readers(tmp_path):
     for s in range(2):
