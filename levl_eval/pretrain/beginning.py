@@ -13,7 +13,7 @@ from levl_eval.cards.registry import backbone_card
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
 from levl_eval.models import checkpoints
-from levl_eval.models.config import PretrainConfig
+from levl_eval.models.config import PretrainConfig, readout_of
 from levl_eval.models.towers import build_model
 
 
@@ -32,6 +32,20 @@ class Beginning:
             "file": self.path.name, "sha256": sha256_file(self.path), "step": self.state["step"], **{k: config.get(k) for k in kept},
         }  # fmt: skip
         return [*self.state.get("earlier", []), last]
+
+    def differences(self, config: PretrainConfig) -> list[str]:
+        """A line for each thing that the weights were trained with, that they do not show, and that is otherwise in ``config``."""
+        theirs = PretrainConfig.model_validate(self.state["config"])
+        was: dict[str, object] = {"text_readout": readout_of(theirs), **self.state["preprocess"]}
+        now: dict[str, object] = {"text_readout": readout_of(config), **checkpoints.preprocess_of(config)}
+        lines = [
+            f"warning: {self.path} was trained with {name}={was[name]}, this run has {now[name]}"
+            for name in now
+            if name in was and was[name] != now[name]
+        ]
+        if config.tokenizer not in ("trained", theirs.tokenizer):
+            lines.append(f"warning: tokenizer={config.tokenizer} is not read, init_from= brings the one it was trained with")
+        return lines
 
 
 def beginning(config: PretrainConfig) -> Beginning | None:
@@ -55,7 +69,7 @@ def beginning(config: PretrainConfig) -> Beginning | None:
 
 
 def _check(begun: Beginning, config: PretrainConfig) -> None:
-    """Raises UsageError where not every weight has its place, and every place its weight."""
+    """Raises UsageError where not every weight has its place, and every place its weight, or a tower has other heads, which weights do not show."""
     with torch.device("meta"):  # shapes alone
         model = build_model(config, Tokenizer.from_str(begun.state["tokenizer"]).get_vocab_size())
     described = checkpoints.payload(model.state_dict(), config, "", 0)
@@ -66,3 +80,10 @@ def _check(begun: Beginning, config: PretrainConfig) -> None:
             f"field `init_from`: {begun.path} ({begun.state['config'].get('objective')}) is another model than this configuration describes "
             f"({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); give the objective and sizes it was trained with"
         )
+    trained = PretrainConfig.model_validate(begun.state["config"])
+    for side in ("vision", "text"):
+        was, now = getattr(trained, side).heads, getattr(config, side).heads
+        if was != now:
+            raise UsageError(
+                f"field `init_from`: {begun.path} was trained with {side}.heads={was}, here {now}; give {side}.heads={was}"
+            )

@@ -76,6 +76,8 @@ class Trainer:
         if self.group.main:
             atomic_write(self.out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         earlier = beginning(config) if state is None else None  # refused before images are drawn or read
+        for line in earlier.differences(config) if earlier else ():
+            self.progress.say(line)
         weights = state if earlier is None else earlier.state
         self.earlier = state.get("earlier", []) if state is not None else earlier.history() if earlier else []
         with self.accelerator.local_main_process_first():

@@ -115,6 +115,20 @@ def test_a_shipped_backbone_by_its_name(tmp_path):
     assert beginning(parse_config([])) is None
 
 
+def test_what_weights_do_not_show_is_told_where_it_differs(first):
+    def told(*words):
+        config = parse_config([*SMALL, f"init_from={first}", *words])
+        return [line.partition("ckpt.pt ")[2] or line for line in beginning(config).differences(config)]
+
+    assert told() == told("lr=1", "seed=9") == []
+    assert told("mean=[0.5,0.5,0.5]", "resize=crop") == [
+        "was trained with resize=squash, this run has shortest",
+        "was trained with mean=[0.48145466, 0.4578275, 0.40821073], this run has [0.5, 0.5, 0.5]",
+    ]
+    assert told("text_readout=pad77") == ["was trained with text_readout=eot, this run has pad77"]
+    assert told("tokenizer=gpt2") == ["warning: tokenizer=gpt2 is not read, init_from= brings the one it was trained with"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -124,6 +138,8 @@ def test_a_shipped_backbone_by_its_name(tmp_path):
         (["init_from=FIRST", "vision.width=96"], r"field `init_from`: .*ckpt.pt \(clip\) is another model than this configuration describes"),
         (["init_from=FIRST", "objective=siglip"], r"field `init_from`: .*ckpt.pt \(clip\) is another model"),
         (["init_from=FIRST", "objective=levljepa"], r"field `init_from`: .*ckpt.pt \(clip\) is another model"),
+        (["init_from=FIRST", "vision.heads=6"], r"field `init_from`: .*ckpt.pt was trained with vision.heads=3, here 6; give vision.heads=3"),
+        (["init_from=FIRST", "text.heads=2"], r"field `init_from`: .*ckpt.pt was trained with text.heads=4, here 2; give text.heads=4"),
         (["init_from=LEVLJEPA"], r"field `init_from`: .*levljepa-nano.safetensors \(levljepa\) is another model"),
     ],
 )  # fmt: skip
