@@ -49,6 +49,35 @@ def blank(text: str) -> bool:
     return not text.strip() or all(c.isspace() or unicodedata.category(c) in _UNSEEN for c in text)
 
 
+def same_text(text: str) -> str:
+    """What two texts share that look alike: accents composed, each run of white space as a blank, without characters that are not seen."""
+    composed = unicodedata.normalize("NFC", text)
+    return " ".join("".join(c for c in composed if c.isspace() or unicodedata.category(c) not in _UNSEEN).split())
+
+
+# Characters without a form of their own that stand at the ends of texts copied from pages: zero-width spaces, marks of direction and of byte order.
+_AT_ENDS = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+
+
+def as_typed(text: str) -> str:
+    """A text as a keyboard gives it: accents composed, nothing unseen at its ends."""
+    return unicodedata.normalize("NFC", text).strip(_AT_ENDS)
+
+
+def spelled(value: object) -> str:
+    """A word or number as text; a whole number that a table holds as a float (2.0, beside cells that are missing) as what it is."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return str(int(value) if whole else value)  # type: ignore[call-overload]
+
+
+_LIST = re.compile(r"""\s*\[\s*(?:['"].*['"]|\{.*\})\s*,?\s*\]\s*""", re.DOTALL)
+
+
+def written_list(text: str) -> bool:
+    """Whether a text is a list of texts or objects as a program prints it (``['a', 'b']``), as tables hold lists that were written through csv."""
+    return _LIST.fullmatch(text) is not None
+
+
 # Numbers, with an interval and a spread over seeds, as our tables write them.
 _ONE = r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?"
 _NUMBER = re.compile(rf"{_ONE}( {_ONE})*( ?%)?( \[[-+\d.,e ]+\])?(, seed sd [\d.]+ \(\d+\))?")

@@ -15,7 +15,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.formats import Entry, MaybeText, Text, checked
-from levl_eval.data.images import fingerprint_text, image_set, root_of, under
+from levl_eval.data.images import fingerprint_text, image_set, one_name_each, root_of, under
 from levl_eval.data.questions import first_of, read_json
 from levl_eval.data.types import CaptionSet, ImageSet
 
@@ -45,6 +45,7 @@ def _finish(
     empty = [i for i, _, c in rows if not c]
     if empty:
         raise UsageError(f"{source}: {len(empty)} images have no caption, first {empty[0]}; every image needs one")
+    one_name_each({i: p for i, (p, _) in at.items()}, source)
     images = image_set(at, lambda i: at[i][0], str(source), where, left_out, spec)
     return caption_set(spec, name, images, {i: c for i, (_, c) in at.items()})
 
@@ -55,6 +56,24 @@ def caption_set(spec: DataSpec, name: str, images: ImageSet, of_image: Mapping[s
     digest = fingerprint_text(json.dumps([images.ids[k], c]) for c, k in captions)
     owner = np.array([k for _, k in captions], np.int64)
     return CaptionSet(name, spec.split, images, tuple(c for c, _ in captions), owner, digest)
+
+
+_COPIES = 0.05  # share of a set's images that may be copies of others: a few are in published sets too
+
+
+def check_copies(caption_set: CaptionSet) -> CaptionSet:
+    """The set. Raises UsageError where many images are byte for byte others of it: a line a caption, whose image is found by one of its own
+    captions and counts as wrong for the others."""
+    images = caption_set.images
+    first: dict[str, str] = {}
+    copies = [(i, f) for i in images.ids if images.content is not None and (f := first.setdefault(images.content(i), i)) != i]
+    if len(copies) > _COPIES * len(images):
+        one, other = (printable(name)[:200] for name in reversed(copies[0]))
+        raise UsageError(
+            f"{images.source}: {len(copies)} of {len(images)} images are copies of others ({one} and {other} first), and a caption finds one of them; "
+            "put the captions of an image together: a list of captions a row, or one name for the image"
+        )
+    return caption_set
 
 
 def first_captions(caption_set: CaptionSet, count: int | None) -> CaptionSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import blank, printable
+from levl_eval.core.text import blank, printable, same_text
 from levl_eval.data.caption_files import rows_below
 from levl_eval.data.formats import Entry, Id, MaybeText, Text, checked, shown, unique_ids
 from levl_eval.data.images import SUFFIXES, fingerprint_contents, fingerprint_text, image_set, put_into, root_of, under
@@ -105,7 +106,7 @@ def kept_trials(trials: Sequence[Trial], limit: int | None, source: object) -> l
     for t in trials:
         if any(map(blank, t.captions)):
             raise UsageError(f"{source}: pair {shown(t.trial_id)}: a caption is blank; correct it")
-        if len(set(t.images)) < len(t.images):
+        if len(set(map(os.path.normpath, t.images))) < len(t.images):
             raise UsageError(f"{source}: pair {shown(t.trial_id)}: both images are {shown(t.images[0])}; correct it")
         if len(t.images) == 2 and len(t.captions) != 2:
             raise UsageError(
@@ -251,7 +252,7 @@ def read_own(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
     trials = []
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         e = checked(OwnPair, row, file, f"entry {number}")
-        if len(e.images) == 1 and e.captions[0].strip() in {c.strip() for c in e.captions[1:]}:
+        if len(e.images) == 1 and same_text(e.captions[0]) in set(map(same_text, e.captions[1:])):
             raise UsageError(
                 f"{file}: entry {number}: {shown(e.captions[0])} is the right caption and a wrong one too; correct it"
             )

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import blank
+from levl_eval.core.text import as_typed, blank, spelled, written_list
 
 
 def _unicode(value: str) -> str:
@@ -42,7 +42,7 @@ def _id(value: object) -> object:
 def _word(value: object) -> object:
     if not _plain(value):
         raise ValueError("expected text")
-    return _unicode(str(value))
+    return _unicode(spelled(value))
 
 
 def _plain(value: object) -> bool:
@@ -59,17 +59,24 @@ def _label(value: object) -> object:
     return word
 
 
+_WEIGHTS = frozenset({"weight", "count", "frequency", "votes"})  # of an answer, which count for nothing here
+
+
 def _answers(value: object) -> object:
     """A text, a list of texts, or a list of objects with `answer`, as a list of texts."""
     if value is None:
         return []
+    if isinstance(value, str) and written_list(value):
+        raise ValueError("expected a text, or a list of texts, not a list written as one text")
     listed = value if isinstance(value, (list, tuple)) else [value]
     out = []
     for one in listed:
         word = one.get("answer") if isinstance(one, dict) else one
         if not _plain(word):
             raise ValueError("expected a text, a list of texts, or a list of objects with `answer`")
-        out.append(_unicode(str(word)))
+        if isinstance(one, dict) and (weighted := sorted(_WEIGHTS & set(one))):
+            raise ValueError(f"an answer's `{weighted[0]}` is not read: give an answer as often as annotators gave it")
+        out.append(_unicode(spelled(word)))
     return out
 
 
@@ -93,6 +100,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Id = Annotated[str, BeforeValidator(_id)]
 Word = Annotated[str, BeforeValidator(_word)]
 Answers = Annotated[list[str], BeforeValidator(_answers)]
+Typed = Annotated[Answers, AfterValidator(lambda answers: [as_typed(a) for a in answers])]
 NoBlankAnswers = Annotated[Answers, AfterValidator(_none_blank)]
 Label = Annotated[str, BeforeValidator(_label)]
 MaybeText = Annotated[str, BeforeValidator(_maybe_text)]
@@ -207,16 +215,16 @@ class VQA(Entry):
 
     image: Text
     question: Text
-    answer: Answers = []
-    answers: Answers = []
+    answer: Typed = []
+    answers: Typed = []
     question_id: Id | None = None
     type: Word | None = None
 
     @model_validator(mode="after")
     def _answered(self) -> VQA:
-        if any(not a.strip() for a in (*self.answer, *self.answers)):
-            raise ValueError("neither `answer` nor `answers` holds a word" if not any(
-                a.strip() for a in (*self.answer, *self.answers)) else "an answer is blank; fill it or leave it out")  # fmt: skip
+        if any(map(blank, (*self.answer, *self.answers))):
+            raise ValueError("neither `answer` nor `answers` holds a word" if all(
+                blank(a) for a in (*self.answer, *self.answers)) else "an answer is blank; fill it or leave it out")  # fmt: skip
         if not self.answer and not self.answers:
             raise ValueError("neither `answer` nor `answers` holds a word")
         alike = {a.strip().casefold() for a in self.answers}

@@ -20,6 +20,7 @@ from levl_eval.data.documents import UNNAMED_IMAGES
 from levl_eval.data.entries import checked_labels, spread_over_classes
 from levl_eval.data.fine_grained import bird_names
 from levl_eval.data.formats import MME, HubPOPE, HubVizWiz, HubVQAv2, LLaVA, checked, shown, unique_ids
+from levl_eval.data.hub_cells import named_rows
 from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
@@ -82,12 +83,13 @@ def hub_questions(spec: DataSpec, limit: int | None) -> QuestionSet:
     text = table.remove_columns([c for c in (column,) if c in table.column_names])
     if spec.layout == "llava":
         return _conversations(spec, got, limit)
+    rows_of_text = named_rows(text, ("answer",) if spec.layout == "scienceqa" else ())  # whose answer is a number in any case
     if spec.layout == "tallyqa":
-        counts = [q for i, row in enumerate(text) for q in tallyqa_row(i, row, source)]
+        counts = [q for i, row in enumerate(rows_of_text) for q in tallyqa_row(i, row, source)]
         return _finish(spec, counts, got, {f"{i:06d}": i for i in range(len(table))}, limit, f"{len(counts)} questions")
     if spec.layout in ("refcoco", "refcoco-places"):
         return _referring(spec, got, limit)
-    out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(text)]
+    out = [_question(spec.layout, i, row, pool, source) for i, row in enumerate(rows_of_text)]
     if spec.layout == "gqa":
         images = load_split(hub, hub.images)
         rows = {str(name): i for i, name in enumerate(images.rows["id"])}
@@ -186,7 +188,13 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     if label is None or image is None:
         of = f" of level {shown(spec.level)}" if spec.level else ""
         lacking = f"class-label column{of}" if label is None else "image column"
-        raise UsageError(f"{hub.repo}: holds no {lacking}; its columns are {', '.join(table.column_names)}")
+        other = next((c for c in named if c in table.column_names), "") if label is None else ""
+        more = (
+            f"; column {other!r} holds {table.features[other]!s:.60}: cast it to ClassLabel (`datasets`: class_encode_column), or name another by `hub.label`"
+            if other
+            else ""
+        )
+        raise UsageError(f"{hub.repo}: holds no {lacking}; its columns are {', '.join(map(printable, table.column_names))}{more}")
     if len(table.features[label].names) < 2:
         raise UsageError(f"{hub.repo}: column {label!r} names {len(table.features[label].names)} classes; at least 2 are needed")
     labels = checked_labels(table[label], len(table.features[label].names), f"{hub.repo} ({hub.split})")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import printable
+from levl_eval.core.text import printable, written_list
 from levl_eval.data.captions import caption_set
 from levl_eval.data.formats import Entry, Text, checked
+from levl_eval.data.hub_cells import named_rows
 from levl_eval.data.hub_images import source_of, table_images
 from levl_eval.data.hub_tables import load_split
 from levl_eval.data.images import check_image_name
@@ -25,8 +26,14 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _none_a_list(captions: list[str]) -> list[str]:
+    if any(map(written_list, captions)):
+        raise ValueError("expected a caption, or a list of captions, not a list written as one text")
+    return captions
+
+
 class Captions(Entry):
-    captions: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1)]
+    captions: Annotated[list[Text], BeforeValidator(_listed), AfterValidator(_none_a_list), Field(min_length=1)]
 
 
 def hub_captions(spec: DataSpec, limit: int | None) -> CaptionSet:
@@ -44,7 +51,7 @@ def hub_captions(spec: DataSpec, limit: int | None) -> CaptionSet:
     rows: dict[str, int] = {}
     captions: list[Sequence[str]] = []
     splits: set[str] = set()
-    for row, cell in enumerate(cells):
+    for row, cell in enumerate(named_rows(cells)):
         splits.add(str(cell.get("split")))
         if "split" in columns and spec.split and cell["split"] != spec.split:
             continue

@@ -18,6 +18,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.text import blank, printable
 from levl_eval.data.choices import choice_set, kept_trials
 from levl_eval.data.formats import shown
+from levl_eval.data.hub_cells import named_rows
 from levl_eval.data.hub_images import source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
 from levl_eval.data.images import fingerprint_contents
@@ -97,13 +98,14 @@ def _trials(spec: DataSpec, table: Dataset, source: str, images: tuple[str, ...]
     kind = "collapsed_tag" if spec.layout == "winoground" else _KINDS.get(spec.split, "")
     kind = kind if kind in table.column_names else ""
     out = []
-    for row, cells in enumerate(table.select_columns([*captions, *([kind] if kind else [])])):
-        texts = [cells[c] for c in captions]
-        wrong = next((t for t in texts if not isinstance(t, str) or blank(t)), None)
-        if wrong is not None or not all(isinstance(t, str) and not blank(t) for t in texts):
+    for row, cells in enumerate(named_rows(table.select_columns([*captions, *([kind] if kind else [])]))):
+        given = [cells[c] for c in captions]
+        texts = tuple(t for t in given if isinstance(t, str) and not blank(t))
+        if len(texts) < len(given):
+            wrong = next(t for t in given if not isinstance(t, str) or blank(t))
             raise UsageError(f"{source}: row {row}: a caption was expected, found {shown(wrong)}; correct the table")
         names = tuple(f"{row:08d}/{c}" for c in images)
         value = cells[kind] if kind else ""
         of_kind = "_".join(map(str, value)) if isinstance(value, list) else str(value or "")
-        out.append(Trial(str(row), names, tuple(texts), of_kind))
+        out.append(Trial(str(row), names, texts, of_kind))
     return out

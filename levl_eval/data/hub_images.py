@@ -88,8 +88,7 @@ def check_image_column(table: Dataset, column: str, source: str) -> None:
             f"{source}: field {column!r} is missing; its columns are {', '.join(map(printable, table.column_names))}"
         )
     feature = table.features[column]
-    encoded = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
-    if not isinstance(feature, datasets.Image) and not encoded:
+    if not isinstance(feature, datasets.Image):
         kind = str(getattr(feature, "dtype", None) or type(feature).__name__)
         raise UsageError(
             f"{source}: column {column!r} holds no images but {printable(kind)[:60]}; correct or download the table again"

@@ -17,6 +17,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.hub import UNKNOWN_REVISION, UNREACHED, hub, hub_reason
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.hub_cells import with_images
 from levl_eval.data.hub_files import check_parts, check_tables, files_below, local_state, of_split
 from levl_eval.data.places import COMMIT, moved_names
 
@@ -79,11 +80,12 @@ def load_split(source: HubSource, config: str | None) -> HubTable:
             )
         with hub(f"--data hub: {source.repo}"):
             patterns = None if source.files is None else [source.files]
-            return HubTable(_of_folder(here, config, source.split, local_cache(here), patterns))
+            return HubTable(with_images(_of_folder(here, config, source.split, local_cache(here), patterns)))
     failures: list[tuple[str, Exception]] = []
     for repo in names_of(source.repo):
         try:
-            return table_of_repository(repo, config, source)
+            table = table_of_repository(repo, config, source)
+            return replace(table, rows=with_images(table.rows))
         except Exception as e:  # whatever the libraries raise
             failures.append((repo, e))
     # Of two names one may not exist any more, or not be cached: what the other was refused for is what matters.

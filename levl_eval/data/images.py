@@ -122,6 +122,16 @@ def in_generated_world(path: Path) -> bool:
     return any(p.parent.name == "scenes" and p.name.startswith("seed") and (p / WORLD_FILE).is_file() for p in path.parents)
 
 
+def one_name_each(files: Mapping[str, str | os.PathLike[str]], source: object) -> None:
+    """Raises UsageError where two names of ``files`` (name -> path) are one file's: what is said of it would be of two images."""
+    named_first: dict[str, str] = {}
+    for name, path in files.items():
+        if (first := named_first.setdefault(os.path.abspath(path), name)) != name:
+            raise UsageError(
+                f"{source}: images {printable(first)[:200]} and {printable(name)[:200]} are one file; write one name throughout"
+            )
+
+
 def put_into(folder: Path, what: str = "the images") -> str:
     """What to do about images that are missing from a folder."""
     if in_generated_world(folder / "x"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import printable
+from levl_eval.core.text import printable, same_text
 from levl_eval.data.places import SUFFIXES
 
 # What operating systems, archivers and notebooks leave among the files of a set.
@@ -102,10 +102,10 @@ def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
                 raise UsageError(
                     f"{folder}: two folders are named {printable(composed)}, their accents composed and taken apart; join them"
                 )
-            alike = composed.strip().casefold()
+            alike = same_text(name).casefold()
             if (near := spelt.setdefault(alike, name)) != name:
                 raise UsageError(
-                    f"{folder}: class folders {printable(near)!r} and {printable(name)!r} differ in the case of letters or in blanks at an end alone: "
+                    f"{folder}: class folders {printable(near)!r} and {printable(name)!r} differ in the case of letters, in blanks or in characters that are not seen alone: "
                     "join them, or if they are two classes give them names that differ in more"
                 )
             names[composed] = name

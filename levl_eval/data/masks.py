@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.text import printable
+from levl_eval.core.text import blank, printable, same_text
 from levl_eval.data.colours import ColourTable
 from levl_eval.data.rgb import decoding, open_image, upright
 from levl_eval.data.types import SegmentationSet
@@ -253,15 +253,15 @@ def checked_names(names: Sequence[object], source: str, ids: Sequence[int] | Non
     seen: dict[str, int] = {}
     for number, name in enumerate(names):
         entry = f"id {ids[number]}" if ids is not None else f"class {number}"
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or blank(name):
             raise UsageError(
                 f"{source}: {entry}: the name is {printable(json.dumps(name))[:60]}; expected text that is not blank"
             )
-        if name.strip() in seen:
+        if (known := same_text(name)) in seen:
             raise UsageError(
                 f"{source}: {entry}: the name {printable(name)[:60]!r} is that of another class too; make them differ"
             )
-        seen[name.strip()] = number
+        seen[known] = number
     if not seen:
         raise UsageError(f"{source}: holds no class")
     return tuple(seen)

@@ -11,15 +11,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import blank, plain_digits
+from levl_eval.core.text import blank, plain_digits, same_text
 from levl_eval.data.benchmarks import LETTERS
 from levl_eval.data.formats import Entry, Id, MaybeText, Text, checked, shown
 from levl_eval.data.types import Question
 
 _OPTION = re.compile(r"\(([a-z])\)\s*", re.I)
+_LETTERED = re.compile(r"\s*\(?([a-j])[.):]\s", re.I)
 _NO_OPTION = ("", "nan", "none")  # what tables write where a question has fewer options
 CIRCLE = 1_000_000  # MMBench: rows whose indices differ by a multiple of it are one question
 OLD_INSTRUCTION = (
@@ -72,6 +73,28 @@ class MCQEntry(Entry):
     question_id: Id | None = None
     type: MaybeText = ""
     group: MaybeText = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: object) -> object:
+        """Options without letters of their own, and an answer that is a letter and no option's text."""
+        fields = value if isinstance(value, dict) else {}
+        options, answer = fields.get("options"), fields.get("answer")
+        if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
+            return value
+        marks = [m[1].upper() for o in options if (m := _LETTERED.match(o))]
+        if len(options) > 1 and sorted(marks) == list(LETTERS[: len(options)]):
+            raise ValueError(
+                f"options begin with letters of their own, first {shown(options[0])}: they are given letters in order; leave theirs out"
+            )
+        texts = list(map(same_text, options))
+        if isinstance(answer, str) and (text := same_text(answer)) in texts:
+            right = LETTERS[texts.index(text)] if texts.index(text) < len(LETTERS) else ""
+            if right != _letter(answer):
+                raise ValueError(
+                    f"field `answer`: {shown(answer)} is the text of option {right}, where a letter is expected; give the right option's letter"
+                )
+        return value
 
 
 class OpenEntry(Entry):

@@ -14,7 +14,7 @@ from PIL import Image
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of, text_of
-from levl_eval.core.text import plain_digits, printable
+from levl_eval.core.text import plain_digits, printable, same_text
 from levl_eval.data.caption_files import csv_records, rows_below
 from levl_eval.data.fingerprint_cache import bytes_hash
 from levl_eval.data.formats import checked, shown, unique_ids
@@ -135,7 +135,7 @@ def read_mcq(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
     questions = []
     for k, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         e = checked(MCQEntry, row, file, f"entry {k}")
-        repeated = Counter(o.strip() for o in e.options).most_common(1)[0]
+        repeated = Counter(map(same_text, e.options)).most_common(1)[0]
         if repeated[1] > 1:
             raise UsageError(
                 f"{file}: entry {k}: option {shown(repeated[0])} stands twice, of which one letter would be right; correct the entry"

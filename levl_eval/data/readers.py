@@ -156,7 +156,9 @@ def read_captions(spec: DataSpec, data: str, limit: int | None = None) -> Captio
         caption_set = CAPTIONS.load(spec.layout)(spec, data, limit)
     if len(caption_set.images) == 1 and limit != 1:
         raise UsageError(f"{caption_set.images.source}: holds one image, which every caption finds; at least 2 are needed")
-    return _ruled(caption_set, spec)
+    from levl_eval.data.captions import check_copies
+
+    return _ruled(check_copies(caption_set), spec)
 
 
 def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:

@@ -25,6 +25,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import disk_full_as_error, regular
 from levl_eval.core.progress import Progress
 from levl_eval.data.caption_files import read_caption_file
+from levl_eval.data.images import one_name_each
 from levl_eval.data.rgb import decode_rgb, open_rgb
 from levl_eval.models.config import PretrainConfig, crops_originals
 from levl_eval.pretrain.sealed import contents_mark, key_of, marks_of, sealed
@@ -131,7 +132,9 @@ def csv_rows(
         beside = path.parent / name
         return beside if beside.exists() else path.parent / "images" / name
 
-    return [(place(name), captions) for name, captions in by_image.items()]
+    files = {name: place(name) for name in by_image}
+    one_name_each(files, path)
+    return [(files[name], captions) for name, captions in by_image.items()]
 
 
 def _csv_chunk(args: _FileJob) -> _Made:

@@ -305,7 +305,9 @@ def test_class_folders_that_differ_by_case_or_blanks_alone_are_refused(other, tm
     for k, name in enumerate(("Cat", other, "dog")):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((4, 4, 3), k, np.uint8)).save(tmp_path / name / f"{k}.png")
-    with pytest.raises(UsageError, match=r"class folders .* differ in the case of letters or in blanks at an end alone"):
+    with pytest.raises(
+        UsageError, match=r"class folders .* differ in the case of letters, in blanks or in characters that are not seen alone"
+    ):
         read_classification(DataSpec(layout="imagefolder", root=str(tmp_path)), "")
 
 
