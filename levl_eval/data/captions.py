@@ -67,7 +67,7 @@ def check_copies(caption_set: CaptionSet) -> CaptionSet:
     images = caption_set.images
     first: dict[str, str] = {}
     copies = [(i, f) for i in images.ids if images.content is not None and (f := first.setdefault(images.content(i), i)) != i]
-    if len(copies) > _COPIES * len(images):
+    if len(copies) > max(1, _COPIES * len(images)):
         one, other = (printable(name)[:200] for name in reversed(copies[0]))
         raise UsageError(
             f"{images.source}: {len(copies)} of {len(images)} images are copies of others ({one} and {other} first), and a caption finds one of them; "

@@ -14,7 +14,7 @@ from levl_eval.data.hub_contents import column_contents
 from levl_eval.data.hub_images import TableOpener, check_image_column, source_of, table_images
 from levl_eval.data.hub_tables import load_split
 from levl_eval.data.images import fingerprint_contents
-from levl_eval.data.masks import MaskReader, stored_mask
+from levl_eval.data.masks import MaskReader, check_palettes, stored_mask
 from levl_eval.data.rgb import decoding
 from levl_eval.data.segmentation import ClassList, class_list
 from levl_eval.data.segmentation_layouts import VOC, coco_labels
@@ -53,6 +53,8 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
     skipped: dict[str, str] = {}
     if spec.skip_broken is not None:
         skipped = {n: f"mask: {why}" for n in rows if (why := why_broken(partial(stored, n), called(n)))}
+    if spec.layout == "segmentation" and classes.colours is None:
+        check_palettes([n for n in rows if n not in skipped], masks.opened, called)
     images = table_images(got, "image", {n: r for n, r in rows.items() if n not in skipped}, spec, skipped)
     contents, _ = column_contents(table, column, {n: rows[n] for n in images.ids}, pixels=False)
     return SegmentationSet(

@@ -24,7 +24,7 @@ def stored_map(path: Path, modes: tuple[str, ...], what: str, expected: str) -> 
     losses, or an image that is marked as turned.
     """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             stored = np.load(
                 regular(path), mmap_mode="r", allow_pickle=False
             )  # a size in the head that the file does not have is an error
@@ -34,6 +34,10 @@ def stored_map(path: Path, modes: tuple[str, ...], what: str, expected: str) -> 
         with decoding(str(path)), open_image(path) as image:
             if image.format in ("JPEG", "MPO"):
                 raise LevlError(f"{path}: a JPEG {what}, whose values its compression changes; take the original")
+            if getattr(image, "n_frames", 1) > 1:
+                raise LevlError(
+                    f"{path}: holds {getattr(image, 'n_frames', 1)} pages or frames, of which a {what} has one; store that alone"
+                )
             upright(image, str(path))
             if image.mode not in modes:
                 raise LevlError(f"{path}: a {image.mode} image; expected {expected}")

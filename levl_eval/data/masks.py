@@ -94,7 +94,8 @@ class LabelMap:
         """Of the class that each value of a mask file stands for: how its bytes are read."""
         values = self.apply(np.arange(max(256, 0 if self.table is None else len(self.table))), strict=False)
         colours = b"" if self.colours is None else self.colours.rgb.tobytes() + self.colours.ids.astype("<i8").tobytes()
-        return hashlib.sha256(values.astype("<i8").tobytes() + colours).hexdigest()
+        beyond = b"ignore %d" % self.ignore if self.ignore >= len(values) else b""  # which the values above do not show
+        return hashlib.sha256(values.astype("<i8").tobytes() + colours + beyond).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,29 @@ def mask_file(path: Path, max_pixels: int = 0, colours: ColourTable | None = Non
             return stored_mask(image, str(path), colours)
     except FileNotFoundError:
         raise LevlError(f"{path}: no such mask; complete the pairs") from None
+
+
+def check_palettes(ids: Sequence[str], opened: Callable[[str], Image.Image], called: Callable[[str], str]) -> None:
+    """Raises UsageError where one label has two colours in the palettes of a sample of masks: a program gave each mask a palette of its own, and
+    its indices are no labels. opened: id -> Pillow's opened mask. Grey ramps, which writers put where there is none, are passed over."""
+    colour_of: dict[int, tuple[tuple[int, ...], str]] = {}
+    for name in (ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int))):
+        try:
+            with decoding(called(name)), opened(name) as image:
+                flat, labels = (image.getpalette(), np.unique(np.array(image))) if image.mode == "P" else (None, np.zeros(0, int))
+        except (LevlError, FileNotFoundError):  # told by whoever reads it
+            continue
+        colours = np.array(flat or [], np.int64).reshape(-1, 3)
+        if (colours == colours[:, :1]).all():
+            continue
+        for label in labels[labels < len(colours)].tolist():
+            colour: tuple[int, ...] = tuple(colours[label].tolist())
+            first, other = colour_of.setdefault(label, (colour, name))
+            if first != colour:
+                raise UsageError(
+                    f"{called(name)}: label {label} has the colour {colour} in its palette, {first} in that of {called(other)}: masks of colours whose palettes "
+                    "were made one by one? Store labels as 8-bit grey, or give `classes` as a table of colours (RED GREEN BLUE NAME a line)"
+                )
 
 
 def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:

@@ -35,7 +35,7 @@ def load_normals(path: Path) -> np.ndarray:
     raw = stored_map(path, ("RGB",), "map of normals", "normals as 8-bit RGB, or .npy [H, W, 3]")
     if raw.ndim != 3 or raw.shape[-1] != 3 or raw.dtype.kind not in "uf":
         raise LevlError(f"{path}: holds {raw.dtype} of shape {raw.shape}; expected a vector a pixel [H, W, 3]")
-    if raw.dtype.kind == "u" and path.suffix == ".npy":
+    if raw.dtype.kind == "u" and path.suffix.lower() == ".npy":
         raise LevlError(f"{path}: holds {raw.dtype}; expected unit vectors as floats")
     known = np.isfinite(raw).all(-1) & (raw != 0).any(-1)
     with np.errstate(over="ignore"):

@@ -49,6 +49,7 @@ _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_BACK = {**_TURNS, 6: _TURNS[8], 8: _TURNS[6]}  # what undoes each of them
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
@@ -66,7 +67,8 @@ class Rules:
     @property
     def key(self) -> str:
         plain = (self.orientation, self.background) == ("exif", "white")
-        return "" if plain else f"orientation {self.orientation}, background {self.background}"
+        turned = "stored, TIFF too" if self.orientation == "stored" else self.orientation
+        return "" if plain else f"orientation {turned}, background {self.background}"
 
 
 DEFAULT = Rules()
@@ -183,9 +185,12 @@ def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image
         if animated:
             image.seek(0)
         stored = image.format
+        by_pillow = (
+            orientation(image) if stored == "TIFF" else 0
+        )  # which turns a TIFF itself when it is loaded, and takes the tag away
         image.load()
         turned = orientation(image)
-        turn = _TURNS.get(turned) if rules.orientation == "exif" else None
+        turn = _TURNS.get(turned) if rules.orientation == "exif" else _BACK.get(by_pillow) if not turned else None
         out = _eight_bits(image, stored, what)
         transparent = out.mode in _ALPHA or "transparency" in out.info
         if transparent and rules.background != "dropped":

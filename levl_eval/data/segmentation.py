@@ -17,7 +17,7 @@ from levl_eval.data.colours import VOC_COLOURS, ColourTable, colour_lines
 from levl_eval.data.images import file_contents, fingerprint_contents, image_set, root_of, under
 from levl_eval.data.listing import Listing, by_stem, list_images
 from levl_eval.data.listing import stem as stem_of
-from levl_eval.data.masks import LabelMap, MaskReader, checked_names, json_classes, mask_file, named_ids
+from levl_eval.data.masks import LabelMap, MaskReader, check_palettes, checked_names, json_classes, mask_file, named_ids
 from levl_eval.data.rgb import decoding, open_image
 from levl_eval.data.segmentation_layouts import LAYOUTS
 from levl_eval.data.skipping import broken_files
@@ -174,6 +174,8 @@ def _set(
         pairs = [p for p in pairs if p[0] not in broken]
     read = MaskReader(lambda i: opened(of_mask[i]), lambda i: str(of_mask[i]), labels)
     contents, _ = file_contents(of_mask)
+    if spec.layout == "segmentation" and classes.colours is None:
+        check_palettes(list(of_mask), lambda i: open_image(of_mask[i]), lambda i: str(of_mask[i]))
     where = _ADE if spec.layout == "ade20k" else "complete the download"
     images = image_set(of_image, of_image.__getitem__, source, where, left_out, spec, broken)
     own = file_palette(pairs[0][2], classes.table, len(classes.names), spec.reduce_zero_label)

@@ -21,6 +21,7 @@ from levl_eval.data.rgb import decode_rgb, to_rgb
 # What a sample may be left out for, as messages and broken.txt name it.
 NO_IMAGE, NO_CAPTION, NO_TEXT = "no image", "no caption", "caption that is no UTF-8"
 TWO_IMAGES = "two images under one key"
+DOTTED, LINK = "image whose name has a second dot (a key ends at the first)", "link in place of a file"
 UNDECODABLE, SHARD = "image that cannot be decoded", "shard that cannot be read to its end"
 
 

@@ -7,6 +7,7 @@ webdataset does. Stricter than it: a key that comes twice, a tar that is cut off
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -22,18 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.files import regular
+from levl_eval.core.files import misplaced, regular
 from levl_eval.core.text import blank, printable
 from levl_eval.data.places import SUFFIXES
-from levl_eval.pretrain.samples import NO_TEXT, SHARD, TWO_IMAGES, Raw, Source, Wanted, shuffled_from, spread_rows
+from levl_eval.pretrain.samples import DOTTED, LINK, NO_TEXT, SHARD, TWO_IMAGES, Raw, Source, Wanted, shuffled_from, spread_rows
 
+LINKED = "a link"  # among a sample's members, whose suffixes have no blank
 IMAGE_SUFFIXES = tuple(s.removeprefix(".") for s in SUFFIXES)
 
 
 def shards(pattern: str) -> list[str]:
     """The files of a pattern (:func:`expand`). Raises UsageError where it names one twice: its samples would be drawn twice as often."""
     files = expand(pattern)
-    twice = next((f for f, count in Counter(map(os.path.abspath, files)).items() if count > 1), None)
+    twice = next((f for f, count in Counter(map(os.path.realpath, files)).items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"data=wds:{pattern}: names {twice} twice; name each shard once")
     return files
@@ -75,11 +77,12 @@ def first_texts(row: Mapping[str, object], fields: Iterable[str], strip: bool) -
 
 
 def _utf8(content: bytes) -> str:
-    """A caption's text; "" where it is no UTF-8, so that its sample counts as broken."""
+    """A caption's text; "" where it is no UTF-8, or holds null characters, as UTF-16 without its mark does: its sample counts as broken."""
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return ""
+    return "" if "\0" in text else text
 
 
 def captions_of(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
@@ -138,6 +141,9 @@ def _sample(name: str, members: dict[str, bytes], fields: Iterable[str], strip: 
     images = [s for s in IMAGE_SUFFIXES if s in members]
     image = members[images[0]] if images else None
     captions = captions_of(members, fields, strip)
+    dotted = image is None and any(s.rpartition(".")[2] in IMAGE_SUFFIXES for s in members)
+    if dotted or LINKED in members:
+        return Raw(name, None, captions, DOTTED if dotted else LINK)
     unreadable = image is not None and not captions and bool(members.get("txt", b"").strip()) and not _utf8(members["txt"])
     return Raw(name, image, captions, TWO_IMAGES if len(images) > 1 else NO_TEXT if unreadable else "")
 
@@ -158,7 +164,8 @@ def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | N
             for member in tar:
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
-                if not member.isfile() or not stem or (stem.startswith("__") and stem.endswith("__")):
+                link = (member.issym() or member.islnk()) and suffix.lower() in (*IMAGE_SUFFIXES, "txt", "json")
+                if not (member.isfile() or link) or not stem or (stem.startswith("__") and stem.endswith("__")):
                     continue
                 name = f"{folder}/{stem}" if folder else stem
                 if name != key:
@@ -169,13 +176,19 @@ def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | N
                     read = wanted is None or wanted(len(seen))
                     seen.add(name)
                     key, members = name, {}
+                if link:  # whose content is elsewhere: webdataset passes it over
+                    members[LINKED] = b""
+                    continue
                 if suffix.lower() in members:
                     raise LevlError(f"{path}: holds {printable(member.name)} twice; keep one of the two")
                 stream = tar.extractfile(member) if read else None
                 members[suffix.lower()] = stream.read() if stream is not None else b""
             _check_end(path, tar, again)
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as e:
-        raise LevlError(f"{path}: cannot be read as a tar ({e}); {again}") from e
+        why = ""
+        with contextlib.suppress(OSError), open(path, "rb") as f:
+            why = misplaced(f.read(256))
+        raise LevlError(f"{path}: {why or f'cannot be read as a tar ({e}); {again}'}") from e
     if members:
         yield sample()
 
