@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict, TypeGuard, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,11 +67,13 @@ class FeedState(TypedDict, total=False):
 class Checkpoint(_Whole, total=False):
     """ckpt.pt's dictionary; what may be missing is for resuming, and ``before``: fields that its writer's version did not have.
 
-    earlier: the runs whose weights this one began with, oldest first (pretrain/beginning.py).
+    earlier: the runs whose weights this one began with, oldest first (pretrain/beginning.py). known: of an imported model, the fields of its
+    configuration that its files told; the others are defaults, with which nobody trained it.
     """
 
     before: list[str]
     earlier: list[dict[str, object]]
+    known: list[str]
     optimizer: dict[str, object]
     loss: tuple[float, float]
     feeds: list[FeedState]
@@ -149,6 +151,8 @@ def read(path: Path) -> Checkpoint:
     """A ckpt.pt as its dictionary. Raises UsageError: missing, truncated, foreign, or with pickled code in it."""
     if not path.exists():
         raise UsageError(f"{path}: no such checkpoint")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory; give the file in it, for example {path / 'ckpt.pt'}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
@@ -176,15 +180,20 @@ def _checked(state: dict[str, object], path: Path) -> Checkpoint:
         for part in PARTS
         if not isinstance(object_at(state, side).get(part), dict)
     ]
-    wrong += [] if _is_history(state.get("earlier", [])) else ["earlier"]
+    wrong += [] if is_history(state.get("earlier", [])) else ["earlier"]
+    wrong += [] if _is_names(state.get("known", [])) else ["known"]
     if wrong:
         raise UsageError(f"{path}: field `{wrong[0]}` is missing or of another kind; make the checkpoint again")
     return cast(Checkpoint, state)
 
 
-def _is_history(value: object) -> bool:
+def is_history(value: object) -> TypeGuard[list[dict[str, object]]]:
     """Whether this can be the list of earlier runs."""
     return isinstance(value, list) and all(isinstance(run, dict) and "data" in run for run in value)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def completed(state: Checkpoint) -> Checkpoint:
@@ -218,18 +227,28 @@ def _without_folders(config: Mapping[str, object]) -> dict[str, object]:
     return {**config, **local}
 
 
+def _halved(x: Tensor) -> Tensor:
+    """In half precision, unless a number is beyond its range (65,504), as a BatchNorm's running variance may be."""
+    if not x.is_floating_point():
+        return x
+    half = x.half()
+    return x.float() if torch.isinf(half).any() else half
+
+
 def save_release(path: Path, state: Checkpoint) -> None:
-    """One safetensors file in half precision with configuration, tokenizer and preprocessing as metadata.
+    """One safetensors file in half precision (a tensor beyond its range stays in float32) with configuration, tokenizer and preprocessing as metadata.
 
     What names folders of the machine that trained it, or an earlier run, is cut to the last part.
     """
-    tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in flat(state).items()}
+    tensors = {k: _halved(v).contiguous() for k, v in flat(state).items()}
     meta = {
         "format": state["format"], "config": json.dumps(_without_folders(state["config"])), "step": json.dumps(state["step"]),
         "tokenizer": state["tokenizer"], "preprocess": json.dumps(state["preprocess"]),
     }  # fmt: skip
     if state.get("earlier"):
         meta["earlier"] = json.dumps([_without_folders(run) for run in state["earlier"]])
+    if "known" in state:
+        meta["known"] = json.dumps(state["known"])
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=meta)
 
@@ -262,8 +281,12 @@ def read_release(path: Path) -> Checkpoint:
                 sides[side][part][".".join(rest)] = value
         if "earlier" in meta:
             state["earlier"] = json.loads(meta["earlier"])
-            if not _is_history(state["earlier"]):
+            if not is_history(state["earlier"]):
                 raise ValueError("`earlier`")
+        if "known" in meta:
+            state["known"] = json.loads(meta["known"])
+            if not _is_names(state["known"]):
+                raise ValueError("`known`")
     except (KeyError, ValueError) as e:
         raise UsageError(
             f"{path}: metadata or tensor {e} is missing or unknown; export the release again from its ckpt.pt"
@@ -333,6 +356,8 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
     if form == "release":
         if out.is_dir():
             raise UsageError(f"--out {out}: is a directory; a release is one file, for example {out / 'backbone.safetensors'}")
+        if out.suffix != ".safetensors":  # how a release is told from a ckpt.pt, which must not be overwritten by one
+            raise UsageError(f"--out {out}: a release is a file whose name ends with .safetensors")
         save_release(out, state)
         return [out]
     if form not in ("official", "safetensors"):
@@ -341,6 +366,8 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
         raise UsageError(f"--out {out}: is a file; the form {form} is a directory")
     try:
         content = described(state)
+        if state.get("earlier"):
+            content["earlier"] = [_without_folders(run) for run in state["earlier"]]
     except (KeyError, ValueError, TypeError) as e:
         raise _misfit(source, e) from e
     _same_model(out, content, state["tokenizer"])

@@ -153,7 +153,9 @@ def described(state: Checkpoint) -> dict[str, object]:
     """config.json of a checkpoint's dictionary (checkpoints.read)."""
     c = PretrainConfig.model_validate(state["config"])
     v, t, predicts = c.vision, c.text, bool(state["vision"]["projector"])
-    table = state["text"]["encoder"]["wpe.weight"]
+    table, known = state["text"]["encoder"]["wpe.weight"], state.get("known")  # of an imported model, what its own files told
+    training = (("dataset", "data", c.data), ("total_steps", "steps", state["step"]), ("batch_size", "batch_size", c.batch_size),
+                ("objective", "objective", c.objective))  # fmt: skip
     return {
         "model_type": "levljepa", "model_size": c.model,
         "vision_encoder": {"architecture": "vit", "hidden_size": v.width, "num_layers": v.depth, "num_heads": v.heads,
@@ -164,7 +166,7 @@ def described(state: Checkpoint) -> dict[str, object]:
         "embed_dim": c.embed_dim, "pre_proj_hidden_dims": head_dims(c),
         "projector_width": c.predictor_width, "projector_depth": c.predictor_depth,
         "projector_hidden_dims": predictor_dims(c) if predicts else None,
-        "training": {"dataset": c.data, "total_steps": state["step"], "batch_size": c.batch_size, "objective": c.objective},
+        "training": {name: value for name, field, value in training if known is None or field in known},
         "logit": {k: float(v) for k, v in state["logit"].items()}, "preprocess": state["preprocess"],
     }  # fmt: skip
 

@@ -31,6 +31,11 @@ class Beginning:
         last: dict[str, object] = {
             "file": self.path.name, "sha256": sha256_file(self.path), "step": self.state["step"], **{k: config.get(k) for k in kept},
         }  # fmt: skip
+        known = self.state.get("known")
+        if (
+            known is not None
+        ):  # of an imported model's configuration, what its files told; ``data`` is at least where it came from
+            last = {k: v for k, v in last.items() if k not in kept or k == "data" or k in known}
         return [*self.state.get("earlier", []), last]
 
     def differences(self, config: PretrainConfig) -> list[str]:

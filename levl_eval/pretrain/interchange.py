@@ -61,35 +61,60 @@ def _towers(model: DualEncoder, description: Description) -> dict[str, dict[str,
     return out
 
 
-def _config(
-    model: DualEncoder, description: Description, image_size: int, length: int, source: str, vocab: int
-) -> PretrainConfig:
-    """The configuration that rebuilds ``model``: dimensions from its weights, the rest from config.json."""
+def _stated(model: DualEncoder, description: Description, image_size: int, length: int) -> dict[str, object]:
+    """What weights and config.json tell of a model's configuration."""
     head = model.vision.pre_proj
     assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
-    sides = _towers(model, description)
-    training = description.part("training")
-    predicts = model.vision.projector is not None
-    objective = training.get("objective")
-    if objective not in (("levljepa", "levljepa_plus") if predicts else ("levljepa", "clip", "siglip")):
-        objective = "levljepa" if predicts else "clip"
-    direct = {"prediction": "direct"} if objective == "levljepa" and not predicts else {}
-    alike = (n for n, s in TOWERS.items() if s["vision"]["width"] == sides["vision"]["width"])
-    size = description.values.get("model_size")
-    size = size if isinstance(size, str) and size in TOWERS else next(alike, "base")
-    batch = training.get("batch_size")
+    training, projector = description.part("training"), model.vision.projector
     readout, positions = description.readout(), model.text.encoder.state_dict()["wpe.weight"].shape[0]
-    return PretrainConfig.model_validate(
-        {
-            "model": size, "objective": objective, "data": str(training.get("dataset") or source), **direct,
-            "image_size": image_size, "embed_dim": head[-1].out_features, **sides,
-            **_widths(_dims(head), "head_width", "pre_proj_depth", "pre_proj_hidden_dims"),
-            **(_widths(_dims(model.vision.projector), "predictor_width", "predictor_depth", "projector_hidden_dims") if predicts else {}),
-            "max_length": length, "positions": positions if positions != length else None, "vocab_size": max(vocab, 257),
-            "text_readout": readout.partition("-")[0], "pad77_attends": "all" if readout == "pad77-all" else "text",
-            **({"batch_size": batch} if isinstance(batch, int) and batch >= 2 else {}),
-        }
-    )  # fmt: skip
+    out: dict[str, object] = {
+        "image_size": image_size, "embed_dim": head[-1].out_features, **_towers(model, description),
+        **_widths(_dims(head), "head_width", "pre_proj_depth", "pre_proj_hidden_dims"),
+        **(_widths(_dims(projector), "predictor_width", "predictor_depth", "projector_hidden_dims") if projector is not None else {}),
+        "max_length": length, "positions": positions if positions != length else None,
+        "text_readout": readout.partition("-")[0], "pad77_attends": "all" if readout == "pad77-all" else "text",
+    }  # fmt: skip
+    allowed = ("levljepa", "levljepa_plus") if projector is not None else ("levljepa", "clip", "siglip")
+    if training.get("objective") in allowed:
+        out["objective"] = training["objective"]
+    elif projector is None and model.objective in allowed:  # its scale, and bias, tell
+        out["objective"] = model.objective
+    for name, field, least in (("batch_size", "batch_size", 2), ("steps", "total_steps", 1)):
+        value = training.get(field)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            out[name] = value
+    return out | ({"data": str(training["dataset"])} if training.get("dataset") else {})
+
+
+def _seen(description: Description, image_size: int) -> dict[str, object]:
+    """The fields of a configuration that say how images are evaluated, as far as a training has them."""
+    p = description.preprocess(image_size)
+    out: dict[str, object] = {"mean": p.mean, "std": p.std}
+    if p.interpolation in ("bilinear", "bicubic"):
+        out["interpolation"] = p.interpolation
+    if p.resize == "squash" or p.resize_to in (None, p.size):
+        out["resize"] = "squash" if p.resize == "squash" else "crop"
+    return out
+
+
+def _config(
+    model: DualEncoder, description: Description, image_size: int, length: int, source: str, vocab: int
+) -> tuple[PretrainConfig, list[str]]:
+    """The configuration that rebuilds ``model``, and those of its fields that weights and config.json tell; the rest are defaults."""
+    stated, seen = _stated(model, description, image_size, length), _seen(description, image_size)
+    predicts = model.vision.projector is not None
+    objective = stated.get("objective", "levljepa" if predicts else "clip")
+    direct = {"prediction": "direct"} if objective == "levljepa" and not predicts else {}
+    width = model.vision.encoder.state_dict()["cls_token"].shape[-1]
+    size = description.values.get("model_size")
+    size = (
+        size
+        if isinstance(size, str) and size in TOWERS
+        else next((n for n, s in TOWERS.items() if s["vision"]["width"] == width), "base")
+    )
+    guessed = {"model": size, "objective": objective, "data": source, "vocab_size": max(vocab, 257)}
+    known = {*stated, *direct, *(seen if "preprocess" in description.values else ())}
+    return PretrainConfig.model_validate({**guessed, **seen, **direct, **stated}), sorted(known)
 
 
 def import_published(source: str, out: Path, tokenizer: str | None = None) -> Path:
@@ -107,9 +132,13 @@ def import_published(source: str, out: Path, tokenizer: str | None = None) -> Pa
     published = read_published(source, source)
     folder, description, model, side = published.folder, published.description, published.model, published.side
     words_of = _tokenizer(folder, tokenizer, published.vocab)
-    config = _config(model, description, side, published.length, source, published.vocab)
-    step = description.part("training").get("total_steps")
-    state = checkpoints.payload(model.state_dict(), config, words_of.to_str(), step if isinstance(step, int) else 0)
+    config, known = _config(model, description, side, published.length, source, published.vocab)
+    state = checkpoints.payload(model.state_dict(), config, words_of.to_str(), config.steps if "steps" in known else 0)
+    state["known"] = known
+    if earlier := description.values.get("earlier"):
+        if not checkpoints.is_history(earlier):
+            raise UsageError(f"{description.path}: field `earlier` is no list of earlier runs; repair or remove it")
+        state["earlier"] = earlier
     state["preprocess"] = {k: v for k, v in description.preprocess(side).settings().items() if v is not None}
     bad = [
         k

@@ -7,6 +7,7 @@ the hub "hf-hub:NAME"). transformers' AutoModel knows no such model without remo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.text import markdown_text
 from levl_eval.models import checkpoints
+from levl_eval.models.checkpoints import Checkpoint
 from levl_eval.models.config import PretrainConfig
+from levl_eval.models.preprocess import Preprocess
+from levl_eval.models.published import preprocess_from
 from levl_eval.records import Record, read_records
 
 # Of the machine or of how the run was watched, none of a recipe.
@@ -46,13 +50,13 @@ def release(source: Path, out: Path, results: Sequence[Path], licence: str, name
     with atomic_path(tower) as temporary:
         save_file({k: v.contiguous() for k, v in encoder.items()}, temporary, metadata={"format": "pt"})
     description = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    description["training"]["dataset"] = data_name(config.data)
-    atomic_write(out / "config.json", json.dumps(description | timm_part(config), indent=1) + "\n")
+    if "dataset" in description["training"]:
+        description["training"]["dataset"] = data_name(config.data)
+    seen = preprocess_from(state["preprocess"], str(path))
+    atomic_write(out / "config.json", json.dumps(description | timm_part(config, seen), indent=1) + "\n")
     run = path.parent / "run.json"
     pairs = json.loads(run.read_text(encoding="utf-8")).get("pairs") if run.exists() else None
-    atomic_write(
-        out / "README.md", model_card(config, state["step"], pairs, records, licence, name or path.resolve().parent.name)
-    )
+    atomic_write(out / "README.md", model_card(state, pairs, records, licence, name or path.resolve().parent.name))
     return [*files, tower, out / "config.json", out / "tokenizer.json", out / "README.md"]
 
 
@@ -62,8 +66,15 @@ def data_name(data: str) -> str:
     return kind + colon + where.rsplit("/", 1)[-1] if kind in ("csv", "tsv", "wds", "lance") else data
 
 
-def timm_part(config: PretrainConfig) -> dict[str, object]:
-    """What timm reads in config.json; it takes a ViT of any size by its arguments."""
+def _crop_share(seen: Preprocess) -> float:
+    """timm's crop_pct: it resizes the shortest side to floor(size / crop_pct)."""
+    target = seen.resize_to or seen.size
+    exact = seen.size / target
+    return exact if math.floor(seen.size / exact) == target else seen.size / (target + 0.5)
+
+
+def timm_part(config: PretrainConfig, seen: Preprocess) -> dict[str, object]:
+    """What timm reads in config.json; it takes a ViT of any size by its arguments. seen: how images are evaluated."""
     c, v = config, config.vision
     size = [3, c.image_size, c.image_size]
     return {
@@ -71,8 +82,9 @@ def timm_part(config: PretrainConfig) -> dict[str, object]:
         "model_args": {"img_size": c.image_size, "patch_size": v.patch or 16, "embed_dim": v.width, "depth": v.depth, "num_heads": v.heads,
                        "dynamic_img_size": True},
         "pretrained_cfg": {
-            "tag": "levl_pretrain", "input_size": size, "fixed_input_size": False, "interpolation": c.interpolation, "crop_pct": 1.0,
-            "crop_mode": "squash" if c.resize == "squash" else "center", "mean": list(c.mean), "std": list(c.std), "num_classes": 0,
+            "tag": "levl_pretrain", "input_size": size, "fixed_input_size": False, "interpolation": seen.interpolation,
+            "crop_pct": 1.0 if seen.resize == "squash" else _crop_share(seen),
+            "crop_mode": "squash" if seen.resize == "squash" else "center", "mean": list(seen.mean), "std": list(seen.std), "num_classes": 0,
             "first_conv": "patch_embed.proj", "classifier": "head",
         },
     }  # fmt: skip
@@ -105,26 +117,53 @@ def _rows(records: Iterable[Record]) -> list[str]:
     return rows
 
 
-def model_card(config: PretrainConfig, step: int, pairs: int | None, records: Sequence[Record], licence: str, name: str) -> str:
-    """README.md with the header that hubs read."""
-    head = {"license": licence, "library_name": "timm", "pipeline_tag": "image-feature-extraction",
-            "tags": ["levl-pretrain", config.objective, "vision-language"]}  # fmt: skip
-    recipe = {k: v for k, v in config.model_dump(mode="json").items() if k not in _LOCAL}
-    recipe["data"] = data_name(config.data)
-    seen = step * config.batch_size
+def _training(state: Checkpoint, config: PretrainConfig, pairs: int | None) -> str:
+    """What was seen, and the runs before it; of an imported model what its files told."""
+    c, known = config, state.get("known")
+    seen = state["step"] * c.batch_size
     many = f", {pairs:,} image-text pairs ({seen / pairs:.3g} epochs)" if pairs else ""
+    what = markdown_text(data_name(c.data)) if known is None or "data" in known else "Data that were not stated"
+    if known is None or {"steps", "batch_size"} <= {*known}:
+        many += f"; {seen:,} pairs seen in {state['step']:,} steps of {c.batch_size}"
+    lines = [f"{what}{many}."]
+    for run in state.get("earlier", []):
+        of = f"{run.get('step')} steps on {data_name(str(run['data']))}, file {run.get('file')}, SHA-256 {run.get('sha256')}"
+        lines.append(f"Begun with the weights of an earlier run ({markdown_text(of)}).")
+    return "\n\n".join(lines)
+
+
+def _recipe(state: Checkpoint, config: PretrainConfig) -> str:
+    known = state.get("known")
+    recipe = {k: v for k, v in config.model_dump(mode="json").items() if k not in _LOCAL and (known is None or k in known)}
+    recipe |= {"data": data_name(config.data)} if "data" in recipe else {}
+    recipe |= {"init_from": config.init_from.rsplit("/", 1)[-1]} if config.init_from else {}
+    text = "Every choice of the run; `levl-pretrain` reads it back." if known is None else (
+        "What the imported model's own files told, and no more: its rates, its order and its augmentation are not known.")  # fmt: skip
+    return f"{text}\n\n```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```"
+
+
+def model_card(state: Checkpoint, pairs: int | None, records: Sequence[Record], licence: str, name: str) -> str:
+    """README.md with the header that hubs read."""
+    config = PretrainConfig.model_validate(state["config"])
+    known = state.get("known")
+    stated = known is None or "objective" in known
+    head = {"license": licence, "library_name": "timm", "pipeline_tag": "image-feature-extraction",
+            "tags": ["levl-pretrain", *([config.objective] if stated else []), "vision-language"]}  # fmt: skip
+    how = f"trained with `levl-pretrain` (objective `{config.objective}`, size `{config.model}`)"
+    if known is not None:
+        how = "imported by `levl-pretrain` from a published form" + (f" (objective `{config.objective}`)" if stated else "")
     parts = [
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
         f"# {markdown_text(name)}",
-        f"A vision-language encoder trained with `levl-pretrain` (objective `{config.objective}`, size `{config.model}`).",
+        f"A vision-language encoder {how}.",
         "## Reading it\n\n```python\nimport timm\nvision = timm.create_model(\"hf-hub:OWNER/NAME\", pretrained=True)  # or local-dir:FOLDER\n\n"
         "from levl_eval import load_backbone\nboth = load_backbone(\"official:OWNER/NAME\")  # or official:FOLDER; images and texts\n```",
-        f"## Training data\n\n{markdown_text(str(recipe['data']))}{many}; {seen:,} pairs seen in {step:,} steps of {config.batch_size}.",
+        f"## Training data\n\n{_training(state, config, pairs)}",
         "## Measured\n\n" + (
             "\n".join(_rows(records)) + "\n\nWith `levl-eval`, of these very weights (equal SHA-256). Fractions, not percent."
             if records else "Nothing was given (`levl-pretrain release RUN --out DIR --results DIR`)."
         ),
-        "## Recipe\n\nEvery choice of the run; `levl-pretrain` reads it back.\n\n```yaml\n" + yaml.safe_dump(recipe, sort_keys=False) + "```",
+        f"## Recipe\n\n{_recipe(state, config)}",
         f"## Licence\n\n{licence}. The training data has terms of its own.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
