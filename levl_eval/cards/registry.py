@@ -35,7 +35,7 @@ from levl_eval.cards import (
 from levl_eval.cards.lmms import PREFIX, lmms_value
 from levl_eval.cards.overrides import embed_recipe, override
 from levl_eval.cards.trust import FIELDS, check_fields
-from levl_eval.cards.unread import check_all_read, check_own
+from levl_eval.cards.unread import check_all_read, check_main, check_own
 from levl_eval.core.errors import UsageError
 from levl_eval.core.registry import SHIPPED, Registry, imported
 from levl_eval.core.text import did_you_mean
@@ -275,6 +275,7 @@ def task_card(
     card = parse_card(value, where)
     if not isinstance(card, TaskFields):
         raise UsageError(f"{path}: field `kind`: a task card was expected, found {card.kind}")
+    check_main(card, value, overrides, where)
     names_by_content(card)
     check_all_read(card, value, [f for f in overrides if f not in shared], where)
     check_fields(card, where, set(overrides), trust)

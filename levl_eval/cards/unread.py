@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from levl_eval.cards.base import TaskFields
 from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
 from levl_eval.cards.layouts import passed_over_place
 from levl_eval.cards.loading import parse_card
@@ -225,3 +226,15 @@ def check_all_read(card: BaseModel, value: Mapping[str, object], overrides: Coll
     given = [f for f in overrides if f != "recipe"]
     _check_places(value, where, given)
     _check(card, where, [p for p in stated_in(value) if any(f"{p}.".startswith(f"{g}.") for g in given)], even_defaults=True)
+
+
+def check_main(card: TaskFields, value: Mapping[str, object], overrides: Collection[str], where: str) -> None:
+    """Raises UsageError where a main metric is asked for that is not measured: ``top1_k7`` of the neighbours 10 and 20.
+
+    value: the card's mapping, of which ``card`` came. A card's own main metric follows where ``--set`` changes what is measured.
+    """
+    asked = value.get("main_metric")
+    if asked != card.main_metric and ("main_metric" in overrides or not {"k", "shots"} & set(overrides)):
+        raise UsageError(
+            f"{where}: field `main_metric`: {asked!r} is not measured; there is {card.main_metric}, or change what is measured"
+        )

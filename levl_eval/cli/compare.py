@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,8 @@ class Folders:
         return self._read[directory]
 
 
-def side(word: str, folder: str, folders: Folders) -> dict[str, list[Record]]:
-    """Records of a side by task. Raises UsageError where the word names nothing, or several."""
+def side(word: str, folder: str, folders: Folders, tasks: Collection[str] = ()) -> dict[str, list[Record]]:
+    """Records of a side by task, of all or of ``tasks``. Raises UsageError where the word names nothing, or several."""
     from levl_eval.records import read_record
 
     path = Path(word)
@@ -87,8 +88,8 @@ def side(word: str, folder: str, folders: Folders) -> dict[str, list[Record]]:
         name = names[0]
     if name not in names:
         raise UsageError(f"{directory}: holds no backbone {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
-    mine = [r for r in records if r.backbone_name == name]
-    if len({r.weights for r in mine}) > 1:
+    mine = [r for r in records if r.backbone_name == name and (not tasks or r.task in tasks)]
+    if len({"" if r.external else r.weights for r in mine}) > 1:  # another system has a file of predictions a task
         raise UsageError(f"{directory}: there are encoders of the name {name!r} with different weights; give the records' files")
     out: dict[str, list[Record]] = {}
     for r in mine:
@@ -125,10 +126,10 @@ def _place(word: str, folder: str) -> tuple[str, str]:
 
 def _names(folder: str) -> set[str]:
     """Names of the backbones that a run directory has records of; damaged records are reported when the side is read."""
-    from levl_eval.records import read_record
+    from levl_eval.records.record import read_record, record_files
 
     names: set[str] = set()
-    for path in Path(folder).glob("records/*.json"):
+    for path in record_files(Path(folder)):
         with contextlib.suppress(UsageError):
             names.add(str(read_record(path).backbone["name"]))
     return names
@@ -153,9 +154,9 @@ def run(args: argparse.Namespace) -> int:
     if len(args.sides) < 2:
         raise UsageError("compare: at least two sides are needed; see `levl-eval compare --help`")
     folders = Folders()
-    sides = [side(word, args.folder, folders) for word in args.sides]
-    if args.tasks:
-        wanted = [t.strip() for t in args.tasks.split(",") if t.strip()]
+    wanted = [t.strip() for t in (args.tasks or "").split(",") if t.strip()]
+    sides = [side(word, args.folder, folders, wanted) for word in args.sides]
+    if wanted:
         missing = [t for t in wanted if not any(t in s for s in sides)]
         if missing:
             raise UsageError(f"compare: no side has task {missing[0]!r}")

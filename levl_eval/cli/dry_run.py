@@ -51,7 +51,7 @@ def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[
     from levl_eval.data.fingerprint_cache import FingerprintCache
     from levl_eval.engines.contract import TOGETHER, versions_of
     from levl_eval.records.identity import shown_protocol
-    from levl_eval.runner.language import language_model_parts
+    from levl_eval.runner.language import check_asked, language_model_parts
     from levl_eval.runner.plan import precision_of, resolved_of
 
     device = device_kind(args.device)
@@ -59,6 +59,8 @@ def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[
     known = FingerprintCache(default_cache() / "fingerprints")
     asked = any(c.engine in TOGETHER for c in cards.values())
     language = language_model_parts(args.llm, known.sha256) if asked else None
+    if language is not None:  # as a run would: a dry run that says yes to what the run refuses says nothing
+        check_asked((*args.settings, *args.grid), cards, bool(language["chat"]))
     return {
         label: shown_protocol(
             protocol_of(card), versions_of(card.engine), resolved_of(card, None),

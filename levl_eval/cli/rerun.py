@@ -41,6 +41,8 @@ def add(commands: Commands) -> None:
 def changes(old: Record, new: Record) -> list[str]:
     """What is not the same, one line each; empty where everything is."""
     out = _identity_changes(old, new)
+    if old.status != "done":
+        return [*out, f"failed then: {old.reason}"]
     for name in sorted(old.metrics.keys() | new.metrics.keys()):
         if name not in old.metrics or name not in new.metrics:
             out.append(f"{name} only {'then' if name in old.metrics else 'now'}")
@@ -70,10 +72,10 @@ def _forget(out: Path, old: Record, card: TaskFields) -> None:
     """Remove what earlier reruns of this record left, under any identity: on other data or another device a record has another name, and
     would be read instead of computed again."""
     from levl_eval.cards import protocol_of
-    from levl_eval.records import read_record
+    from levl_eval.records.record import read_record, record_files
 
     (out / "records" / f"{old.key}.json").unlink(missing_ok=True)
-    for path in sorted((out / "records").glob("*.json")):
+    for path in record_files(out):
         with contextlib.suppress(UsageError):  # a damaged one is reported and computed again anyway
             r = read_record(path)
             if (r.task, r.backbone_name, r.seed, r.limit) == (old.task, old.backbone_name, old.seed, old.limit):
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from levl_eval.cards import BackboneCard, TaskFields, expect, parse_card
     from levl_eval.core.json_types import object_at
     from levl_eval.core.progress import Progress
-    from levl_eval.records import read_record
+    from levl_eval.records.record import read_record, record_files
     from levl_eval.runner.evaluate import evaluate
 
     path = Path(args.record)
@@ -113,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--out {out}: is the record's own run; give another folder")
     if not args.out:
         _forget(out, old, card)
+    before = {p.name: p.stat().st_mtime_ns for p in record_files(out)}
     new = evaluate(
         [backbone], [card], data=args.data or old.source, llm=str(old.call.get("llm", "scenes-lm")),
         seeds=[old.seed], limit=old.limit, out=out, cache=args.cache, device=args.device,
@@ -122,14 +125,12 @@ def run(args: argparse.Namespace) -> int:
         batch_size=batch if isinstance(batch := old.call.get("batch_size"), int) else 64, progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
     )[0]  # fmt: skip
     differences = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
+    again = out / "records" / f"{new.key}.json"
+    computed = before.get(again.name) != again.stat().st_mtime_ns
     if args.json:
-        print(
-            json.dumps({"record": str(path), "again": str(out / "records" / f"{new.key}.json"), "changes": differences}, indent=1)
-        )
+        print(json.dumps({"record": str(path), "again": str(again), "computed": computed, "changes": differences}, indent=1))
     else:
-        print(
-            printable(
-                f"{old.backbone_name} on {old.task}: " + ("the same numbers" if not differences else "; ".join(differences))
-            )
-        )
+        words = "the same numbers" if not differences else "; ".join(differences)
+        more = "" if computed else f" ({again} was there: nothing was computed again; give another --out)"
+        print(printable(f"{old.backbone_name} on {old.task}: {words}{more}"))
     return 1 if differences else 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from levl_eval.cards.fields import Between
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import printable
+from levl_eval.core.text import did_you_mean, printable
 from levl_eval.runner.options import BATCH, Number
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         left, eq, right = word.rpartition("=")  # a URI may hold the sign itself
         if not eq or not left or right not in NAMES:
             raise UsageError(f"--as {word!r}: expected BACKBONE=NAME with NAME one of {', '.join(NAMES)}")
+        if left in named:
+            raise UsageError(f"--as {word!r}: {left} is given twice; one backbone is one of {', '.join(NAMES)}")
         named[left] = right
     return _paper(args, named) if args.against == "paper" else _project_page(args, named)
 
@@ -69,7 +71,11 @@ def _paper(args: argparse.Namespace, named: dict[str, str]) -> int:
 
     if not args.dirs:
         raise UsageError("verify --against paper: give the run directories whose results are to be compared")
-    checks, refused = against_paper(Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr)), named)
+    results = Results.read(args.dirs, say=lambda text: print(printable(text), file=sys.stderr))
+    there = list(dict.fromkeys(r.backbone_name for r in results.records))
+    if strange := [n for n in named if n not in there]:
+        raise UsageError(f"--as {strange[0]}: no such backbone{did_you_mean(strange[0], there)}; there are {', '.join(there)}")
+    checks, refused = against_paper(results, named)
     if not checks and not refused:
         raise UsageError("verify: no measured result has a published number; name the backbones with --as BACKBONE=LeVLJEPA")
     if args.json:

@@ -105,11 +105,17 @@ def markdown_text(text: str) -> str:
 
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: "\\" + c for c in "&%$#_{}"}}
+_TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in LaTeX's first encoding of fonts
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is; a newline, which could end a comment, is shown as its escape."""
-    return "".join(_TEX.get(c, c) for c in printable(text))
+    """Text that LaTeX sets as it is; a newline, which could end a comment, is shown as its escape.
+
+    One that begins with ``*`` or ``[`` may stand behind ``\\\\``, which would take it for its own.
+    """
+    shown = "".join(_TEX.get(c, c) for c in printable(text))
+    first = shown.lstrip()[:1]
+    return shown.replace(first, f"{{{first}}}", 1) if first and first in "*[" else shown
 
 
 def html_text(text: str, keep: str = "") -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
-from levl_eval.records.record import Record, read_record
+from levl_eval.records.record import Record, read_record, record_files
 
 _BLOCK = 1 << 18  # bytes read at once, into one place that stays in the processor's cache
 
@@ -50,7 +50,7 @@ def check_run(out: Path) -> list[Finding]:
     if not folder.is_dir():
         raise UsageError(f"{out}: holds no records; give the --out of a run")
     damage, known = [], set()
-    for path in sorted(folder.glob("*.json")):
+    for path in record_files(out):
         known.add(path.stem)
         try:
             record = read_record(path)
@@ -64,6 +64,6 @@ def check_run(out: Path) -> list[Finding]:
         state = "damaged" if wrong else "whole" if record.samples is not None else "old"
         damage.append(Finding(path.name, state, wrong))
     for path in sorted((out / "samples").glob("*.jsonl")):
-        if path.stem not in known:
+        if path.stem not in known and not path.name.startswith("._"):
             damage.append(Finding(f"samples/{path.name}", "orphan", "no record belongs to it; a run was killed between the two"))
     return damage

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.hashing import digest
-from levl_eval.core.json_types import as_text
+from levl_eval.core.json_types import as_text, object_at
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records.identity import JobIdentity
 from levl_eval.records.samples import Sample, SamplesFile, finite, read_lines, write_lines
@@ -98,6 +98,16 @@ class Record(BaseModel):
     def weights(self) -> str:
         """SHA-256 of that backbone's parameters and buffers."""
         return str(self.backbone["weights_sha256"])
+
+    @property
+    def external(self) -> bool:
+        """Whether it holds another system's predictions, scored here: ``weights`` are then the SHA-256 of what it predicted."""
+        return bool(object_at(self.backbone, "info").get("external"))
+
+    @property
+    def shown_name(self) -> str:
+        """The backbone's name for people: nobody is to take another system's predictions for what was measured here."""
+        return f"{self.backbone_name} (external)" if self.external else self.backbone_name
 
     @property
     def key(self) -> str:
@@ -206,22 +216,31 @@ def read_record(path: Path, home: Path | None = None) -> Record:
     Raises UsageError naming the file and the field where it is no record, is damaged, or of a schema not known here.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UsageError(f"{path}: not a levl-eval record (no regular file); take it out of the folder")
         content = json.loads(path.read_bytes())
         record = Record.model_validate(migrate(content, path))
         for field in ("name", "weights_sha256"):  # schemas differ in what else they hold of the backbone
             as_text(record.backbone.get(field), f"field `backbone.{field}`")
     except UsageError:
         raise
-    except (OSError, ValueError, RecursionError) as e:
+    except OSError as e:
+        raise UsageError(f"{path}: cannot be read ({e.strerror}); give a record's file, as DIR/records/NAME.json") from e
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"{path}: not a levl-eval record ({_what_is_wrong(e)}); delete it and run again") from e
     record._home = home_of(path) if home is None else home
     record._stem = path.stem
     return record
 
 
+def record_files(out: Path) -> list[Path]:
+    """The files of a run directory's records, in order of name; without what macOS lays beside each file it copies (``._NAME``)."""
+    return [p for p in sorted((out / "records").glob("*.json")) if not p.name.startswith("._")]
+
+
 def read_records(out: Path) -> list[Record]:
     """All records of a run directory, in order of file name."""
-    return [read_record(p) for p in sorted((out / "records").glob("*.json"))]
+    return [read_record(p) for p in record_files(out)]
 
 
 def read_samples(out: Path, record: Record) -> Iterator[Sample]:

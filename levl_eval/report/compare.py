@@ -145,9 +145,9 @@ def _labels(a: Record, b: Record) -> tuple[str, str]:
     both = Results([a, b])
     if len(both.records) == 2 and (names := (both.label(a), both.label(b)))[0] != names[1]:
         return names
-    name = a.backbone_name
-    if name != b.backbone_name:
-        return name, b.backbone_name
+    name = a.shown_name
+    if name != b.shown_name:
+        return name, b.shown_name
     folders = (a.home, b.home) if a.home.name == b.home.name else (Path(a.home.name), Path(b.home.name))
     return f"{name} ({folders[0]})", f"{name} ({folders[1]})"
 
@@ -196,7 +196,7 @@ def compare(
         wins=wins[::-1] if entry_of(left[0], left[0].main_metric).lower_is_better else wins,
         left_out=paired.left_out, only_one_side=paired.only_one_side, kind=entry_of(left[0], left[0].main_metric),
         mismatch=tuple(dict.fromkeys(wrong)),
-        most_different=tuple(_different(sides, [paired.ids[k] for k in apart], [(float(x[k]), float(y[k])) for k in apart])),
+        most_different=tuple(_different(sides, paired.seeds, [paired.ids[k] for k in apart], [(float(x[k]), float(y[k])) for k in apart])),
     )  # fmt: skip
 
 
@@ -213,9 +213,12 @@ def _item_scores(ids: Sequence[str], side: Sequence[Scored], seeds: Sequence[int
     return out / len(used)
 
 
-def _different(sides: Sequence[Sequence[Scored]], ids: Sequence[str], scores: Sequence[tuple[float, float]]) -> list[Difference]:
-    """What the first seed of both sides answered to some items; only their lines are read."""
-    lines = [samples_of(record, s, [s.items.position[i] for i in ids]) for record, s in (side[0] for side in sides)]
+def _different(
+    sides: Sequence[Sequence[Scored]], seeds: Sequence[int], ids: Sequence[str], scores: Sequence[tuple[float, float]]
+) -> list[Difference]:
+    """What the first of ``seeds`` on both sides answered to some items; only their lines are read."""
+    used = [next((pair for pair in side if pair[0].seed in seeds), side[0]) for side in sides]
+    lines = [samples_of(record, s, [s.items.position[i] for i in ids]) for record, s in used]
     return [
         Difference(one.id, one.image_id, str(one.meta.get("question", "")), one.target, (one.prediction, two.prediction), apart)
         for one, two, apart in zip(*lines, scores, strict=True)

@@ -202,6 +202,8 @@ def check_samples(record: Record, sha256: Callable[[Path], str] = sha256_of) -> 
     if record.status != "done" or record.samples is None:
         return
     path = record.home / "samples" / f"{record.key}.jsonl"
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UsageError(f"{path}: samples are missing (no regular file); run the task again")
     try:
         if sha256(path) == record.samples.sha256:
             return

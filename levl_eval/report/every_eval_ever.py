@@ -127,7 +127,8 @@ def aggregate(record: Record, model: str, organisation: str, samples: dict[str, 
             "name": record.backbone_name, "id": model, "developer": model.split("/")[0],
             "additional_details": {"deployment_type": "self_deployed", "model_availability": _availability(record)} | _texts(
                 {
-                    "weights_sha256": record.weights, "uri": record.backbone.get("uri"), "preprocess": record.backbone.get("preprocess"),
+                    "external": "predictions of another system, scored by levl-eval, which has not run it" if record.external else "",
+                    "predictions_sha256" if record.external else "weights_sha256": record.weights, "uri": record.backbone.get("uri"), "preprocess": record.backbone.get("preprocess"),
                     "language_model": record.language_model, "seed": record.seed,
                 }
             ),

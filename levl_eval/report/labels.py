@@ -38,7 +38,9 @@ def differing_parts(records: Sequence[Record], cell_of: Callable[[Record], objec
     known: dict[str, str] = {}
     values = {part: [_value(r, part, known) for r in records] for part in PARTS}
     at = [cell_of(r) for r in records]
-    chosen = ["weights"] if len(set(values["weights"])) > 1 else []
+    # Another system has a file of predictions a task, which says nothing of its encoder: that parts its columns only within a cell.
+    encoders = {w for r, w in zip(records, values["weights"], strict=True) if not r.external}
+    chosen = ["weights"] if len(encoders) > 1 else []
     for part in PARTS:
         if part in chosen:
             continue
@@ -72,19 +74,22 @@ def _told(record: Record, part: str, others: Sequence[Record]) -> str:
 
 def label_columns(records: Sequence[Record], cell_of: Callable[[Record], object]) -> dict[int, str]:
     """``id`` of a record -> the name of its column. cell_of: what a cell is, besides the column (task and comparison)."""
-    by_name: dict[str, list[Record]] = defaultdict(list)
+    by_name: dict[tuple[str, bool], list[Record]] = defaultdict(list)
     for r in records:
-        by_name[r.backbone_name].append(r)
+        by_name[r.backbone_name, r.external].append(r)
     out: dict[int, str] = {}
-    for name, mine in by_name.items():
+    seen: dict[str, str] = {}
+    for mine in by_name.values():
+        name = mine[0].shown_name
         parts = differing_parts(mine, cell_of)
-        seen: dict[str, str] = {}
         for r in mine:
             label = name + (f"@{short(r.weights)[:8]}" if "weights" in parts else "")
             words = [_told(r, p, mine) for p in parts if p != "weights"]
             label += f" ({', '.join(w for w in words if w)})" if any(words) else ""
-            variant = digest([digest(finite(PARTS[p](r))) for p in parts])
-            if seen.setdefault(label, variant) != variant:  # differ where the shortened values do not
+            variant = digest([r.backbone_name, r.external, *(digest(finite(PARTS[p](r))) for p in parts)])
+            if (
+                seen.setdefault(label, variant) != variant
+            ):  # differ where the shortened values do not, or a name looks like a label
                 label += f" #{variant[:8]}"
                 seen[label] = variant
             out[id(r)] = label

@@ -58,8 +58,14 @@ def _titles(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
     seen: dict[str, int] = {}
     for row in rows:
         number = seen[row.task] = seen.get(row.task, 0) + 1
-        out[row.key] = latex_text(row.task) + (rf"$^{{{ascii_lowercase[(number - 1) % 26]}}}$" if row.mark else "")
+        out[row.key] = latex_text(row.task) + (rf"$^{{{_letters(number)}}}$" if row.mark else "")
     return out
+
+
+def _letters(number: int) -> str:
+    """1 -> a, 26 -> z, 27 -> aa, 28 -> ab: no two protocols under one."""
+    rest, last = divmod(number - 1, 26)
+    return (_letters(rest) if rest else "") + ascii_lowercase[last]
 
 
 def _table(results: Results, chosen: Sequence[Row], titles: Mapping[tuple[str, str], str]) -> str:

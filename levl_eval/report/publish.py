@@ -71,9 +71,7 @@ def publish(results: Results, folder: Path, options: PublishOptions | None = Non
             raise UsageError(
                 f"--benchmark {task}=...: {task} is not among the finished tasks {', '.join(sorted(done)) or '(none)'}"
             )
-    names = results.backbones if options.backbone is None else [options.backbone]
-    if options.backbone is not None and options.backbone not in results.backbones:
-        raise UsageError(f"--backbone {options.backbone}: is not among {', '.join(results.backbones)}")
+    names = results.backbones if options.backbone is None else [_column(results, options.backbone)]
     if options.repo is not None and len(names) > 1:
         raise UsageError(f"--repo {options.repo}: the run holds {len(names)} backbones; choose one with --backbone")
     out: list[Path] = []
@@ -87,9 +85,17 @@ def publish(results: Results, folder: Path, options: PublishOptions | None = Non
     return out + _leaderboard(results, folder / "leaderboard")
 
 
+def _column(results: Results, backbone: str) -> str:
+    """The column of a backbone that is named as in the tables, or as in the run where that is one column."""
+    same = {results.label(r): None for r in results.records if r.backbone_name == backbone}
+    if backbone not in results.backbones and len(same) != 1:
+        raise UsageError(f"--backbone {backbone}: is not among {', '.join(results.backbones)}")
+    return backbone if backbone in results.backbones else next(iter(same))
+
+
 def model_folder(results: Results, folder: Path, name: str) -> Path:
-    """Where a backbone's own files go."""
-    return folder / "models" / file_stems(results.backbones)[name]
+    """Where a backbone's own files go. Raises UsageError as :func:`publish`."""
+    return folder / "models" / file_stems(results.backbones)[_column(results, name)]
 
 
 def file_stems(names: Sequence[str]) -> dict[str, str]:
@@ -146,7 +152,8 @@ def _eval_results(results: Results, row: Row, name: str, target: str) -> list[di
 
 
 def _measured_by(record: Record) -> str:
-    return f"levl-eval {__version__}, protocol {record.protocol_hash[:12]}"
+    scored = "predictions of another system, scored by " if record.external else ""
+    return f"{scored}levl-eval {__version__}, protocol {record.protocol_hash[:12]}"
 
 
 def _index_entry(results: Results, row: Row, name: str) -> EvalResult:
@@ -185,9 +192,14 @@ def section(results: Results, name: str) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(c if c.startswith("`") else markdown_text(c) for c in cells) + " |")
     data = [f"- {markdown_text(row.title)}: {markdown_text(row.data)}" for row in _cells(results, name)]
-    weights = _cells(results, name)[0].cells[name].any.weights
+    first = _cells(results, name)[0].cells[name].any
+    made = (
+        f"Predictions of another system, scored with levl-eval {__version__}, which has not run it; SHA-256 of the predictions {first.weights[:12]}"
+        if first.external
+        else f"Measured frozen with levl-eval {__version__}; weights {first.weights[:12]}"
+    )
     about = (
-        f"Measured frozen with levl-eval {__version__}; weights {weights[:12]}. Values in percent where the metric is a "
+        f"{made}. Values in percent where the metric is a "
         "fraction; intervals over test images; a protocol's hash names every choice that can move a number."
     )
     return "\n".join(["## Evaluation", "", about, "", *lines, "", "Data:", "", *data, ""])

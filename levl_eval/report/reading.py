@@ -10,6 +10,7 @@ from levl_eval.cards.budget import budget_in
 from levl_eval.core.errors import UsageError
 from levl_eval.core.json_types import object_at
 from levl_eval.records import Record, read_record
+from levl_eval.records.record import record_files
 from levl_eval.report.derived import Derived, check_samples
 from levl_eval.report.provenance import flat
 
@@ -27,7 +28,7 @@ def read_directory(folder: Path, derived: Derived | None = None) -> Found:
     records, damaged = [], []
     sha256 = (derived or Derived(writes=False)).sha256
     home = (folder / "records").resolve().parent
-    for path in sorted((folder / "records").glob("*.json")):
+    for path in record_files(folder):
         try:
             record = read_record(path, None if path.is_symlink() else home)
             check_samples(record, sha256)

@@ -300,10 +300,8 @@ class Results:
         return first
 
     def notes(self) -> list[str]:
-        """Notes for readers of the tables: files left out, differences that could not be computed, unknown metrics."""
-        for row in self.rows:
-            for name in row.cells:
-                self.gain(row, name)
+        """Notes for readers of the tables: files left out, differences that could not be computed or are of fewer seeds, unknown metrics."""
+        partly = [line for row in self.rows for name in row.cells if (line := self._seeds_of_gain(row, name))]
         strange = {
             (r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"
         }
@@ -311,7 +309,22 @@ class Results:
             f"{t}: metric {m} is not in the catalogue: shown as it is, and which end is better is not known"
             for t, m in sorted(strange)
         ]
-        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *unknown]
+        external = ", ".join({self.label(r): None for r in self.records if r.external})
+        told = [f"{external}: predictions of other systems, only scored here"] if external else []
+        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *partly, *told, *unknown]
+
+    def _seeds_of_gain(self, row: Row, name: str) -> str:
+        """Where a gain is no difference of the two values beside it, as one of them has seeds that the other lacks; "" else."""
+        gain, reference = self.gain(row, name), self.reference(row, name)
+        if gain is None or reference is None:
+            return ""
+        mine, theirs = ({r.seed for r in row.cells[n].records} for n in (name, reference))
+        if mine == theirs or len(mine) == len(theirs) == 1:
+            return ""
+        seeds = ", ".join(map(str, sorted(mine & theirs)))
+        return (
+            f"{row.title}: the gain of {name} over {reference} is of seeds {seeds}, which both have; each value is of all its own"
+        )
 
     def summary(self, row: Row, backbone: str, metric: str | None = None) -> Summary:
         """A metric of a cell over its seeds.

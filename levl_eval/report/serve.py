@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import json_text
+from levl_eval.records.record import record_files
 from levl_eval.report.reading import read_directories
 from levl_eval.report.results import Results
 from levl_eval.report.tables import all_notes, rows, to_csv
@@ -70,7 +71,7 @@ class Live:
     def _stats(self) -> list[tuple[str, int, int]]:
         out = []
         for folder in self.folders:
-            for path in sorted((folder / "records").glob("*.json")):
+            for path in record_files(folder):
                 try:
                     s = path.stat()
                 except OSError:  # replaced at this moment

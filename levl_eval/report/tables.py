@@ -234,8 +234,21 @@ def late_notes(results: Results, rows: Sequence[Row]) -> list[str]:
 
 
 def instrument_notes(results: Results, rows: Sequence[Row]) -> list[str]:
-    """Which heads had not converged, and which ceilings the shares of sight refer to."""
-    return [*late_notes(results, rows), *ceiling_notes(results, rows), *budget_notes(results)]
+    """Which heads had not converged or had fewer images than their shots, and which ceilings the shares of sight refer to."""
+    return [*late_notes(results, rows), *shot_notes(rows), *ceiling_notes(results, rows), *budget_notes(results)]
+
+
+def shot_notes(rows: Sequence[Row]) -> list[str]:
+    """Where "16 shots" are fewer, as a class has no more training images."""
+    out: dict[str, None] = {}
+    for row in rows:
+        short = object_at(row.any.notes, "fewer_images_than_shots")
+        for shots in short:
+            of = object_at(short, shots)
+            out[
+                f"{row.title}: {shots} shots: {of.get('classes')} of {of.get('of')} classes have fewer training images (at least {of.get('fewest')}); all of theirs were taken"
+            ] = None
+    return list(out)
 
 
 def data_notes(results: Results) -> list[str]:

@@ -109,6 +109,20 @@ def test_other_shots_and_neighbours_have_a_main_metric_among_them():
     assert task_card("few-shot", {"shots": "[1, 2]"}).main_metric == "top1_2shot"
     assert task_card("few-shot").main_metric == task_card("few-shot", {"shots": "[16]"}).main_metric == "top1_16shot"
     assert task_card("knn", {"k": "[5]"}).main_metric == "top1_k5" and task_card("knn").main_metric == "top1_k20"
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("knn", {"main_metric": "top1_k7"}),
+        ("knn", {"k": "[5]", "main_metric": "top1_k6"}),
+        ("few-shot", {"main_metric": "top1_3shot"}),
+    ],
+)
+def test_a_main_metric_that_is_asked_for_and_not_measured_is_refused(name, words):
+    with pytest.raises(UsageError, match="is not measured"):
+        task_card(name, words)
+    assert task_card("knn", {"main_metric": "top1_k10"}).main_metric == "top1_k10"
     for task, field, value in (("knn", "k", "[]"), ("knn", "k", "[0]"), ("few-shot", "shots", "[-1]")):
         with pytest.raises(UsageError, match=rf"{task}.*`{field}"):
             task_card(task, {field: value})

@@ -60,6 +60,8 @@ def test_markdown_shows_names_as_they_are():
 
 def test_latex_and_html():
     assert latex_text("a_b & 5% $x$ #1 {y} ~ ^ \\input{/etc/passwd}").startswith(r"a\_b \& 5\% \$x\$ \#1 \{y\}")
+    assert latex_text("a<b>|") == r"a\textless{}b\textgreater{}\textbar{}"
+    assert latex_text("[1] CLIP") == "{[}1] CLIP" and latex_text(" *: not trained out") == " {*}: not trained out"  # behind \\\\
     assert "\n" not in latex_text("x\n\\input{y}") and r"\input" not in latex_text("x\n\\input{y}")
     assert html_text('<b onload="x">\u202e') == "&lt;b onload=&quot;x&quot;&gt;\\u202e"
 

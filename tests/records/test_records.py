@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,23 @@ def test_a_record_is_of_the_run_it_lies_in_by_whatever_name_it_is_called(tmp_pat
         assert home_of(Path(name)).resolve() == tmp_path.resolve(), name
     monkeypatch.chdir(tmp_path)
     assert home_of(Path("a.json")).resolve() == tmp_path.resolve()  # a record that was taken out of its run
+
+
+def test_what_is_no_file_of_ours_among_records_is_passed_over_or_told_and_never_waited_for(tmp_path):
+    """macOS lays ``._NAME`` beside each file that it copies to another disk; a pipe would be waited for."""
+    from levl_eval.records.check import check_run
+    from levl_eval.report.reading import read_directory
+
+    write_record(tmp_path, make(), [Sample(id="1", image_id="1", score=1.0)])
+    (path,) = (tmp_path / "records").glob("*.json")
+    path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "samples" / f"._{path.stem}.jsonl").write_bytes(b"\0\5\x16\7")
+    assert [f.state for f in check_run(tmp_path)] == ["whole"] and not read_directory(tmp_path).damaged
+    os.mkfifo(path.with_name("pipe.json"))
+    assert "no regular file" in read_directory(tmp_path).damaged[0] and len(read_directory(tmp_path).records) == 1
+
+
+def test_a_missing_record_is_not_to_be_deleted(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read .No such file") as e:
+        read_record(tmp_path / "nothing.json")
+    assert "delete" not in str(e.value)

@@ -147,3 +147,15 @@ def test_the_language_model_of_a_run_is_found_in_tables_and_against_the_paper(tm
 def test_schema_1_is_not_compared(run_dir, capsys):
     assert main(["verify", str(run_dir), *VERIFY]) == 2
     assert "a record of schema 1" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--as", "goood=LeVLJEPA"], "no such backbone (did you mean good?)"),
+        (["--as", "good=LeVLJEPA", "--as", "good=SigLIP"], "given twice"),
+    ],
+)
+def test_who_is_who_is_told_once_and_of_backbones_that_were_run(run_dir, capsys, words, told):
+    assert main(["verify", str(run_dir), "--against", "paper", *words]) == 2
+    assert told in capsys.readouterr().err

@@ -252,7 +252,13 @@ def test_a_record_is_run_again_from_itself(world, capsys):
     assert main(["rerun", str(path), "--quiet"]) == 2 and "checksum" in capsys.readouterr().err  # an edited record is none
     write(path, value)
     assert main(["rerun", str(path), "--quiet", "--json", "--out", str(world / "third")]) == 1
-    assert json.loads(capsys.readouterr().out)["changes"][0].startswith("top1 0.123000 then")
+    told = json.loads(capsys.readouterr().out)
+    assert told["changes"][0].startswith("top1 0.123000 then") and told["computed"] is True
+    calls = len(CALLS)
+    assert main(["rerun", str(path), "--quiet", "--out", str(world / "third")]) == 1 and len(CALLS) == calls
+    assert "nothing was computed again" in capsys.readouterr().out
+    write(path, {**value, "status": "failed", "reason": "the disk was full", "metrics": {}})
+    assert main(["rerun", str(path), "--quiet"]) == 1 and "failed then: the disk was full" in capsys.readouterr().out
     value["card"] = {}
     write(path, value)
     for words in (["rerun", str(path)], ["rerun", str(world / "nothing.json")]):

@@ -67,7 +67,7 @@ def test_two_systems_are_compared_by_the_paired_test(world, tmp_path, monkeypatc
     said = capsys.readouterr().out
     assert "good on pope, accuracy 100" in said and "bad on pope, accuracy 50.0" in said
     assert main(["compare", "good", "bad", "--in", str(tmp_path / "run")]) == 0
-    assert "good is better than bad by 50.0 points" in capsys.readouterr().out.replace("\n", " ")
+    assert "good (external) is better than bad (external) by 50.0 points" in capsys.readouterr().out.replace("\n", " ")
     assert main(["leaderboard", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     record = next((tmp_path / "run" / "records").glob("pope--good*"))

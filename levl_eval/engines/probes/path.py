@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -31,6 +32,16 @@ def draw(labels: np.ndarray, count: int, *key: int) -> np.ndarray:
     """Positions of at most ``count`` images of each class, drawn without replacement by the integers of ``key``."""
     rng = np.random.default_rng(key)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:count] for c in np.unique(labels)]))
+
+
+def short_of(labels: np.ndarray, shots: Sequence[int]) -> dict[str, object]:
+    """What notes say of numbers of shots that some classes do not have: of how many, and the fewest that one has. {} where all have enough."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return {
+        str(s): {"classes": int((counts < s).sum()), "of": len(counts), "fewest": int(counts.min())}
+        for s in shots
+        if counts.min() < s
+    }
 
 
 _RULE = "the largest gradient entry of the mean loss is at most {:g} for every C that was chosen"
@@ -92,6 +103,11 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     right = np.zeros(len(truth))
     predicted = np.zeros(len(truth), int)
     settled = True
+    short = short_of(parts.train.labels, card.shots)
+    if short:
+        context.progress.say(
+            f"  {card.name}: some classes have fewer training images than {', '.join(short)} shots; all of theirs are taken"
+        )
     for shots in card.shots:
         hits, chosen = [], []
         for number in range(card.draws):
@@ -124,6 +140,7 @@ def _few(context: Context[LinearPathCard], parts: Parts) -> Outcome:
     metrics["mean_per_class"] = mean_per_class(right, truth)
     metrics |= chance(right, classes)  # every class has the same number of shots
     notes = {**parts.notes, "draws": draws, "converged": {"rule": _RULE.format(card.tolerance), "converged": settled}}
+    notes |= {"fewer_images_than_shots": short} if short else {}
     # Samples are of the last entry of `shots`: the share of draws that were right, and the last draw's class.
     return Outcome(metrics, samples_of(parts.test.data, predicted, right), parts.data, notes)
 

@@ -348,6 +348,9 @@ def test_few_shot_draws_differ_and_repeat(context):
     assert one.metrics["top1_2shot"].value == pytest.approx(np.mean([s.score for s in one.samples]))
     labels = np.repeat(np.arange(4), 10)
     assert np.bincount(labels[path.draw(labels, 3, 0, 1)]).tolist() == [3] * 4
+    assert path.short_of(np.array([0, 0, 0, 1, 1]), [1, 2, 3, 16]) == {
+        "3": {"classes": 1, "of": 2, "fewest": 2}, "16": {"classes": 2, "of": 2, "fewest": 2},
+    }  # fmt: skip
     assert (path.draw(labels, 3, 0, 1) != path.draw(labels, 3, 0, 2)).any()
 
 

@@ -48,3 +48,11 @@ def test_a_turn_that_a_plain_prompt_has_not_is_refused_where_it_is_set():
     with pytest.raises(UsageError, match=r"^gqa\.prompt\.template: is not read, as .* chat template"):
         check_asked(["gqa.prompt.template=x"], cards, chat=True)
     check_asked(["pope.prompt.system=x", "gqa.prompt.stop=[]", "gqa.recipe.lr=1"], cards, chat=False)
+
+
+@pytest.mark.parametrize("field", ["prompt.user", "recipe.prompt.system"])
+def test_a_dry_run_refuses_a_turn_that_the_run_would_refuse(field, capsys):
+    from levl_eval.cli import main
+
+    words = ["run", "--backbone", "random-nano", "--tasks", "gqa", "--device", "cpu", "--set", f"gqa.{field}=x", "--dry-run"]
+    assert main(words) == 2 and f"gqa.{field}: is not read" in capsys.readouterr().err
