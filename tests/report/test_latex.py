@@ -56,3 +56,16 @@ def test_the_command(run_dir, capsys):
     assert wide == with_intervals(Results.read([run_dir])) and r"\scriptsize $[" in wide
     assert main(["leaderboard", str(run_dir), "--format", "md", "--intervals"]) == 2
     assert "--intervals goes with --format tex" in capsys.readouterr().err
+
+
+def test_no_two_protocols_share_a_letter(tmp_path):
+    from levl_eval.metrics.statistics import mean_estimate
+    from levl_eval.records import Sample, write_record
+    from tests.report.conftest import record
+
+    samples = [Sample(id=str(k), image_id=str(k), score=float(k)) for k in range(2)]
+    for k in range(28):
+        changed = {"protocol": {"epochs": k}, "protocol_hash": f"{k:02d}" * 32}
+        write_record(tmp_path, record("good", "linear", "top1", {"top1": mean_estimate([0.0, 1.0])}, **changed), samples)
+    marks = re.findall(r"^% linear\$\^\{(\w+)\}", column(Results.read([tmp_path])), re.M)
+    assert len(marks) == len(set(marks)) == 28 and marks[25:] == ["z", "aa", "ab"]
