@@ -310,8 +310,8 @@ class Results:
             for t, m in sorted(strange)
         ]
         external = ", ".join({self.label(r): None for r in self.records if r.external})
-        told = [f"{external}: predictions of other systems, only scored here"] if external else []
-        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *partly, *told, *unknown]
+        imported = [f"{external}: predictions of other systems, only scored here"] if external else []
+        return [*(f"left out: {line}" for line in self.damaged), *self._unpaired, *partly, *imported, *unknown]
 
     def _seeds_of_gain(self, row: Row, name: str) -> str:
         """Where a gain is no difference of the two values beside it, as one of them has seeds that the other lacks; "" else."""
