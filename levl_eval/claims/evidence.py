@@ -334,6 +334,8 @@ def _caveats(
 ) -> list[str]:
     """What must be told beside a verdict."""
     task, out = flat[0].task, []
+    if imported := list(dict.fromkeys(r.backbone_name for r in flat if r.external)):
+        out.append(f"{task}: the answers of {', '.join(imported)} are imported predictions, which nothing here has measured")
     if flat[0].engine not in _WITHOUT_HEAD and any(converged(r) is None for r in flat):
         out.append(f"{task}: whether the heads had converged is not recorded")
     for key in sorted({k for r in flat for k in r.metrics if k.startswith("floor_")}):

@@ -31,6 +31,13 @@ def verdict(folder: Path, card=None, named=AS, **options):
     return judge([card or claim()], finished_records([folder]), named, **options)[0]
 
 
+def test_a_verdict_on_imported_predictions_says_so(tmp_path):
+    for name, skill in (("one", 0.7), ("two", 0.55)):
+        write(tmp_path, name, "gqa", answers(skill, own=len(name)), info={"external": True})
+    j = verdict(tmp_path)
+    assert j.verdict == "supported" and any("one, two are imported predictions" in c for c in j.caveats)
+
+
 def test_supported_contradicted_undecided(run):
     folder = run(one=0.7, two=0.55)
     j = verdict(folder)
