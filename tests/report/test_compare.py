@@ -167,7 +167,7 @@ def test_command_in_80_columns_and_as_json(run_dir, capsys):
         (["good", "randm"], "holds no backbone 'randm' (did you mean random?)"),
         (["{run}", "good"], "holds 4 backbones"),
         (["good", "random", "--tasks", "depth"], "no side has task 'depth'"),
-        (["good", "nowhere.json"], "nowhere.json: not a levl-eval record"),
+        (["good", "nowhere.json"], "nowhere.json: cannot be read (No such file"),
     ],
 )
 def test_wrong_sides_are_told_in_one_line(run_dir, capsys, words, told):

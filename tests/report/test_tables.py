@@ -101,7 +101,7 @@ def test_markdown_latex_html_and_csv_say_the_same(results):
 def test_names_are_escaped(tmp_path):
     fill(tmp_path, ("a_b<c>&%", "random"), ("gqa",))
     results = Results.read([tmp_path])
-    assert r"a\_b<c>\&\%" in latex(results) and "a_b&lt;c&gt;&amp;%" in html_page(results)
+    assert r"a\_b\textless{}c\textgreater{}\&\%" in latex(results) and "a_b&lt;c&gt;&amp;%" in html_page(results)
 
 
 def test_directories_are_merged_and_protocols_never_share_a_row(run_dir, tmp_path, capsys):
