@@ -25,6 +25,7 @@ from levl_eval.data.hub_contents import check_same_images, column_contents
 from levl_eval.data.hub_images import check_image_column, rows_with_image, source_of, table_images
 from levl_eval.data.hub_tables import HubTable, load_split
 from levl_eval.data.images import fingerprint_text
+from levl_eval.data.masks import checked_names
 from levl_eval.data.multiple_choice import IMAGE_COLUMNS
 from levl_eval.data.pope import pope_version
 from levl_eval.data.questions import Pool, gqa_question, limited, of_images
@@ -201,7 +202,7 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
     rows = {f"{i:08d}": i for i in spread_over_classes(labels, limit)}
     images = table_images(got, image, rows, spec)
     kept = labels[[rows[i] for i in images.ids]]
-    classes: tuple[str, ...] = tuple(table.features[label].names)
+    classes = checked_names(table.features[label].names, f"{hub.repo}: column {label!r}")
     spoken: tuple[str, ...] = ()
     if spec.layout == "places365":  # copies write /a/abbey, abbey, or spaces; training and validation come from different ones
         classes = tuple(re.sub("^/?[a-z]/", "", c.strip()).replace(" ", "_") for c in classes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from levl_eval.cards import DataSpec
+from levl_eval.core.errors import LevlError
 from levl_eval.data.ade20k import CLASSES as ADE20K_CLASSES
 from levl_eval.data.colours import VOC_COLOURS
 from levl_eval.data.hub_contents import column_contents
@@ -56,7 +57,10 @@ def hub_segmentation(spec: DataSpec, limit: int | None) -> SegmentationSet:
     if spec.layout == "segmentation" and classes.colours is None:
         check_palettes([n for n in rows if n not in skipped], masks.opened, called)
     images = table_images(got, "image", {n: r for n, r in rows.items() if n not in skipped}, spec, skipped)
-    contents, _ = column_contents(table, column, {n: rows[n] for n in images.ids}, pixels=False)
+    try:
+        contents, _ = column_contents(table, column, {n: rows[n] for n in images.ids}, pixels=False)
+    except LevlError as e:
+        raise LevlError(f"{source}: {e}") from e
     return SegmentationSet(
         spec.layout, spec.split, images, MaskReader(stored, called, labels), classes.names, labels.void, fingerprint_contents(contents),
         None, contents.__getitem__, labels.digest(),

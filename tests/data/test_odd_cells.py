@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from levl_eval.cards import DataSpec, HubSource
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import as_typed, same_text, written_list
-from levl_eval.data import hub, hub_captions
+from levl_eval.data import hub, hub_captions, hub_dense
 from levl_eval.data.fingerprints import fingerprint_of
 from levl_eval.data.hub_cells import with_images
 from levl_eval.data.hub_tables import HubTable
-from levl_eval.data.readers import read_captions, read_choices, read_classification, read_questions
+from levl_eval.data.readers import read_captions, read_choices, read_classification, read_questions, read_segmentation
 from levl_eval.pretrain.data import csv_rows
 from tests.data import small_sets as small
 
@@ -134,6 +134,24 @@ def test_a_label_that_is_no_class_label_is_told_with_what_it_is(served):
         UsageError, match=r"holds no class-label column; .*; column 'label' holds Value\('string'\): cast it to ClassLabel"
     ):
         read_classification(DataSpec(layout="imagefolder", hub=SET), "hub")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [(["cat", " "], "class 1: the name is"), (["cat", "cat\u200b"], "is that of another class too")]
+)
+def test_class_labels_have_names_that_differ(names, words, served):
+    served(table({"label": names}, label=[0, 1, 0, 1]))
+    with pytest.raises(UsageError, match=f"someone/set: column 'label': .*{words}"):
+        read_classification(DataSpec(layout="imagefolder", hub=SET), "hub")
+
+
+def test_a_mask_that_is_missing_is_named_with_its_table(monkeypatch):
+    rows = small.table_of([{"image": small.image_bytes(k), "mask": small.mask_bytes(k)} for k in range(2)], ("image", "mask"))
+    cells = [c if k else None for k, c in enumerate(rows.data.column("mask").to_pylist())]
+    rows = rows.remove_columns("mask").add_column("mask", cells).cast_column("mask", datasets.Image())
+    monkeypatch.setattr(hub_dense, "load_split", lambda source, config: HubTable(rows))
+    with pytest.raises(LevlError, match="someone/set: row 0: column 'mask' holds no image"):
+        read_segmentation(DataSpec(layout="segmentation", classes=list("abcd"), hub=SET), "hub")
 
 
 # ---- images that are one
