@@ -317,10 +317,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands."""
-        if self.config.trackers:
-            plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in self.config.model_dump().items()}
-            self.accelerator.init_trackers("levl-pretrain", config=plain)
         try:
+            processes.begin_trackers(self.accelerator, self.config)
             self._run()
         finally:
             self.feed.close()

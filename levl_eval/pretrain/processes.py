@@ -53,6 +53,20 @@ def _trackers(config: PretrainConfig) -> list[str]:
     return list(config.trackers)
 
 
+def begin_trackers(accelerator: Accelerator, config: PretrainConfig) -> None:
+    """Let the trackers asked for begin a run. Raises UsageError where one does not, as without a login."""
+    if not config.trackers:
+        return
+    plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in config.model_dump().items()}
+    try:
+        accelerator.init_trackers("levl-pretrain", config=plain)
+    except Exception as e:  # each has errors of its own
+        words = " ".join(str(e).split())[:200]
+        raise UsageError(
+            f"field `trackers`: {', '.join(config.trackers)} cannot begin ({type(e).__name__}: {words}); set it up, or leave it out"
+        ) from e
+
+
 def start(config: PretrainConfig) -> tuple[Any, torch.device]:
     """(accelerate's Accelerator, device of this process); joins the other processes where there are any.
 

@@ -205,6 +205,22 @@ def test_trackers_that_are_not_there_are_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_tracker_that_cannot_begin_is_one_line(tmp_path):
+    """wandb without a login was called a fault of this program."""
+
+    class Accelerator:
+        def init_trackers(self, *_, **__):
+            raise RuntimeError("No API key configured.\nUse `wandb login` to log in.")
+
+    config = parse_config(["trackers=[wandb]", f"out={tmp_path}"])
+    with pytest.raises(
+        UsageError, match="^field `trackers`: wandb cannot begin .RuntimeError: No API key configured. Use .*; set it up"
+    ) as e:
+        processes.begin_trackers(Accelerator(), config)
+    assert "\n" not in str(e.value)
+    processes.begin_trackers(None, parse_config([]))
+
+
 def test_a_tracker_receives_what_the_metrics_file_says(tmp_path):
     from accelerate.tracking import GeneralTracker
 
