@@ -112,7 +112,8 @@ def tag_settings(spec: Spec, uri: str) -> TagSettings:
     """Arguments of ``create_model`` that the weights themselves want: their preprocessing and their activation.
 
     A checkpoint file says neither; it is read with what all tags of its architecture agree on, else as open_clip reads it. Raises
-    UsageError where weights trained with GELU meet an architecture of QuickGELU.
+    UsageError where weights trained with GELU meet an architecture of QuickGELU that has a sister of GELU; without one, the tag is
+    silent and the architecture says it (roberta-ViT-B-32), as open_clip reads them.
     """
     import open_clip
     from open_clip.transform import PreprocessCfg
@@ -134,10 +135,10 @@ def tag_settings(spec: Spec, uri: str) -> TagSettings:
     if len(known) == 1 and spec.pretrained and not Path(spec.pretrained).is_file():
         wanted = bool(known[0].get("quick_gelu", False))
         has = bool((open_clip.get_model_config(spec.model) or {}).get("quick_gelu", False))
-        if has and not wanted:
+        plain = spec.model.removesuffix("-quickgelu")
+        if has and not wanted and plain != spec.model:
             raise UsageError(
-                f"{uri}: the weights {spec.pretrained!r} were trained with GELU, {spec.model} computes QuickGELU; "
-                f"take {spec.model.removesuffix('-quickgelu')}/{spec.pretrained}"
+                f"{uri}: the weights {spec.pretrained!r} were trained with GELU, {spec.model} computes QuickGELU; take {plain}/{spec.pretrained}"
             )
         if wanted and not has:
             out["force_quick_gelu"] = True

@@ -132,7 +132,7 @@ def test_what_open_clips_weights_want():
     pytest.importorskip("open_clip")
     from open_clip.transformer import QuickGELU
 
-    from tests.backbones.sweep import _finite, shallow, without_init
+    from tests.backbones.sweep import _finite, hub_texts, shallow, without_init
 
     def kinds(uri):
         with without_init(), _finite(), shallow():
@@ -143,6 +143,11 @@ def test_what_open_clips_weights_want():
     assert QuickGELU in layers and "QuickGELU" in b.info["activation"]
     _, layers = kinds("random:open_clip:ViT-B-32/laion2b_s34b_b79k")
     assert QuickGELU not in layers
+    with hub_texts(
+        "roberta-ViT-B-32"
+    ):  # its architecture is of QuickGELU under this name, its tag silent; open_clip computes QuickGELU
+        _, layers = kinds("random:open_clip:roberta-ViT-B-32/laion2b_s12b_b32k")
+    assert QuickGELU in layers
     b, _ = kinds("random:open_clip:PE-Core-T-16-384/meta")
     assert (b.preprocess.resize, b.preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
     for uri, words in [
@@ -420,3 +425,14 @@ def test_timm_and_open_clip_cards_have_their_architecture(name):
             b = load_backbone(f"random:{uri.partition(':')[2]}")
     card = backbone_card(name).preprocess
     assert (b.preprocess.size, b.preprocess.mean, b.preprocess.std) == (card.size, card.mean, card.std) and b.grid[0] > 1
+
+
+def test_no_published_weights_of_open_clip_are_refused_for_their_activation(monkeypatch):
+    open_clip = pytest.importorskip("open_clip")
+    from levl_eval.backbones.open_clip import parse, tag_settings
+
+    for model, tag in open_clip.list_pretrained():
+        tag_settings(parse(f"{model}/{tag}", "x"), f"open_clip:{model}/{tag}")
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: {"mean": (0.5, 0.5, 0.5)})
+    with pytest.raises(UsageError, match="take ViT-B-32/metaclip_400m"):
+        tag_settings(parse("ViT-B-32-quickgelu/metaclip_400m", "x"), "x")
