@@ -234,7 +234,7 @@ def check_main(card: TaskFields, value: Mapping[str, object], overrides: Collect
     value: the card's mapping, of which ``card`` came. A card's own main metric follows where ``--set`` changes what is measured.
     """
     asked = value.get("main_metric")
-    if asked != card.main_metric and ("main_metric" in overrides or not {"k", "shots"} & set(overrides)):
+    if asked is not None and asked != card.main_metric and ("main_metric" in overrides or not {"k", "shots"} & set(overrides)):
         raise UsageError(
             f"{where}: field `main_metric`: {asked!r} is not measured; there is {card.main_metric}, or change what is measured"
         )
