@@ -47,9 +47,8 @@ def check_parts(names: Iterable[str], what: str, lack: str, remedy: str) -> None
 
     names: paths within the repository, ``what``. lack: in words, what the missing files are.
     """
-    sets: dict[
-        tuple[str, str], dict[int, set[int]]
-    ] = {}  # (name, suffix) -> how many parts there are -> numbers of those that are there
+    # (name, suffix) -> how many parts there are -> numbers of those that are there
+    sets: dict[tuple[str, str], dict[int, set[int]]] = {}
     for name in names:
         if part := _PART.fullmatch(name):
             sets.setdefault((part[1], part[4]), {}).setdefault(int(part[3]), set()).add(int(part[2]))

@@ -185,9 +185,8 @@ def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image
         if animated:
             image.seek(0)
         stored = image.format
-        by_pillow = (
-            orientation(image) if stored == "TIFF" else 0
-        )  # which turns a TIFF itself when it is loaded, and takes the tag away
+        # Pillow turns a TIFF itself when it is loaded, and takes the tag away.
+        by_pillow = orientation(image) if stored == "TIFF" else 0
         image.load()
         turned = orientation(image)
         turn = _TURNS.get(turned) if rules.orientation == "exif" else _BACK.get(by_pillow) if not turned else None

@@ -32,9 +32,8 @@ class Beginning:
             "file": self.path.name, "sha256": sha256_file(self.path), "step": self.state["step"], **{k: config.get(k) for k in kept},
         }  # fmt: skip
         known = self.state.get("known")
-        if (
-            known is not None
-        ):  # of an imported model's configuration, what its files told; ``data`` is at least where it came from
+        if known is not None:
+            # Of an imported model's configuration, what its files told; ``data`` is at least where it came from.
             last = {k: v for k, v in last.items() if k not in kept or k == "data" or k in known}
         return [*self.state.get("earlier", []), last]
 

@@ -107,11 +107,8 @@ def _config(
     direct = {"prediction": "direct"} if objective == "levljepa" and not predicts else {}
     width = model.vision.encoder.state_dict()["cls_token"].shape[-1]
     size = description.values.get("model_size")
-    size = (
-        size
-        if isinstance(size, str) and size in TOWERS
-        else next((n for n, s in TOWERS.items() if s["vision"]["width"] == width), "base")
-    )
+    if not isinstance(size, str) or size not in TOWERS:
+        size = next((n for n, s in TOWERS.items() if s["vision"]["width"] == width), "base")
     guessed = {"model": size, "objective": objective, "data": source, "vocab_size": max(vocab, 257)}
     known = {*stated, *direct, *(seen if "preprocess" in description.values else ())}
     return PretrainConfig.model_validate({**guessed, **seen, **direct, **stated}), sorted(known)

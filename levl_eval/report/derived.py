@@ -30,9 +30,8 @@ from levl_eval.records.check import sha256_of
 from levl_eval.records.samples import read_sized
 from levl_eval.records.scores import FOLDER, Collector, Items, Scores, read_scores, samples_at, scores_path, write_scores
 
-MOST_BYTES = (
-    160 << 20
-)  # of scores that are held at once: those of 2,000 records of 3,000 samples, which tables go through several times
+# Of scores that are held at once: those of 2,000 records of 3,000 samples fit, which tables go through several times.
+MOST_BYTES = 160 << 20
 _SPARE = 20_000  # entries of a file that may be there without having been asked for; a table of 2,000 records has some 3,000
 
 
@@ -92,9 +91,8 @@ class Derived:
         self.writes = writes
         self._files: dict[tuple[str, str], _File] = {}
         self._scores: OrderedDict[str, Scores] = OrderedDict()
-        self._sources: dict[
-            int, tuple[Record, str]
-        ] = {}  # by a record's `id`, which is its own for as long as the record is held
+        # By a record's `id`, which is its own for as long as the record is held.
+        self._sources: dict[int, tuple[Record, str]] = {}
         self._shared: dict[bytes, Items] = {}
         self._held = 0
 

@@ -87,9 +87,8 @@ def label_columns(records: Sequence[Record], cell_of: Callable[[Record], object]
             words = [_told(r, p, mine) for p in parts if p != "weights"]
             label += f" ({', '.join(w for w in words if w)})" if any(words) else ""
             variant = digest([r.backbone_name, r.external, *(digest(finite(PARTS[p](r))) for p in parts)])
-            if (
-                seen.setdefault(label, variant) != variant
-            ):  # differ where the shortened values do not, or a name looks like a label
+            if seen.setdefault(label, variant) != variant:
+                # They differ where the shortened values do not, or a name looks like a label.
                 label += f" #{variant[:8]}"
                 seen[label] = variant
             out[id(r)] = label

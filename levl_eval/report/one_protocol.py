@@ -69,9 +69,8 @@ class _Measured:
         return self.others == other.others and bool(self.answers) and self.answers == other.answers
 
 
-_Side = dict[
-    tuple[str, str, str, int], _Measured
-]  # of a protocol: a record's preprocessing, weights, name and seed -> what it is
+# Of a protocol: a record's preprocessing, weights, name and seed -> what it is.
+_Side = dict[tuple[str, str, str, int], _Measured]
 
 
 def _side(records: Sequence[Record]) -> _Side:
