@@ -9,6 +9,7 @@ import time
 import pytest
 
 from levl_eval.cli import main
+from levl_eval.core.errors import UsageError
 from levl_eval.core.kept import read_json, write_json
 from levl_eval.records import Sample, read_record
 from levl_eval.records.samples import read_lines
@@ -167,3 +168,15 @@ def test_a_comparison_of_two_forgets_no_difference_of_the_others(run, capsys):
     printed(run, capsys, [[*COMPARE, "--tasks", "gqa"]])
     after = read_json(path, key)
     assert kept.items() <= after.items() and len(after) > len(kept)
+
+
+def test_the_tables_of_one_object_are_of_the_samples_as_they_were_at_first(run):
+    """A report reads each record's scores for several tables: they are held, and a file that changes meanwhile moves none of them."""
+    record = next(r for r in map(read_record, sorted((run / "records").iterdir())) if r.status == "done")
+    held = derived.Derived(writes=False)
+    first = held.scores(record)
+    samples = run / "samples" / f"{record.key}.jsonl"
+    samples.unlink()
+    assert held.scores(record) is first
+    with pytest.raises(UsageError, match="samples are missing"):
+        derived.Derived(writes=False).scores(record)
