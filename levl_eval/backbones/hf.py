@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from levl_eval.backbones.base import Backbone, Features
 from levl_eval.backbones.common import EMBEDDING, finish, unit
-from levl_eval.backbones.hf_families import FAMILIES, canonical, final_norm, is_normed, pooling_of
+from levl_eval.backbones.hf_families import CANONICAL, FAMILIES, canonical, final_norm, is_normed, pooling_of
 from levl_eval.backbones.hf_pixels import check_pixels, preprocess_of
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.offline import hub_or_cache
@@ -68,6 +68,10 @@ class HFBackbone(Backbone):
     @property
     def has_text(self) -> bool:
         return self.tokenizer is not None
+
+    def text_parts(self) -> dict[str, object]:
+        parts = super().text_parts()
+        return {**parts, "canonical": CANONICAL} if parts and self.rules.canonical else parts
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         if self.family == "dinov3_convnext":  # a stem of 4, then three halvings

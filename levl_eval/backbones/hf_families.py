@@ -33,7 +33,7 @@ class Family:
     pooled: Literal["cls", "pooler", "mean", "summary"] = "cls"
     positions: Literal["own", "flag", "fixed"] = "flag"
     text: Literal["eot", "full", "masked", ""] = ""
-    canonical: bool = False  # texts are lower-cased and lose their punctuation
+    canonical: bool = False  # texts pass canonical() below
 
 
 def _none(config: PretrainedConfig) -> int:
@@ -112,6 +112,10 @@ def final_norm(family: str, tower: PreTrainedModel) -> Callable[[Tensor], Tensor
     return out
 
 
+CANONICAL = 2  # version of canonical(); 2: an underscore stands for a space
+
+
 def canonical(text: str) -> str:
-    """A text as SigLIP's authors compare it: no punctuation, lower case, single spaces (big_vision's prompt engineering)."""
-    return " ".join(text.translate(str.maketrans("", "", string.punctuation)).lower().split())
+    """A text as SigLIP's authors compare it: underscores are spaces, no other punctuation, lower case, single spaces (big_vision's
+    prompt_engineering.canonicalize_text, which open_clip follows too)."""
+    return " ".join(text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower().split())

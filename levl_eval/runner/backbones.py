@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from levl_eval.backbones.base import Backbone
 
-FACTS_VERSION = 5  # of what is remembered about a backbone
+FACTS_VERSION = 6  # of what is remembered about a backbone
 _ANY_FILE = ("py", "oracle")  # a user's own code may read, and draw, what nobody can know; oracles read the run's data
 
 

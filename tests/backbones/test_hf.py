@@ -107,6 +107,12 @@ def test_siglip_texts_are_compared_as_its_authors_do(tmp_path):
     b = load_backbone(f"hf:{tmp_path}")
     assert torch.equal(b.encode_text(["A photo, of CAT."]), b.encode_text(["a photo of cat"]))
     assert canonical("  It's a   CAT. ") == "its a cat"
+    # As big_vision's own test of its canonicalize_text has it; class names of files have underscores for spaces.
+    open_clip = pytest.importorskip("open_clip")
+    for text in ("test___test_TEST", "traffic_light", "a_photo, of\ta {}.", "Ünïcode—dash 犬 🐶_!", "", "__"):
+        assert canonical(text) == open_clip.tokenizer.canonicalize_text(text)
+    assert torch.equal(b.encode_text(["a_photo_of cat"]), b.encode_text(["a photo of cat"]))
+    assert b.text_parts()["canonical"] == 2
 
 
 def test_weights_that_are_not_there_are_one_line(tmp_path):
