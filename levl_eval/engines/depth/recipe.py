@@ -68,7 +68,9 @@ class Tokens:
             maps: Tensor = features.patches.transpose(1, 2).unflatten(2, features.grid)
             if self.class_token:
                 maps = torch.cat([maps, features.pooled[:, :, None, None].expand(-1, -1, *features.grid)], 1)
-        except (RuntimeError, AssertionError, ValueError) as e:
+        except LevlError:
+            raise
+        except Exception as e:  # each library's own way to say so
             why = " ".join(str(e).split())[:120]
             size = f"{images.shape[-1]}x{images.shape[-2]}"
             raise LevlError(
