@@ -93,7 +93,11 @@ def timm_blocks(model: object, images: Tensor, layers: list[int], norm: bool = T
 
 
 def create(model: str, pretrained: bool) -> TimmModel:
-    """A timm model without classifier that takes other image sizes by interpolating its positions, where its family can."""
+    """A timm model without classifier that takes other image sizes by interpolating its positions, where its family can.
+
+    With ``dynamic_img_size`` timm wants images of whole patches, which its SigLIPs of 384 pixels and patches of 14 do not have: these
+    are built for their own size alone.
+    """
     import timm
 
     try:
@@ -101,8 +105,21 @@ def create(model: str, pretrained: bool) -> TimmModel:
     except TypeError as e:  # the family does not know the argument
         if "dynamic_img_size" not in str(e):
             raise
-        net = timm.create_model(model, pretrained=pretrained, num_classes=0)
-    return net
+    else:
+        if _whole_patches(net):
+            return net
+        del net  # before it stands beside another one
+    plain: TimmModel = timm.create_model(model, pretrained=pretrained, num_classes=0)
+    return plain
+
+
+def _whole_patches(net: object) -> bool:
+    """Whether a model's patches fill its own images."""
+    embed = getattr(net, "patch_embed", None)
+    patch, size = getattr(embed, "patch_size", None), getattr(embed, "img_size", None)
+    if not isinstance(patch, tuple) or not isinstance(size, tuple):
+        return True
+    return all(side % step == 0 for side, step in zip(size, patch, strict=True))
 
 
 def _known(name: str, uri: str) -> str:

@@ -123,6 +123,24 @@ def test_timm_families_that_do_not_describe_their_tokens(model):
     torch.testing.assert_close(f.patches, own.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["vit_so400m_patch14_siglip_384", "vit_so400m_patch14_siglip_gap_384"])
+def test_a_timm_model_whose_patches_do_not_fill_its_own_images_is_timms_own(model, monkeypatch):
+    """384 pixels are 27 patches of 14 and 6 pixels that timm cuts; with its `dynamic_img_size` it refuses them."""
+    import timm
+
+    whole = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: whole(name, **options, depth=1))
+    b, x = load_backbone(f"random:{model}"), torch.randn(1, 3, 384, 384)
+    plain = timm.create_model(model, num_classes=0).eval()
+    plain.load_state_dict(b.model.state_dict())
+    with torch.inference_mode():
+        found = b.encode(x)
+        assert torch.equal(found.pooled, plain(x)) and found.grid == b.grid == (27, 27)
+    card = BackboneCard.model_validate({"name": "x", "uri": b.uri, "preprocess": {"size": 378}})
+    with pytest.raises(UsageError, match="it does not take 378 px images .* its own size is 384"):
+        load_backbone(card.uri, card)
+
+
 def test_a_norm_of_a_heads_hidden_layer_is_not_the_tokens():
     b = load_backbone("random:inception_next_atto")
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
