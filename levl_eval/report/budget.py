@@ -5,24 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from levl_eval.metrics.estimate import Estimate
+from levl_eval.report.provenance import marks
 from levl_eval.report.results import Results, Row
 from levl_eval.report.units import interval
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """field: what was varied. rows: (its value, row) by rising value, at least two."""
+    """title: the task, and in what its protocol differs from the task's other groups. field: what was varied.
 
-    task: str
+    rows: (its value, row) by rising value, at least two.
+    """
+
+    title: str
     field: str
     rows: tuple[tuple[float, Row], ...]
 
 
 def budgets(results: Results) -> list[Budgets]:
     row_of = {id(row.any): row for row in results.rows}
+    shortest = [group.examples[0][1] for group in results.lengths]
+    mark_of: dict[int, str] = {}
+    for task in dict.fromkeys(r.task for r in shortest):
+        of_task = [r for r in shortest if r.task == task]
+        mark_of |= zip(map(id, of_task), marks(of_task), strict=True)
     return [
-        Budgets(group.examples[0][1].task, group.field, tuple((value, row_of[id(r)]) for value, r in group.examples))
-        for group in results.lengths
+        Budgets(f"{r.task} {mark_of[id(r)]}".rstrip(), group.field, tuple((value, row_of[id(x)]) for value, x in group.examples))
+        for r, group in zip(shortest, results.lengths, strict=True)
     ]
 
 
@@ -52,7 +61,7 @@ def budget_notes(results: Results) -> list[str]:
             f"{a} and {b}" for k, a in enumerate(names) for b in names[k + 1 :] if _turned(results, shortest, longest, a, b)
         ]
         out.append(
-            f"{group.task}: {group.field} {high:g} instead of {low:g} {words}"
+            f"{group.title}: {group.field} {high:g} instead of {low:g} {words}"
             + (f"; it reverses the order of {', '.join(turned)}" if turned else "")
         )
     return out

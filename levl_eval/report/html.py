@@ -127,10 +127,10 @@ def _budgets(results: Results, colour: dict[str, int]) -> list[Chart]:
     out = []
     for group in budgets(results):
         lines = series(results, group, colour)[:MOST_BARS]
-        chart = svg.response(lines, group.field, f"{group.task}, {group.rows[0][1].metric}")
+        chart = svg.response(lines, group.field, f"{group.title}, {group.rows[0][1].metric}")
         if chart:
             out.append(
-                Chart(f"{group.task}: score against budget", chart, "Where a line still rises, the head limits the result.")
+                Chart(f"{group.title}: score against budget", chart, "Where a line still rises, the head limits the result.")
             )
     return out
 

@@ -76,6 +76,7 @@ COLUMNS: dict[str, str] = {
     "sight_high": "upper end",
     "ceiling": "main metric of the oracle that `sight` is measured by, in the unit of `value`",
     "converged": "1: the head or connector had learned what it could, by the effect of `--budget` where it was run, else by the rule in the record; 0: not; empty: nothing is trained, or not told",
+    "mark": "in what its protocol and data differ from the task's other rows of this table; empty where there are none",
 }
 
 
@@ -142,9 +143,10 @@ def rows(results: Results) -> list[TableRow]:
         for name, cell in row.cells.items()
         for r in cell.records
     }
+    mark_of = {id(r): row.mark for row in results.rows for r in row.records}
     out: list[tuple[tuple[str | int, ...], TableRow]] = []
     for r in results.records:
-        common = _about(results, r)
+        common = {**_about(results, r), "mark": mark_of.get(id(r), "")}
         if r.status != "done":
             columns: TableRow = {**common, "metric": r.main_metric, "main": 1, "better": entry_of(r, r.main_metric).better}
             out.append((_place(common, r, r.main_metric), columns))

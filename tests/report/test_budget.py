@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -22,12 +24,18 @@ from levl_eval.report.tables import all_notes, late_mark, lines, rows
 from tests.report.conftest import record  # isort: skip
 
 
-def write(out, name, epochs, skill, converged=True, seed=0, **info):
+def write(out, name, epochs, skill, converged=True, seed=0, fields=None, **info):
     scores = (np.random.default_rng(seed).random(300) < skill).astype(float)
     r = record(
-        name, "linear", "top1", {"top1": mean_estimate(scores)}, protocol={"name": "linear", "epochs": epochs, "until": "epochs"}
+        name, "linear", "top1", {"top1": mean_estimate(scores)},
+        protocol={"name": "linear", "epochs": epochs, "until": "epochs", **(fields or {})},
+    )  # fmt: skip
+    r = r.model_copy(
+        update={
+            "protocol_hash": hashlib.sha256(f"{epochs} {fields}".encode()).hexdigest(),
+            "notes": {"converged": {"converged": converged}},
+        }
     )
-    r = r.model_copy(update={"protocol_hash": f"{epochs:064d}"[::-1], "notes": {"converged": {"converged": converged}}})
     r.backbone["info"] = info
     write_record(out, r, [Sample(id=str(i), image_id=str(i), prediction="a", target="a", score=s) for i, s in enumerate(scores)])
 
@@ -73,6 +81,20 @@ def test_more_budget_that_moves_nothing_is_told_too(tmp_path):
         write(tmp_path, name, 50, 0.5)
         write(tmp_path, name, 100, 0.5)
     assert budget_notes(Results.read([tmp_path])) == ["linear: epochs 100 instead of 50 changes no score significantly"]
+
+
+def test_each_protocol_of_a_grid_is_named_where_its_lengths_are_compared(tmp_path):
+    for lr, many in ((0.1, 0.5), (0.2, 0.9)):
+        write(tmp_path, "a", 50, 0.5, fields={"lr": lr})
+        write(tmp_path, "a", 100, many, fields={"lr": lr})
+    results = Results.read([tmp_path])
+    still, moved = sorted(budget_notes(results))
+    assert still == "linear (lr=0.1): epochs 100 instead of 50 changes no score significantly"
+    assert moved.startswith("linear (lr=0.2): epochs 100 instead of 50 changes a +")
+    marks = {r["mark"] for r in rows(results)}
+    assert marks == {f"(epochs={epochs}, lr={lr})" for epochs in (50, 100) for lr in (0.1, 0.2)}
+    page = build(results)
+    assert "linear (lr=0.1): score against budget" in page and "linear (lr=0.2): score against budget" in page
 
 
 def test_values_of_heads_that_were_still_learning_carry_a_mark(tmp_path):
