@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.what == "prune":
         print_rows([_row(e) for e in removed])
-    print(f"{_sum_of(removed)} removed, {_text(left)} left")
+    why = " (in use, in the making, or not this user's to remove)" if left > (args.limit or 0) else ""
+    print(f"{_sum_of(removed)} removed, {_text(left)} left{why}")
     return 0
 
 

@@ -23,12 +23,14 @@ import PIL
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import disk_full_as_error, regular
+from levl_eval.core.in_use import hold
+from levl_eval.core.kept import mark_used
 from levl_eval.core.progress import Progress
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.images import one_name_each
 from levl_eval.data.rgb import decode_rgb, open_rgb
 from levl_eval.models.config import PretrainConfig, crops_originals
-from levl_eval.pretrain.sealed import contents_mark, key_of, marks_of, sealed
+from levl_eval.pretrain.sealed import MANIFEST, contents_mark, key_of, marks_of, sealed
 
 _CHUNK = 500
 # Of what a pool holds; raised when the same inputs give other contents. 3: images become RGB by data/rgb.py.
@@ -47,9 +49,14 @@ class Originals:
     def __getitem__(self, row: int) -> np.ndarray:
         """uint8 [H, W, 3]."""
         start = int(self.ends[row - 1]) if row else 0
-        with open(self.path, "rb") as handle:
-            handle.seek(start)
-            data = handle.read(int(self.ends[row]) - start)
+        try:
+            with open(self.path, "rb") as handle:
+                handle.seek(start)
+                data = handle.read(int(self.ends[row]) - start)
+        except OSError as e:
+            raise LevlError(
+                f"{self.path}: cannot be read ({e.strerror}); was the cache removed? the same command again makes it anew and resumes"
+            ) from e
         return np.asarray(decode_rgb(data, f"{self.path}: image {row}"))
 
 
@@ -280,7 +287,9 @@ def open_pool(config: PretrainConfig, cache: Path, progress: Progress, deep: boo
     else:
         raise UsageError(f"data={config.data}: expected scenes, csv:FILE, tsv:FILE, wds:GLOB, lance:PATH or hf:NAME")
     folder = cache / "pretrain" / f"{plan.kind}-{plan.key[:32]}"
+    hold(folder)
     digest = sealed(folder, plan.key, lambda f: plan.build(f, config.max_broken, progress), progress, deep)
+    mark_used(folder / MANIFEST)
     texts = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
     captions, broken = texts["captions"], texts["broken"]
     _too_many(broken, plan.total, config.max_broken)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path
+from levl_eval.core.in_use import hold
 from levl_eval.core.progress import Progress
 from levl_eval.core.random_state import seeded
 from levl_eval.core.schedule import Schedule
@@ -68,6 +69,7 @@ class Probe:
             from levl_eval.scenes.export import COUNTS, make_scenes
 
             folder = cache / "pretrain" / f"probe-{config.image_size}"
+            hold(folder)
             few = {part: 12 for part in COUNTS} | {"classification/train": 960, "classification/test": 480}
             make_scenes(folder, size=max(64, config.image_size), counts=few, progress=progress)
             folder = folder / "classification"

@@ -21,6 +21,7 @@ from pathlib import Path
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import locked
 from levl_eval.core.hashing import digest
+from levl_eval.core.in_use import unused
 
 _HEX = r"[0-9a-f]{64}"
 _TEMPORARY = re.compile(r"\..+\.[A-Za-z0-9_]{8}\.tmp")  # io.atomic_path's, left by a killed process
@@ -51,7 +52,8 @@ class Kind:
 
     names: of its entries, relative to the folder, as a pattern for full matches whose group ``key`` is the entry's key. depth: levels below the
     folder at which they lie. anchor: file within an entry that is a folder. check: "module:function" from an entry's path to what is
-    wrong with it, or "". lock: of an entry, relative to the folder. partial: names of what is in the making.
+    wrong with it, or "". lock: of an entry, relative to the folder. partial: names of what is in the making. held: runs that read an entry
+    hold it (core.in_use): the files of others are opened once, and stay readable.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Kind:
     check: str = ""
     lock: str = ""
     partial: str = r"(?!)"
+    held: bool = False
 
     def entries(self, cache: Path) -> list[Entry]:
         """Everything of this kind, oldest use first."""
@@ -104,10 +107,13 @@ KINDS: dict[str, Kind] = {
         ),
         Kind("floors", "floors", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:json_damage", lock="locks/{key}"),
         Kind("answers", "answers", r"(?!)", check="levl_eval.engines.vlm.answers:damage", partial=rf"(?P<key>{_HEX})\.\d+\.jsonl"),
-        Kind("scenes", "scenes", r"(?P<key>seed[0-9a-z-]+)", 1, "scenes-files.json", "levl_eval.runner.caches:world_damage", "{key}/.lock"),
+        Kind(
+            "scenes", "scenes", r"(?P<key>seed\d+-v\d+-[0-9a-f]{16})", 1, "scenes-files.json", "levl_eval.runner.caches:world_damage",
+            "{key}/.lock", held=True,
+        ),
         Kind("backbones", "backbones", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:checksum_damage"),
-        Kind("fingerprints", "fingerprints", r"(?P<key>[^.][^/]*)"),
-        Kind("pools", "pretrain", r"(?P<key>[^./][^/]*)(?<!\.lock)", lock="{key}.lock"),
+        Kind("fingerprints", "fingerprints", r"(?P<key>fingerprints\.sqlite(-journal|-wal|-shm)?)"),
+        Kind("pools", "pretrain", r"(?P<key>(csv|scenes)-[0-9a-f]{32}|probe-\d+)", lock="{key}.lock", held=True),
     )
 }  # fmt: skip
 
@@ -225,7 +231,7 @@ def clear(cache: Path, kinds: Sequence[str] | None = None) -> tuple[list[Entry],
 
 
 def _remove(cache: Path, entry: Entry) -> bool:
-    """Whether an entry could be removed: not where a process holds its lock, or a lock within it."""
+    """Whether an entry could be removed: not where a process holds it, its lock, or a lock within it."""
     kind = KINDS[entry.kind]
     root = cache / kind.folder
     locks = [root / kind.lock.format(key=entry.key)] if kind.lock else []
@@ -236,6 +242,8 @@ def _remove(cache: Path, entry: Entry) -> bool:
             for lock in locks:
                 if lock.exists() and not held.enter_context(locked(lock, wait=False)):
                     return False
+            if kind.held and not held.enter_context(unused(entry.path)):
+                return False
             if entry.path.is_dir():
                 gone = entry.path.with_name(f"{_GONE}{entry.path.name}-{os.getpid()}")
                 os.rename(entry.path, gone)  # so that nothing half removed can be taken for an entry

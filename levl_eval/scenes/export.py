@@ -30,6 +30,7 @@ from PIL import Image
 
 from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
+from levl_eval.core.in_use import hold
 from levl_eval.core.progress import Progress
 from levl_eval.records.identity import cache_key
 from levl_eval.scenes import (
@@ -361,7 +362,8 @@ def world_folder(cache: Path, seed: int = 0, size: int = 96) -> Path:
 
 
 def cached_world(cache: Path, progress: Progress, seed: int = 0) -> Path:
-    """That world, made or repaired where it is not there whole."""
+    """That world, made or repaired where it is not there whole, and from now on held (core.in_use)."""
     folder = world_folder(cache, seed)
+    hold(folder)
     make_scenes(folder, seed=seed, progress=progress)
     return folder

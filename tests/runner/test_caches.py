@@ -20,12 +20,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from levl_eval import cli
 from levl_eval.cards.registry import task_card
 from levl_eval.core import kept as checked
-from levl_eval.core.errors import DamagedFeatures, UsageError
+from levl_eval.core.errors import DamagedFeatures, LevlError, UsageError
 from levl_eval.core.files import locked
+from levl_eval.core.in_use import hold
 from levl_eval.core.progress import Progress
 from levl_eval.data.leakage import content_hashes
 from levl_eval.engines import fit
@@ -34,7 +36,10 @@ from levl_eval.engines.vlm import floors, training
 from levl_eval.engines.vlm.answers import Entry, Journal
 from levl_eval.engines.vlm.training import train
 from levl_eval.features.store import FeatureStore
+from levl_eval.models.config import PretrainConfig
+from levl_eval.pretrain import data
 from levl_eval.runner import caches
+from levl_eval.scenes import export
 from tests.engines.vlm.models import make
 from tests.engines.vlm.test_training import _args, _equal
 from tests.features.test_features import images, nano  # noqa: F401 (fixtures)
@@ -321,7 +326,7 @@ def _filled(cache: Path) -> None:
     """One entry of most kinds, used ten days apart, the first named the longest ago."""
     names = [
         f"texts/{KEY}.npz", f"floors/{KEY}.json", f"content/{KEY}.npz", f"connectors/{KEY}.safetensors", f"backbones/{KEY}.json",
-        f"pretrain/scenes-{KEY[:8]}/pixels.npy", f"features/{KEY[:2]}/{KEY}/meta.json",
+        f"pretrain/scenes-{KEY[:32]}/pixels.npy", f"features/{KEY[:2]}/{KEY}/meta.json",
     ]  # fmt: skip
     for k, name in enumerate(names):
         path = cache / name
@@ -338,7 +343,7 @@ def _filled(cache: Path) -> None:
     ):
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text("foreign")
-    os.utime(cache / "pretrain" / f"scenes-{KEY[:8]}", (0, 0))
+    os.utime(cache / "pretrain" / f"scenes-{KEY[:32]}", (0, 0))
 
 
 def _foreign(cache: Path) -> int:
@@ -372,6 +377,61 @@ def test_what_a_process_is_at_stays(tmp_path):
     state = tmp_path / "connectors" / f"{KEY}.state.pt"
     state.write_bytes(b"x")
     assert caches.prune(tmp_path, 0)[0][0].kind == "features" and state.exists()  # made within the last hour
+
+
+READER = """
+import sys
+from pathlib import Path
+from levl_eval.core.in_use import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("name", [f"scenes/seed0-v5-{KEY[:16]}", f"pretrain/csv-{KEY[:32]}", "pretrain/probe-64"])
+def test_a_folder_that_a_run_reads_stays(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    (folder / "file").write_bytes(bytes(1000))
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    reader = subprocess.Popen([sys.executable, "-c", READER, str(folder)], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert reader.stdout is not None and reader.stdout.readline() == b"held\n"
+        assert caches.prune(tmp_path, 0) == ([], 1000) and caches.clear(tmp_path) == ([], 1000)
+        assert (folder / "file").exists()
+    finally:
+        reader.communicate()
+    hold(folder)  # what this process itself read is no hindrance to it
+    assert len(caches.clear(tmp_path)[0]) == 1 and not folder.exists()
+
+
+def test_worlds_and_pools_are_held_by_who_reads_them(tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr(export, "make_scenes", lambda folder, **_: "there")
+    monkeypatch.setattr(export, "hold", held.append)
+    world = export.cached_world(tmp_path, Progress(quiet=True))
+    for name in ("a", "b"):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.csv").write_text("image,caption\na.png,a dog\nb.png,a cat\n")
+    monkeypatch.setattr(data, "hold", held.append)
+    config = PretrainConfig(data=f"csv:{tmp_path / 'c.csv'}", batch_size=2, augmentation="standard", image_size=32)
+    pool = data.open_pool(config, tmp_path, Progress(quiet=True))
+    assert held[0] == world and held[1] == pool.pixels.path.parent
+    shutil.rmtree(held[1])
+    with pytest.raises(LevlError, match=r"images\.bin: cannot be read .*the same command again"):
+        pool.pixels[0]
+
+
+def test_folders_that_are_nobodys_pool_or_world_are_not_touched(tmp_path):
+    """As where LEVL_CACHE is a folder that the user's own checkpoints lie in."""
+    theirs = ["pretrain/run1/ckpt.pt", "pretrain/scenes-small/ckpt.pt", "scenes/seed1/ckpt.pt", "fingerprints/alice.png"]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"theirs")
+    assert caches.listed(tmp_path) == [] and caches.clear(tmp_path) == ([], 0)
+    assert all((tmp_path / name).read_bytes() == b"theirs" for name in theirs)
 
 
 def test_using_an_entry_is_noted(images, nano, tmp_path):  # noqa: F811
