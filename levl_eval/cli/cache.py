@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import print_rows
+from levl_eval.core.text import size_text
 from levl_eval.runner.options import size_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "prune":
         print_rows([_row(e) for e in removed])
     why = " (in use, in the making, or not this user's to remove)" if left > (args.limit or 0) else ""
-    print(f"{_sum_of(removed)} removed, {_text(left)} left{why}")
+    print(f"{_sum_of(removed)} removed, {size_text(left)} left{why}")
     return 0
 
 
@@ -84,17 +85,10 @@ def _ls(entries: Sequence[Entry], as_json: bool, cache: Path) -> int:
 
 def _row(entry: Entry) -> list[str]:
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-    return [entry.kind, entry.key[:24], _text(entry.bytes), day, "" if entry.whole else "unfinished"]
+    return [entry.kind, entry.key[:24], size_text(entry.bytes), day, "" if entry.whole else "unfinished"]
 
 
 def _sum_of(entries: Sequence[Entry]) -> str:
     counts = Counter(e.kind for e in entries)
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
-    return f"{len(entries)} entries{f' ({kinds})' if kinds else ''}, {_text(sum(e.bytes for e in entries))}"
-
-
-def _text(size: int) -> str:
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} B"
+    return f"{len(entries)} entries{f' ({kinds})' if kinds else ''}, {size_text(sum(e.bytes for e in entries))}"

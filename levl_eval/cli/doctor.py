@@ -13,6 +13,7 @@ from pathlib import Path
 
 from levl_eval.cli.options import Commands
 from levl_eval.core.terminal import print_rows
+from levl_eval.core.text import size_text
 
 # Folder below --data (as in the tasks' cards) -> where its contents come from.
 SETS = {
@@ -154,9 +155,9 @@ def _surroundings(data: Path, tell: Callable[[str, str, str], None]) -> None:
     where = next(p for p in (cache, *cache.parents) if p.exists())
     free = shutil.disk_usage(where).free
     level = "ok" if free > 2e9 else "error"
-    tell(level, "cache", f"{cache}: {_size(cache) / 1e6:,.0f} MB used, {free / 1e9:,.0f} GB free on its disk")
+    tell(level, "cache", f"{cache}: {size_text(_size(cache))} used, {size_text(free)} free on its disk")
     here = shutil.disk_usage(".").free
-    tell("ok" if here > 5e8 else "error", "disk", f"{here / 1e9:,.0f} GB free where runs are written (this folder's disk)")
+    tell("ok" if here > 5e8 else "error", "disk", f"{size_text(here)} free where runs are written (this folder's disk)")
 
 
 def run(args: argparse.Namespace) -> int:

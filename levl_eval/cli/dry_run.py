@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.core.terminal import columns, print_rows, yaml_text
-from levl_eval.core.text import printable
+from levl_eval.core.text import printable, size_text
 
 if TYPE_CHECKING:
     from levl_eval.cards import TaskCard
@@ -135,7 +135,7 @@ def _lines(cards: Mapping[str, TaskCard], sets: Sequence[SetSize], args: argpars
             out.append(f"{card.name}: {e}")
             continue
         known_hours, unknown = hours(rates, sets, seeds)
-        what = f"at most {_size(stored)} of features" + (
+        what = f"at most {size_text(stored)} of features" + (
             " of the sets whose images are known" if any(s.images is None for s in sets) else ""
         )
         if len(unknown) == len(seeds):
@@ -156,10 +156,3 @@ def _passes(passes: Mapping[tuple[int, int], int], partly: bool) -> str:
     more = " of the sets whose images are known" if partly else ""
     takes = f": {whole:,} / R / 3600 hours at R images a second, {whole / 3.6e6:.2f} hours at 1,000" if whole else ""
     return f"through the encoder {each or 'nothing'}{more}{takes}"
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"

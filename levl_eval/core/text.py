@@ -135,6 +135,14 @@ def json_text(value: object, indent: int | None = 1) -> str:
     return "".join(escaped(c) if c != "\n" and unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
+def size_text(count: int, digits: int = 1) -> str:
+    """Bytes in the largest unit of which there is one: "1.2 GB", "31.0 kB", "7 B"."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:,.{digits}f} {unit}"
+    return f"{count} B"
+
+
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:
     """' (did you mean ...?)' with the near misses of ``word``, or '' where there are none."""
     hits = difflib.get_close_matches(word, known, n=3, cutoff=0.5)

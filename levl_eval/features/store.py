@@ -32,6 +32,7 @@ from levl_eval.core.files import locked
 from levl_eval.core.json_types import as_object
 from levl_eval.core.kept import mark_used
 from levl_eval.core.progress import Progress
+from levl_eval.core.text import size_text
 from levl_eval.data.types import ImageSet
 from levl_eval.features import entries
 from levl_eval.features.entries import PARTS, Entry, Meta, StoredEntry
@@ -202,12 +203,12 @@ class FeatureStore:
         over_limit = self.limit is not None and entries.bytes_used(self.folder) + need > self.limit
         if not over_limit and need <= free:
             if need >= LARGE:
-                progress.say(f"  features of {who}: {need / 1e9:,.1f} GB to write, {free / 1e9:,.0f} GB free at {self.folder}")
+                progress.say(f"  features of {who}: {size_text(need)} to write, {size_text(free)} free at {self.folder}")
             return True
-        limit = f"the store's limit of {(self.limit or 0) / 1e9:,.1f} GB"
-        why = limit if over_limit else f"the {max(0, free) / 1e9:,.1f} GB that are free at {self.folder}"
+        limit = f"the store's limit of {size_text(self.limit or 0, 3)}"
+        why = limit if over_limit else f"the {size_text(max(0, free), 3)} that are free at {self.folder}"
         progress.say(
-            f"  features of {who}: tokens of {len(request.images):,} images take {need / 1e9:,.3f} GB, beyond {why}; they are streamed: encoded "
+            f"  features of {who}: tokens of {len(request.images):,} images take {size_text(need, 3)}, beyond {why}; they are streamed: encoded "
             "each time a head reads them, once an epoch in training"
         )
         return False
@@ -217,7 +218,7 @@ class FeatureStore:
         need, free = sum(request.bytes_of(a) for a in make if a not in stored), self.free()
         if need > free:
             raise LevlError(
-                f"{self.folder}: features of {request.backbone.name} take {need / 1e9:,.3f} GB, {max(0, free) / 1e9:,.3f} GB are free; free "
+                f"{self.folder}: features of {request.backbone.name} take {size_text(need, 3)}, {size_text(max(0, free), 3)} are free; free "
                 "some, or set LEVL_CACHE to a folder on a larger disk"
             )
 

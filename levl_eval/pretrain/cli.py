@@ -43,19 +43,21 @@ def _train(words: list[str]) -> int:
     from levl_eval.models.config import parse_config
 
     config = parse_config(words)
+    from levl_eval.pretrain.interrupts import alone_in
     from levl_eval.pretrain.loop import Trainer
     from levl_eval.pretrain.messages import made
 
-    try:
-        trainer = Trainer(config)
-        trainer.run()
-    except KeyboardInterrupt:
-        if config.resume:
-            raise
-        raise KeyboardInterrupt("run the same command without resume=false to resume from here") from None
-    if trainer.group.main:
-        print(made(trainer.ckpt, trainer.step))
-    trainer.close()
+    with alone_in(Path(config.out)):
+        try:
+            trainer = Trainer(config)
+            trainer.run()
+        except KeyboardInterrupt:
+            if config.resume:
+                raise
+            raise KeyboardInterrupt("run the same command without resume=false to resume from here") from None
+        if trainer.group.main:
+            print(made(trainer.ckpt, trainer.step))
+        trainer.close()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a run may be disturbed by: signals between steps, and a metrics file that a kill left half-written."""
+"""What a run may be disturbed by: signals between steps, another run in its folder, and a metrics file that a kill left half-written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+from levl_eval.core.distributed import launched_rank
+from levl_eval.core.errors import UsageError
+from levl_eval.core.files import locked
+
+_LOCK = ".lock"
 
 
 def lines_until(path: Path, until: int) -> list[str]:
@@ -21,6 +27,26 @@ def lines_until(path: Path, until: int) -> list[str]:
         except (ValueError, KeyError, TypeError):
             continue
     return kept
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold a run's folder for as long as it trains; of several processes the first holds it for all.
+
+    Raises UsageError where another run trains there, with whatever configuration: both would write the same files.
+    """
+    if launched_rank()[0] > 0:
+        yield
+        return
+    with locked(out / _LOCK, wait=False) as ours:
+        if not ours:
+            raise UsageError(f"{out}: another levl-pretrain trains in this folder; wait for its end, or choose another out=")
+        yield
+
+
+def holds_a_run(out: Path) -> bool:
+    """Whether a folder has anything in it but the lock of :func:`alone_in`."""
+    return out.is_dir() and any(p.name != _LOCK for p in out.iterdir())
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from levl_eval.pretrain.augment import crop, erase
 from levl_eval.pretrain.beginning import beginning
 from levl_eval.pretrain.data import Pool
 from levl_eval.pretrain.feed import PoolFeed, open_feed
-from levl_eval.pretrain.interrupts import stop_between_steps
+from levl_eval.pretrain.interrupts import holds_a_run, stop_between_steps
 from levl_eval.pretrain.journal import Journal
 from levl_eval.pretrain.messages import first_lines, odd_settings, write_run
 from levl_eval.pretrain.objectives import loss_of
@@ -53,7 +53,7 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.ckpt = self.out / "ckpt.pt"
-        if not config.resume and self.out.is_dir() and any(self.out.iterdir()):
+        if not config.resume and holds_a_run(self.out):
             raise UsageError(
                 f"{self.out}: is not empty, and resume=false starts anew; choose another out=, or leave resume=false away to resume"
             )

@@ -14,6 +14,19 @@ _FREE = {
     "device", "max_loss_growth", "max_broken", "broken_shards", "attentive_every", "neighbours",
 }  # fmt: skip
 
+_OF_STREAMS = {"workers", "shuffle_buffer", "streaming"}
+_OF_SCENES = {"scenes_pool", "captions_per_image", "scenes_singles", "scenes_captions"}
+
+
+def _moves(config: PretrainConfig, name: str, was: object, now: object) -> bool:
+    """Whether another value of a field makes another run of these data: what nobody reads of them moves nothing."""
+    if was == now or name in {*_FREE, "preset"}:
+        return False
+    if config.data.startswith(("wds:", "hf:", "lance:")):
+        # The process itself reads as one worker does.
+        return name not in _OF_SCENES and not (name == "workers" and {was, now} == {0, 1})
+    return name not in _OF_STREAMS and (config.data == "scenes" or name not in _OF_SCENES)
+
 
 def as_it_began(state: Checkpoint, config: PretrainConfig, path: Path) -> PretrainConfig:
     """The configuration to resume with: a run is resumed only as it began, though where it stands and how it logs may change.
@@ -31,7 +44,7 @@ def as_it_began(state: Checkpoint, config: PretrainConfig, path: Path) -> Pretra
     new = config.model_dump(mode="json")
     # Its size's values for newer fields.
     old = {**PretrainConfig.model_validate({**old, "preset": None}).model_dump(mode="json"), **old}
-    other = [k for k in new if k not in {*_FREE, "preset"} and old[k] != new[k]]
+    other = [k for k in new if _moves(config, k, old[k], new[k])]
     if other:
         raise UsageError(
             f"{path}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; "

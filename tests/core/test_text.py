@@ -15,7 +15,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.messages import on_stderr
 from levl_eval.core.progress import Progress
 from levl_eval.core.terminal import numbers, print_rows
-from levl_eval.core.text import csv_cell, html_text, json_text, latex_text, markdown_text, printable
+from levl_eval.core.text import csv_cell, html_text, json_text, latex_text, markdown_text, printable, size_text
 
 ACTING = ["\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "a\nb", "a\rb", "\x08\x08", "\x7f", "\u202egnp", "\u2066x", "\u200b", "\u2028x", "\ud800", "\t"]  # fmt: skip
 
@@ -123,3 +123,9 @@ def test_characters_nobody_can_show_are_escaped():
         printable("a\ud7ff\ue000b") == r"a\ud7ff\ue000b"
         and printable("caf\u00e9 \u4e2d\u6587\u00a0!") == "caf\u00e9 \u4e2d\u6587\u00a0!"
     )
+
+
+def test_a_size_is_never_a_row_of_zeros():
+    wanted = {0: "0 B", 7: "7 B", 31_000: "31.0 kB", 4_200_000: "4.2 MB", 2_500_000_000: "2.5 GB", 3 * 10**15: "3,000.0 TB"}
+    assert {n: size_text(n) for n in wanted} == wanted
+    assert size_text(123_456, 3) == "123.456 kB"

@@ -14,6 +14,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.models.checkpoints import read, save
 from levl_eval.models.config import PretrainConfig, parse_config
 from levl_eval.pretrain.cli import main
+from levl_eval.pretrain.interrupts import alone_in
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.resuming import as_it_began
 from levl_eval.pretrain.schedule import learning_rate
@@ -90,6 +91,40 @@ def test_a_field_that_an_earlier_version_lacked_is_compared_with_what_that_versi
     assert as_it_began(state, config, tmp_path).blur_sigma == (0.1, 2.0)
     with pytest.raises(UsageError, match=r"field `blur_sigma` was \[0.1, 2.0\], now \[0.1, 1.0\]"):
         as_it_began(state, parse_config([*SMALL, "blur_sigma=[0.1, 1.0]"]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "free", "fixed"),
+    [
+        ("scenes", ["workers=7", "shuffle_buffer=9", "streaming=true"], "scenes_pool=80"),
+        ("csv:a.csv", ["workers=7", "scenes_pool=80", "scenes_captions=long"], "caption_fields=[x]"),
+        ("wds:a.tar", ["scenes_pool=80", "captions_per_image=1"], "workers=7"),
+        ("lance:a", ["workers=0"], "shuffle_buffer=9"),
+    ],
+)
+def test_only_what_moves_the_numbers_is_fixed_on_resume(tmp_path, data, free, fixed):
+    words = [*SMALL, f"data={data}", "workers=1"]
+    config = parse_config(words)
+    state = {"optimizer": {}, "config": config.model_dump(mode="json"), "before": []}
+    for word in free:
+        as_it_began(state, parse_config([*words, word]), tmp_path)
+    with pytest.raises(UsageError, match=f"field `{fixed.split('=')[0]}` was"):
+        as_it_began(state, parse_config([*words, fixed]), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_folder_in_which_a_run_trains_is_refused_whatever_the_configuration(tmp_path, capsys):
+    words = [f"out={tmp_path / 'a'}", *SMALL, "steps=1", "objective=clip", "device=cpu"]
+    with alone_in(tmp_path / "a"):  # as from its first second: nothing is written yet
+        for more in ([], ["lr=0.5"], ["resume=false"]):
+            assert main([*words, *more]) == 2
+            said = capsys.readouterr().err.splitlines()
+            assert len(said) == 1 and said[0].endswith(
+                "a: another levl-pretrain trains in this folder; wait for its end, or choose another out="
+            )
+        assert [p.name for p in (tmp_path / "a").iterdir()] == [".lock"]
+    assert main([*words, "resume=false"]) == 0  # the lock alone leaves a folder empty
+    assert main([*words, "resume=false"]) == 2
 
 
 def test_every_field_is_explained_and_can_be_given_back(tmp_path, capsys):
