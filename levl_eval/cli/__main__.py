@@ -2,6 +2,6 @@
 
 import sys
 
-from levl_eval.cli.app import main
+from levl_eval.cli import main
 
 sys.exit(main())

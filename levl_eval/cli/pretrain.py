@@ -83,12 +83,18 @@ def _wait(launch: Launch, out: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``levl-pretrain``; returns the exit code."""
     from levl_eval.core.command import guard
-    from levl_eval.pretrain.cli import main as pretrain
 
     words = list(sys.argv[1:] if argv is None else argv)
-    if not any(w.partition("=")[0] in ("--launcher", "--slurm", "--detach") for w in words):
+
+    def call() -> int:
+        # Within the guard, as Ctrl-C may come while these modules are still read.
+        from levl_eval.pretrain.cli import main as pretrain
+
+        if any(w.partition("=")[0] in ("--launcher", "--slurm", "--detach") for w in words):
+            return _launched([w for w in words if w != "--debug"])
         return pretrain(words)
-    return guard(lambda: _launched([w for w in words if w != "--debug"]), "--debug" in words, "levl-pretrain")
+
+    return guard(call, "--debug" in words, "levl-pretrain")
 
 
 if __name__ == "__main__":
