@@ -100,12 +100,15 @@ def encoder_of(records: Sequence[Record], word: str) -> Encoder:
         raise UsageError(
             f"--as: no finished record of a backbone {word!r}{did_you_mean(word, names)}; there are {', '.join(names)}"
         )
-    first = _parts(mine[0])
-    differing = sorted({k for r in mine for k, v in _parts(r).items() if v != first[k]})
+    first: dict[str, dict[str, object]] = {}
+    differing: set[str] = {"weights"} if len({r.external for r in mine}) > 1 else set()
+    for r in mine:  # an imported system has a file of predictions for each task, whose hash stands for its weights
+        parts = _parts(r)
+        differing |= {k for k, v in first.setdefault(r.task if r.external else "", parts).items() if v != parts[k]}
     if differing:
         weights = sorted({f"{name}@{r.weights[:8]}" for r in mine})
         choose = f"give one of {', '.join(weights)}" if len(weights) > 1 else "give run directories that hold one of them"
-        raise UsageError(f"--as: several encoders are named {name!r} (other {', '.join(differing)}); {choose}")
+        raise UsageError(f"--as: several encoders are named {name!r} (other {', '.join(sorted(differing))}); {choose}")
     tasks: dict[str, dict[str, dict[int, Record]]] = {}
     for r in mine:
         seeds = tasks.setdefault(r.task, {}).setdefault(r.comparison_hash, {})

@@ -23,8 +23,7 @@ def _moves(config: PretrainConfig, name: str, was: object, now: object) -> bool:
     if was == now or name in {*_FREE, "preset"}:
         return False
     if config.data.startswith(("wds:", "hf:", "lance:")):
-        # The process itself reads as one worker does.
-        return name not in _OF_SCENES and not (name == "workers" and {was, now} == {0, 1})
+        return name not in _OF_SCENES
     return name not in _OF_STREAMS and (config.data == "scenes" or name not in _OF_SCENES)
 
 

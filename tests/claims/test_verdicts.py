@@ -38,6 +38,21 @@ def test_a_verdict_on_imported_predictions_says_so(tmp_path):
     assert j.verdict == "supported" and any("one, two are imported predictions" in c for c in j.caveats)
 
 
+def test_an_imported_system_has_a_file_of_predictions_a_task(tmp_path):
+    for name, skill in (("one", 0.7), ("two", 0.55)):
+        for task in ("gqa", "pope"):
+            write(tmp_path, name, task, answers(skill, own=len(name)), info={"external": True}, weights=digest([name, task]))
+    assert verdict(tmp_path).verdict == "supported"
+    other = tmp_path / "other"
+    write(other, "one", "gqa", answers(0.6, own=9), info={"external": True}, weights=digest("another file"))
+    with pytest.raises(UsageError, match=r"--as: several encoders are named 'one' \(other weights\); give one of one@"):
+        judge([claim()], finished_records([tmp_path, other]), AS)
+    measured = tmp_path / "measured"
+    write(measured, "one", "pope", answers(0.6, own=9), weights=digest("an encoder"))
+    with pytest.raises(UsageError, match=r"several encoders are named 'one' \(other weights\)"):
+        judge([claim()], finished_records([tmp_path, measured]), AS)
+
+
 def test_supported_contradicted_undecided(run):
     folder = run(one=0.7, two=0.55)
     j = verdict(folder)

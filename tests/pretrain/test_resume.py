@@ -99,7 +99,7 @@ def test_a_field_that_an_earlier_version_lacked_is_compared_with_what_that_versi
         ("scenes", ["workers=7", "shuffle_buffer=9", "streaming=true"], "scenes_pool=80"),
         ("csv:a.csv", ["workers=7", "scenes_pool=80", "scenes_captions=long"], "caption_fields=[x]"),
         ("wds:a.tar", ["scenes_pool=80", "captions_per_image=1"], "workers=7"),
-        ("lance:a", ["workers=0"], "shuffle_buffer=9"),
+        ("lance:a", ["scenes_pool=80"], "shuffle_buffer=9"),
     ],
 )
 def test_only_what_moves_the_numbers_is_fixed_on_resume(tmp_path, data, free, fixed):
