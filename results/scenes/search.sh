@@ -3,7 +3,7 @@
 # constant in its loss and one of its heads, at the best rate), judged by a linear probe and zero-shot on scenes of another seed than
 # anything is tested on; LeVLJEPA's predictors with two pretrainings more. Resumes where it was stopped.
 #
-#   results/scenes/search.sh [OUT]        default: runs/search; two cores, one to two hours
+#   results/scenes/search.sh [OUT]        default: runs/search; two cores, two to four hours
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-runs/search}

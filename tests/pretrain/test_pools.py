@@ -165,7 +165,7 @@ def test_a_damaged_pool_is_said_and_made_again(tmp_path, source, capsys, form, h
     words = {"pixels": [], "originals": ["augmentation=standard"], "scenes": ["data=scenes", "scenes_pool=16"]}[form]
     config = _config(source, *words)
     whole = _open(config, tmp_path)
-    (folder,) = (tmp_path / "cache" / "pretrain").glob("*/")
+    (folder,) = (tmp_path / "cache" / "pretrain").glob("*-*/")
     names = sorted(p.name for p in folder.iterdir())
     for name in names:
         harm(folder / name)

@@ -344,7 +344,7 @@ def test_the_advice_of_ctrl_c_holds(more, advice, tmp_path, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     monkeypatch.setenv("LEVL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(Trainer, "__init__", lambda self, config: (tmp_path / "out").mkdir())
+    monkeypatch.setattr(Trainer, "__init__", lambda self, config: None)
     monkeypatch.setattr(Trainer, "run", interrupted)
     assert main(["model=nano", "data=scenes", f"out={tmp_path / 'out'}", *more]) == 130
     assert advice in capsys.readouterr().err
