@@ -57,6 +57,35 @@ def _plain_grid(count: int, backbone: Backbone, images: Tensor) -> tuple[int, in
     )
 
 
+def patch_of(size: int, rows: int, depth: int) -> int:
+    """Pixels a side that one token stands for, of an encoder that has ``rows`` rows of them at ``size`` pixels.
+
+    Plain ViTs (``depth`` above 0) leave what is beyond whole patches. Other encoders may round up: they halve their maps five or six times, so
+    that 8 rows of 240 pixels (EfficientNet-B1) are patches of 32, not of 30. Where several patches give that many rows, the one that most
+    twos divide.
+    """
+
+    def gives(patch: int) -> bool:
+        return size // patch == rows or (not depth and -(-size // patch) == rows)
+
+    for patch in (32, 64):
+        if not depth and gives(patch):
+            return patch
+    if rows <= 1 or size % rows == 0:
+        return max(1, size // max(1, rows))
+    fitting = [p for p in range(size // (rows + 1), -(-size // (rows - 1)) + 1) if p and gives(p)]
+    return max(fitting, key=lambda p: (p & -p, p), default=size // rows)
+
+
+def missing_pixels(images: Tensor, backbone: Backbone) -> tuple[int, int]:
+    """(rows, columns) that images [..., H, W] lack to whole patches; none where they are squares of the encoder's own size."""
+    own, high, wide = backbone.preprocess.size, images.shape[-2], images.shape[-1]
+    if high == wide == own:
+        return 0, 0
+    patch = patch_of(own, backbone.grid[0], backbone.depth)
+    return -high % patch, -wide % patch
+
+
 ClassToken = Literal["pooled", "blocks", ""]
 
 

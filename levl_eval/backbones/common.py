@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from levl_eval.backbones.base import Backbone, Preprocess, Readout, checked_features
+from levl_eval.backbones.base import Backbone, Preprocess, Readout, checked_features, patch_of
 from levl_eval.backbones.timm_layout import ViT
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hub import hub as hub
@@ -66,10 +66,14 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mappi
     return backbone
 
 
-def resized(grid: tuple[int, int], own: int, size: int) -> tuple[int, int]:
-    """The grid of an image of ``size`` pixels, of an encoder with ``grid`` at ``own``: whole patches, where the patch divides ``own``."""
-    rows, columns = (max(1, size * n // own if own % n == 0 else round(size * n / own)) for n in grid)
-    return rows, columns
+def resized(grid: tuple[int, int], own: int, size: int, depth: int) -> tuple[int, int]:
+    """The grid of an image of ``size`` pixels, of an encoder of ``depth`` blocks with ``grid`` at ``own``."""
+
+    def scaled(n: int) -> int:
+        patch = patch_of(own, n, depth)
+        return max(1, size // patch if own // patch == n else -(-size // patch))
+
+    return scaled(grid[0]), scaled(grid[1])
 
 
 def prepare_by(backbone: Backbone, preprocess: Preprocess) -> None:

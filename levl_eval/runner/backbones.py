@@ -184,7 +184,7 @@ class BackboneHandle:
         shapes = TypeAdapter(Shapes).validate_python(f.shapes)
         own = TypeAdapter(Preprocess).validate_python(f.preprocess)
         if own.size != preprocess.size:
-            shapes = replace(shapes, grid=resized(shapes.grid, own.size, preprocess.size))
+            shapes = replace(shapes, grid=resized(shapes.grid, own.size, preprocess.size, shapes.depth))
         known = Known(self.name, self.card.uri, f.weights_sha256, f.code, self.text, f.info, preprocess, shapes)
         return DeferredBackbone(known, self.load, self._precision, self._execution)
 
@@ -212,10 +212,22 @@ class BackboneHandle:
         recorded = self.facts.text
         return {**recorded, "readout": self.card.readout} if recorded and self.card.readout is not None else recorded
 
-    def parts(self) -> dict[str, object]:
-        """The backbone's part of an identity."""
+    def parts(self, engine: str = "") -> dict[str, object]:
+        """The backbone's part of an identity, of a task of ``engine``."""
         f = self.facts
-        return {"name": self.name, "weights": f.weights_sha256, "code": f.code, "preprocess": self.preprocess, "text": self.text}
+        code = {**f.code, **self._patch(engine)}
+        return {"name": self.name, "weights": f.weights_sha256, "code": code, "preprocess": self.preprocess, "text": self.text}
+
+    def _patch(self, engine: str) -> dict[str, str]:
+        """The patch that an engine fits its inputs to, where it was another one (size // rows), or own sizes were padded, until it was told."""
+        from levl_eval.backbones.base import patch_of
+
+        if engine not in ("propagation", "mmseg", "depth-recipe"):
+            return {}
+        b = self.at_hand()
+        size, rows = b.preprocess.size, b.grid[0]
+        patch = patch_of(size, rows, b.depth)
+        return {"patch": str(patch)} if patch != size // rows or (size % patch and engine != "propagation") else {}
 
     def describe(self) -> dict[str, object]:
         """As a record holds it."""

@@ -108,7 +108,7 @@ class Job:
         """Its record with everything but the outcome."""
         card = self.card
         new = Record(
-            backbone=self.backbone.describe(), task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
+            backbone={**self.backbone.describe(), "code": self.identity.backbone["code"]}, task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
             protocol={}, protocol_hash="", data={"source": source, **self.data.notes}, seed=self.seed, environment=environment,
             card=dict(plain(card)), call=call,
         )  # fmt: skip
@@ -358,7 +358,7 @@ def _jobs(plan: Plan) -> list[Job]:
             seeds = list(config.seeds) if config.seeds is not None else list(range(getattr(card, "seeds", 1)))
             for seed in seeds:
                 identity = JobIdentity(
-                    backbone=handle.parts(), task=card.name, engine=card.engine, versions=versions_of(card.engine),
+                    backbone=handle.parts(card.engine), task=card.name, engine=card.engine, versions=versions_of(card.engine),
                     protocol=protocol_of(card), data=facts_of_data.identity, seed=seed, device=plan.device,
                     resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device, plan.precision, plan.config.execution),
                     language_model=language if card.engine in TOGETHER else None, limit=config.limit,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from levl_eval.backbones.base import Backbone, Features
+from levl_eval.backbones.base import Backbone, Features, missing_pixels
 from levl_eval.cards import protocol_of
 from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.core.distributed import cores
@@ -38,7 +38,7 @@ from levl_eval.engines.fit import Resumable, Settings, training_loop
 from levl_eval.engines.floors import mean_map
 from levl_eval.records.identity import cache_key
 
-HEAD = 1  # version of the training: raised when equal inputs would give another head
+HEAD = 2  # version of the training: raised when equal inputs would give another head; 2: patches of encoders that round up
 PLACES = (24, 32)  # rows and columns of the floor's map
 POINTS = 100  # of the loss in a record
 
@@ -47,7 +47,8 @@ POINTS = 100  # of the loss in a record
 class Tokens:
     """The frozen encoder as heads are fed by it: normalised images [B, 3, H, W] -> [B, D, h, w].
 
-    Sides that the patch does not divide are padded with zeros on both ends (the longer part last), as DINOv2 and DINOv3 do.
+    Sides that the patch does not divide are padded with zeros on both ends (the longer part last), as DINOv2 and DINOv3 do. Images of the
+    encoder's own size stay as they are: it may take no other.
     """
 
     backbone: Backbone
@@ -59,8 +60,7 @@ class Tokens:
     def __call__(self, images: Tensor) -> Tensor:
         """Raises LevlError for an encoder that takes no images of this shape."""
         b = self.backbone
-        stride = b.preprocess.size // b.grid[0]
-        high, wide = (-side % stride for side in images.shape[-2:])
+        high, wide = missing_pixels(images, b)
         x = F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
         try:
             with encoding_in(b.precision, x.device):

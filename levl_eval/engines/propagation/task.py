@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from levl_eval.backbones.base import Backbone, Preprocess
+from levl_eval.backbones.base import Backbone, Preprocess, patch_of
 from levl_eval.cards import PropagationCard
 from levl_eval.core.errors import LevlError
 from levl_eval.data.images import fingerprint_contents, fingerprint_of
@@ -54,7 +54,7 @@ class Object:
 def geometry(card: PropagationCard, backbone: Backbone) -> Preprocess:
     """The backbone's normalisation with the task's geometry. Raises LevlError for a multiple that cuts its patches."""
     own = backbone.preprocess
-    patch = max(1, own.size // backbone.grid[0])
+    patch = patch_of(own.size, backbone.grid[0], backbone.depth)
     multiple = card.multiple or patch
     if multiple % patch:
         raise LevlError(

@@ -19,7 +19,7 @@ from mmengine.model import BaseModule  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 
 from levl_eval.backbones import load_backbone  # noqa: E402
-from levl_eval.backbones.base import Backbone  # noqa: E402
+from levl_eval.backbones.base import Backbone, missing_pixels  # noqa: E402
 
 
 @MODELS.register_module()
@@ -53,14 +53,15 @@ class LevlBackbone(BaseModule):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] -> one [B, D, h, w] a layer. H and W beyond a multiple of the patch are padded with zeros."""
+        """[B, 3, H, W] -> one [B, D, h, w] a layer. H and W that are no multiple of the patch are padded with zeros, unless both are the
+        encoder's own size."""
         b = self.encoder
         device = next(b.parameters()).device
         if device != images.device:
             b.to(images.device)
         x = images if self.normalized else b.preprocess.normalize(images.movedim(1, -1))
-        stride = b.preprocess.size // b.grid[0]
-        x = torch.nn.functional.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride))
+        high, wide = missing_pixels(x, b)
+        x = torch.nn.functional.pad(x, (0, wide, 0, high))
         with encoding_in(b.precision, images.device):
             features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
         maps = features.patches.transpose(1, 2).unflatten(2, features.grid)

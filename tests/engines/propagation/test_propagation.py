@@ -139,7 +139,7 @@ def test_inputs_have_dino_s_sides(size, expected):
 
 
 class Fourteen:
-    name, grid, preprocess = "v", (16, 16), Preprocess(size=224)
+    name, grid, preprocess, depth = "v", (16, 16), Preprocess(size=224), 12
 
 
 def test_a_multiple_that_cuts_patches_is_refused():
