@@ -97,7 +97,8 @@ def fill(parts: Sequence[Labelled], most: int | None, sampling: str, seed: int, 
 def nearest(queries: Tensor, memory: Memory, k: int) -> tuple[Tensor, Tensor]:
     """Cosines [Q, k] and places [Q, k] in the memory of the k nearest of queries [Q, D], best first, by matrix products in blocks.
 
-    Exact: every query meets every patch of the memory, in float32; of equal ones the earlier stands first.
+    Exact: every query meets every patch of the memory, in float32. Which of equal ones at the k-th place are kept is torch's choice, and may
+    depend on KEYS.
     """
     query = F.normalize(queries.float(), dim=-1)
     best, place = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long, device=query.device)

@@ -12,8 +12,8 @@ import numpy as np
 
 from levl_eval.cards import MultipleChoiceCard, QuestionCard
 from levl_eval.data.types import Question
-from levl_eval.engines.vlm.options import Likelihoods, by_length, chance, likeliest_right, mean_of
-from levl_eval.engines.vlm.scoring import estimates, mean_name, parts_of_kinds, score, scores_of, together, weights
+from levl_eval.engines.vlm.options import Likelihoods, by_length, chance, likeliest_right, mean_of, means_of_types
+from levl_eval.engines.vlm.scoring import estimates, mean_name, score, scores_of, together, weights
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.metrics.statistics import mean_estimate
 
@@ -100,6 +100,5 @@ def parts_by_likelihood(
     if reads(card) == "texts":
         return {}
     scores = main_scores(card, reading, questions, failed)
-    images = np.array([q.image_id for q in scores.questions])
-    kinds = parts_of_kinds("type", [str(q.meta.get("type") or "") for q in scores.questions], scores.values, images)
+    kinds = means_of_types(scores.values, scores.questions)
     return chance(scores.values, scores.questions, weights(scores.questions)) | kinds

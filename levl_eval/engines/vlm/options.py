@@ -48,6 +48,19 @@ def mean_of(scores: np.ndarray, questions: Sequence[Question]) -> Estimate:
     return macro_mean(scores, splits, images)
 
 
+def means_of_types(scores: np.ndarray, questions: Sequence[Question]) -> dict[str, Estimate]:
+    """``type/NAME`` of each type of questions; ``category/NAME`` where questions count together, each group once, as MMBench reports them."""
+    grouped = any("group" in q.meta for q in questions)
+    types = np.array([str(q.meta.get("type") or "") for q in questions])
+    out = {}
+    for name in sorted(set(types.tolist()) - {""}):
+        rows = np.flatnonzero(types == name)
+        own = [questions[i] for i in rows]
+        mean = mean_of(scores[rows], own) if grouped else mean_estimate(scores[rows], np.array([q.image_id for q in own]))
+        out[f"{'category' if grouped else 'type'}/{name}"] = mean
+    return out
+
+
 def chance_of(questions: Sequence[Question]) -> np.ndarray:
     """[questions] the expected score of letters drawn at random: one over the options, of a group the product of its questions'."""
     each = np.array([1 / q.meta["options"] if "options" in q.meta else 0.0 for q in questions])

@@ -11,7 +11,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.types import Question
 from levl_eval.engines.vlm.boxes import box_estimates, overlap
-from levl_eval.engines.vlm.options import chance, mean_of
+from levl_eval.engines.vlm.options import chance, mean_of, means_of_types
 from levl_eval.metrics.boxes import THRESHOLD
 from levl_eval.metrics.calibration import calibration_of_sums
 from levl_eval.metrics.documents import anls, ocrbench_correct, relaxed_correct
@@ -183,7 +183,7 @@ def lettered_estimates(questions: Sequence[Question], answers: Mapping[str, str]
     unparsed = [float("choices" in q.meta and not chosen_letter(answers.get(q.question_id, ""))) for q in questions]
     out["unparsed"] = mean_estimate(np.array(unparsed), images)
     out |= chance(scores, questions, weights(questions))
-    return out | parts_of_kinds("type", [str(q.meta.get("type") or "") for q in questions], scores, images)
+    return out | means_of_types(scores, questions)
 
 
 def parts_of_labels(name: str, labels: Sequence[Sequence[str]], scores: np.ndarray, images: np.ndarray) -> dict[str, Estimate]:

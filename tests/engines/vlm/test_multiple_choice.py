@@ -19,7 +19,14 @@ from levl_eval.data.multiple_choice import lettered, mmbench_question, realworld
 from levl_eval.data.readers import read_questions
 from levl_eval.data.types import ImageSet, QuestionSet
 from levl_eval.engines.vlm import floors
-from levl_eval.engines.vlm.main_scores import Reading, likelihood_estimates, main_estimate, main_scores, reads
+from levl_eval.engines.vlm.main_scores import (
+    Reading,
+    likelihood_estimates,
+    main_estimate,
+    main_scores,
+    parts_by_likelihood,
+    reads,
+)
 from levl_eval.engines.vlm.options import by_length, chance_of, likeliest_right, with_instruction
 from levl_eval.engines.vlm.scoring import estimates, score, scores_of, weights
 from levl_eval.runner.plan import resolve_tasks
@@ -74,6 +81,20 @@ def test_groups_of_unequal_size_weigh_the_same():
     answers = {"0": "A", "1": "A", "2": "A", "3": "C"}
     assert estimates("letter", questions, answers)["accuracy"].value == 0.5
     assert chance_of(questions).tolist() == [1 / 64] * 3 + [1 / 4]
+
+
+def test_groups_of_unequal_size_weigh_the_same_in_their_category():
+    """MMBench's categories are means over its questions, whatever number of options and so of rows each has."""
+    qs = [question(k, "A", 2, group="g", split="g", type="scene") for k in range(2)]
+    qs += [question(k, "A", 4, group="h", split="h", type="scene") for k in range(2, 6)]
+    qs += [question(6, "B", 2, group="i", split="i", type="ocr"), question(7, "A", 2, group="i", split="i", type="ocr")]
+    found = estimates("letter", qs, {q.question_id: "A" if q.question_id != "1" else "B" for q in qs})
+    assert found["category/scene"].value == 0.5 and found["category/scene"].n == 2  # 4 of 6 rows
+    assert found["category/ocr"].value == 0.0 and not any(k.startswith("type/") for k in found)
+    likely = Reading(options={q.question_id: [0.0, -1.0] if q.question_id != "1" else [-1.0, 0.0] for q in qs})
+    card = MultipleChoiceCard.model_validate({**task_card("mmbench").model_dump(), "main_metric": "option_likelihood_accuracy"})
+    two = [q for q in qs if q.meta["options"] == 2]
+    assert parts_by_likelihood(card, likely, two, ())["category/scene"].value == 0.0
 
 
 def test_the_mean_of_sources():
@@ -419,6 +440,6 @@ def test_a_run_on_the_scenes_measures_letters_and_likelihoods(world, tmp_path, m
         for floor in ("chance", "text_only", "blank_image"):
             assert r.metrics[f"floor_{floor}"].value + r.metrics[f"gain_over_{floor}"].value == pytest.approx(value.value)
         assert r.metrics["floor_text_only"].value > 0.2
-        kinds = [e for k, e in r.metrics.items() if k.startswith("type/")]
+        kinds = [e for k, e in r.metrics.items() if k.startswith("category/" if r.task == "mmbench" else "type/")]
         assert kinds and max(e.value for e in kinds) >= value.value >= min(e.value for e in kinds)
     assert "question_accuracy" in records[1].metrics
