@@ -55,7 +55,7 @@ def means_of_types(scores: np.ndarray, questions: Sequence[Question]) -> dict[st
     out = {}
     for name in sorted(set(types.tolist()) - {""}):
         rows = np.flatnonzero(types == name)
-        own = [questions[i] for i in rows]
+        own = [questions[int(i)] for i in rows]
         mean = mean_of(scores[rows], own) if grouped else mean_estimate(scores[rows], np.array([q.image_id for q in own]))
         out[f"{'category' if grouped else 'type'}/{name}"] = mean
     return out
