@@ -3,8 +3,8 @@
 orientation  "exif": turned as the EXIF tag says (what viewers and browsers show); "stored": the pixels as they lie in the file.
 background   what shows through transparent pixels: "white", "black", or "dropped", the stored colours without their alpha
              (Pillow's convert("RGB"), which many published evaluations use).
-depth        16 bits a channel are scaled by the mode's range (65535 is white); floats from 0 to 1 by theirs; other floats and 32-bit
-             integers have no agreed white and are refused, never clipped.
+depth        16 bits a channel are scaled by the mode's range (65535 is white), a TIFF's 12 by theirs (4095), floats from 0 to 1 by
+             theirs; other floats, 32-bit and signed integers have no agreed white and are refused, never clipped.
 max_pixels   images above Pillow's limit (178,956,970 pixels, against decompression bombs) are refused unless a card allows more.
 animated     the first frame. Colour profiles are left as they are: no conversion to sRGB.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112  # EXIF tag
 _PHOTOMETRIC = 262  # TIFF tag: 0 says that 0 is white
+_BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # TIFF tags, and what the second says of signed integers
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _CONVERTED = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
 # Formats whose opened image may be handed on once its file is closed; not where it is turned, as Pillow keeps that tag beside the pixels.
@@ -50,6 +51,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _BACK = {**_TURNS, 6: _TURNS[8], 8: _TURNS[6]}  # what undoes each of them
+_CLEAR: dict[str, Callable[[int], int]] = {"L;2": lambda v: v * 85, "L;4": lambda v: v * 17, "RGB;16B": lambda v: v >> 8}
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
@@ -187,10 +189,11 @@ def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image
         stored = image.format
         # Pillow turns a TIFF itself when it is loaded, and takes the tag away.
         by_pillow = orientation(image) if stored == "TIFF" else 0
+        packed = _packed_as(image)
         image.load()
         turned = orientation(image)
         turn = _TURNS.get(turned) if rules.orientation == "exif" else _BACK.get(by_pillow) if not turned else None
-        out = _eight_bits(image, stored, what)
+        out = _with_clear(_eight_bits(image, stored, what, packed), packed)
         transparent = out.mode in _ALPHA or "transparency" in out.info
         if transparent and rules.background != "dropped":
             rgba = out.convert("RGBA")
@@ -236,14 +239,38 @@ def crop_within(image: Image.Image, box: tuple[int, int, int, int], what: str) -
     return image.crop(box)
 
 
-def _eight_bits(image: Image.Image, stored: str | None, what: str) -> Image.Image:
+def _packed_as(image: Image.Image) -> str:
+    """Pillow's raw mode of an image that is not yet loaded: how its samples lie in the file. "" where that is not known."""
+    tiles = getattr(image, "tile", None)
+    form = tiles[0][3] if tiles else ""
+    form = form[0] if isinstance(form, tuple) and form else form
+    return form if isinstance(form, str) else ""
+
+
+def _with_clear(image: Image.Image, packed: str) -> Image.Image:
+    """The image with its one transparent value on the scale of its pixels: of 2, 4 and 16 bits a channel, Pillow scales the pixels alone."""
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or packed not in _CLEAR or not isinstance(clear, (int, tuple)):
+        return image
+    out, scale = image.copy(), _CLEAR[packed]
+    out.info["transparency"] = scale(clear) if isinstance(clear, int) else tuple(map(scale, clear))
+    return out
+
+
+def _eight_bits(image: Image.Image, stored: str | None, what: str, packed: str) -> Image.Image:
     """An image of 8 bits a channel. Raises LevlError for modes without an agreed range."""
     mode = image.mode
+    tags = getattr(image, "tag_v2", {}) if stored == "TIFF" else {}
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and min(tags.get(_BITS, (32,))) < 32:
+        raise LevlError(f"{what}: an image of signed integers, which has no agreed white; store it with 8 or 16 bits, unsigned")
+    if mode == "La":  # which Pillow turns to RGBA only by way of LA
+        return image.convert("LA")
     if mode in _CONVERTED:
         return image
     if mode in _SIXTEEN or (mode == "I" and stored in _SIXTEEN_AS_I):
+        white = 4095 if packed == "I;12" else 65535  # Pillow leaves 12 bits of a TIFF as they are
         values = np.asarray(image).astype(np.float64)
-        grey = Image.fromarray(np.round(np.clip(values, 0, 65535) / 257).astype(np.uint8))
+        grey = Image.fromarray(np.round(np.clip(values, 0, white) * (255 / white)).astype(np.uint8))
         clear = image.info.get("transparency")  # the one value that is transparent, of 16 bits as they are
         return (
             Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,58 @@ def test_a_range_that_nobody_agreed_on_is_refused(image, kind, words, tmp_path):
     with pytest.raises(LevlError, match=rf"a\.tif: .*{words}.*; store it"):
         open_rgb(tmp_path / "a.tif")
     assert opened(Raw("a", encoded(image, kind), ["x"])) == (None, "image that cannot be decoded")  # counted as broken
+
+
+def png(bits: int, colour: int, samples: bytes, clear: tuple[int, ...]) -> bytes:
+    """A PNG of one line, two pixels wide, one value of which is transparent."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)), (b"tRNS", struct.pack(f">{len(clear)}H", *clear))]
+    parts += [(b"IDAT", zlib.compress(b"\0" + samples)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+def tiff(bits: int, samples: bytes, width: int, *more: tuple[int, int]) -> bytes:
+    """A grey TIFF of one uncompressed line."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(samples), **dict(more)}
+    entries = b"".join(struct.pack("<HHIHxx", tag, 3, 1, value) for tag, value in sorted(tags.items()))
+    at = struct.pack("<I", 8 + len(samples))
+    return b"II*\0" + at + samples + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (png(2, 0, bytes([0b0001_0000]), (1,)), 0),
+        (png(4, 0, bytes([0x05]), (5,)), 0),
+        (png(8, 0, bytes([0, 5]), (5,)), 0),
+        (png(16, 0, struct.pack(">2H", 257, 40_000), (40_000,)), 1),
+        (png(16, 2, struct.pack(">6H", 257, 257, 257, 40_000, 50_000, 60_000), (40_000, 50_000, 60_000)), 1),
+    ],
+    ids=["2 bits", "4 bits", "8 bits", "16 bits", "16 bits of RGB"],
+)
+def test_the_one_transparent_value_is_of_the_depth_of_its_pixels(content, seen):
+    """Pillow scales the pixels of 2, 4 and 16 bits, and leaves the value that is transparent."""
+    assert list(grey(decode_rgb(content, "x"))[0]) == [seen, 255]
+    assert list(grey(decode_rgb(content, "x", Rules(background="black")))[0]) == [seen, 0]
+
+
+def test_twelve_bits_of_a_tiff_are_scaled_by_theirs(tmp_path):
+    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in [(0, 1000), (2047, 4095)])
+    assert list(grey(decode_rgb(tiff(12, packed, 4), "x"))[0]) == [0, 62, 127, 255]
+    (tmp_path / "a.tif").write_bytes(tiff(12, packed, 4))
+    assert list(grey(to_rgb(Image.open(tmp_path / "a.tif")))[0]) == [0, 62, 127, 255]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_integers_have_no_white(bits):
+    with pytest.raises(LevlError, match=r"x: an image of signed integers.*; store it"):
+        decode_rgb(tiff(bits, bytes([1, 200, 3, 100]), 32 // bits, (339, 2)), "x")
+
+
+def test_premultiplied_grey_is_read():
+    la = Image.new("LA", (2, 2), (100, 255)).convert("La")
+    assert (np.asarray(to_rgb(la)) == 100).all()
 
 
 def test_colours_transparency_and_frames(tmp_path):
