@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Opened: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
+FIRST = 64  # rows of a stream whose contents are its identity
+
+
 @dataclass
 class Hub(Source):
     """A data set of the `datasets` library, map-style or streaming, from the hub, its cache, or a directory of save_to_disk."""
@@ -105,10 +108,13 @@ class Hub(Source):
         return None if self.streaming else len(self.open())
 
     def identity(self) -> str:
-        if self.streaming:
-            return ""
+        """Of a stream its beginning, its number of files and what it states of its rows: behind the first :data:`FIRST` rows nothing is looked at."""
         data = self.open()
-        return content_of(len(data), (self._raw("", data[i]) for i in spread_rows(len(data))))
+        if not self.streaming:
+            return content_of(len(data), (self._raw("", data[i]) for i in spread_rows(len(data))))
+        stated = (data.info.splits or {}).get(self.split or "train")
+        rows = content_of(FIRST, (self._raw("", row) for row in data.take(FIRST)))
+        return f"{data.num_shards} files, {stated.num_examples if stated else None} rows, {rows}"
 
     def _raw(self, name: str, row: Mapping[str, object]) -> Raw:
         captions = first_texts(row, self.fields, self.strip)

@@ -228,6 +228,26 @@ def test_hub_data_map_style_and_streaming(folder, tmp_path, streaming):
     last.close()
 
 
+@pytest.mark.slow
+@pytest.mark.hub
+def test_a_stream_is_resumed_with_the_data_it_began_with(folder, tmp_path):
+    import datasets
+
+    saved = datasets.load_from_disk(str(folder))
+    states = []
+    for name, rows in (("a", saved), ("b", saved.select(range(23, -1, -1))), ("c", saved)):
+        rows.to_parquet(str(tmp_path / name / "train.parquet"))
+        feed = StreamFeed(_config(f"hf:{tmp_path / name}", "streaming=true"), (0, 1))
+        feed.start(_tok(), 0)
+        states.append(feed.state())
+        if name == "b":  # other rows under the same name
+            with pytest.raises(UsageError, match="is not what this run began with"):
+                feed.start(_tok(), 1, states[0])
+        feed.start(_tok(), 1, {**states[0], "source": ""})  # an earlier version's
+        feed.close()
+    assert states[0]["source"] == states[2]["source"] and "1 files, " in states[0]["source"]
+
+
 def _tok():
     from levl_eval.models.tokenizer import train
 
