@@ -123,8 +123,14 @@ ALWAYS: dict[str, tuple[str, ...]] = {"incontext": ("memory_size",)}
 def marks(rows: Sequence[Record]) -> list[str]:
     """For rows of one task, given by one record each, what distinguishes each: ``(epochs=5, limit=60)``; '' for a single row.
 
-    What ALWAYS lists stands in the mark of an only row too.
+    What ALWAYS lists stands in the mark of an only row too. Rows of imported predictions say that they are: they have no training set and next
+    to no protocol, in which measured rows differ from them alone.
     """
+    imported = [comparison_fields(r).get("external") is True for r in rows]
+    if any(imported) and not all(imported):
+        parts = {kind: iter(marks([r for r, i in zip(rows, imported, strict=True) if i is kind])) for kind in (True, False)}
+        each = [next(parts[i]) for i in imported]
+        return [m if not i else f"(imported, {m[1:]}" if m else "(imported)" for m, i in zip(each, imported, strict=True)]
     always = ALWAYS.get(rows[0].engine, ()) if rows else ()
     if len(rows) < 2 and not always:
         return [""] * len(rows)

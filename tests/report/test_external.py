@@ -95,3 +95,15 @@ def test_a_gain_over_fewer_seeds_than_its_values_is_told(tmp_path):
     assert told == ["linear: the gain of good over random is of seeds 1, 2, which both have; each value is of all its own"]
     whole = fill(tmp_path / "whole", names=("good", "random"), tasks=("linear",), seeds=(0, 1))
     assert not Results.read([whole]).notes()
+
+
+def test_a_mark_says_that_a_row_was_imported_and_not_what_an_import_has_none_of(mixed):
+    def marks() -> list[str]:
+        return [row.mark for row in Results.read([mixed]).rows if row.task == "linear"]
+
+    assert marks() == ["", "(imported)"]
+    fill(mixed, names=("good",), tasks=("linear",), seeds=(0,), limit=2, protocol={"lr": 0.5}, protocol_hash="f" * 64)
+    of_ours = [m for m in marks() if m != "(imported)"]
+    assert len(of_ours) == 2 and not any("external" in m or "scored by" in m for m in of_ours)
+    write_record(mixed, external("other", "linear", "cc", data={"fingerprint": "of fewer", "counts": {"images": 3}}), SAMPLES)
+    assert sorted(m[: len("(imported, data.test=")] for m in marks() if m not in of_ours) == ["(imported, data.test="] * 2
