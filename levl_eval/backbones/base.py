@@ -106,7 +106,9 @@ def checked_features(output: object, images: Tensor) -> Features:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise LevlError(f"encode: `{name}` is no tensor of floats; expected {shape}")
         if value.ndim != shape.count(",") + 1 or len(value) != batch:
-            raise LevlError(f"encode: `{name}` has shape {list(value.shape)} for {batch} image; expected {shape}")
+            raise LevlError(
+                f"encode: `{name}` has shape {list(value.shape)} for {batch} image{'s' * (batch != 1)}; expected {shape}"
+            )
     rows, columns = output.grid
     if rows * columns != output.patches.shape[1]:
         raise LevlError(

@@ -59,7 +59,8 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mappi
         raise
     except LevlError as e:  # the loader does not know the name the user gave
         raise UsageError(f"{uri}: {e}") from None
-    backbone.dim, backbone.patch_dim, backbone.grid = probe.pooled.shape[-1], probe.patches.shape[-1], probe.grid
+    backbone.dim, backbone.patch_dim = probe.pooled.shape[-1], probe.patches.shape[-1]
+    backbone.grid = (int(probe.grid[0]), int(probe.grid[1]))
     # What a record says of its architecture: a gain's reference is the random twin of the same one (report/reference.py).
     shape = {"dim": backbone.dim, "patch_dim": backbone.patch_dim, "grid": list(backbone.grid), "depth": backbone.depth}
     backbone.info = {**backbone.info, "architecture": shape}

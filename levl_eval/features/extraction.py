@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -71,8 +71,8 @@ class Joined(NamedTuple):
     blocks: dict[str, Blocks]
 
 
-def cast(features: Features, names: Sequence[str], dtype: np.dtype, what: str) -> Cast:
-    """Features of a batch as they are stored. names: which of ARRAYS. dtype: of tokens. what: begins messages, with %s for the name.
+def cast(features: Features, names: Sequence[str], dtype: np.dtype, backbone: str, ids: Sequence[str]) -> Cast:
+    """Features of a batch as they are stored, in memory of their own. names: which of ARRAYS. dtype: of tokens. backbone, ids: for messages.
 
     Raises Overflow where ``dtype`` cannot hold a value, LevlError for what is not finite.
     """
@@ -81,14 +81,20 @@ def cast(features: Features, names: Sequence[str], dtype: np.dtype, what: str) -
         values = features.patches.float().mean(-2) if name == "mean" else getattr(features, name).float()
         array: np.ndarray = values.cpu().numpy()
         if not np.isfinite(array).all():
-            raise LevlError(f"{what % name} are not finite; the weights are broken")
+            broken = ~np.isfinite(array).reshape(len(array), -1).all(1)
+            few = "" if broken.all() else f" or overflow on this image, as {(~broken).sum()} of its batch are finite"
+            raise LevlError(
+                f"{backbone}: {name} features of image {ids[int(broken.argmax())]} are not finite; the weights are broken{few}"
+            )
         if name == "patches":
             with np.errstate(over="ignore"):
                 array = array.astype(dtype)
             if not np.isfinite(array).all():
                 raise Overflow
+        else:  # an encoder may fill the same memory again while this waits to be written
+            array = array.copy()
         out[name] = array
-    return Cast(out, features.grid)
+    return Cast(out, (int(features.grid[0]), int(features.grid[1])))
 
 
 @dataclass
@@ -108,6 +114,7 @@ class Extraction:
     bytes_each: int  # about, of an image's features
     progress: Progress
     rows: int = field(init=False, default=0)
+    _shapes: dict[str, tuple[int, ...]] | None = field(init=False, default=None)  # of an image's features, in the first batch
 
     def fill(self) -> None:
         """Until no chunk is missing: those nobody is at first, then those that others were at and may have left undone.
@@ -170,7 +177,7 @@ class Extraction:
                     return None
                 if any(chunk[a].shape != (stop - start, *last[a].shape[1:]) for a in self.arrays):
                     self._file(c).unlink(missing_ok=True)
-                    return None
+                    raise LevlError(self._unequal(start, *({a: x[a].shape[1:] for a in self.arrays} for x in (chunk, last))))
                 sums = {}
                 for a, handle in handles.items():
                     rows = np.ascontiguousarray(chunk[a]).reshape(-1).view(np.uint8).data
@@ -184,6 +191,10 @@ class Extraction:
         sums_of_all = [json.loads(self._sum(c).read_text(encoding="utf-8")) for c in range(self.chunks)]
         blocks = {a: Blocks(self.rows, tuple(str(s[a]) for s in sums_of_all)) for a in self.arrays}
         return Joined(out, (int(last["grid"][0]), int(last["grid"][1])), blocks)
+
+    def _unequal(self, row: int, one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]]) -> str:
+        shapes = " and ".join(", ".join(f"{name} {list(s)}" for name, s in x.items()) for x in (one, other))
+        return f"{self.name}: features of image {self.images.ids[row]} have another shape than others ({shapes}); an encoder gives all images the same"
 
     def _sum(self, chunk: int) -> Path:
         return self.folder / "sums" / f"{chunk:06d}"
@@ -339,8 +350,13 @@ class Extraction:
                     writing.result()
 
     def _cast(self, features: Features, row: int, dtype: np.dtype) -> Cast:
-        """As they are stored. Raises Overflow, and LevlError for what is not finite."""
-        return cast(features, self.arrays, dtype, f"{self.name}: %s features of image {self.images.ids[row]}")
+        """As they are stored. Raises Overflow, and LevlError for what is not finite or of another shape than the first batch."""
+        out = cast(features, self.arrays, dtype, self.name, self.images.ids[row : row + len(features.pooled)])
+        shapes = {"grid": out.grid, **{a: out.arrays[a].shape[1:] for a in self.arrays}}
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise LevlError(self._unequal(row, shapes, self._shapes))
+        return out
 
     def _write(self, chunk: int, parts: list[Cast], dtype: np.dtype, lock: ExitStack | None) -> None:
         """A chunk into its file; then others may see that it is there."""

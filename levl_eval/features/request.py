@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from levl_eval.backbones.base import Backbone, Features, Preprocess
+from levl_eval.backbones.base import Backbone, Features, Preprocess, checked_features, patch_of
 from levl_eval.core.errors import LevlError
 from levl_eval.core.hashing import digest
 from levl_eval.core.precision import encoding_in
@@ -55,21 +55,36 @@ class Encoder:
         x = images if self.views is None else self.views.cut(images).flatten(0, 1)
         with encoding_in(b.precision, images.device):  # what the store's key says, whoever hands the backbone over
             features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        self._check(features, x)
         if self.views is None:
             return features
         shape = (len(images), len(self.views.boxes))
         return Features(features.pooled.unflatten(0, shape), features.patches.unflatten(0, shape), features.grid)
 
+    def _check(self, features: Features, images: torch.Tensor) -> None:
+        """Raises LevlError for what is no features of so many images, or of another width than at loading."""
+        b = self.backbone
+        try:
+            checked_features(features, images)
+        except LevlError as e:
+            raise LevlError(f"{b.name}: {e}") from e
+        width, own = (features.pooled.shape[-1], features.patches.shape[-1]), (b.dim, b.patch_dim)
+        if self.layers is None and width != own:
+            raise LevlError(
+                f"{b.name}: encode: pooled features and patch tokens of {len(images)} images are {width[0]} and {width[1]} wide, "
+                f"those of one were {own[0]} and {own[1]} when it was loaded"
+            )
+
 
 def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
     """Raises LevlError in one line where the encoder cannot take images of ``size`` pixels, or would ignore part of them."""
-    own, grid = backbone.preprocess.size, backbone.grid
+    own = backbone.preprocess.size
     if size == own:
         return
-    stride = own // grid[0]
-    if own % grid[0] == 0 and size % stride:
-        fits = max(1, round(size / stride)) * stride
-        raise LevlError(f"{backbone.name}: field `size`: {size} is no multiple of its patch size {stride}; take {fits}")
+    patch = patch_of(own, backbone.grid[0], backbone.depth)
+    if own % patch == 0 and size % patch:
+        fits = max(1, round(size / patch)) * patch
+        raise LevlError(f"{backbone.name}: field `size`: {size} is no multiple of its patch size {patch}; take {fits}")
     try:
         with torch.inference_mode():
             features = backbone.encode(torch.zeros(1, 3, size, size, device=device))
@@ -147,18 +162,20 @@ def streamed_tokens(request: Request) -> StreamedArray:
 
     @torch.inference_mode()
     def encode(rows: np.ndarray) -> np.ndarray:
-        out = []
+        out: list[np.ndarray] = []
         size = request.batch_size
         batches = [Batch(int(rows[i]), [ids[r] for r in rows[i : i + size].tolist()]) for i in range(0, len(rows), size)]
         workers = worker_count(len(rows), size, request.preprocess.size)
-        for first, pixels in pixels_of(request.images, request.preprocess, batches, request.device, workers):
-            what = f"{request.backbone.name}: %s features of image {ids[first]}"
+        for _, pixels in pixels_of(request.images, request.preprocess, batches, request.device, workers):
+            at = sum(len(a) for a in out)
+            named = [ids[r] for r in rows[at : at + len(pixels)].tolist()]
             try:
                 features = encoder(to_device(pixels, request.preprocess, request.device))
-                out.append(cast(features, ("patches",), dtype, what).arrays["patches"])
+                out.append(cast(features, ("patches",), dtype, request.backbone.name, named).arrays["patches"])
             except Overflow:
                 raise LevlError(
-                    f"{what % 'patches'} are beyond half precision; set the card's `token_dtype` to float32"
+                    f"{request.backbone.name}: patches features of image {named[0]}, or of others in its batch, are beyond half precision; "
+                    "set the card's `token_dtype` to float32"
                 ) from None
         return np.concatenate(out) if out else np.zeros((0, *shape[1:]), dtype)
 
