@@ -60,21 +60,16 @@ def _plain_grid(count: int, backbone: Backbone, images: Tensor) -> tuple[int, in
 def patch_of(size: int, rows: int, depth: int) -> int:
     """Pixels a side that one token stands for, of an encoder that has ``rows`` rows of them at ``size`` pixels.
 
-    Plain ViTs (``depth`` above 0) leave what is beyond whole patches. Other encoders may round up: they halve their maps five or six times, so
-    that 8 rows of 240 pixels (EfficientNet-B1) are patches of 32, not of 30. Where several patches give that many rows, the one that most
-    twos divide.
+    Plain ViTs (``depth`` above 0) leave what is beyond whole patches. Other encoders may round up: those that halve their maps five or six
+    times are known by it, 8 rows of 240 pixels (EfficientNet-B1) being patches of 32, not of 30. Where several patches leave that many rows,
+    the one that most twos divide.
     """
-
-    def gives(patch: int) -> bool:
-        return size // patch == rows or (not depth and -(-size // patch) == rows)
-
     for patch in (32, 64):
-        if not depth and gives(patch):
+        if not depth and rows in (size // patch, -(-size // patch)):
             return patch
-    if rows <= 1 or size % rows == 0:
+    if rows < 1 or size % rows == 0:
         return max(1, size // max(1, rows))
-    fitting = [p for p in range(size // (rows + 1), -(-size // (rows - 1)) + 1) if p and gives(p)]
-    return max(fitting, key=lambda p: (p & -p, p), default=size // rows)
+    return max(range(size // (rows + 1) + 1, size // rows + 1), key=lambda p: (p & -p, p), default=max(1, size // rows))
 
 
 def missing_pixels(images: Tensor, backbone: Backbone) -> tuple[int, int]:
