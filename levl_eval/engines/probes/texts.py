@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from levl_eval.backbones.base import Backbone
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import names_of
 from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.core.progress import Progress
@@ -20,6 +21,7 @@ from levl_eval.features.stored import Rows
 from levl_eval.records.identity import cache_key
 
 BATCH = 256  # texts encoded at once
+_LENGTH = 0.01  # how far from 1 an embedding's length may be: half precision moves it by a thousandth
 TEXTS = 1  # version of how they are encoded
 
 
@@ -36,6 +38,26 @@ def _kept(path: Path, count: int) -> dict[str, Tensor]:
         raise Damaged(f"{path}: does not hold embeddings of {count} texts")
     mark_used(path)
     return {k: torch.from_numpy(v) for k, v in out.items()}
+
+
+def checked_embeddings(found: Mapping[str, Tensor], count: int, what: str) -> dict[str, Tensor]:
+    """float32 on the CPU: what a backbone gave for ``count`` texts or images, by the embedding's name. what: begins messages.
+
+    Raises LevlError for another number of them, for what is not finite, and for lengths other than 1 (or 0, of nothing seen or said).
+    """
+    out = {k: v.detach().float().cpu().clone() for k, v in found.items()}  # it may give them in the same memory each time
+    for name, values in out.items():
+        if values.ndim != 2 or len(values) != count:
+            raise LevlError(f"{what} give {name!r} of shape {list(values.shape)} for {count} of them; expected [{count}, E]")
+        lengths = values.norm(dim=1)
+        if not lengths.isfinite().all():
+            raise LevlError(f"{what} give {name!r} that is not finite for number {int((~lengths.isfinite()).int().argmax())}")
+        odd = ((lengths - 1).abs() > _LENGTH) & (lengths > 0)
+        if odd.any():
+            raise LevlError(
+                f"{what} give {name!r} of length {float(lengths[odd][0]):.4g}; divide it by that, as cosines are compared"
+            )
+    return out
 
 
 @torch.inference_mode()
@@ -55,7 +77,8 @@ def text_embeddings(
     with progress.stage(f"texts of {backbone.name}", len(distinct), "text") as bar:
         for i in range(0, len(distinct), BATCH):
             chunk = distinct[i : i + BATCH]
-            parts.append({k: v.float().cpu() for k, v in backbone.text_embeddings(chunk).items()})
+            made = backbone.text_embeddings(chunk)
+            parts.append(checked_embeddings(made, len(chunk), f"{backbone.name}: text_embeddings of {len(chunk)} texts"))
             bar.advance(len(chunk))
     out = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
     if path is not None:
@@ -134,8 +157,9 @@ def class_embeddings(backbone: Backbone, names: list[str], templates: list[str],
 @torch.inference_mode()
 def image_embeddings(backbone: Backbone, pooled: Rows, device: torch.device) -> dict[str, Tensor]:
     """[N, E] on the CPU by name, from stored pooled features."""
-    parts = [
-        backbone.image_embeddings(torch.from_numpy(np.array(pooled[i : i + 4096], np.float32)).to(device))
-        for i in range(0, len(pooled), 4096)
-    ]
-    return {k: torch.cat([p[k].float().cpu() for p in parts]) for k in parts[0]}
+    parts = []
+    for i in range(0, len(pooled), 4096):
+        block = torch.from_numpy(np.array(pooled[i : i + 4096], np.float32))
+        made = backbone.image_embeddings(block.to(device))
+        parts.append(checked_embeddings(made, len(block), f"{backbone.name}: image_embeddings of {len(block)} images"))
+    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}

@@ -58,7 +58,7 @@ class Knows(Backbone):
         return {"embedding": pooled}
 
     def text_embeddings(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        return {"embedding": torch.stack([self.of_text[t] for t in texts])}
+        return {"embedding": torch.nn.functional.normalize(torch.stack([self.of_text[t] for t in texts]), dim=-1)}
 
 
 def blank(path, colour=0):
