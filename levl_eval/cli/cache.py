@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from levl_eval.cli.options import Commands
 from levl_eval.core.errors import UsageError
 from levl_eval.core.terminal import print_rows
-from levl_eval.core.text import size_text
+from levl_eval.core.text import printable, size_text
 from levl_eval.runner.options import size_of
 
 if TYPE_CHECKING:
@@ -42,12 +43,17 @@ def run(args: argparse.Namespace) -> int:
     cache = default_cache()
     if (args.limit is not None) != (args.what == "prune"):
         raise UsageError("levl-eval cache prune --limit SIZE: the limit is for `prune`, and `prune` needs it")
+    entries = caches.listed(cache, args.kind)
+    hidden = caches.unreadable(cache, args.kind)
+    for folder in hidden:
+        print(printable(f"{folder}: passed over: this user may not read it (Permission denied)"), file=sys.stderr)
     if args.what == "ls":
-        return _ls(caches.listed(cache, args.kind), args.json, cache)
+        return _ls(entries, args.json, cache)
     if args.what == "verify":
         broken = caches.verify(cache, args.kind)
-        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, f"{len(broken)} broken"]))
-        return 1 if broken else 0
+        count = f"{len(broken)} broken" + (f", {len(hidden)} folders not read" if hidden else "")
+        print(json.dumps({"broken": broken}, indent=1) if args.json else "\n".join([*broken, count]))
+        return 1 if broken or hidden else 0
     removed, left = caches.prune(cache, args.limit, args.kind) if args.what == "prune" else caches.clear(cache, args.kind)
     if args.json:
         total = sum(e.bytes for e in removed)
@@ -77,6 +83,8 @@ def _ls(entries: Sequence[Entry], as_json: bool, cache: Path) -> int:
     rows: list[list[str]] = []
     for e, s in zip(entries, described, strict=True):
         what = f"{s['backbone']}, {s['array']}, {s['images']:,} images of {s['source']}" if s is not None and s["whole"] else ""
+        if e.whole and e.kind == "features" and not (s and s["backbone"]):
+            what = "its description cannot be read; `levl-eval cache verify` says why"
         rows.append([*_row(e)[:-1], what or ("" if e.whole else "unfinished; the run that makes it resumes from here")])
     print_rows(rows)
     print(f"{_sum_of(entries)} in {cache}")

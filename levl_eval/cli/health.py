@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from levl_eval.backbones import load_backbone
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.device import pick_device
-    from levl_eval.core.files import atomic_write
+    from levl_eval.core.files import atomic_write, check_writable
     from levl_eval.core.paths import default_cache
     from levl_eval.core.progress import Progress
     from levl_eval.data.leakage import content_hashes
@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
     cache, device, progress = default_cache(), pick_device(args.device), Progress(quiet=args.json)
     cards = [backbone_card(b.strip()) for b in args.backbone.split(",") if b.strip()]
+    if args.out:
+        check_writable(args.out)
     images = image_set_read(args, cache)
     content = content_hashes(images, cache, progress)
     store = FeatureStore(cache / "features")

@@ -39,9 +39,11 @@ _SHORT = ("requested and", "No space left on device", "File too large", "enforce
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on a clean exit it is fsynced and renamed to ``path``, else removed.
 
-    Raises UsageError where the folder cannot be written, LevlError where the disk is full.
+    Raises UsageError where the folder cannot be written or ``path`` is a folder itself, LevlError where the disk is full.
     """
     target = Path(path)
+    if os.path.isdir(target):
+        raise UsageError(f"{target}: is a folder; name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -62,6 +64,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises UsageError as :func:`atomic_path` would: for what a command writes at its end, before it computes anything."""
+    with contextlib.suppress(_Tried), atomic_path(path):
+        raise _Tried
+
+
+class _Tried(Exception):
+    """Ends an attempt to write."""
 
 
 @contextlib.contextmanager

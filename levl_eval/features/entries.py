@@ -17,6 +17,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from levl_eval.core.errors import LevlError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.hashing import digest
 from levl_eval.core.json_types import JsonObject
@@ -68,7 +69,7 @@ class Entry:
 def open_entry(folder: Path, key: str) -> Entry:
     """An entry whose description is whole and whose file has the shape it says; its rows are verified when they are read.
 
-    Raises ValueError with what is wrong.
+    Raises ValueError with what is wrong, LevlError where this user may not read it: it is another's, and whole as far as is known.
     """
     try:
         meta: Meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -85,10 +86,26 @@ def open_entry(folder: Path, key: str) -> Entry:
         if meta["array"] == "patches" and rows * columns != array.shape[-2]:  # of versions that guessed grids of several layers
             raise ValueError(f"its {array.shape[-2]} patch tokens do not form its grid {rows} x {columns}")
         return Entry(array, (rows, columns))
+    except PermissionError as e:
+        raise _not_ours(folder) from e
     except (OSError, KeyError, TypeError, AttributeError, EOFError, RecursionError, IndexError) as e:
         raise ValueError(f"incomplete or damaged ({type(e).__name__})") from e
     except json.JSONDecodeError as e:
         raise ValueError("meta.json is no JSON") from e
+
+
+def there(folder: Path) -> bool:
+    """Whether an entry is there. Raises LevlError where this user may not look."""
+    try:
+        return folder.exists()
+    except PermissionError as e:
+        raise _not_ours(folder) from e
+
+
+def _not_ours(folder: Path) -> LevlError:
+    return LevlError(
+        f"{folder}: this user may not read these features (Permission denied); ask their owner for it, or set LEVL_CACHE to a folder of your own"
+    )
 
 
 def write_entry(work: Path, target: Path, file: Path, meta: Meta) -> None:
@@ -126,6 +143,8 @@ def damage(folder: Path) -> str:
         return open_entry(folder, folder.name).array.damaged()
     except ValueError as e:
         return str(e)
+    except LevlError as e:
+        return str(e).removeprefix(f"{folder}: ")
     except OSError as e:
         return f"cannot be read ({type(e).__name__})"
 

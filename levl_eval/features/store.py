@@ -146,7 +146,7 @@ class FeatureStore:
         streamed: dict[str, StreamedArray] = {}
         if not hit:
             check_size(backbone, how.views.side if how.views else request.preprocess.size, request.device)
-            later = [a for a in also if not self._path(request.key(a)).exists()]
+            later = [a for a in also if not entries.there(self._path(request.key(a)))]
             stored, streamed = self._made(request, arrays, stored, later, progress)
         grid = next((e.grid for e in stored.values()), None) or first_features(request).grid
         every: dict[str, Rows] = {a: streamed[a] if a in streamed else stored[a].array for a in arrays}
@@ -158,7 +158,7 @@ class FeatureStore:
         for array in arrays:
             key = request.key(array)
             path = self._path(key)
-            if not path.exists():
+            if not entries.there(path):
                 continue
             with locked(self.folder / "locks" / key):
                 try:
@@ -228,14 +228,14 @@ class FeatureStore:
         each = sum(request.bytes_of(a) for a in make) // max(1, len(request.images))
         paths = [self._path(request.key(a)) for a in make]
         parts = Extraction(
-            self.folder / PARTS / key, lambda: all(p.exists() for p in paths), request.backbone.name, request.encoder, request.images,
+            self.folder / PARTS / key, lambda: all(map(entries.there, paths)), request.backbone.name, request.encoder, request.images,
             request.preprocess, request.device, request.batch_size, make, request.tokens == "float16", each, progress,
         )  # fmt: skip
         # All processes that want the entries make chunks of them; one at a time joins them.
-        while not all(p.exists() for p in paths):
+        while not all(map(entries.there, paths)):
             parts.fill()
             with locked(self.folder / "locks" / key):
-                if all(p.exists() for p in paths):
+                if all(map(entries.there, paths)):
                     break
                 joined = parts.join()
                 if joined is not None:

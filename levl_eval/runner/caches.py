@@ -77,7 +77,7 @@ class Kind:
             if match is None or path.is_symlink():
                 continue
             with contextlib.suppress(OSError):  # removed this moment
-                anchor = path / self.anchor if self.anchor and (path / self.anchor).is_file() else path
+                anchor = path / self.anchor if self.anchor and os.path.isfile(path / self.anchor) else path
                 size, newest = _size(path)
                 used = newest if anchor.is_dir() else anchor.stat().st_mtime
                 out.append(Entry(self.name, match["key"], path, anchor, size, used, not partial))
@@ -185,8 +185,19 @@ def kinds_of(names: Sequence[str] | None) -> list[Kind]:
 
 
 def listed(cache: Path, kinds: Sequence[str] | None = None) -> list[Entry]:
-    """Everything that is kept, oldest use first."""
+    """Everything that is kept, oldest use first. Raises UsageError where this user may not look into ``cache``."""
+    if os.path.isdir(cache) and not os.access(cache, os.R_OK | os.X_OK):
+        raise UsageError(f"{cache}: this user may not read it (Permission denied); set LEVL_CACHE to another folder")
     return sorted((e for k in kinds_of(kinds) for e in k.entries(cache)), key=lambda e: (e.used, e.kind, e.key))
+
+
+def unreadable(cache: Path, kinds: Sequence[str] | None = None) -> list[Path]:
+    """Folders in which entries may lie that this user may not look into: nothing in them is listed, verified or removed."""
+    folders = []
+    for kind in kinds_of(kinds):
+        root = cache / kind.folder
+        folders += [root, *_at_depth(root, range(1, kind.depth))]
+    return [f for f in dict.fromkeys(folders) if os.path.isdir(f) and not os.access(f, os.R_OK | os.X_OK)]
 
 
 def verify(cache: Path, kinds: Sequence[str] | None = None) -> list[str]:

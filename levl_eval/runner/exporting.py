@@ -55,6 +55,7 @@ def export_features(
     from levl_eval.backbones import load_backbone
     from levl_eval.cards.registry import backbone_card
     from levl_eval.core.device import pick_device
+    from levl_eval.core.files import check_writable
     from levl_eval.core.paths import default_cache
     from levl_eval.data.fingerprints import fingerprint_of
     from levl_eval.engines.probes.common import blocks_to_read, global_features
@@ -66,6 +67,7 @@ def export_features(
     options, progress = options or ExportOptions(), progress or Progress()
     check_options(options.limit, options.batch_size, None)
     check_target(Path(out), options.readout == "patches")
+    check_writable(out)
     card, images, classified = _read(options, progress)
     own = "patches" if isinstance(card, AttentiveCard) else getattr(card, "readout", "pooled")  # what the card's head reads
     readout = str(options.readout or own)

@@ -488,3 +488,40 @@ def test_digests_of_trees_see_types_names_and_shapes():
         == checked.tree_digest({"b": 2, "a": 1})
         == checked.tree_digest(copy.copy({"a": 1, "b": 2}))
     )
+
+
+def test_features_of_another_user_are_told_and_stay(images, nano, tmp_path, monkeypatch, capsys):  # noqa: F811
+    store = FeatureStore(tmp_path / "features")
+    store.get(nano, images, ("pooled",))
+    folder = _folder(store, "pooled")
+    read = Path.read_text
+
+    def refused(path: Path, *args, **kwargs):
+        if path == folder / "meta.json":
+            raise PermissionError(13, "Permission denied")
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(LevlError, match="this user may not read these features.*; ask their owner"):
+        store.get(nano, images, ("pooled",))
+    assert folder.is_dir()
+    (line,) = caches.verify(tmp_path)
+    assert "this user may not read" in line
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path))
+    assert cli.main(["cache", "ls"]) == 0 and "its description cannot be read" in capsys.readouterr().out
+
+
+def test_folders_of_another_user_are_told(images, nano, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("LEVL_CACHE", str(tmp_path))
+    store = FeatureStore(tmp_path / "features")
+    store.get(nano, images, ("pooled",))
+    hidden = _folder(store, "pooled").parent
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(hidden) and access(path, mode))
+    for what, code, words in (("ls", 0, " entries "), ("verify", 1, "0 broken, 1 folders not read")):
+        assert cli.main(["cache", what]) == code
+        out, err = capsys.readouterr()
+        assert words in out and f"{hidden}: passed over: this user may not read it" in err
+    hidden = tmp_path
+    assert cli.main(["cache", "ls"]) == 2
+    assert "set LEVL_CACHE to another folder" in capsys.readouterr().err
