@@ -40,12 +40,12 @@ def _kept(path: Path, count: int) -> dict[str, Tensor]:
     return {k: torch.from_numpy(v) for k, v in out.items()}
 
 
-def checked_embeddings(found: Mapping[str, Tensor], count: int, what: str) -> dict[str, Tensor]:
+def checked_embeddings(embeddings: Mapping[str, Tensor], count: int, what: str) -> dict[str, Tensor]:
     """float32 on the CPU: what a backbone gave for ``count`` texts or images, by the embedding's name. what: begins messages.
 
     Raises LevlError for another number of them, for what is not finite, and for lengths other than 1 (or 0, of nothing seen or said).
     """
-    out = {k: v.detach().float().cpu().clone() for k, v in found.items()}  # it may give them in the same memory each time
+    out = {k: v.detach().float().cpu().clone() for k, v in embeddings.items()}  # it may give them in the same memory each time
     for name, values in out.items():
         if values.ndim != 2 or len(values) != count:
             raise LevlError(f"{what} give {name!r} of shape {list(values.shape)} for {count} of them; expected [{count}, E]")
