@@ -15,7 +15,8 @@ import pandas
 import pytest
 from PIL import Image
 
-from levl_eval.cli.app import build_parser, main
+from levl_eval.cli import main
+from levl_eval.cli.app import build_parser
 from levl_eval.cli.pretrain import split_launcher
 from levl_eval.models.config import parse_config
 from levl_eval.pretrain.cli import main as pretrain

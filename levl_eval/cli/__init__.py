@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def call() -> int:
         # Within the guard, as Ctrl-C may come while the commands' modules are still read.
-        from levl_eval.cli.app import main as command
+        from levl_eval.cli.app import dispatch
 
-        return command(words)
+        return dispatch(words)
 
     return guard(call, "--debug" in words, "levl-eval")

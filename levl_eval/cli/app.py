@@ -6,7 +6,6 @@ line; 130 interrupted, what was finished is kept.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from levl_eval import __version__
@@ -33,7 +32,7 @@ from levl_eval.cli import (
     show_dense,
     verify,
 )  # fmt: skip
-from levl_eval.core.command import Parser, guard
+from levl_eval.core.command import Parser
 
 
 def build_parser() -> Parser:
@@ -48,19 +47,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``levl-eval``; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-
-    def call() -> int:
-        parser = build_parser()
-        args = parser.parse(words)
-        args.words = words
-        if args.command is None:
-            parser.print_help()
-            return 0
-        out: int = args.call(args)
-        return out
-
-    return guard(call, debug, "levl-eval")
+def dispatch(words: Sequence[str]) -> int:
+    """Run the command that ``words`` name; returns the exit code. Errors pass: the entry point's guard tells them (cli/__init__.py)."""
+    parser = build_parser()
+    args = parser.parse(words)
+    args.words = list(words)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    out: int = args.call(args)
+    return out

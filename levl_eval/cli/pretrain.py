@@ -88,11 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def call() -> int:
         # Within the guard, as Ctrl-C may come while these modules are still read.
-        from levl_eval.pretrain.cli import main as pretrain
+        from levl_eval.pretrain.cli import dispatch
 
         if any(w.partition("=")[0] in ("--launcher", "--slurm", "--detach") for w in words):
             return _launched([w for w in words if w != "--debug"])
-        return pretrain(words)
+        return dispatch(words)
 
     return guard(call, "--debug" in words, "levl-pretrain")
 

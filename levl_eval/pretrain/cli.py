@@ -109,27 +109,27 @@ def _release(words: list[str]) -> int:
     return 0
 
 
+def dispatch(words: Sequence[str]) -> int:
+    """Run the command that ``words`` name; returns the exit code. Errors pass: the entry point's guard tells them."""
+    words = [w for w in words if w != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "fields":
+        from levl_eval.models.config import explained
+
+        print(explained(words[1:]), end="")
+        return 0
+    commands = {"export": _export, "import": _import, "release": _release}
+    return commands[words[0]](words[1:]) if words[0] in commands else _train(words)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``levl-pretrain``; returns the exit code."""
+    """Entry point of ``python -m levl_eval.pretrain.cli``, as launchers call it; returns the exit code."""
     from levl_eval.core.command import guard
 
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [w for w in words if w != "--debug"]
-
-    def call() -> int:
-        if not words or words[0] in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if words[0] == "fields":
-            from levl_eval.models.config import explained
-
-            print(explained(words[1:]), end="")
-            return 0
-        commands = {"export": _export, "import": _import, "release": _release}
-        return commands[words[0]](words[1:]) if words[0] in commands else _train(words)
-
-    return guard(call, debug, "levl-pretrain")
+    return guard(lambda: dispatch(words), "--debug" in words, "levl-pretrain")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
 import pytest
+
+from levl_eval.core import command
 
 _READING = """
 import sys
@@ -36,3 +39,22 @@ def test_ctrl_c_while_modules_are_read(tmp_path, door, module, words, program):
         return
     assert done.returncode == 130 and not done.stdout
     assert done.stderr.strip() == f"{program}: interrupted; run the same command again to resume from here"
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("levl_eval.cli", ["list", "nothing"]), ("levl_eval.cli.pretrain", ["export"]), ("levl_eval.pretrain.cli", ["export"])],
+)
+def test_a_command_has_one_guard(module, words, monkeypatch):
+    """Within another, --debug would be answered by the outer one, and messages written twice."""
+    main, calls, guard = importlib.import_module(module).main, [], command.guard
+
+    def counted(*args):
+        calls.append(args)
+        return guard(*args)
+
+    monkeypatch.setattr(command, "guard", counted)
+    for name in ("levl_eval.cli", "levl_eval.cli.app"):
+        if hasattr(importlib.import_module(name), "guard"):
+            monkeypatch.setattr(f"{name}.guard", counted)
+    assert main(words) == 2 and len(calls) == 1

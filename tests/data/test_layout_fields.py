@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from levl_eval.cards import DataSpec, HubSource
 from levl_eval.cards.layouts import LAYOUTS, OPENING
 from levl_eval.cards.registry import names, recipe_card, recipe_names, set_names, task_card
-from levl_eval.cli.app import main
+from levl_eval.cli import main
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data import readers, set_identity
 from levl_eval.data.fingerprints import content_of

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from levl_eval.cards.registry import task_card
-from levl_eval.cli.app import main
+from levl_eval.cli import main
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.data.published import images_as_published
 from levl_eval.features.extraction import ARRAYS as OF_THE_STORE
