@@ -13,6 +13,7 @@ from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.code import user_sources
 from levl_eval.backbones.common import finish
 from levl_eval.backbones.constants import constants_of
+from levl_eval.cards.fields import of_levels
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import sha256_file
 from levl_eval.core.precision import settings_kept
@@ -51,6 +52,11 @@ def load(spec: str, name: str, uri: str) -> Backbone:
         raise UsageError(f"{uri}: the factory returned {type(backbone).__name__}; expected a levl_eval.backbones.base.Backbone")
     if backbone.missing():
         raise UsageError(f"{uri}: {type(backbone).__name__} lacks {backbone.missing()}; see docs/your-encoder.md")
+    own = backbone.preprocess
+    if of_levels((*own.mean, *own.std)):
+        raise UsageError(
+            f"{uri}: its pixels are to have mean {own.mean} and std {own.std}, which are of levels 0 to 255; pixels are in [0, 1]: divide both by 255"
+        )
     constants = constants_of(backbone, _OURS, module.partition(".")[0])  # before it runs: some note what they have last seen
     with _users_errors(uri, module), settings_kept():
         backbone = finish(backbone, name, uri, backbone.preprocess, getattr(backbone, "info", {}))

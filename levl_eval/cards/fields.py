@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypedDict, TypeVar, cast
 
@@ -78,6 +79,14 @@ class Between:
             return number
 
         return core_schema.no_info_wrap_validator_function(bounded, handler(source))
+
+
+_LARGEST = 2.0  # of a mean or standard deviation of pixels in [0, 1]; no published encoder has one above 1
+
+
+def of_levels(values: Iterable[float]) -> bool:
+    """Whether means or standard deviations of pixels can only be meant for levels of 0 to 255."""
+    return any(abs(v) > _LARGEST for v in values)
 
 
 # Wide enough for every use known, narrow enough that a slip of the finger is refused before it costs a night or the memory.

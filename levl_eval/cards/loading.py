@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 from levl_eval.cards.base import PROSE, DataSpec, HubSource, StrictModel, TaskFields
 from levl_eval.cards.claim import ClaimCard
 from levl_eval.cards.dense import DepthCard, DepthRecipeCard, InContextCard, MMSegCard, SegmentationCard, TextSegmentationCard
-from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, protocol
+from levl_eval.cards.fields import Between, Name, Side, mark_of, not_protocol, of_levels, protocol
 from levl_eval.cards.layouts import UnreadField
 from levl_eval.cards.matching import CorrespondenceCard, InstanceCard, MultiviewCard, PropagationCard
 from levl_eval.cards.normals import NormalsCard
@@ -167,6 +167,15 @@ class PreprocessOverride(StrictModel):
     def _own_crop(cls, values: object) -> object:
         """A card that says how to resize crops as torchvision does, whatever its library does."""
         return {"crop": "round", **values} if isinstance(values, Mapping) and values.get("resize") else values
+
+    @model_validator(mode="after")
+    def _of_pixels_in_0_to_1(self) -> PreprocessOverride:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if of_levels(values or ()):
+                raise ValueError(
+                    f"{name} {list(values or ())} is of levels 0 to 255, pixels are in [0, 1]; divide mean and std by 255"
+                )
+        return self
 
 
 class BackboneCard(StrictModel):

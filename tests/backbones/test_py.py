@@ -93,6 +93,7 @@ def test_the_line_is_that_of_the_file_which_failed(write):
     (("        self.preprocess = Preprocess(16)\n", ""), "Own lacks `preprocess`, a levl_eval.backbones.base.Preprocess"),
         (("= Preprocess(16)", "= type('Mine', (Preprocess,), {})(16)"), "a levl_eval.backbones.base.Preprocess and no class derived from it"),
     (("Preprocess(16)", "224"), "Own lacks `preprocess`"),
+    (("Preprocess(16)", "Preprocess(16, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))"), r"levels 0 to 255; pixels are in \[0, 1\]: divide"),
     (("return Features(", "return tuple("), "TypeError"),
     (("return Features(maps.mean((2, 3)), ", "return (maps.mean((2, 3)), "), "encode returned tuple; expected Features"),
     (("maps.mean((2, 3))", "maps.mean((2, 3)).long()"), "`pooled` is no tensor of floats"),

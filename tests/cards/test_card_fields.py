@@ -340,6 +340,10 @@ def test_sizes_of_a_backbone_card_are_bounded(tmp_path):
         path.write_text(f"kind: backbone\nname: b\nuri: random:nano\npreprocess: {{{field}: {value}}}\n")
         with pytest.raises(UsageError, match=rf"b\.yaml: field `preprocess\.{field}"):
             backbone_card(str(path))
+    for field, value in (("mean", "[123.7, 116.3, 103.5]"), ("std", "[58.4, 57.1, 57.4]")):
+        path.write_text(f"kind: backbone\nname: b\nuri: random:nano\npreprocess: {{{field}: {value}}}\n")
+        with pytest.raises(UsageError, match=rf"b\.yaml: field `preprocess`: {field} .* is of levels 0 to 255, pixels are in"):
+            backbone_card(str(path))
 
 
 def test_invalid_values_stay_invalid_when_built_in_python():
