@@ -60,6 +60,11 @@ class Feed:
         return None
 
     @property
+    def data_identity(self) -> str:
+        """Changes where the data does, as far as it was looked at (docs/pretraining.md)."""
+        return ""
+
+    @property
     def skipped(self) -> int:
         return self.kinds.total()
 
@@ -125,6 +130,10 @@ class PoolFeed(Feed):
     @property
     def pairs(self) -> int | None:
         return len(self.pool)
+
+    @property
+    def data_identity(self) -> str:
+        return self.pool.identity
 
     def captions(self) -> Iterator[str]:
         return (c for captions in self.pool.captions for c in captions)
@@ -226,6 +235,10 @@ class StreamFeed(Feed):
     @property
     def pairs(self) -> int | None:
         return self.source.count()
+
+    @property
+    def data_identity(self) -> str:
+        return self._identity
 
     def captions(self) -> Iterator[str]:
         for i, raw in enumerate(self.source.epoch(0, 0, 1)):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from levl_eval.cards.fields import of_levels
 from levl_eval.core.files import atomic_write
 from levl_eval.models.config import PretrainConfig
 from levl_eval.models.towers import DualEncoder, Tower
@@ -87,6 +88,8 @@ def odd_settings(config: PretrainConfig, feed: Feed, device: torch.device, proce
             out.append(f"every image has one caption and is seen {epochs:.0f} times; {more} would give it more")
     if c.data == "scenes" and c.augmentation == "standard" and c.flip_prob > 0:
         out.append("captions of scenes say left and right, and flip_prob is above 0; take augmentation=crop or flip_prob=0")
+    if of_levels((*c.mean, *c.std)):
+        out.append(f"mean {c.mean} and std {c.std} are of levels 0 to 255, pixels are in [0, 1]: divide both by 255")
     if c.precision == "bf16" and not has_bfloat16:
         out.append(f"{device.type} has no bfloat16 arithmetic: precision=bf16 is emulated, many times slower than fp32")
     return [f"warning: {line}" for line in out]
@@ -107,6 +110,7 @@ def write_run(
         "processes": processes, "distributed": distributed, "device": device.type, "precision": config.precision, "compile": config.compile,
         "channels_last": config.channels_last, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "python": platform.python_version(), "parameters": sum(p.numel() for p in model.parameters()), "started_at_step": step,
+        "data_identity": feed.data_identity,
     }  # fmt: skip
     if feed.pairs is not None:
         values["pairs"] = feed.pairs

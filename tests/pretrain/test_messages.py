@@ -42,6 +42,7 @@ def test_first_lines_outlook_and_history(tmp_path, capsys):
     assert [line.split(":")[0] for line in history] == ["step 5", "step 10", "step 14"] and "rank_v" in history[0]
     run = json.loads((tmp_path / "a" / "run.json").read_text())
     assert run["pairs"] == 128 and run["parameters"] == count and run["started_at_step"] == 0
+    assert run["data_identity"] == t.feed.data_identity and run["data_identity"]
 
 
 class _Pool:
@@ -61,6 +62,12 @@ class _Pool:
         (["batch_size=128", "accumulate=8"], 2, 1, "SIGReg sees 16 rows at a time, .* take batch_size=256 or more"),
         (["steps=2000"], 1, 1, "every image has one caption and is seen 640 times; captions_per_image"),
         (["augmentation=standard"], 2, 1, "captions of scenes say left and right"),
+        (
+            ["mean=[123.7,116.3,103.5]", "std=[58.4,57.1,57.4]"],
+            2,
+            1,
+            "mean .* are of levels 0 to 255, pixels are in .0, 1.: divide",
+        ),
         (["precision=bf16"], 2, 1, "cpu has no bfloat16 arithmetic"),
     ],
 )
