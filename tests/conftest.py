@@ -27,7 +27,7 @@ TINY = {
     "chartqa/test": 12, "docvqa/val": 12, "infovqa/val": 12, "ocrbench/test": 12, "tallyqa/test": 16, "vsr/test": 16, "refcoco/testA": 16,
     "nyuv2/train": 24, "nyuv2/test": 12, "sunrgbd/test": 12, "kitti/train": 24, "kitti/test": 12,
     "nyuv2_normals/train": 24, "nyuv2_normals/test": 12, "mmvp/test": 12, "realworldqa/test": 12, "seed_bench/test": 12, "ai2d/test": 12,
-    "navi/wild_set": 24,
+    "navi/wild_set": 24, "reading/train": 20,
     **{f"blink/{task}": 12 for task in ("Counting", "Relative_Depth", "Spatial_Relation", "Object_Localization")},
     **{f"classification_shifts/{kind}": 24 for kind in ("texture", "colour", "noise", "style")},
 }  # fmt: skip

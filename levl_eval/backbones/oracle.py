@@ -1,4 +1,4 @@
-"""`oracle:classes`, `oracle:words`, `oracle:attributes`, `oracle:parts`, `oracle:geometry`: perfect sight of the synthetic scenes, as a ceiling for what an encoder could give.
+"""`oracle:classes`, `oracle:words`, `oracle:attributes`, `oracle:parts`, `oracle:scene`, `oracle:geometry`: perfect sight of the synthetic scenes, as a ceiling for what an encoder could give.
 
 Patch tokens are what the renderer knows of each patch (scenes.truth), pooled features their mean. An image is recognised by its
 pixels, so it must come as it was made: no other size, crop or mirror image. ``?keep=0.5`` leaves that share of an image's patches
@@ -24,8 +24,18 @@ from levl_eval.backbones.base import Backbone, Features, Preprocess
 from levl_eval.backbones.common import EMBEDDING, unit
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.hashing import digest
-from levl_eval.scenes.truth import KINDS, World, default_manifest, digest_of, patch_facts, read_manifest, world_at
-from levl_eval.scenes.world import MASK_CLASSES
+from levl_eval.scenes.truth import (
+    KINDS,
+    NOTHING,
+    World,
+    default_manifest,
+    digest_of,
+    patch_facts,
+    printed,
+    read_manifest,
+    world_at,
+)
+from levl_eval.scenes.world import MASK_CLASSES, Scene
 
 GRID = 8
 VERSION = 1  # of what an oracle tells; a change of any number raises it
@@ -89,18 +99,24 @@ class OracleBackbone(Backbone):
         patches = torch.from_numpy(np.stack([self._tokens(p) for p in pixels])).to(images.device)
         return Features(patches.mean(1), patches, self.grid)
 
+    def _facts(self, scene: Scene, part: str, index: int) -> np.ndarray:
+        """float32 [GRID * GRID, D] of image ``index`` of a part of the world, which shows ``scene``."""
+        size = self.world.size
+        beside = printed(part, index, self.world.manifest["seed"], scene, size) if self.kind == "scene" else NOTHING
+        return patch_facts(scene, self.kind, size, GRID, beside)
+
     def _tokens(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [GRID * GRID, D] of uint8 [S, S, 3]."""
         if (pixels == pixels[0, 0]).all():
             return np.zeros((GRID * GRID, self.patch_dim), np.float32)
         key = digest_of(pixels)
-        scene = self.world.scene(key)
-        if scene is None:
+        known = self.world.scene(key)
+        if known is None:
             raise LevlError(
                 f"{self.uri}: an image is none of the synthetic scenes in {self.world.root}; `oracle:` backbones know those only, as "
                 "they were made"
             )
-        facts = patch_facts(scene, self.kind, self.world.size, GRID)
+        facts = self._facts(*known)
         facts[_order(key)[round(self.keep * len(facts)) :]] = 0
         if self.noise:
             rng = np.random.default_rng(list(key))

@@ -42,7 +42,8 @@ def embed_recipe(
 ) -> None:
     """Put the mapping of a card's recipe in its name's place: of the one that ``--set`` names or writes, else of ``default``.
 
-    read: a recipe's mapping by its name. default: "scenes" stands for the recipe that the card's own one names for them (`on_scenes`).
+    read: a recipe's mapping by its name. default: "scenes" stands for the recipe that the card, or its own recipe, names for
+    them (`on_scenes`).
     """
     recipe = value.get("recipe", "vqa-train")
     if chosen is not None:
@@ -51,7 +52,7 @@ def embed_recipe(
             override(value, "recipe", chosen, name)
             recipe = value["recipe"]
     elif default and isinstance(recipe, str):
-        own = read(recipe).get("on_scenes") if default == "scenes" else None
+        own = (value.get("on_scenes") or read(recipe).get("on_scenes")) if default == "scenes" else None
         recipe = own if isinstance(own, str) else default
     value["recipe"] = read(recipe) if isinstance(recipe, str) else recipe
 

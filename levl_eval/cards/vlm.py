@@ -101,6 +101,8 @@ class QuestionCard(TaskFields):
 
     data: DataSpec = protocol()
     recipe: RecipeCard | str = protocol("vqa-train")
+    # The recipe that takes its place on --data scenes; None: the one that the recipe names.
+    on_scenes: Name | None = not_protocol("the recipe it names is the one that counts there", None)
     prompt: PromptSpec = protocol(PromptSpec())
     scorer: Literal[
         "gqa", "vqav2", "pope", "exact", "mme", "textvqa", "vizwiz", "letter", "letter-or-text", "soft", "relaxed", "anls", "ocrbench",

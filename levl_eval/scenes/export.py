@@ -6,7 +6,7 @@
     ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}, objectInfo150.txt
     sugarcrepe, winoground, aro, mmvp_vlm: scenes.choices; classification_shifts: scenes.shifts; cv_bench, mmbench: scenes.options
     chartqa, docvqa, infovqa, ocrbench: scenes.signs; tallyqa, vsr: scenes.counting; refcoco: scenes.referring
-    mmvp, realworldqa, seed_bench, ai2d, blink: scenes.lettered
+    mmvp, realworldqa, seed_bench, ai2d, blink: scenes.lettered; reading: scenes.reading
     classification/{train,test}/<class>/*.jpg, imagenet9/{original/train, {original,mixed_same,mixed_rand}/val}/<class>/*.jpg
     roxford5k/jpg/*.jpg, gnd_roxford5k.json
     nyuv2, sunrgbd, kitti: scenes.depths; navi: scenes.views
@@ -42,6 +42,7 @@ from levl_eval.scenes import (
     lettered,
     manifest,
     options,
+    reading,
     referring,
     shifts,
     signs,
@@ -71,7 +72,7 @@ COUNTS: dict[str, int] = {
     "ade20k/training": 2000, "ade20k/validation": 1000, "classification/train": 60 * 24, "classification/test": 30 * 24,
     "imagenet9/train": 40 * 9, "imagenet9/val": 20 * 9, "spair71k/test": 8 * 16, "davis/val": 12 * FRAMES, "roxford5k/jpg": 24 * VIEWS,
     **choices.COUNTS, **shifts.COUNTS, **options.COUNTS, **signs.COUNTS, **counting.COUNTS, **depths.COUNTS, **referring.COUNTS,
-    **lettered.COUNTS, **views.COUNTS,
+    **lettered.COUNTS, **views.COUNTS, **reading.COUNTS,
 }  # fmt: skip
 QUALITY = 95
 _ADE20K = "ade20k/ADEChallengeData2016"
@@ -102,6 +103,8 @@ def scene_of(part: str, index: int, seed: int) -> Scene:
         return referring.referred_scene(key)
     if part == views.PART:
         return views.viewed_scene(index, seed)
+    if part == reading.PART:
+        return reading.of_image(index, seed).scene
     if part.startswith("classification"):
         return single_object_scene(key, CATEGORIES[index % len(CATEGORIES)])
     if part.startswith("imagenet9"):
@@ -156,6 +159,8 @@ def image_scenes(part: str, index: int, seed: int) -> Iterator[tuple[str, Scene]
         yield referring.image_path(index), scene
     elif part == views.PART:
         yield views.image_path(index), scene
+    elif part == reading.PART:
+        yield reading.image_path(index), scene
     elif room == "davis":
         yield f"{_DAVIS}/JPEGImages/480p/{image_id(part, index)}.jpg", scene
     else:
@@ -180,10 +185,12 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
         pixels = render_image(scene, size)
         if room == shifts.ROOM:
             pixels = shifts.shifted_pixels(pixels, kind, index, seed)
-        if room in signs.ROOMS:
+        if room in signs.ROOMS or (part == reading.PART and reading.kind_of(index) == "sign"):
             pixels = signs.signed_pixels(pixels, part, index, seed)
         if room in lettered.ROOMS:
             pixels = labels.labelled(pixels, lettered.labels_of(part, index, seed, scene))
+        if part == reading.PART:
+            pixels = labels.labelled(pixels, reading.labels_of(reading.of_image(index, seed)))
         yield path, _encoded(path, pixels)
         if part.startswith("ade20k"):
             split = part.split("/")[1]
@@ -294,6 +301,8 @@ def _annotations(part: str, count: int, seed: int, size: int) -> Iterator[tuple[
         yield from depths.files_of(part, count)
     elif part == views.PART:
         yield from views.files_of(count, seed, size)
+    elif part == reading.PART:
+        yield from reading.files_of(count, seed)
     elif part == referring.PART:
         yield from referring.files_of(count, seed, size, lambda i: scene_of(part, i, seed))
     elif room == "davis":  # frames beyond the last whole video are listed nowhere

@@ -56,7 +56,7 @@ def lettered_scene(part: str, index: int, seed: int) -> Scene:
     if part.startswith("ai2d"):
         return next(s for k in range(_TRIES) if len((s := sample_scene(stable_seed("diagram", key, k), 3, 4)).counts()) >= 3)
     if part == "blink/Relative_Depth":
-        return next(s for k in range(_TRIES) if len(_points(s := sample_scene(stable_seed("points", key, k)))) == 2)
+        return next(s for k in range(_TRIES) if len(points(s := sample_scene(stable_seed("points", key, k)))) == 2)
     return sample_scene(key)
 
 
@@ -97,7 +97,7 @@ def image_path(part: str, index: int) -> str:
     return f"{part if room == 'blink' else room}/images/{index + 1:06d}.jpg"
 
 
-def _visible(scene: Scene, k: int) -> tuple[float, float]:
+def visible(scene: Scene, k: int) -> tuple[float, float]:
     """A point of object number ``k`` that nothing hides, near the middle of what is seen of it, in shares of the image."""
     rows, columns = np.nonzero(render_instances(scene, _DRAWN) == k + 1)
     if not len(rows):
@@ -106,17 +106,17 @@ def _visible(scene: Scene, k: int) -> tuple[float, float]:
     return (float(columns[nearest]) + 0.5) / _DRAWN, (float(rows[nearest]) + 0.5) / _DRAWN
 
 
-def _points(scene: Scene) -> list[tuple[float, float, float]]:
+def points(scene: Scene) -> list[tuple[float, float, float]]:
     """Two points (x, y, metres), the nearer one first, of which one is clearly nearer; none where no two objects give such ones."""
     depth = depth_map(scene, _DRAWN)
-    points = []
+    seen = []
     for k in range(len(scene.objects)):
-        x, y = _visible(scene, k)
+        x, y = visible(scene, k)
         if 0.08 < x < 0.92 and 0.08 < y < 0.92:
-            points.append((x, y, float(depth[int(y * _DRAWN), int(x * _DRAWN)])))
-    points = sorted((p for p in points if p[2] > 0), key=lambda p: p[2])
-    apart = [q for q in points[1:] if q[2] > _NEARER * points[0][2] and abs(q[0] - points[0][0]) + abs(q[1] - points[0][1]) > 0.2]
-    return [points[0], apart[0]] if apart else []
+            seen.append((x, y, float(depth[int(y * _DRAWN), int(x * _DRAWN)])))
+    seen = sorted((p for p in seen if p[2] > 0), key=lambda p: p[2])
+    apart = [q for q in seen[1:] if q[2] > _NEARER * seen[0][2] and abs(q[0] - seen[0][0]) + abs(q[1] - seen[0][1]) > 0.2]
+    return [seen[0], apart[0]] if apart else []
 
 
 def _of_interest(scene: Scene) -> SceneObject:
@@ -157,17 +157,23 @@ def labels_of(part: str, index: int, seed: int, scene: Scene) -> list[Label]:
     if part.startswith("ai2d"):
         numbers = [k for k, o in enumerate(scene.objects) if scene.counts()[o.category] == 1]
         rng.shuffle(numbers)
-        return [at(LETTERS[n], "arrow", *_visible(scene, k)) for n, k in enumerate(numbers)]
+        return [at(LETTERS[n], "arrow", *visible(scene, k)) for n, k in enumerate(numbers)]
     if part == "blink/Relative_Depth":
-        points = [p[:2] for p in _points(scene)]
-        rng.shuffle(points)
-        return [at(LETTERS[n], "point", *p) for n, p in enumerate(points)]
+        two = [p[:2] for p in points(scene)]
+        rng.shuffle(two)
+        return [at(LETTERS[n], "point", *p) for n, p in enumerate(two)]
     if part == "blink/Object_Localization":
         right = _outline(scene, _of_interest(scene))
         boxes = [right, _loose(right, rng)]
         rng.shuffle(boxes)
         return [Label(LETTERS[n], "box", b) for n, b in enumerate(boxes)]
     return []
+
+
+def named_by_letters(part: str, index: int, seed: int, scene: Scene) -> dict[str, int]:
+    """Letter -> number of the object that its arrow or point is at; boxes name none."""
+    at_point = {visible(scene, k): k for k in range(len(scene.objects))}
+    return {x.letter: at_point[x.box[:2]] for x in labels_of(part, index, seed, scene) if x.kind != "box"}
 
 
 def options_of(question: SceneQuestion, scene: Scene, rng: random.Random, count: int) -> tuple[list[str], int]:
@@ -245,7 +251,7 @@ def _ai2d(part: str, count: int, seed: int) -> Iterator[tuple[str, str]]:
     for index in range(count):
         scene, rng = lettered_scene(part, index, seed), random.Random(stable_seed("questions", part, seed, index))
         labels = labels_of(part, index, seed, scene)
-        by_point = {_visible(scene, k): o.category for k, o in enumerate(scene.objects)}
+        by_point = {visible(scene, k): o.category for k, o in enumerate(scene.objects)}
         named = {label.letter: by_point[label.box[:2]] for label in labels}
         name = image_path(part, index).rpartition("/")[2]
         asked: dict[str, tuple[list[str], int]] = {}
@@ -279,7 +285,7 @@ def _blink_question(part: str, index: int, seed: int) -> tuple[str, list[str], i
         return f"Is the {x.category} {RELATIONS[asked]} the {y.category}?", ["yes", "no"], index % 2
     labels = labels_of(part, index, seed, scene)
     if part == "blink/Relative_Depth":
-        nearer = _points(scene)[0][:2]
+        nearer = points(scene)[0][:2]
         return "Which point is closer to the camera?", ["A is closer", "B is closer"], int(labels[1].box[:2] == nearer)
     obj = _of_interest(scene)
     text = f"Which bounding box more accurately localizes and encloses the {obj.category}?"

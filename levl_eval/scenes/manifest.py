@@ -29,7 +29,7 @@ ROOMS = (  # all that is written lies in these
     "sugarcrepe", "winoground", "aro", "mmvp_vlm", "classification_shifts", "cv_bench", "mmbench",
     "chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco",
     "nyuv2", "sunrgbd", "kitti", "nyuv2_normals", "mmvp", "realworldqa", "seed_bench", "ai2d", "blink",
-    "navi",
+    "navi", "reading",
 )  # fmt: skip
 _MANY = 256  # files to hash again, from which on the manifest is written anew: a copied world, whose times say nothing
 

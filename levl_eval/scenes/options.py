@@ -20,8 +20,8 @@ PART = "cv_bench/test"
 COUNTS: dict[str, int] = {PART: 80}
 ROOMS = ("cv_bench", "mmbench")
 LETTERS = "ABCD"
-_APART = 0.08  # of the image's height between two objects' lower edges, so that which one is nearer can be seen
-_LARGER = 1.6  # times the area of the other one
+APART = 0.08  # of the image's height between two objects' lower edges, so that which one is nearer can be seen
+LARGER = 1.6  # times the area of the other one
 
 Asked = tuple[str, str, list[str], int]  # kind, question, options, which of them is right
 
@@ -76,12 +76,12 @@ def questions(scene: Scene, rng: random.Random) -> list[Asked]:
         others = [c for c in sorted(counts) if c not in (o.category, there)]
         options, at = _mixed(there, rng.sample(others, min(3, len(others))), rng)
         out.append(("Relation", f"What is {RELATIONS[where]} the {o.category}?", options, at))
-    near = next(((x, y) for x, y in pairs if abs(x.box[3] - y.box[3]) > _APART), None)
+    near = next(((x, y) for x, y in pairs if abs(x.box[3] - y.box[3]) > APART), None)
     if near is not None:
         x, y = sorted(near, key=lambda o: -o.box[3])
         options, at = _mixed(x.category, [y.category], rng)
         out.append(("Depth", f"Which is nearer, the {options[0]} or the {options[1]}?", options, at))
-    sized = next(((x, y) for x, y in pairs if not 1 / _LARGER < (x.width * x.height) / (y.width * y.height) < _LARGER), None)
+    sized = next(((x, y) for x, y in pairs if not 1 / LARGER < (x.width * x.height) / (y.width * y.height) < LARGER), None)
     if sized is not None:
         x, y = sorted(sized, key=lambda o: -o.width * o.height)
         options, at = _mixed(x.category, [y.category], rng)

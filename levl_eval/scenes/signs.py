@@ -6,6 +6,7 @@ would differ between machines. At 96 pixels a cell is about one and a half pixel
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -69,8 +70,12 @@ def lines_of(part: str, index: int, seed: int) -> tuple[Line, ...]:
     """The lines of the sign of an image. Words of a sign are distinct, as are its numbers."""
     rng = random.Random(stable_seed("sign", part, seed, index))
     count = {"chartqa": 3, "infovqa": 2 + index % 2, "docvqa": 2}.get(part.partition("/")[0], 1 + (index % 4 == 3))
+    if part.startswith("reading"):  # to be trained on: one to three lines, a single one at times without its word or number
+        count, left_out = rng.randint(1, 3), rng.choice(("word", "number", ""))
     words, numbers = rng.sample(WORDS, count), rng.sample(range(2, 100), count)
     lines = tuple(Line(w, str(n)) for w, n in zip(words, numbers, strict=True))
+    if part.startswith("reading") and count == 1 and left_out:
+        return (lines[0]._replace(**{left_out: ""}),)
     if part.startswith("ocrbench"):
         kind = index % 4
         return (lines[0]._replace(number=""),) if kind == 0 else (lines[0]._replace(word=""),) if kind == 1 else lines
@@ -82,22 +87,39 @@ def signed_scene(part: str, index: int, seed: int) -> Scene:
     return sample_scene(stable_seed("export", part, seed, index), 2, 3)
 
 
-def signed_pixels(pixels: np.ndarray, part: str, index: int, seed: int) -> np.ndarray:
-    """uint8 [S, S, 3] of a scene with its sign in front, four fifths of the image wide; a pure function of its arguments."""
+def _board(part: str, index: int, seed: int, size: int) -> tuple[np.ndarray, int, int]:
+    """A sign as it is drawn, uint8 [H, W, 3], and where it stands in an image of side ``size``: left and top."""
     rng = random.Random(stable_seed("board", part, seed, index))
     ink = cells(lines_of(part, index, seed))
-    size = len(pixels)
     cell = max(1, int(0.84 * size * _FACTOR / ink.shape[1]))
     paint, colour = rng.choice(_BOARDS)
     board = np.where(np.kron(ink, np.ones((cell, cell), bool))[..., None], np.array(colour, np.uint8), np.array(paint, np.uint8))
     small = np.asarray(Image.fromarray(board).reduce(_FACTOR))
+    return small, rng.randint(0, size - small.shape[1]), round(rng.uniform(0.1, 0.3) * size)
+
+
+def signed_pixels(pixels: np.ndarray, part: str, index: int, seed: int) -> np.ndarray:
+    """uint8 [S, S, 3] of a scene with its sign in front, four fifths of the image wide; a pure function of its arguments."""
+    size = len(pixels)
+    small, left, top = _board(part, index, seed, size)
     height, width = small.shape[:2]
-    left, top = rng.randint(0, size - width), round(rng.uniform(0.1, 0.3) * size)
     out = pixels.copy()
     for post in (0.2, 0.8):  # they go down to the image's lower edge
         x = left + int(post * width)
         out[top + height :, x : x + max(2, size // 32)] = _WOOD
     out[top : top + height, left : left + width] = small[: size - top]
+    return out
+
+
+def line_map(part: str, index: int, seed: int, size: int) -> np.ndarray:
+    """int64 [size, size]: 1, 2, ... where the first, second, ... line of the sign stands, from its left end to its right, else 0."""
+    small, left, top = _board(part, index, seed, size)
+    height, width = small.shape[:2]
+    count = len(lines_of(part, index, seed))
+    out = np.zeros((size, size), np.int64)
+    edges = [top + round((9 * k + 0.5) * height / (9 * count + 1)) for k in range(count + 1)]
+    for k, (upper, lower) in enumerate(itertools.pairwise(edges), 1):
+        out[upper:lower, left : left + width] = k
     return out
 
 

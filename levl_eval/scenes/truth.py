@@ -5,6 +5,9 @@ Patch facts are shares of the patch's pixels, read off the masks that are drawn 
   attributes  those, then of pixels that show an object of each colour, texture and size word (COLORS, TEXTURES, SIZES)
   parts       the classes, then how near the patch is to each keypoint of each category (scenes.keypoints): exp(-d^2 / 2) of the distance d
               in patches from its middle, the largest one where an image shows several objects of a category; 0 for one out of sight
+  scene       the attributes; in which of eight rows and eight columns the patch lies; then of pixels where a line of a sign stands: its word
+              (scenes.signs.WORDS), the tens and the units of its number, and which line it is; then of pixels that show an object at which
+              a letter's arrow or point is: that letter
   geometry    the share of pixels that have a depth (scenes.geometry), their mean metres and mean logarithm of metres, and the mean normal (x, y, z);
               no classes, which stand elsewhere in another set (wood is a floor in rooms, a wall in cabins)
 """
@@ -13,34 +16,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import TypedDict
+from types import MappingProxyType
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from PIL import Image
 
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.scenes import VERSION
+from levl_eval.scenes import VERSION, lettered, reading, signs
 from levl_eval.scenes.export import COUNTS, image_scenes
 from levl_eval.scenes.geometry import depth_map, normal_map
 from levl_eval.scenes.keypoints import KEYPOINTS, annotated
+from levl_eval.scenes.options import LETTERS
 from levl_eval.scenes.render import render_instances, render_mask
+from levl_eval.scenes.signs import WORDS, Line
 from levl_eval.scenes.world import COLORS, MASK_CLASSES, SIZES, TEXTURES, Scene
 
 MANIFEST = "scenes.json"
+LINES = 3  # of a sign at most
+PLACES = 8  # rows of an image, and columns
 _PARTS = {(c, name): k for k, (c, name) in enumerate((c, name) for c, names in KEYPOINTS.items() for name in names)}
-KINDS: dict[str, int] = {
+KINDS: dict[str, int] = {  # kind of knowledge -> numbers a patch
     "classes": len(MASK_CLASSES),
     "words": len(MASK_CLASSES),  # classes, and texts that name them
     "attributes": len(MASK_CLASSES) + len(COLORS) + len(TEXTURES) + len(SIZES),
     "parts": len(MASK_CLASSES) + len(_PARTS),
     "geometry": 6,
-}  # kind of knowledge -> numbers a patch
+}
+_ATTRIBUTES = KINDS["attributes"]
+KINDS["scene"] = _ATTRIBUTES + 2 * PLACES + len(WORDS) + 10 + 10 + LINES + len(LETTERS)
 
 
 class Manifest(TypedDict):
@@ -75,8 +85,31 @@ def read_manifest(folder: Path) -> Manifest | None:
     return known
 
 
-def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
-    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``."""
+class Printed(NamedTuple):
+    """What is put into an image beside its scene. where: int64 [S, S], which line of a sign stands there, from 1; letters: letter -> the number of
+    the object it names."""
+
+    lines: tuple[Line, ...] = ()
+    where: np.ndarray | None = None
+    letters: Mapping[str, int] = MappingProxyType({})
+
+
+NOTHING = Printed()
+
+
+def printed(part: str, index: int, seed: int, scene: Scene, size: int) -> Printed:
+    """Of image ``index`` of a part of the world."""
+    room = part.partition("/")[0]
+    if room in signs.ROOMS or (part == reading.PART and reading.kind_of(index) == "sign"):
+        return Printed(signs.lines_of(part, index, seed), signs.line_map(part, index, seed, size))
+    if part == reading.PART:
+        return Printed(letters={x: scene.objects.index(o) for x, o in reading.of_image(index, seed).marks})
+    return Printed(letters=lettered.named_by_letters(part, index, seed, scene)) if room in lettered.ROOMS else NOTHING
+
+
+def patch_facts(scene: Scene, kind: str, size: int, grid: int, beside: Printed = NOTHING) -> np.ndarray:
+    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``. beside: what is put
+    into the image, which kind "scene" tells."""
     if kind == "geometry":
         return _geometry(scene, size, grid)
     classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]
@@ -87,7 +120,29 @@ def patch_facts(scene: Scene, kind: str, size: int, grid: int) -> np.ndarray:
     shown = _shares(render_instances(scene, size), grid, len(scene.objects) + 1)[:, 1:]
     words = [(field, word) for field, known in (("color", COLORS), ("texture", TEXTURES), ("size", SIZES)) for word in known]
     has = np.array([[getattr(o, field) == word for field, word in words] for o in scene.objects], np.float32)
-    return np.concatenate([classes, shown @ has.reshape(len(scene.objects), len(words))], 1)
+    attributes = np.concatenate([classes, shown @ has.reshape(len(scene.objects), len(words))], 1)
+    return attributes if kind == "attributes" else np.concatenate([attributes, _places(grid), _print(beside, shown, grid)], 1)
+
+
+def _places(grid: int) -> np.ndarray:
+    """float32 [grid * grid, 2 * PLACES]: 1 at the row and at the column in which a patch's middle lies."""
+    at = np.eye(PLACES, dtype=np.float32)[((np.arange(grid) + 0.5) * PLACES / grid).astype(int)]
+    return np.concatenate([np.repeat(at, grid, 0), np.tile(at, (grid, 1))], 1)
+
+
+def _print(beside: Printed, shown: np.ndarray, grid: int) -> np.ndarray:
+    """float32 [grid * grid, WORDS, tens, units, lines, letters]. shown: shares of the objects [grid * grid, N]."""
+    says = np.zeros((len(beside.lines), len(WORDS) + 20 + LINES), np.float32)
+    for k, (word, number) in enumerate(beside.lines):
+        at = [WORDS.index(word)] if word else []
+        at += [len(WORDS) + 10 + int(number[-1])] if number else []
+        at += [len(WORDS) + int(number[0])] if len(number) == 2 else []
+        says[k, [*at, len(WORDS) + 20 + k]] = 1.0
+    lines = np.zeros((grid * grid, 0), np.float32) if beside.where is None else _shares(beside.where, grid, len(says) + 1)[:, 1:]
+    names = np.zeros((shown.shape[1], len(LETTERS)), np.float32)
+    for letter, k in beside.letters.items():
+        names[k, LETTERS.index(letter)] = 1.0
+    return np.concatenate([lines @ says, shown @ names], 1)
 
 
 def _nearness(scene: Scene, size: int, grid: int) -> np.ndarray:
@@ -168,15 +223,16 @@ class World:
     def size(self) -> int:
         return self.manifest["size"]
 
-    def scene(self, digest: bytes) -> Scene | None:
-        """The scene that an image of these pixels shows, None where the world has no such image. Raises LevlError, UsageError."""
+    def scene(self, digest: bytes) -> tuple[Scene, str, int] | None:
+        """The scene that an image of these pixels shows, and its part and number; None where the world has no such image. Raises LevlError,
+        UsageError."""
         if self._index is None:
             self._index = self._read()
         entry = self._index.get(digest)
         if entry is None:
             return None
         part, index, k = entry
-        return next(islice(image_scenes(part, index, self.manifest["seed"]), k, None))[1]
+        return next(islice(image_scenes(part, index, self.manifest["seed"]), k, None))[1], part, index
 
     def _read(self) -> dict[bytes, tuple[str, int, int]]:
         if read_manifest(self.root) != self.manifest:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # Pixels of the encoder's input below which a word of warning stands beside text in images. Our choice: a line of a page of 2,200 pixels is
 # some 30 high, which is six at 448 and three at 224.
 LEGIBLE = 448
+READING, READER = "scenes-reading", "scenes-reader"  # the recipe that asks of print, letters and comparisons, and the model that has read them
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
@@ -173,6 +174,9 @@ def _notes(
             f"asks about text in images, which is hardly legible at {size} px, the input of {context.backbone.name}"
         )
         context.progress.say(f"  {card.name}: {out['small_text']}")
+    if isinstance(card.recipe, RecipeCard) and card.recipe.name == READING and resources.language.name == "scenes-lm":
+        out["never_read"] = f"asks what the language model scenes-lm has never read; {READER} has (--llm {READER})"
+        context.progress.say(f"  {card.name}: {out['never_read']}")
     if reasons:
         name, why = next(iter(reasons.items()))
         first = f"{printable(name)[:200]} ({why})"

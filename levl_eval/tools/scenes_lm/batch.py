@@ -14,7 +14,7 @@ from levl_eval.tools.scenes_lm.text import BOS, EOS, PROMPT, TOGETHER, Asked, Ex
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-_FUNCTION_WORDS = frozenset("a an the at on is there and of behind them background with".split())
+_FUNCTION_WORDS = frozenset("a an the at on is there and of behind them background with says reads line".split())
 
 GATHER, FIND, COMPARE, READ = "gather", "find", "compare", "read"
 
@@ -66,7 +66,9 @@ class _Words:
         self.tokenizer = tokenizer
         texts = {i: t for t, i in tokenizer.get_vocab().items()}
         bare = {i: t.removeprefix("\u0120") for i, t in texts.items()}  # byte-level BPE writes a leading space as U+0120
-        self.meaning = {i for i, t in bare.items() if t.isascii() and t.isalpha() and t not in _FUNCTION_WORDS}
+        self.meaning = {
+            i for i, t in bare.items() if t.isascii() and t.isalnum() and t not in _FUNCTION_WORDS
+        }  # letters and digits too
 
     def of(self, ids: Sequence[int]) -> list[int]:
         return list(dict.fromkeys(i for i in ids if i in self.meaning))

@@ -6,9 +6,10 @@ lexicon (COCO's object names, shapes, invented words), and another share is told
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,7 @@ class Example:
         return " ".join(p.text for p in self.phrases)
 
 
-def _other_words(rng: random.Random) -> dict[str, str]:
+def other_words(rng: random.Random) -> dict[str, str]:
     """A consistent exchange of all category words, and sometimes of some colours."""
     invented = ["".join(rng.choices(_SYLLABLES, k=rng.randint(2, 3))) for _ in range(8)]
     pool = [w for w in (*LEXICON, *invented) if w not in CATEGORIES and w not in COLORS]
@@ -192,7 +193,7 @@ def _asked(q: SceneQuestion, tokens_by_fact: Mapping[str, tuple[int, ...]], tabl
     return Asked(text, swap_words(q.answer, table), q.group, tuple(sorted(cues)), source, compares)
 
 
-def _told_together(scene: Scene, rng: random.Random, repeat: bool) -> list[tuple[str, SceneObject | None, int]]:
+def told_together(scene: Scene, rng: random.Random, repeat: bool) -> list[tuple[str, SceneObject | None, int]]:
     """Phrases of which each becomes one position, or with ``repeat`` several, as an object covers several patches."""
     objects = [(text, o) for text, o in phrases(scene, rng, "list") if o is not None]
     background = [(f"background: {stuff}.", None) for stuff in scene.stuff_names()]
@@ -203,10 +204,10 @@ def _example(seed: int, scene: Scene, style: str, families: Mapping[str, float],
     rng = random.Random(stable_seed("wording", seed))
     repeat = style == TOGETHER and rng.random() < 0.7
     if style == TOGETHER:
-        pieces = _told_together(scene, rng, repeat)
+        pieces = told_together(scene, rng, repeat)
     else:
         pieces = [(text, o, 1) for text, o in phrases(scene, rng, style)]
-    table = _other_words(rng) if rng.random() < swap else {}
+    table = other_words(rng) if rng.random() < swap else {}
     thin = style != TOGETHER and rng.random() < drop
     tokens_by_fact: dict[str, tuple[int, ...]] = {}
     parts: list[Phrase] = []
@@ -246,7 +247,7 @@ def make_example(
         scene = sample_scene(seed, 1, 1)
         style = rng.choice(STYLES)
         made = _example(seed, scene, style, {"exist": 1.0}, 0, 0.0, drop)
-        table = _other_words(rng) if rng.random() < 0.5 else {}
+        table = other_words(rng) if rng.random() < 0.5 else {}
         asked = [
             Asked(swap_words(q, table), swap_words(x, table), "generic")
             for q, x in rng.sample(_generic(scene.objects[0], rng), 8)
@@ -284,3 +285,26 @@ def train_tokenizer(texts: list[str], vocab_size: int = 1024) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(ASK, normalized=False), AddedToken(ANSWER, normalized=False)])
     return tokenizer
+
+
+def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
+    """The tokenizer with a token for each of ``words`` as it stands behind a space. What was a token keeps its
+    number; other text is cut as before, but where one of the new pieces stands in it."""
+    from tokenizers import Tokenizer as Loaded
+
+    state = json.loads(tokenizer.to_str())
+    vocab, merges = state["model"]["vocab"], state["model"]["merges"]
+    vocab |= {
+        added["content"]: added["id"] for added in state["added_tokens"]
+    }  # which are numbered behind the vocabulary otherwise
+    number = tokenizer.get_vocab_size()
+    for word in words:
+        pieces = Loaded.from_str(json.dumps(state)).encode(f" {word}").tokens
+        while len(pieces) > 1:
+            joined = pieces[0] + pieces[1]
+            if joined not in vocab:
+                vocab[joined] = number
+                number += 1
+            merges.append(pieces[:2])
+            pieces = [joined, *pieces[2:]]
+    return Loaded.from_str(json.dumps(state))

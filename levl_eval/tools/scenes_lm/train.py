@@ -30,7 +30,19 @@ from levl_eval.metrics.statistics import mean_estimate
 from levl_eval.scenes.language import STYLES
 from levl_eval.scenes.world import stable_seed
 from levl_eval.tools.scenes_lm.batch import COMPARE, FIND, GATHER, READ, Batch, Looks, pack
-from levl_eval.tools.scenes_lm.text import BOS, EOS, PAD, PROMPT, corpus, easy_example, make_example, train_tokenizer
+from levl_eval.tools.scenes_lm.reading import WORDS, reading_example
+from levl_eval.tools.scenes_lm.text import (
+    BOS,
+    EOS,
+    PAD,
+    PROMPT,
+    Example,
+    corpus,
+    easy_example,
+    make_example,
+    train_tokenizer,
+    with_words,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,6 +70,22 @@ def build(vocab: int, seed: int = 0) -> LlamaForCausalLM:
         max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.03,
     )  # fmt: skip
     return LlamaForCausalLM(config)
+
+
+def widened(folder: Path, tokenizer: Tokenizer) -> LlamaForCausalLM:
+    """The model of ``folder`` with the further tokens of ``tokenizer``, whose embeddings begin as the mean of their pieces'."""
+    from tokenizers import Tokenizer as Loaded
+    from transformers import LlamaForCausalLM
+
+    older, first = Loaded.from_file(str(folder / "tokenizer.json")), LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model, state = build(tokenizer.get_vocab_size()), first.state_dict()
+    known = older.get_vocab_size()
+    pieces = [older.encode(tokenizer.decode([n])).ids for n in range(known, tokenizer.get_vocab_size())]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        table = state[name]
+        state[name] = torch.cat([table, *(table[ids].mean(0, keepdim=True) for ids in pieces)])
+    model.load_state_dict(state)
+    return model
 
 
 def block_mask(block: torch.Tensor) -> torch.Tensor:
@@ -125,12 +153,19 @@ def loss_of(model: LlamaForCausalLM, batch: Batch, guide: float = 0.0) -> tuple[
     return loss, loss + guide * (shown + held)
 
 
-def _batch(step: int, size: int, seed: int, tokenizer: Tokenizer, easy: int) -> Batch:
+def _example(seed: int, i: int, simple: bool, reading: bool) -> Example:
+    """Number ``i`` of a batch; with ``reading`` every second one is of print, letters and comparisons."""
+    if reading and i % 2:
+        return reading_example(seed)
+    return easy_example(seed) if simple else make_example(seed, hard=(i // 2 if reading else i) % 4 > 0)
+
+
+def _batch(step: int, size: int, seed: int, tokenizer: Tokenizer, easy: int, reading: bool = False) -> Batch:
     """Training batch of ``step``, a pure function of step and seed. Short scenes come first while reading is being learned: all
     steps up to ``easy``, then every other one up to three times as many."""
     simple = step < easy or (step < 3 * easy and step % 2 == 0)
     seeds = [stable_seed("scenes-lm", seed, step, i) for i in range(size)]
-    examples = [easy_example(s) if simple else make_example(s, hard=i % 4 > 0) for i, s in enumerate(seeds)]
+    examples = [_example(s, i, simple, reading) for i, s in enumerate(seeds)]
     blind = frozenset(i for i in range(size) if not simple and stable_seed("blind", seed, step, i) % 100 < 4)
     return pack(examples, tokenizer, blind=blind)
 
@@ -146,12 +181,18 @@ def train(args: argparse.Namespace) -> int:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     token_file = out / "tokenizer.json"
-    if not token_file.exists():
-        atomic_write(token_file, train_tokenizer(corpus(4000, args.seed), args.vocab).to_str())
     from tokenizers import Tokenizer
 
+    if not token_file.exists():
+        first = Path(args.init_from) / "tokenizer.json"
+        made = (
+            with_words(Tokenizer.from_file(str(first)), WORDS)
+            if args.init_from
+            else train_tokenizer(corpus(4000, args.seed), args.vocab)
+        )
+        atomic_write(token_file, made.to_str())
     tokenizer = Tokenizer.from_file(str(token_file))
-    model = build(tokenizer.get_vocab_size(), args.seed)
+    model = widened(Path(args.init_from), tokenizer) if args.init_from else build(tokenizer.get_vocab_size(), args.seed)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -175,7 +216,7 @@ def train(args: argparse.Namespace) -> int:
             rate = args.lr * schedule.at(step)
             guide = guide_at(step, args.steps, args.guide)
             model.set_attn_implementation("eager" if guide else "sdpa")  # only plain attention gives its weights
-            loss, total = loss_of(model, _batch(step, args.batch, args.seed, tokenizer, args.easy), guide)
+            loss, total = loss_of(model, _batch(step, args.batch, args.seed, tokenizer, args.easy, bool(args.init_from)), guide)
             model.zero_grad(set_to_none=True)
             total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -186,7 +227,7 @@ def train(args: argparse.Namespace) -> int:
             window.append(loss.item())
             bar.advance(note=f"loss {np.mean(window[-50:]):.3f}")
             if (step + 1) % args.every == 0 or step + 1 == args.steps:
-                table = accuracy(model, tokenizer, args.scenes, seed=1)
+                table = accuracy(model, tokenizer, args.scenes, seed=1, print_too=bool(args.init_from))
                 line = {
                     "step": step + 1,
                     "loss": round(float(np.mean(window[-args.every :])), 4),
@@ -239,34 +280,38 @@ def answers(model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: list[list[in
     return out
 
 
-def accuracy(model: LlamaForCausalLM, tokenizer: Tokenizer, scenes: int, seed: int = 0) -> dict[str, Estimate]:
-    """Exact-match accuracy on held-out scenes: when reading, per style and per question family, and without the description."""
+def accuracy(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, scenes: int, seed: int = 0, print_too: bool = False
+) -> dict[str, Estimate]:
+    """Exact-match accuracy on held-out scenes: when reading, per style and per question family, and without the description; with
+    ``print_too`` also of print, letters and comparisons."""
     model.eval()
     (bos,) = tokenizer.encode(BOS).ids
     prompts, targets, keys, clusters = [], [], [], []
     for i in range(scenes):
         for style in STYLES:
-            e = make_example(stable_seed("scenes-lm-test", seed, i), style=style, swap=0.0, drop=0.0)
-            for asked in e.questions:
-                x, family = asked.answer, asked.family
-                question = tokenizer.encode(PROMPT.format(question=asked.question)).ids
-                prompts.append([bos, *tokenizer.encode(" " + e.text).ids, *question])
-                targets.append(x)
-                keys.append((style, family, "reading"))
-                clusters.append(i)
-                if style == "list":
-                    prompts.append([bos, *question])
-                    targets.append(x)
-                    keys.append((style, family, "text-only"))
-                    clusters.append(i)
+            examples = [("reading", make_example(stable_seed("scenes-lm-test", seed, i), style=style, swap=0.0, drop=0.0))]
+            if print_too:
+                examples.append(("print", reading_example(stable_seed("scenes-lm-test", seed, i), swap=0.0, style=style)))
+            for mode, e in examples:
+                for asked in e.questions:
+                    question = tokenizer.encode(PROMPT.format(question=asked.question)).ids
+                    shown = [(mode, [bos, *tokenizer.encode(" " + e.text).ids, *question])]
+                    if style == "list":
+                        shown.append((f"{mode} text-only".removeprefix("reading "), [bos, *question]))
+                    for name, prompt in shown:
+                        prompts.append(prompt)
+                        targets.append(asked.answer)
+                        keys.append((style, asked.family, name))
+                        clusters.append(i)
     given = answers(model, tokenizer, prompts)
     right = np.array([g == t for g, t in zip(given, targets, strict=True)], float)
     groups: dict[str, list[int]] = defaultdict(list)
     for j, (style, family, mode) in enumerate(keys):
         groups[mode].append(j)
-        if mode == "reading":
-            groups[f"style {style}"].append(j)
-            groups[f"reading/{family}"].append(j)
+        if mode in ("reading", "print"):
+            groups[f"style {style}" if mode == "reading" else f"print, style {style}"].append(j)
+            groups[f"{mode}/{family}"].append(j)
     model.train()
     where = np.array(clusters)
     return {k: mean_estimate(right[v], where[v]) for k, v in sorted(groups.items())}
@@ -284,7 +329,7 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    table = accuracy(model, tokenizer, args.scenes, seed=0)
+    table = accuracy(model, tokenizer, args.scenes, seed=0, print_too=args.print)
     for name, e in table.items():
         print(f"{name:28} {100 * e.value:5.1f}  [{100 * (e.low or 0):.1f}, {100 * (e.high or 0):.1f}]  n={e.n}")
     if args.json:
@@ -298,6 +343,9 @@ def main() -> int:
     t = commands.add_parser("train")
     t.add_argument("--out", required=True)
     t.add_argument("--export", default="")
+    t.add_argument(
+        "--init-from", default="", help="a model to train on, with print, letters and comparisons beside what it reads"
+    )
     t.add_argument("--steps", type=int, default=3600)
     t.add_argument("--batch", type=int, default=8, help="scenes a step")
     t.add_argument("--lr", type=float, default=3e-3)
@@ -312,6 +360,7 @@ def main() -> int:
     e = commands.add_parser("evaluate")
     e.add_argument("--model", required=True)
     e.add_argument("--scenes", type=int, default=500)
+    e.add_argument("--print", action="store_true", help="also print, letters and comparisons")
     e.add_argument("--json", default="")
     e.set_defaults(call=evaluate)
     args = parser.parse_args()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from tokenizers import Tokenizer
 
 from levl_eval.engines.muon import Muon
 from levl_eval.tools.scenes_lm.batch import COMPARE, FIND, GATHER, READ, pack
-from levl_eval.tools.scenes_lm.text import PROMPT, TOGETHER, corpus, easy_example, make_example, train_tokenizer
-from levl_eval.tools.scenes_lm.train import block_mask, build, guide_at, look_loss, loss_of, words_loss
+from levl_eval.tools.scenes_lm.reading import WORDS, reading_example
+from levl_eval.tools.scenes_lm.text import PROMPT, TOGETHER, corpus, easy_example, make_example, train_tokenizer, with_words
+from levl_eval.tools.scenes_lm.train import block_mask, build, guide_at, look_loss, loss_of, widened, words_loss
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,57 @@ def test_what_is_told_with_doubt_keeps_the_true_name_and_adds_absent_ones(tokeni
                 others = {w: x for w, x in here.items() if w in e.absent}
                 assert p.name in here and 1 <= len(others) <= 2 and sum(others.values()) < 1.0
             at += 1
+
+
+def test_further_words_are_a_token_each_and_older_ones_keep_theirs(tokenizer):
+    wider = with_words(tokenizer, WORDS)
+    known = tokenizer.get_vocab()
+    assert {t: n for t, n in wider.get_vocab().items() if n < len(known)} == known
+    assert wider.get_vocab_size() == len(wider.get_vocab()) > len(known)
+    for word in WORDS:
+        assert len(wider.encode(f" {word}").ids) == 1, word
+    assert wider.encode(" 42").tokens != wider.encode(" 24").tokens[::-1]  # told at once, 42 is another sum than 24
+    for i in range(60):
+        for e in (make_example(i), reading_example(i)):
+            for text in (" " + e.text, *(PROMPT.format(question=q.question) + f" {q.answer}" for q in e.questions)):
+                assert wider.decode(wider.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_where_print_letters_and_what_is_compared_are_read(tokenizer):
+    """A question's cues end at what they point at, and what is to be answered stands in the phrase where it is read."""
+    wider, families = with_words(tokenizer, WORDS), Counter()
+    for seed in range(200):
+        e = reading_example(seed)
+        b = pack([e], wider)
+        assert (b.weights[0] > 0).sum() >= 2 * len(e.questions)
+        for q in e.questions:
+            families[q.family] += 1
+            for at, phrases in q.cues:
+                words = q.question[: at + 1].split()
+                assert phrases and all(words[-1].strip('".,') in e.phrases[k].text for k in phrases), (q, e.text)
+            if q.source and q.family != "point":
+                assert any(q.answer in e.phrases[k].text for k in q.source), (q, e.text)
+            if q.family in ("nearer", "larger", "statement"):
+                assert len(q.cues) == 2 and q.compares
+    assert len(families) == 14 and min(families.values()) > 5, families
+
+
+def test_a_wider_model_reads_as_before_what_has_no_further_words(tmp_path, tokenizer):
+    """Its own tokens keep their embeddings; each further one begins as the mean of its pieces'."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/tokenizer.json").write_text(tokenizer.to_str())
+    model = build(tokenizer.get_vocab_size(), 3)
+    model.save_pretrained(tmp_path / "first")
+    wider = with_words(tokenizer, WORDS)
+    grown = widened(tmp_path / "first", wider)
+    old, new = model.get_input_embeddings().weight, grown.get_input_embeddings().weight
+    assert new.shape[0] == wider.get_vocab_size() and torch.equal(new[: len(old)], old)
+    number = wider.token_to_id("\u0120closer")
+    pieces = tokenizer.encode(" closer").ids
+    assert number >= len(old) and len(pieces) > 1 and torch.allclose(new[number], old[pieces].mean(0))
+    text = torch.tensor([tokenizer.encode(" the cup is red.\nQuestion: Is there a cup?\nAnswer:").ids])
+    with torch.no_grad():
+        assert torch.allclose(grown(text).logits[..., : len(old)], model(text).logits, atol=1e-5)
 
 
 def test_look_and_word_losses_against_plain_loops(tokenizer):
