@@ -150,9 +150,9 @@ def _compared(scene: Scene, rng: random.Random, plainly: bool) -> list[Asked]:
                 out.append(Asked(f"Which is larger, {pair}?", larger.category, "larger", names))
                 out.append(Asked(f"Which is smaller, {pair}?", smaller.category, "larger", names))
             if side := relation(x, y):
-                said = side if rng.random() < 0.5 else OPPOSITE[side]
-                text = f"Is this statement true or false? The {x.category} is {_SAID[said]} the {y.category}."
-                out.append(Asked(text, "true" if said == side else "false", "statement", names))
+                claimed = side if rng.random() < 0.5 else OPPOSITE[side]
+                text = f"Is this statement true or false? The {x.category} is {_SAID[claimed]} the {y.category}."
+                out.append(Asked(text, "true" if claimed == side else "false", "statement", names))
     for o in scene.objects:
         if text := expression(o, scene, "refcoco+", rng):
             out.append(Asked(f"Where is {text}?", f"{row(o)} {column(o)}", "where", (o.category,)))

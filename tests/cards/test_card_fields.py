@@ -27,7 +27,7 @@ NOT_PROTOCOL = {
     "DataSpec": "directory root questions annotations images hub choices skip_broken max_pixels",
     "TaskFields": "description chance source",
     "RecipeCard": "description on_scenes checkpointing",
-    "QuestionCard": "floors small_text",
+    "QuestionCard": "floors on_scenes small_text",
     "LMMSCard": "include datasets",
     "ReadoutCard": "seeds",
     "ProbeCard": "set",

@@ -42,12 +42,12 @@ def _pieces(
 ) -> tuple[list[tuple[str, str, int]], dict[int, int], dict[str, list[int]]]:
     """(text, category or "", copies) of every phrase; line of the sign -> its phrase; category -> the phrases that name it."""
     repeat = style == TOGETHER and rng.random() < 0.7
-    told = (
+    parts = (
         told_together(what.scene, rng, repeat) if style == TOGETHER else [(t, o, 1) for t, o in phrases(what.scene, rng, style)]
     )
     pieces: list[tuple[str, str, int]] = []
     word = "point" if what.kind == "point" else "arrow"
-    for text, o, copies in told:
+    for text, o, copies in parts:
         letters = [x for x, marked in what.marks if o is not None and marked is o]
         pieces.append((_marked(text, f"{word} {letters[0]}") if letters else text, o.category if o else "", copies))
     where = rng.randint(0, len(pieces))
@@ -75,9 +75,9 @@ def _asked(
         for k, line in enumerate(what.lines):
             for part in (line.word, line.number):
                 word = swap_words(part, table)
-                found = re.search(rf"\b{re.escape(word)}\b", text) if word else None
-                if found:
-                    cues.append((found.end() - 1, (line_at[k],)))
+                match = re.search(rf"\b{re.escape(word)}\b", text) if word else None
+                if match:
+                    cues.append((match.end() - 1, (line_at[k],)))
         source = (line_at[q.line],) if q.line >= 0 else ()
     elif q.family.startswith("arrow"):
         o = (
@@ -86,16 +86,16 @@ def _asked(
             else next(o for x, o in what.marks if f"arrow {x}" in q.question)
         )
         source = tuple(of_category[o.category])
-        found = re.search(
+        match = re.search(
             r"arrow [A-D]\b" if q.family == "arrow-name" else rf"{re.escape(swap_words(o.category, table))}\b", text
         )
-        if found:
-            cues.append((found.end() - 1, source))
+        if match:
+            cues.append((match.end() - 1, source))
     else:
         for name in q.named:
-            found = re.search(rf"\b{re.escape(swap_words(name, table))}\b", text)
-            if found:
-                cues.append((found.end() - 1, tuple(of_category[name])))
+            match = re.search(rf"\b{re.escape(swap_words(name, table))}\b", text)
+            if match:
+                cues.append((match.end() - 1, tuple(of_category[name])))
         if q.family in ("nearer", "larger"):
             source = tuple(of_category[q.answer])
         elif q.family == "where" and len(of_category[q.named[0]]) == 1:

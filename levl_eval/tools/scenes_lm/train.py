@@ -1,9 +1,13 @@
-"""The embedded language model `scenes-lm`: a small Llama that reads and answers, trained on text only.
+"""The embedded language models: small Llamas that read and answer, trained on text only.
 
     python -m levl_eval.tools.scenes_lm.train train --out runs/scenes-lm --export levl_eval/assets/scenes-lm
     python -m levl_eval.tools.scenes_lm.train evaluate --model levl_eval/assets/scenes-lm
+    python -m levl_eval.tools.scenes_lm.train train --init-from levl_eval/assets/scenes-lm --steps 2400 --batch 10 --lr 2e-3 --easy 0 \
+        --every 400 --scenes 60 --threads 1 --out runs/scenes-reader --export levl_eval/assets/scenes-reader
+    python -m levl_eval.tools.scenes_lm.train evaluate --print --model levl_eval/assets/scenes-reader
 
-It has never seen an image: behind a connector, what it answers beyond its text-only floor comes from the encoder.
+`scenes-lm` reads objects, colours, places and counts; `scenes-reader`, trained on from it, also print, letters and comparisons (scenes.reading).
+They have never seen an image: behind a connector, what they answer beyond their text-only floor comes from the encoder.
 """
 
 from __future__ import annotations
@@ -175,24 +179,27 @@ def guide_at(step: int, steps: int, guide: float) -> float:
     return guide * min(1.0, max(0.0, 4 - 5 * step / steps))
 
 
+def _begun(args: argparse.Namespace, out: Path) -> tuple[Tokenizer, LlamaForCausalLM]:
+    """The tokenizer, kept in ``out``, and the model as it is before the first step."""
+    from tokenizers import Tokenizer as Loaded
+
+    token_file, first = out / "tokenizer.json", Path(args.init_from)
+    if not token_file.exists():
+        if args.init_from:
+            made = with_words(Loaded.from_file(str(first / "tokenizer.json")), WORDS)
+        else:
+            made = train_tokenizer(corpus(4000, args.seed), args.vocab)
+        atomic_write(token_file, made.to_str())
+    tokenizer = Loaded.from_file(str(token_file))
+    return tokenizer, widened(first, tokenizer) if args.init_from else build(tokenizer.get_vocab_size(), args.seed)
+
+
 def train(args: argparse.Namespace) -> int:
     """Train, or resume where the last run of the same command was stopped."""
     torch.set_num_threads(args.threads)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    token_file = out / "tokenizer.json"
-    from tokenizers import Tokenizer
-
-    if not token_file.exists():
-        first = Path(args.init_from) / "tokenizer.json"
-        made = (
-            with_words(Tokenizer.from_file(str(first)), WORDS)
-            if args.init_from
-            else train_tokenizer(corpus(4000, args.seed), args.vocab)
-        )
-        atomic_write(token_file, made.to_str())
-    tokenizer = Tokenizer.from_file(str(token_file))
-    model = widened(Path(args.init_from), tokenizer) if args.init_from else build(tokenizer.get_vocab_size(), args.seed)
+    tokenizer, model = _begun(args, out)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in known]
@@ -239,7 +246,7 @@ def train(args: argparse.Namespace) -> int:
                     kept = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
                     torch.save(kept, temporary)
                 if args.export:
-                    export(model, token_file, Path(args.export))
+                    export(model, out / "tokenizer.json", Path(args.export))
     return 0
 
 
