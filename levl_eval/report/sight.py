@@ -23,7 +23,7 @@ from levl_eval.records import Record
 from levl_eval.report.results import Results, Row, RowKey
 from levl_eval.report.units import interval
 
-ORACLES = ("attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
+ORACLES = ("scene", "attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
 _ASKED_FOR = {
     "correspondence": ("parts",),
     "depth": ("geometry",),

@@ -10,10 +10,13 @@ encoders=random-nano,levljepa-nano
 run() { levl-eval run --data scenes --out "$out" --limit "$limit" --seeds 0 "$@" || true; } # what an encoder cannot do fails and is said
 global=linear,knn,few-shot,attentive,shift@scenes-texture,shift@scenes-colour,shift@scenes-noise,shift@scenes-style,imagenet9,roxford5k
 dense=ade20k,ade20k-full,ade20k-incontext,davis
-asked=gqa,vqav2,pope,tallyqa,vsr,refcoco-places,chartqa,docvqa,infovqa,ocrbench
-lettered=cv-bench-2d,cv-bench-3d,mmbench,mmvp,realworldqa,seed-image,ai2d
-blink=blink-counting,blink-relative-depth,blink-spatial-relation,blink-object-localization
+asked=gqa,vqav2,pope,tallyqa
+lettered=cv-bench-2d,mmbench,mmvp,realworldqa,seed-image
+blink=blink-counting,blink-spatial-relation,blink-object-localization
+# What the scenes' first language model has never read: print, letters, sizes, distances, statements and "where".
+read_too=chartqa,docvqa,infovqa,ocrbench,refcoco-places,vsr,cv-bench-3d,ai2d,blink-relative-depth
 run --backbone "oracle:attributes,$encoders" --tasks "$global,$dense,$asked,$lettered,$blink"
+run --backbone "oracle:scene,$encoders" --tasks "$read_too" --llm scenes-reader
 run --backbone "oracle:parts,$encoders" --tasks spair71k,navi
 run --backbone "oracle:geometry,$encoders" --tasks nyuv2,kitti,sunrgbd,nyuv2-normals
 run --backbone oracle:words,levljepa-nano --tasks zeroshot,ade20k-text,sugarcrepe,winoground,aro-attribution,aro-relation,aro-order,mmvp-vlm
