@@ -94,7 +94,15 @@ def test_a_ceiling_is_looked_for_once_a_row(run, monkeypatch):
     monkeypatch.setattr(sight, "oracle_of", lambda record: asked.append(record.key) or "")
     results = Results.read([run])
     rows(results)
-    assert len(asked) == len(sight.ORACLES) * len(results.rows[0].cells) == 16
+    assert len(asked) == len(sight.ORACLES) * len(results.rows[0].cells) == 24
+
+
+def test_the_oracle_that_is_told_most_is_the_ceiling(run):
+    """Told where a patch lies, the scenes' language model answers 98 % of gqa, without it 88 %: only the former is a ceiling."""
+    write(run, "oracle:attributes", 0.9, ALL)
+    write(run, "oracle:scene", 1.0, {**ALL, "kind": "scene"})
+    results = Results.read([run])
+    assert sight.ceiling_of(results, results.rows[0]).name == "oracle:scene"
 
 
 def test_shares_stand_in_every_table(run):
