@@ -69,7 +69,9 @@ def hub_reason(error: BaseException) -> str:
         return "neither a directory nor a name of the hub (OWNER/NAME); correct it"
     if any(w.lower() in (text + " ".join(names)).lower() for w in _OFFLINE):
         return UNREACHED
-    return f"cannot be loaded ({type(error).__name__}: {_cut(str(error))})"
+    # Of itself `datasets` says only that an error occurred; its cause says which.
+    shown = next((e for e in chain if not type(e).__name__.startswith("DatasetGeneration")), error)
+    return f"cannot be loaded ({type(shown).__name__}: {_cut(str(shown))})"
 
 
 def _cut(text: str) -> str:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
@@ -80,3 +82,47 @@ def check_tables(files: Iterable[Path], what: str) -> None:
             raise UsageError(f"{what}: {path}: cannot be read ({e.strerror}); download it again") from e
         if not whole:
             raise UsageError(f"{what}: {path}: {misplaced(head) or 'is no whole Parquet file; download it again'}")
+
+
+_UNLIKE = re.compile(r"Failed to read file '(.+?)' with error CastError")
+
+
+class _UnlikeFile(logging.Filter):
+    """Takes the name of a file with other columns out of what `datasets` logs, which is of many lines and is not shown."""
+
+    file = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        match = _UNLIKE.match(record.getMessage())
+        self.file = match[1] if match else self.file
+        return match is None
+
+
+@contextlib.contextmanager
+def alike(what: str) -> Iterator[None]:
+    """While `datasets` makes a table of files. Raises UsageError naming the file, where `datasets` says it, that has other columns than its
+    siblings, and these columns; whatever else it raises passes."""
+    heard, handlers = _UnlikeFile(), list(logging.getLogger("datasets").handlers)
+    for handler in handlers:
+        handler.addFilter(heard)
+    try:
+        yield
+    except Exception as error:
+        one: BaseException | None = error
+        while one is not None and type(one).__name__ != "CastError":
+            one = one.__cause__ or one.__context__
+        own, wanted = (set(getattr(one, f"{which}_column_names", ())) for which in ("table", "requested"))
+        if own == wanted:
+            raise
+        more = [
+            f"{verb} {', '.join(map(repr, map(printable, sorted(n))))[:200]}"
+            for verb, n in (("has", own - wanted), ("lacks", wanted - own))
+            if n
+        ]
+        raise UsageError(
+            f"{what}: {heard.file or 'a file'}: {' and '.join(more)}, unlike the files before it; give all of them the same columns, or have those "
+            "of the wanted split alone in the folder"
+        ) from error
+    finally:
+        for handler in handlers:
+            handler.removeFilter(heard)

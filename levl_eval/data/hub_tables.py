@@ -18,7 +18,7 @@ from levl_eval.core.hub import UNKNOWN_REVISION, UNREACHED, hub, hub_reason
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
 from levl_eval.data.hub_cells import with_images
-from levl_eval.data.hub_files import check_parts, check_tables, files_below, local_state, of_split
+from levl_eval.data.hub_files import alike, check_parts, check_tables, files_below, local_state, of_split
 from levl_eval.data.places import COMMIT, moved_names
 
 if TYPE_CHECKING:
@@ -197,7 +197,8 @@ def _by_datasets(repo: str, config: str | None, split: str, revision: str | None
     """As `datasets` finds it, which prepares all splits of a configuration where it has not yet."""
     import datasets
 
-    table = datasets.load_dataset(repo, config, split=split, revision=revision)
+    with alike(f"--data hub: {repo}"):
+        table = datasets.load_dataset(repo, config, split=split, revision=revision)
     files = [Path(str(f["filename"])) for f in table.cache_files]
     return HubTable(table, files[0].parent.name if files and COMMIT.fullmatch(files[0].parent.name) else "")
 
@@ -284,11 +285,13 @@ def _of_folder(folder: Path, config: str | None, split: str, cache: str, pattern
     elif patterns is not None:
         config = None  # whose files the patterns are
     check_folder(folder, split, patterns, f"--data hub: {folder}")
-    if patterns is None:
-        return datasets.load_dataset(str(folder), config, split=split, cache_dir=cache)
-    return datasets.load_dataset(
-        str(folder), config, split=split, data_files={_bare(split): patterns}, cache_dir=cache, verification_mode="no_checks"
-    )
+    files = None if patterns is None else {_bare(split): patterns}
+    with alike(f"--data hub: {folder}"):
+        if files is None:
+            return datasets.load_dataset(str(folder), config, split=split, cache_dir=cache)
+        return datasets.load_dataset(
+            str(folder), config, split=split, data_files=files, cache_dir=cache, verification_mode="no_checks"
+        )
 
 
 def check_folder(folder: Path, split: str, patterns: list[str] | None, what: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from levl_eval.core.errors import UsageError
+from levl_eval.data.hub_files import alike
 from levl_eval.data.hub_tables import cache_of_state, check_folder
 from levl_eval.models.config import PretrainConfig, augments
 from levl_eval.pretrain import augment
@@ -55,7 +56,8 @@ class Hub(Source):
         import datasets
 
         try:
-            data = self._load()
+            with alike(f"data=hf:{self.name}:{self.split or 'train'}"):
+                data = self._load()
         except UsageError:
             raise
         except Exception as e:

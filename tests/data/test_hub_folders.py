@@ -96,3 +96,34 @@ def test_a_folder_that_holds_nothing_and_one_of_several_configurations(tmp_path)
     folder = small.repository(tmp_path / "two", {"a": ("test", pope([0])), "b": ("test", pope([1]))})
     with pytest.raises(UsageError, match=r"has several configurations \(a, b\); name one of them by `hub.questions`"):
         read(folder)
+
+
+@pytest.mark.parametrize("card", [CARD, ""])
+def test_a_file_with_other_columns_than_its_siblings_is_named(card, tmp_path, capfd):
+    folder = parts(tmp_path / "set", 2, [0, 1])
+    if card:
+        (folder / "README.md").write_text(card)
+    pope([1]).add_column("note", ["x"]).rename_column("category", "kind").to_parquet(
+        folder / "data" / "test-00001-of-00002.parquet"
+    )
+    with pytest.raises(UsageError) as e:
+        read(folder)
+    assert "\n" not in str(e.value) and "Generation" not in str(e.value)
+    for words in (
+        "set/data/test-00001-of-00002.parquet: has 'kind', 'note' and lacks 'category'",
+        "give all of them the same columns",
+    ):
+        assert words in str(e.value)
+    assert "Couldn't cast" not in capfd.readouterr().err
+
+
+def test_pretraining_names_the_file_too(tmp_path):
+    from levl_eval.pretrain.streams import Hub
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train-0.jsonl").write_text('{"image": "a.png", "text": "a"}\n')
+    (folder / "train-1.jsonl").write_text('{"image": "b.png", "text": "b", "note": "x"}\n')
+    hub = Hub(str(folder), "", "image", ("text",), 0, 10, streaming=False)
+    with pytest.raises(UsageError, match=r"data=hf:.*set:train: .*: has 'note', unlike the files before it"):
+        hub.open()
