@@ -7,6 +7,7 @@ ckpt.pt is a dictionary of plain values and tensors, loadable with ``weights_onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -373,15 +374,17 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
     _same_model(out, content, state["tokenizer"])
     state["text"]["encoder"] = with_positions(state["text"]["encoder"])
     paths = []
-    for side, parts in _sides(state).items():
-        if form == "official":
-            paths.append(out / f"{source.resolve().parent.name}_{side}_step{state['step']}.pt")
-            save(paths[-1], parts)
-        else:
-            tensors = {f"{part}.{k}": v.contiguous() for part, values in parts.items() for k, v in values.items()}
-            paths.append(out / f"{side}_encoder.safetensors")
-            with atomic_path(paths[-1]) as temporary:
-                save_file(tensors, temporary)
+    with (
+        contextlib.ExitStack() as files
+    ):  # towers appear together: a killed export must not leave those of two steps in one folder
+        for side, parts in _sides(state).items():
+            if form == "official":
+                paths.append(out / f"{source.resolve().parent.name}_{side}_step{state['step']}.pt")
+                save(paths[-1], parts)
+            else:
+                tensors = {f"{part}.{k}": v.contiguous() for part, values in parts.items() for k, v in values.items()}
+                paths.append(out / f"{side}_encoder.safetensors")
+                save_file(tensors, files.enter_context(atomic_path(paths[-1])))
     atomic_write(out / "config.json", json.dumps(content, indent=1) + "\n")
     atomic_write(out / "tokenizer.json", state["tokenizer"])
     return [*paths, out / "config.json"]

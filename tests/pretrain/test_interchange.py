@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from levl_eval.core.errors import UsageError
+from levl_eval.models import checkpoints as checkpoint
 from levl_eval.models.checkpoints import export, load_model, read, read_any
 from levl_eval.pretrain.cli import main
 from levl_eval.pretrain.interchange import import_published
@@ -128,3 +129,28 @@ def test_release_with_missing_metadata_is_one_line(checkpoints, tmp_path):
     save_file(load_file(release), tmp_path / "bare.safetensors", metadata={"format": "levl-pretrain/1"})
     with pytest.raises(UsageError, match=r"bare\.safetensors.*'tokenizer'"):
         load_model(tmp_path / "bare.safetensors")
+
+
+def test_an_interrupted_export_leaves_no_towers_of_two_steps(checkpoints, tmp_path, monkeypatch):
+    out = tmp_path / "dir"
+    export(checkpoints["clip"], "safetensors", out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    later = read(checkpoints["clip"])
+    later["step"] += 1
+    for side in ("vision", "text"):
+        later[side]["encoder"] = {k: v + 1 for k, v in later[side]["encoder"].items()}
+    checkpoint.save(tmp_path / "later.pt", later)
+    written = []
+
+    def save_one(tensors, path):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "save_file", save_one)
+        export(tmp_path / "later.pt", "safetensors", out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    export(tmp_path / "later.pt", "safetensors", out)
+    assert (out / "vision_encoder.safetensors").read_bytes() != before["vision_encoder.safetensors"]
