@@ -32,3 +32,17 @@ def test_text_in_images_on_the_scenes_through_one_connector(world, tmp_path, cap
     assert {"question_type/layout", "question_type/table/list"} <= records[0].metrics.keys()
     assert {"recognition", "type/Key Information Extraction"} <= records[1].metrics.keys()
     assert len(list((tmp_path / "cache" / "connectors").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("llm", ["scenes-lm", "scenes-reader"])
+def test_a_model_that_has_never_read_what_is_asked_is_named_with_the_one_that_has(world, tmp_path, caplog, llm):
+    caplog.set_level("INFO")
+    fast = [f"ocrbench.{s}" for s in FAST if s != "recipe=scenes"]
+    (record,) = evaluate(
+        ["random:nano"], ["ocrbench"], data=str(world), settings=["ocrbench.recipe=scenes-reading", *fast], llm=llm, out=tmp_path / "out",
+        cache=tmp_path / "cache", progress=Progress(), limit=4,
+    )  # fmt: skip
+    assert record.status == "done", record.reason
+    warned = "asks what the language model scenes-lm has never read; scenes-reader has (--llm scenes-reader)"
+    assert record.notes.get("never_read") == (warned if llm == "scenes-lm" else None)
+    assert (f"ocrbench: {warned}" in caplog.text) == (llm == "scenes-lm")
