@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from levl_eval.cards import RecipeCard
 from levl_eval.cards.registry import backbone_card
 from levl_eval.cli import main
 from levl_eval.core.errors import UsageError
@@ -78,7 +79,8 @@ def test_rooms_of_the_scenes_are_those_their_tasks_read():
         [],
         "scenes",
     )
-    read = {c.data.directory.partition("/")[0] for c in cards.values()}
+    mixes = [c.recipe.data for c in cards.values() if isinstance(getattr(c, "recipe", None), RecipeCard)]
+    read = {d.directory.partition("/")[0] for d in [*(c.data for c in cards.values()), *(d for mix in mixes for d in mix)]}
     assert read == set(ROOMS)
 
 
