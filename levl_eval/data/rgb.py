@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
 
 _ORIENTATION = 0x0112  # EXIF tag
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags, of the pixels as they are stored
 _PHOTOMETRIC = 262  # TIFF tag: 0 says that 0 is white
 _BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # TIFF tags, and what the second says of signed integers
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -190,7 +191,7 @@ def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image
         # Pillow turns a TIFF itself when it is loaded, and takes the tag away.
         by_pillow = orientation(image) if stored == "TIFF" else 0
         packed = _packed_as(image)
-        image.load()
+        _load(image)
         turned = orientation(image)
         turn = _TURNS.get(turned) if rules.orientation == "exif" else _BACK.get(by_pillow) if not turned else None
         out = _with_clear(_eight_bits(image, stored, what, packed), packed)
@@ -207,6 +208,18 @@ def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image
         return out
 
 
+def _load(image: Image.Image) -> None:
+    """Decode. Pillow maps uncompressed pixels of a path into memory, those of a TIFF by its turned size: they would be scrambled."""
+    if not isinstance(image, ImageFile.ImageFile):
+        image.load()
+        return
+    path, image.filename = image.filename, ""
+    try:
+        image.load()
+    finally:
+        image.filename = path
+
+
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 0 where there is none, or one that cannot be read."""
     try:
@@ -214,6 +227,13 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # a damaged tag: the pixels are as they are stored
         return 0
     return value if isinstance(value, int) and 1 <= value <= 8 else 0
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened image's pixels as they lie in the file: of a TIFF, newer versions of Pillow give the turned size."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    width, height = image.size
+    return tags.get(_WIDTH, width), tags.get(_HEIGHT, height)
 
 
 def upright(image: Image.Image, what: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
-from levl_eval.data.rgb import Rules, decoding, open_image, orientation
+from levl_eval.data.rgb import Rules, decoding, open_image, orientation, stored_size
 from levl_eval.data.skipping import state_key
 
 Size = tuple[int, int]  # width, height
@@ -19,7 +19,7 @@ def size_as_opened(path: Path, rules: Rules) -> Size:
     """(width, height) of the RGB image that ``rules`` make of a file, from its header alone. Raises LevlError naming the file."""
     try:
         with decoding(str(path)), open_image(path, rules.max_pixels) as image:
-            width, height = image.size
+            width, height = stored_size(image)
             turned = rules.orientation == "exif" and orientation(image) >= 5  # by a quarter
     except FileNotFoundError:
         raise LevlError(f"{path}: no such image; put it there or correct the data set's file list") from None

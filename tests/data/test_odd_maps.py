@@ -17,7 +17,8 @@ from levl_eval.data.fingerprints import fingerprint_of
 from levl_eval.data.hub_tables import HubTable
 from levl_eval.data.normals import load_normals
 from levl_eval.data.readers import read_segmentation
-from levl_eval.data.rgb import Rules, decode_rgb
+from levl_eval.data.rgb import Rules, decode_rgb, open_rgb, to_rgb
+from levl_eval.data.stated_sizes import size_as_opened
 from tests.data import small_sets as small
 
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
@@ -98,6 +99,20 @@ def test_as_stored_is_as_stored(kind, tag):
     assert turned.shape[:2] == ((8, 6) if tag > 4 else (6, 8)) and (tag == 1) == bool(
         turned.shape == pixels.shape and (turned == pixels).all()
     )
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "RGB", "1"])
+def test_a_tiff_to_be_turned_has_one_size_and_the_same_pixels_from_its_path_as_from_its_bytes(tmp_path, mode, tag):
+    pixels = np.random.default_rng(tag).integers(0, 256, (6, 8), np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    path = tmp_path / "a.tif"
+    image.save(path, tiffinfo={0x0112: tag})
+    for rules in (Rules(), Rules("stored")):
+        of_bytes = decode_rgb(path.read_bytes(), "x", rules)
+        for of_path in (open_rgb(path, rules), to_rgb(Image.open(path), "x", rules)):
+            assert of_path.size == of_bytes.size and of_path.tobytes() == of_bytes.tobytes()
+        assert size_as_opened(path, rules) == of_bytes.size
 
 
 def test_labels_to_ignore_beyond_a_byte_are_told_apart(tmp_path):
