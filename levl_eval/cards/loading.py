@@ -267,7 +267,7 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
     expected = expected[0].lower() + expected[1:]
     if first["type"] == "extra_forbidden":
         expected = "no such field" + did_you_mean(loc[-1], _fields_at(model, first["loc"])) + "; take it out, or correct its name"
-    elif "input" in first and not isinstance(first["input"], (dict, BaseModel)):
+    elif "input" in first and ", found " not in expected and not isinstance(first["input"], (dict, BaseModel)):
         expected += f", found {reprlib.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return UsageError(f"{where}: field `{field}`: {expected}{more}")

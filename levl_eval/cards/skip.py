@@ -33,6 +33,6 @@ NO_SKIPPING = SkipBound(0)
 
 def checked_bound(value: object) -> str:
     """A bound as text: of ``3``, ``"3"`` or ``"0.5%"``. Raises ValueError for anything else; for fields and options alike."""
-    text = str(value).strip() if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    text = str(value).strip()
     SkipBound.parse(text)
     return text

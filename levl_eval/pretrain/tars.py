@@ -103,6 +103,14 @@ def captions_of(members: dict[str, bytes], fields: Iterable[str], strip: bool = 
     return texts_of(_utf8(members["txt"]), strip) if "txt" in members else []
 
 
+def _is_header(block: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
     """Raises LevlError where the members end before the tar does (a damaged header), or the tar has no end (cut off).
 
@@ -114,6 +122,11 @@ def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
     while content := stream.read(1 << 20):
         ended = True
         if any(content):
+            at = (len(content) - len(content.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+            if at and _is_header(content[at : at + tarfile.BLOCKSIZE]):
+                raise LevlError(
+                    f"{path}: another tar follows behind byte {tar.offset}, whose samples would be lost; join tars by `tar --concatenate`, or give each by itself"
+                )
             raise LevlError(
                 f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"
             )
@@ -148,10 +161,17 @@ def _sample(name: str, members: dict[str, bytes], fields: Iterable[str], strip: 
     return Raw(name, image, captions, TWO_IMAGES if len(images) > 1 else NO_TEXT if unreadable else "")
 
 
+def _apart(name: str, again: bool) -> str:
+    """What is wrong with a key whose members do not follow one another. again: whether a member of this suffix was there already."""
+    if again:
+        return f"holds the sample {name} twice; keep one of the two"
+    return f"the members of the sample {name} do not follow one another; write it again sorted by name: tar --sort=name -cf SHARD.tar FOLDER"
+
+
 def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | None) -> Iterator[Raw | None]:
     key = ""
     members: dict[str, bytes] = {}
-    seen: set[str] = set()
+    seen: dict[str, str] = {}  # key -> suffixes of its members, as one text: a shard may hold a million keys
     again = "download it again or leave it out of the pattern"
     read = True  # whether the sample at hand is wanted
 
@@ -172,10 +192,10 @@ def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | N
                     if members:
                         yield sample()
                     if name in seen:
-                        raise LevlError(f"{path}: holds the sample {printable(name)} twice; keep one of the two")
+                        raise LevlError(f"{path}: {_apart(printable(name), suffix.lower() in seen[name].split())}")
                     read = wanted is None or wanted(len(seen))
-                    seen.add(name)
-                    key, members = name, {}
+                    key, members, seen[name] = name, {}, ""
+                seen[name] += f" {suffix.lower()}"
                 if link:  # whose content is elsewhere: webdataset passes it over
                     members[LINKED] = b""
                     continue

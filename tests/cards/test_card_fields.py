@@ -321,6 +321,7 @@ def test_no_number_of_any_card_is_without_bounds():
         ("ade20k", "size", "true", r"`size`: expected a number at least 1, at most 16,384, found True"),
         ("nyuv2", "bins", "100000000", r"`bins`: expected a number at least 2, at most 10,000"),
         ("attentive", "views", "-1", r"`views`: expected a number at least 0, at most 1,000"),
+        ("knn", "data.skip_broken", "0.5", r"`data.skip_broken`: expected a whole number such as 3, or a percentage such as 0.5%, found '0.5'$"),
         ("ade20k-mmseg", "betas", "[0.9, 1.0]", r"`betas.1`: expected a number at least 0, at most 1"),
     ],
 )  # fmt: skip

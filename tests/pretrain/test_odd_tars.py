@@ -64,6 +64,28 @@ def test_what_is_no_tar_is_told_as_what_it_is(content, words, tmp_path):
         list(read_tar(str(path), ("txt",)))
 
 
+@pytest.mark.parametrize("wanted", [None, lambda i: True])
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ("a.png a.txt b.png b.txt a.png a.txt", r"holds the sample a twice; keep one"),
+        ("a.png b.png a.txt b.txt", r"the members of the sample a do not follow one another; .*tar --sort=name"),
+        ("a.png b.png b.txt a.json", r"the members of the sample a do not follow one another"),
+    ],
+)
+def test_members_that_lie_apart_are_not_taken_for_a_sample_that_is_there_twice(members, words, wanted, tmp_path):
+    path = tar(tmp_path / "s.tar", *((name, IMAGE if name.endswith("png") else b"one") for name in members.split()))
+    with pytest.raises(LevlError, match=rf"s\.tar: {words}"):
+        list(read_tar(str(path), ("txt",), wanted=wanted))
+
+
+def test_a_tar_behind_the_end_of_another_is_told_as_what_it_may_be(tmp_path):
+    one, two = (tar(tmp_path / n, (f"{n}.png", IMAGE), (f"{n}.txt", b"one")) for n in "ab")
+    both = small.write(tmp_path / "s.tar", one.read_bytes() + two.read_bytes())
+    with pytest.raises(LevlError, match=r"s\.tar: another tar follows behind byte \d+, .*tar --concatenate"):
+        list(read_tar(str(both), ("txt",)))
+
+
 def test_a_shard_and_a_link_to_it_are_one(tmp_path):
     tar(tmp_path / "a.tar", ("a.png", IMAGE), ("a.txt", b"one"))
     (tmp_path / "b.tar").symlink_to(tmp_path / "a.tar")
