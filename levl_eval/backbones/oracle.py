@@ -110,7 +110,7 @@ class OracleBackbone(Backbone):
         if (pixels == pixels[0, 0]).all():
             return np.zeros((GRID * GRID, self.patch_dim), np.float32)
         key = digest_of(pixels)
-        known = self.world.scene(key)
+        known = self.world.lookup(key)
         if known is None:
             raise LevlError(
                 f"{self.uri}: an image is none of the synthetic scenes in {self.world.root}; `oracle:` backbones know those only, as "

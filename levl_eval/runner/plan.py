@@ -108,10 +108,19 @@ class Job:
         """Its record with everything but the outcome."""
         card = self.card
         new = Record(
-            backbone={**self.backbone.describe(), "code": self.identity.backbone["code"]}, task=card.name, engine=card.engine, main_metric=card.main_metric, chance=card.chance,
-            protocol={}, protocol_hash="", data={"source": source, **self.data.notes}, seed=self.seed, environment=environment,
-            card=dict(plain(card)), call=call,
-        )  # fmt: skip
+            backbone={**self.backbone.describe(), "code": self.identity.backbone["code"]},
+            task=card.name,
+            engine=card.engine,
+            main_metric=card.main_metric,
+            chance=card.chance,
+            protocol={},
+            protocol_hash="",
+            data={"source": source, **self.data.notes},
+            seed=self.seed,
+            environment=environment,
+            card=dict(plain(card)),
+            call=call,
+        )
         fill_identity(new, self.identity)
         return new
 

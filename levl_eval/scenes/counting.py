@@ -14,7 +14,7 @@ from levl_eval.scenes.world import CATEGORIES, COLORS, Scene, sample_scene, stab
 
 COUNTS: dict[str, int] = {"tallyqa/test": 60, "vsr/test": 60}
 ROOMS = tuple(part.partition("/")[0] for part in COUNTS)
-_WORDS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}  # as VSR says them
+IN_WORDS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}  # a relation as VSR says it
 
 
 def counted_scene(part: str, index: int, seed: int) -> Scene:
@@ -52,7 +52,7 @@ def _vsr(part: str, count: int, seed: int) -> list[dict[str, object]]:
     for index in range(count):
         _, x, y = choice_scene(stable_seed("export", part, seed, index))
         side, label = relation(x, y), index % 2
-        word, name = _WORDS[side if label else OPPOSITE[side]], image_path(part, index).rpartition("/")[2]
+        word, name = IN_WORDS[side if label else OPPOSITE[side]], image_path(part, index).rpartition("/")[2]
         rows.append({
             "image": name, "image_link": "", "caption": f"The {x.category} is {word} the {y.category}.", "label": label, "relation": word,
             "subj": x.category, "obj": y.category,

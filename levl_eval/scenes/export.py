@@ -185,7 +185,7 @@ def _files(part: str, index: int, seed: int, size: int) -> Iterator[tuple[str, b
         pixels = render_image(scene, size)
         if room == shifts.ROOM:
             pixels = shifts.shifted_pixels(pixels, kind, index, seed)
-        if room in signs.ROOMS or (part == reading.PART and reading.kind_of(index) == "sign"):
+        if reading.has_sign(part, index):
             pixels = signs.signed_pixels(pixels, part, index, seed)
         if room in lettered.ROOMS:
             pixels = labels.labelled(pixels, lettered.labels_of(part, index, seed, scene))

@@ -54,10 +54,25 @@ def lettered_scene(part: str, index: int, seed: int) -> Scene:
     if part == "blink/Counting":
         return sample_scene(key, 4, 6)
     if part.startswith("ai2d"):
-        return next(s for k in range(_TRIES) if len((s := sample_scene(stable_seed("diagram", key, k), 3, 4)).counts()) >= 3)
+        return diagram_scene(key)
     if part == "blink/Relative_Depth":
-        return next(s for k in range(_TRIES) if len(points(s := sample_scene(stable_seed("points", key, k)))) == 2)
+        return pointed_scene(key)
     return sample_scene(key)
+
+
+def diagram_scene(key: int) -> Scene:
+    """Three or four objects, of three categories at least: what arrows name."""
+    return next(s for k in range(_TRIES) if len((s := sample_scene(stable_seed("diagram", key, k), 3, 4)).counts()) >= 3)
+
+
+def pointed_scene(key: int) -> Scene:
+    """A scene with two points of which one is clearly nearer."""
+    return next(s for k in range(_TRIES) if points(s := sample_scene(stable_seed("points", key, k))))
+
+
+def of_one(scene: Scene) -> list[int]:
+    """Numbers of the objects that are the only ones of their category."""
+    return [k for k, o in enumerate(scene.objects) if scene.counts()[o.category] == 1]
 
 
 def _other_scene(index: int, seed: int) -> tuple[Scene, str, tuple[str, str], tuple[str, str]]:
@@ -155,7 +170,7 @@ def labels_of(part: str, index: int, seed: int, scene: Scene) -> list[Label]:
     """What is drawn over an image: letters at arrows, two points, two boxes; nothing in the other parts."""
     rng = random.Random(stable_seed("labels", part, seed, index))
     if part.startswith("ai2d"):
-        numbers = [k for k, o in enumerate(scene.objects) if scene.counts()[o.category] == 1]
+        numbers = of_one(scene)
         rng.shuffle(numbers)
         return [at(LETTERS[n], "arrow", *visible(scene, k)) for n, k in enumerate(numbers)]
     if part == "blink/Relative_Depth":

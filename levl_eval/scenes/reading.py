@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from levl_eval.scenes.choices import OPPOSITE
+from levl_eval.scenes.counting import IN_WORDS
 from levl_eval.scenes.labels import Label, at
 from levl_eval.scenes.language import ROWS_OF_IMAGE, column, relation, row
-from levl_eval.scenes.lettered import points, visible
-from levl_eval.scenes.options import APART, LARGER
+from levl_eval.scenes.lettered import diagram_scene, of_one, pointed_scene, points, visible
+from levl_eval.scenes.options import APART, LARGER, LETTERS
 from levl_eval.scenes.referring import expression
+from levl_eval.scenes.signs import ROOMS as SIGNED
 from levl_eval.scenes.signs import Line, lines_of
 from levl_eval.scenes.world import SIZES, Scene, SceneObject, sample_scene, stable_seed
 
@@ -31,8 +33,12 @@ MOST = 8  # questions of an image
 Kind = Literal["sign", "arrow", "point", "plain"]
 KINDS: tuple[Kind, ...] = ("sign", "arrow", "sign", "point", "plain")  # of images 0, 1, ..., and so on
 ORDINALS = ("first", "second", "third")
-_SAID = {"left": "left of", "right": "right of", "above": "above", "below": "below"}  # as VSR says them
-_TRIES = 1_000
+_OF_NUMBERS = (
+    "What is the number of {}?",
+    "what is the number of {}?",
+    "What number stands beside {}?",
+    "what number stands beside {}?",
+)
 
 
 @dataclass(frozen=True)
@@ -64,19 +70,15 @@ def shown(kind: Kind, index: int, seed: int) -> Shown:
     if kind == "sign":
         return Shown(kind, sample_scene(key, 2, 3), lines_of(PART, index, seed))
     if kind == "point":
-        for k in range(_TRIES):
-            scene = sample_scene(stable_seed("points", key, k))
-            marked = points(scene)
-            if len(marked) == 2:
-                of_point = {visible(scene, n): o for n, o in enumerate(scene.objects)}
-                letters = rng.sample("AB", 2)
-                return Shown(kind, scene, marks=tuple((x, of_point[p[:2]]) for x, p in zip(letters, marked, strict=True)))
-        raise AssertionError("no scene with two points apart")
+        scene = pointed_scene(key)
+        of_point = {visible(scene, n): o for n, o in enumerate(scene.objects)}
+        letters = rng.sample(LETTERS[:2], 2)
+        return Shown(kind, scene, marks=tuple((x, of_point[p[:2]]) for x, p in zip(letters, points(scene), strict=True)))
     if kind == "arrow":
-        scene = next(s for k in range(_TRIES) if len((s := sample_scene(stable_seed("diagram", key, k), 3, 4)).counts()) >= 3)
-        single = [o for o in scene.objects if scene.counts()[o.category] == 1]
+        scene = diagram_scene(key)
+        single = [scene.objects[k] for k in of_one(scene)]
         rng.shuffle(single)
-        return Shown(kind, scene, marks=tuple(zip("ABCD", single, strict=False)))
+        return Shown(kind, scene, marks=tuple(zip(LETTERS, single, strict=False)))
     return Shown(kind, sample_scene(key, 3, 6))
 
 
@@ -91,23 +93,15 @@ def _of_sign(lines: Sequence[Line], rng: random.Random) -> list[Asked]:
     out = [Asked("How many lines does the sign have?", str(len(lines)), "sign-lines")]
     if len(lines) == 1:
         word, number = lines[0]
-        if not number:
-            out.append(Asked("what is written in the image?", word, "sign-word", line=0))
         if number:
             out.append(Asked("what is the number in the image?", number, "sign-digits", line=0))
+        else:
+            out.append(Asked("what is written in the image?", word, "sign-word", line=0))
     elif lines[0].word:
         out.append(Asked("What is the first word on the sign?", lines[0].word, "sign-first", line=0))
     for k, (word, number) in enumerate(lines):
         if word and number:
-            asked = rng.choice(
-                (
-                    "What is the number of {}?",
-                    "what is the number of {}?",
-                    "What number stands beside {}?",
-                    "what number stands beside {}?",
-                )
-            )
-            out.append(Asked(asked.format(word), number, "sign-number", line=k))
+            out.append(Asked(rng.choice(_OF_NUMBERS).format(word), number, "sign-number", line=k))
             out.append(Asked(f"Which word stands beside {number}?", word, "sign-beside", line=k))
     whole = [line for line in lines if line.word and line.number]
     if len(whole) > 1:
@@ -151,7 +145,7 @@ def _compared(scene: Scene, rng: random.Random, plainly: bool) -> list[Asked]:
                 out.append(Asked(f"Which is smaller, {pair}?", smaller.category, "larger", names))
             if side := relation(x, y):
                 claimed = side if rng.random() < 0.5 else OPPOSITE[side]
-                text = f"Is this statement true or false? The {x.category} is {_SAID[claimed]} the {y.category}."
+                text = f"Is this statement true or false? The {x.category} is {IN_WORDS[claimed]} the {y.category}."
                 out.append(Asked(text, "true" if claimed == side else "false", "statement", names))
     for o in scene.objects:
         if text := expression(o, scene, "refcoco+", rng):
@@ -169,15 +163,19 @@ def questions(what: Shown, rng: random.Random, plainly: bool = False) -> list[As
         by_family.setdefault(q.family, []).append(q)
     for group in by_family.values():
         rng.shuffle(group)
-    mixed = [
-        group[k] for k in range(MOST) for group in by_family.values() if k < len(group)
-    ]  # of each kind the first, the second, ...
+    # Of each family the first, then of each the second, ...
+    mixed = [group[k] for k in range(MOST) for group in by_family.values() if k < len(group)]
     return [*first[:MOST], *mixed[: MOST - len(first[:MOST])]]
 
 
 def kind_of(index: int) -> Kind:
     """Of image ``index``."""
     return KINDS[index % len(KINDS)]
+
+
+def has_sign(part: str, index: int) -> bool:
+    """Whether image ``index`` of a part of the world shows a sign."""
+    return part.partition("/")[0] in SIGNED or (part == PART and kind_of(index) == "sign")
 
 
 def of_image(index: int, seed: int) -> Shown:

@@ -69,17 +69,16 @@ def cells(lines: tuple[Line, ...]) -> np.ndarray:
 def lines_of(part: str, index: int, seed: int) -> tuple[Line, ...]:
     """The lines of the sign of an image. Words of a sign are distinct, as are its numbers."""
     rng = random.Random(stable_seed("sign", part, seed, index))
-    count = {"chartqa": 3, "infovqa": 2 + index % 2, "docvqa": 2}.get(part.partition("/")[0], 1 + (index % 4 == 3))
-    if part.startswith("reading"):  # to be trained on: one to three lines, a single one at times without its word or number
-        count, left_out = rng.randint(1, 3), rng.choice(("word", "number", ""))
+    room, absent = part.partition("/")[0], ""
+    if room == "reading":  # to be trained on: one to three lines, a single one at times without its word or number
+        count, absent = rng.randint(1, 3), rng.choice(("word", "number", ""))
+    elif room == "ocrbench":
+        count, absent = 1 + (index % 4 == 3), {0: "number", 1: "word"}.get(index % 4, "")
+    else:
+        count = {"chartqa": 3, "infovqa": 2 + index % 2, "docvqa": 2}[room]
     words, numbers = rng.sample(WORDS, count), rng.sample(range(2, 100), count)
     lines = tuple(Line(w, str(n)) for w, n in zip(words, numbers, strict=True))
-    if part.startswith("reading") and count == 1 and left_out:
-        return (lines[0]._replace(**{left_out: ""}),)
-    if part.startswith("ocrbench"):
-        kind = index % 4
-        return (lines[0]._replace(number=""),) if kind == 0 else (lines[0]._replace(word=""),) if kind == 1 else lines
-    return lines
+    return (lines[0]._replace(**{absent: ""}),) if count == 1 and absent else lines
 
 
 def signed_scene(part: str, index: int, seed: int) -> Scene:

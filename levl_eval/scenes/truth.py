@@ -39,7 +39,7 @@ from levl_eval.scenes.signs import WORDS, Line
 from levl_eval.scenes.world import COLORS, MASK_CLASSES, SIZES, TEXTURES, Scene
 
 MANIFEST = "scenes.json"
-LINES = 3  # of a sign at most
+LINES = len(reading.ORDINALS)  # of a sign at most
 PLACES = 8  # rows of an image, and columns
 _PARTS = {(c, name): k for k, (c, name) in enumerate((c, name) for c, names in KEYPOINTS.items() for name in names)}
 KINDS: dict[str, int] = {  # kind of knowledge -> numbers a patch
@@ -100,7 +100,7 @@ NOTHING = Printed()
 def printed(part: str, index: int, seed: int, scene: Scene, size: int) -> Printed:
     """Of image ``index`` of a part of the world."""
     room = part.partition("/")[0]
-    if room in signs.ROOMS or (part == reading.PART and reading.kind_of(index) == "sign"):
+    if reading.has_sign(part, index):
         return Printed(signs.lines_of(part, index, seed), signs.line_map(part, index, seed, size))
     if part == reading.PART:
         return Printed(letters={x: scene.objects.index(o) for x, o in reading.of_image(index, seed).marks})
@@ -223,9 +223,11 @@ class World:
     def size(self) -> int:
         return self.manifest["size"]
 
-    def scene(self, digest: bytes) -> tuple[Scene, str, int] | None:
-        """The scene that an image of these pixels shows, and its part and number; None where the world has no such image. Raises LevlError,
-        UsageError."""
+    def lookup(self, digest: bytes) -> tuple[Scene, str, int] | None:
+        """The scene that an image of these pixels shows, its part and its number there; None where the world has no such image.
+
+        Raises LevlError, UsageError.
+        """
         if self._index is None:
             self._index = self._read()
         entry = self._index.get(digest)

@@ -121,7 +121,7 @@ def test_print_is_told_where_it_stands(world):
     kinds = Counter()
     for path in [*sorted((world / "reading/images").iterdir()), *sorted((world / "chartqa/test/png").iterdir())[:4]]:
         pixels = np.asarray(Image.open(path).convert("RGB"))
-        scene, part, index = known.scene(digest_of(pixels))
+        scene, part, index = known.lookup(digest_of(pixels))
         beside = printed(part, index, manifest["seed"], scene, manifest["size"])
         facts = patch_facts(scene, "scene", manifest["size"], 8, beside)
         plain = patch_facts(scene, "attributes", manifest["size"], 8)

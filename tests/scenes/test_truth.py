@@ -52,7 +52,7 @@ def test_every_image_of_a_world_is_found_by_its_pixels(world):
     variants = [p for p in files if "mixed_rand" in str(p)]
     assert variants
     for path in [*files[::7], *variants]:
-        entry = known.scene(digest_of(np.asarray(Image.open(path).convert("RGB"))))
+        entry = known.lookup(digest_of(np.asarray(Image.open(path).convert("RGB"))))
         assert entry is not None, path
         scene = entry[0]
         if "classification" in str(path):
@@ -68,17 +68,17 @@ def test_mixed_images_have_the_background_they_show(world):
     at = Path(world) / "imagenet9"
     for path in sorted((at / "original/val").rglob("*.jpg")):
         other = at / "mixed_rand" / path.relative_to(at / "original")
-        one, two = (known.scene(digest_of(np.asarray(Image.open(p).convert("RGB"))))[0] for p in (path, other))
+        one, two = (known.lookup(digest_of(np.asarray(Image.open(p).convert("RGB"))))[0] for p in (path, other))
         assert one.objects[0].category == two.objects[0].category and one.bands != two.bands
 
 
 def test_what_is_no_world_is_told(world, tmp_path):
     assert read_manifest(tmp_path) is None
-    assert World(world, read_manifest(world)).scene(b"0" * 16) is None
+    assert World(world, read_manifest(world)).lookup(b"0" * 16) is None
     for text in ("{", "[]", '{"generator": 3}', '{"generator": 1, "seed": 0, "size": 64, "counts": {}}'):
         (tmp_path / "scenes.json").write_text(text)
         with pytest.raises(UsageError, match="make the world again"):
             read_manifest(tmp_path)
     (tmp_path / "scenes.json").write_text((Path(world) / "scenes.json").read_text())
     with pytest.raises(LevlError, match="make the world of synthetic scenes again"):
-        World(tmp_path, read_manifest(tmp_path)).scene(b"0" * 16)
+        World(tmp_path, read_manifest(tmp_path)).lookup(b"0" * 16)

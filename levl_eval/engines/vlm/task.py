@@ -38,10 +38,8 @@ if TYPE_CHECKING:
 # Pixels of the encoder's input below which a word of warning stands beside text in images. Our choice: a line of a page of 2,200 pixels is
 # some 30 high, which is six at 448 and three at 224.
 LEGIBLE = 448
-READING, READER = (
-    "scenes-reading",
-    "scenes-reader",
-)  # the recipe that asks of print, letters and comparisons, and the model that has read them
+READING = "scenes-reading"  # the recipe that asks of print, letters and comparisons
+READER = "scenes-reader"  # the language model that has read them
 _META = ("split", "types", "answer_type", "question_type", "type", "category")
 
 
