@@ -374,9 +374,8 @@ def export(source: Path, form: str, out: Path) -> list[Path]:
     _same_model(out, content, state["tokenizer"])
     state["text"]["encoder"] = with_positions(state["text"]["encoder"])
     paths = []
-    with (
-        contextlib.ExitStack() as files
-    ):  # towers appear together: a killed export must not leave those of two steps in one folder
+    # Towers appear together: a killed export must not leave those of two steps in one folder.
+    with contextlib.ExitStack() as files:
         for side, parts in _sides(state).items():
             if form == "official":
                 paths.append(out / f"{source.resolve().parent.name}_{side}_step{state['step']}.pt")
