@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.messages import on_stderr
+from levl_eval.core.output import guarded
 from levl_eval.core.text import did_you_mean, printable
 from levl_eval.core.user_code import place_of, told
 
@@ -82,8 +83,23 @@ class Parser(argparse.ArgumentParser):
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to resume (that of the KeyboardInterrupt, if it has one).
 
-    What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile.
+    What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile. The command comes to its end whether
+    its output can be written or not; it failed where that was lost, unless its reader left.
     """
+    with guarded() as out:
+        code = _answered(call, debug, program)
+        out.flush()
+        if out.lost:
+            print(
+                f"{program}: stdout cannot be written ({out.lost}), a part of the output is missing; files are kept",
+                file=sys.stderr,
+            )
+            return code or 1
+    return code
+
+
+def _answered(call: Callable[[], int], debug: bool, program: str) -> int:
+    """The exit code of a command, whose error is told."""
     try:
         with on_stderr():
             return call()
@@ -96,9 +112,6 @@ def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     except KeyboardInterrupt as e:
         print(f"\n{program}: interrupted; {str(e) or 'run the same command again to resume from here'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except Exception as e:
         if debug:
             raise

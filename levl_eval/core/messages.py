@@ -18,10 +18,7 @@ ROOT = "levl_eval"  # the logger that all others of the package are below
 
 
 class StderrHandler(logging.Handler):
-    """One line a message on whatever ``sys.stderr`` is at that moment; what would act on a terminal is escaped.
-
-    An error of writing (a closed pipe) is the command's to answer, so it is not caught here.
-    """
+    """One line a message on whatever ``sys.stderr`` is at that moment; what would act on a terminal is escaped."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(printable(record.getMessage()), file=sys.stderr, flush=True)
