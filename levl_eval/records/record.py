@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -204,6 +205,17 @@ def _what_is_wrong(error: Exception) -> str:
     return f"field `{'.'.join(map(str, first['loc']))}`: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
+def _check_result(record: Record) -> None:
+    """Raises ValueError for a record without what every table shows of it."""
+    if record.status not in ("done", "failed"):
+        raise ValueError(f"field `status`: expected done or failed, found {record.status[:60]!r}")
+    if record.status == "done" and record.main_metric not in record.metrics:
+        raise ValueError(f"field `metrics`: lacks the main metric {record.main_metric[:60]!r}")
+    for name, estimate in record.metrics.items():
+        if not math.isfinite(estimate.value):
+            raise ValueError(f"field `metrics.{name}.value`: {estimate.value} is not finite")
+
+
 def home_of(path: Path) -> Path:
     """The run directory that a record's file belongs to, whole; of a link the one of what it leads to."""
     path = path.absolute()  # a bare name is a file of the folder one stands in, which may be "records"
@@ -222,6 +234,7 @@ def read_record(path: Path, home: Path | None = None) -> Record:
         record = Record.model_validate(migrate(content, path))
         for field in ("name", "weights_sha256"):  # schemas differ in what else they hold of the backbone
             as_text(record.backbone.get(field), f"field `backbone.{field}`")
+        _check_result(record)
     except UsageError:
         raise
     except OSError as e:

@@ -37,9 +37,9 @@ def migrate(content: object, path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: not a levl-eval record (a JSON object is expected); delete it and run again")
     schema = content.get("schema")
-    if schema == f"{FAMILY}1":
+    if schema == f"{FAMILY}1" and not content.get("checksum"):  # with one it was a record of schema 2
         return _from_1(dict(content))
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, f"{FAMILY}1"):
         newer = isinstance(schema, str) and schema.startswith(FAMILY)
         remedy = "it is of another version of levl-eval: read it with that one" if newer else "delete it and run again"
         raise UsageError(f"{path}: field `schema`: {str(schema)[:60]!r} is not known here ({SCHEMA}, {FAMILY}1); {remedy}")

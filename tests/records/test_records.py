@@ -14,6 +14,7 @@ from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.metrics.estimate import Estimate
 from levl_eval.records import Record, Sample, read_record, read_records, read_samples, write_record
 from levl_eval.records.record import home_of
+from levl_eval.records.schema import SCHEMA
 
 
 def make(**changes) -> Record:
@@ -98,6 +99,11 @@ def test_unwritable_folder_is_told(tmp_path):
         ({"backbone": {"name": ["x"], "weights_sha256": "0"}}, r"field `backbone\.name`: expected text, found a list"),
         ({"backbone": {"name": "x", "weights_sha256": 3}}, r"field `backbone\.weights_sha256`: expected text, found a number"),
         ({"metrics": {"top1": {"value": "high"}}}, r"field `metrics\.top1\.value`: input should be a valid number"),
+        ({"metrics": {}}, r"field `metrics`: lacks the main metric 'accuracy'"),
+        ({"main_metric": "top1"}, r"field `metrics`: lacks the main metric 'top1'"),
+        ({"metrics": {"accuracy": {"value": math.inf}}}, r"field `metrics\.accuracy\.value`: inf is not finite"),
+        ({"metrics": {"accuracy": {"value": 0.5}, "x": {"value": math.nan}}}, r"field `metrics\.x\.value`: nan is not finite"),
+        ({"status": "finished"}, r"field `status`: expected done or failed, found 'finished'"),
     ],
 )
 def test_a_field_of_another_kind_is_named(tmp_path, changed, told):
@@ -105,6 +111,14 @@ def test_a_field_of_another_kind_is_named(tmp_path, changed, told):
     content = json.loads(make().model_dump_json(by_alias=True)) | {"schema": "levl-eval/record/1"}  # without a checksum
     path.write_text(json.dumps(content | changed))
     with pytest.raises(UsageError, match=rf"r\.json: not a levl-eval record \({told}"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("schema", ["levl-eval/record/1", "levl-eval/record/3"])
+def test_another_schema_does_not_take_a_records_checksum_off(tmp_path, schema):
+    path = write_record(tmp_path, make())
+    path.write_text(path.read_text().replace(SCHEMA, schema).replace("0.5", "0.9"))
+    with pytest.raises(UsageError, match="checksum" if schema.endswith("1") else "is not known here"):
         read_record(path)
 
 
