@@ -94,7 +94,7 @@ def cast(features: Features, names: Sequence[str], dtype: np.dtype, backbone: st
         else:  # an encoder may fill the same memory again while this waits to be written
             array = array.copy()
         out[name] = array
-    return Cast(out, (int(features.grid[0]), int(features.grid[1])))
+    return Cast(out, features.grid)
 
 
 @dataclass

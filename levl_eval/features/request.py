@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,38 +43,67 @@ class Reading:
 PLAIN = Reading()
 
 
+def checked_batch(backbone: Backbone, features: object, images: torch.Tensor, layers: Sequence[int] | None = None) -> Features:
+    """What the backbone gave for ``images`` at ``layers``, with a grid of plain numbers. Raises LevlError for what is no features of so many
+    images, or of another width than at loading."""
+    try:
+        out = checked_features(features, images)
+    except LevlError as e:
+        raise LevlError(f"{backbone.name}: {e}") from e
+    width, own = (out.pooled.shape[-1], out.patches.shape[-1]), (backbone.dim, backbone.patch_dim)
+    if layers is None and width != own:
+        raise LevlError(
+            f"{backbone.name}: encode: pooled features and patch tokens of {len(images)} images are {width[0]} and {width[1]} wide, "
+            f"those of one were {own[0]} and {own[1]} when it was loaded"
+        )
+    return out._replace(grid=(int(out.grid[0]), int(out.grid[1])))
+
+
+def check_finite(backbone: Backbone, values: torch.Tensor) -> None:
+    """Raises LevlError where what is read of some images, [B, ...], is not finite. Of stored features, ``extraction.cast`` names the image."""
+    finite = values.isfinite().flatten(1).all(1)
+    if not finite.all():
+        few = " or overflow on them" if finite.any() else ""
+        raise LevlError(
+            f"{backbone.name}: features of {int((~finite).sum())} of {len(values)} images are not finite; the weights are broken{few}"
+        )
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """A backbone read at some layers over some views: [B, 3, H, W] -> Features, with a views axis where there are views."""
+    """A backbone read at some layers over some views: [B, 3, H, W] -> Features, with a views axis where there are views.
+
+    norm: whether layers pass the encoder's final norm. Raises LevlError for what :func:`checked_batch` refuses.
+    """
 
     backbone: Backbone
-    layers: tuple[int, ...] | None
-    views: Views | None
+    layers: tuple[int, ...] | None = None
+    views: Views | None = None
+    norm: bool = True
 
     def __call__(self, images: torch.Tensor) -> Features:
         b = self.backbone
         x = images if self.views is None else self.views.cut(images).flatten(0, 1)
         with encoding_in(b.precision, images.device):  # what the store's key says, whoever hands the backbone over
-            features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
-        self._check(features, x)
+            features = checked_batch(b, self._read(x), x, self.layers)
         if self.views is None:
             return features
         shape = (len(images), len(self.views.boxes))
         return Features(features.pooled.unflatten(0, shape), features.patches.unflatten(0, shape), features.grid)
 
-    def _check(self, features: Features, images: torch.Tensor) -> None:
-        """Raises LevlError for what is no features of so many images, or of another width than at loading."""
+    def _read(self, images: torch.Tensor) -> Features:
         b = self.backbone
-        try:
-            checked_features(features, images)
-        except LevlError as e:
-            raise LevlError(f"{b.name}: {e}") from e
-        width, own = (features.pooled.shape[-1], features.patches.shape[-1]), (b.dim, b.patch_dim)
-        if self.layers is None and width != own:
+        if self.layers is None:
+            return b.encode(images)
+        # Without `norm` where that is not needed: an encoder of the user's may have an ``encode_layers`` that does not know it.
+        if self.norm:
+            return b.encode_layers(images, self.layers)
+        if "norm" not in inspect.signature(b.whole().encode_layers).parameters:
             raise LevlError(
-                f"{b.name}: encode: pooled features and patch tokens of {len(images)} images are {width[0]} and {width[1]} wide, "
-                f"those of one were {own[0]} and {own[1]} when it was loaded"
+                f"{b.name}: its `encode_layers` takes no `norm`, and so gives blocks behind the final norm only; "
+                "add the argument, or set `final_norm: true`"
             )
+        return b.encode_layers(images, self.layers, norm=False)
 
 
 def check_size(backbone: Backbone, size: int, device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import tempfile
 import time
@@ -15,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from levl_eval.backbones.base import Backbone, Features, missing_pixels
+from levl_eval.backbones.base import Backbone, missing_pixels
 from levl_eval.cards import protocol_of
 from levl_eval.cards.dense import DepthRecipeCard
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError
 from levl_eval.core.hashing import digest
-from levl_eval.core.precision import encoding_in
 from levl_eval.core.random_state import seeded
 from levl_eval.core.schedule import Schedule
 from levl_eval.data.readers import read_depth
@@ -36,6 +34,7 @@ from levl_eval.engines.depth.images import keep_predictions
 from levl_eval.engines.depth.task import scored_outcome
 from levl_eval.engines.fit import Resumable, Settings, training_loop
 from levl_eval.engines.floors import mean_map
+from levl_eval.features.request import Encoder, check_finite
 from levl_eval.records.identity import cache_key
 
 HEAD = 2  # version of the training: raised when equal inputs would give another head; 2: patches of encoders that round up
@@ -58,13 +57,12 @@ class Tokens:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Raises LevlError for an encoder that takes no images of this shape."""
+        """Raises LevlError for an encoder that takes no images of this shape, or gives for them what is no features."""
         b = self.backbone
         high, wide = missing_pixels(images, b)
         x = F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
         try:
-            with encoding_in(b.precision, x.device):
-                features = b.encode(x) if self.layers is None else self._blocks(x, self.layers)
+            features = Encoder(b, self.layers, norm=self.norm)(x)
             maps: Tensor = features.patches.transpose(1, 2).unflatten(2, features.grid)
             if self.class_token:
                 maps = torch.cat([maps, features.pooled[:, :, None, None].expand(-1, -1, *features.grid)], 1)
@@ -76,19 +74,9 @@ class Tokens:
             raise LevlError(
                 f"{b.name}: does not take images of {size} pixels ({why}); its own size is {b.preprocess.size}"
             ) from e
+        check_finite(b, maps)
         out: Tensor = maps.float().clone()  # clone: no inference tensor reaches autograd
         return out
-
-    def _blocks(self, x: Tensor, layers: tuple[int, ...]) -> Features:
-        # Without `norm` where that is not needed: an encoder of the user's may have an ``encode_layers`` that does not know it.
-        if self.norm:
-            return self.backbone.encode_layers(x, layers)
-        if "norm" not in inspect.signature(self.backbone.whole().encode_layers).parameters:
-            raise LevlError(
-                f"{self.backbone.name}: its `encode_layers` takes no `norm`, and so gives blocks behind the final norm only; "
-                "add the argument, or set `final_norm: true`"
-            )
-        return self.backbone.encode_layers(x, layers, norm=False)
 
     def normalised(self, levels: np.ndarray, device: torch.device) -> Tensor:
         """Levels 0 to 255 [..., H, W, 3] -> [..., 3, H, W] in the backbone's normalisation."""

@@ -16,6 +16,7 @@ from levl_eval.cards import KNNCard
 from levl_eval.core.progress import Progress
 from levl_eval.engines.contract import Context, Outcome
 from levl_eval.engines.floors import majority
+from levl_eval.engines.nearest import joined, largest
 from levl_eval.engines.probes.common import Matrix, load_parts, matrices, mean_per_class, samples_of
 from levl_eval.metrics.statistics import mean_estimate
 
@@ -43,29 +44,25 @@ def _unit_rows(matrix: Matrix, begin: int, out: Tensor) -> Tensor:
 
 
 def neighbours(test: Matrix, train: Matrix, k: int, device: torch.device, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines [N, k] and training positions [N, k] of the k nearest, best first; never more than a block of similarities."""
+    """Cosines [N, k] and training positions [N, k] of the k nearest, best first, of equal cosines the earlier images; never more than a block
+    of similarities."""
     k, dim, most = min(k, len(train)), train.dim, min(KEYS, len(train))
     queries = _unit_rows(test, 0, _room(len(test) * dim, device).view(len(test), dim)).split(QUERIES)
     key_room, room = _room(most * dim, device), _room(min(QUERIES, len(test)) * most, device)  # the same for all blocks
-    best: list[Tensor] = [torch.empty(0)] * len(queries)
-    where: list[Tensor] = [torch.empty(0)] * len(queries)
+    best: list[tuple[Tensor, Tensor]] = []
     with progress.stage("nearest neighbours", len(train), "image") as bar:
         for i in range(0, len(train), KEYS):  # each block read and normalised once, for all queries
             n = min(KEYS, len(train) - i)
             keys = _unit_rows(train, i, key_room[: n * dim].view(n, dim)).T
             for j, query in enumerate(queries):
                 similarities = torch.mm(query, keys, out=room[: len(query) * n].view(len(query), n))
-                cosines, at = similarities.topk(min(k, n))
-                if not i:
-                    best[j], where[j] = cosines, at
-                    continue
-                merged, order = torch.cat([best[j], cosines], 1).sort(
-                    dim=1, descending=True, stable=True
-                )  # of equals the earlier image
-                where[j] = torch.cat([where[j], at + i], 1).gather(1, order)[:, :k]
-                best[j] = merged[:, :k]
+                cosines, at = largest(similarities, min(k, n))
+                if i:
+                    best[j] = joined(best[j], (cosines, at + i), k)
+                else:
+                    best.append((cosines, at))
             bar.advance(n)
-    return torch.cat(best).cpu().numpy(), torch.cat(where).cpu().numpy()
+    return torch.cat([c for c, _ in best]).cpu().numpy(), torch.cat([at for _, at in best]).cpu().numpy()
 
 
 def votes(cosines: np.ndarray, labels: np.ndarray, classes: int, temperature: float) -> Tensor:

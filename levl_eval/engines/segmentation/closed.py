@@ -10,6 +10,7 @@ from torch import Tensor
 from levl_eval.cards import SegmentationCard
 from levl_eval.core.progress import Progress
 from levl_eval.engines.dense_common import Head, LinearHead
+from levl_eval.engines.nearest import largest
 from levl_eval.engines.ridge import Ridge
 from levl_eval.engines.segmentation.head import ClassTokens
 
@@ -63,10 +64,10 @@ class NeighbourHead(Head):
         tokens = F.normalize(x.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
         votes = []
         for part in tokens.split(1024):  # bounds the [tokens, M] similarities
-            nearest = (part @ self.memory.T).topk(self.k, dim=1)
-            weight = ((nearest.values - nearest.values[:, :1]) / self.temperature).exp()
+            cosines, places = largest(part @ self.memory.T, self.k)
+            weight = ((cosines - cosines[:, :1]) / self.temperature).exp()
             table = torch.zeros(len(part), self.classes, device=x.device)
-            votes.append(table.scatter_add_(1, self.labels[nearest.indices], weight / weight.sum(1, keepdim=True)))
+            votes.append(table.scatter_add_(1, self.labels[places], weight / weight.sum(1, keepdim=True)))
         return torch.cat(votes).view(len(x), *self.grid, self.classes).permute(0, 3, 1, 2)
 
 

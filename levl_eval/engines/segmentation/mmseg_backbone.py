@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from levl_eval.core.precision import encoding_in
 from levl_eval.core.third_party import repair_mmseg
 
 repair_mmseg()
@@ -20,6 +19,7 @@ from mmseg.registry import MODELS  # noqa: E402
 
 from levl_eval.backbones import load_backbone  # noqa: E402
 from levl_eval.backbones.base import Backbone, missing_pixels  # noqa: E402
+from levl_eval.features.request import Encoder, check_finite  # noqa: E402
 
 
 @MODELS.register_module()
@@ -43,7 +43,7 @@ class LevlBackbone(BaseModule):
         super().__init__(init_cfg)
         backbone = load_backbone(uri) if isinstance(uri, str) else uri
         self._held = [backbone]  # in a list: torch does not register it
-        self.layers = None if layers is None else backbone.layer_indices(layers)
+        self.layers = None if layers is None else tuple(backbone.layer_indices(layers))
         self.normalized = normalized
         self.out_channels = backbone.patch_dim
 
@@ -54,7 +54,7 @@ class LevlBackbone(BaseModule):
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, H, W] -> one [B, D, h, w] a layer. H and W that are no multiple of the patch are padded with zeros, unless both are the
-        encoder's own size."""
+        encoder's own size. Raises LevlError for what the encoder gives that is no features of the images."""
         b = self.encoder
         device = next(b.parameters()).device
         if device != images.device:
@@ -62,7 +62,7 @@ class LevlBackbone(BaseModule):
         x = images if self.normalized else b.preprocess.normalize(images.movedim(1, -1))
         high, wide = missing_pixels(x, b)
         x = torch.nn.functional.pad(x, (0, wide, 0, high))
-        with encoding_in(b.precision, images.device):
-            features = b.encode(x) if self.layers is None else b.encode_layers(x, self.layers)
+        features = Encoder(b, self.layers)(x)
+        check_finite(b, features.patches)
         maps = features.patches.transpose(1, 2).unflatten(2, features.grid)
         return tuple(m.clone() for m in maps.split(self.out_channels, 1))  # clone: no inference tensor reaches autograd

@@ -11,6 +11,7 @@ from torch import Tensor
 from levl_eval.backbones.base import Backbone
 from levl_eval.cards import ConnectorSpec
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.features.request import checked_batch
 from levl_eval.features.store import FeatureSet
 
 
@@ -29,10 +30,11 @@ def check_layer(backbone: Backbone, spec: ConnectorSpec) -> None:
 
 
 def encode_tokens(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Tensor:
-    """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store."""
+    """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store. Raises LevlError for what is no features."""
     layers = layers_of_connector(spec)
     with torch.inference_mode():
-        features = backbone.encode(images) if layers is None else backbone.encode_layers(images, layers)
+        read = backbone.encode(images) if layers is None else backbone.encode_layers(images, layers)
+    features = checked_batch(backbone, read, images, layers)
     cls = features.pooled[:, None].float()
     if spec.tokens == "cls":
         return cls
