@@ -2,7 +2,7 @@
 
 A key says what a file was made from (records.identity.cache_key), the checksum that it is what was written. The files keep their native
 forms: JSON, .npz, torch's. Readers raise FileNotFoundError where there is nothing and :class:`Damaged` for everything else that is
-wrong, so that a caller says one line and computes again (:func:`recall`).
+wrong, so that a caller says one line and computes again (:func:`recall`); what this user may not read is another's and stays.
 """
 
 from __future__ import annotations
@@ -37,12 +37,24 @@ class Damaged(LevlError):
     """What is kept is not what was written, or was made from something else. One line: the file, and what is wrong with it."""
 
 
+class NotPermitted(Damaged):
+    """What is kept is there, and this user may not read it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(
+            f"{path}: this user may not read it (Permission denied); ask its owner for it, or use a folder of your own (LEVL_CACHE, --out)"
+        )
+
+
 def recall(read: Callable[[], T], progress: Progress) -> T | None:
-    """What ``read`` gives; None where nothing is kept, or where that is damaged, which is said."""
+    """What ``read`` gives; None where nothing is kept, or where that is damaged, which is said. Raises NotPermitted: computing again would
+    replace another user's file, or fail to."""
     try:
         return read()
     except FileNotFoundError:
         return None
+    except NotPermitted:
+        raise
     except Damaged as e:
         progress.say(f"{e}; computed again")
         return None
@@ -93,7 +105,7 @@ def _feed(h: hashlib._Hash, value: object) -> None:
 
 
 def _read_error(path: Path, e: BaseException) -> Damaged:
-    return Damaged(f"{path}: cannot be read ({type(e).__name__})")
+    return NotPermitted(path) if isinstance(e, PermissionError) else Damaged(f"{path}: cannot be read ({type(e).__name__})")
 
 
 def _check(path: Path, key: str, stored_key: object, checksum: object, actual: str) -> None:

@@ -144,10 +144,12 @@ def spoken_names(chosen: list[str] | str | None, classes: tuple[str, ...], names
     return list(spoken)
 
 
-def class_embeddings(backbone: Backbone, names: list[str], templates: list[str], cache: Path | None = None) -> dict[str, Tensor]:
+def class_embeddings(
+    backbone: Backbone, names: list[str], templates: list[str], cache: Path | None = None, progress: Progress | None = None
+) -> dict[str, Tensor]:
     """[C, E] by name: the mean over the templates' normalised embeddings, normalised again (as CLIP's prompt ensembles)."""
     texts = [t.format(n) for t in templates for n in names]
-    embeddings = text_embeddings(backbone, texts, cache)
+    embeddings = text_embeddings(backbone, texts, cache, progress)
     return {
         k: torch.nn.functional.normalize(v.view(len(templates), len(names), -1).mean(0), dim=-1) if len(templates) > 1 else v
         for k, v in embeddings.items()

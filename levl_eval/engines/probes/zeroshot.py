@@ -59,7 +59,7 @@ def run(context: Context[ZeroShotCard]) -> Outcome:
     started = time.monotonic()
     features = features_of(context, data)
     context.ready()
-    texts = class_embeddings(backbone, names, templates, context.cache)
+    texts = class_embeddings(backbone, names, templates, context.cache, context.progress)
     images = image_embeddings(backbone, features.pooled, context.device)
     metrics: dict[str, Estimate] = {}
     others: dict[str, Estimate] = {}

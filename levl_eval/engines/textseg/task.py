@@ -66,7 +66,7 @@ def prepared(context: Context[TextSegmentationCard], test: SegmentationSet) -> t
     context.ready()
     seconds = {"features": time.monotonic() - started}
     started = time.monotonic()
-    texts = class_embeddings(backbone, prompts.names, templates, context.cache)[readout.text].to(context.device)
+    texts = class_embeddings(backbone, prompts.names, templates, context.cache, context.progress)[readout.text].to(context.device)
     seconds["texts"] = time.monotonic() - started
     head = TextHead(backbone.image_embeddings, readout.image, texts, features.grid)
     threshold = card.background_threshold if card.background in ("text", "threshold") else None

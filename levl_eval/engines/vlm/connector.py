@@ -24,7 +24,7 @@ from levl_eval.cards import ConnectorSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path
 from levl_eval.core.json_types import JsonObject
-from levl_eval.core.kept import Damaged, tree_digest
+from levl_eval.core.kept import Damaged, NotPermitted, tree_digest
 from levl_eval.engines.moments import Moments
 
 
@@ -151,12 +151,15 @@ def save(path: Path, connector: Connector, meta: Mapping[str, object]) -> None:
 def _read(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], JsonObject]:
     """Weights and meta of a file; ``bare``: also of one that was saved before files had a checksum. Raises FileNotFoundError, Damaged."""
     try:
+        open(path, "rb").close()  # of a file that this user may not read safetensors says that there is none
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
             meta = json.loads(metadata.get("levl", "{}"))
             state = {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError:
         raise
+    except PermissionError as e:
+        raise NotPermitted(path) from e
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as e:
         raise Damaged(f"{path}: no readable connector ({type(e).__name__})") from e
     checksum = metadata.get("checksum")
@@ -207,6 +210,8 @@ def load(
     """
     try:
         state, meta = _read(path, bare=True)
+    except NotPermitted as e:
+        raise UsageError(str(e)) from e
     except (Damaged, FileNotFoundError) as e:
         why = str(e) if isinstance(e, Damaged) else f"{path}: no readable connector (there is none)"
         raise UsageError(f"{why}; delete it, it will be trained again") from e

@@ -1,0 +1,81 @@
+"""What is kept and this user may not read is told in one line and stays: computed again, it would replace another's, or fail to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from levl_eval.cards.vlm import ConnectorSpec
+from levl_eval.core import kept
+from levl_eval.core.errors import LevlError
+from levl_eval.core.progress import Progress
+from levl_eval.engines.probes.texts import class_embeddings, text_embeddings
+from levl_eval.engines.vlm.connector import Connector, load, recover, save
+from tests.runner.test_caches import Heard, Texts
+
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def unreadable(path):
+    """As a user who may not read ``path``; the tests may be root, who may read everything."""
+    path.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(NOBODY)
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        path.chmod(0o644)
+
+
+def connector(path, **notes):
+    save(path, Connector(ConnectorSpec(kind="linear"), 4, 6, 1.0, None), {"notes": {"connector": path.stem, **notes}})
+
+
+READERS = {
+    "arrays": (lambda p: kept.write_arrays(p, "k", {"a": np.zeros(2)}), lambda p: kept.read_arrays(p, "k")),
+    "json": (lambda p: kept.write_json(p, "k", [1]), lambda p: kept.read_json(p, "k")),
+    "state": (lambda p: kept.write_state(p, "k", {"a": torch.zeros(2)}), lambda p: kept.read_state(p, "k")),
+    "connector": (connector, lambda p: recover(p, ConnectorSpec(kind="linear"), 4, 6, None)[1]),
+    "connector of the user's": (connector, lambda p: load(p, ConnectorSpec(kind="linear"), 4, 6)[1]),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_it_is_told_and_stays(kind, tmp_path):
+    write, read = READERS[kind]
+    path = tmp_path / "k.kept"
+    write(path)
+    raw, heard = path.read_bytes(), Heard()
+    assert kept.recall(lambda: read(path), heard) is not None
+    with unreadable(path), pytest.raises(LevlError) as e:
+        kept.recall(lambda: read(path), heard)
+    assert str(e.value).startswith(
+        f"{path}: this user may not read it (Permission denied); ask its owner for it, or use a folder"
+    )
+    assert not heard.lines and path.read_bytes() == raw
+
+
+def test_texts_are_not_embedded_again(tmp_path):
+    backbone = Texts()
+    text_embeddings(backbone, ["a", "b"], tmp_path)
+    (path,) = (tmp_path / "texts").iterdir()
+    with unreadable(path), pytest.raises(LevlError, match="this user may not read it"):
+        text_embeddings(backbone, ["a", "b"], tmp_path, Progress(quiet=True))
+    assert backbone.calls == 1
+
+
+def test_damaged_embeddings_of_classes_are_told(tmp_path):
+    heard = Heard()
+    class_embeddings(Texts(), ["a"], ["{}"], tmp_path, heard)
+    (path,) = (tmp_path / "texts").iterdir()
+    path.write_bytes(b"x")
+    class_embeddings(Texts(), ["a"], ["{}"], tmp_path, heard)
+    assert len(heard.lines) == 1 and "cannot be read" in heard.lines[0]
