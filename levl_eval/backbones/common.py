@@ -69,6 +69,8 @@ def finish(backbone: B, name: str, uri: str, preprocess: Preprocess, info: Mappi
 
 def resized(grid: tuple[int, int], own: int, size: int, depth: int) -> tuple[int, int]:
     """The grid of an image of ``size`` pixels, of an encoder of ``depth`` blocks with ``grid`` at ``own``."""
+    if size == own:
+        return grid
 
     def scaled(n: int) -> int:
         patch = patch_of(own, n, depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from levl_eval.backbones.base import Backbone, Features, Preprocess, checked_features, patch_of
+from levl_eval.backbones.common import resized
 from levl_eval.core.errors import LevlError
 from levl_eval.core.hashing import digest
 from levl_eval.core.precision import encoding_in
@@ -166,8 +168,8 @@ class Request:
     def shape(self, array: str) -> tuple[int, ...]:
         """What an array's shape will be, from what the backbone says of itself."""
         b, layers = self.backbone, len(self.layers or (0,))
-        scale = (self.views.side if self.views else self.preprocess.size) / b.preprocess.size
-        tokens = max(1, round(b.grid[0] * scale)) * max(1, round(b.grid[1] * scale))
+        side = self.views.side if self.views else self.preprocess.size
+        tokens = math.prod(resized(b.grid, b.preprocess.size, side, b.depth))
         each = {"pooled": (b.dim * layers,), "mean": (b.patch_dim * layers,), "patches": (tokens, b.patch_dim * layers)}[array]
         return (len(self.images), *((len(self.views.boxes),) if self.views else ()), *each)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -33,7 +35,8 @@ _LOCAL = {
 
 
 def release(source: Path, out: Path, results: Sequence[Path], licence: str, name: str | None) -> list[Path]:
-    """Write the folder of a run (its folder or ckpt.pt); returns its files.
+    """Write the folder of a run (its folder or ckpt.pt); returns its files. It appears whole: what a killed release leaves beside it is
+    removed by the next.
 
     results: run directories of `levl-eval run`, whose records of these very weights become the card's table.
     Raises UsageError: no checkpoint, a folder that holds something, results without a record of these weights.
@@ -42,8 +45,23 @@ def release(source: Path, out: Path, results: Sequence[Path], licence: str, name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: is there already and not empty; choose another name")
     state = checkpoints.read_any(path)
-    config = PretrainConfig.model_validate(state["config"])
     records = measured(path, results)
+    target = out.resolve()
+    beside = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        files = _written(beside, path, state, records, licence, name or path.resolve().parent.name)
+        os.replace(beside, target)  # an empty folder gives way
+    except OSError as e:
+        raise UsageError(f"--out {out}: cannot be written ({e.strerror or e}); choose another name") from e
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return [out / f.name for f in files]
+
+
+def _written(out: Path, path: Path, state: Checkpoint, records: Sequence[Record], licence: str, name: str) -> list[Path]:
+    """The files of a release of the checkpoint ``path`` in ``out``."""
+    config = PretrainConfig.model_validate(state["config"])
     files = [f for f in checkpoints.export(path, "safetensors", out) if f.name != "config.json"]
     tower = out / "model.safetensors"
     encoder = state["vision"]["encoder"]
@@ -56,7 +74,7 @@ def release(source: Path, out: Path, results: Sequence[Path], licence: str, name
     atomic_write(out / "config.json", json.dumps(description | timm_part(config, seen), indent=1) + "\n")
     run = path.parent / "run.json"
     pairs = json.loads(run.read_text(encoding="utf-8")).get("pairs") if run.exists() else None
-    atomic_write(out / "README.md", model_card(state, pairs, records, licence, name or path.resolve().parent.name))
+    atomic_write(out / "README.md", model_card(state, pairs, records, licence, name))
     return [*files, tower, out / "config.json", out / "tokenizer.json", out / "README.md"]
 
 

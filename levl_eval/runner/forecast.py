@@ -7,6 +7,7 @@ the run's folder measured its encoder's rate and its task on this kind of device
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -94,8 +95,14 @@ class Pass(NamedTuple):
 
 def _passes(handle: BackboneHandle, sets: Sequence[SetSize]) -> Iterator[tuple[Pass, SetSize]]:
     """One pass a set that is read from the store. Raises LevlError where the encoder is not at hand."""
-    grid, own = handle.facts.shapes["grid"], handle.preprocess["size"]
-    assert isinstance(grid, (list, tuple)) and isinstance(own, int)
+    grid, depth = handle.facts.shapes["grid"], handle.facts.shapes["depth"]
+    library, own = (
+        handle.facts.preprocess["size"],
+        handle.preprocess["size"],
+    )  # the grid is known at the library's size, not at the card's
+    assert isinstance(grid, (list, tuple)) and isinstance(depth, int) and isinstance(library, int) and isinstance(own, int)
+    from levl_eval.backbones.common import resized
+
     for s in sets:
         if not arrays_of(s.card):
             continue
@@ -108,7 +115,7 @@ def _passes(handle: BackboneHandle, sets: Sequence[SetSize]) -> Iterator[tuple[P
             side, times = (views.side, len(views.boxes)) if views is not None else (side, 1)
         if s.role.startswith("train"):
             times *= max(1, getattr(s.card, "views", 0))
-        tokens = max(1, round(grid[0] * side / own)) * max(1, round(grid[1] * side / own))
+        tokens = math.prod(resized((grid[0], grid[1]), library, side, depth))
         yield Pass(s.key, size, side, times, tokens, len(getattr(s.card, "layers", None) or (0,))), s
 
 

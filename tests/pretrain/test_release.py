@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 import yaml
 
 from levl_eval.backbones import load_backbone
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.models.checkpoints import export, load_model, read, read_any, save
 from levl_eval.models.config import parse_config
+from levl_eval.pretrain import release as release_module
 from levl_eval.pretrain.cli import main
 from levl_eval.pretrain.release import model_card
 from levl_eval.records import Estimate, Record, write_record
@@ -177,3 +180,28 @@ def test_what_cannot_be_released_is_one_line(checkpoints, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
     assert main(["release", str(tmp_path), "--licence", "mit", "--out", str(tmp_path / "o")]) == 2
     assert "ckpt.pt: no such checkpoint" in capsys.readouterr().err
+
+
+def test_a_killed_release_leaves_nothing_that_the_next_refuses(checkpoints, tmp_path):
+    """It left a folder with some of its files, "there already and not empty" for the next."""
+    out = tmp_path / "out"
+    words = ["release", str(checkpoints["clip"]), "--out", str(out), "--licence", "mit"]
+    code = (
+        "import os, sys\nfrom levl_eval.pretrain import release\nfrom levl_eval.pretrain.cli import main\n"
+        "release.model_card = lambda *a: os._exit(9)\nmain(sys.argv[1:])"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *words], check=False).returncode == 9
+    assert not out.exists()
+    out.mkdir()
+    assert main(words) == 0
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} < {f.name for f in out.iterdir()}
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_release_that_fails_leaves_nothing(checkpoints, tmp_path, monkeypatch):
+    def full(*_args):
+        raise LevlError("disk full")
+
+    monkeypatch.setattr(release_module, "model_card", full)
+    assert main(["release", str(checkpoints["clip"]), "--out", str(tmp_path / "out"), "--licence", "mit"]) != 0
+    assert list(tmp_path.iterdir()) == []

@@ -46,8 +46,7 @@ def test_sets_that_are_not_there_have_the_published_count_or_none(tmp_path):
 
 
 def test_bytes_are_counted_once_a_set():
-    facts = SimpleNamespace(shapes={"dim": 8, "patch_dim": 6, "grid": (4, 4)})
-    handle = cast(BackboneHandle, SimpleNamespace(facts=facts, preprocess={"size": 64}))
+    handle = encoder()
     pooled = [size("knn", "test", 10, "a"), size("linear", "test", 10, "a")]
     assert feature_bytes(handle, pooled) == 10 * 4 * 8
     both = [*pooled, size("attentive", "test", 10, "a")]
@@ -60,9 +59,16 @@ def test_bytes_are_counted_once_a_set():
 LARGE = SetSize("x", "test", 5, "", "c", task_card("ade20k").model_copy(update={"size": 448}))
 
 
-def encoder(size=64, grid=(4, 4)):
-    facts = SimpleNamespace(shapes={"dim": 8, "patch_dim": 6, "grid": grid})
+def encoder(size=64, grid=(4, 4), library=64, depth=2):
+    """size: the card's; grid: at the library's."""
+    facts = SimpleNamespace(shapes={"dim": 8, "patch_dim": 6, "grid": grid, "depth": depth}, preprocess={"size": library})
     return cast(BackboneHandle, SimpleNamespace(facts=facts, preprocess={"size": size}))
+
+
+def test_a_cards_size_has_its_own_grid():
+    linear = [size("linear", "test", 10, "a")]
+    assert encoder_passes(encoder(size=128), linear) == {(128, 64): 10}
+    assert encoder_passes(encoder(size=448, grid=(8, 8), library=240, depth=0), linear) == {(448, 14 * 14): 10}  # EfficientNet-B1
 
 
 def test_a_set_goes_through_the_encoder_once_for_all_that_read_it_alike():
