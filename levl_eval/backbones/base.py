@@ -64,8 +64,8 @@ def patch_of(size: int, rows: int, depth: int) -> int:
     times are known by it, 8 rows of 240 pixels (EfficientNet-B1) being patches of 32, not of 30. Where several patches leave that many rows,
     the one that most twos divide.
     """
-    for patch in (32, 64):
-        if not depth and rows in (size // patch, -(-size // patch)):
+    for patch in () if depth else (32, 64):
+        if rows in (size // patch, -(-size // patch)):
             return patch
     if rows < 1 or size % rows == 0:
         return max(1, size // max(1, rows))

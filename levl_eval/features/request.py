@@ -26,7 +26,6 @@ from levl_eval.features.version import FEATURES
 from levl_eval.features.views import Views
 from levl_eval.records.identity import cache_key
 
-FORMAT = FEATURES
 TokenType = Literal["float16", "float32"]
 
 
@@ -117,19 +116,15 @@ def check_size(backbone: Backbone, size: int, device: torch.device) -> None:
     if own % patch == 0 and size % patch:
         fits = max(1, round(size / patch)) * patch
         raise LevlError(f"{backbone.name}: field `size`: {size} is no multiple of its patch size {patch}; take {fits}")
+    images = torch.zeros(1, 3, size, size, device=device)
     try:
         with torch.inference_mode():
-            features = backbone.encode(torch.zeros(1, 3, size, size, device=device))
-        fitting = features.grid[0] * features.grid[1] == features.patches.shape[1]
-    except LevlError:
-        raise
+            checked_batch(backbone, backbone.encode(images), images)
+    except LevlError as e:
+        raise LevlError(f"{e} (of an image of {size} px; its own size is {own})") from e
     except Exception as e:  # each library's own way to say so: an index beyond a table of positions is one
         why = " ".join(str(e).split())[:120]
         raise LevlError(f"{backbone.name}: does not take {size} px images ({why}); its own size is {own}") from e
-    if not fitting:
-        raise LevlError(
-            f"{backbone.name}: {features.patches.shape[1]} patch tokens do not form the grid {features.grid} at {size} px; its own size is {own}"
-        )
 
 
 @dataclass(frozen=True)
@@ -146,10 +141,10 @@ class Request:
     tokens: TokenType
 
     def key(self, array: str) -> str:
-        """The content key of an array's entry; see the module's text."""
+        """The content key of an array's entry; what it is made of stands in features/store.py."""
         b, views = self.backbone, self.views
         return cache_key(
-            "features", FORMAT, encoder=b.encoder_parts(), preprocess=self.preprocess.describe(),
+            "features", FEATURES, encoder=b.encoder_parts(), preprocess=self.preprocess.describe(),
             layer="last" if self.layers is None else b.layer_indices(self.layers),
             views=None if views is None else [list(v) for v in views.boxes], array=array,
             dtype=self.tokens if array == "patches" else "float32", device=self.device.type,

@@ -13,7 +13,7 @@ An entry's key (records.identity.cache_key) is made of
   array, dtype which array, and what it is stored in
   device       its kind: cpu, cuda, mps
   images       fingerprint of the image set, and digest of its ids in the order of the rows
-  version      of this layout, and of how Preprocess is carried out (FORMAT)
+  version      of this layout, and of how Preprocess is carried out (features.version)
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from levl_eval.data.types import ImageSet
 from levl_eval.features import entries
 from levl_eval.features.entries import PARTS, Entry, Meta, StoredEntry
 from levl_eval.features.extraction import ARRAYS, Extraction, Joined
-from levl_eval.features.request import FORMAT, PLAIN, Reading, Request, TokenType, check_size, first_features, streamed_tokens
+from levl_eval.features.request import PLAIN, Reading, Request, TokenType, check_size, first_features, streamed_tokens
 from levl_eval.features.stored import Rows, StreamedArray
+from levl_eval.features.version import FEATURES
 from levl_eval.features.views import Views
 from levl_eval.records.identity import cache_key
 
@@ -224,7 +225,7 @@ class FeatureStore:
 
     def _extract(self, request: Request, make: tuple[str, ...], progress: Progress) -> None:
         """Make entries of arrays, alone or with other processes that want them."""
-        key = cache_key("extraction", FORMAT, entries=[request.key(a) for a in make])
+        key = cache_key("extraction", FEATURES, entries=[request.key(a) for a in make])
         each = sum(request.bytes_of(a) for a in make) // max(1, len(request.images))
         paths = [self._path(request.key(a)) for a in make]
         parts = Extraction(
@@ -251,7 +252,7 @@ class FeatureStore:
             key, file = request.key(name), joined.folder / f"{name}.npy"
             array = np.load(file, mmap_mode="r")
             meta: Meta = {
-                "key": key, "format": FORMAT, "array": name, "dtype": str(array.dtype), "shape": list(array.shape),
+                "key": key, "format": FEATURES, "array": name, "dtype": str(array.dtype), "shape": list(array.shape),
                 "block_rows": blocks.rows, "sha256": list(blocks.sums), "grid": list(joined.grid), "backbone": backbone.name,
                 "encoder": as_object(backbone.encoder_parts(), "encoder"), "preprocess": request.preprocess.describe(), "images": images.fingerprint,
                 "order": request.order, "source": images.source,

@@ -22,8 +22,9 @@ from levl_eval.engines.vlm.packing import Item, make_items
 from levl_eval.engines.vlm.prompts import asks_by_template, make_prompt
 from levl_eval.engines.vlm.tokens import check_layer, layers_of_connector
 from levl_eval.engines.vlm.training import ConnectorTraining, connector_key, multiplies_in_bf16, train
-from levl_eval.features.request import FORMAT, Reading
+from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureSet, FeatureStore
+from levl_eval.features.version import FEATURES
 
 
 @dataclass
@@ -75,7 +76,7 @@ def prompt_identity(spec: PromptSpec, language: LanguageModel) -> dict[str, obje
 def vlm_parts(resources: VQAResources) -> dict[str, object]:
     """What every connector, and every answer through one, depends on besides data and prompt."""
     return {
-        "encoder": resources.backbone.encoder_parts(), "preprocess": resources.backbone.preprocess.describe(), "features": FORMAT,
+        "encoder": resources.backbone.encoder_parts(), "preprocess": resources.backbone.preprocess.describe(), "features": FEATURES,
         "language_model": resources.language.parts(), "dtype": str(resources.language.dtype), "device": resources.device.type,
     }  # fmt: skip
 
