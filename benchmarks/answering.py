@@ -77,7 +77,8 @@ def load(language: Any, images: int, each: int, tokens: int, new: int, repeats: 
         processor.append((end_cpu - middle_cpu) / (middle_cpu - start_cpu))
     return {
         "questions_per_image": each, "questions": images * each, "shared_prefix_per_second": fast, "generate_per_second": slow,
-        "times_faster": statistics.median(ratios), "times_less_processor_time": statistics.median(processor), "times_faster_range": [min(ratios), max(ratios)],
+        "times_faster": statistics.median(ratios), "times_less_processor_time": statistics.median(processor),
+        "times_faster_range": [min(ratios), max(ratios)],
         "different_answers": sum(a != b for i in ours for a, b in zip(ours[i], plain[i], strict=True)),
     }  # fmt: skip
 

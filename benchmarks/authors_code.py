@@ -1,5 +1,5 @@
-"""Parts of somebody's training code, executed as they stand in a checkout that the user brings: functions of modules whose other imports are
-not installed, and single statements of a `main` that would need GPUs, a process group and a data set.
+"""Parts of somebody's training code, executed as they stand in a checkout that the user brings: functions of modules whose other
+imports are not installed, and single statements of a `main` that would need GPUs, a process group and a data set.
 
 Nothing of it is changed. What is left out: imports that fail (loggers, trainers), and definitions that need them.
 """

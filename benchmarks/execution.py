@@ -2,8 +2,9 @@
 
     python benchmarks/execution.py [--models vit_tiny_patch16_224,resnet18] [--batch 8] [--rounds 5] [--device cpu] [--json FILE]
 
-Encoders of timm with random weights. One batch after another is encoded by every execution in turn, so that what else the machine does falls on
-all alike; the first batch, in which the compiler works, is told apart. CPU seconds on a CPU, wall clock on another device, where --cuda-graphs is measured
+Encoders of timm with random weights. One batch after another is encoded by every execution in turn, so that what else the machine
+does falls on all alike; the first batch, in which the compiler works, is told apart. CPU seconds on a CPU, wall clock on another
+device, where --cuda-graphs is measured
 too. Distance: of the pooled features to the plain ones', as a share of their norm.
 """
 
@@ -66,7 +67,8 @@ def main() -> None:
         for row in measured(model, o.batch, o.rounds, torch.device(o.device)):
             rows.append(row)
             print(
-                f"{row['model']:24} {row['execution']:24} {1e3 * row['s_an_image']:8.2f} ms an image, {row['times_plain']:.2f} times plain's speed; first batch {row['first_s']:.1f} s; distance {row['distance']:.1e}",
+                f"{row['model']:24} {row['execution']:24} {1e3 * row['s_an_image']:8.2f} ms an image, {row['times_plain']:.2f} "
+                f"times plain's speed; first batch {row['first_s']:.1f} s; distance {row['distance']:.1e}",
                 flush=True,
             )
     if o.json:

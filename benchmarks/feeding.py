@@ -1,16 +1,19 @@
-"""Images decoded and cut for an encoder: per CPU-second against torchvision's transforms and against our form before, and how busy the cores are.
+"""Images decoded and cut for an encoder: per CPU-second against torchvision's transforms and against our form before, and how
+busy the cores are.
 
     python benchmarks/feeding.py [--images 200] [--rounds 5] [--parts] [--folder DIR] [--json FILE]
 
-JPEGs of 500 x 375 pixels (smooth noise, quality 90, made here) to 224: shortest side, bicubic, centre crop. One process, one thread; the three
+JPEGs of 500 x 375 pixels (smooth noise, quality 90, made here) to 224: shortest side, bicubic, centre crop. One process, one
+thread; the three
 forms run in turn, a round each:
   ours         data.rgb.open_rgb and Preprocess.pixels (what a worker does), normalised by the batch of 64
   torchvision  Image.open(...).convert("RGB"), Resize, CenterCrop, ToTensor, Normalize
   before       as levl-eval at 185fc12: opened and converted, converted once more, resized, cropped, normalised one by one
-Their pixels are compared first. Then workers alone feed a consumer that does nothing: images a second of wall time, and the processor's seconds of
-the workers over wall time and cores ("busy"). Ratios are medians over rounds with their range; busy cores mean something on an idle machine alone.
---parts: where torchvision's milliseconds go instead, step by step, and what would be left were everything free but the JPEG decoder and Pillow's
-two resampling passes, which no other order of ours can avoid while pixels stay equal: the most that "ours" can win.
+Their pixels are compared first. Then workers alone feed a consumer that does nothing: images a second of wall time, and the
+processor's seconds of the workers over wall time and cores ("busy"). Ratios are medians over rounds with their range; busy cores
+mean something on an idle machine alone. --parts: where torchvision's milliseconds go instead, step by step, and what would be
+left were everything free but the JPEG decoder and Pillow's two resampling passes, which no other order of ours can avoid while
+pixels stay equal: the most that "ours" can win.
 """
 
 from __future__ import annotations
@@ -184,12 +187,14 @@ def main() -> None:
     ms = result["cpu_ms_an_image"]
     for name, ratios in result["ratios"].items():
         print(
-            f"ours against {name}: {np.median(ratios):.2f} times the images a CPU-second ({ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds; "
+            f"ours against {name}: {np.median(ratios):.2f} times the images a CPU-second ({ratios[0]:.2f} to {ratios[-1]:.2f} "
+            f"over {args.rounds} rounds; "
             f"{1e3 / ms['ours']:.0f} and {1e3 / ms[name]:.0f}); values at most {result['largest_difference'][name]:.1g} apart"
         )
     w = result["workers"]
     print(
-        f"{w['workers']:.0f} workers: {w['images_a_second']:.0f} images a second, {100 * w['busy']:.0f} % of the cores busy with decoding (load before: {result['load']:.1f})"
+        f"{w['workers']:.0f} workers: {w['images_a_second']:.0f} images a second, {100 * w['busy']:.0f} % of the cores busy with "
+        f"decoding (load before: {result['load']:.1f})"
     )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))

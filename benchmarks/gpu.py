@@ -12,8 +12,8 @@
   pretrain    a training step of levljepa, model=base, batch 1,024, in bf16 (halved until it fits), as it is and compiled
   segmentation  a linear head's training on stored tokens of 150 classes
 
-Writes OUT/DEVICE.md and OUT/DEVICE.json: device, clocks, versions, figures. Times are medians over repeats, the device waited for before and after
-each. A part that fails is told with its reason, and so is one for which no time was left; the exit code is then 1.
+Writes OUT/DEVICE.md and OUT/DEVICE.json: device, clocks, versions, figures. Times are medians over repeats, the device waited for
+before and after each. A part that fails is told with its reason, and so is one for which no time was left; the exit code is then 1.
 """
 
 from __future__ import annotations

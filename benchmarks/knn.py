@@ -3,9 +3,9 @@
     python benchmarks/knn.py [--queries 2048] [--keys 16384] [--dim 384] [--k 20] [--repeats 7] [--stored] [--json FILE]
 
 Both run in this process in turn, in CPU seconds of one thread; the ratio of a pair is what counts, with Student's interval of its
-logarithm over the pairs. Both begin with the same features: arrays in memory, or with --stored the files of a feature store, which a job has
-(verified once, mapped into memory; plain torch takes the map as it is). Up to 16,384 training rows are one block for the head too; beyond, it holds a block of similarities where plain
-torch holds all of them.
+logarithm over the pairs. Both begin with the same features: arrays in memory, or with --stored the files of a feature store,
+which a job has (verified once, mapped into memory; plain torch takes the map as it is). Up to 16,384 training rows are one block
+for the head too; beyond, it holds a block of similarities where plain torch holds all of them.
 """
 
 from __future__ import annotations

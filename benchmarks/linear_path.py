@@ -1,14 +1,15 @@
 """The whole path of C at once against scikit-learn's LBFGS fitted value by value: time, and accuracy at every C.
 
-    python benchmarks/linear_path.py [--features FILE.npz|TRAIN,TEST] [--rows 4000] [--dim 192] [--classes 10] [--values 45] [--tolerance 1e-7]
+    python benchmarks/linear_path.py [--features FILE.npz|TRAIN,TEST] [--rows 4000] [--dim 192] [--classes 10] [--values 45]
+    [--tolerance 1e-7]
                                      [--repeats 3]
 
 Both run in this process, in turn, in CPU seconds of one thread; the ratio is what counts, with Student's interval over repeats of
 the pair (of the ratio's logarithm). scikit-learn starts every C afresh, to the same tolerance as the path. With its default of 1e-4
 it is three times as quick and at large C not at the solution: look at the accuracies; so it is with --warm, which starts each C from
 the one before. --features: arrays x [N, D], y [N], test_x, test_y; without it overlapping clouds whose spread falls fifty-fold over the
-dimensions are drawn; with TRAIN.safetensors,TEST.safetensors as `levl-eval features export --task linear-path --part train|test` writes them, e.g. of
-levljepa-nano on the demo's scenes. The default size takes some twenty minutes, nearly all of it scikit-learn's.
+dimensions are drawn; with TRAIN.safetensors,TEST.safetensors as `levl-eval features export --task linear-path --part train|test`
+writes them, e.g. of levljepa-nano on the demo's scenes. The default size takes some twenty minutes, nearly all of it scikit-learn's.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def main() -> None:
     ends = [middle * float(np.exp(-half)), middle * float(np.exp(half))]
     difference = np.abs(mine - np.array(theirs))
     out = {
-        "rows": len(x), "dim": x.shape[1], "classes": int(y.max()) + 1, "values": o.values, "tolerance_sklearn": o.tolerance, "tolerance_path": o.own_tolerance, "warm_start": o.warm,
+        "rows": len(x), "dim": x.shape[1], "classes": int(y.max()) + 1, "values": o.values, "tolerance_sklearn": o.tolerance,
+        "tolerance_path": o.own_tolerance, "warm_start": o.warm,
         "times_faster": middle, "interval": ends, "ratios": ratios, "largest_accuracy_difference": float(difference.max()),
         "best_accuracy": {"path": float(mine.max()), "scikit-learn": max(theirs)},
     }  # fmt: skip

@@ -4,8 +4,8 @@
 
 Encoders of timm, open_clip and transformers are a ViT-B/16 with random weights, saved here as each library saves them; `levl:` and
 `official:` are the shipped levljepa-nano and its export. Seconds are the processor's, which other work on the machine does not
-stretch: those of importing the library stand apart. Memory (of Linux) is the largest resident size of the process, and how much of it is beyond the
-imports; the weights' own size stands beside.
+stretch: those of importing the library stand apart. Memory (of Linux) is the largest resident size of the process, and how much
+of it is beyond the imports; the weights' own size stands beside.
 """
 
 from __future__ import annotations

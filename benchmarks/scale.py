@@ -134,7 +134,8 @@ def command(work: Path, task: str, out: Path, *more: str) -> list[str]:
               "images": str(work / "data")}], "steps": 1}  # fmt: skip
     return [
         sys.executable, "-m", "levl_eval.cli", "run", "--backbone", "random:nano", "--tasks", task, "--data", str(work / "data"), "--llm",
-        str(work / "llm"), "--set", f"{task}.recipe={json.dumps(recipe)}", "--set", f"{task}.floors=[]", "--out", str(out), "--quiet", *more,
+        str(work / "llm"), "--set", f"{task}.recipe={json.dumps(recipe)}", "--set", f"{task}.floors=[]", "--out", str(out),
+        "--quiet", *more,
     ]  # fmt: skip
 
 
@@ -173,8 +174,10 @@ def one(work: Path, task: str, count: int) -> dict[str, Any]:
     ids = [json.loads(line)["id"] for line in next((out / "samples").glob("*.jsonl")).read_text().splitlines()]
     note = record["notes"]["answering"]
     return {
-        "questions": record["data"]["counts"]["questions"], "images": record["data"]["counts"]["images"], "version": record["data"]["version"],
-        "expected": count, "samples": len(ids), "distinct_samples": len(set(ids)), "in_journal_when_killed": begun, "resumed": note["resumed"],
+        "questions": record["data"]["counts"]["questions"], "images": record["data"]["counts"]["images"],
+        "version": record["data"]["version"],
+        "expected": count, "samples": len(ids), "distinct_samples": len(set(ids)), "in_journal_when_killed": begun,
+        "resumed": note["resumed"],
         "asked_after": note["questions"], "questions_per_second": round(note["questions"] / max(note["seconds"], 1e-9), 1),
         "peak_mib": round(peak()), "seconds": {k: round(v, 1) for k, v in record["seconds"].items()},
     }  # fmt: skip
@@ -203,7 +206,8 @@ def main() -> None:
         for task in sorted(counts, key=lambda t: counts[t]):  # ascending: the peak is that of the largest child so far
             found[task] = figures = one(work, task, counts[task])
             print(
-                f"{task}: {figures['questions']:,} questions ({figures['version']}) about {figures['images']:,} images, {figures['samples']:,} samples; "
+                f"{task}: {figures['questions']:,} questions ({figures['version']}) about {figures['images']:,} images, "
+                f"{figures['samples']:,} samples; "
                 f"killed at {figures['in_journal_when_killed']:,}, {figures['resumed']:,} taken from the journal; "
                 f"{figures['questions_per_second']:,} questions a second; {figures['peak_mib'] - base:+.0f} MiB",
                 flush=True,

@@ -6,10 +6,10 @@
 The plain step has the published shape: every text padded to 77 tokens with an attention mask, and SIGReg from the tensor
 [batch, slices, knots]. The other is `levl-pretrain`'s: texts in buckets of their real lengths, SIGReg streamed. Both start from the
 same weights, see the same batches with the same directions, and must give the same losses. In bf16 both towers run under
-autocast, as the published code does, and the losses are in float32: so both round, each in its own places. Each has a process of its own, set up
-as a user of it would find it (ours keeps freed memory, as `levl-pretrain` does on a CPU); they take turns, step by step, and seconds
-are CPU seconds where one thread is used, so that a busy machine disturbs the ratio less. Also printed: the share of a real
-run's steps spent waiting for data. With --profile instead: where the CPU milliseconds of our step go, by kind of operation.
+autocast, as the published code does, and the losses are in float32: so both round, each in its own places. Each has a process of
+its own, set up as a user of it would find it (ours keeps freed memory, as `levl-pretrain` does on a CPU); they take turns, step
+by step, and seconds are CPU seconds where one thread is used, so that a busy machine disturbs the ratio less. Also printed: the
+share of a real run's steps spent waiting for data. With --profile instead: where the CPU milliseconds of our step go, by kind of operation.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def write(out: Path, records: int, samples: int, tasks: int, seeds: int) -> floa
                     "task": task, "engine": card.engine, "main_metric": metric, "protocol": {}, "protocol_hash": "", "seed": seed,
                     "data": {"source": "hub", "counts": {"images": images, "classes": 40}, "split": "val"},
                     "metrics": {metric: main, **{f"{k}": main for k in ("floor_majority", "mean_per_class", "yes_ratio")}},
-                    "notes": {"train_loss": [round(3 / (k + 1), 4) for k in range(100)], "converged": True}, "card": card.model_dump(mode="json"),
+                    "notes": {"train_loss": [round(3 / (k + 1), 4) for k in range(100)], "converged": True},
+                    "card": card.model_dump(mode="json"),
                     "environment": {"date": "2026-11-30T04:00:00+00:00", "command": ["levl-eval", "run"], "packages": {"torch": "2.13.0"}},
                     "seconds": {"features": 10.0, "head": 3.0},
                 }  # fmt: skip
@@ -126,7 +127,8 @@ def main() -> None:
             commands = {
                 "leaderboard, first": table, "leaderboard, again": table, "report, first": ["report", str(out), "--no-images"],
                 "report, again": ["report", str(out), "--no-images"],
-                "compare, first": ["compare", "encoder-001", "random-base", "--in", str(out)], "compare, again": ["compare", "encoder-001", "random-base", "--in", str(out)],
+                "compare, first": ["compare", "encoder-001", "random-base", "--in", str(out)],
+                "compare, again": ["compare", "encoder-001", "random-base", "--in", str(out)],
             }  # fmt: skip
             print(f"{records} records of {o.samples} samples: written in {spent:.0f} s of CPU", flush=True)
             for name, words in commands.items():

@@ -3,9 +3,10 @@
     python benchmarks/training_kills.py [--kills 25] [--seed 0] [--steps 60] [--data scenes|wds] [--work DIR] [--json FILE] [key=value ...]
 
 Each run is a process of its own (forked after the imports) and is ended by signal 9 within training: after a random number of further
-steps, at a random moment of the step. Then the same command begins again, until --kills of them were survived, and it may end. Steps and kills
-are spread so that each run makes some way. Its ckpt.pt, metrics without times and the checkpoints kept must equal those of a run that nobody
-disturbed; every checkpoint met on the way must be readable. Dropout, accumulation and augmentation draw random numbers at every step.
+steps, at a random moment of the step. Then the same command begins again, until --kills of them were survived, and it may end.
+Steps and kills are spread so that each run makes some way. Its ckpt.pt, metrics without times and the checkpoints kept must equal
+those of a run that nobody disturbed; every checkpoint met on the way must be readable. Dropout, accumulation and augmentation
+draw random numbers at every step.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from pathlib import Path
 import forked  # beside this file
 
 WORDS = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=64", "vision.depth=1", "text.depth=1", "vocab_size=400",
-         "precision=fp32", "log_every=1", "save_every=3", "diagnose_every=10", "diagnose_images=16", "threads=1", "warmup=5", "accumulate=2",
+         "precision=fp32", "log_every=1", "save_every=3", "diagnose_every=10", "diagnose_images=16", "threads=1", "warmup=5",
+         "accumulate=2",
          "dropout=0.1", "head_dropout=0.1", "augmentation=standard", "device=cpu", "workers=1", "keep=2"]  # fmt: skip
 
 

@@ -61,8 +61,8 @@ def patch_of(size: int, rows: int, depth: int) -> int:
     """Pixels a side that one token stands for, of an encoder that has ``rows`` rows of them at ``size`` pixels.
 
     Plain ViTs (``depth`` above 0) leave what is beyond whole patches. Other encoders may round up: those that halve their maps five or six
-    times are known by it, 8 rows of 240 pixels (EfficientNet-B1) being patches of 32, not of 30. Where several patches leave that many rows,
-    the one that most twos divide.
+    times are known by it, 8 rows of 240 pixels (EfficientNet-B1) being patches of 32, not of 30. Where several patches leave that
+    many rows, the one that most twos divide.
     """
     for patch in () if depth else (32, 64):
         if rows in (size // patch, -(-size // patch)):

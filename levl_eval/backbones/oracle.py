@@ -1,4 +1,5 @@
-"""`oracle:classes`, `oracle:words`, `oracle:attributes`, `oracle:parts`, `oracle:scene`, `oracle:geometry`: perfect sight of the synthetic scenes, as a ceiling for what an encoder could give.
+"""`oracle:classes`, `oracle:words`, `oracle:attributes`, `oracle:parts`, `oracle:scene`, `oracle:geometry`: perfect sight of the
+synthetic scenes, as a ceiling for what an encoder could give.
 
 Patch tokens are what the renderer knows of each patch (scenes.truth), pooled features their mean. An image is recognised by its
 pixels, so it must come as it was made: no other size, crop or mirror image. ``?keep=0.5`` leaves that share of an image's patches

@@ -73,7 +73,8 @@ class DataSpec(StrictModel):
     """A data set in the layout it is published in. Paths are relative to ``--data DIR`` / ``directory`` unless absolute."""
 
     layout: Literal[
-        "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context", "pascal-context-59", "segmentation",
+        "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context",
+        "pascal-context-59", "segmentation",
         "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
         "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth", "kitti", "sunrgbd", "nyuv2-normals", "normals",

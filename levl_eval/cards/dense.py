@@ -215,8 +215,8 @@ class MetresFields(TaskFields):
     min_depth: Scale = protocol(1e-3)
     max_depth: Scale = protocol(10.0)
     test_max_depth: Scale | None = protocol(None)  # in scoring alone, of a set that ends nearer; None: the same
-    # Scored: shares top, bottom, left, right; or a named part. eigen: Eigen's of NYUv2, by shares; eigen-pixels: its rows and columns, whatever
-    # the size; eigen-kitti, garg: those of KITTI's frames, cut off to whole pixels.
+    # Scored: shares top, bottom, left, right; or a named part. eigen: Eigen's of NYUv2, by shares; eigen-pixels: its rows and
+    # columns, whatever the size; eigen-kitti, garg: those of KITTI's frames, cut off to whole pixels.
     crop: Literal["none", "eigen", "eigen-pixels", "eigen-kitti", "garg"] | tuple[float, float, float, float] = protocol("none")
     # Bins: depth is the mean of their centres, weighted by the head's positive outputs.
     bins: Annotated[int, Between(2, 10_000)] = protocol(256)
@@ -289,7 +289,8 @@ _Range = tuple[Annotated[float, Between(0, 100, above=True)], Annotated[float, B
 
 
 class DepthRecipeCard(MetresFields):
-    """A depth head trained on augmented images, the frozen encoder run in each step, at the images' own size; scored on both sides' mean."""
+    """A depth head trained on augmented images, the frozen encoder run in each step, at the images' own size; scored on both
+    sides' mean."""
 
     engine: Literal["depth-recipe"] = protocol("depth-recipe")
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
@@ -298,7 +299,8 @@ class DepthRecipeCard(MetresFields):
     class_token: bool = protocol(False)
     batch_norm: bool = protocol(True)  # of the tokens, before the linear layer
     init: Literal["normal", "torch"] = protocol("normal")  # of the linear layer: a deviation of 0.01 and no bias, or torch's own
-    # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated (without `batch_norm` as if its inputs were).
+    # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated (without `batch_norm` as if its
+    # inputs were).
     output_scale: Annotated[int, Between(1, 16)] = protocol(1)
     # Training: the part of each image that is used. nyu: columns 43 to 608 and rows 45 to 472 of 640 x 480, by shares.
     frame: Literal["none", "nyu"] = protocol("none")

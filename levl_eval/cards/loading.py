@@ -205,7 +205,8 @@ Card: TypeAlias = TaskCard | BackboneCard | RecipeCard | SetCard | LLMCard | Cla
 def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
-        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, NormalsCard, InContextCard, CorrespondenceCard, PropagationCard, InstanceCard, MultiviewCard,
+        BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, NormalsCard, InContextCard, CorrespondenceCard,
+        PropagationCard, InstanceCard, MultiviewCard,
         ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
@@ -227,7 +228,8 @@ _BRANCHES = ("Card", "Spec", "str", "list[str]", "]")  # how pydantic names the 
 
 
 def _nearest(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    """The first complaint about a range, which says more than a union's other branch; else the first of the branch with fewest complaints."""
+    """The first complaint about a range, which says more than a union's other branch; else the first of the branch with fewest
+    complaints."""
     of_value = next((e for e in errors if e["type"] == "value_error"), None)
     counts = Counter(_branch(e["loc"]) for e in errors)
     first = errors[0]
@@ -274,7 +276,8 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
 
 
 def parse_card(value: Mapping[str, object], where: str) -> Card:
-    """A mapping with ``kind: task | recipe | set | llm | claim | suite | backbone`` as its card model. Raises UsageError naming ``where`` and the field."""
+    """A mapping with ``kind: task | recipe | set | llm | claim | suite | backbone`` as its card model. Raises UsageError naming
+    ``where`` and the field."""
     kind = value.get("kind", "task")
     try:
         if kind == "backbone":

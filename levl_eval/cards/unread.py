@@ -89,7 +89,8 @@ RULES: dict[type[BaseModel], tuple[Read, ...]] = {
     ),
     MMSegCard: (
         Read(
-            "head channels depth heads dropout avg_non_ignore crop short long ratio interpolation cat_max_ratio flip photometric test stride lr "
+            "head channels depth heads dropout avg_non_ignore crop short long ratio interpolation cat_max_ratio flip photometric "
+            "test stride lr "
             "betas weight_decay steps warmup schedule power", "config", (None,),
         ),
         Read("channels", "head", ("fcn", "upernet", "segmenter")),

@@ -265,7 +265,8 @@ class Workbench:
                 f"{task}: two {outer} only, so the spread between them has one degree of freedom and the interval is wide"
             )
         return Contrast(
-            crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs), len(seeds[0]), left_out,
+            crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs),
+            len(seeds[0]), left_out,
             tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
         )  # fmt: skip
 
@@ -328,7 +329,8 @@ def _check_sight(flat: Sequence[Record], names: tuple[str, str], metric: str) ->
     ends = [r.metrics[metric].high if down else r.metrics[metric].low for r in flat if metric in r.metrics]
     if ends and all(e is not None and (e >= floor if down else e <= floor) for e in ends):
         raise Unusable(
-            f"{flat[0].task}: neither {names[0]} nor {names[1]} is above the floor without sight ({factor(metric) * floor:.1f}), so nothing was seen"
+            f"{flat[0].task}: neither {names[0]} nor {names[1]} is above the floor without sight ({factor(metric) * floor:.1f}), "
+            "so nothing was seen"
         )
 
 

@@ -88,7 +88,8 @@ class Planned:
 
 
 def plan_one(d: Difference, relation: Relation, margin: float, power: float, alpha: float, beyond: float = 0.0) -> Planned:
-    """margin, beyond: in points of a percentage, or in the metric's unit; see :func:`power_of`. Raises UsageError for a difference that was not tested."""
+    """margin, beyond: in points of a percentage, or in the metric's unit; see :func:`power_of`. Raises UsageError for a
+    difference that was not tested."""
     if d.contrast is None:
         raise UsageError(f"{d.task}: {d.reason}; a plan needs a finished run of it")
     scale = factor(d.metric)
@@ -153,7 +154,8 @@ def plan(judged: Judged, margin: float | None, power: float) -> Plan:
         )
     if wanted <= beyond:
         raise UsageError(
-            f"--margin {wanted:g}: {judged.card.name} asks for a difference beyond {beyond:g}; give a true difference above that, which is to be found"
+            f"--margin {wanted:g}: {judged.card.name} asks for a difference beyond {beyond:g}; give a true difference above "
+            "that, which is to be found"
         )
     tested = [d for d in judged.differences if d.contrast is not None]
     if not tested:

@@ -107,7 +107,8 @@ def verdicts(own: dict[str, float], others: dict[str, dict[str, float]]) -> list
         out.append(
             {
                 "candidate": name, "value": float(base.mean() + difference.value), "difference": difference.value,
-                "low": max(difference.value - half, -1.0), "high": min(difference.value + half, 1.0), "beats_the_card": difference.value - half > 0,
+                "low": max(difference.value - half, -1.0), "high": min(difference.value + half, 1.0),
+                "beats_the_card": difference.value - half > 0,
             }
         )  # fmt: skip
     return out

@@ -64,7 +64,8 @@ def _protocols(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> dict[
     return {
         label: shown_protocol(
             protocol_of(card), versions_of(card.engine), resolved_of(card, None),
-            precision_of(card, device, check_precision(args.precision, device), execution), language if card.engine in TOGETHER else None, args.limit,
+            precision_of(card, device, check_precision(args.precision, device), execution),
+            language if card.engine in TOGETHER else None, args.limit,
         )
         for label, card in cards.items()
     }  # fmt: skip
@@ -150,7 +151,8 @@ def _lines(cards: Mapping[str, TaskCard], sets: Sequence[SetSize], args: argpars
 
 
 def _passes(passes: Mapping[tuple[int, int], int], partly: bool) -> str:
-    """How often images go through an encoder, and what that takes as a formula: the rate is the machine's. partly: some sets are unknown."""
+    """How often images go through an encoder, and what that takes as a formula: the rate is the machine's. partly: some sets are
+    unknown."""
     whole = sum(passes.values())
     each = " and ".join(f"{n:,} images of {side} px ({tokens} tokens)" for (side, tokens), n in passes.items())
     more = " of the sets whose images are known" if partly else ""

@@ -132,13 +132,15 @@ def _config(args: argparse.Namespace, out: Path) -> RunConfig:
     return RunConfig(
         args.backbone, args.tasks, data=args.data, llm=args.llm, seeds=args.seeds, limit=args.limit, skip_broken=args.skip_broken,
         settings=args.settings, grid=args.grid, floors=args.floors, out=out, batch_size=args.batch_size, precision=args.precision,
-        compile=args.compile, channels_last=args.channels_last, cuda_graphs=args.cuda_graphs, store_limit=args.store_limit, rehash=args.rehash,
+        compile=args.compile, channels_last=args.channels_last, cuda_graphs=args.cuda_graphs, store_limit=args.store_limit,
+        rehash=args.rehash,
         trust=args.trust, debug=args.debug,
     )  # fmt: skip
 
 
 def launched_run(args: argparse.Namespace, options: SlurmOptions) -> list[Record] | None:
-    """Submit, or find the running array, and wait: the records of the run's jobs. None with --detach, or if records are missing, which is reported.
+    """Submit, or find the running array, and wait: the records of the run's jobs. None with --detach, or if records are missing,
+    which is reported.
 
     Raises UsageError for what is wrong with words, data, folders or their locks, before anything is submitted.
     """
@@ -206,7 +208,8 @@ def _wait(args: argparse.Namespace, launch: Launch, plan: Plan) -> list[Copy]:
 
 
 def interrupted(launch: Launch) -> NoReturn:
-    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing. Raises KeyboardInterrupt with the state of the copies."""
+    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing. Raises KeyboardInterrupt with the state
+    of the copies."""
     answer = ""
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:

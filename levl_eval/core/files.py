@@ -174,8 +174,8 @@ def lines_of(path: Path, where: str) -> list[str]:
 def names_of(path: Path, where: str) -> list[str]:
     """The names of a list in which a line's place is its number, without the white space around them.
 
-    Raises UsageError as :func:`lines_of`, for a blank line between (dropped, it would shift all names behind it), and where all lines begin with
-    a number of their own.
+    Raises UsageError as :func:`lines_of`, for a blank line between (dropped, it would shift all names behind it), and where all
+    lines begin with a number of their own.
     """
     lines = [line.strip() for line in split_lines(text_of(path, where))]
     while lines and not lines[-1]:
@@ -189,7 +189,8 @@ def names_of(path: Path, where: str) -> list[str]:
         numbers = [int(m[1]) for m in numbered if m]
         if numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
             raise UsageError(
-                f"{path}: every line begins with a number ({lines[0][:60]!r}), which would be part of the name; leave the numbers out, one name a line "
+                f"{path}: every line begins with a number ({lines[0][:60]!r}), which would be part of the name; leave the "
+                "numbers out, one name a line "
                 "in the order of the numbers"
             )
     return lines

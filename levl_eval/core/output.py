@@ -25,7 +25,8 @@ codecs.register_error(_ESCAPED, _escaped)
 
 
 class Output:
-    """A text stream that never raises OSError. lost: why some of the text was not written; "" where all was, or its reader left (``| head``)."""
+    """A text stream that never raises OSError. lost: why some of the text was not written; "" where all was, or its reader left
+    (``| head``)."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.lost = stream, ""

@@ -13,8 +13,8 @@ from levl_eval.core.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-# float32: every product in single precision; tf32: NVIDIA's 19-bit products of float32 matrices; bf16: matrix products in bfloat16 by torch's
-# autocast, norms and softmax in float32.
+# float32: every product in single precision; tf32: NVIDIA's 19-bit products of float32 matrices; bf16: matrix products in
+# bfloat16 by torch's autocast, norms and softmax in float32.
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 NAMES: dict[Precision, str] = {"float32": "float32", "tf32": "tf32", "bf16": "bfloat16"}  # as records hold it

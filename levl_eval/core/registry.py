@@ -24,9 +24,10 @@ def imported(target: str) -> Any:
 class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
     """Name -> target, in the order in which they were added, each with its origin: "shipped", or who brought it.
 
-    kind: what the names are of, for messages ("engine", "recipe"). remedy: what to do about an unknown one, a function of the names, since a
-    list of them may be part of it. A name stands for one thing: :meth:`add` refuses another of the same name, item assignment (for tests, and
-    for who means it) replaces.
+    kind: what the names are of, for messages ("engine", "recipe"). remedy: what to do about an unknown one, a function of the
+    names, since a
+    list of them may be part of it. A name stands for one thing: :meth:`add` refuses another of the same name, item assignment
+    (for tests, and for who means it) replaces.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
         """Raises UsageError where the name is taken: a plug-in cannot silently replace what is shipped."""
         if name in self._targets:
             raise UsageError(
-                f"{target} ({origin}): the {self.kind} {name} exists already ({self._targets[name]}, {self._origins[name]}); rename the file"
+                f"{target} ({origin}): the {self.kind} {name} exists already ({self._targets[name]}, {self._origins[name]}); "
+                "rename the file"
             )
         self._targets[name], self._origins[name] = target, origin
 

@@ -45,7 +45,8 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def blank(text: str) -> bool:
-    """Whether nothing of a text is seen: white space, and characters without a form of their own (a zero-width space, a byte order mark)."""
+    """Whether nothing of a text is seen: white space, and characters without a form of their own (a zero-width space, a byte
+    order mark)."""
     return not text.strip() or all(c.isspace() or unicodedata.category(c) in _UNSEEN for c in text)
 
 
@@ -55,7 +56,8 @@ def same_text(text: str) -> str:
     return " ".join("".join(c for c in composed if c.isspace() or unicodedata.category(c) not in _UNSEEN).split())
 
 
-# Characters without a form of their own that stand at the ends of texts copied from pages: zero-width spaces, marks of direction and of byte order.
+# Characters without a form of their own that stand at the ends of texts copied from pages: zero-width spaces, marks of direction
+# and of byte order.
 _AT_ENDS = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 
 
@@ -74,7 +76,8 @@ _LIST = re.compile(r"""\s*\[\s*(?:['"].*['"]|\{.*\})\s*,?\s*\]\s*""", re.DOTALL)
 
 
 def written_list(text: str) -> bool:
-    """Whether a text is a list of texts or objects as a program prints it (``['a', 'b']``), as tables hold lists that were written through csv."""
+    """Whether a text is a list of texts or objects as a program prints it (``['a', 'b']``), as tables hold lists that were
+    written through csv."""
     return _LIST.fullmatch(text) is not None
 
 

@@ -32,7 +32,8 @@ class ColourTable:
         if wrong.any():
             colour = ", ".join(map(str, pixels[wrong][0].tolist()))
             raise LevlError(
-                f"{what}: colour ({colour}) of {int(wrong.sum())} pixels is none of the {len(codes)} of the colour table; correct `classes`, or take "
+                f"{what}: colour ({colour}) of {int(wrong.sum())} pixels is none of the {len(codes)} of the colour table; "
+                "correct `classes`, or take "
                 "masks that were neither resized nor compressed"
             )
         out: np.ndarray = self.ids[order][at]

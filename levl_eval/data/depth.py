@@ -198,7 +198,8 @@ def check_depth(depth_set: DepthSet, caps: tuple[float, float] | None = None) ->
             break
     else:
         raise UsageError(
-            f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not finite are unknown), "
+            f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not "
+            "finite are unknown), "
             "errors are not defined on this set; replace the maps"
         )
     if caps is not None:
@@ -219,7 +220,8 @@ _NEARER = 9
 
 @dataclass(frozen=True)
 class Depths:
-    """What a sample of a set's maps holds, in metres: the middle and the largest depth, by which another unit shows. maps: how many of it."""
+    """What a sample of a set's maps holds, in metres: the middle and the largest depth, by which another unit shows. maps: how
+    many of it."""
 
     median: float
     largest: float
@@ -235,8 +237,9 @@ def sampled_depths(depth_set: DepthSet) -> tuple[Depths, np.ndarray]:
 
 
 def check_unit(depth_set: DepthSet, far: float) -> None:
-    """Raises UsageError where nearly all of the maps is further than the card's largest depth, or all of it in the first hundredths: millimetres
-    as floats, whole metres as integers, another scale. Training would drop those pixels, or learn what no map shows."""
+    """Raises UsageError where nearly all of the maps is further than the card's largest depth, or all of it in the first
+    hundredths: millimetres as floats, whole metres as integers, another scale. Training would drop those pixels, or learn what no
+    map shows."""
     ids = depth_set.images.ids
     sample, known = sampled_depths(depth_set)
     deepest, beyond, total = sample.largest, int((known > far).sum()), known.size
@@ -245,7 +248,8 @@ def check_unit(depth_set: DepthSet, far: float) -> None:
     if total and beyond >= _BEYOND * total:
         raise UsageError(
             f"{first}: {100 * beyond / total:.0f} % of what {sample.maps} of them hold is further than `max_depth` ({far:g} m), up to "
-            f"{deepest:g} m: is another unit stored, as millimetres? {scale}, floats are metres; correct `depth_scale`, store metres, or raise "
+            f"{deepest:g} m: is another unit stored, as millimetres? {scale}, floats are metres; correct `depth_scale`, store "
+            "metres, or raise "
             "`max_depth`"
         )
     if total and deepest * _NEARER < far:

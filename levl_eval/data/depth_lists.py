@@ -1,10 +1,12 @@
 """Depth sets that a list of pairs names: KITTI's Eigen split, and the test split of SUN RGB-D.
 
-kitti    ROOT/kitti_eigen_SPLIT.txt or eigen_SPLIT_files_with_gt.txt (BTS): "IMAGE DEPTH [FOCAL]" a line, DEPTH None where the laser's frames were not
-         accumulated. IMAGE: DATE/DRIVE/image_02/data/N.png, below ROOT/input, raw, raw_data or ROOT; DEPTH: DRIVE/proj_depth/groundtruth/image_02/N.png
-         (16 bit, 256 a metre, Uhrig et al., 3DV 2017), below ROOT/gt_depth, data_depth_annotated, their or ROOT's train and val, or ROOT.
-sunrgbd  ROOT/SUNRGBD_val_splits.txt, "IMAGE DEPTH" a line, or SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat (Song, Lichtenberg, Xiao, CVPR 2015);
-         both name files below ROOT/SUNRGBD. Its 16-bit depths are stored turned left by three bits, in millimetres, and end at 8 m.
+kitti    ROOT/kitti_eigen_SPLIT.txt or eigen_SPLIT_files_with_gt.txt (BTS): "IMAGE DEPTH [FOCAL]" a line, DEPTH None where the
+         laser's frames were not accumulated. IMAGE: DATE/DRIVE/image_02/data/N.png, below ROOT/input, raw, raw_data or ROOT;
+         DEPTH: DRIVE/proj_depth/groundtruth/image_02/N.png (16 bit, 256 a metre, Uhrig et al., 3DV 2017), below ROOT/gt_depth,
+         data_depth_annotated, their or ROOT's train and val, or ROOT.
+sunrgbd  ROOT/SUNRGBD_val_splits.txt, "IMAGE DEPTH" a line, or SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat (Song, Lichtenberg,
+         Xiao, CVPR 2015); both name files below ROOT/SUNRGBD. Its 16-bit depths are stored turned left by three bits, in
+         millimetres, and end at 8 m.
 """
 
 from __future__ import annotations

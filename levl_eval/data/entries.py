@@ -74,11 +74,12 @@ def labelled_set(
 
 
 def spoken_classes(classes: Sequence[str], spoken: Mapping[str, str], source: Path | None) -> tuple[str, ...]:
-    """The classes as one says them; () where ``spoken`` is of other classes. Raises UsageError where it has some of them only: an id would stand
-    among the names in texts."""
+    """The classes as one says them; () where ``spoken`` is of other classes. Raises UsageError where it has some of them only: an
+    id would stand among the names in texts."""
     lacking = [c for c in classes if c not in spoken]
     if lacking and len(lacking) < len(classes):
         raise UsageError(
-            f"{source}: has no name for {len(lacking)} of the {len(classes)} classes, first {printable(lacking[0])[:100]}; take the published file, or take it away"
+            f"{source}: has no name for {len(lacking)} of the {len(classes)} classes, first {printable(lacking[0])[:100]}; take "
+            "the published file, or take it away"
         )
     return () if lacking else tuple(spoken[c] for c in classes)

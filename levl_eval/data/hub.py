@@ -59,7 +59,8 @@ _NEEDED = {
     "pope": {"question", "answer", "category"}, "textvqa": {"question_id", "image_id", "question", "answers"},
     "vizwiz": {"question_id", "question", "answers"}, "scienceqa": {"question", "choices", "answer"},
     "llava": {"image", "conversations"}, "mme": {"question_id", "question", "answer", "category"},
-    "tallyqa": {"qa"}, **{k: {"answer", "bbox", "file_name"} for k in ("refcoco", "refcoco-places")}, **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
+    "tallyqa": {"qa"}, **{k: {"answer", "bbox", "file_name"} for k in ("refcoco", "refcoco-places")},
+    **multiple_choice.HUB_COLUMNS, **documents.HUB_COLUMNS,
 }  # fmt: skip
 _ROWS = {**multiple_choice.HUB_ROWS, **documents.HUB_ROWS}
 
@@ -125,7 +126,8 @@ def _named_by_content(questions: list[Question], got: HubTable) -> list[Question
 
 
 def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> QuestionSet:
-    """A table in LLaVA's form (lmms-lab's LLaVA-NeXT-Data, LLaVA-ReCap): an image and its conversation a row; rows of text alone are left out."""
+    """A table in LLaVA's form (lmms-lab's LLaVA-NeXT-Data, LLaVA-ReCap): an image and its conversation a row; rows of text alone
+    are left out."""
     source, questions = source_of(spec).repo, []
     there = rows_with_image(got.rows)
     left_out = Counter({TEXT_ONLY: there.count(False)})
@@ -191,7 +193,8 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
         lacking = f"class-label column{of}" if label is None else "image column"
         other = next((c for c in named if c in table.column_names), "") if label is None else ""
         more = (
-            f"; column {other!r} holds {table.features[other]!s:.60}: cast it to ClassLabel (`datasets`: class_encode_column), or name another by `hub.label`"
+            f"; column {other!r} holds {table.features[other]!s:.60}: cast it to ClassLabel (`datasets`: class_encode_column), "
+            "or name another by `hub.label`"
             if other
             else ""
         )

@@ -76,7 +76,8 @@ def load_split(source: HubSource, config: str | None) -> HubTable:
     if here.is_dir():
         if source.revision is not None:
             raise UsageError(
-                f"--data hub: {source.repo}: is a folder, of which no revision can be told; take `hub.revision` out, or give a repository's name"
+                f"--data hub: {source.repo}: is a folder, of which no revision can be told; take `hub.revision` out, or give a "
+                "repository's name"
             )
         with hub(f"--data hub: {source.repo}"):
             patterns = None if source.files is None else [source.files]
@@ -108,8 +109,8 @@ def names_of(repo: str) -> list[str]:
 
 
 def cached_tables(repo: str, config: str | None = None, split: str | None = None) -> list[Path]:
-    """Folders of the cache of `datasets` with tables of a repository (of a configuration, of a split), the newest last. A folder is named by
-    the commit it was prepared from."""
+    """Folders of the cache of `datasets` with tables of a repository (of a configuration, of a split), the newest last. A folder
+    is named by the commit it was prepared from."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -262,7 +263,8 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
         )
     if name not in configs:
         raise UsageError(
-            f"--data hub: {repo}: has no such configuration: {printable(str(name))}; it has {listed}; correct `hub.questions` or `hub.images`"
+            f"--data hub: {repo}: has no such configuration: {printable(str(name))}; it has {listed}; correct `hub.questions` or "
+            "`hub.images`"
         )
     listed_files = configs[name].get("data_files")
     if not listed_files:
@@ -270,13 +272,15 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
     by_split = {str(k): [str(p) for p in v] for k, v in sanitize_patterns(listed_files).items()}
     if _bare(split) not in by_split:
         raise UsageError(
-            f"--data hub: {repo}: has no such split: {printable(_bare(split))}; it has {', '.join(map(printable, by_split))}; correct `hub.split`"
+            f"--data hub: {repo}: has no such split: {printable(_bare(split))}; it has {', '.join(map(printable, by_split))}; "
+            "correct `hub.split`"
         )
     return by_split[_bare(split)]
 
 
 def _of_folder(folder: Path, config: str | None, split: str, cache: str, patterns: list[str] | None = None) -> Dataset:
-    """The split of a repository's files in a folder, prepared alone below ``cache``. patterns: of its files; None: as its card lists them."""
+    """The split of a repository's files in a folder, prepared alone below ``cache``. patterns: of its files; None: as its card
+    lists them."""
     import datasets
 
     readme = folder / "README.md"

@@ -107,7 +107,8 @@ def image_set(
         first = locate(missing[0])
         shown_path = missing[0] if in_generated_world(first) else str(first)
         raise UsageError(
-            f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(shown_path)[:400]}; {where or 'put them there, or take them out of the set'}"
+            f"{source}: {len(missing)} of {len(names)} images are missing, first {printable(shown_path)[:400]}; "
+            f"{where or 'put them there, or take them out of the set'}"
         )
     known, whole = file_contents(files)
     opener = FileOpener(files.__getitem__)

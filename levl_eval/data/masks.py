@@ -29,8 +29,9 @@ class LabelMap:
     """Which class each value of a mask file stands for.
 
     table: class of each value, -1 for void, -2 for what the published files never hold
-    (refused), -3 for ids that a class list leaves out (void, which is said); None: the value itself, or value - 1 with ``reduce_zero`` (0 is void). ignore: the value
-    of the file that is void, always in the file's own ids; -1 and others that no file holds are none.
+    (refused), -3 for ids that a class list leaves out (void, which is said); None: the value itself, or value - 1 with
+    ``reduce_zero`` (0 is void). ignore: the value of the file that is void, always in the file's own ids; -1 and others that no
+    file holds are none.
     """
 
     classes: int
@@ -61,7 +62,8 @@ class LabelMap:
             never = known & (np.where(inside, self.table[np.clip(stored, 0, len(self.table) - 1)], 0) == _NEVER)
             if never.any():
                 raise LevlError(
-                    f"{what}: label {int(stored[never][0])} stands for nothing in the published files: are these labels numbered anew (training ids), or another set's?"
+                    f"{what}: label {int(stored[never][0])} stands for nothing in the published files: are these labels numbered "
+                    "anew (training ids), or another set's?"
                 )
         if strict:
             wrong = known & (out != self.void) & ((out < 0) | (out >= self.classes))
@@ -131,7 +133,8 @@ def stored_mask(image: Image.Image, what: str, colours: ColourTable | None = Non
             )
         if image.mode not in _MODES:
             raise LevlError(
-                f"{what}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG); of RGB masks `classes` must be a text file "
+                f"{what}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG); of RGB masks `classes` "
+                "must be a text file "
                 "with a line RED GREEN BLUE NAME a class, as CamVid's label_colors.txt"
             )
         return np.array(image).astype(np.int64)
@@ -147,7 +150,8 @@ def mask_file(path: Path, max_pixels: int = 0, colours: ColourTable | None = Non
 
 
 def check_palettes(ids: Sequence[str], opened: Callable[[str], Image.Image], called: Callable[[str], str]) -> None:
-    """Raises UsageError where one label has two colours in the palettes of a sample of masks: a program gave each mask a palette of its own, and
+    """Raises UsageError where one label has two colours in the palettes of a sample of masks: a program gave each mask a palette
+    of its own, and
     its indices are no labels. opened: id -> Pillow's opened mask. Grey ramps, which writers put where there is none, are passed over."""
     colour_of: dict[int, tuple[tuple[int, ...], str]] = {}
     for name in (ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int))):
@@ -164,7 +168,8 @@ def check_palettes(ids: Sequence[str], opened: Callable[[str], Image.Image], cal
             first, other = colour_of.setdefault(label, (colour, name))
             if first != colour:
                 raise UsageError(
-                    f"{called(name)}: label {label} has the colour {colour} in its palette, {first} in that of {called(other)}: masks of colours whose palettes "
+                    f"{called(name)}: label {label} has the colour {colour} in its palette, {first} in that of {called(other)}: "
+                    "masks of colours whose palettes "
                     "were made one by one? Store labels as 8-bit grey, or give `classes` as a table of colours (RED GREEN BLUE NAME a line)"
                 )
 
@@ -177,7 +182,8 @@ def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
     read = segmentation_set.mask
     if len(segmentation_set.classes) < 2:
         raise UsageError(
-            f"{segmentation_set.images.source}: has the one class {printable(segmentation_set.classes[0])[:60]!r}, of which every map is right; at "
+            f"{segmentation_set.images.source}: has the one class {printable(segmentation_set.classes[0])[:60]!r}, of which "
+            "every map is right; at "
             "least 2 are needed: name the background too"
         )
     if not isinstance(read, MaskReader):
@@ -228,7 +234,8 @@ def _some(values: set[int]) -> str:
 def json_classes(path: Path, text: str, ignore: int) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Names of a JSON class list, and for {id: name} the table id -> class (-1: void).
 
-    Every id is a class, 0 too, except ``ignore`` and ids whose name says that they are none (_VOID_NAMES). Raises UsageError naming the entry: negative or other keys, nested values.
+    Every id is a class, 0 too, except ``ignore`` and ids whose name says that they are none (_VOID_NAMES). Raises UsageError
+    naming the entry: negative or other keys, nested values.
     """
     try:
         raw = json.loads(text, object_pairs_hook=lambda pairs: _unique(path, pairs))
@@ -251,8 +258,8 @@ def json_classes(path: Path, text: str, ignore: int) -> tuple[tuple[str, ...], n
 
 
 def named_ids(of_id: Mapping[int, object], source: str, ignore: int = -1) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of classes by id: the names in order of id, and the table id -> class; -1 (void) of ``ignore`` and of names of _VOID_NAMES, -3 of
-    ids between that are not listed.
+    """Names of classes by id: the names in order of id, and the table id -> class; -1 (void) of ``ignore`` and of names of
+    _VOID_NAMES, -3 of ids between that are not listed.
 
     Raises UsageError as checked_names.
     """

@@ -92,7 +92,8 @@ class MCQEntry(Entry):
             right = LETTERS[texts.index(text)] if texts.index(text) < len(LETTERS) else ""
             if right != _letter(answer):
                 raise ValueError(
-                    f"field `answer`: {shown(answer)} is the text of option {right}, where a letter is expected; give the right option's letter"
+                    f"field `answer`: {shown(answer)} is the text of option {right}, where a letter is expected; give the right "
+                    "option's letter"
                 )
         return value
 
@@ -256,7 +257,8 @@ HUB_ROWS: dict[str, Rows] = {
     ),
     "mmbench": lambda row, cells, source: mmbench_question(cells, source, f"row {row}", f"{row:06d}"),
     "ai2d": lambda row, cells, source: ai2d_question(
-        str(row), f"{row:06d}", _cell(cells, "question", row, source), _texts(cells["options"], "options", row, source), cells["answer"], source
+        str(row), f"{row:06d}", _cell(cells, "question", row, source), _texts(cells["options"], "options", row, source),
+        cells["answer"], source
     ),
     "realworldqa": lambda row, cells, source: realworldqa_question(
         str(row), f"{row:06d}", _cell(cells, "question", row, source), _cell(cells, "answer", row, source)

@@ -3,9 +3,11 @@
     ROOT/OBJECT/wild_set/annotations.json                 a list: filename, image_size [height, width], camera {q, t, focal_length}
     ROOT/OBJECT/wild_set/{images/000.jpg, depth/000.png}  and the same in ROOT/OBJECT/multiview*/
 
-ROOT is the set's folder, or navi_v1.0, navi_v1, navi_v1.5 or navi in it or in DIR. Splits: wild_set (other backgrounds and light) and multiview
-(one place). q (w, x, y, z) turns, t moves an object's points into the camera's axes (x right, y down, z away), in millimetres. Depth is of the
-object alone and stored as disparity: 655,350 over a 16-bit value is millimetres, 0 is no object. The camera's axis meets the image's middle.
+ROOT is the set's folder, or navi_v1.0, navi_v1, navi_v1.5 or navi in it or in DIR. Splits: wild_set (other backgrounds and light)
+and multiview (one place). q (w, x, y, z) turns, t moves an object's points into the camera's axes (x right, y down, z away), in
+millimetres. Depth is of the
+object alone and stored as disparity: 655,350 over a 16-bit value is millimetres, 0 is no object. The camera's axis meets the
+image's middle.
 
 An image is shown as the square around its object, of the longer side of what has a depth, moved into the image where it would leave it.
 """
@@ -106,7 +108,8 @@ def window_of(depth: np.ndarray) -> Window:
 
 
 def points_in(depth: np.ndarray, window: Window, focal: float, side: int) -> np.ndarray:
-    """float32 [side, side, 3]: where the middles of so many cells a side of the window lie, in metres before the camera; z is 0 without a depth.
+    """float32 [side, side, 3]: where the middles of so many cells a side of the window lie, in metres before the camera; z is 0
+    without a depth.
 
     focal: in the map's pixels. A cell takes the depth of the pixel that its middle lies in.
     """
@@ -130,7 +133,8 @@ class WindowOpener:
         image, shown = open_rgb(self.locate(name), self.rules), self.window(name)
         if abs(image.width * shown.height - image.height * shown.width) > max(image.size) * 2:
             raise LevlError(
-                f"{self.locate(name)}: is {image.width}x{image.height}, its depth map {shown.width}x{shown.height}; take both as they were published"
+                f"{self.locate(name)}: is {image.width}x{image.height}, its depth map {shown.width}x{shown.height}; take both as "
+                "they were published"
             )
         scale = image.width / shown.width
         left, top, side = (round(v * scale) for v in (shown.left, shown.top, shown.side))

@@ -1,9 +1,9 @@
 """Sets of surface normals: NYUv2's as DSINE's evaluation unpacks them, and a user's folders.
 
-nyuv2-normals  ROOT/SPLIT/NAME_img.{png,jpg} beside NAME_normal.png (Bae, Davison, CVPR 2024; normals of GeoNet, Qi et al., CVPR 2018): 795 training
-               and 654 test images; ROOT may be the archive's dsine_eval/nyuv2.
-normals        two folders, `images` and `annotations`, of equal stems. Normals: 8-bit RGB, (value / 255) 2 - 1 a component, or .npy [H, W, 3] of unit
-               vectors. Pixels that are 0 in all components, and vectors that are not finite, are unknown.
+nyuv2-normals  ROOT/SPLIT/NAME_img.{png,jpg} beside NAME_normal.png (Bae, Davison, CVPR 2024; normals of GeoNet, Qi et al., CVPR
+               2018): 795 training and 654 test images; ROOT may be the archive's dsine_eval/nyuv2.
+normals        two folders, `images` and `annotations`, of equal stems. Normals: 8-bit RGB, (value / 255) 2 - 1 a component, or
+               .npy [H, W, 3] of unit vectors. Pixels that are 0 in all components, and vectors that are not finite, are unknown.
 
 What the axes are is the set's own affair: predictions are compared with what is stored.
 """
@@ -100,6 +100,7 @@ def check_normals(normal_set: NormalSet) -> NormalSet:
     """The set, where some pixel of its maps is known. Raises UsageError; all maps are read only where the first few hold none."""
     if not any((normal_set.normals(name) != 0).any() for name in normal_set.images.ids):
         raise UsageError(
-            f"{normal_set.images.source}: no pixel of the {len(normal_set.images)} maps has a normal, errors are not defined on this set; replace the maps"
+            f"{normal_set.images.source}: no pixel of the {len(normal_set.images)} maps has a normal, errors are not defined on "
+            "this set; replace the maps"
         )
     return normal_set

@@ -31,7 +31,8 @@ from levl_eval.data.types import (
 _POPE = "POPE COCO (github.com/AoiDragon/POPE at 08d957b)"
 POPE_WHOLE = f"{_POPE}, 3 x 3,000"
 POPE_OLDER = "POPE COCO, older release with 2,910 random questions"
-# Digest -> name. The random file of the older release (LLaVA's) has no digest here: it is recognised beside the two others, which are the same.
+# Digest -> name. The random file of the older release (LLaVA's) has no digest here: it is recognised beside the two others, which
+# are the same.
 POPE: dict[str, str] = {
     "d6d5dc41613ac782ba5b0e7ce27f525915e3b34149ae617d6be1253410a1d07d": POPE_WHOLE,
     "6d2c2c6b74a6c5ae2c164fca787327794a2fe5df10507f7b5ac0ee707b097dbb": f"{_POPE}, random, 3,000",
@@ -108,7 +109,8 @@ SETS: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
-    "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,), "imagenet-sketch": (1000,), "objectnet": (113,),
+    "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,),
+    "imagenet-sketch": (1000,), "objectnet": (113,),
     "food101": (101,), "dtd": (47,), "cub": (200,), "gtsrb": (43,), "flowers102": (102,), "stanford-cars": (196,), "country211": (211,),
     "inat2021": (10_000,),
 }  # fmt: skip

@@ -43,8 +43,8 @@ def read_json(path: Path) -> object:
 
 
 def first_of(folder: Path, patterns: Sequence[str], what: str, where: str) -> Path:
-    """The one file of the first pattern that has any; hidden ones are passed over. Raises UsageError: none, or several of one pattern, of which
-    none says that it is the one."""
+    """The one file of the first pattern that has any; hidden ones are passed over. Raises UsageError: none, or several of one
+    pattern, of which none says that it is the one."""
     for pattern in patterns:
         fitting = [p for p in sorted(folder.glob(pattern)) if not any(map(junk, p.relative_to(folder).parts))]
         if len(fitting) > 1:
@@ -68,8 +68,8 @@ def limited(questions: list[Question], limit: int | None) -> list[Question]:
 class FileNames:
     """Names of image files of which a set's annotations give paths, below folders that are not always there. field: the annotations' field.
 
-    Raises UsageError, called with a path and where it stands, for a path without a name, and where two folders hold files of one name: which
-    of them lies in the one folder of images could not be told.
+    Raises UsageError, called with a path and where it stands, for a path without a name, and where two folders hold files of one
+    name: which of them lies in the one folder of images could not be told.
     """
 
     def __init__(self, field: str) -> None:
@@ -85,7 +85,8 @@ class FileNames:
         first = self.paths.setdefault(pure.name, str(pure))
         if first != str(pure):
             raise UsageError(
-                f"{where}: field `{self.field}`: {shown(str(pure))} has the file name of {shown(first)}, and images are looked for by their names "
+                f"{where}: field `{self.field}`: {shown(str(pure))} has the file name of {shown(first)}, and images are looked "
+                "for by their names "
                 "in one folder; rename the files so that names differ, here and there"
             )
         return pure.name
@@ -123,7 +124,8 @@ def finish_questions(
     about: About, questions: list[Question], locate: Callable[[str], Path], spec: DataSpec, limit: int | None,
     left_out: Mapping[str, int] | None = None,
 ) -> QuestionSet:  # fmt: skip
-    """Questions with their images as a set. locate: image id -> file. left_out: entries that are none of its questions. Raises UsageError: none, ids that repeat, images that are missing."""
+    """Questions with their images as a set. locate: image id -> file. left_out: entries that are none of its questions. Raises
+    UsageError: none, ids that repeat, images that are missing."""
     source = about.source
     if not questions:
         raise UsageError(f"{source}: holds no questions{f' ({in_words(left_out)})' if left_out else ''}")

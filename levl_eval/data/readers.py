@@ -58,7 +58,8 @@ QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
     "gqa": "questions:read_gqa", "vqav2": "questions:read_vqav2", "pope": "pope:read_pope", "vqa": "questions:read_vqa",
     "llava": "benchmarks:read_llava", "textvqa": "benchmarks:read_textvqa", "vizwiz": "benchmarks:read_vizwiz",
     "scienceqa": "benchmarks:read_scienceqa", "mme": "benchmarks:read_mme",
-    "mmvp": "multiple_choice_files:read_mmvp", "cv-bench": "multiple_choice_files:read_cv_bench", "seedbench": "multiple_choice_files:read_seedbench",
+    "mmvp": "multiple_choice_files:read_mmvp", "cv-bench": "multiple_choice_files:read_cv_bench",
+    "seedbench": "multiple_choice_files:read_seedbench",
     "mmbench": "multiple_choice_files:read_mmbench", "ai2d": "multiple_choice_files:read_ai2d", "mcq": "multiple_choice_files:read_mcq",
     "realworldqa": "multiple_choice_files:read_realworldqa", "blink": "multiple_choice_files:read_mcq",
     "chartqa": "documents:read_chartqa", "docvqa": "documents:read_docvqa", "infovqa": "documents:read_infovqa",
@@ -71,12 +72,14 @@ CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     "sun397": "classification:read_sun397", "tiny-imagenet": "classification:read_tiny_imagenet",
     **dict.fromkeys(("imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"), "shifts:read_imagenet_shift"),
     "objectnet": "shifts:read_objectnet",
-    "food101": "fine_grained:read_food101", "dtd": "fine_grained:read_dtd", "cub": "fine_grained:read_cub", "gtsrb": "fine_grained:read_gtsrb",
+    "food101": "fine_grained:read_food101", "dtd": "fine_grained:read_dtd", "cub": "fine_grained:read_cub",
+    "gtsrb": "fine_grained:read_gtsrb",
     "flowers102": "fine_grained:read_flowers", "stanford-cars": "fine_grained:read_cars",
     "cifar10": "arrays:read_cifar", "cifar100": "arrays:read_cifar", "stl10": "arrays:read_stl10",
 })  # fmt: skip
 MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(
-    ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context", "pascal-context-59", "segmentation"), "segmentation:read_segmentation"
+    ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context", "pascal-context-59", "segmentation"),
+    "segmentation:read_segmentation"
 ))  # fmt: skip
 CAPTIONS: Registry[str, Reader[CaptionSet]] = _readers("captions", {
     "karpathy": "captions:read_karpathy", "captions": "captions:read_captions",
@@ -95,7 +98,8 @@ DEPTHS: Registry[str, Depths] = Registry("layout of depth maps", imported, {
     "kitti": f"{_HERE}.depth_lists:read_kitti", "sunrgbd": f"{_HERE}.depth_lists:read_sunrgbd",
 })  # fmt: skip
 CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
-    "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro", "mmvp-vlm": "choices:read_mmvp_vlm",
+    "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro",
+    "mmvp-vlm": "choices:read_mmvp_vlm",
     "choices": "choices:read_own",
 })  # fmt: skip
 
@@ -109,7 +113,8 @@ def _check(layouts: Container[str], expected: str, spec: DataSpec, data: str) ->
 
 
 def _ruled(dataset: S, spec: DataSpec) -> S:
-    """The set with its images opened by the rules of its card, whichever reader found it; refused where more of it than allowed is broken."""
+    """The set with its images opened by the rules of its card, whichever reader found it; refused where more of it than allowed
+    is broken."""
     check_skipped(dataset.images, spec)
     images = opened_by(dataset.images, rules_of(spec))
     return dataset if images is dataset.images else dataclasses.replace(dataset, images=images)
@@ -174,8 +179,8 @@ def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceS
 def read_depth(
     spec: DataSpec, data: str, scale: float, limit: int | None = None, caps: tuple[float, float] | None = None
 ) -> DepthSet:
-    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. caps: smallest and largest depth of the card in
-    metres, by which maps of another unit are told. Raises UsageError."""
+    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. caps: smallest and largest depth
+    of the card in metres, by which maps of another unit are told. Raises UsageError."""
     _check(DEPTHS, "depth maps", spec, data)
     if data == "hub" and spec.root is None and spec.images is None:
         raise UsageError(
@@ -198,7 +203,8 @@ def read_normals(spec: DataSpec, data: str, limit: int | None = None) -> NormalS
 
 
 def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:
-    """Pairs of images with keypoints; ``limit`` keeps pairs, of all categories in turn, that need at most so many images. Raises UsageError."""
+    """Pairs of images with keypoints; ``limit`` keeps pairs, of all categories in turn, that need at most so many images. Raises
+    UsageError."""
     return _ruled(_of_files(PAIRS, "pairs of images", spec, data, limit), spec)
 
 

@@ -1,8 +1,8 @@
 """Referring expressions with the box of what they mean: RefCOCO, RefCOCO+ and RefCOCOg, asked for the box, or for its place in words.
 
-The sets (github.com/lichengunc/refer; Yu et al., ECCV 2016; Mao et al., CVPR 2016) are published as pickles, which run whatever they hold and
-are not read here. Read are the same splits as MDETR publishes them (mdetr_annotations of zenodo.org/record/4729015, COCO's form), as Shikra
-does (JSON lines), and as tables of the hub (lmms-lab's). UNC's splits of RefCOCO and RefCOCO+, UMD's of RefCOCOg.
+The sets (github.com/lichengunc/refer; Yu et al., ECCV 2016; Mao et al., CVPR 2016) are published as pickles, which run whatever
+they hold and are not read here. Read are the same splits as MDETR publishes them (mdetr_annotations of zenodo.org/record/4729015,
+COCO's form), as Shikra does (JSON lines), and as tables of the hub (lmms-lab's). UNC's splits of RefCOCO and RefCOCO+, UMD's of RefCOCOg.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class HubReferred(Entry):
 
 
 class Referred(NamedTuple):
-    """An expression and what it means. image: the image's file name. box: in shares of width and height. size: of the image as the annotation
-    says it, in pixels."""
+    """An expression and what it means. image: the image's file name. box: in shares of width and height. size: of the image as
+    the annotation says it, in pixels."""
 
     name: str
     image: str
@@ -107,15 +107,18 @@ def set_of(spec: DataSpec) -> str:
 def share_box(corners: Sequence[float], size: tuple[int, int], where: str) -> Box:
     """A box (left, top, right, bottom) in pixels as shares of an image of ``size`` (width, height). where: file and entry, for messages.
 
-    Pixels are rounded to hundredths, as COCO gives them, so that sums and differences of two forms of one file agree. Raises UsageError: a box without area, or beyond its image by more than a pixel.
+    Pixels are rounded to hundredths, as COCO gives them, so that sums and differences of two forms of one file agree. Raises
+    UsageError: a box without area, or beyond its image by more than a pixel.
     """
     left, top, right, bottom = (round(float(v), 2) for v in corners)
     width, height = size
     if not (left < right and top < bottom):
-        raise UsageError(f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) has no area; correct the entry or take the published file")  # fmt: skip
+        raise UsageError(f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) has no area; "
+            "correct the entry or take the published file")  # fmt: skip
     if min(left, top) < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:
         raise UsageError(
-            f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) lies beyond its image of {width} x {height}; "
+            f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) lies beyond its image of "
+            f"{width} x {height}; "
             "take the published file and COCO's images as they are"
         )
     return max(left, 0.0) / width, max(top, 0.0) / height, min(right / width, 1.0), min(bottom / height, 1.0)
@@ -185,7 +188,8 @@ def place_of(box: Box) -> str:
 
 
 def place_questions(entries: Sequence[Referred], left_out: Counter[str]) -> list[Question]:
-    """One question an expression: at which of the places where this set's expressions mean something in its image, in an order of chance."""
+    """One question an expression: at which of the places where this set's expressions mean something in its image, in an order of
+    chance."""
     places: dict[str, set[str]] = {}
     for e in entries:
         places.setdefault(e.image, set()).add(place_of(e.box))
@@ -205,7 +209,8 @@ _FORMS = {"refcoco": box_questions, "refcoco-places": place_questions}
 
 
 def read_refcoco(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """[mdetr_annotations/]finetune_LEVEL_SPLIT.json or REC_LEVEL_{unc,umd}_SPLIT.jsonl (training: REC_ref3_train.jsonl); train2014/IMAGE or DIR/coco/train2014/IMAGE."""
+    """[mdetr_annotations/]finetune_LEVEL_SPLIT.json or REC_LEVEL_{unc,umd}_SPLIT.jsonl (training: REC_ref3_train.jsonl);
+    train2014/IMAGE or DIR/coco/train2014/IMAGE."""
     entries, file, where = _entries(spec, data)
     sizes = _sizes(entries, file)
     left_out: Counter[str] = Counter()
@@ -287,6 +292,7 @@ def refuse_mixed(spec: DataSpec, rows: int, source: str) -> None:
     mixed, own = MIXED.get((level, {"validation": "val"}.get(split, split)), (0, 0))
     if rows == mixed:
         raise UsageError(
-            f"{source}: split {split}: holds {rows:,} objects, those of {SETS[level].upper()}'s split ({own:,}) and of Google's (5,000) together; "
+            f"{source}: split {split}: holds {rows:,} objects, those of {SETS[level].upper()}'s split ({own:,}) and of Google's "
+            "(5,000) together; "
             "read the split from files (--data DIR), or take one that is whole: testA, testB, test"
         )

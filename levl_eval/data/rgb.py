@@ -268,7 +268,8 @@ def _packed_as(image: Image.Image) -> str:
 
 
 def _with_clear(image: Image.Image, packed: str) -> Image.Image:
-    """The image with its one transparent value on the scale of its pixels: of 2, 4 and 16 bits a channel, Pillow scales the pixels alone."""
+    """The image with its one transparent value on the scale of its pixels: of 2, 4 and 16 bits a channel, Pillow scales the
+    pixels alone."""
     clear = image.info.get("transparency")
     if image.format != "PNG" or packed not in _CLEAR or not isinstance(clear, (int, tuple)):
         return image

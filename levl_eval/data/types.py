@@ -223,7 +223,8 @@ class NormalSet:
 
 @dataclass(frozen=True)
 class View:
-    """A photograph of an object by a known camera: rotation [3, 3] and translation [3] (metres) take the object's points into the camera's axes.
+    """A photograph of an object by a known camera: rotation [3, 3] and translation [3] (metres) take the object's points into the
+    camera's axes.
 
     scene: of which all views show one object in one frame of reference. focal: in pixels of an image of ``size`` (width, height).
     """
@@ -238,8 +239,9 @@ class View:
 
 @dataclass(frozen=True)
 class MultiviewSet:
-    """Views of objects. points: (image id, side) -> float32 [side, side, 3], where the middles of a grid of so many cells on the image lie, in
-    metres before its camera; z is 0 where no object is shown. The contents of the images stand for those of their depth maps too."""
+    """Views of objects. points: (image id, side) -> float32 [side, side, 3], where the middles of a grid of so many cells on the
+    image lie, in metres before its camera; z is 0 where no object is shown. The contents of the images stand for those of their
+    depth maps too."""
 
     name: str
     split: str

@@ -37,8 +37,8 @@ from levl_eval.data.types import ImageSet
 from levl_eval.features.feeding import Batch, pixels_of, to_device, worker_count
 from levl_eval.features.stored import Blocks
 
-# What can be stored of an image, each an entry of its own: the encoder's own pooling [D] and the mean over its patch tokens [D'], in float32,
-# and the tokens [n, D'] in the precision asked for.
+# What can be stored of an image, each an entry of its own: the encoder's own pooling [D] and the mean over its patch tokens [D'],
+# in float32, and the tokens [n, D'] in the precision asked for.
 ARRAYS = ("pooled", "mean", "patches")
 MANY, BYTES = 16, 1 << 26  # batches and bytes a chunk holds at most; a chunk's rows are what has one checksum in the entry
 _BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError, NotImplementedError, zipfile.BadZipFile)
@@ -72,7 +72,8 @@ class Joined(NamedTuple):
 
 
 def cast(features: Features, names: Sequence[str], dtype: np.dtype, backbone: str, ids: Sequence[str]) -> Cast:
-    """Features of a batch as they are stored, in memory of their own. names: which of ARRAYS. dtype: of tokens. backbone, ids: for messages.
+    """Features of a batch as they are stored, in memory of their own. names: which of ARRAYS. dtype: of tokens. backbone, ids:
+    for messages.
 
     Raises Overflow where ``dtype`` cannot hold a value, LevlError for what is not finite.
     """
@@ -292,7 +293,8 @@ class Extraction:
         return pixels_of(self.images, self.preprocess, cut(), self.device, workers)
 
     def _encoded(self, chunks: Iterator[int]) -> Iterator[tuple[tuple[int, int], Features]]:
-        """((chunk, first row), features on the device) in order. A batch is read back when the next one is on its way: nobody waits in between."""
+        """((chunk, first row), features on the device) in order. A batch is read back when the next one is on its way: nobody
+        waits in between."""
         before: tuple[tuple[int, int], Features] | None = None
         for tag, pixels in self._batches(chunks):
             features = self.encode(to_device(pixels, self.preprocess, self.device))

@@ -1,8 +1,9 @@
 """Feeding an encoder: images decoded and cut ahead of it by worker processes, sent to its device as bytes, normalised there.
 
 A worker opens a batch of images, converts, resizes and crops them (models.preprocess) and hands over uint8 pixels: a quarter of float32's
-bytes, and float arithmetic runs once a batch where the encoder runs. Pixels and normalised values are those of ``Preprocess.__call__`` to the bit.
-Small sets, and machines whose shared memory cannot hold a few batches, are decoded by threads of this process instead.
+bytes, and float arithmetic runs once a batch where the encoder runs. Pixels and normalised values are those of
+``Preprocess.__call__`` to the bit. Small sets, and machines whose shared memory cannot hold a few batches, are decoded by threads
+of this process instead.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Batch(Generic[T]):
 
 
 class _Decoded(Dataset[tuple[object, Tensor | LevlError]]):
-    """What workers run: Batch -> (tag, uint8 [b, S, S, 3]), or the error instead, which would lose its type on the way between processes."""
+    """What workers run: Batch -> (tag, uint8 [b, S, S, 3]), or the error instead, which would lose its type on the way between
+    processes."""
 
     def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
         self._images, self._preprocess = images, preprocess

@@ -131,8 +131,8 @@ class FeatureStore:
     ) -> FeatureSet:
         """Features of ``images``, from the store or computed and stored. A damaged entry is noticed and computed again.
 
-        arrays: which of extraction.ARRAYS are read, how: at which layers, views and precision. also: arrays that will be read later: made in the
-        same pass where there is one.
+        arrays: which of extraction.ARRAYS are read, how: at which layers, views and precision. also: arrays that will be read
+        later: made in the same pass where there is one.
 
         Raises LevlError for an image that cannot be decoded, for features that are not finite, for layers the backbone does not
         have, for a size it does not take and for a disk that cannot hold pooled features. Reading a row of what it returns raises
@@ -209,7 +209,8 @@ class FeatureStore:
         limit = f"the store's limit of {size_text(self.limit or 0, 3)}"
         why = limit if over_limit else f"the {size_text(max(0, free), 3)} that are free at {self.folder}"
         progress.say(
-            f"  features of {who}: tokens of {len(request.images):,} images take {size_text(need, 3)}, beyond {why}; they are streamed: encoded "
+            f"  features of {who}: tokens of {len(request.images):,} images take {size_text(need, 3)}, beyond {why}; they are "
+            "streamed: encoded "
             "each time a head reads them, once an epoch in training"
         )
         return False
@@ -219,7 +220,8 @@ class FeatureStore:
         need, free = sum(request.bytes_of(a) for a in make if a not in stored), self.free()
         if need > free:
             raise LevlError(
-                f"{self.folder}: features of {request.backbone.name} take {size_text(need, 3)}, {size_text(max(0, free), 3)} are free; free "
+                f"{self.folder}: features of {request.backbone.name} take {size_text(need, 3)}, {size_text(max(0, free), 3)} are "
+                "free; free "
                 "some, or set LEVL_CACHE to a folder on a larger disk"
             )
 
@@ -254,7 +256,8 @@ class FeatureStore:
             meta: Meta = {
                 "key": key, "format": FEATURES, "array": name, "dtype": str(array.dtype), "shape": list(array.shape),
                 "block_rows": blocks.rows, "sha256": list(blocks.sums), "grid": list(joined.grid), "backbone": backbone.name,
-                "encoder": as_object(backbone.encoder_parts(), "encoder"), "preprocess": request.preprocess.describe(), "images": images.fingerprint,
+                "encoder": as_object(backbone.encoder_parts(), "encoder"), "preprocess": request.preprocess.describe(),
+                "images": images.fingerprint,
                 "order": request.order, "source": images.source,
             }  # fmt: skip
             del array

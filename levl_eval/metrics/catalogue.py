@@ -30,8 +30,8 @@ ANY: Bounds = (-math.inf, math.inf)
 class Metric:
     """name: as looked up. unit: "percent" of a fraction, else what the value is in ("" for pure numbers).
 
-    bounds: the values it can have, before any scaling for people. chance: what guessing gives; "k/classes" for k of as many as there are classes;
-    None where the metric alone does not say (a card may). digits: decimals in tables for people.
+    bounds: the values it can have, before any scaling for people. chance: what guessing gives; "k/classes" for k of as many as
+    there are classes; None where the metric alone does not say (a card may). digits: decimals in tables for people.
     """
 
     name: str
@@ -101,7 +101,8 @@ _CLASSES = (
     _fraction("calibration_error", "expected calibration error", "lower"),
 )
 _RETRIEVAL = (
-    _fraction("mean_recall", "mean of both ways' recalls"), _fraction("image_to_text_r{n}", "images with a caption of theirs in the first n"),
+    _fraction("mean_recall", "mean of both ways' recalls"),
+    _fraction("image_to_text_r{n}", "images with a caption of theirs in the first n"),
     _fraction("text_to_image_r{n}", "captions with their image in the first n"),
 )  # fmt: skip
 _PCK = (
@@ -118,7 +119,8 @@ _VIEWS = (
     _fraction("recall_mean_of_bins", "matches that are right, mean over the ranges of angles"),
 )
 _CHOICES = (
-    _fraction("text_score", "both images' captions told apart", chance=0.25), _fraction("image_score", "both captions' images told apart", chance=0.25),
+    _fraction("text_score", "both images' captions told apart", chance=0.25),
+    _fraction("image_score", "both captions' images told apart", chance=0.25),
     _fraction("group_score", "both", chance=1 / 6),
     *(_fraction(f"macro_{m}", "mean over the kinds of pairs") for m in ("accuracy", "text_score", "image_score", "group_score")),
 )  # fmt: skip
@@ -130,7 +132,8 @@ _BOXES = (
 _VIDEO = (
     _fraction("j_and_f", "mean of J and F over objects"), _fraction("j_and_f/{rest}", "the same of a video"),
     *(m for k, what in (("j", "region similarity"), ("f", "boundary accuracy")) for m in (
-        _fraction(f"{k}_mean", f"{what}, mean over objects of the mean over frames"), _fraction(f"{k}_recall", f"frames whose {what} is above one half"),
+        _fraction(f"{k}_mean", f"{what}, mean over objects of the mean over frames"),
+        _fraction(f"{k}_recall", f"frames whose {what} is above one half"),
         Metric(f"{k}_decay", better="lower", bounds=DIFFERENCE, meaning=f"{what} in the first quarter of a video less that in the last"),
     )),
 )  # fmt: skip
@@ -180,14 +183,16 @@ METRICS: tuple[Metric, ...] = (
     _fraction("perception", "MME: share of the maximum"), _fraction("cognition", "MME: share of the maximum"),
     _fraction("floor_{name}", "the main metric without sight", "none"),
     Metric("gain_over_{name}", bounds=DIFFERENCE, meaning="accuracy minus that of a floor, paired"),
-    _fraction("mean_iou", "mean intersection over union"), _fraction("pixel_accuracy"), _fraction("mean_accuracy", "mean recall of classes"),
+    _fraction("mean_iou", "mean intersection over union"), _fraction("pixel_accuracy"),
+    _fraction("mean_accuracy", "mean recall of classes"),
     *_DEPTH, *(replace(m, name=f"pixels/{m.name}", meaning=f"{m.meaning}, all pixels together") for m in _DEPTH),
     *_NORMALS, *(replace(m, name=f"pixels/{m.name}", meaning=f"{m.meaning}, all pixels together") for m in _NORMALS),
     *_CLASSES,
     _fraction("top1_all", "images whose class, or one it stands for, comes first of all classes trained on"),
     _fraction("top1_unleaked", "top1 without images that training has too", chance="1/classes"),
     _fraction("top1_best_epoch", "top1 of the epoch best on the test images", chance="1/classes"),
-    _fraction("top1_k{n}", "of n neighbours", chance="1/classes"), _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
+    _fraction("top1_k{n}", "of n neighbours", chance="1/classes"),
+    _fraction("top1_{n}shot", "n training images a class", chance="1/classes"),
     *_RETRIEVAL,
     *_PCK,
     *_VIEWS,

@@ -23,7 +23,8 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     """Average normalised Levenshtein similarity of one question, in [0, 1] (Biten et al., ICCV 2019, equation 1; DocVQA, InfographicVQA).
 
     One minus the least distance to an answer as a share of the longer text, 0 below one half. Case and repeated spaces do not count in the
-    distance; the lengths are those of the texts as they stand, as in the challenge's own script. Raises ValueError without reference answers.
+    distance; the lengths are those of the texts as they stand, as in the challenge's own script. Raises ValueError without
+    reference answers.
     """
     if not answers:
         raise ValueError("anls: no reference answers")

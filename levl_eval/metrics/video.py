@@ -1,6 +1,7 @@
 """Scores of masks in videos as DAVIS has them: region similarity J, boundary accuracy F, and their mean, recall and decay over frames.
 
-F. Perazzi et al., CVPR 2016, and J. Pont-Tuset et al., arXiv 1704.00675 (DAVIS 2017); the constants are those of davisvideochallenge/davis2017-evaluation.
+F. Perazzi et al., CVPR 2016, and J. Pont-Tuset et al., arXiv 1704.00675 (DAVIS 2017); the constants are those of
+davisvideochallenge/davis2017-evaluation.
 """
 
 from __future__ import annotations

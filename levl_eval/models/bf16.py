@@ -1,9 +1,10 @@
 """Blocks of the towers in bfloat16 on a CPU, with their gradients written out: what autocast computes, without its copies.
 
-Under autocast every operation of a block is a node of its own: activations go to bfloat16 and back around each LayerNorm, heads are copied before
-every product, biases are added and summed in passes of their own. At the size of nano and tiny such passes cost as much as the products. Here half a block
-(``x + attention(norm(x))``, ``x + mlp(norm(x))``) is one function: the stream x, its gradient and the LayerNorms stay in float32, products are in
-bfloat16 as under autocast, so results equal autocast's to bfloat16's rounding (tests/pretrain/test_bf16.py). Only for training: towers.fuse_blocks.
+Under autocast every operation of a block is a node of its own: activations go to bfloat16 and back around each LayerNorm, heads
+are copied before every product, biases are added and summed in passes of their own. At the size of nano and tiny such passes cost
+as much as the products. Here half a block (``x + attention(norm(x))``, ``x + mlp(norm(x))``) is one function: the stream x, its
+gradient and the LayerNorms stay in float32, products are in bfloat16 as under autocast, so results equal autocast's to bfloat16's
+rounding (tests/pretrain/test_bf16.py). Only for training: towers.fuse_blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from torch.autograd.function import BackwardCFunction
 
 BF16 = torch.bfloat16
-# Columns beside a product's input: the first is 1 and meets the bias, the others keep rows aligned to what the processor multiplies at once.
+# Columns beside a product's input: the first is 1 and meets the bias, the others keep rows aligned to what the processor
+# multiplies at once.
 _PAD = 32
 _Grads = tuple[Tensor | None, ...]
 

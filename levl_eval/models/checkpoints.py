@@ -51,9 +51,11 @@ class _Whole(Facts):
 
 
 class FeedState(TypedDict, total=False):
-    """Where a stream stands, as checkpoints hold it; of a pool, whose batches depend on their number alone, its source. See pretrain/feed.py.
+    """Where a stream stands, as checkpoints hold it; of a pool, whose batches depend on their number alone, its source. See
+    pretrain/feed.py.
 
-    broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by kind. source: Source.identity, Pool.identity.
+    broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by kind. source:
+    Source.identity, Pool.identity.
     """
 
     turn: int
@@ -68,8 +70,8 @@ class FeedState(TypedDict, total=False):
 class Checkpoint(_Whole, total=False):
     """ckpt.pt's dictionary; what may be missing is for resuming, and ``before``: fields that its writer's version did not have.
 
-    earlier: the runs whose weights this one began with, oldest first (pretrain/beginning.py). known: of an imported model, the fields of its
-    configuration that its files told; the others are defaults, with which nobody trained it.
+    earlier: the runs whose weights this one began with, oldest first (pretrain/beginning.py). known: of an imported model, the
+    fields of its configuration that its files told; the others are defaults, with which nobody trained it.
     """
 
     before: list[str]
@@ -220,7 +222,8 @@ def flat(state: Checkpoint) -> dict[str, Tensor]:
 
 
 def _without_folders(config: Mapping[str, object]) -> dict[str, object]:
-    """A run's configuration, or what is kept of it, with the last part alone of ``out``, ``probe``, ``init_from`` and the files of ``data``."""
+    """A run's configuration, or what is kept of it, with the last part alone of ``out``, ``probe``, ``init_from`` and the files
+    of ``data``."""
     local = {k: str(v).rsplit("/", 1)[-1] for k, v in config.items() if k in ("out", "probe", "init_from") and v}
     kind, _, where = str(config["data"]).partition(":")
     if kind in ("csv", "tsv", "wds", "lance"):
@@ -237,7 +240,8 @@ def _halved(x: Tensor) -> Tensor:
 
 
 def save_release(path: Path, state: Checkpoint) -> None:
-    """One safetensors file in half precision (a tensor beyond its range stays in float32) with configuration, tokenizer and preprocessing as metadata.
+    """One safetensors file in half precision (a tensor beyond its range stays in float32) with configuration, tokenizer and
+    preprocessing as metadata.
 
     What names folders of the machine that trained it, or an earlier run, is cut to the last part.
     """

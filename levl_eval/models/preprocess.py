@@ -17,11 +17,13 @@ from levl_eval.data.rgb import to_rgb
 class Preprocess:
     """Image preprocessing as data, so that it can travel in cards, cache keys and records.
 
-    resize: "squash" (to size x size), "pad" (longest side to size, in the middle of a black square), "shortest" (shortest side to ``resize_to``, then centre crop to ``size``), "squash-crop" (to
+    resize: "squash" (to size x size), "pad" (longest side to size, in the middle of a black square), "shortest" (shortest side to
+    ``resize_to``, then centre crop to ``size``), "squash-crop" (to
     ``resize_to`` x ``resize_to``, then the crop: some of timm's evaluation transforms).
-    "free": shortest side to ``size``, the longest one, aspect kept, down to a multiple of ``resize_to`` (1 where it is None); alone no square.
-    mean, std: per channel, for inputs in [0, 1]. crop: where a crop begins whose margin is odd: "round", half the margin rounded as torchvision
-    does (halves to even), or "floor", as transformers does.
+    "free": shortest side to ``size``, the longest one, aspect kept, down to a multiple of ``resize_to`` (1 where it is None);
+    alone no square.
+    mean, std: per channel, for inputs in [0, 1]. crop: where a crop begins whose margin is odd: "round", half the margin rounded
+    as torchvision does (halves to even), or "floor", as transformers does.
     """
 
     size: int = 224
@@ -70,7 +72,8 @@ class Preprocess:
         wide, high = (int(target * side / short) if free and side != short else target for side in image.size)
         left, top = (_corner(side, self.size, self.crop) for side in (wide, high))
         if wide > self.size and not nearest and (wide, high) != image.size and _width_first(image.size, (wide, high)):
-            # Pillow resizes to the width, rounds to bytes, then resizes to the height: between the two, what the crop removes at the sides can go.
+            # Pillow resizes to the width, rounds to bytes, then resizes to the height: between the two, what the crop removes at
+            # the sides can go.
             image = image.resize((wide, image.height), method).crop((left, 0, left + self.size, image.height))
             wide, left = self.size, 0
         image = image.resize((wide, high), method)

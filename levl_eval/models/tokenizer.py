@@ -55,7 +55,8 @@ def load_gpt2(name: str) -> Tokenizer:
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None:
-    """Raises UsageError for a tokenizer without a vocabulary: transformers makes one where its files are missing, and all texts are alike."""
+    """Raises UsageError for a tokenizer without a vocabulary: transformers makes one where its files are missing, and all texts
+    are alike."""
     ids = tokenizer.encode("a photo of a cat.", add_special_tokens=False)
     if not set(ids) - {*tokenizer.all_special_ids}:
         raise UsageError(
@@ -73,8 +74,9 @@ def eot_id(tokenizer: Tokenizer) -> int:
 def encode(tokenizer: Tokenizer, texts: list[str], length: int, readout: str = "eot") -> tuple[np.ndarray, np.ndarray]:
     """Texts -> (ids int64 [B, L], index of the last token before padding [B]) (docs/paper.md).
 
-    eot: cut to ``length - 1`` tokens, an end-of-text token behind each, padded with it to the batch's longest, and read at it. pad77: cut to
-    ``length``, none appended, padded with end-of-text to ``length`` and read at the last position, as the first published code.
+    eot: cut to ``length - 1`` tokens, an end-of-text token behind each, padded with it to the batch's longest, and read at it.
+    pad77: cut to ``length``, none appended, padded with end-of-text to ``length`` and read at the last position, as the first
+    published code.
     """
     eot = eot_id(tokenizer)
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)

@@ -183,7 +183,8 @@ class DualEncoder(nn.Module):
         lengths: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Everything an objective needs of a batch: z_v, z_t [B, d]; p_v, p_t, the predictions of the other modality, where there
-        are predictors (p_v [V, B, d] where each view predicts); logit_scale, logit_bias; views [V, B, d] where pixels are crops (then z_v is the mean of the global ones).
+        are predictors (p_v [V, B, d] where each view predicts); logit_scale, logit_bias; views [V, B, d] where pixels are crops
+        (then z_v is the mean of the global ones).
         Without texts: pooled, the class token [B, D], alone (for probes).
         """
         out: dict[str, Tensor] = {}

@@ -25,7 +25,8 @@ class Beginning:
     state: checkpoints.Checkpoint
 
     def history(self) -> list[dict[str, object]]:
-        """The earlier runs, oldest first: the file of each with its SHA-256, its updates, and what of its configuration says what it saw."""
+        """The earlier runs, oldest first: the file of each with its SHA-256, its updates, and what of its configuration says what
+        it saw."""
         kept = ("objective", "data", "seed", "batch_size", "lr")
         config = self.state["config"]
         last: dict[str, object] = {
@@ -53,7 +54,8 @@ class Beginning:
 
 
 def beginning(config: PretrainConfig) -> Beginning | None:
-    """What ``init_from`` names: a file, a run's folder, or the card of a backbone whose weights are one of these; None where it names nothing.
+    """What ``init_from`` names: a file, a run's folder, or the card of a backbone whose weights are one of these; None where it
+    names nothing.
 
     Raises UsageError: none of these, not readable, or of another model than the configuration describes.
     """
@@ -65,7 +67,8 @@ def beginning(config: PretrainConfig) -> Beginning | None:
         raise UsageError(f"field `init_from`: {e}") from e
     if location.scheme != "levl" or not location.files:
         raise UsageError(
-            f"field `init_from`: {config.init_from} is no checkpoint of levl-pretrain; `levl-pretrain import` makes one of the published forms"
+            f"field `init_from`: {config.init_from} is no checkpoint of levl-pretrain; `levl-pretrain import` makes one of the "
+            "published forms"
         )
     begun = Beginning(location.files[0], checkpoints.read_any(location.files[0]))
     _check(begun, config)
@@ -73,7 +76,8 @@ def beginning(config: PretrainConfig) -> Beginning | None:
 
 
 def _check(begun: Beginning, config: PretrainConfig) -> None:
-    """Raises UsageError where not every weight has its place, and every place its weight, or a tower has other heads, which weights do not show."""
+    """Raises UsageError where not every weight has its place, and every place its weight, or a tower has other heads, which
+    weights do not show."""
     with torch.device("meta"):  # shapes alone
         model = build_model(config, Tokenizer.from_str(begun.state["tokenizer"]).get_vocab_size())
     described = checkpoints.payload(model.state_dict(), config, "", 0)
@@ -81,8 +85,10 @@ def _check(begun: Beginning, config: PretrainConfig) -> None:
     other = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), None)
     if other is not None:
         raise UsageError(
-            f"field `init_from`: {begun.path} ({begun.state['config'].get('objective')}) is another model than this configuration describes "
-            f"({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); give the objective and sizes it was trained with"
+            f"field `init_from`: {begun.path} ({begun.state['config'].get('objective')}) is another model than this "
+            "configuration describes "
+            f"({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); give the objective and "
+            "sizes it was trained with"
         )
     trained = PretrainConfig.model_validate(begun.state["config"])
     for side in ("vision", "text"):

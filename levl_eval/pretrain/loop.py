@@ -1,7 +1,8 @@
 """The training loop: one process or many, exact resume, atomic checkpoints, metrics as JSON lines.
 
-A loop of its own beside engines/fit.py: backward passes go through accelerate (DDP's no_sync over accumulated batches, FSDP's shards), a GPU's
-updates are checked later than they are made, and signals end it between steps. It shares core's schedule, finite check and process group.
+A loop of its own beside engines/fit.py: backward passes go through accelerate (DDP's no_sync over accumulated batches, FSDP's
+shards), a GPU's updates are checked later than they are made, and signals end it between steps. It shares core's schedule, finite
+check and process group.
 """
 
 from __future__ import annotations
@@ -253,7 +254,8 @@ class Trainer:
             return out
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
-        """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's loss, of all its forward passes."""
+        """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's
+        loss, of all its forward passes."""
         c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step)
@@ -316,7 +318,8 @@ class Trainer:
         return line
 
     def run(self) -> None:
-        """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands."""
+        """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last
+        checkpoint stands."""
         try:
             processes.begin_trackers(self.accelerator, self.config)
             self._run()

@@ -15,7 +15,8 @@ def schedule_of(config: PretrainConfig) -> Schedule:
 
     Linear warm-up from ``warmup_start_factor`` of the peak (May 0, July 0.01), which it reaches at update ``warmup``; where None, from
     1 / warmup, and the peak is reached one update earlier (OpenCLIP's). Then cosine: to ``final_lr`` of the peak at update ``steps``;
-    wsd: the peak, and over the last updates (``wsd_decay_frac`` or ``wsd_decay_steps``) a cosine to ``final_lr`` of it. Behind ``steps`` (``extend_to``) it stays there.
+    wsd: the peak, and over the last updates (``wsd_decay_frac`` or ``wsd_decay_steps``) a cosine to ``final_lr`` of it. Behind
+    ``steps`` (``extend_to``) it stays there.
     """
     c = config
     kind, begins, ends = "cosine", c.warmup, c.steps

@@ -110,7 +110,8 @@ def _check(folder: Path, key: str, deep: bool) -> tuple[str | None, str]:
 def sealed(folder: Path, key: str, build: Callable[[Path], None], progress: Progress, deep: bool = True) -> str:
     """Make ``folder`` by ``build(folder)`` unless it is there and whole; returns the SHA-256 over its contents.
 
-    key: of everything that can move the contents. What an unfinished or damaged earlier folder left is removed, and said. One process builds at
+    key: of everything that can move the contents. What an unfinished or damaged earlier folder left is removed, and said. One
+    process builds at
     a time. deep: check contents, not sizes alone.
     """
     with locked(folder.with_name(folder.name + ".lock")):

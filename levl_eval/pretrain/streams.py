@@ -1,4 +1,5 @@
-"""Streams of image-caption pairs: tars (tars.py), Lance (lance.py) and `datasets`, split by process and worker, shuffled, exactly resumable.
+"""Streams of image-caption pairs: tars (tars.py), Lance (lance.py) and `datasets`, split by process and worker, shuffled, exactly
+resumable.
 
 With every batch a consumer (samples.py) tells how far into which epoch it has come; a resumed run begins behind so many samples.
 """
@@ -78,7 +79,8 @@ class Hub(Source):
             except Exception as e:  # pyarrow's and `datasets`' own, by the column's type
                 shown = str(getattr(kind, "dtype", None) or type(kind).__name__)
                 raise UsageError(
-                    f"data=hf:{self.name}: field `image_field`: column {self.image!r} holds no images but {shown[:60]}; name another, or store encoded images"
+                    f"data=hf:{self.name}: field `image_field`: column {self.image!r} holds no images but {shown[:60]}; name "
+                    "another, or store encoded images"
                 ) from e
         self._opened = data
         return data
@@ -94,7 +96,8 @@ class Hub(Source):
                 table = saved[split]
             elif self.split and str(saved.split or "train") != self.split:
                 raise UsageError(
-                    f"data=hf:{self.name}:{self.split}: the folder holds one table, of {f'split {saved.split}' if saved.split else 'no split'}; "
+                    f"data=hf:{self.name}:{self.split}: the folder holds one table, of "
+                    f"{f'split {saved.split}' if saved.split else 'no split'}; "
                     f"take `:{self.split}` out, or give another folder"
                 )
             else:
@@ -110,7 +113,8 @@ class Hub(Source):
         return None if self.streaming else len(self.open())
 
     def identity(self) -> str:
-        """Of a stream its beginning, its number of files and what it states of its rows: behind the first :data:`FIRST` rows nothing is looked at."""
+        """Of a stream its beginning, its number of files and what it states of its rows: behind the first :data:`FIRST` rows
+        nothing is looked at."""
         data = self.open()
         if not self.streaming:
             return content_of(len(data), (self._raw("", data[i]) for i in spread_rows(len(data))))
@@ -236,12 +240,14 @@ class Decoded:
             epoch, taken, usable = epoch + 1, 0, False
 
     def _check_different(self, count: int) -> None:
-        """Raises UsageError for a batch of ``count`` different samples where the most are there again. An epoch of as many samples as a batch
+        """Raises UsageError for a batch of ``count`` different samples where the most are there again. An epoch of as many
+        samples as a batch
         never gives one: at its end at most half a batch is of the next epoch, or of this one.
         """
         if 2 * count < self.rows:
             raise UsageError(
-                f"data={self.config.data}: reader {self.k + 1} of {self.n} finds {count} different samples for a batch of {self.rows}, which would "
+                f"data={self.config.data}: reader {self.k + 1} of {self.n} finds {count} different samples for a batch of "
+                f"{self.rows}, which would "
                 "hold them again and again; give fewer workers, a smaller batch_size, or more data"
             )
 

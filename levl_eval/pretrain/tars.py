@@ -65,8 +65,8 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 
 def texts_of(value: object, strip: bool) -> list[str]:
-    """The strings of a field, as they are unless ``strip``; blank ones are left out, and those that hold half of a surrogate pair, which JSON
-    can escape and no tokenizer takes."""
+    """The strings of a field, as they are unless ``strip``; blank ones are left out, and those that hold half of a surrogate
+    pair, which JSON can escape and no tokenizer takes."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
     return [t.strip() if strip else t for t in texts if isinstance(t, str) and not blank(t) and not _LONE.search(t)]
 
@@ -125,7 +125,8 @@ def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
             at = (len(content) - len(content.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
             if at and _is_header(content[at : at + tarfile.BLOCKSIZE]):
                 raise LevlError(
-                    f"{path}: another tar follows behind byte {tar.offset}, whose samples would be lost; join tars by `tar --concatenate`, or give each by itself"
+                    f"{path}: another tar follows behind byte {tar.offset}, whose samples would be lost; join tars by `tar "
+                    "--concatenate`, or give each by itself"
                 )
             raise LevlError(
                 f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"
@@ -140,7 +141,8 @@ def read_tar(
     """Samples of one tar in order. A sample without image or caption is passed on with None or [] and counted as broken.
 
     skip: what cannot be read to its end ends there, as one sample with that problem; else it raises LevlError.
-    wanted: whether the sample of a number is to be read; the others are None, and their bytes are passed over where the tar is not compressed.
+    wanted: whether the sample of a number is to be read; the others are None, and their bytes are passed over where the tar is
+    not compressed.
     """
     try:
         yield from _members(path, tuple(fields), strip, wanted)

@@ -1,7 +1,8 @@
 """What stops a run: a loss or gradient that is not a number, and a loss that has grown far beyond the first.
 
-On a CPU each update is checked before it is made. A GPU would stand still for that (the host would wait for the device at every step), so there
-an update whose gradient is not finite is left out by the optimizer's own kernel, and what happened is read when the log is written.
+On a CPU each update is checked before it is made. A GPU would stand still for that (the host would wait for the device at every
+step), so there an update whose gradient is not finite is left out by the optimizer's own kernel, and what happened is read when
+the log is written.
 """
 
 from __future__ import annotations

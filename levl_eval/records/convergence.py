@@ -10,7 +10,8 @@ from levl_eval.records.record import Record
 # on held-out images (engines.convergence, whose versions of both rules are raised with it).
 SHARE = 0.01
 # What a noisy curve may still have fallen by without one being able to tell. At 5 % connectors counted as trained out whose loss still
-# fell by 3.9 and 4.9 % of its whole fall, and which four times the steps moved by 5 and 6 points (results/scenes, the same length in one run).
+# fell by 3.9 and 4.9 % of its whole fall, and which four times the steps moved by 5 and 6 points (results/scenes, the same length
+# in one run).
 UNTOLD = 0.02
 _VALUE = "mean loss of the third quarter of the curve less that of the last, as a share of the whole fall,"
 RULE = (

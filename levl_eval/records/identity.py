@@ -6,8 +6,8 @@ run (`runner.plan`), and again from a record (:func:`identity_of`); both must ag
 
 Parts
   backbone        name; weights (SHA-256 of parameters and buffers); code (versions of the libraries that compute the features, of our
-                  loader, for `py:` the hash of the user's source files, the patch inputs are fitted to where it was mended); preprocess, as resolved; text (what of tokenizer,
-                  maximal length and read-out moves text embeddings)
+                  loader, for `py:` the hash of the user's source files, the patch inputs are fitted to where it was mended);
+                  preprocess, as resolved; text (what of tokenizer, maximal length and read-out moves text embeddings)
   task, engine, versions (of the engine and of what it is built on: features, answering; engines.VERSIONS)
   protocol        the card's fields that are protocol (cards.protocol_of)
   resolved        what the card leaves to the backbone, the machine or a file, as it came out

@@ -1,4 +1,5 @@
-"""What tables need of a record's samples, as compact arrays beside it: ids, images, scores, splits, counts of classes, and where lines begin.
+"""What tables need of a record's samples, as compact arrays beside it: ids, images, scores, splits, counts of classes, and where
+lines begin.
 
 They are derived: written with the samples (``record.write_record``), built again from them where missing or damaged, and never older than
 they say, as their key is the samples' SHA-256. Text of answers is not in them; :func:`samples_at` reads the few lines that are shown.
@@ -152,7 +153,8 @@ class Collector:
         of = self._counts
         return Scores(
             items, np.array(self._scores, float), np.array(self._ok, bool), np.array(self._begins, np.int64), np.array(self._counted, bool),
-            np.array([c[0] for c in of], np.int64), np.array([c[1] for c in of], np.int64), np.array([c[2] for c in of], float).reshape(-1, 3),
+            np.array([c[0] for c in of], np.int64), np.array([c[1] for c in of], np.int64),
+            np.array([c[2] for c in of], float).reshape(-1, 3),
         )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Records in the form of Every Eval Ever (evalevalai.com), the shared database of evaluation results: one JSON a record, samples beside it.
 
-Aggregates are written by schema 0.3.0 (eval.schema.json as in gbemike/every_eval_ever at 37ec18d, a copy of evaleval/every_eval_ever), samples by
-instance_level_eval.schema.json 0.2.2 (evaleval/every_eval_ever at c6d861b), the newest that was seen. Field names and required fields stand here; values they
-want as text are JSON.
+Aggregates are written by schema 0.3.0 (eval.schema.json as in gbemike/every_eval_ever at 37ec18d, a copy of
+evaleval/every_eval_ever), samples by instance_level_eval.schema.json 0.2.2 (evaleval/every_eval_ever at c6d861b), the newest that
+was seen. Field names and required fields stand here; values they want as text are JSON.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def _result(record: Record, name: str, e: Estimate) -> dict[str, object]:
             "lower": e.low, "upper": e.high, "confidence_level": 0.95, "method": e.method or "analytic",
         }  # fmt: skip
     return {
-        "evaluation_result_id": f"{record.key}/{name}", "evaluation_name": record.task, "source_data": _source_data(record), "metric_config": config,
+        "evaluation_result_id": f"{record.key}/{name}", "evaluation_name": record.task, "source_data": _source_data(record),
+        "metric_config": config,
         "score_details": {
             "score": e.value, "uncertainty": uncertainty,
             "additional_details": _texts({"images": e.clusters, "protocol_hash": record.protocol_hash, "comparison_hash": record.comparison_hash}),
@@ -104,23 +105,27 @@ def _availability(record: Record) -> str:
 
 
 def _name(record: Record) -> str:
-    """Of a record's files: a UUID in the form of version 4, as the schema's pattern wants, made of its identity so that it stays the same."""
+    """Of a record's files: a UUID in the form of version 4, as the schema's pattern wants, made of its identity so that it stays
+    the same."""
     made_of = hashlib.sha256(f"levl-eval/{record.identity_hash or record.key}".encode()).digest()
     return str(UUID(bytes=made_of[:16], version=4))
 
 
 def aggregate(record: Record, model: str, organisation: str, samples: dict[str, object] | None) -> dict[str, object]:
-    """The aggregate file of a record. model: :func:`model_id`. organisation: who provides the data. samples: the reference to the file beside it."""
+    """The aggregate file of a record. model: :func:`model_id`. organisation: who provides the data. samples: the reference to the
+    file beside it."""
     git = record.environment.get("git")
     library = {
         "name": "levl-eval", "version": __version__,
         "additional_details": _texts({"git": git, "packages": record.environment.get("packages"), "device": record.device}),
     }  # fmt: skip
     out: dict[str, object] = {
-        "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, model), "evaluation_timestamp": str(record.environment.get("date", "")),
+        "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, model),
+        "evaluation_timestamp": str(record.environment.get("date", "")),
         "retrieved_timestamp": _epoch(record),
         "source_metadata": {
-            "source_name": "levl-eval", "source_type": "evaluation_run", "source_organization_name": organisation, "evaluator_relationship": "other",
+            "source_name": "levl-eval", "source_type": "evaluation_run", "source_organization_name": organisation,
+            "evaluator_relationship": "other",
         },
         "eval_library": library,
         "model_info": {
@@ -128,7 +133,8 @@ def aggregate(record: Record, model: str, organisation: str, samples: dict[str, 
             "additional_details": {"deployment_type": "self_deployed", "model_availability": _availability(record)} | _texts(
                 {
                     "external": "predictions of another system, scored by levl-eval, which has not run it" if record.external else "",
-                    "predictions_sha256" if record.external else "weights_sha256": record.weights, "uri": record.backbone.get("uri"), "preprocess": record.backbone.get("preprocess"),
+                    "predictions_sha256" if record.external else "weights_sha256": record.weights,
+                    "uri": record.backbone.get("uri"), "preprocess": record.backbone.get("preprocess"),
                     "language_model": record.language_model, "seed": record.seed,
                 }
             ),
@@ -145,7 +151,8 @@ def instance(record: Record, model: str, sample: Sample) -> dict[str, object]:
     question = str(sample.meta.get("question", sample.image_id))
     return {
         "schema_version": INSTANCES, "evaluation_id": evaluation_id(record, model), "model_id": model, "evaluation_name": record.task,
-        "evaluation_result_id": f"{record.key}/{record.main_metric}", "sample_id": sample.id, "sample_hash": digest([question, sample.target]),
+        "evaluation_result_id": f"{record.key}/{record.main_metric}", "sample_id": sample.id,
+        "sample_hash": digest([question, sample.target]),
         "interaction_type": "single_turn", "input": {"raw": question, "reference": [sample.target]}, "output": {"raw": [sample.prediction]},
         "messages": None,
         "answer_attribution": [
@@ -172,7 +179,8 @@ def write(record: Record, folder: Path, model: str, organisation: str) -> Path:
                 f.write(json.dumps(instance(record, model, sample), ensure_ascii=False) + "\n")
                 rows += 1
     reference: dict[str, object] = {
-        "format": "jsonl", "file_path": details.relative_to(folder).as_posix(), "hash_algorithm": "sha256", "checksum": sha256_file(details), "total_rows": rows,
+        "format": "jsonl", "file_path": details.relative_to(folder).as_posix(), "hash_algorithm": "sha256",
+        "checksum": sha256_file(details), "total_rows": rows,
     }  # fmt: skip
     path = home / f"{name}.json"
     atomic_write(path, json.dumps(aggregate(record, model, organisation, reference), indent=1, ensure_ascii=False) + "\n")

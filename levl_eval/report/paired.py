@@ -44,7 +44,8 @@ def _count(record: Record, samples: Samples) -> None:
     scored = sum(s.score is not None for s in samples.values())
     if scored != main.n and (scored or not samples):
         raise UsageError(
-            f"{record.home}/samples/{record.key}.jsonl: {scored} scored samples, {record.main_metric} is of {main.n}; damaged: run the task again"
+            f"{record.home}/samples/{record.key}.jsonl: {scored} scored samples, {record.main_metric} is of {main.n}; damaged: "
+            "run the task again"
         )
 
 
@@ -217,7 +218,8 @@ def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
         rows = [t.score[k] * weights for t, k in zip(tables, matched.at, strict=True)]
     bounds = metric_of(first.main_metric, first.engine, first.notes).difference_bounds
     out = Paired(
-        tuple(matched.ids), matched.images, names, tuple(seeds), np.stack(rows[::2]), np.stack(rows[1::2]), matched.common - len(matched.ids),
+        tuple(matched.ids), matched.images, names, tuple(seeds), np.stack(rows[::2]), np.stack(rows[1::2]),
+        matched.common - len(matched.ids),
         matched.only_one_side, bounds,
     )  # fmt: skip
     if not out.left_out and not out.only_one_side:

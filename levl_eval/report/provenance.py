@@ -27,7 +27,8 @@ def source_word(record: Record) -> str:
 
 
 def trained_on_scenes(record: Record) -> bool:
-    """Whether a test set of its own may stand beside a head that was trained on the synthetic scenes: `--data scenes` says where all other sets lie."""
+    """Whether a test set of its own may stand beside a head that was trained on the synthetic scenes: `--data scenes` says where
+    all other sets lie."""
     return source_word(record) != "scenes" and record.data.get("source") == "scenes" and bool(record.train)
 
 
@@ -123,8 +124,8 @@ ALWAYS: dict[str, tuple[str, ...]] = {"incontext": ("memory_size",)}
 def marks(rows: Sequence[Record]) -> list[str]:
     """For rows of one task, given by one record each, what distinguishes each: ``(epochs=5, limit=60)``; '' for a single row.
 
-    What ALWAYS lists stands in the mark of an only row too. Rows of imported predictions say that they are: they have no training set and next
-    to no protocol, in which measured rows differ from them alone.
+    What ALWAYS lists stands in the mark of an only row too. Rows of imported predictions say that they are: they have no training
+    set and next to no protocol, in which measured rows differ from them alone.
     """
     imported = [comparison_fields(r).get("external") is True for r in rows]
     if any(imported) and not all(imported):

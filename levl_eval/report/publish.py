@@ -37,9 +37,13 @@ if TYPE_CHECKING:
     from levl_eval.records import Record
 
 TASK_TYPES = {  # engine -> the hub's name of the kind of task
-    "vqa": "visual-question-answering", "mcq": "visual-question-answering", "lmms": "visual-question-answering", "segmentation": "image-segmentation", "mmseg": "image-segmentation",
-    "incontext": "image-segmentation", "textseg": "image-segmentation", "depth": "depth-estimation", "depth-recipe": "depth-estimation", "normals": "image-to-image", "zeroshot": "zero-shot-image-classification", "retrieval": "image-text-retrieval",
-    "correspondence": "keypoint-matching", "propagation": "video-object-segmentation", "instance": "image-retrieval", "multiview": "keypoint-matching",
+    "vqa": "visual-question-answering", "mcq": "visual-question-answering", "lmms": "visual-question-answering",
+    "segmentation": "image-segmentation", "mmseg": "image-segmentation",
+    "incontext": "image-segmentation", "textseg": "image-segmentation", "depth": "depth-estimation",
+    "depth-recipe": "depth-estimation", "normals": "image-to-image", "zeroshot": "zero-shot-image-classification",
+    "retrieval": "image-text-retrieval",
+    "correspondence": "keypoint-matching", "propagation": "video-object-segmentation", "instance": "image-retrieval",
+    "multiview": "keypoint-matching",
     "choice": "image-text-retrieval",
 }  # fmt: skip
 CLASSIFICATION = "image-classification"
@@ -49,7 +53,8 @@ CLASSIFICATION = "image-classification"
 class PublishOptions:
     """benchmarks: task -> DATASET_ID or DATASET_ID:TASK_ID of a benchmark registered on the hub; other tasks get no .eval_results.
 
-    backbone: only this column of the tables; gains stay those of the whole run. repo: the model repository, where one backbone is published.
+    backbone: only this column of the tables; gains stay those of the whole run. repo: the model repository, where one backbone is
+    published.
     organisation: who has measured, for Every Eval Ever.
     """
 
@@ -187,14 +192,16 @@ def section(results: Results, name: str) -> str:
         gain, chance = results.gain(row, name), chance_of(record)
         shown = interval(gain.value, gain.low, gain.high, kind, signed=True) if gain else ""
         cells = [
-            row.title, row.metric, text(e.value, kind), ends, str(s.seeds), "; ".join(floors), text(chance, kind) if chance is not None else "",
+            row.title, row.metric, text(e.value, kind), ends, str(s.seeds), "; ".join(floors),
+            text(chance, kind) if chance is not None else "",
             shown, (results.reference(row, name) or "") if gain else "", f"`{record.protocol_hash[:12]}`",
         ]  # fmt: skip
         lines.append("| " + " | ".join(c if c.startswith("`") else markdown_text(c) for c in cells) + " |")
     data = [f"- {markdown_text(row.title)}: {markdown_text(row.data)}" for row in _cells(results, name)]
     first = _cells(results, name)[0].cells[name].any
     made = (
-        f"Predictions of another system, scored with levl-eval {__version__}, which has not run it; SHA-256 of the predictions {first.weights[:12]}"
+        f"Predictions of another system, scored with levl-eval {__version__}, which has not run it; SHA-256 of the predictions "
+        f"{first.weights[:12]}"
         if first.external
         else f"Measured frozen with levl-eval {__version__}; weights {first.weights[:12]}"
     )
@@ -238,14 +245,16 @@ def _leaderboard(results: Results, home: Path) -> list[Path]:
     )
     atomic_write(
         home / "README.md",
-        f"---\n{front}---\n\n# Leaderboard\n\nOne metric a row, {len(table):,} rows, written by levl-eval {__version__}. Rows may be compared only where "
+        f"---\n{front}---\n\n# Leaderboard\n\nOne metric a row, {len(table):,} rows, written by levl-eval {__version__}. Rows "
+        "may be compared only where "
         f"`comparison_hash` is equal.\n\n| column | meaning |\n|---|---|\n{columns}\n",
     )
     return [home / "leaderboard.parquet", home / "README.md"]
 
 
 def push(folder: Path, repo: str, kind: str = "model", create_pr: bool = True) -> str:
-    """Upload a folder to a repository of the hub, by default as a pull request; returns its address. Raises UsageError with the hub's reason."""
+    """Upload a folder to a repository of the hub, by default as a pull request; returns its address. Raises UsageError with the
+    hub's reason."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 

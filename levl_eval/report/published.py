@@ -119,7 +119,8 @@ class Refused:
 
 
 def missing_for_paper(record: Record) -> tuple[str, ...]:
-    """What a record lacks for a comparison with a published number: the complete published test set in the paper's split. () for nothing."""
+    """What a record lacks for a comparison with a published number: the complete published test set in the paper's split. () for
+    nothing."""
     out = []
     source, known = source_word(record), published_set(record)
     if source == "scenes":

@@ -64,7 +64,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One task under one protocol on the same data; ``mark`` says in which fields it differs from other rows of the task ('' for a single row)."""
+    """One task under one protocol on the same data; ``mark`` says in which fields it differs from other rows of the task ('' for
+    a single row)."""
 
     task: str
     metric: str
@@ -127,7 +128,8 @@ class Results:
         cls, directories: Sequence[str | Path], say: Callable[[str], None] = lambda text: None, *,
         reference: str | None = None, also: Sequence[Record] = (),
     ) -> Results:  # fmt: skip
-        """also: records in memory that take precedence over those read (of the run that has just ended). Damaged files are left out and reported.
+        """also: records in memory that take precedence over those read (of the run that has just ended). Damaged files are left
+        out and reported.
 
         Raises UsageError for a directory without whole records.
         """
@@ -300,7 +302,8 @@ class Results:
         return first
 
     def notes(self) -> list[str]:
-        """Notes for readers of the tables: files left out, differences that could not be computed or are of fewer seeds, unknown metrics."""
+        """Notes for readers of the tables: files left out, differences that could not be computed or are of fewer seeds, unknown
+        metrics."""
         partly = [line for row in self.rows for name in row.cells if (line := self._seeds_of_gain(row, name))]
         strange = {
             (r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"
@@ -353,7 +356,8 @@ class Results:
 
         estimate = Estimate(
             value=float(values.mean()), stderr=mean_of([e.stderr for e in each]), low=mean_of([e.low for e in each]),
-            high=mean_of([e.high for e in each]), n=each[0].n, clusters=each[0].clusters, method=f"mean of {len(each)} seeds: {each[0].method}",
+            high=mean_of([e.high for e in each]), n=each[0].n, clusters=each[0].clusters,
+            method=f"mean of {len(each)} seeds: {each[0].method}",
         )  # fmt: skip
         if name == row.metric:
             estimate = self._joint(row, backbone) or estimate

@@ -1,8 +1,8 @@
 """`levl-eval serve DIR...`: the live table of runs, read-only, on this machine.
 
-Every page is made from the records as they are when it is asked for, and again only where they have changed. Nothing is written, no path of a
-request becomes a path of the disk, and requests under another host's name are refused, so that no page of the web can read the table
-through the reader's own browser.
+Every page is made from the records as they are when it is asked for, and again only where they have changed. Nothing is written,
+no path of a request becomes a path of the disk, and requests under another host's name are refused, so that no page of the web
+can read the table through the reader's own browser.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Live:
         return str(
             render(
                 "serve.html.j2", style=own_file(STYLE), refresh=REFRESH, folders=[str(f) for f in self.folders], done=done,
-                failed=len(results.records) - done, tables=tables(results) if results.records else [], notes=all_notes(results) if results.records else [], begun=begun,
+                failed=len(results.records) - done, tables=tables(results) if results.records else [],
+                notes=all_notes(results) if results.records else [], begun=begun,
                 now=time.strftime("%H:%M:%S"),
             )
         )  # fmt: skip

@@ -68,7 +68,8 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
 def is_of_main(record: Record, floor: str) -> bool:
     """Whether a floor ("text_only", "mean_map/rmse") is of the record's main metric: that one less the gain over the floor.
 
-    Engines measure most floors by one metric; under another main metric that a user chose (``--set pope.main_metric=f1``) they are no floor.
+    Engines measure most floors by one metric; under another main metric that a user chose (``--set pope.main_metric=f1``) they
+    are no floor.
     """
     parts = [record.metrics.get(k) for k in (record.main_metric, f"floor_{floor}", f"gain_over_{floor}")]
     values = [e.value for e in parts if e is not None]

@@ -55,8 +55,8 @@ class BackboneHandle:
     """One backbone of a run. Its facts come from the cache where the files they were read from are unchanged, else from loading it: the
     files of a checkpoint or directory, or for a name of the hub those that loading it was seen to read (backbones.reads).
 
-    known: hashes of files, remembered. data: the run's directory of data sets, for encoders that must know it (oracles). Raises UsageError, when facts or the encoder are asked for, for whatever is missing,
-    unreadable, unsafe or not finite.
+    known: hashes of files, remembered. data: the run's directory of data sets, for encoders that must know it (oracles). Raises
+    UsageError, when facts or the encoder are asked for, for whatever is missing, unreadable, unsafe or not finite.
     """
 
     def __init__(
@@ -219,7 +219,8 @@ class BackboneHandle:
         return {"name": self.name, "weights": f.weights_sha256, "code": code, "preprocess": self.preprocess, "text": self.text}
 
     def _patch(self, engine: str) -> dict[str, str]:
-        """The patch that an engine fits its inputs to, where it was another one (size // rows), or own sizes were padded, until it was told."""
+        """The patch that an engine fits its inputs to, where it was another one (size // rows), or own sizes were padded, until
+        it was told."""
         from levl_eval.backbones.base import patch_of
 
         if engine not in ("propagation", "mmseg", "depth-recipe"):

@@ -50,7 +50,8 @@ class Entry:
 class Kind:
     """What is kept below one folder of the cache.
 
-    names: of its entries, relative to the folder, as a pattern for full matches whose group ``key`` is the entry's key. depth: levels below the
+    names: of its entries, relative to the folder, as a pattern for full matches whose group ``key`` is the entry's key. depth:
+    levels below the
     folder at which they lie. anchor: file within an entry that is a folder. check: "module:function" from an entry's path to what is
     wrong with it, or "". lock: of an entry, relative to the folder. partial: names of what is in the making. held: runs that read an entry
     hold it (core.in_use): the files of others are opened once, and stay readable.
@@ -96,13 +97,15 @@ KINDS: dict[str, Kind] = {
     k.name: k
     for k in (
         Kind(
-            "features", "features", rf"[0-9a-f]{{2}}/(?P<key>{_HEX})", 2, "meta.json", "levl_eval.runner.caches:features_damage", "locks/{key}",
+            "features", "features", rf"[0-9a-f]{{2}}/(?P<key>{_HEX})", 2, "meta.json", "levl_eval.runner.caches:features_damage",
+            "locks/{key}",
             rf"parts/(?P<key>{_HEX})",
         ),
         Kind("texts", "texts", rf"(?P<key>{_HEX})\.npz", check="levl_eval.runner.caches:arrays_damage"),
         Kind("content", "content", rf"(?P<key>{_HEX})\.np[yz]", check="levl_eval.runner.caches:arrays_damage"),
         Kind(
-            "connectors", "connectors", rf"(?P<key>{_HEX})\.safetensors", check="levl_eval.runner.caches:connector_damage", lock="locks/{key}",
+            "connectors", "connectors", rf"(?P<key>{_HEX})\.safetensors", check="levl_eval.runner.caches:connector_damage",
+            lock="locks/{key}",
             partial=rf"(?P<key>{_HEX})\.state\.pt",
         ),
         Kind("floors", "floors", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:json_damage", lock="locks/{key}"),

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from levl_eval.data.set_identity import SetIdentity
 
 _KINDS: dict[str, Kind] = {
-    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation", "mmseg": "segmentation", "depth": "depth", "depth-recipe": "depth", "normals": "normals", "retrieval": "captions",
+    "vqa": "questions", "segmentation": "segmentation", "incontext": "segmentation", "textseg": "segmentation",
+    "mmseg": "segmentation", "depth": "depth", "depth-recipe": "depth", "normals": "normals", "retrieval": "captions",
     "linear": "classification", "linear-path": "classification", "knn": "classification", "attentive": "classification",
     "zeroshot": "classification", "backgrounds": "classification", "correspondence": "pairs",
     "choice": "choices", "shift": "classification", "mcq": "questions",
@@ -176,7 +177,8 @@ def test_source(card: TaskCard, data: str) -> DataNotes:
 
 
 def needs_scenes(cards: Iterable[TaskCard], backbones: Iterable[BackboneCard]) -> bool:
-    """Whether a run on ``--data scenes`` reads the synthetic scenes: not where every set lies at a place of its own, or is none of theirs."""
+    """Whether a run on ``--data scenes`` reads the synthetic scenes: not where every set lies at a place of its own, or is none
+    of theirs."""
     specs = [s for card in cards for s in _specs(card)]
     return any(b.uri.startswith("oracle:") for b in backbones) or any(map(reads_scenes, specs))
 

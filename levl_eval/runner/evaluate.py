@@ -70,8 +70,8 @@ def evaluate(
     - ``out``, ``cache``: folders; records and samples are written to ``out`` as soon as each is done, and a record of equal
       identity that is there already is read, not computed; ``out`` None: a new folder runs/DATE-TIME, to which runs/latest is a link
     - ``precision``: of the image encoders: "float32", "tf32" (NVIDIA GPUs) or "bf16"; rows of another precision are not compared
-    - ``compile``, ``channels_last``, ``cuda_graphs``: image encoders through torch.compile, with channels last in memory, and as CUDA graphs
-      of what is compiled (NVIDIA GPUs); rows of another execution are not compared either, as the last bits of features differ
+    - ``compile``, ``channels_last``, ``cuda_graphs``: image encoders through torch.compile, with channels last in memory, and as
+      CUDA graphs of what is compiled (NVIDIA GPUs); rows of another execution are not compared either, as the last bits of features differ
     - ``store_limit``: bytes that stored features may take in all; patch tokens beyond it, or beyond the disk, are encoded each time a
       head reads them, and pooled features are stored all the same
     - ``device``, ``batch_size``, ``debug``, ``rehash`` (distrust remembered fingerprints of files)

@@ -36,7 +36,8 @@ VERSION = 1  # of how predictions are scored; raised when equal files could give
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """data, settings, limit, trust as in ``evaluate``; out: the run directory that gets the record; None: the newest run's, or a new one."""
+    """data, settings, limit, trust as in ``evaluate``; out: the run directory that gets the record; None: the newest run's, or a
+    new one."""
 
     data: str = "scenes"
     settings: tuple[str, ...] = ()
@@ -52,8 +53,9 @@ def import_predictions(
 
     source: JSON lines or a JSON list with an id and a prediction an entry (data.predictions.read_predictions): answers by question id for
     a question task, class names or numbers by image id for a classification task; for a segmentation task (a trained head's, in context,
-    by text) a folder of masks, named as the images are, holding class numbers from 0 (255: nothing; of sets of more classes 65535) at the images' own sizes; where the
-    card's background is no class, the numbers are those of the others. name: stands in tables as the backbone's.
+    by text) a folder of masks, named as the images are, holding class numbers from 0 (255: nothing; of sets of more classes
+    65535) at the images' own sizes; where the card's background is no class, the numbers are those of the others. name: stands in
+    tables as the backbone's.
 
     Raises UsageError: an unknown task or one of another engine, items without a prediction, predictions for no item, a class that is none
     of the set's, a mask of another size.
@@ -73,17 +75,21 @@ def import_predictions(
     about = dict(outcome.data)
     main = card.main_metric if card.main_metric in outcome.metrics else next(iter(outcome.metrics))
     identity = JobIdentity(
-        backbone={"name": name, "weights": content_digest(path), "code": {}, "preprocess": {}, "text": {}}, task=card.name, engine=card.engine,
-        versions={"external": VERSION}, protocol={"external": True, "main_metric": main, **rule}, data=DataIdentity(str(about.pop("fingerprint"))),
+        backbone={"name": name, "weights": content_digest(path), "code": {}, "preprocess": {}, "text": {}}, task=card.name,
+        engine=card.engine,
+        versions={"external": VERSION}, protocol={"external": True, "main_metric": main, **rule},
+        data=DataIdentity(str(about.pop("fingerprint"))),
         seed=0, device="", resolved={}, precision={}, limit=options.limit,
     )  # fmt: skip
     about.pop("train", None)
     record = Record(
         backbone={
-            "name": name, "uri": f"external:{path.name}", "weights_sha256": identity.backbone["weights"], "code": {}, "preprocess": {}, "text": {},
+            "name": name, "uri": f"external:{path.name}", "weights_sha256": identity.backbone["weights"], "code": {},
+            "preprocess": {}, "text": {},
             "info": {"external": True}, "card": {},
         },
-        task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="", data={"source": options.data, **about, **test_source(card, data)}, seed=0,
+        task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="",
+        data={"source": options.data, **about, **test_source(card, data)}, seed=0,
         main_metric=main, environment=environment(), card=dict(plain(card)), call={"external": str(path)},
     )  # fmt: skip
     fill_identity(record, identity)
@@ -143,7 +149,8 @@ def _classes(card: ProbeCard | ZeroShotCard, path: Path, data: str, limit: int |
         could_be = {value} | named if isinstance(value, int) else named
         if len(could_be) > 1:
             raise UsageError(
-                f"{path}: {name}: {value!r} stands for {len(could_be)} classes, {', '.join(f'{test.classes[k]!r} (number {k})' for k in sorted(could_be) if 0 <= k < len(test.classes))[:200]}; "
+                f"{path}: {name}: {value!r} stands for {len(could_be)} classes, "
+                f"{', '.join(f'{test.classes[k]!r} (number {k})' for k in sorted(could_be) if 0 <= k < len(test.classes))[:200]}; "
                 "give each class's own name as a text"
             )
         k = next(iter(could_be), -1)

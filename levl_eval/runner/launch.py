@@ -1,6 +1,7 @@
 """`--launcher local|slurm`: copies of one command, started through submitit, that share a run's folder by its locks.
 
-Nothing of this package is pickled: submitit carries a list of words (its own CommandFunction), and each copy is the plain command line. What
+Nothing of this package is pickled: submitit carries a list of words (its own CommandFunction), and each copy is the plain command
+line. What
 is known of a launch lies below ``OUT/slurm``::
 
   20261130-214500-ab12/launch.json      its words, what the queue calls its copies, when and where it was submitted
@@ -235,8 +236,8 @@ def launch_copies(launcher: str, words: Sequence[str], count: int, options: Slur
     return submit(folder, launcher, words, copies, options)
 
 
-# On every node of a job: torchrun, whose processes meet at the job's first node, at a port that its number chooses. What a node prints goes to
-# a log of its own. $0: Python; $1: the log's folder; $2: processes a node; the rest: the words of `levl-pretrain`.
+# On every node of a job: torchrun, whose processes meet at the job's first node, at a port that its number chooses. What a node
+# prints goes to a log of its own. $0: Python; $1: the log's folder; $2: processes a node; the rest: the words of `levl-pretrain`.
 _ON_EACH_NODE = """log="$1/copy-$(printf %03d "$SLURM_NODEID").log"; each="$2"; shift 2
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')

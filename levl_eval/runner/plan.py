@@ -369,7 +369,8 @@ def _jobs(plan: Plan) -> list[Job]:
                 identity = JobIdentity(
                     backbone=handle.parts(card.engine), task=card.name, engine=card.engine, versions=versions_of(card.engine),
                     protocol=protocol_of(card), data=facts_of_data.identity, seed=seed, device=plan.device,
-                    resolved=resolved_of(card, handle.preprocess), precision=precision_of(card, plan.device, plan.precision, plan.config.execution),
+                    resolved=resolved_of(card, handle.preprocess),
+                    precision=precision_of(card, plan.device, plan.precision, plan.config.execution),
                     language_model=language if card.engine in TOGETHER else None, limit=config.limit,
                 )  # fmt: skip
                 out.append(Job(handle, card, seed, identity, facts_of_data, problem, len(seeds) > 1, task))

@@ -1,7 +1,8 @@
 """Whether a run's folder and the cache are the same on every machine of a launch, and whether a lock of one machine holds on the others.
 
-The machine that submits looks at its mounts, tries a lock from a second process, and leaves a token in both folders. Each copy looks for the
-tokens, and, where the submitting process waits, tries a lock that this one holds. What is wrong is told before anything is computed.
+The machine that submits looks at its mounts, tries a lock from a second process, and leaves a token in both folders. Each copy
+looks for the tokens, and, where the submitting process waits, tries a lock that this one holds. What is wrong is told before
+anything is computed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _TRY = "import sys; from levl_eval.core.files import locked\nwith locked(sys.arg
 
 
 def check_locks(*folders: Path) -> None:
-    """Raises UsageError where a lock in one of them does not keep another process out, or its mount says that it holds on one machine only."""
+    """Raises UsageError where a lock in one of them does not keep another process out, or its mount says that it holds on one
+    machine only."""
     for folder in folders:
         if why := local_only(folder):
             raise UsageError(why)

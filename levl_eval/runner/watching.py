@@ -143,7 +143,8 @@ def endings(launch: Launch, states: Sequence[Copy]) -> list[str]:
     """What became of copies that did not complete, a line each kind of end: what Slurm says, and the last line that one of them printed."""
     if launch.launcher == "slurm" and not any(launch.log(n).exists() for n in range(launch.count)):
         return [
-            f"no copy has written to {launch.folder}: do the nodes see this folder? Put --out on a file system that they share with this machine"
+            f"no copy has written to {launch.folder}: do the nodes see this folder? Put --out on a file system that they share "
+            "with this machine"
         ]
     ends: dict[tuple[str, str], list[int]] = {}
     for number, c in enumerate(states):
@@ -153,6 +154,7 @@ def endings(launch: Launch, states: Sequence[Copy]) -> list[str]:
     for (state, reason), numbers in ends.items():
         why = f" ({reason})" if reason else ""
         out.append(
-            f"copies {', '.join(map(str, numbers[:8]))}{' ...' if len(numbers) > 8 else ''}: {state}{why}: {last_line(launch.log(numbers[0]))}"
+            f"copies {', '.join(map(str, numbers[:8]))}{' ...' if len(numbers) > 8 else ''}: {state}{why}: "
+            f"{last_line(launch.log(numbers[0]))}"
         )
     return out

@@ -1,9 +1,9 @@
 """How far away everything in a scene is, and which way it faces: depth in metres and unit normals of every pixel, from the scene's layout.
 
-A camera looks straight ahead over a ground plane, which is every band of grass, sand, water, road or snow and the lowest band of all. It begins at the
-top of its uppermost band, FAR metres away, and comes nearer downwards; walls (bands of brick and wood above it) stand where it begins, the sky is
-infinitely far. An object stands where its lower edge meets the ground, or at the wall where it ends above it, and bulges towards the camera. Outdoors
-everything is OUTDOORS times as far.
+A camera looks straight ahead over a ground plane, which is every band of grass, sand, water, road or snow and the lowest band of
+all. It begins at the top of its uppermost band, FAR metres away, and comes nearer downwards; walls (bands of brick and wood above
+it) stand where it begins, the sky is infinitely far. An object stands where its lower edge meets the ground, or at the wall where
+it ends above it, and bulges towards the camera. Outdoors everything is OUTDOORS times as far.
 
 Axes of normals: x to the right, y downwards, z away from the camera; they point to the camera's side.
 """
@@ -45,7 +45,8 @@ def distance(scene: Scene, y: np.ndarray | float) -> np.ndarray:
 
 
 def _offsets(obj: SceneObject, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of every pixel, how far right of and below an object's middle it is, in halves of the box: [1, size] and [size, 1], -1 to 1 within."""
+    """Of every pixel, how far right of and below an object's middle it is, in halves of the box: [1, size] and [size, 1], -1 to 1
+    within."""
     middles = (np.arange(size) + 0.5) / size
     return ((middles - obj.x) / (obj.width / 2))[None, :], ((middles - obj.y) / (obj.height / 2))[:, None]
 

@@ -1,7 +1,8 @@
 """What is said about scenes: captions as the web writes them, and complete descriptions that a language model can read.
 
 A web caption names one to three salient objects, category first and colour seldom; what it leaves out is what patch tokens must
-carry by themselves. A long caption, as captioning models write them, names most objects with their looks and places. A description tells everything the questions (`questions`) may ask, in one of two styles.
+carry by themselves. A long caption, as captioning models write them, names most objects with their looks and places. A
+description tells everything the questions (`questions`) may ask, in one of two styles.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ ONE = (
     "a {a} seen {where}", "handmade {a} illustration",
 )  # fmt: skip
 TWO = (
-    "a {a} and a {b}", "{a} and {b} {where}", "a {a} next to a {b}", "a {a} {rel} a {b}", "photo of a {a} with a {b}", "the {a} with the {b} {where}",
-    "{a}, {b}, clipart", "a {a} near a {b} {where}", "{a} meets {b}", "a scene with a {a} and a {b}", "there is a {a} {rel} the {b}", "day out: {a} & {b}",
+    "a {a} and a {b}", "{a} and {b} {where}", "a {a} next to a {b}", "a {a} {rel} a {b}", "photo of a {a} with a {b}",
+    "the {a} with the {b} {where}",
+    "{a}, {b}, clipart", "a {a} near a {b} {where}", "{a} meets {b}", "a scene with a {a} and a {b}",
+    "there is a {a} {rel} the {b}", "day out: {a} & {b}",
 )  # fmt: skip
 THREE = (
     "a {a}, a {b} and a {c}", "{a}, {b} and {c} {where}", "a picture with a {a}, a {b} and a {c}", "{a} {rel} a {b}, and a {c}",

@@ -154,7 +154,8 @@ def _compared(scene: Scene, rng: random.Random, plainly: bool) -> list[Asked]:
 
 
 def questions(what: Shown, rng: random.Random, plainly: bool = False) -> list[Asked]:
-    """Up to MOST questions: first those of the print and the letters. plainly: compare only what a description's words of place and size tell."""
+    """Up to MOST questions: first those of the print and the letters. plainly: compare only what a description's words of place
+    and size tell."""
     first = _of_sign(what.lines, rng) if what.kind == "sign" else _of_marks(what) if what.marks else []
     rest = _compared(what.scene, rng, plainly)
     rng.shuffle(first)

@@ -1,8 +1,8 @@
 """Expressions that mean one object of a scene, with its box, in MDETR's form of RefCOCO, RefCOCO+ and RefCOCOg.
 
-An expression of RefCOCO may say where the object is, one of RefCOCO+ only what it looks like, one of RefCOCOg both in a sentence. The training
-expressions are about the scenes that GQA's training questions are about, whose images are not drawn again. A box is the upright one an object
-is drawn in, before its tilt of at most ten degrees.
+An expression of RefCOCO may say where the object is, one of RefCOCO+ only what it looks like, one of RefCOCOg both in a sentence.
+The training expressions are about the scenes that GQA's training questions are about, whose images are not drawn again. A box is
+the upright one an object is drawn in, before its tilt of at most ten degrees.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _file(level: str, part: str, names: list[str], scene_of: Callable[[int], Sce
                 continue
             number, box = len(images), pixel_box(o, size)
             images.append({
-                "file_name": name, "height": size, "width": size, "id": number, "original_id": index + 1, "caption": text, "dataset_name": level,
+                "file_name": name, "height": size, "width": size, "id": number, "original_id": index + 1, "caption": text,
+                "dataset_name": level,
             })  # fmt: skip
             annotations.append({
                 "area": round(box[2] * box[3], 2), "iscrowd": 0, "image_id": number, "category_id": 1, "id": number, "bbox": box,

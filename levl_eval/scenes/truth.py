@@ -5,11 +5,11 @@ Patch facts are shares of the patch's pixels, read off the masks that are drawn 
   attributes  those, then of pixels that show an object of each colour, texture and size word (COLORS, TEXTURES, SIZES)
   parts       the classes, then how near the patch is to each keypoint of each category (scenes.keypoints): exp(-d^2 / 2) of the distance d
               in patches from its middle, the largest one where an image shows several objects of a category; 0 for one out of sight
-  scene       the attributes; in which of eight rows and eight columns the patch lies; then of pixels where a line of a sign stands: its word
-              (scenes.signs.WORDS), the tens and the units of its number, and which line it is; then of pixels that show an object at which
-              a letter's arrow or point is: that letter
-  geometry    the share of pixels that have a depth (scenes.geometry), their mean metres and mean logarithm of metres, and the mean normal (x, y, z);
-              no classes, which stand elsewhere in another set (wood is a floor in rooms, a wall in cabins)
+  scene       the attributes; in which of eight rows and eight columns the patch lies; then of pixels where a line of a sign
+              stands: its word (scenes.signs.WORDS), the tens and the units of its number, and which line it is; then of pixels
+              that show an object at which a letter's arrow or point is: that letter
+  geometry    the share of pixels that have a depth (scenes.geometry), their mean metres and mean logarithm of metres, and the
+              mean normal (x, y, z); no classes, which stand elsewhere in another set (wood is a floor in rooms, a wall in cabins)
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 class Printed(NamedTuple):
-    """What is put into an image beside its scene. where: int64 [S, S], which line of a sign stands there, from 1; letters: letter -> the number of
-    the object it names."""
+    """What is put into an image beside its scene. where: int64 [S, S], which line of a sign stands there, from 1; letters: letter
+    -> the number of the object it names."""
 
     lines: tuple[Line, ...] = ()
     where: np.ndarray | None = None
@@ -108,8 +108,8 @@ def printed(part: str, index: int, seed: int, scene: Scene, size: int) -> Printe
 
 
 def patch_facts(scene: Scene, kind: str, size: int, grid: int, beside: Printed = NOTHING) -> np.ndarray:
-    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``. beside: what is put
-    into the image, which kind "scene" tells."""
+    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``. beside:
+    what is put into the image, which kind "scene" tells."""
     if kind == "geometry":
         return _geometry(scene, size, grid)
     classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]

@@ -2,8 +2,9 @@
 
     navi/CATEGORY_K/wild_set/{images/000.jpg, depth/000.png, annotations.json}
 
-VIEWS photographs an object, each with a place, light, angle and focal length of its own. The object bulges towards the camera as everything in the
-scenes does (scenes.geometry), its longer side is LONGER metres, it stands DISTANCE metres away and fills the image, so that readers cut nothing off.
+VIEWS photographs an object, each with a place, light, angle and focal length of its own. The object bulges towards the camera as
+everything in the scenes does (scenes.geometry), its longer side is LONGER metres, it stands DISTANCE metres away and fills the
+image, so that readers cut nothing off.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def files_of(count: int, seed: int, size: int) -> Iterator[tuple[str, str]]:
             "focal_length": max(obj.width, obj.height) * size * DISTANCE / LONGER, "camera_model": "scenes",
         }  # fmt: skip
         views.setdefault(folder_of(index), []).append({
-            "object_id": folder_of(index).split("/")[1], "camera": camera, "filename": f"{index % VIEWS:03d}.jpg", "image_size": [size, size],
+            "object_id": folder_of(index).split("/")[1], "camera": camera, "filename": f"{index % VIEWS:03d}.jpg",
+            "image_size": [size, size],
             "scene_name": "wild_set", "split": "val", "occluded": False,
         })  # fmt: skip
     for folder, rows in views.items():

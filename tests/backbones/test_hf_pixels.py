@@ -27,14 +27,16 @@ def checked(kind, **settings):
     ("kind", "settings"),
     [
         ("CLIPImageProcessor", {}),
-        ("CLIPImageProcessor", {"size": {"shortest_edge": 61}, "crop_size": {"height": 33, "width": 33}}),  # a crop that begins at 14 or at 14.5
+        # a crop that begins at 14 or at 14.5
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 61}, "crop_size": {"height": 33, "width": 33}}),
         ("BitImageProcessor", {"size": {"shortest_edge": 256}}),
         ("DeiTImageProcessor", {}),  # squashed, then cropped
         ("SiglipImageProcessor", {"resample": 1}),  # lanczos, which torchvision's tensors have as bicubic
         ("ViTImageProcessor", {"size": {"height": 32, "width": 32}, "resample": 0}),
         ("Siglip2ImageProcessor", {}),
         ("DeiTImageProcessor", {"size": {"height": 246, "width": 246}}),  # Pillow 13 resizes portrait images to their height first
-        ("CLIPImageProcessor", {"size": {"shortest_edge": 61}, "crop_size": {"height": 98, "width": 98}}),  # padded: the odd row lies behind
+        # padded: the odd row lies behind
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 61}, "crop_size": {"height": 98, "width": 98}}),
         ("CLIPImageProcessorPil", {"size": {"shortest_edge": 61}, "crop_size": {"height": 32, "width": 32}}),
         ("DINOv3ViTImageProcessor", {}),  # resizes floats, on tensors alone
         ("CLIPImageProcessor", {"resample": 4}),  # box, which tensors do not have
@@ -47,7 +49,8 @@ def test_processors_that_do_what_they_say_are_read(kind, settings):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("CLIPImageProcessor", {"do_center_crop": False, "size": {"shortest_edge": 40}}, "scales the shortest edge to 40 and crops nothing"),
+        ("CLIPImageProcessor", {"do_center_crop": False, "size": {"shortest_edge": 40}}, "scales the shortest edge to 40 and "
+            "crops nothing"),
         ("LevitImageProcessor", {}, "pixels are 16 of 255 levels from what its settings say"),
         ("PerceiverImageProcessor", {}, r"makes \(3, 224, 224\) of an image of 672 x 336, its settings say \(3, 256, 256\)"),
         ("VideoMAEImageProcessor", {}, r"makes \(1, 3, 224, 224\)"),

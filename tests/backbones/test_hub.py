@@ -282,7 +282,8 @@ def test_the_same_siglip_weights_in_hf_and_timm():
     own = vit.state_dict()
     state = rename_vit(own, siglip=True) | {
         "embeddings.position_embedding.weight": own["pos_embed"][0],
-        "embeddings.patch_embedding.weight": own["patch_embed.proj.weight"], "embeddings.patch_embedding.bias": own["patch_embed.proj.bias"],
+        "embeddings.patch_embedding.weight": own["patch_embed.proj.weight"],
+        "embeddings.patch_embedding.bias": own["patch_embed.proj.bias"],
         "post_layernorm.weight": own["norm.weight"], "post_layernorm.bias": own["norm.bias"], "head.probe": own["attn_pool.latent"],
         "head.attention.in_proj_weight": torch.cat([own["attn_pool.q.weight"], own["attn_pool.kv.weight"]]),
         "head.attention.in_proj_bias": torch.cat([own["attn_pool.q.bias"], own["attn_pool.kv.bias"]]),

@@ -78,8 +78,10 @@ def test_override_reaches_lists_and_new_mappings():
 @pytest.mark.parametrize(
     ("text", "quoted"),
     [
-        ("{question}", """'vqa.prompt.template="{question}"'"""), ("Question: {question}", """'vqa.prompt.template="Question: {question}"'"""),
-        ("{image}\n{question} Answer:", r"""'vqa.prompt.template="{image}\n{question} Answer:"'"""), ("yes", "'vqa.prompt.template=\"yes\"'"),
+        ("{question}", """'vqa.prompt.template="{question}"'"""),
+        ("Question: {question}", """'vqa.prompt.template="Question: {question}"'"""),
+        ("{image}\n{question} Answer:", r"""'vqa.prompt.template="{image}\n{question} Answer:"'"""),
+        ("yes", "'vqa.prompt.template=\"yes\"'"),
         ('[INST] "{question}"', r"""'vqa.prompt.template="[INST] \"{question}\""'"""),
     ],
 )  # fmt: skip

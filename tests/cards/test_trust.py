@@ -26,6 +26,7 @@ def record(folder: Path, card: dict[str, object], uri: str = "random:nano", **mo
     """A record as somebody may send it."""
     value = {
         "schema": "levl-eval/record/1", "task": "t", "engine": str(card.get("engine")), "main_metric": "m", "protocol": {},
+        "metrics": {"m": {"value": 0.5}},
         "backbone": {"name": "b", "weights_sha256": "0" * 64, "card": {"kind": "backbone", "name": "b", "uri": uri}, "info": {}},
         "protocol_hash": "0" * 64, "data": {"source": str(folder)}, "seed": 0, "card": card, "call": {}, **more,
     }  # fmt: skip
@@ -263,7 +264,8 @@ def test_a_pipe_among_class_folders_ends_a_run_in_one_line(tmp_path, capsys):
     [
         ("--batch-size", "-5", "at least 1, at most 65,536"), ("--batch-size", "0", "at least 1"), ("--batch-size", "1e9", "whole number"),
         ("--batch-size", "9" * 5_000, "at least 1"), ("--limit", "0", "at least 1"), ("--limit", "-1", "at least 1"),
-        ("--seeds", "-1", "at least 0, at most 4,294,967,295"), ("--seeds", "", "--seeds: is empty"), ("--seeds", ",", "1 to 1,000 seeds"), ("--seeds", "a", "not a list"),
+        ("--seeds", "-1", "at least 0, at most 4,294,967,295"), ("--seeds", "", "--seeds: is empty"),
+        ("--seeds", ",", "1 to 1,000 seeds"), ("--seeds", "a", "not a list"),
         ("--workers", "999999", r"4 for each of the \d+ cores"), ("--workers", "0", "at least 1"), ("--workers", "-3", "at least 1"),
     ],
 )  # fmt: skip
@@ -313,7 +315,8 @@ def test_a_config_file_that_fails_is_told_with_its_line(text, line, tmp_path, mo
 
 
 @pytest.mark.parametrize("words,option", [
-    (["--out", ""], "--out"), (["--out="], "--out"), (["--data", " "], "--data"), (["--backbone", ""], "--backbone"), (["--cache", ""], "--cache"),
+    (["--out", ""], "--out"), (["--out="], "--out"), (["--data", " "], "--data"), (["--backbone", ""], "--backbone"),
+    (["--cache", ""], "--cache"),
 ])  # fmt: skip
 def test_an_option_that_is_empty_is_told(words, option, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -21,13 +21,15 @@ def record(name: str, task: str, metrics: dict[str, Estimate], seed: int = 0, **
     weights = [changes["weights"]] if "weights" in changes else []
     fields = {
         "backbone": {
-            "name": name, "uri": f"py:{name}", "weights_sha256": changes.pop("weights", digest(name)), "code": {}, "text": {}, "preprocess": {"size": 64},
+            "name": name, "uri": f"py:{name}", "weights_sha256": changes.pop("weights", digest(name)), "code": {}, "text": {},
+            "preprocess": {"size": 64},
             "info": changes.pop("info", {}),
         },
         "task": task, "engine": {"gqa": "vqa", "pope": "vqa", "ade20k": "segmentation"}.get(task, task), "versions": {"engine": 1},
         "main_metric": METRIC.get(task, "accuracy"), "protocol": protocol, "protocol_hash": digest(protocol),
         "data": {"fingerprint": changes.pop("fingerprint", f"{task}-data"), "train": [f"{task}-train"], "source": changes.pop("source", "scenes")},
-        "seed": seed, "metrics": metrics, "notes": {"converged": True}, "identity_hash": digest([name, task, seed, protocol, changes, *weights]),
+        "seed": seed, "metrics": metrics, "notes": {"converged": True},
+        "identity_hash": digest([name, task, seed, protocol, changes, *weights]),
     }  # fmt: skip
     return Record.model_validate({**fields, **changes})
 

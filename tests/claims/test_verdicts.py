@@ -228,7 +228,8 @@ def test_what_is_no_pretraining_seed_does_not_count_as_one(tmp_path, second, wor
 
 
 def test_where_the_test_data_lay_is_asked_of_the_task_not_of_the_run(tmp_path):
-    """`--set gqa.data.root=REAL` on a run of scenes: a claim about scenes says nothing of it, and one about published data says what it is of."""
+    """`--set gqa.data.root=REAL` on a run of scenes: a claim about scenes says nothing of it, and one about published data says
+    what it is of."""
     for name, skill in (("x", 0.8), ("y", 0.5)):
         data = {"fingerprint": "f", "train": [], "source": "scenes", "test_source": "/real/gqa"}
         write(tmp_path, name, "gqa", answers(skill, own=len(name)), data=data)
@@ -356,8 +357,10 @@ def test_the_command_as_text_and_json(run, tmp_path, capsys):
     )
     assert found["specification_curve"]["rows"][0]["choices"]["task"] == "gqa" and found["holds_in"] == {"protocols": 1, "of": 1}
     for wrong, said in (
-        (["--as", "a"], "expected ROLE=BACKBONE"), (["--as", "a=one", "--as", "a=two"], "given twice"), (["--as", "a=one,one"], "named twice"),
-        ([], "say who is who"), (["--as", "a=one", "--as", "b=two", "--alpha", "0.7"], "--alpha 0.7"), (["--as", "q=one"], "no claim asked for"),
+        (["--as", "a"], "expected ROLE=BACKBONE"), (["--as", "a=one", "--as", "a=two"], "given twice"),
+        (["--as", "a=one,one"], "named twice"),
+        ([], "say who is who"), (["--as", "a=one", "--as", "b=two", "--alpha", "0.7"], "--alpha 0.7"),
+        (["--as", "q=one"], "no claim asked for"),
     ):  # fmt: skip
         assert main([*words[:4], *wrong]) == 2
         err = capsys.readouterr().err

@@ -317,7 +317,8 @@ SETS: dict[str, Callable[[Path], Fields]] = {
     "ocrbench": lambda r: asked(r, "OCRBench.json", [_OCR], "OCRBench_Images/a.png"),
     "tallyqa": lambda r: asked(r, "test.json", [_TALLY], "VG_100K/1.jpg", split="test"),
     "vsr": lambda r: asked(r, "splits/random/test.jsonl", _VSR, "images/1.jpg", split="test", level="random"),
-    "refcoco": refcoco, "refcoco-places": refcoco, "imagefolder": classes("a", "b"), "labels": labels, "imagenet": classes("n01440764", "n01443537"),
+    "refcoco": refcoco, "refcoco-places": refcoco, "imagefolder": classes("a", "b"), "labels": labels,
+    "imagenet": classes("n01440764", "n01443537"),
     "places365": places365, "aircraft": aircraft, "pets": pets, "sun397": sun397, "tiny-imagenet": tiny_imagenet, "objectnet": objectnet,
     **dict.fromkeys(("imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"), classes(*imagenet_wnids()[:2], split="")),
     "food101": made(test_fine_grained.food, split="test"), "dtd": made(test_fine_grained.dtd, split="test1"),
@@ -331,7 +332,8 @@ SETS: dict[str, Callable[[Path], Fields]] = {
     "kitti": made(lambda r: test_depth_lists.kitti(r, 2, size=(360, 1220)), split="test", level="kb"), "depth": own_depth,
     "nyuv2-normals": made(lambda r: test_normals.small(r / "test"), split="test"), "normals": own_normals,
     "spair71k": made(test_pairs.small, split="test"), "davis": made(test_videos.small, split="val"),
-    "revisited": made(test_revisited.small), "navi": made(test_navi.small, split="wild_set"), "sugarcrepe": sugarcrepe, "mmvp-vlm": mmvp_vlm,
+    "revisited": made(test_revisited.small), "navi": made(test_navi.small, split="wild_set"), "sugarcrepe": sugarcrepe,
+    "mmvp-vlm": mmvp_vlm,
     "winoground": lambda r: asked(r, "examples.jsonl", _WINO, "images/x.png", "images/y.png"),
     "aro": lambda r: asked(r, ARO_FILES["order"], [_ORDER], "images/a.jpg", split="order"), "choices": own_choices,
 }  # fmt: skip
@@ -351,7 +353,8 @@ def _tables() -> dict[str, Any]:
     ordered = {"correct_caption": "a", **{f"hard_text_{k}": f"b{k}" for k in range(1, 5)}}
     asked = {"image": small.image_bytes(0), "Question": "w", "Options": "(a) x (b) y", "Correct Answer": "(a)"}
     return {
-        "mmvp": ({}, small.table_of([asked])), "refcoco": ({"split": "testA", "level": "refcoco"}, test_referring.table()), "imagefolder": ({"split": "val"}, kinds),
+        "mmvp": ({}, small.table_of([asked])), "refcoco": ({"split": "testA", "level": "refcoco"}, test_referring.table()),
+        "imagefolder": ({"split": "val"}, kinds),
         "captions": ({"split": "test"}, small.table_of([*seen, {**seen[0], "split": "train"}])),
         "aro": ({"split": "order"}, small.table_of([{"images": small.image_bytes(0), **ordered}], ("images",))),
         "sugarcrepe": ({}, small.table_of([{"images": small.image_bytes(0), "caption": "a", "negative_caption": "b"}], ("images",))),

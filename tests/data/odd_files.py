@@ -25,7 +25,8 @@ PIPE, FOLDER, MISSING = "a pipe", "a folder", "nothing"
 
 @dataclass(frozen=True)
 class Odd:
-    """One odd file. content: its bytes, or PIPE, FOLDER, MISSING. gives: what its reader gives; words: a pattern of its refusal, "" if read.
+    """One odd file. content: its bytes, or PIPE, FOLDER, MISSING. gives: what its reader gives; words: a pattern of its refusal,
+    "" if read.
 
     fields: of its data specification; beside: other files of its folder, by name.
     """
@@ -120,7 +121,8 @@ def _images() -> list[Odd]:
             ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", None, undecodable),
             ("cut.jpg", encoded(noise, "JPEG")[:1500], None, r"cannot be decoded \(it is cut off\)"),
             ("cut.png", encoded(noise)[:5000], None, undecodable), ("damaged.png", _flipped(encoded(RED), 20), None, undecodable),
-            ("pipe.png", PIPE, None, "is a named pipe, not a regular file"), ("folder.png", FOLDER, None, "is a directory, not a regular file"),
+            ("pipe.png", PIPE, None, "is a named pipe, not a regular file"),
+            ("folder.png", FOLDER, None, "is a directory, not a regular file"),
             ("missing.png", MISSING, None, "no such image"),
         ]
     ]  # fmt: skip
@@ -181,7 +183,8 @@ def _masks() -> list[Odd]:
             ("from-one/m.png", encoded(_grid(1, 2, 3)), None, "labels run from 1 to 3: if they count from 1, set `reduce_zero_label`", {}),
             ("beyond/m.png", encoded(_grid(0, 9)), None, "label 9 is beyond the 3 classes", {}),
             ("all-void/m.png", encoded(_grid(255)), None, "mIoU is not defined on this test set", {}),
-            ("colours/m.png", encoded(RED), None, "a RGB mask", {}), ("float/m.tif", encoded(_full(1, np.float32), "TIFF"), None, "a F mask", {}),
+            ("colours/m.png", encoded(RED), None, "a RGB mask", {}),
+            ("float/m.tif", encoded(_full(1, np.float32), "TIFF"), None, "a F mask", {}),
             ("negative/m.tif", encoded(_grid(0, -3, dtype=np.int32), "TIFF"), None, "label -3 is beyond", {}),
             ("jpeg/m.jpg", encoded(_grid(0, 1), "JPEG"), None, "a JPEG mask", {}), ("junk/m.png", b"junk", None, "no image format", {}),
             ("cut/m.png", encoded(_grid(0, 1))[:50], None, "cannot be decoded", {}),
@@ -222,12 +225,15 @@ def _questions() -> list[Odd]:
         ("vqa", "blank.jsonl", _json({**OWN, "answer": " "}), None, "holds a word"),
         ("vqa", "images.jsonl", _json({**OWN, "image": ["a.png"]}), None, "entry 1: field `image`"),
         ("vqa", "id-twice.jsonl", _lines(*[{**OWN, "question_id": 7}] * 2), None, 'question id "7" occurs twice'),
-        ("vqa", "latin.jsonl", latin, None, "line 1: not UTF-8 text"), ("vqa", "utf-16.jsonl", _json(OWN).decode().encode("utf-16"), None, "is UTF-16"),
+        ("vqa", "latin.jsonl", latin, None, "line 1: not UTF-8 text"),
+        ("vqa", "utf-16.jsonl", _json(OWN).decode().encode("utf-16"), None, "is UTF-16"),
         ("vqa", "empty.jsonl", b"", None, "holds no questions"), ("vqa", "cut.jsonl", _json(OWN)[:-9], None, "not valid JSON"),
         ("vqa", "elsewhere.jsonl", _json({**OWN, "image": "b.png"}), None, "1 of 1 images are missing"),
-        ("llava", "turns.json", _json([LLAVA]), yes, ""), ("llava", "images.json", _json([{**LLAVA, "image": ["a.png"]}]), None, "a list of 1"),
+        ("llava", "turns.json", _json([LLAVA]), yes, ""),
+        ("llava", "images.json", _json([{**LLAVA, "image": ["a.png"]}]), None, "a list of 1"),
         ("llava", "no-turns.json", _json([{"image": "a.png"}]), None, "field `conversations` is missing"),
-        ("vizwiz", "ten.json", _json([VIZWIZ]), yes, ""), ("vizwiz", "text.json", _json([{**VIZWIZ, "answers": [{"text": 4}]}]), None, "field `answers`"),
+        ("vizwiz", "ten.json", _json([VIZWIZ]), yes, ""),
+        ("vizwiz", "text.json", _json([{**VIZWIZ, "answers": [{"text": 4}]}]), None, "field `answers`"),
         ("pope", "coco_pope_random.json", _json(POPE), yes, ""),
         ("pope", "coco_pope_popular.json", _json({**POPE, "label": "maybe"}), None, "line 1: field `label`: expected yes or no"),
         ("gqa", "testdev_balanced_questions.json", _json({"q0": GQA}), yes, ""),
@@ -271,8 +277,10 @@ def _captions() -> list[Odd]:
             ("dataset_x.json", _json({"images": split}), two, ""),
             ("unquoted.csv", f"{head}a dog, a cat{rest}", None, "line 2: 3 fields, the header has 2"),
             ("unclosed.csv", f'{head}"a dog{rest}', None, "line 2: not a table"),
-            ("no-header.csv", "a.png,c0\nb.png,c1\n", None, "line 1 is a row already"), ("blanks.csv", f"{head}  {rest}", None, "line 2: image or caption is empty"),
-            ("latin.csv", f"{head}caf\u00e9{rest}".encode("latin-1"), None, "line 2: not UTF-8"), ("utf-16.csv", (head + "c0" + rest).encode("utf-16"), None, "UTF-16"),
+            ("no-header.csv", "a.png,c0\nb.png,c1\n", None, "line 1 is a row already"),
+            ("blanks.csv", f"{head}  {rest}", None, "line 2: image or caption is empty"),
+            ("latin.csv", f"{head}caf\u00e9{rest}".encode("latin-1"), None, "line 2: not UTF-8"),
+            ("utf-16.csv", (head + "c0" + rest).encode("utf-16"), None, "UTF-16"),
             ("no-header.tsv", "a.png\tc0\nb.png\tc1\n", None, "expected columns caption, image"),
             ("no-number.token", "a.png#0\tc0\nb.png c1\n", None, "line 2: expected IMAGE#NUMBER"),
             ("of-no-image.json", _json({**coco, "annotations": [{**notes[0], "image_id": 9}]}), None, "annotation 1: image_id 9 is none of its images"),
@@ -303,12 +311,15 @@ def _tars() -> list[Odd]:
     return [
         Odd("tars", name, content, gives, words)
         for name, content, gives, words in [
-            ("whole.tar", whole, three, ""), ("packed.tar.gz", gzip.compress(whole), three, ""), ("packed-named-plain.tar", gzip.compress(whole), three, ""),
+            ("whole.tar", whole, three, ""), ("packed.tar.gz", gzip.compress(whole), three, ""),
+            ("packed-named-plain.tar", gzip.compress(whole), three, ""),
             ("dotted.tar", tar_of([*members, ("3.v2.png", small.image_bytes(3)), ("3.v2.txt", b"c3")]), three, ""),
-            ("mac.tar", tar_of([("._0.png", b"x"), *members]), three, ""), ("broken-image.tar", tar_of([("9.png", b"x"), ("9.txt", b"c9"), *members]), three, ""),
+            ("mac.tar", tar_of([("._0.png", b"x"), *members]), three, ""),
+            ("broken-image.tar", tar_of([("9.png", b"x"), ("9.txt", b"c9"), *members]), three, ""),
             ("latin.tar", tar_of([*members, ("3.png", small.image_bytes(3)), ("3.txt", b"caf\xe9")]), three, ""),
             ("key-twice.tar", tar_of([*members, *pairs[0]]), None, "holds the sample 0 twice"),
-            ("member-twice.tar", tar_of([members[0], *members]), None, "holds 0.png twice"), ("cut.tar", whole[:second], None, "is cut off"),
+            ("member-twice.tar", tar_of([members[0], *members]), None, "holds 0.png twice"),
+            ("cut.tar", whole[:second], None, "is cut off"),
             ("cut.tar.gz", gzip.compress(whole)[:-300], None, "cannot be read as a tar|is cut off"),
             ("flipped.tar", _flipped(whole, second + 3), None, "damaged"), ("junk.tar", b"no tar", None, "cannot be read as a tar"),
             ("empty.tar", b"", None, "cannot be read as a tar"),

@@ -107,7 +107,8 @@ def test_data_check_knows_them(data):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("True", "true"), ("yes.", "true"), ("This is false.", "false"), ("It is not true", "false"), ("No, it is true of the other", "false"),
+        ("True", "true"), ("yes.", "true"), ("This is false.", "false"), ("It is not true", "false"),
+        ("No, it is true of the other", "false"),
         ("incorrect", "false"), ("The truth", "other"), ("", "other"),
     ],
 )  # fmt: skip

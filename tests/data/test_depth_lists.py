@@ -60,7 +60,8 @@ def test_kitti_is_the_benchmarks_part_of_each_frame(tmp_path):
 
 
 @pytest.mark.parametrize("images,maps,listed", [
-    ("raw", "data_depth_annotated/val", "kitti_eigen_test.txt"), (".", "val", "eigen_test_files_with_gt.txt"), ("raw_data", "data_depth_annotated", "kitti_eigen_test.txt"),
+    ("raw", "data_depth_annotated/val", "kitti_eigen_test.txt"), (".", "val", "eigen_test_files_with_gt.txt"),
+    ("raw_data", "data_depth_annotated", "kitti_eigen_test.txt"),
 ])  # fmt: skip
 def test_kitti_as_its_archives_unpack(tmp_path, images, maps, listed):
     kitti(tmp_path / "a" / "kitti", 2, size=(8, 12))

@@ -158,7 +158,8 @@ def test_pope_and_gqa_entries(tmp_path):
     file = pope / "pope" / "coco_pope_random.json"
     row = json.loads(file.read_text().splitlines()[0])
     for rows, words in [
-        ([{**row, "label": "maybe"}], 'line 1: field `label`: expected yes or no, found "maybe"'), ([{**row, "image": ["x"]}], "line 1: field `image`"),
+        ([{**row, "label": "maybe"}], 'line 1: field `label`: expected yes or no, found "maybe"'),
+        ([{**row, "image": ["x"]}], "line 1: field `image`"),
         ([row, {k: v for k, v in row.items() if k != "text"}], "line 2: field `text` is missing"),
         ([row, row], "occurs twice"), ([7], "line 1: expected an object"),
     ]:  # fmt: skip
@@ -171,7 +172,8 @@ def test_pope_and_gqa_entries(tmp_path):
     file = gqa / "gqa" / "questions" / "testdev_balanced_questions.json"
     text = file.read_text()
     for more, words in [
-        ({"types": "verify"}, "field `types`"), ({"entailed": "q1"}, "field `entailed`"), ({"semantic": [{"x": 1}]}, "`semantic`: a step has no"),
+        ({"types": "verify"}, "field `types`"), ({"entailed": "q1"}, "field `entailed`"),
+        ({"semantic": [{"x": 1}]}, "`semantic`: a step has no"),
         ({"question": 3}, "field `question`"), ({"answer": ["yes"]}, "field `answer`"), ({"imageId": None}, "field `imageId`"),
     ]:  # fmt: skip
         file.write_text(text)
@@ -226,7 +228,8 @@ def test_llava_vizwiz_textvqa_scienceqa(tmp_path):
     for entry, words in [
         ({"image": ["a.png", "b.png"], "conversations": turns}, "entry 1: field `image`: a list of 2"),
         ({"image": 3, "conversations": turns}, "field `image`"), ({"image": "a.png", "conversations": [turns]}, "field `conversations.0`"),
-        ({"image": "a.png", "conversations": turns[::-1]}, "no question of a human"), ({"image": "a.png"}, "field `conversations` is missing"),
+        ({"image": "a.png", "conversations": turns[::-1]}, "no question of a human"),
+        ({"image": "a.png"}, "field `conversations` is missing"),
         ({"image": "a.png", "conversations": [{"from": "human", "value": None}, turns[1]]}, "conversations.0.value"),
     ]:  # fmt: skip
         small.write(tmp_path / "l.json", json.dumps([entry]))
@@ -290,7 +293,8 @@ def test_what_normalisation_empties_scores_nothing(prediction):
 @pytest.mark.parametrize(
     ("text", "letter"),
     [("The answer is B.", "B"), ("Answer: B", "B"), ("**B**", "B"), ("(B)", "B"), ("B. steam", "B"), ("b", "B"), ("**Answer:** (B)", "B"),
-     ("The correct answer is (B) because it is hot", "B"), ("I think (B)", "B"), ("B - steam", "B"), ("the answer is b", "B"), ("Option B", "B"),
+     ("The correct answer is (B) because it is hot", "B"), ("I think (B)", "B"), ("B - steam", "B"), ("the answer is b", "B"),
+     ("Option B", "B"),
      ("a dog", ""), ("The answer is a dog", ""), ("boat", ""), ("Because", ""), ("", ""), ("I see (A), or maybe (B)", "")],
 )  # fmt: skip
 def test_letters_in_the_forms_models_use(text, letter):

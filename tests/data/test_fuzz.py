@@ -47,7 +47,8 @@ LISTS = {
     "aircraft": ("test", "images_variant_test.txt", {"variants.txt": "n1\ncat\n"}), "pets": ("test", "annotations/test.txt", {}),
     "sun397": ("Testing_01", "Partitions/Testing_01.txt", {"Partitions/ClassName.txt": "/a/abbey\n/b/bar\n"}),
     "tiny-imagenet": ("val", "val/val_annotations.txt", {"wnids.txt": "n1\nn2\n"}), "imagenet": ("val", "LOC_val_solution.csv", {}),
-    "stl10": ("test", "test_y.bin", {"test_X.bin": "\0" * 27648, "class_names.txt": "a\nb\n"}), "cifar10": ("test", "test_batch.bin", {"batches.meta.txt": "a\nb\n"}),
+    "stl10": ("test", "test_y.bin", {"test_X.bin": "\0" * 27648, "class_names.txt": "a\nb\n"}),
+    "cifar10": ("test", "test_batch.bin", {"batches.meta.txt": "a\nb\n"}),
 }  # fmt: skip
 
 
@@ -72,14 +73,17 @@ def test_any_bytes_as_a_list_of_labelled_images(layout, content, tmp_path):
 
 
 FIELDS = ["questions", "annotations", "data", "question_id", "image_id", "question", "answers", "answer", "multiple_choice_answer", "choices", "image",
-          "images", "filename", "split", "sentences", "raw", "id", "file_name", "caption", "question_type", "answer_type", "questionId", "imgname", "query", "label", "dataset_name", "image_path", "type"]  # fmt: skip
+          "images", "filename", "split", "sentences", "raw", "id", "file_name", "caption", "question_type", "answer_type",
+          "questionId", "imgname", "query", "label", "dataset_name", "image_path", "type"]  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([*WORDS, "val"]),
     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=5), max_leaves=10,
 )  # fmt: skip
 FILES = {
-    "vqav2": ["v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"], "scienceqa": ["problems.json", "pid_splits.json"],
-    "textvqa": ["TextVQA_0.5.1_val.json"], "vizwiz": ["Annotations/val.json"], "mme": ["color/1.txt"], "gqa": ["testdev_balanced_questions.json"],
+    "vqav2": ["v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"],
+    "scienceqa": ["problems.json", "pid_splits.json"],
+    "textvqa": ["TextVQA_0.5.1_val.json"], "vizwiz": ["Annotations/val.json"], "mme": ["color/1.txt"],
+    "gqa": ["testdev_balanced_questions.json"],
     "chartqa": ["test/test_human.json", "test/test_augmented.json"], "docvqa": ["val_v1.0.json"], "ocrbench": ["OCRBench.json"],
 }  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Any table of the hub as questions, conversations, captions, masks or classes: a set, or one line without control characters, within a second."""
+"""Any table of the hub as questions, conversations, captions, masks or classes: a set, or one line without control characters,
+within a second."""
 
 from __future__ import annotations
 
@@ -34,13 +35,16 @@ ENCODED = st.sampled_from(
 # Layout -> the cells that fit each of its columns.
 FITTING = {
     "vqav2": {"question_id": NUMBERS, "image_id": NUMBERS, "question": WORDS, "answers": CELLS[4]},
-    "pope": {"question": WORDS, "answer": WORDS, "category": WORDS}, "gqa": {"id": WORDS, "imageId": WORDS, "question": WORDS, "answer": WORDS},
+    "pope": {"question": WORDS, "answer": WORDS, "category": WORDS},
+    "gqa": {"id": WORDS, "imageId": WORDS, "question": WORDS, "answer": WORDS},
     "textvqa": {"question_id": NUMBERS, "image_id": WORDS, "question": WORDS, "answers": CELLS[4]},
-    "vizwiz": {"question_id": WORDS, "question": WORDS, "answers": CELLS[4]}, "scienceqa": {"question": WORDS, "choices": CELLS[4], "answer": NUMBERS},
+    "vizwiz": {"question_id": WORDS, "question": WORDS, "answers": CELLS[4]},
+    "scienceqa": {"question": WORDS, "choices": CELLS[4], "answer": NUMBERS},
     "mme": {"question_id": WORDS, "question": WORDS, "answer": WORDS, "category": WORDS}, "llava": {"conversations": CELLS[5]},
     "tallyqa": {"qa": st.lists(st.fixed_dictionaries({"question": WORDS, "answer": WORDS}), max_size=3)},
     **{k: {"answer": CELLS[4], "file_name": WORDS, "bbox": st.lists(st.floats(-2, 14), min_size=4, max_size=4)} for k in ("refcoco", "refcoco-places")},
-    "chartqa": {"type": WORDS, "question": WORDS, "answer": WORDS}, "ocrbench": {"dataset": WORDS, "question": WORDS, "question_type": WORDS, "answer": CELLS[4]},
+    "chartqa": {"type": WORDS, "question": WORDS, "answer": WORDS},
+    "ocrbench": {"dataset": WORDS, "question": WORDS, "question_type": WORDS, "answer": CELLS[4]},
     "docvqa": {"questionId": WORDS, "question": WORDS, "answers": CELLS[4], "question_types": CELLS[4], "ucsf_document_id": WORDS},
     "karpathy": {"caption": CELLS[4], "filename": WORDS, "split": WORDS}, "captions": {"caption": WORDS},
     "segmentation": {"annotation": ENCODED}, "voc": {"mask": ENCODED}, "coco-stuff": {"mask": ENCODED}, "ade20k": {"annotation": ENCODED},

@@ -128,7 +128,8 @@ def test_the_record_holds_the_commit_and_the_screen_says_what_was_read_instead(c
     llm = make("llama", tmp_path / "llm", context=512)
     settings = [f"pope.recipe={_recipe(tmp_path, train)}", "pope.prompt.max_new_tokens=2"]
     (record,) = evaluate(
-        ["random:nano"], ["pope"], data="hub", llm=llm.name, settings=settings, out=tmp_path / "out", cache=tmp_path / "c", progress=Collected()
+        ["random:nano"], ["pope"], data="hub", llm=llm.name, settings=settings, out=tmp_path / "out", cache=tmp_path / "c",
+        progress=Collected()
     )  # fmt: skip
     assert record.status == "done", record.reason
     assert record.data["revisions"] == {"lmms-lab-encoder/POPE": OTHER}
@@ -263,7 +264,8 @@ def test_captions_by_karpathys_split(task, repo, cache, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"caption": []}, "row 1: field `captions`.*at least 1"), ({"caption": ["a", " "]}, "row 1: field `captions.1`: expected text that is not blank"),
+        ({"caption": []}, "row 1: field `captions`.*at least 1"),
+        ({"caption": ["a", " "]}, "row 1: field `captions.1`: expected text that is not blank"),
         ({"filename": "2.jpg"}, "rows 1 and 2 are both about image 2.jpg"), ({"filename": "a\x00"}, "null character"),
         ({"image": None}, "row 1: .*holds no image"),
     ],

@@ -97,7 +97,8 @@ def test_own_folders(tmp_path):
 
 
 @pytest.mark.parametrize("array,message", [
-    (np.full((2, 2, 3), 2.0), r"holds a vector of length 3\.46; expected unit vectors"), (np.zeros((2, 2)), r"holds float64 of shape \(2, 2\)"),
+    (np.full((2, 2, 3), 2.0), r"holds a vector of length 3\.46; expected unit vectors"),
+    (np.zeros((2, 2)), r"holds float64 of shape \(2, 2\)"),
     (np.zeros((2, 2, 3), np.uint8), "holds uint8; expected unit vectors as floats"),
 ])  # fmt: skip
 def test_files_of_another_form_are_refused(tmp_path, array, message):

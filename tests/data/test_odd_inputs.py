@@ -77,7 +77,8 @@ def test_captions(name, text, words, tmp_path):
     [
         ("+1 0 1", None, "label '.1' stands among numbers"), ("0.0 1.0 1.0", None, "'0.0' stands among numbers or is one of another form"),
         ("0x0 0x1 0x1", None, "'0x0'"), ("cat 1 cat", None, "'cat' stands among numbers"), ("nan 0 1", None, "'nan'"),
-        ("\u0660 \u0661 \u0661", None, "one of another form"), ("1 2 1", ["1", "2"], "label 1 is the name of class 0 and the number of another"),
+        ("\u0660 \u0661 \u0661", None, "one of another form"),
+        ("1 2 1", ["1", "2"], "label 1 is the name of class 0 and the number of another"),
     ],
 )  # fmt: skip
 def test_labels(labels, classes, words, tmp_path):

@@ -128,7 +128,8 @@ def test_a_users_questions(tmp_path):
     image(tmp_path / "a.png")
     file = tmp_path / "q.jsonl"
     file.write_text(
-        '{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", "answer": "so"}\n'
+        '{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", '
+        '"answer": "so"}\n'
     )
     found = read_questions(DataSpec(layout="vqa", questions=str(file)), "")
     assert [q.answer for q in found.questions] == ["red", "so"] and found.questions[0].answers == ("red", "red", "blue")
@@ -208,7 +209,8 @@ def test_hub_layout_from_a_local_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = {
         "id": ["0", "1"], "question_id": ["1", "2"], "question": ["Is there a dog in the image?"] * 2, "answer": ["yes", "no"],
-        "image_source": ["COCO_1", "COCO_2"], "category": ["random", "random"], "image": [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (10, 200)],
+        "image_source": ["COCO_1", "COCO_2"], "category": ["random", "random"],
+        "image": [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (10, 200)],
     }  # fmt: skip
     features = datasets.Features({**{k: datasets.Value("string") for k in rows if k != "image"}, "image": datasets.Image()})
     repo = tmp_path / "POPE"

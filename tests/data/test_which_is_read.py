@@ -256,7 +256,8 @@ def test_cells_that_hold_nothing_are_not_read_as_text(layout, cells, words):
 
 def test_a_level_is_a_column_of_its_own(tmp_path):
     features = datasets.Features({
-        "img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b", "c"]), "coarse_label": datasets.ClassLabel(names=["x", "y"]),
+        "img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b", "c"]),
+        "coarse_label": datasets.ClassLabel(names=["x", "y"]),
     })  # fmt: skip
     rows = [{"img": {"bytes": small.image_bytes(k), "path": None}, "fine_label": k, "coarse_label": k % 2} for k in range(3)]
     repo = small.repository(tmp_path / "repo", {"default": ("test", datasets.Dataset.from_list(rows, features=features))})

@@ -181,7 +181,8 @@ CASES: dict[str, dict] = {
     "levljepa plain heads": {"head": [], "predict": []},
     "direct": {"objective": "direct", "predict": None}, "direct no sigreg": {"objective": "direct", "predict": None, "lv": 0.0, "lt": 0.0},
     "plus": {"objective": "plus"}, "plus pad77 cosine": {"objective": "plus", "readout": "pad77", "align": "cosine", "lm": 0.1},
-    "plus first form": {"objective": "plus", "each": True}, "plus first form cosine": {"objective": "plus", "each": True, "align": "cosine"},
+    "plus first form": {"objective": "plus", "each": True},
+    "plus first form cosine": {"objective": "plus", "each": True, "align": "cosine"},
     "clip": {"objective": "clip", "predict": None}, "clip pad77": {"objective": "clip", "predict": None, "readout": "pad77"},
     "siglip": {"objective": "siglip", "predict": None}, "siglip pad77": {"objective": "siglip", "predict": None, "readout": "pad77"},
 }  # fmt: skip

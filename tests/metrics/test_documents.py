@@ -1,4 +1,5 @@
-"""Scores of questions about charts, documents and text in images, against lmms-eval's own functions on the same predictions, to the digit."""
+"""Scores of questions about charts, documents and text in images, against lmms-eval's own functions on the same predictions, to
+the digit."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from levl_eval.engines.vlm.scoring import estimates
 from levl_eval.metrics.documents import anls, edit_distance, ocrbench_correct, relaxed_correct
 
 TEXTS = [
-    "", " ", "cat", "Cat", "a  cat", "The cat.", "cats", "carpet", "12", "12.0", "12.5", "12.7", "12%", "0.12", "%", "0", "0.0", "-3", "-3.1", "1e3",
+    "", " ", "cat", "Cat", "a  cat", "The cat.", "cats", "carpet", "12", "12.0", "12.5", "12.7", "12%", "0.12", "%", "0", "0.0",
+    "-3", "-3.1", "1e3",
     "1,000", "1000", "nan", "inf", "stra\u00dfe", "STRASSE", "\u00c9t\u00e9", "line\nbreak", "x ^ { 2 }", "x^{2}", "X^{2}", "Yes", "no",
 ]  # fmt: skip
 
@@ -76,7 +78,8 @@ def test_anls_of_a_set_has_its_own_name_and_several_labels_a_question():
 
 
 KINDS = [
-    "Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition", "Handwriting Recognition", "Digit String Recognition",
+    "Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition", "Handwriting Recognition",
+    "Digit String Recognition",
     "Non-Semantic Text Recognition", "Scene Text-centric VQA", "Doc-oriented VQA", "Key Information Extraction",
     "Handwritten Mathematical Expression Recognition",
 ]  # fmt: skip

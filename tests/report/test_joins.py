@@ -37,13 +37,15 @@ def job(
         "text": {},
     }
     identity = JobIdentity(
-        backbone, task, task, {"engine": 1}, protocol or {"epochs": 10}, DataIdentity(test, (train,) if train else (), validation, {"test": ["o"]}), seed, device,
+        backbone, task, task, {"engine": 1}, protocol or {"epochs": 10},
+        DataIdentity(test, (train,) if train else (), validation, {"test": ["o"]}), seed, device,
         {"score_size": 64}, {"encoder": precision}, language_model, limit,
     )  # fmt: skip
     r = Record.model_validate(
         {
             "backbone": {
-                "name": name, "uri": f"py:{name}", "weights_sha256": weights, "code": backbone["code"], "preprocess": backbone["preprocess"],
+                "name": name, "uri": f"py:{name}", "weights_sha256": weights, "code": backbone["code"],
+                "preprocess": backbone["preprocess"],
                 "text": {}, "info": {"architecture": NANO, **(info or {})},
             },
             "task": task, "engine": task, "main_metric": metric, "protocol": {}, "protocol_hash": "", "seed": seed,

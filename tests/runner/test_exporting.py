@@ -73,7 +73,8 @@ def test_a_folder_as_safetensors_with_tokens(world, tmp_path, monkeypatch):
         ({}, "f.parquet", "either --task T or --images DIR"), ({"task": "knn", "images": "x"}, "f.parquet", "either --task"),
         ({"task": "knn"}, "f.csv", "ends in none of"), ({"task": "knn", "readout": "patches"}, "f.parquet", "patch tokens"),
         ({"task": "ade20k"}, "f.parquet", "reads no classified images"), ({"images": "nowhere"}, "f.parquet", "no such folder"),
-        ({"task": "attentive"}, "f.parquet", "patch tokens"), ({"task": "zeroshot", "part": "train"}, "f.parquet", "trains nothing"), ({"task": "knm"}, "f.parquet", "knn"),
+        ({"task": "attentive"}, "f.parquet", "patch tokens"),
+        ({"task": "zeroshot", "part": "train"}, "f.parquet", "trains nothing"), ({"task": "knm"}, "f.parquet", "knn"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_told_before_anything_is_computed(world, tmp_path, monkeypatch, options, out, message):

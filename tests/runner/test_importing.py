@@ -49,7 +49,8 @@ def test_two_systems_are_compared_by_the_paired_test(world, tmp_path, monkeypatc
     # The second as lmms-eval logs it, with every second answer wrong.
     turned = {"yes": "No.", "no": "Yes."}
     bad = [
-        {"doc": {"question_id": q.question_id}, "filtered_resps": [q.answer if k % 2 else turned[q.answer]]} for k, q in enumerate(test.questions)
+        {"doc": {"question_id": q.question_id}, "filtered_resps": [q.answer if k % 2 else turned[q.answer]]} for k,
+        q in enumerate(test.questions)
     ]  # fmt: skip
     for name, rows in (("good", good), ("bad", bad)):
         words = [
@@ -161,11 +162,15 @@ def write_masks(folder, test, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[1:], "no prediction for 1 of"), (lambda rows: [*rows, {"id": "strange", "prediction": 0}], "1 predictions are for no image"),
-        (lambda rows: [*rows, rows[0]], "entry 49: id .* stands twice"), (lambda rows: [{**rows[0], "prediction": "unicorn"}, *rows[1:]], "'unicorn' is none of"),
-        (lambda rows: [{**rows[0], "prediction": 99}, *rows[1:]], "99 is none of"), (lambda rows: [{"id": rows[0]["id"]}, *rows[1:]], "entry 1: has no prediction"),
+        (lambda rows: rows[1:], "no prediction for 1 of"),
+        (lambda rows: [*rows, {"id": "strange", "prediction": 0}], "1 predictions are for no image"),
+        (lambda rows: [*rows, rows[0]], "entry 49: id .* stands twice"),
+        (lambda rows: [{**rows[0], "prediction": "unicorn"}, *rows[1:]], "'unicorn' is none of"),
+        (lambda rows: [{**rows[0], "prediction": 99}, *rows[1:]], "99 is none of"),
+        (lambda rows: [{"id": rows[0]["id"]}, *rows[1:]], "entry 1: has no prediction"),
         (lambda rows: [{"prediction": 0}, *rows[1:]], "entry 1: has no id"), (lambda rows: ["x"], "entry 1: expected an object"),
-        (lambda rows: [{**rows[0], "prediction": True}, *rows[1:]], "entry 1: has no prediction"), (lambda rows: [], "holds no predictions"),
+        (lambda rows: [{**rows[0], "prediction": True}, *rows[1:]], "entry 1: has no prediction"),
+        (lambda rows: [], "holds no predictions"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_line(world, tmp_path, monkeypatch, change, message):

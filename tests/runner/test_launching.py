@@ -63,7 +63,8 @@ def test_values_with_commas_and_what_becomes_of_them():
     ("words", "wrong"),
     [
         (["--jobs", "2"], "--jobs: goes with --launcher"), (["--launcher", "slurm", "--slurm", "gpus=1"], "no time limit"),
-        (["--launcher", "local", "--slurm", "gpus=1"], "--slurm: goes with --launcher slurm"), (["--launcher", "local", "--jobs", "0"], "--jobs 0"),
+        (["--launcher", "local", "--slurm", "gpus=1"], "--slurm: goes with --launcher slurm"),
+        (["--launcher", "local", "--jobs", "0"], "--jobs 0"),
         (["--launcher", "local", "--workers", "2"], "--workers: a copy is one process"), (["--launcher", "local"], "--out DIR"),
         (["--launcher", "slurm", "--slurm", "time=9,gpus=4"], "a copy uses one GPU; gpus=1 and --jobs 4"),
         (["--launcher", "slurm", "--slurm", "time=9", "--device", "cuda", "--out", "o"], "asks for no GPU"),

@@ -106,7 +106,8 @@ def test_a_named_relation_is_true():
     found = 0
     for i, text in captions(4000, 4):
         m = re.search(
-            rf"(\w+) ({'|'.join(phrases)}) (?:an?|the) (?:{'|'.join((*COLORS, 'small', 'little', 'nice', 'old', 'lovely', 'toy', 'big'))})? ?(\w+)",
+            rf"(\w+) ({'|'.join(phrases)}) (?:an?|the) "
+            rf"(?:{'|'.join((*COLORS, 'small', 'little', 'nice', 'old', 'lovely', 'toy', 'big'))})? ?(\w+)",
             text.lower(),
         )
         if m:

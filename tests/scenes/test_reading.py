@@ -1,4 +1,5 @@
-"""Questions about print, letters and comparisons have the answers that the scene gives, no answer is the easier guess, and readers take the files."""
+"""Questions about print, letters and comparisons have the answers that the scene gives, no answer is the easier guess, and
+readers take the files."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def read_off(what, question):
         return f"{min(metres, key=metres.get)} is closer"
     return {
         "How many lines does the sign have": str(len(what.lines)), "what is written in the image": what.lines and what.lines[0].word,
-        "what is the number in the image": what.lines and what.lines[0].number, "What is the first word on the sign": what.lines and what.lines[0].word,
+        "what is the number in the image": what.lines and what.lines[0].number,
+        "What is the first word on the sign": what.lines and what.lines[0].word,
     }[text]  # fmt: skip
 
 

@@ -42,7 +42,8 @@ def scored_outcome(
     context: Context[MetresFields], sets: tuple[DepthSet, DepthSet], fitted: Predictor, blind: Predictor, notes: Mapping[str, object],
     seconds: dict[str, float],
 ) -> Outcome:  # fmt: skip
-    """What a trained head is worth on the test set. sets: training and test set; blind: the floor. Raises LevlError where nothing is scored."""
+    """What a trained head is worth on the test set. sets: training and test set; blind: the floor. Raises LevlError where nothing
+    is scored."""
     card, test = context.card, sets[1]
     started = time.monotonic()
     kept, unsighted, names, empty = [], [], [], []
@@ -76,7 +77,8 @@ def _depths(context: Context[MetresFields], sets: tuple[DepthSet, DepthSet]) -> 
     out: dict[str, object] = {"train": asdict(train), "test": asdict(test)}
     if low > 0 and high > _APART * low:
         out["warning"] = (
-            f"the middle depth is {train.median:.3g} m in training and {test.median:.3g} m in the test set: are both stored in the unit that "
+            f"the middle depth is {train.median:.3g} m in training and {test.median:.3g} m in the test set: are both stored in "
+            "the unit that "
             "`depth_scale` (`test_depth_scale`) says?"
         )
         context.progress.say(f"  {context.card.name}: {out['warning']}")

@@ -98,8 +98,9 @@ def fill(parts: Sequence[Labelled], most: int | None, sampling: str, seed: int, 
 def nearest(queries: Tensor, memory: Memory, k: int) -> tuple[Tensor, Tensor]:
     """Cosines [Q, k] and places [Q, k] in the memory of the k nearest of queries [Q, D], best first, by matrix products in blocks.
 
-    Exact: every query meets every patch of the memory, in float32. Which of equal ones at the k-th place are kept is torch's choice, and may
-    depend on KEYS; to settle it (engines.nearest.largest) moves an oracle's mIoU by a hundredth of a point, so it waits for the next version.
+    Exact: every query meets every patch of the memory, in float32. Which of equal ones at the k-th place are kept is torch's
+    choice, and may depend on KEYS; to settle it (engines.nearest.largest) moves an oracle's mIoU by a hundredth of a point, so it
+    waits for the next version.
     """
     query = F.normalize(queries.float(), dim=-1)
     best = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long, device=query.device)

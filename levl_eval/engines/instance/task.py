@@ -1,7 +1,8 @@
 """Instance retrieval: the images of a query's place or thing ranked by the cosine of one vector an image. Nothing is trained.
 
-Revisited Oxford and Paris (Radenovic et al., CVPR 2018): medium finds easy and hard images, hard the hard ones alone; what does not count at a level
-(junk, and at hard the easy ones) is taken out of the list before precision is measured. Queries without an image to find are left out of a level.
+Revisited Oxford and Paris (Radenovic et al., CVPR 2018): medium finds easy and hard images, hard the hard ones alone; what does
+not count at a level (junk, and at hard the easy ones) is taken out of the list before precision is measured. Queries without an
+image to find are left out of a level.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Multi-view correspondence on NAVI as Probe3D measures it (El Banani et al., CVPR 2024): points of an object found in another view of it by
-their tokens, the error in space. Nothing is trained.
+"""Multi-view correspondence on NAVI as Probe3D measures it (El Banani et al., CVPR 2024): points of an object found in another
+view of it by their tokens, the error in space. Nothing is trained.
 
-``recall`` is the mean over pairs of the share of a pair's kept matches that are less than ``threshold_cm`` off; ``recall/A-B`` that of the pairs
-whose views are turned by A to less than B degrees. Pairs follow from the card: see :func:`pairs_of`.
+``recall`` is the mean over pairs of the share of a pair's kept matches that are less than ``threshold_cm`` off; ``recall/A-B``
+that of the pairs whose views are turned by A to less than B degrees. Pairs follow from the card: see :func:`pairs_of`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Pair:
 
 
 def pairs_of(views: tuple[View, ...], card: MultiviewCard) -> list[Pair]:
-    """Of all views in order every ``every``-th one, paired with one of its scene's others that are turned by more than 0 and at most ``max_angle``
-    degrees, drawn alike by ``random.Random`` of "pair_seed/image"; a view that has none is in no pair.
+    """Of all views in order every ``every``-th one, paired with one of its scene's others that are turned by more than 0 and at
+    most ``max_angle`` degrees, drawn alike by ``random.Random`` of "pair_seed/image"; a view that has none is in no pair.
 
     Probe3D's rule. Its own draws follow from the order in which a folder lists its files, and cannot be had again.
     """
@@ -70,7 +70,8 @@ def pairs_of(views: tuple[View, ...], card: MultiviewCard) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Scored:
-    """right: threshold in metres -> [pairs] the share of right matches; floors: name -> [pairs] at the card's threshold; errors: [pairs] median metres."""
+    """right: threshold in metres -> [pairs] the share of right matches; floors: name -> [pairs] at the card's threshold; errors:
+    [pairs] median metres."""
 
     pairs: list[Pair]
     right: dict[float, np.ndarray]
@@ -166,8 +167,8 @@ def metrics_of(scored: Scored, card: MultiviewCard) -> dict[str, Estimate]:
 
 
 def samples_of(scored: Scored, card: MultiviewCard) -> Iterator[Sample]:
-    """One row a pair; the image it is of is the target. Where the main metric is the mean of the ranges of angles, a pair's range is its split,
-    over which paired differences are averaged as the metric is, and pairs in none of them have no row."""
+    """One row a pair; the image it is of is the target. Where the main metric is the mean of the ranges of angles, a pair's range
+    is its split, over which paired differences are averaged as the metric is, and pairs in none of them have no row."""
     main = next(iter(scored.right.values()))
     per_bin, strata = card.main_metric == "recall_mean_of_bins", strata_of(scored.pairs, card)
     for k, p in enumerate(scored.pairs):
@@ -192,12 +193,14 @@ def run(context: Context[MultiviewCard]) -> Outcome:
     pairs = pairs_of(test.views, card)
     if not pairs:
         raise LevlError(
-            f"{test.images.source}: no view has another one of its object turned by at most {card.max_angle:g} degrees; raise --limit or max_angle"
+            f"{test.images.source}: no view has another one of its object turned by at most {card.max_angle:g} degrees; raise "
+            "--limit or max_angle"
         )
     if card.main_metric == "recall_mean_of_bins" and (strata_of(pairs, card) < 0).all():
         edges = ", ".join(f"{e:g}" for e in card.angle_bins)
         raise LevlError(
-            f"{test.images.source}: none of its {len(pairs)} pairs is turned by an angle in the field `angle_bins` ({edges}), of which `main_metric` "
+            f"{test.images.source}: none of its {len(pairs)} pairs is turned by an angle in the field `angle_bins` ({edges}), of "
+            "which `main_metric` "
             "is the mean; give ranges up to `max_angle`"
         )
     started = time.monotonic()

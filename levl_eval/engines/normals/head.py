@@ -42,8 +42,8 @@ class NormalTokens(LabelledTokens):
 
 
 def normal_loss(outputs: Tensor, truth: Tensor) -> Tensor:
-    """Mean over flat outputs [n, 3 or 4] against unit vectors [n, 3]: the angle; with a fourth output x the negative log-likelihood of the angle
-    a under kappa = elu(x) + 1.01: ln(1 + exp(-kappa pi)) - ln(kappa^2 + 1) + kappa a."""
+    """Mean over flat outputs [n, 3 or 4] against unit vectors [n, 3]: the angle; with a fourth output x the negative
+    log-likelihood of the angle a under kappa = elu(x) + 1.01: ln(1 + exp(-kappa pi)) - ln(kappa^2 + 1) + kappa a."""
     angle = F.cosine_similarity(outputs[:, :3], truth, dim=1).clamp(-1 + _EPS, 1 - _EPS).acos()
     if outputs.shape[1] == 3:
         return angle.mean()

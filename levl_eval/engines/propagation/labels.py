@@ -1,4 +1,5 @@
-"""Labels carried from frame to frame by alike tokens, as DINO does (Caron et al., ICCV 2021; facebookresearch/dino, eval_video_segmentation.py)."""
+"""Labels carried from frame to frame by alike tokens, as DINO does (Caron et al., ICCV 2021; facebookresearch/dino,
+eval_video_segmentation.py)."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def enlarged(maps: Tensor, side: tuple[int, int], size: tuple[int, int]) -> np.n
 
 
 def neighbourhood(grid: tuple[int, int], radius: int, rows: slice, device: torch.device) -> Tensor:
-    """bool [tokens in ``rows``, h w]: which tokens lie at most ``radius`` rows and columns away from each one of a slice of them; 0: all."""
+    """bool [tokens in ``rows``, h w]: which tokens lie at most ``radius`` rows and columns away from each one of a slice of them;
+    0: all."""
     height, width = grid
     at = torch.arange(height * width, device=device)
     if not radius:

@@ -155,8 +155,8 @@ class Fitted:
 def majority_map(fitted: Fitted, labels: np.ndarray, classes: int, ignore: int) -> Callable[[tuple[int, int]], Tensor]:
     """The floor without an image: size -> labels [H, W] of the most frequent class at each place of the training masks.
 
-    labels: [N V, h, w] as the head is trained on, ``ignore`` where void. How often each class is there takes the place of a head's logits, so that
-    windows and upsampling are the same.
+    labels: [N V, h, w] as the head is trained on, ``ignore`` where void. How often each class is there takes the place of a
+    head's logits, so that windows and upsampling are the same.
     """
     many = len(fitted.views.boxes) if fitted.views else 1
     shares = [class_shares(labels[v::many], classes, ignore) for v in range(many)]

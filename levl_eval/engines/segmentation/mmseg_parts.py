@@ -107,7 +107,8 @@ class TaskImages(Dataset[dict[str, object]]):
         pixels = np.ascontiguousarray(np.asarray(self.data.images.open(name))[..., ::-1])
         results = {
             "img": pixels, "img_shape": pixels.shape[:2], "ori_shape": pixels.shape[:2], "img_path": name, "seg_map_path": name,
-            "seg_fields": [], "reduce_zero_label": False, "levl_mask": np.where(mask == self.data.ignore_index, VOID, mask).astype(np.uint8),
+            "seg_fields": [], "reduce_zero_label": False,
+            "levl_mask": np.where(mask == self.data.ignore_index, VOID, mask).astype(np.uint8),
         }  # fmt: skip
         with seeded(int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])):
             out: dict[str, object] = self.pipeline(results)

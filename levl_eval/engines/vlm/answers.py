@@ -58,7 +58,8 @@ class Entry(NamedTuple):
 
 class Journal:
     """Answers as they come, appended, one file a process. A line is [checksum, entries] of one image, an entry [question id, text,
-    likelihoods] with a 1 behind them where the answer was cut; the checksum is over the journal's key too. A line torn by a crash is forgotten, any other broken one is said.
+    likelihoods] with a 1 behind them where the answer was cut; the checksum is over the journal's key too. A line torn by a crash
+    is forgotten, any other broken one is said.
     """
 
     def __init__(self, path: Path) -> None:

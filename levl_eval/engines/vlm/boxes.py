@@ -21,7 +21,8 @@ def right_box(question: Question) -> Box:
     box = read_box(question.answers[0] if question.answers else question.answer)
     if box is None or box[2] <= box[0] or box[3] <= box[1]:
         raise UsageError(
-            f"scorer box: question {printable(question.question_id)[:200]}: its answer is no box [left, top, right, bottom] with left below right and top below bottom; correct it"
+            f"scorer box: question {printable(question.question_id)[:200]}: its answer is no box [left, top, right, bottom] with "
+            "left below right and top below bottom; correct it"
         )
     return box
 
@@ -35,7 +36,8 @@ def overlap(question: Question, text: str) -> float:
 def box_estimates(questions: Sequence[Question], answers: Mapping[str, str], scores: np.ndarray) -> dict[str, Estimate]:
     """Beside the accuracy, whose ``scores`` are given [questions]: other thresholds, mean overlap, centres, answers that are no box.
 
-    ``floor_median_box``: every answer the median of the set's own boxes, coordinate by coordinate; ``gain_over_median_box`` is paired with it.
+    ``floor_median_box``: every answer the median of the set's own boxes, coordinate by coordinate; ``gain_over_median_box`` is
+    paired with it.
     ``ceiling_rounded``: the right boxes as the answers write them.
     """
     images = np.array([q.image_id for q in questions])

@@ -59,7 +59,8 @@ def _chat_text(spec: PromptSpec, language: LanguageModel) -> str:
         return out
     except Exception as e:  # templates are programs of their own and raise what they like
         raise UsageError(
-            f"{language.name}: its chat template refuses the prompt ({' '.join(str(e).split())[:120]}); change `prompt.system` or `prompt.user`"
+            f"{language.name}: its chat template refuses the prompt ({' '.join(str(e).split())[:120]}); change `prompt.system` "
+            "or `prompt.user`"
         ) from e
 
 
@@ -101,8 +102,9 @@ _FIELD = re.compile(r"\{\w*\}")  # what looks like a place to be filled
 def make_prompt(spec: PromptSpec, language: LanguageModel) -> Prompt:
     """The prompt for a language model, through its chat template where :func:`asks_by_template`.
 
-    Raises UsageError where the template lacks {image} or {question}, has them in the wrong order, or has another field; where a chat template is
-    wanted and there is none, or it drops or repeats what the user says; and where the tokenizer merges across the border of prompt and answer.
+    Raises UsageError where the template lacks {image} or {question}, has them in the wrong order, or has another field; where a
+    chat template is wanted and there is none, or it drops or repeats what the user says; and where the tokenizer merges across
+    the border of prompt and answer.
     """
     chat = asks_by_template(language, spec)
     field, given = ("prompt.user", spec.user) if chat else ("prompt.template", spec.template)

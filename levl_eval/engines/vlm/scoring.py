@@ -28,7 +28,8 @@ _ENOUGH = 4  # annotators
 _TEN = ("vqav2", "textvqa", "vizwiz")  # scorers made for ten annotators a question
 _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[.:)\],].*|\s[-\u2013\u2014]\s.*)?$", re.DOTALL)
 _NAMED = re.compile(
-    r"\b(?i:answer|option|choice|it)\b(?i:\s+(?:is|would be|should be))?(?i:\s+(?:option|choice))?\s*[:=]?\s*[(\[]?([A-Za-z])(?=[.:)\],]|\s*$|\s)"
+    r"\b(?i:answer|option|choice|it)\b(?i:\s+(?:is|would be|should "
+    r"be))?(?i:\s+(?:option|choice))?\s*[:=]?\s*[(\[]?([A-Za-z])(?=[.:)\],]|\s*$|\s)"
 )
 _BRACKETS = re.compile(r"\(([A-Z])\)")
 
@@ -54,12 +55,13 @@ def chosen_letter(text: str) -> str:
 
 
 def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
-    """Raises UsageError where some of the questions have no answer, or a rule for ten annotators meets one with so few answers that it could never score 1: an answer counts
-    whole where three of the others gave it, and each annotator is left out in turn."""
+    """Raises UsageError where some of the questions have no answer, or a rule for ten annotators meets one with so few answers
+    that it could never score 1: an answer counts whole where three of the others gave it, and each annotator is left out in turn."""
     bare = [q for q in questions if not q.answer.strip() and not any(a.strip() for a in q.answers)]
     if 0 < len(bare) < len(questions):
         raise UsageError(
-            f"{len(bare)} of {len(questions)} questions have no answer, first {printable(bare[0].question_id)}: none given to them could be right; take the "
+            f"{len(bare)} of {len(questions)} questions have no answer, first {printable(bare[0].question_id)}: none given to "
+            "them could be right; take the "
             "published file, or leave them out"
         )
     few = [q for q in questions if 0 < (len(q.answers) or bool(q.answer)) < _ENOUGH] if scorer in _TEN else []
@@ -67,8 +69,10 @@ def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
         count = len(few[0].answers) or 1
         words = "a single answer" if count == 1 else f"{count} answers"
         raise UsageError(
-            f"scorer {scorer}: {len(few)} of {len(questions)} questions have fewer than {_ENOUGH} answers, first {printable(few[0].question_id)} with "
-            f"{words}; its rule is made for ten annotators and could never score them 1: give all their answers, or set scorer to soft or exact"
+            f"scorer {scorer}: {len(few)} of {len(questions)} questions have fewer than {_ENOUGH} answers, first "
+            f"{printable(few[0].question_id)} with "
+            f"{words}; its rule is made for ten annotators and could never score them 1: give all their answers, or set scorer "
+            "to soft or exact"
         )
 
 
@@ -112,7 +116,8 @@ def weights(questions: Sequence[Question]) -> np.ndarray:
 
 
 def together(values: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
-    """Scores [questions], each question of a group (meta ``group``) scored 1 only where all of the group's are: pairs, circular evaluation."""
+    """Scores [questions], each question of a group (meta ``group``) scored 1 only where all of the group's are: pairs, circular
+    evaluation."""
     groups = [q.meta.get("group") for q in questions]
     if not any(groups):
         return values

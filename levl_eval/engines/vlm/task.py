@@ -83,7 +83,8 @@ def asked_of(
         more = f" ({len(long)} of {total} questions do not fit)" if len(long) > 1 else ""
         raise UsageError(
             f"{test.images.source}: {words}{more}, which exceed its context of {language.context}; use fewer image tokens "
-            "(connector.kind=resampler or unshuffle_mlp), a shorter question or a model with more positions, or let such rows fail (--skip-broken)"
+            "(connector.kind=resampler or unshuffle_mlp), a shorter question or a model with more positions, or let such rows "
+            "fail (--skip-broken)"
         )
     context.progress.say(
         f"  {context.card.name}: {len(long)} of {total} questions do not fit its context of {language.context} and fail: {words}"
@@ -141,7 +142,8 @@ def _how_answered(card: QuestionCard, resources: VQAResources, test: QuestionSet
     """Notes on the answering: how many questions in how long, by which arithmetic, asked in which form."""
     return {
         "questions": len(test.questions) - answers.resumed, "resumed": answers.resumed, "seconds": round(answers.seconds, 2),
-        "dtype": str(resources.language.dtype).removeprefix("torch."), "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
+        "dtype": str(resources.language.dtype).removeprefix("torch."),
+        "attention": getattr(resources.language.model.config, "_attn_implementation", ""),
         "chat": asks_by_template(resources.language, card.prompt), "cut": len(answers.cut),
     }  # fmt: skip
 
@@ -199,7 +201,8 @@ class Laps:
 
 
 def _measured(
-    context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, trained: Trained, visual_of: floors.VisualOf, asked: QuestionSet,
+    context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, trained: Trained, visual_of: floors.VisualOf,
+    asked: QuestionSet,
     answers: Answers,
 ) -> tuple[dict[str, Estimate], Reading]:  # fmt: skip
     """The metrics of a set with public answers, floors among them, and what they were read from."""

@@ -193,7 +193,8 @@ def test_further_cards_have_their_published_rules():
     "answers, said, expected",
     [
         (["the cat"], "Cat.", 1.0), (["cat"] * 2, "Cat", 1.0), (["cat", "dog"], "cat", 0.5), (["cat"] * 3, "cat", 1.0),
-        (["cat", "cat", "dog"], "cat", (0.5 + 0.5 + 1.0) / 3), (["cat"] * 4, "a cat", 1.0), (["cat"] * 3 + ["dog"] * 7, "cat", 0.9), (["cat"] * 3, "dog", 0.0),
+        (["cat", "cat", "dog"], "cat", (0.5 + 0.5 + 1.0) / 3), (["cat"] * 4, "a cat", 1.0),
+        (["cat"] * 3 + ["dog"] * 7, "cat", 0.9), (["cat"] * 3, "dog", 0.0),
     ],
 )  # fmt: skip
 def test_ones_own_questions_can_be_all_right_whatever_the_number_of_answers(answers, said, expected):
