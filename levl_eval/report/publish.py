@@ -261,6 +261,7 @@ def push(folder: Path, repo: str, kind: str = "model", create_pr: bool = True) -
     try:
         info = HfApi().upload_folder(
             repo_id=repo, repo_type=kind, folder_path=folder, create_pr=create_pr, commit_message="Evaluation results of levl-eval",
+            ignore_patterns=["*.tmp"],  # atomic_path's, of a publish that was killed
         )  # fmt: skip
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as e:
         why = printable(" ".join(str(e).split()))[:300]

@@ -192,6 +192,8 @@ def test_nothing_is_uploaded_unless_asked_for(run, tmp_path, capsys, monkeypatch
         calls[0]["repo_id"] == "lab/model" and calls[0]["create_pr"] is True and calls[0]["folder_path"].name == "levljepa-nano"
     )
     assert "https://hub/pr/1" in capsys.readouterr().out
+    left = [".README.md.r7uc2hou.tmp", "README.md"]  # the first by a publish that was killed
+    assert list(huggingface_hub.utils.filter_repo_objects(left, ignore_patterns=calls[0].get("ignore_patterns"))) == left[1:]
 
     def refused(self, **k):
         raise OSError("no token")
