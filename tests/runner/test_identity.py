@@ -218,7 +218,7 @@ def test_the_identity_of_a_plan_is_that_of_its_record(task, handle, tmp_path):
     )  # fmt: skip
     job = Job(handle, card, 3, identity, DataFacts(data))
     record = job.record("scenes", {}, {})
-    record.metrics = {}
+    record.metrics = {card.main_metric: Estimate(value=0.5)}
     path = write_record(tmp_path, record, [])
     assert path.stem == job.key and identity.hash[:20] in path.stem
     assert identity_of(read_record(path)) == identity or identity_of(read_record(path)).hash == identity.hash
