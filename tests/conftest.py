@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -56,6 +59,9 @@ def _cpu() -> float:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
     item.stash[CPU] = [_cpu()]
+    random.seed(0)  # the same draws whichever tests ran before in this worker
+    np.random.seed(0)
+    torch.manual_seed(0)
     try:
         return (yield)
     finally:
