@@ -96,10 +96,8 @@ def main() -> int:
     world = work / "world"
     make_scenes(world, size=64, counts=TINY, progress=Progress(quiet=True))
     os.environ["LEVL_CACHE"] = str(work / "warm")
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):  # imports, before the forks: what these share is there once
+    # imports, before the forks: what these share is there once
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         levl_eval([*words(world, work / "warm" / "out", 1), "--quiet"])
     print(f"{'processes':>9} {'seconds':>8} {'CPU s':>7} {'MiB':>7} {'records':>8} {'whole':>6} {'twice':>6}  table", flush=True)
     board, good = b"", True

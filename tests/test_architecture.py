@@ -82,17 +82,8 @@ def test_an_exception_is_for_what_is_there_and_no_more():
     assert over([("a", 60)], 60, {"a": 70}) == ["a needs no exception any more"]
 
 
-WORDS = {
-    "found",
-    "said",
-    "told",
-    "eye",
-    "shop",
-    "crew",
-    "desk",
-    "helped",
-    "picture",
-}  # say nothing of what they hold, or are retired
+# say nothing of what they hold, or are retired
+WORDS = {"found", "said", "told", "eye", "shop", "crew", "desk", "helped", "picture"}
 
 
 def test_variables_are_named_for_what_they_hold():

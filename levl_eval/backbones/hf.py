@@ -22,12 +22,8 @@ from levl_eval.models.tokenizer import check_words
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_UNUSED = (
-    "pooler.dense",
-    "position_ids",
-    "mask_token",
-    "decoder.",
-)  # weights no feature comes from; vit's dense pooler among them
+# weights no feature comes from; vit's dense pooler among them
+_UNUSED = ("pooler.dense", "position_ids", "mask_token", "decoder.")
 
 
 def as_patches(images: Tensor, patch: int) -> dict[str, Tensor]:

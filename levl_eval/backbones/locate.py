@@ -77,17 +77,15 @@ def _files(scheme: str, rest: str) -> tuple[Path, ...] | None:
     path = Path(rest.removeprefix("local-dir:")).expanduser()
     if scheme == "levl":
         return (path,) if path.is_file() else None
-    if (
-        scheme == "official" and path.is_file()
-    ):  # a step's weights by one of its two files; settings and tokenizer lie beside them
+    # a step's weights by one of its two files; settings and tokenizer lie beside them
+    if scheme == "official" and path.is_file():
         stem = path.name.replace("_text_step", "_vision_step")
         pair = {path.with_name(stem), path.with_name(stem.replace("_vision_step", "_text_step"))}
         there = tuple(sorted(p for p in (*pair, *path.parent.glob("*.json")) if p.is_file()))
         return there if any(p.name == "tokenizer.json" for p in there) else None
     if scheme in ("official", "hf", "timm", "open_clip") and path.is_dir():
         files = tuple(sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")))
-        alone = scheme != "official" or any(
-            p.name == "tokenizer.json" for p in files
-        )  # else GPT-2's is taken from the hub's cache
+        # else GPT-2's is taken from the hub's cache
+        alone = scheme != "official" or any(p.name == "tokenizer.json" for p in files)
         return files if alone else None
     return None  # the hub's, or a user's own Python: known once it is loaded

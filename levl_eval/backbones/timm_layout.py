@@ -126,9 +126,8 @@ def late_norm_of(model: object) -> nn.Module | None:
         name = type(norm).__name__
         over_channels = isinstance(norm, nn.LayerNorm) or name.startswith(("RmsNorm", "SimpleNorm"))
         width = getattr(norm, "normalized_shape", None)
-        inside = width is not None and width[-1] != getattr(
-            model, "num_features", width[-1]
-        )  # of a head's hidden layer (InceptionNeXt)
+        # of a head's hidden layer (InceptionNeXt)
+        inside = width is not None and width[-1] != getattr(model, "num_features", width[-1])
         if _is_norm(norm) and over_channels and "Act" not in name and not inside:
             return norm
     return None

@@ -64,9 +64,8 @@ class HubSource(StrictModel):
     # The commit that the card was written against: read where it can be had, else another one, which is said (data/hub_tables.py).
     pinned: str | None = not_protocol(PLACE, None)
     files: str | None = not_protocol(PLACE, None)  # pattern of the split's files, where the repository's card does not list them
-    label: str | None = not_protocol(
-        PLACE, None
-    )  # column of the class, where it is not label, labels or fine_label; of the masks
+    # column of the class, where it is not label, labels or fine_label; of the masks
+    label: str | None = not_protocol(PLACE, None)
 
 
 class DataSpec(StrictModel):
@@ -95,14 +94,13 @@ class DataSpec(StrictModel):
     ignore_index: Annotated[int, Between(-65_535, 65_535)] = protocol(255)
     reduce_zero_label: bool = protocol(False)  # mask value 0 is void and v stands for class v - 1 (ADE20K)
     orientation: Literal["exif", "stored"] = protocol("exif")  # whether images are turned as their EXIF tag says (data/rgb.py)
-    background: Literal["white", "black", "dropped"] = protocol(
-        "white"
-    )  # behind transparent pixels; dropped: their stored colours
+    # behind transparent pixels; dropped: their stored colours
+    background: Literal["white", "black", "dropped"] = protocol("white")
     # images of more pixels than Pillow's limit (178,956,970) are refused; a number here allows up to so many
     max_pixels: Annotated[int, Between(1, 1_000_000_000_000)] | None = not_protocol("a permission; no pixel is another", None)
-    level: str | None = protocol(
-        None
-    )  # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse, pope coco|aokvqa|gqa, vsr zeroshot|random, refcoco refcoco|refcoco+|refcocog; which part of a frame: kitti kb|whole
+    # which of several label sets: aircraft variant|family|manufacturer, cifar100 fine|coarse, pope coco|aokvqa|gqa, vsr
+    # zeroshot|random, refcoco refcoco|refcoco+|refcocog; which part of a frame: kitti kb|whole
+    level: str | None = protocol(None)
     hub: HubSource | None = not_protocol(PLACE, None)
     choices: str | None = not_protocol(PLACE, None)  # GQA's file of valid and plausible answers, where not at the published place
     # N or P%: how many of the set's items may be left out because they cannot be read; None: none (--skip-broken)

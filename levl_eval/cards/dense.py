@@ -145,9 +145,8 @@ class TextSegmentationCard(TaskFields):
     # text, threshold: a pixel whose largest probability, of the softmax over all texts, is below it is background.
     background_threshold: Share = protocol(0.1)
     upsample: Literal["bilinear", "nearest"] = protocol("bilinear")  # of the cosines
-    score: Literal["input", "original"] = protocol(
-        "original"
-    )  # masks scored untouched (resize: squash), or in the input's geometry
+    # masks scored untouched (resize: squash), or in the input's geometry
+    score: Literal["input", "original"] = protocol("original")
     # With score: input, the side at which cosines and masks are scored; None: the input size.
     score_size: Side | None = protocol(None)
 
@@ -306,9 +305,8 @@ class DepthRecipeCard(MetresFields):
     frame: Literal["none", "nyu"] = protocol("none")
     rotation: Annotated[float, Between(0, 180)] = protocol(2.5)  # training: degrees at most, of half the images
     flip: Share = protocol(0.5)  # training: probability of a mirror image
-    train_crop: tuple[Side, Side] | None = protocol(
-        None
-    )  # training: height and width of a random crop in pixels; None: all of it
+    # training: height and width of a random crop in pixels; None: all of it
+    train_crop: tuple[Side, Side] | None = protocol(None)
     colour: Share = protocol(0.5)  # training: probability that the colours change, by the three below
     gamma: _Range = protocol((0.9, 1.1))  # exponent of the levels 0 to 255
     brightness: _Range = protocol((0.75, 1.25))  # factor
@@ -329,9 +327,8 @@ class DepthRecipeCard(MetresFields):
     clip: Scale | None = protocol(35.0)  # largest norm of the gradient
     batch_size: BatchSize = protocol(16)
     steps: Steps = protocol(38_400)
-    warmup: Annotated[float, Between(0, 0.999)] = protocol(
-        1 / 3
-    )  # share of the steps, linear, times half a cosine over all of them
+    # share of the steps, linear, times half a cosine over all of them
+    warmup: Annotated[float, Between(0, 0.999)] = protocol(1 / 3)
 
     @model_validator(mode="after")
     def _blocks(self) -> DepthRecipeCard:

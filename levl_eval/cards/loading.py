@@ -186,9 +186,8 @@ class BackboneCard(StrictModel):
     # "@assets/FILE" in it stands for the package's assets folder
     uri: str = not_protocol("where the weights lie; they count by their content", min_length=1)
     description: str = not_protocol(PROSE, "")
-    sha256: str | None = not_protocol(
-        "checked when the weights are loaded, which count by their content", None
-    )  # of the weights file
+    # of the weights file
+    sha256: str | None = not_protocol("checked when the weights are loaded, which count by their content", None)
     preprocess: PreprocessOverride | None = protocol(None)
     # Of texts, for `official:` weights whose config.json is silent: the state of an end token, or of the 77th place.
     readout: Literal["eot", "pad77", "pad77-all"] | None = protocol(None)

@@ -18,9 +18,8 @@ class CorrespondenceCard(TaskFields):
     """Keypoints of one image found in another by the cosine of patch tokens (PCK)."""
 
     engine: Literal["correspondence"] = protocol("correspondence")
-    main_metric: Literal["pck_per_point", "pck_per_image"] = protocol(
-        "pck_per_point"
-    )  # and what a row of samples is: a keypoint or a pair
+    # and what a row of samples is: a keypoint or a pair
+    main_metric: Literal["pck_per_point", "pck_per_image"] = protocol("pck_per_point")
     data: DataSpec = protocol()
     size: Side | None = protocol(None)  # input side in pixels; None: the backbone's own
     # Squash: to a square (DIFT, probe3d); pad: the longer side to ``size``, black around it (A Tale of Two Features).
@@ -35,9 +34,8 @@ class CorrespondenceCard(TaskFields):
     # A keypoint is found where it is at most so many times the longer side away from the true one.
     alpha: _Alpha = protocol(0.1)
     more_alphas: Annotated[list[_Alpha], Field(max_length=20)] = protocol([0.05, 0.01])  # shown beside it
-    threshold: Literal["box", "image"] = protocol(
-        "box"
-    )  # whose longer side: of the target's bounding box, or of the target image
+    # whose longer side: of the target's bounding box, or of the target image
+    threshold: Literal["box", "image"] = protocol("box")
 
 
 class PropagationCard(TaskFields):
@@ -77,9 +75,8 @@ class InstanceCard(TaskFields):
     readouts: Annotated[list[Literal["pooled", "mean-patch", "gem"]], Field(min_length=1, max_length=3)] = protocol(
         ["pooled", "gem"]
     )
-    gem_power: Annotated[float, Between(0, 1_000, above=True)] = protocol(
-        3.0
-    )  # (Radenovic et al., TPAMI 2019); tokens are cut at 1e-6
+    # (Radenovic et al., TPAMI 2019); tokens are cut at 1e-6
+    gem_power: Annotated[float, Between(0, 1_000, above=True)] = protocol(3.0)
 
 
 class MultiviewCard(TaskFields):
@@ -88,9 +85,8 @@ class MultiviewCard(TaskFields):
     engine: Literal["multiview"] = protocol("multiview")
     main_metric: Literal["recall", "recall_mean_of_bins"] = protocol("recall")
     data: DataSpec = protocol()
-    size: Side | None = protocol(
-        None
-    )  # input side in pixels, to which the square around the object is squashed; None: the backbone's own
+    # input side in pixels, to which the square around the object is squashed; None: the backbone's own
+    size: Side | None = protocol(None)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bicubic")  # of the images
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
     token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in

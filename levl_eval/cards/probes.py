@@ -61,9 +61,8 @@ class ProbeCard(ReadoutCard):
     set: str | None = not_protocol(_SET, None)
     train: DataSpec = protocol()
     data: DataSpec = protocol()
-    validation: DataSpec | CarvedSpec = protocol(
-        CarvedSpec()
-    )  # for choices only; where none is made, training keeps all its images
+    # for choices only; where none is made, training keeps all its images
+    validation: DataSpec | CarvedSpec = protocol(CarvedSpec())
 
 
 class LinearTraining(ReadoutCard):

@@ -74,9 +74,8 @@ class RecipeCard(StrictModel):
     description: str = not_protocol(PROSE, "")
     # The recipe that takes its place on --data scenes; None: recipe scenes.
     on_scenes: Name | None = not_protocol("the recipe it names is the one that counts there", None)
-    first: RecipeCard | None = protocol(
-        None
-    )  # an earlier stage, or the name of its recipe: its connector is where this one starts
+    # an earlier stage, or the name of its recipe: its connector is where this one starts
+    first: RecipeCard | None = protocol(None)
     data: list[MixSpec] = protocol(max_length=100)  # concatenated
     max_questions: Count | None = protocol(None)  # a fixed random subset of the mix
     connector: ConnectorSpec = protocol(ConnectorSpec())
@@ -159,9 +158,8 @@ class LMMSCard(TaskFields):
     recipe: RecipeCard | str = protocol("vqa-train")
     prompt: PromptSpec = protocol(PromptSpec())  # around lmms-eval's question
     drop: list[str] = protocol([INSTRUCTION])  # texts taken out of lmms-eval's question, which the prompt says in its own way
-    generation: Literal["task", "card"] = protocol(
-        "task"
-    )  # whose answer length; "task": its stop strings too, beside the prompt's
+    # whose answer length; "task": its stop strings too, beside the prompt's
+    generation: Literal["task", "card"] = protocol("task")
     llm_dtype: Literal["auto", "fp32", "bf16"] = protocol("auto")
 
 
@@ -173,9 +171,8 @@ class LLMCard(StrictModel):
     repo: str = protocol(min_length=1)  # hub name or directory
     revision: str | None = protocol(None)
     file: str | None = protocol(None)  # a GGUF file in it, which holds weights, settings and tokenizer
-    package: str | None = not_protocol(
-        "a place; the file counts by its content", None
-    )  # an installed package that holds the file
+    # an installed package that holds the file
+    package: str | None = not_protocol("a place; the file counts by its content", None)
     install: str = not_protocol(PROSE, "")  # how to get that package
     # Ask through its chat template unless the task's prompt says otherwise; None: where its tokenizer has one.
     chat: bool | None = protocol(None)

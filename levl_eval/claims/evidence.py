@@ -29,6 +29,7 @@ from levl_eval.report.trained_out import Effect, effect_among, lengths, trained_
 from levl_eval.report.units import factor, lower_is_better
 
 MIN_IMAGES = 10  # below it the spread between images says too little of itself
+# engines that train nothing
 _WITHOUT_HEAD = (
     "zeroshot",
     "knn",
@@ -41,7 +42,7 @@ _WITHOUT_HEAD = (
     "propagation",
     "instance",
     "multiview",
-)  # engines that train nothing
+)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ def power_of(
     normal = rng.standard_normal(DRAWS)
     by_seed = parts.seed / seeds + parts.rest / (seeds * images) if seeds > 1 else 0.0
     by_image = parts.image / images + (0.0 if seeds > 1 else parts.rest / images)
-    spread = rng.chisquare(max(seeds - 1, 1), DRAWS) / max(
-        seeds - 1, 1
-    )  # of the estimate of the seeds' variance around the truth
+    # of the estimate of the seeds' variance around the truth
+    spread = rng.chisquare(max(seeds - 1, 1), DRAWS) / max(seeds - 1, 1)
     other = 1 + rng.standard_normal(DRAWS) * np.sqrt(2 / max(images - 1, 1))
     inner = by_image * np.maximum(other, 0.0) + PSEUDO_IMAGES * 3 * by_image / images  # 3: the fourth moment of the normal
     true = {"greater": margin, "less": -margin, "equivalent": 0.0}[relation]

@@ -46,9 +46,8 @@ def _image(name: str) -> Image.Image:
     if not name:
         raise UsageError("levl-eval ask: IMAGE is empty; name a file")
     try:
-        return open_rgb(
-            os.path.expanduser(name)
-        )  # a string: pathlib refuses an unknown user's home and shortens http:// to http:/
+        # a string: pathlib refuses an unknown user's home and shortens http:// to http:/
+        return open_rgb(os.path.expanduser(name))
     except LevlError as e:
         raise UsageError(str(e)) from e
 

@@ -83,9 +83,8 @@ def _sets(cards: Mapping[str, TaskCard], args: argparse.Namespace) -> list[SetSi
     if args.data == "scenes":
         data = str(world_folder(cache))
     counted = sizes(cards, data, args.limit, FingerprintCache(cache / "fingerprints"))
-    if (
-        args.data == "scenes" and not Path(data).exists()
-    ):  # neither where to download the real set nor its published count answers that
+    # neither where to download the real set nor its published count answers that
+    if args.data == "scenes" and not Path(data).exists():
         return [replace(s, images=None, why=NOT_DRAWN) if s.why else s for s in counted]
     return counted
 

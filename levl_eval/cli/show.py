@@ -14,16 +14,8 @@ from levl_eval.core.registry import SHIPPED
 from levl_eval.core.terminal import columns, print_rows, yaml_text
 from levl_eval.core.text import json_text, printable
 
-MASKS = (
-    "ade20k",
-    "coco-stuff",
-    "coco-stuff-27",
-    "voc",
-    "cityscapes",
-    "pascal-context",
-    "pascal-context-59",
-    "segmentation",
-)  # layouts of masks
+# layouts of masks
+MASKS = ("ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context", "pascal-context-59", "segmentation")
 OF_MASKS: dict[str, Json] = {"ignore_index": 255, "reduce_zero_label": False}  # fields of masks alone, with their defaults
 
 

@@ -81,9 +81,8 @@ class Stage:
             self._bar.update(self._task, advance=n, rate=f"{rate:,.1f} {self.unit}/s", note=printable(note))
         elif not self.parent.quiet and now - self.last > 20:
             self.last = now
-            left = (
-                f", {(self.total - self.done) / rate:,.0f} s left" if self.total and self.done else ""
-            )  # unknown before the first
+            # unknown before the first
+            left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and self.done else ""
             of = f"/{self.total}" if self.total else ""
             self.parent.say(f"{self.description}: {self.done}{of} ({rate:,.1f} {self.unit}/s{left}) {note}".rstrip())
 

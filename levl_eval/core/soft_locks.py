@@ -18,10 +18,8 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.messages import message
 
 LEASE = 120.0  # seconds; all processes that share a folder must mean the same
-_FIRST, _MOST = (
-    0.05,
-    2.0,
-)  # seconds between two looks at a lock that is held: ever rarer, as each look is a request to a file server
+# seconds between two looks at a lock that is held: ever rarer, as each look is a request to a file server
+_FIRST, _MOST = 0.05, 2.0
 _MISSING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 _warned: set[Path] = set()
 

@@ -36,11 +36,8 @@ COLUMNS: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("aro", "attribution"): (("image",), ("true_caption", "false_caption")),
     ("aro", "order"): (("images",), ("correct_caption", "hard_text_1", "hard_text_2", "hard_text_3", "hard_text_4")),
 }
-_KINDS = {
-    "": "kind",
-    "relation": "relation_name",
-    "attribution": "attributes",
-}  # split -> column of the kind, where a table has it
+# split -> column of the kind, where a table has it
+_KINDS = {"": "kind", "relation": "relation_name", "attribution": "attributes"}
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,8 @@ def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
     left_out: Counter[str] = Counter()
     spelt: dict[str, str] = {}
     of_place = {mark: "" for p in (folder, *folder.absolute().parents) if (mark := _mark(p)) is not None}
-    for name, path, inner in sorted(
-        entries(folder), key=lambda e: (e[1].is_symlink(), e[0])
-    ):  # of a link and a folder, the folder is the class
+    # of a link and a folder, the folder is the class
+    for name, path, inner in sorted(entries(folder), key=lambda e: (e[1].is_symlink(), e[0])):
         reason = junk(name)
         if inner and not reason:
             mark = _mark(path)

@@ -25,9 +25,8 @@ def stored_map(path: Path, modes: tuple[str, ...], what: str, expected: str) -> 
     """
     try:
         if path.suffix.lower() == ".npy":
-            stored = np.load(
-                regular(path), mmap_mode="r", allow_pickle=False
-            )  # a size in the head that the file does not have is an error
+            # a size in the head that the file does not have is an error
+            stored = np.load(regular(path), mmap_mode="r", allow_pickle=False)
             if not isinstance(stored, np.ndarray):
                 raise LevlError(f"{path}: an archive of arrays (.npz) under another name; store the one array with numpy.save")
             return np.array(stored)

@@ -37,6 +37,7 @@ TOPS: dict[str, tuple[str, ...]] = {
 # In ImageNet's folder or up to three above it.
 IMAGENET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "LOC_val_solution.csv")
 _PATHS = ("root", "questions", "annotations", "images", "classes", "choices")  # fields of a DataSpec that name a place
+# folders of --data DIR where a set's images may lie too
 _SHARED = {
     "pope": ("coco", "vqav2", "gqa/images"),
     "vqav2": ("coco",),
@@ -45,7 +46,7 @@ _SHARED = {
     "refcoco": ("coco",),
     "refcoco-places": ("coco",),
     "tallyqa": ("visual_genome", "coco"),
-}  # folders of --data DIR where a set's images may lie too
+}
 
 
 def on_hub(spec: DataSpec, data: str) -> bool:

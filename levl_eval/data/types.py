@@ -27,9 +27,8 @@ class ImageSet:
     content: Callable[[str], str] | None = None  # id -> hash of the image's bytes; equal for copies under other names
     whole: int | None = None  # of a set too large to be read whole: how many images ``content`` has read whole; None: all
     left_out: Mapping[str, int] = field(default_factory=dict)  # entries of its folders that are none of its images, by reason
-    skipped: Mapping[str, str] = field(
-        default_factory=dict
-    )  # id -> why, of images left out because they cannot be read (--skip-broken)
+    # id -> why, of images left out because they cannot be read (--skip-broken)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     revision: str = ""  # of a hub repository: the commit that was read; "" where none is known
     remark: str = ""  # what a user must know of how it was read: another revision than the card's pin, labels taken for void
 
@@ -46,9 +45,8 @@ class Question:
     question: str
     answer: str
     answers: tuple[str, ...] = ()
-    meta: dict[str, Any] = field(
-        default_factory=dict
-    )  # GQA: types, entailed, steps...; POPE: split; VQAv2: question_type, answer_type; a choice among: options
+    # GQA: types, entailed, steps...; POPE: split; VQAv2: question_type, answer_type; a choice among: options
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -54,14 +54,10 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
 })  # fmt: skip
 
 # Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.
-VERSIONS: dict[str, int] = {
-    **dict.fromkeys(ENGINES, 1),
-    "attentive": 2,
-    "linear-path": 2,
-    "depth": 2,
-    "mcq": 2,
-}  # attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points;
-# depth 2: Garg's crop is cut off to whole pixels, as KITTI's evaluations do; mcq 2: samples, floors and gains are those of the main metric
+# attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points;
+# depth 2: Garg's crop is cut off to whole pixels, as KITTI's evaluations do; mcq 2: samples, floors and gains are those of the
+# main metric.
+VERSIONS: dict[str, int] = {**dict.fromkeys(ENGINES, 1), "attentive": 2, "linear-path": 2, "depth": 2, "mcq": 2}
 ANSWERS = 3  # how a language model answers a set of questions
 
 
@@ -71,13 +67,11 @@ def versions_of(name: str) -> dict[str, int]:
     return {"engine": VERSIONS[name], "features": FEATURES, **answers}
 
 
-TOGETHER = frozenset(
-    {"vqa", "mcq", "lmms"}
-)  # engines that several processes of a launcher run together, step by step (core.distributed)
+# engines that several processes of a launcher run together, step by step (core.distributed)
+TOGETHER = frozenset({"vqa", "mcq", "lmms"})
 
-WITH_TEXT = frozenset(
-    {"zeroshot", "retrieval", "choice", "textseg"}
-)  # engines that compare images with texts, by the backbone's text encoder
+# engines that compare images with texts, by the backbone's text encoder
+WITH_TEXT = frozenset({"zeroshot", "retrieval", "choice", "textseg"})
 
 
 class StopAfterFeatures(Exception):

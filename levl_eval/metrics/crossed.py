@@ -125,6 +125,5 @@ def pseudo_values(counts: np.ndarray, function: Callable[[np.ndarray], np.ndarra
     rows = max(1, _BLOCK // max(1, total.size))
     without = np.concatenate([function(total - counts[at : at + rows]) for at in range(0, n, rows)])
     pseudo = n * whole - (n - 1) * without
-    return np.asarray(
-        pseudo - pseudo.mean() + whole
-    )  # the jackknife's shift, of order 1/n: the value shown is the statistic itself
+    # the jackknife's shift, of order 1/n: the value shown is the statistic itself
+    return np.asarray(pseudo - pseudo.mean() + whole)

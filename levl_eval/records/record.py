@@ -63,9 +63,8 @@ class Record(BaseModel):
     cache: dict[str, int] = Field(default_factory=dict)  # feature and connector hits and misses
     status: str = "done"
     reason: str = ""
-    card: dict[str, object] = Field(
-        default_factory=dict
-    )  # the resolved task card, so that the record can be run again from itself
+    # the resolved task card, so that the record can be run again from itself
+    card: dict[str, object] = Field(default_factory=dict)
     call: dict[str, object] = Field(default_factory=dict)  # how it was run: llm, batch_size, device, folder paths are relative to
     samples: SamplesFile | None = None  # rows and SHA-256 of its samples
     checksum: str = ""  # SHA-256 of the record's canonical JSON without this field

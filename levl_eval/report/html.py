@@ -142,9 +142,8 @@ def _specifications(results: Results) -> list[Chart]:
     """The gains of each backbone under every protocol that a grid has run."""
     out = []
     for task, whose, points in protocol_curves(results)[:MOST_BARS]:
-        drawing = Markup(
-            specification_curve_svg(points, f"gain of {whose} on {task} under {len(points)} protocols")
-        )  # rendered, hence escaped
+        # rendered, hence escaped
+        drawing = Markup(specification_curve_svg(points, f"gain of {whose} on {task} under {len(points)} protocols"))
         held = sum(p.verdict == "supported" for p in points)
         caption = f"Gain of {whose} under each protocol, sorted, with 95% intervals and the protocol's choices; significantly above zero in {held} of {len(points)}."
         out.append(Chart(f"{task}: {whose}, by protocol", drawing, caption))

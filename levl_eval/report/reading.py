@@ -67,9 +67,8 @@ def in_run_order(records: Sequence[Record]) -> list[Record]:
         for kind, rank in ranks.items():
             names = order.get(kind)
             for name in names if isinstance(names, list) else []:
-                rank.setdefault(
-                    str(name).partition("[")[0] if kind == "tasks" else str(name), len(rank)
-                )  # a grid's: task[choices]
+                # a grid's: task[choices]
+                rank.setdefault(str(name).partition("[")[0] if kind == "tasks" else str(name), len(rank))
     last = len(records)
     lengths: dict[str, float] = {}  # by protocol, of which a folder has few
 

@@ -24,22 +24,15 @@ from levl_eval.report.results import Results, Row, RowKey
 from levl_eval.report.units import interval
 
 ORACLES = ("scene", "attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
-_ASKED_FOR = {
+_ASKED_FOR = {  # by engine
     "correspondence": ("parts",),
     "depth": ("geometry",),
     "depth-recipe": ("geometry",),
     "normals": ("geometry",),
     "multiview": ("parts",),
-}  # by engine
-FLOORS = (
-    "text_only",
-    "majority_map",
-    "mean_map",
-    "majority",
-    "same_position",
-    "first_mask",
-    "chance",
-)  # of engines; the first that a record holds is its row's
+}
+# of engines; the first that a record holds is its row's
+FLOORS = ("text_only", "majority_map", "mean_map", "majority", "same_position", "first_mask", "chance")
 SHIPPED = ASSETS / "ceilings.json"
 SHARE = metric_of("accuracy")  # a share is formatted like it: a fraction, shown in percent
 

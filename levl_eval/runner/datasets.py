@@ -153,9 +153,8 @@ def data_facts(card: TaskCard, data: str, limit: int | None, known: FingerprintC
     }  # fmt: skip
     identity = DataIdentity(test, tuple(s.fingerprint for s in train), validation[0].fingerprint if validation else "", order)
     notes = _notes([s for _, s in tests], [s for _, s in sets])
-    spec = getattr(
-        card, "data", None
-    )  # the card's own word: the variants of ImageNet-9 are looked for below --data, each in a folder
+    # the card's own word: the variants of ImageNet-9 are looked for below --data, each in a folder
+    spec = getattr(card, "data", None)
     if tests and isinstance(spec, DataSpec) and has_own_place(spec):
         notes["test_source"] = tests[0][1].source  # not below --data
     failed = {(name if len(tests) == 1 else f"{p.role}/{name}"): why for p, s in tests for name, why in s.skipped.items()}

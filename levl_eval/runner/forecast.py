@@ -96,10 +96,8 @@ class Pass(NamedTuple):
 def _passes(handle: BackboneHandle, sets: Sequence[SetSize]) -> Iterator[tuple[Pass, SetSize]]:
     """One pass a set that is read from the store. Raises LevlError where the encoder is not at hand."""
     grid, depth = handle.facts.shapes["grid"], handle.facts.shapes["depth"]
-    library, own = (
-        handle.facts.preprocess["size"],
-        handle.preprocess["size"],
-    )  # the grid is known at the library's size, not at the card's
+    # the grid is known at the library's size, not at the card's
+    library, own = handle.facts.preprocess["size"], handle.preprocess["size"]
     assert isinstance(grid, (list, tuple)) and isinstance(depth, int) and isinstance(library, int) and isinstance(own, int)
     from levl_eval.backbones.common import resized
 

@@ -154,9 +154,8 @@ def split_overrides(settings: Sequence[str], tasks: Sequence[str]) -> dict[str, 
         if task not in by_stem:
             raise UsageError(f"--set {setting!r}: {task!r} is not among --tasks{did_you_mean(task, list(by_stem))}")
         mine = out[only_task(f"--set {setting!r}", task, by_stem)]
-        field = ".".join(
-            str(int(part)) if part.isdecimal() else part for part in name.split(".")
-        )  # a list's 0 and 00 are one place
+        # a list's 0 and 00 are one place
+        field = ".".join(str(int(part)) if part.isdecimal() else part for part in name.split("."))
         if mine.setdefault(field, value) != value:
             raise UsageError(f"--set {setting!r}: {task}.{field} is also set to {printable(mine[field][:60])}; give it once")
     return out

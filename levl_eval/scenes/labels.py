@@ -57,9 +57,8 @@ def labelled(pixels: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
             plates.append((label.letter, (left + 4.0 * thin, top - 5.0 * thin)))
         elif label.kind == "point":
             r = max(2, round(0.03 * size))
-            draw.ellipse(
-                (left - r - thin, top - r - thin, left + r + thin, top + r + thin), outline=_PLATE, width=thin
-            )  # on any ground
+            # on any ground
+            draw.ellipse((left - r - thin, top - r - thin, left + r + thin, top + r + thin), outline=_PLATE, width=thin)
             draw.ellipse((left - r, top - r, left + r, top + r), outline=colour, width=thin)
             plates.append((label.letter, (left + r + 6.0 * thin, float(top))))
         else:

@@ -244,11 +244,11 @@ def cat(v: int) -> list[Part]:
             ("main", ellipse(-0.06, 0.06, 0.36, 0.18)),
             *face(0.3, -0.16, 0.18),
         ]
-    return [
+    return [  # lying
         ("dark", line(-0.2, 0.42, -0.5, 0.3, 0.09)),
         ("main", (*ellipse(-0.06, 0.44, 0.42, 0.44, 180, 360),)),
         *face(0.24, 0.14, 0.22),
-    ]  # lying
+    ]
 
 
 def chair(v: int) -> list[Part]:
@@ -316,11 +316,11 @@ def cup(v: int) -> list[Part]:
             ("main", (*ellipse(-0.04, -0.2, 0.38, 0.58, 0, 180),)),
             ("coffee", ellipse(-0.04, -0.2, 0.38, 0.09)),
         ]
-    return [
+    return [  # tumbler, straw
         ("carrot", line(0.04, -0.2, 0.24, -0.5, 0.06)),
         ("main", ((-0.34, -0.26), (0.34, -0.26), (0.22, 0.5), (-0.22, 0.5))),
         ("bone", rect(-0.38, -0.32, 0.38, -0.2)),
-    ]  # tumbler, straw
+    ]
 
 
 def dog(v: int) -> list[Part]:
@@ -510,12 +510,12 @@ def kite(v: int) -> list[Part]:
             ("main", ((0, -0.5), (0.5, 0.16), (0, 0.04), (-0.5, 0.16))),
             ("dark", ((0, -0.5), (0.08, 0.24), (-0.08, 0.24))),
         ]
-    return [
+    return [  # box kite
         *tail,
         ("main", rect(-0.4, -0.5, 0.4, -0.26)),
         ("main", rect(-0.4, -0.04, 0.4, 0.2)),
         *(("ink", line(x, -0.5, x, 0.2, 0.03)) for x in (-0.38, 0.38)),
-    ]  # box kite
+    ]
 
 
 def lamp(v: int) -> list[Part]:
@@ -534,13 +534,13 @@ def lamp(v: int) -> list[Part]:
             ("main", ((0.04, -0.4), (0.5, -0.4), (0.4, -0.22), (0.14, -0.22))),
             ("glow", ellipse(0.27, -0.2, 0.13, 0.06)),
         ]
-    return [
+    return [  # desk lamp
         ("dark", rect(-0.36, 0.42, 0.3, 0.5)),
         ("steel", line(-0.1, 0.44, -0.36, 0.0, 0.07)),
         ("steel", line(-0.36, 0.02, 0.1, -0.32, 0.07)),
         ("main", ((0.0, -0.46), (0.18, -0.5), (0.5, -0.14), (0.14, -0.02))),
         ("glow", line(0.14, -0.02, 0.5, -0.14, 0.05)),
-    ]  # desk lamp
+    ]
 
 
 def mushroom(v: int) -> list[Part]:
@@ -686,11 +686,11 @@ def umbrella(v: int) -> list[Part]:
             ("bone", ((0, -0.5), (0.17, -0.08), (-0.17, -0.08))),
             ("dark", rect(-0.5, -0.1, 0.5, -0.04)),
         ]
-    return [
+    return [  # tilted
         ("trunk", line(-0.2, 0.5, 0.16, -0.3, 0.05)),
         ("main", ((0.16, -0.5), (0.42, -0.36), (0.5, -0.02), (-0.36, -0.34), (-0.16, -0.5))),
         ("dark", ((0.5, -0.02), (-0.36, -0.34), (0.1, -0.3))),
-    ]  # tilted
+    ]
 
 
 _DRAW: dict[str, Callable[[int], list[Part]]] = {

@@ -98,9 +98,8 @@ def shallow(depth: int = 2) -> Iterator[None]:
         yield
 
 
-_LARGE = re.compile(
-    r"huge|giant|gigantic|enormous|_[57]b_|_so400m_|_so150m"
-)  # in a family's smallest member: up to 17 GB of weights
+# in a family's smallest member: up to 17 GB of weights
+_LARGE = re.compile(r"huge|giant|gigantic|enormous|_[57]b_|_so400m_|_so150m")
 
 
 @contextlib.contextmanager

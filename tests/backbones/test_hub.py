@@ -143,9 +143,8 @@ def test_what_open_clips_weights_want():
     assert QuickGELU in layers and "QuickGELU" in b.info["activation"]
     _, layers = kinds("random:open_clip:ViT-B-32/laion2b_s34b_b79k")
     assert QuickGELU not in layers
-    with hub_texts(
-        "roberta-ViT-B-32"
-    ):  # its architecture is of QuickGELU under this name, its tag silent; open_clip computes QuickGELU
+    # its architecture is of QuickGELU under this name, its tag silent; open_clip computes QuickGELU
+    with hub_texts("roberta-ViT-B-32"):
         _, layers = kinds("random:open_clip:roberta-ViT-B-32/laion2b_s12b_b32k")
     assert QuickGELU in layers
     b, _ = kinds("random:open_clip:PE-Core-T-16-384/meta")

@@ -258,11 +258,8 @@ def test_a_cards_own_size_has_its_own_grid(size, grid, tmp_path):
 
 
 def test_a_cards_size_that_the_library_does_not_take_is_one_line(tmp_path):
-    for uri, size in (
-        ("random:test_vit", 165),
-        ("random:levit_128s", 256),
-        ("random:mvitv2_tiny", 256),
-    ):  # the last raises IndexError
+    # the last raises IndexError
+    for uri, size in (("random:test_vit", 165), ("random:levit_128s", 256), ("random:mvitv2_tiny", 256)):
         card = _sized(uri, size)
         for load in (
             lambda c=card: load_backbone(c.uri, c),

@@ -114,15 +114,8 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
 ]  # fmt: skip
 
 
-BASES = (
-    "StrictModel",
-    "TaskFields",
-    "QuestionCard",
-    "ReadoutCard",
-    "ProbeCard",
-    "LinearTraining",
-    "MetresFields",
-)  # what cards are built of; their fields are tried in each card
+# what cards are built of; their fields are tried in each card
+BASES = ("StrictModel", "TaskFields", "QuestionCard", "ReadoutCard", "ProbeCard", "LinearTraining", "MetresFields")
 
 
 def classes(base: type[BaseModel] = StrictModel) -> Iterator[type[BaseModel]]:

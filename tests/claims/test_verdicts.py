@@ -168,9 +168,8 @@ def test_several_pretraining_seeds_are_paired_and_widen_the_interval(tmp_path):
             write(
                 tmp_path, f"{name}{s}", "gqa", answers(skill + rng.normal(0, 0.06), own=10 * s + (name == "x")), info={"seed": s}
             )
-    three = verdict(
-        tmp_path, named={"a": ["x0", "x1", "x2"], "b": ["y2", "y1", "y0"]}
-    )  # the order does not matter: seeds are recorded
+    # the order does not matter: seeds are recorded
+    three = verdict(tmp_path, named={"a": ["x0", "x1", "x2"], "b": ["y2", "y1", "y0"]})
     c = three.differences[0].contrast
     assert c.pretraining_seeds == 3 and c.outer == "pretraining seeds" and c.layout.shape == (3, 200) and len(c.records) == 6
     assert any(
@@ -335,9 +334,8 @@ def test_a_family_is_adjusted_by_holm(run):
         claim(name="z", tasks=[{"task": "pope"}]),
     ]
     found = judge(cards, finished_records([folder]), AS)
-    assert [j.family for j in found] == [2, 2, 1] and found[0].holm[0] == pytest.approx(
-        min(1, 2 * p)
-    )  # z was not run: no test of the family
+    # z was not run: no test of the family
+    assert [j.family for j in found] == [2, 2, 1] and found[0].holm[0] == pytest.approx(min(1, 2 * p))
 
 
 def test_the_command_as_text_and_json(run, tmp_path, capsys):

@@ -164,9 +164,8 @@ def test_whole_tars_are_read_packed_too(tmp_path):
         ("00009.txt", b"g"),
     ]
     assert usable(small.write(tmp_path / "b.tar", tar_of(odd))) == ["number 0", "number 1", "g"]
-    assert (
-        len(list(read_tar(str(tmp_path / "b.tar"), ("txt",)))) == 4
-    )  # the dotted name is a sample without image: counted as broken
+    # the dotted name is a sample without image: counted as broken
+    assert len(list(read_tar(str(tmp_path / "b.tar"), ("txt",)))) == 4
     latin = [("00001.png", small.image_bytes(1)), ("00001.txt", b"caf\xe9")]
     assert usable(small.write(tmp_path / "c.tar", tar_of(latin))) == []
 

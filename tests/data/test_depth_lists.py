@@ -132,9 +132,8 @@ def test_sunrgbd_has_its_bits_turned_back_and_ends_at_8_m(tmp_path):
         images="sunrgbd/SUNRGBD/kv2/kinect2data/000000/image",
         annotations="sunrgbd/SUNRGBD/kv2/kinect2data/000000/depth",
     )
-    assert np.allclose(
-        read_depth(plain, str(tmp_path), 8000.0).depth("0000000.jpg")[0], depth[0]
-    )  # where no bit is turned round the end
+    # where no bit is turned round the end
+    assert np.allclose(read_depth(plain, str(tmp_path), 8000.0).depth("0000000.jpg")[0], depth[0])
     single = read_depth(SUN, str(tmp_path), 1000.0, limit=1)
     assert single.fingerprint != read_depth(plain, str(tmp_path), 1000.0).fingerprint
 

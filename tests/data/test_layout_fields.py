@@ -93,15 +93,8 @@ def test_an_undeclared_field_is_refused(layout):
     DataSpec(layout=layout, ignore_index=255, level=None)  # the default says nothing
 
 
-HUB_FIELDS = (
-    "directory",
-    "split",
-    "level",
-    "classes",
-    "choices",
-    "ignore_index",
-    "reduce_zero_label",
-)  # others name places of files
+# others name places of files
+HUB_FIELDS = ("directory", "split", "level", "classes", "choices", "ignore_index", "reduce_zero_label")
 
 
 def test_what_is_declared_is_what_is_read_of_a_table(tmp_path, monkeypatch):

@@ -51,9 +51,8 @@ def test_f_is_the_official_one_to_the_digit():
             for bound in (0.008, 0.03):
                 assert boundary_accuracy(mask, truth, bound) == plain_f(mask, truth, bound)
     assert boundary_accuracy(truth, truth) == 1 and boundary_accuracy(blobs(99), truth, 0.008) < 0.6
-    assert boundary_accuracy(np.roll(truth, 2, 0), truth, 2) > boundary_accuracy(
-        np.roll(truth, 2, 0), truth, 1
-    )  # in pixels from 1 on
+    # in pixels from 1 on
+    assert boundary_accuracy(np.roll(truth, 2, 0), truth, 2) > boundary_accuracy(np.roll(truth, 2, 0), truth, 1)
 
 
 def test_masks_without_a_boundary():

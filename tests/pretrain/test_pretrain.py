@@ -320,10 +320,8 @@ def test_gpt2_tokenizer_from_files(shared):
 
     tok = load_gpt2(str(shared / "gpt2_bpe"))
     ids, last = encode(tok, ["hello world", "a"], 77)
-    assert ids[0].tolist()[:3] == [31373, 995, 50256] and last.tolist() == [
-        2,
-        1,
-    ]  # published ids of "hello", " world", end of text
+    # published ids of "hello", " world", end of text
+    assert ids[0].tolist()[:3] == [31373, 995, 50256] and last.tolist() == [2, 1]
 
 
 def test_gpt2_tower_is_causal():

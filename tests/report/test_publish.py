@@ -111,9 +111,8 @@ def test_every_eval_ever(run, tmp_path, capsys):
             assert config["score_type"] == "continuous" and ends[0] <= score["score"] <= ends[1]
             assert score.keys() <= {"score", "uncertainty", "additional_details"}
         about = content["detailed_evaluation_results"]
-        assert SAMPLES_PATH.fullmatch(
-            about["file_path"]
-        )  # the schema's own pattern: rooted at data/, named by a UUID of version 4
+        # the schema's own pattern: rooted at data/, named by a UUID of version 4
+        assert SAMPLES_PATH.fullmatch(about["file_path"])
         details = folder.parent / about["file_path"]
         lines = [json.loads(line) for line in details.read_text().splitlines()]
         assert len(lines) == about["total_rows"] > 0 and sha256_file(details) == about["checksum"]

@@ -138,9 +138,8 @@ def test_a_failing_task_is_recorded_and_the_rest_goes_on(world, epochs, reason):
     )
     assert [r.status for r in records] == ["failed", "done"]
     assert not records[0].metrics
-    place = (
-        f" ({__file__}, line " if reason.startswith("ZeroDivision") else ""
-    )  # of the code that failed, where it is none of ours
+    # of the code that failed, where it is none of ours
+    place = f" ({__file__}, line " if reason.startswith("ZeroDivision") else ""
     assert records[0].reason.partition(" (")[0] == reason and place in records[0].reason
     rows = write_leaderboard(world / "out").read_text().splitlines()
     assert any("failed" in r and reason in r for r in rows)
@@ -241,9 +240,8 @@ def test_a_record_is_run_again_from_itself(world, capsys):
     assert record.environment["device"] == "cpu" and record.environment["device_name"] and record.environment["cores"] >= 1
     assert main(["rerun", str(path), "--quiet"]) == 0
     assert "the same numbers" in capsys.readouterr().out and len(CALLS) == 2
-    assert (
-        main(["rerun", str(path), "--quiet"]) == 0 and len(CALLS) == 3 and capsys.readouterr().out
-    )  # the earlier rerun is not taken for this one
+    # the earlier rerun is not taken for this one
+    assert main(["rerun", str(path), "--quiet"]) == 0 and len(CALLS) == 3 and capsys.readouterr().out
     (again,) = (world / "out" / "rerun" / "records").iterdir()
     assert again.name == path.name  # the same identity
     value = json.loads(path.read_text())
@@ -424,10 +422,8 @@ def test_json_of_every_command_is_json_alone(world, capsys):
     assert failed["status"] == "failed" and failed["reason"] == "the moon is full; wait" and "value" not in failed
     assert read("show", "linear", "--json")["engine"] == "linear" and read("show", "random-nano", "--json")["baseline"] is True
     assert read("report", out, "--json", "--no-images")["bytes"] > 1000
-    assert {r["kind"] for r in read("cache", "ls", "--json")} == {
-        "backbones",
-        "fingerprints",
-    }  # the engine here stores no features
+    # the engine here stores no features
+    assert {r["kind"] for r in read("cache", "ls", "--json")} == {"backbones", "fingerprints"}
     assert read("cache", "verify", "--json")["broken"] == []
     assert read("cache", "clear", "--json")["removed"] == 2 and read("cache", "ls", "--json") == []
     made = read("data", "make", "scenes", "--out", str(world / "made"), "--size", "64", "--scale", "0.001", "--json")
@@ -476,9 +472,8 @@ def test_what_another_process_has_just_failed_is_not_tried_by_each(world, monkey
     def meanwhile(ctx):
         if ctx.seed == 0 and len(CALLS) == 0:
             CALLS.append("first")
-            assert [r.status for r in go(world, seeds=(1,), settings=["linear.epochs=13"])] == [
-                "failed"
-            ]  # as another process would
+            # as another process would
+            assert [r.status for r in go(world, seeds=(1,), settings=["linear.epochs=13"])] == ["failed"]
         return brightness(ctx)
 
     monkeypatch.setattr(f"{__name__}.meanwhile", meanwhile, raising=False)

@@ -98,9 +98,8 @@ def test_broken_images_and_long_questions_are_failed_rows(data, llm, tmp_path):
     again = go("20%")
     assert again == record  # nothing is computed again
 
-    (data / "gqa" / "images" / f"{images[1]}.jpg").write_bytes(
-        small.image_bytes(1, "JPEG")
-    )  # repaired: another set, another record
+    # repaired: another set, another record
+    (data / "gqa" / "images" / f"{images[1]}.jpg").write_bytes(small.image_bytes(1, "JPEG"))
     one = go("20%")
     assert one.data["fingerprint"] != record.data["fingerprint"] and one.data["failed_rows"] < record.data["failed_rows"]
 

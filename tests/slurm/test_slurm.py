@@ -80,9 +80,8 @@ def test_an_array_gives_one_process_table_though_a_copy_is_cancelled_and_a_node_
     assert len(logs) == 4 and all("Traceback" not in log for log in logs)
     assert _ask(env, "sinfo", "-h", "-n", "two", "-o", "%T").strip().startswith("drain")
     pickles = b"".join(f.read_bytes() for f in (folder / "submitit").glob("*submitted.pkl"))
-    assert b"submitit" in pickles and not re.search(
-        rb"levl_eval\.(?!cli)", pickles
-    )  # words alone: the command's name, and no object of ours
+    # words alone: the command's name, and no object of ours
+    assert b"submitit" in pickles and not re.search(rb"levl_eval\.(?!cli)", pickles)
     # The same command again: all is there, and nothing goes to the queue.
     again = subprocess.run(
         [sys.executable, "-m", "levl_eval.cli", *words], env=env, capture_output=True, text=True, timeout=PATIENCE

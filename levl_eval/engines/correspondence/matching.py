@@ -111,9 +111,8 @@ class Target:
         # Interpolated along rows: between them, scalar products are interpolated in place of features, which are many times more.
         self._grid = self._grid[:, left] * (1 - x[:, None]) + self._grid[:, right] * x[:, None]
         own = (self._grid**2).sum(-1)
-        next_one = torch.cat(
-            [(self._grid[:-1] * self._grid[1:]).sum(-1), own[-1:]]
-        )  # of the last row with itself: never beside another
+        # of the last row with itself: never beside another
+        next_one = torch.cat([(self._grid[:-1] * self._grid[1:]).sum(-1), own[-1:]])
         y = self._y[:, None]
         between = torch.where((self._below > self._above)[:, None], next_one[self._above], own[self._above])
         squared = (1 - y) ** 2 * own[self._above] + y**2 * own[self._below] + 2 * y * (1 - y) * between

@@ -24,7 +24,6 @@ def main() -> int:
     import lmms_eval.models
     from lmms_eval.cli.dispatch import main as command
 
-    lmms_eval.models.MODEL_REGISTRY_V2.register_manifest(
-        manifest(), overwrite=True
-    )  # also where it is not installed, only on the path
+    # also where it is not installed, only on the path
+    lmms_eval.models.MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
     return int(command() or 0)

@@ -25,10 +25,8 @@ from levl_eval.engines.probes.common import BLOCK, IN_MEMORY, Matrix
 from levl_eval.engines.probes.strengths import lagrange, levels
 
 HISTORY = 8  # pairs L-BFGS remembers
-NEAR, FAR = (
-    2,
-    16,
-)  # every so many strengths are climbed one after another: where rows lie in memory, and where each is a pass over a file
+# every so many strengths are climbed one after another: where rows lie in memory, and where each is a pass over a file
+NEAR, FAR = 2, 16
 ROUGH = 1e-5  # tolerance of the first solutions, which are in single precision
 STALL = 10  # iterations without gain after which a problem is left where float32 has brought it
 REFRESH = 50  # iterations after which the preconditioner is that of the point reached

@@ -105,9 +105,8 @@ def load(
     check_layer(encoder, spec)
     language = load_language_model(name, device)
     recorded = card.get("sha256") if isinstance(card.get("sha256"), dict) else {}
-    expect = {
-        k: v for k, v in made_for(encoder, language).items() if k in ("weights", "llm") or k in recorded
-    }  # earlier files told less
+    # earlier files told less
+    expect = {k: v for k, v in made_for(encoder, language).items() if k in ("weights", "llm") or k in recorded}
     file = folder / "connector.safetensors"
     net, _ = connectors.load(file, spec, width_of(encoder, spec), language.width, expect, encoder.grid)
     return VLM(encoder.to(device), net.to(device), language, prompt, uri, name)

@@ -360,9 +360,8 @@ def answer_all(
         return
     probe = visual_of([0]).shape[1] if visual_of is not None else 0
     sample = [len(prompt.question(language, q)) for q in sorted((q for qs in questions for q in qs), key=len)[-3:]]
-    _check_context(
-        language, len(prompt.head) + probe, max(sample), prompt.spec.max_new_tokens
-    )  # before an hour's answers, not behind
+    # before an hour's answers, not behind
+    _check_context(language, len(prompt.head) + probe, max(sample), prompt.spec.max_new_tokens)
     rows = bounds.fit(language, len(prompt.head) + probe + max(sample) + prompt.spec.max_new_tokens)
     starts = [prompt.answer_start(language, c) for c in choices]
     # Choices of one token ("yes" and "no" in most vocabularies) can be read where the answer begins, at no cost.

@@ -114,9 +114,8 @@ def make_prompt(spec: PromptSpec, language: LanguageModel) -> Prompt:
     if other is not None:
         raise UsageError(f"field `{field}`: {given!r}: nothing fills {other[0]}; take it out, or write it without braces")
     text = _chat_text(spec, language) if chat else spec.template
-    if (
-        text.count("{image}") != 1 or text.count("{question}") != 1
-    ):  # then an image or a question would be left out, or asked twice
+    # then an image or a question would be left out, or asked twice
+    if text.count("{image}") != 1 or text.count("{question}") != 1:
         raise UsageError(
             f"{language.name}: its chat template does not write the user's turn once and as it is; set `prompt.chat=false`, or correct it"
         )

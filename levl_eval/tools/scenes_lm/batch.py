@@ -66,9 +66,8 @@ class _Words:
         self.tokenizer = tokenizer
         texts = {i: t for t, i in tokenizer.get_vocab().items()}
         bare = {i: t.removeprefix("\u0120") for i, t in texts.items()}  # byte-level BPE writes a leading space as U+0120
-        self.meaning = {
-            i for i, t in bare.items() if t.isascii() and t.isalnum() and t not in _FUNCTION_WORDS
-        }  # letters and digits too
+        # letters and digits too
+        self.meaning = {i for i, t in bare.items() if t.isascii() and t.isalnum() and t not in _FUNCTION_WORDS}
 
     def of(self, ids: Sequence[int]) -> list[int]:
         return list(dict.fromkeys(i for i in ids if i in self.meaning))

@@ -298,9 +298,8 @@ def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
 
     state = json.loads(tokenizer.to_str())
     vocab, merges = state["model"]["vocab"], state["model"]["merges"]
-    vocab |= {
-        added["content"]: added["id"] for added in state["added_tokens"]
-    }  # which are numbered behind the vocabulary otherwise
+    # which are numbered behind the vocabulary otherwise
+    vocab |= {added["content"]: added["id"] for added in state["added_tokens"]}
     number = tokenizer.get_vocab_size()
     for word in words:
         pieces = Loaded.from_str(json.dumps(state)).encode(f" {word}").tokens

@@ -82,9 +82,8 @@ def test_matching_is_that_of_two_features():
     at = (count / side * padded(points, SIZES[0])).astype(int)
     cosines = F.normalize(source, dim=-1)[count * at[:, 1] + at[:, 0]] @ F.normalize(target, dim=-1).T
     best = cosines.argmax(1).numpy()
-    expected = np.stack(
-        [(best % count) * patch + patch // 2 - 0.5, (best // count) * patch + patch // 2 - 0.5], 1
-    )  # in the input
+    # in the input
+    expected = np.stack([(best % count) * patch + patch // 2 - 0.5, (best // count) * patch + patch // 2 - 0.5], 1)
     frames = [Frame(s, side, (count, count), pad=True) for s in SIZES]
     found = matched(Target(target, frames[1], "token"), features_at(source, frames[0], points, "token"))
     np.testing.assert_allclose(padded(found.best, SIZES[1]), expected, atol=1e-9)

@@ -97,9 +97,8 @@ def test_kitti_scores_a_blind_prediction_as_its_evaluation_does(tmp_path):
     expected = [plain_kitti(np.full((352, 1216), 20.0), s) for s in stored]
     assert record.metrics["floor_mean_map/rmse"].value == pytest.approx(np.mean([e["rmse"] for e in expected]), rel=1e-9)
     for sample, wanted in zip(read_samples(tmp_path / "o", record), expected, strict=True):
-        assert {k: sample.meta[k] for k in wanted} == pytest.approx(
-            wanted, abs=2e-4
-        )  # the head's 20 m are float16 tokens' worth off
+        # the head's 20 m are float16 tokens' worth off
+        assert {k: sample.meta[k] for k in wanted} == pytest.approx(wanted, abs=2e-4)
 
 
 @pytest.mark.slow

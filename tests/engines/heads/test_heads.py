@@ -193,9 +193,8 @@ def test_zero_shot_readouts_by_hand(context, checkpoints, world):
     for r in b.readouts:
         mean = torch.nn.functional.normalize(texts[0][r.text] + texts[1][r.text], dim=-1)
         top = (image[r.image] @ mean.T).argmax(1).numpy()
-        assert out.metrics[f"top1/{r.name}"].value == pytest.approx(
-            (top == data.labels).mean(), abs=0.05
-        )  # stored in half precision
+        # stored in half precision
+        assert out.metrics[f"top1/{r.name}"].value == pytest.approx((top == data.labels).mean(), abs=0.05)
     assert out.metrics["top1"] == out.metrics["top1/image-to-predicted-text"]
 
 

@@ -103,9 +103,10 @@ def test_pairs_follow_from_the_card():
     assert all(0 < p.angle <= 60 and p.source is not p.target for p in pairs)
     assert pairs == pairs_of(views, card(every=2, max_angle=60))
     more = tuple(view(a, k, "b/wild_set") for k, a in enumerate((0, 20)))
+    # one object's pairs do not depend on others
     assert [p.target.image for p in pairs_of((*views, *more), card(every=1, max_angle=60))][:7] == [
         p.target.image for p in pairs_of(views, card(every=1, max_angle=60))
-    ]  # one object's pairs do not depend on others
+    ]
     drawn = {tuple(p.target.image for p in pairs_of(views, card(every=1, pair_seed=s))) for s in range(8)}
     assert len(drawn) > 1
     assert pairs_of(views[:1], card()) == [] and pairs_of((view(0), view(0, 1)), card()) == []

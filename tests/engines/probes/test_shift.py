@@ -91,9 +91,8 @@ def test_some_of_the_classes_are_chosen_among_themselves(tmp_path, context):
     card = task_card("shift", settings)
     train, test = (read_classification(s, str(tmp_path)) for s in (card.train, card.data))
     knows = Knows(train, test)
-    knows.of = {k: 1 if v == 0 else v for k, v in knows.of.items() if v != 1} | {
-        k: v for k, v in knows.of.items() if v == 1
-    }  # a looks like b
+    # a looks like b
+    knows.of = {k: 1 if v == 0 else v for k, v in knows.of.items() if v != 1} | {k: v for k, v in knows.of.items() if v == 1}
     out = shift.run(context(card, knows, data=tmp_path))
     assert out.metrics["top1_all"].value < 1.0 and out.data["counts"]["classes"] == 2
     rows = shift.run(context(card.model_copy(update={"main_metric": "top1_all"}), knows, data=tmp_path)).samples

@@ -153,9 +153,8 @@ def test_too_many_image_tokens_are_told(llama):
         answer_batch(llama, prompt, torch.zeros(1, 250, 32), [[TEXTS[0]]])
     assert "\n" not in str(e.value)
     asked = [TEXTS, ["Why " * 300]]
-    with pytest.raises(
-        UsageError, match="exceed its context of 256"
-    ):  # before anything is answered, wherever the question stands
+    # before anything is answered, wherever the question stands
+    with pytest.raises(UsageError, match="exceed its context of 256"):
         next(answer_all(llama, prompt, lambda i: VISUAL[list(i)], asked, Bounds(2)))
 
 

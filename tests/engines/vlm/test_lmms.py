@@ -155,9 +155,8 @@ def go(data, llm, tmp_path_factory):
     out, cache = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
-    patch.setenv(
-        "HF_DATASETS_CACHE", str(datasets.config.HF_DATASETS_CACHE)
-    )  # lmms-eval looks there, and so does a second process
+    # lmms-eval looks there, and so does a second process
+    patch.setenv("HF_DATASETS_CACHE", str(datasets.config.HF_DATASETS_CACHE))
 
     def run(tasks, *settings, **more):
         words = [f"{t}.{s}" for t in tasks for s in RECIPE] + list(settings)

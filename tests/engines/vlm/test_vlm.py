@@ -80,9 +80,8 @@ def test_a_model_with_a_chat_template_is_asked_by_it_unless_told_otherwise(llama
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     settings.pop("chat_template", None)
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({**settings, "chat_template": CHAT})
-    )  # where older versions write it
+    # where older versions write it
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": CHAT}))
     assert load_language_model(str(tmp_path)).chat and language_model_parts(str(tmp_path), sha256_file)["chat"] is True
     assert {n: c.chat for n, c in llm_cards().items()}[
         "qwen2.5-1.5b"
