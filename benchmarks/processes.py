@@ -32,7 +32,8 @@ from interruptions import TINY
 def words(world: Path, out: Path, jobs: int) -> list[str]:
     """The command that all of them run."""
     seeds = ",".join(map(str, range(jobs)))
-    return ["run", "--backbone", "random-nano", "--tasks", "linear", "--data", str(world), "--out", str(out), "--device", "cpu", "--seeds", seeds, "--set", "linear.epochs=20"]  # fmt: skip
+    return ["run", "--backbone", "random-nano", "--tasks", "linear", "--data", str(world),
+            "--out", str(out), "--device", "cpu", "--seeds", seeds, "--set", "linear.epochs=20"]  # fmt: skip
 
 
 def memory(pids: list[int]) -> float:

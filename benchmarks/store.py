@@ -46,7 +46,9 @@ import levl_eval
 from levl_eval.core.progress import Progress
 task, backbone, data, out = sys.argv[1:]
 settings = ["linear.epochs=2"] if task == "linear" else []
-(record,) = levl_eval.evaluate([backbone], [task], data=data, out=out, seeds=[0], settings=settings, device="cpu", progress=Progress(quiet=True))
+(record,) = levl_eval.evaluate(
+    [backbone], [task], data=data, out=out, seeds=[0], settings=settings, device="cpu", progress=Progress(quiet=True)
+)
 assert record.status == "done", record.reason
 print(json.dumps({"cpu_s": time.process_time(), "peak_mib": peak(), "cache": record.cache}))
 """

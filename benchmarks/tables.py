@@ -77,7 +77,8 @@ def write(out: Path, records: int, samples: int, tasks: int, seeds: int) -> floa
                 main = mean_estimate(scores, clusters)
                 metric = "accuracy" if card.engine == "vqa" else "top1_k20" if task == "knn" else "top1"
                 fields = {
-                    "backbone": {**who, "uri": f"timm:{name}", "weights_sha256": weights, "info": {"baseline": not b, "architecture": {"dim": 768}}},
+                    "backbone": {**who, "uri": f"timm:{name}", "weights_sha256": weights,
+                                 "info": {"baseline": not b, "architecture": {"dim": 768}}},
                     "task": task, "engine": card.engine, "main_metric": metric, "protocol": {}, "protocol_hash": "", "seed": seed,
                     "data": {"source": "hub", "counts": {"images": images, "classes": 40}, "split": "val"},
                     "metrics": {metric: main, **{f"{k}": main for k in ("floor_majority", "mean_per_class", "yes_ratio")}},

@@ -26,9 +26,10 @@ from levl_eval.pretrain.cli import HELP
 from levl_eval.records import Record
 
 CARDS = (
-    "BackboneCard", "PreprocessOverride", "SetCard", "DataSpec", "HubSource", "RecipeCard", "ConnectorSpec", "LLMCard", "PromptSpec", "QuestionCard", "VQACard", "MultipleChoiceCard",
-    "SegmentationCard", "InContextCard", "TextSegmentationCard", "MMSegCard", "DepthCard", "DepthRecipeCard", "NormalsCard", "LinearProbeCard", "LinearPathCard", "AttentiveCard", "KNNCard", "ZeroShotCard",
-    "RetrievalCard", "ChoiceCard", "ShiftCard", "BackgroundsCard", "LMMSCard", "ClaimCard", "SuiteCard",
+    "BackboneCard", "PreprocessOverride", "SetCard", "DataSpec", "HubSource", "RecipeCard", "ConnectorSpec", "LLMCard",
+    "PromptSpec", "QuestionCard", "VQACard", "MultipleChoiceCard", "SegmentationCard", "InContextCard", "TextSegmentationCard",
+    "MMSegCard", "DepthCard", "DepthRecipeCard", "NormalsCard", "LinearProbeCard", "LinearPathCard", "AttentiveCard", "KNNCard",
+    "ZeroShotCard", "RetrievalCard", "ChoiceCard", "ShiftCard", "BackgroundsCard", "LMMSCard", "ClaimCard", "SuiteCard",
 )  # fmt: skip
 
 

@@ -29,7 +29,10 @@ def test_the_wheel_carries_the_cards_and_they_are_found_there(tmp_path):
     shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "levl_eval" / "assets").rglob("*") if p.is_file()}
     assert shipped <= inside
     # -S and -I keep the checkout out of the path: what is found is the extracted wheel's.
-    code = "import sys; sys.path[:0] = sys.argv[1:]; import levl_eval.cards.registry as r; print(r.card_folder('tasks')); print(r.names('tasks'))"
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import levl_eval.cards.registry as r; "
+        "print(r.card_folder('tasks')); print(r.names('tasks'))"
+    )
     site = [str(tmp_path / "site"), *[p for p in sys.path if p.endswith("site-packages")]]
     out = subprocess.run([sys.executable, "-I", "-S", "-c", code, *site], capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0, out.stderr

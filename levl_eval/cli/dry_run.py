@@ -28,8 +28,8 @@ def print_plan(cards: dict[str, TaskCard], args: argparse.Namespace) -> None:
     sets = _sets(cards, args)
     if args.json:
         rows = [
-            {"task": card.name, "variant": label, "protocol_hash": digest(protocols[label]), "protocol": protocols[label], "card": plain(card),
-             "sets": [{"role": s.role, "images": s.images, "why": s.why} for s in sets if s.task == label]}
+            {"task": card.name, "variant": label, "protocol_hash": digest(protocols[label]), "protocol": protocols[label],
+             "card": plain(card), "sets": [{"role": s.role, "images": s.images, "why": s.why} for s in sets if s.task == label]}
             for label, card in cards.items()
         ]  # fmt: skip
         print(json.dumps(rows, indent=1))

@@ -76,7 +76,11 @@ def images_of(record: Record, data: str | None = None) -> Callable[[str], Image.
 
 
 _SCENES_AGAIN = "run the task again, or give --data DIR, a folder made by `levl-eval data make scenes`"
-_WITH_IMAGES = ("vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot", "retrieval", "choice", "shift", "backgrounds", "depth", "depth-recipe", "normals", "correspondence", "propagation", "instance", "multiview")  # fmt: skip
+_WITH_IMAGES = (
+    "vqa", "mcq", "segmentation", "incontext", "textseg", "mmseg", "linear", "linear-path", "knn", "attentive", "zeroshot",
+    "retrieval", "choice", "shift", "backgrounds", "depth", "depth-recipe", "normals", "correspondence", "propagation", "instance",
+    "multiview",
+)  # fmt: skip
 
 
 def _test_images(card: TaskCard, folder: str, record: Record) -> tuple[ImageSet, str]:

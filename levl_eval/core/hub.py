@@ -12,7 +12,10 @@ from levl_eval.core.text import printable
 _OFFLINE = (
     "connect", "offline", "resolve", "LocalEntry", "couldn't find", "Max retries", "Name or service", "cached", "timed out", "timeout",
 )  # fmt: skip
-UNREACHED = "the hub cannot be reached and its cache holds no copy; give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"
+UNREACHED = (
+    "the hub cannot be reached and its cache holds no copy; "
+    "give a local directory, or fill the cache (HF_HOME) and set HF_HUB_OFFLINE=1"
+)
 
 UNKNOWN_REVISION = "has no such revision; correct `hub.revision`, or leave it out"
 

@@ -29,8 +29,14 @@ from levl_eval.data.types import DepthSet, ImageSet
 
 KITTI_FRAME = (352, 1216)  # height and width of the benchmark's part of a frame: at the bottom, in the middle
 SUN_FAR = 8.0  # metres: what is further away is taken for this, as the set's own toolbox reads it (read3dPoints.m)
-_GET_KITTI = "get the raw drives and data_depth_annotated from cvlibs.net/datasets/kitti, the lists from BTS or the Monocular-Depth-Estimation-Toolbox"
-_GET_SUN = "get SUNRGBD.zip and SUNRGBDtoolbox.zip from rgbd.cs.princeton.edu, or SUNRGBD_val_splits.txt of the Monocular-Depth-Estimation-Toolbox"
+_GET_KITTI = (
+    "get the raw drives and data_depth_annotated from cvlibs.net/datasets/kitti, "
+    "the lists from BTS or the Monocular-Depth-Estimation-Toolbox"
+)
+_GET_SUN = (
+    "get SUNRGBD.zip and SUNRGBDtoolbox.zip from rgbd.cs.princeton.edu, "
+    "or SUNRGBD_val_splits.txt of the Monocular-Depth-Estimation-Toolbox"
+)
 _IMAGES = ("input", "raw", "raw_data", ".")
 _MAPS = ("gt_depth", *(f"data_depth_annotated{k}" for k in ("", "/train", "/val")), "train", "val", ".")
 _SUN_SPLITS = ("SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat", "traintestSUNRGBD/allsplit.mat", "allsplit.mat")

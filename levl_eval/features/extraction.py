@@ -195,7 +195,10 @@ class Extraction:
 
     def _unequal(self, row: int, one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]]) -> str:
         shapes = " and ".join(", ".join(f"{name} {list(s)}" for name, s in x.items()) for x in (one, other))
-        return f"{self.name}: features of image {self.images.ids[row]} have another shape than others ({shapes}); an encoder gives all images the same"
+        return (
+            f"{self.name}: features of image {self.images.ids[row]} have another shape than others ({shapes}); "
+            "an encoder gives all images the same"
+        )
 
     def _sum(self, chunk: int) -> Path:
         return self.folder / "sums" / f"{chunk:06d}"

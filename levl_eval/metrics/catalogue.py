@@ -168,7 +168,8 @@ METRICS: tuple[Metric, ...] = (
     _fraction("likelihood_calibration_error", "expected calibration error of P(yes)", "lower"),
     _fraction("question_accuracy", "questions answered right, each counted alone"),
     _fraction("letter_likelihood_accuracy", "questions whose right letter is the likeliest"),
-    *(_fraction(f"option_likelihood_accuracy{e}", f"questions whose right option's text is the likeliest{w}") for e, w in (("", ""), ("_norm", " per character"))),
+    *(_fraction(f"option_likelihood_accuracy{e}", f"questions whose right option's text is the likeliest{w}")
+      for e, w in (("", ""), ("_norm", " per character"))),
     _fraction("answered", "questions with an answer", "none"),
     _fraction("binary", "GQA: yes, no, and choices"), _fraction("open", "GQA: open questions"),
     *(_fraction(f"{kind}/{{rest}}", "accuracy of a kind of question") for kind in (

@@ -32,7 +32,8 @@ Examples:
 Several processes, on one machine or many:
   torchrun --nproc-per-node 8 --no-python levl-pretrain config.yaml key=value ...
   accelerate launch --no_python levl-pretrain config.yaml key=value ...      (its own configuration chooses DDP or FSDP)
-  levl-pretrain --launcher slurm --slurm nodes=2,gpus=8,partition=gpu,time=24:00:00 config.yaml key=value ...      (torchrun on each node; --detach)
+  levl-pretrain --launcher slurm --slurm nodes=2,gpus=8,partition=gpu,time=24:00:00 config.yaml key=value ...\
+      (torchrun on each node; --detach)
   (torchrun and accelerate take a Python file by default, hence the flag; -m levl_eval.pretrain.cli in its place does the same)
 
 Every field with its value, choices, meaning and source, as a config.yaml: levl-pretrain fields [model=tiny] [preset=...] > config.yaml

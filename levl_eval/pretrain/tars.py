@@ -167,7 +167,10 @@ def _apart(name: str, again: bool) -> str:
     """What is wrong with a key whose members do not follow one another. again: whether a member of this suffix was there already."""
     if again:
         return f"holds the sample {name} twice; keep one of the two"
-    return f"the members of the sample {name} do not follow one another; write it again sorted by name: tar --sort=name -cf SHARD.tar FOLDER"
+    return (
+        f"the members of the sample {name} do not follow one another; "
+        "write it again sorted by name: tar --sort=name -cf SHARD.tar FOLDER"
+    )
 
 
 def _members(path: str, fields: tuple[str, ...], strip: bool, wanted: Wanted | None) -> Iterator[Raw | None]:

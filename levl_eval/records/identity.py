@@ -123,7 +123,8 @@ def identity_of(record: Record) -> JobIdentity:
     return JobIdentity(
         backbone={"name": b["name"], "weights": b["weights_sha256"], "code": b["code"], "preprocess": b["preprocess"], "text": b["text"]},
         task=record.task, engine=record.engine, versions=record.versions, protocol=record.card_protocol,
-        data=DataIdentity(str(data.get("fingerprint", "")), record.train, str(data.get("validation", "")), order if isinstance(order, dict) else None),
+        data=DataIdentity(str(data.get("fingerprint", "")), record.train,
+                          str(data.get("validation", "")), order if isinstance(order, dict) else None),
         seed=record.seed, device=record.device, resolved=record.resolved, precision=record.precision,
         language_model=record.language_model, limit=record.limit,
     )  # fmt: skip

@@ -95,7 +95,9 @@ def _result(record: Record, name: str, e: Estimate) -> dict[str, object]:
         "metric_config": config,
         "score_details": {
             "score": e.value, "uncertainty": uncertainty,
-            "additional_details": _texts({"images": e.clusters, "protocol_hash": record.protocol_hash, "comparison_hash": record.comparison_hash}),
+            "additional_details": _texts({
+                "images": e.clusters, "protocol_hash": record.protocol_hash, "comparison_hash": record.comparison_hash,
+            }),
         },
     }  # fmt: skip
 
@@ -156,7 +158,8 @@ def instance(record: Record, model: str, sample: Sample) -> dict[str, object]:
         "interaction_type": "single_turn", "input": {"raw": question, "reference": [sample.target]}, "output": {"raw": [sample.prediction]},
         "messages": None,
         "answer_attribution": [
-            {"turn_idx": 0, "source": "output.raw", "extracted_value": sample.prediction, "extraction_method": "custom", "is_terminal": True}
+            {"turn_idx": 0, "source": "output.raw", "extracted_value": sample.prediction,
+             "extraction_method": "custom", "is_terminal": True}
         ],
         "evaluation": {"score": sample.score, "is_correct": sample.score == 1.0},
         "error": None if sample.status == "ok" else sample.status,

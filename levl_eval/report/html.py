@@ -145,7 +145,10 @@ def _specifications(results: Results) -> list[Chart]:
         # rendered, hence escaped
         drawing = Markup(specification_curve_svg(points, f"gain of {whose} on {task} under {len(points)} protocols"))
         held = sum(p.verdict == "supported" for p in points)
-        caption = f"Gain of {whose} under each protocol, sorted, with 95% intervals and the protocol's choices; significantly above zero in {held} of {len(points)}."
+        caption = (
+            f"Gain of {whose} under each protocol, sorted, with 95% intervals and the protocol's choices; "
+            f"significantly above zero in {held} of {len(points)}."
+        )
         out.append(Chart(f"{task}: {whose}, by protocol", drawing, caption))
     return out
 
@@ -298,7 +301,9 @@ def build(results: Results, opener: Opener | None = None, out: Path | None = Non
     page = render(
         "report.html.j2", css=own_file(HERE / "report.css"), script=own_file(HERE / "report.js"), results=results, head=facts.head(results),
         data_notes=data_notes(results), tables=tables(results),
-        notes=list(dict.fromkeys([*floor_notes(results.records), *instrument_notes(results, results.rows), *failures(results), *results.notes()])),
+        notes=list(dict.fromkeys([
+            *floor_notes(results.records), *instrument_notes(results, results.rows), *failures(results), *results.notes(),
+        ])),
         responses=[*_budgets(results, colour), *_doses(results), *_specifications(results)], gain=_gains(results, colour),
         scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),
         breakdowns=[_breakdown(results, row) for row in results.rows if any(c.records for c in row.cells.values())],

@@ -20,11 +20,17 @@ from levl_eval.report.tables import all_notes, late_mark
 from levl_eval.report.templating import render
 from levl_eval.report.units import interval, labelled, lower_note, text
 
-CAPTION = "Percent, with 95% intervals over test images. Bold: significantly better than every other (95% interval of the paired difference over images)."
+CAPTION = (
+    "Percent, with 95% intervals over test images. "
+    "Bold: significantly better than every other (95% interval of the paired difference over images)."
+)
 AVERAGE_CAPTION = (
     f"Averages over groups of tasks, percent, with 95% intervals ({METHOD}). Only for backbones with every task of the group."
 )
-SIGHT_CAPTION = "Share of sight: percent of the way from the floor without sight to the ceiling of perfect sight, with 95% intervals over images."
+SIGHT_CAPTION = (
+    "Share of sight: percent of the way from the floor without sight to the ceiling of perfect sight, "
+    "with 95% intervals over images."
+)
 GAIN_CAPTION = "Gain over {over} in points, paired over images, with 95% intervals."
 
 

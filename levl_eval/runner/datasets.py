@@ -197,7 +197,10 @@ def mixed_sources(card: TaskCard, data: str) -> str:
     tests = [p.spec for p in parts if p.role == "test"]
     train = [p.spec for p in parts if p.role == "train"]
     if any(map(has_own_place, tests)) and train and not all(map(has_own_place, train)):
-        return f"{card.name}: is tested on data of your own, but trained on the synthetic scenes; give --data DIR, or the training set by --set"
+        return (
+            f"{card.name}: is tested on data of your own, but trained on the synthetic scenes; "
+            "give --data DIR, or the training set by --set"
+        )
     return ""
 
 

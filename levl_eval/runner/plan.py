@@ -343,7 +343,10 @@ def _jobs(plan: Plan) -> list[Job]:
             return facts_of_data, None
         except LevlError as e:
             if config.data == "scenes" and plan.data in str(e):  # the program's own cache is no place for anyone's data
-                reason = f"{str(e).replace(plan.data, 'DIR')}; --data DIR names the folder: the synthetic scenes, which are read without it, hold no such set"
+                reason = (
+                    f"{str(e).replace(plan.data, 'DIR')}; --data DIR names the folder: "
+                    "the synthetic scenes, which are read without it, hold no such set"
+                )
                 e = type(e)(reason)
             return DataFacts(DataIdentity(""), test_source(plan.cards[task], plan.data)), e
 

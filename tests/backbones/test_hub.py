@@ -172,8 +172,8 @@ def test_the_same_clip_weights_in_hf_open_clip_and_timm(tmp_path):
     open_clip.add_model_config(tmp_path / "cross-clip.json")
     net = open_clip.create_model("cross-clip").eval()
     randomise(net)
-    config = CLIPVisionConfig(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16,
-                              hidden_act="quick_gelu")  # fmt: skip
+    config = CLIPVisionConfig(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, image_size=32,
+                              patch_size=16, hidden_act="quick_gelu")  # fmt: skip
     from transformers import CLIPVisionModel
 
     tower = CLIPVisionModel(config).eval()

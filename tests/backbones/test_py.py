@@ -67,7 +67,8 @@ def line_of(path: Path, words: str) -> int:
 
 
 @pytest.mark.parametrize("change, words, at", [
-    (("self.preprocess = Preprocess(16)", "self.preprocess = Preprocess(16)\n        self.table = {}['gone']"), "KeyError: 'gone'", "self.table"),
+    (("self.preprocess = Preprocess(16)", "self.preprocess = Preprocess(16)\n        self.table = {}['gone']"),
+     "KeyError: 'gone'", "self.table"),
     (("super().__init__()", "super().__init__(); raise RuntimeError('two\\nlines')"), "RuntimeError: two lines", "RuntimeError"),
     (("maps = self.conv(images)", "maps = self.conv(images[:, :2])"), "RuntimeError: .*channels", "images[:, :2]"),
     (("import torch\n", "import torch\nimport no_such_library_here\n"), "ModuleNotFoundError: No module named "

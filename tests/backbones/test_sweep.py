@@ -17,7 +17,8 @@ TIMM = [
     "xcit_nano_12_p16_224",
     "levit_128s",
 ]
-OPEN_CLIP = ["ViT-S-32", "RN50", "coca_ViT-B-32", "ViT-L-14-CLIPA", "PE-Core-T-16-384", "EVA02-B-16", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256"]  # fmt: skip
+OPEN_CLIP = ["ViT-S-32", "RN50", "coca_ViT-B-32", "ViT-L-14-CLIPA", "PE-Core-T-16-384", "EVA02-B-16", "MobileCLIP2-S0",
+             "ViT-B-32-SigLIP2-256"]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -76,7 +76,9 @@ ATTACKS = {
     "schedule": {"param_scheduler": [EVIL]},
     "transform": {"train_dataloader__dataset__pipeline": [{"type": "LoadAnnotations"}, EVIL]},
     "test transform": {"test_dataloader__dataset__pipeline": [{"type": "LoadAnnotations"}, {"type": "subprocess.run", "args": "x"}]},
-    "albumentations": {"train_dataloader__dataset__pipeline": [{"type": "Albu", "transforms": [{"type": "load", "filepath_or_buffer": "x"}]}]},
+    "albumentations": {
+        "train_dataloader__dataset__pipeline": [{"type": "Albu", "transforms": [{"type": "load", "filepath_or_buffer": "x"}]}],
+    },
     "module by name": {"model__decode_head": {"type": "antigravity"}},
     "other scope": {"model__decode_head": {"type": "mmdet.Mask2FormerHead"}},
     "in our scope": {"model__decode_head": {"type": "mmengine.utils.import_modules_from_strings"}},

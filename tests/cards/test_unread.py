@@ -67,7 +67,10 @@ def test_no_card_that_ships_states_what_it_passes_over():
 
 
 def test_a_card_s_own_field_is_refused_with_its_file(tmp_path):
-    text = "kind: task\nname: mine\nengine: depth\nmain_metric: rmse\nhead: ridge\nepochs: 5\ntrain: {layout: depth, images: a, annotations: b}\n"
+    text = (
+        "kind: task\nname: mine\nengine: depth\nmain_metric: rmse\nhead: ridge\nepochs: 5\n"
+        "train: {layout: depth, images: a, annotations: b}\n"
+    )
     path = tmp_path / "mine.yaml"
     path.write_text(text + "data: {layout: depth, images: c, annotations: d}\n")
     with pytest.raises(UsageError, match=r"mine\.yaml: field `epochs`: is not read with `head: ridge`"):

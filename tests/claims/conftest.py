@@ -27,7 +27,8 @@ def record(name: str, task: str, metrics: dict[str, Estimate], seed: int = 0, **
         },
         "task": task, "engine": {"gqa": "vqa", "pope": "vqa", "ade20k": "segmentation"}.get(task, task), "versions": {"engine": 1},
         "main_metric": METRIC.get(task, "accuracy"), "protocol": protocol, "protocol_hash": digest(protocol),
-        "data": {"fingerprint": changes.pop("fingerprint", f"{task}-data"), "train": [f"{task}-train"], "source": changes.pop("source", "scenes")},
+        "data": {"fingerprint": changes.pop("fingerprint", f"{task}-data"),
+                 "train": [f"{task}-train"], "source": changes.pop("source", "scenes")},
         "seed": seed, "metrics": metrics, "notes": {"converged": True},
         "identity_hash": digest([name, task, seed, protocol, changes, *weights]),
     }  # fmt: skip

@@ -122,6 +122,9 @@ def test_components_are_found_again():
     rng = np.random.default_rng(1)
     found = np.mean([
         [c.seed, c.image, c.rest]
-        for c in (components(0.1 * rng.standard_normal((6, 1)) + 0.2 * rng.standard_normal((1, 300)) + 0.3 * rng.standard_normal((6, 300))) for _ in range(60))
+        for c in (
+            components(0.1 * rng.standard_normal((6, 1)) + 0.2 * rng.standard_normal((1, 300)) + 0.3 * rng.standard_normal((6, 300)))
+            for _ in range(60)
+        )
     ], 0)  # fmt: skip
     assert found == pytest.approx([0.01, 0.04, 0.09], rel=0.2)

@@ -17,7 +17,10 @@ LINES = 20_000  # more than a pipe or a buffer holds
 
 def run(code: str, shell: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A guarded command of ``code`` whose streams are set by a line of bash, in which "$@" stands for it."""
-    whole = f"import sys\nfrom pathlib import Path\nfrom levl_eval.core.command import guard\ndef call():\n{code}\nsys.exit(guard(call, False, 'levl-eval'))"
+    whole = (
+        "import sys\nfrom pathlib import Path\nfrom levl_eval.core.command import guard\n"
+        f"def call():\n{code}\nsys.exit(guard(call, False, 'levl-eval'))"
+    )
     words = ["bash", "-o", "pipefail", "-c", shell, "bash", sys.executable, "-c", whole]
     return subprocess.run(words, capture_output=True, encoding="utf-8", timeout=120, env={**os.environ, **environment})
 

@@ -19,13 +19,15 @@ from levl_eval.core import distributed as processes
 from levl_eval.records import read_records
 
 TASKS = "gqa,textvqa,ade20k,linear"  # textvqa: not there, so it fails in both processes alike
-QUICK = ["gqa.recipe=scenes", "gqa.recipe.epochs=2", "gqa.recipe.max_questions=60", "gqa.recipe.images_per_batch=7", "ade20k.epochs=2", "linear.epochs=3", "linear.seeds=2"]  # fmt: skip
+QUICK = ["gqa.recipe=scenes", "gqa.recipe.epochs=2", "gqa.recipe.max_questions=60", "gqa.recipe.images_per_batch=7",
+         "ade20k.epochs=2", "linear.epochs=3", "linear.seeds=2"]  # fmt: skip
 
 
 def words(world, out):
     settings = [w for s in QUICK for w in ("--set", s)]
     # Batches of 5: 24, 12, 96 and 48 images are whole numbers of batches for one process and uneven shares for two.
-    return ["run", "--backbone", "random:nano", "--tasks", TASKS, "--data", str(world), "--out", str(out), "--batch-size", "5", *settings]  # fmt: skip
+    return ["run", "--backbone", "random:nano", "--tasks", TASKS, "--data", str(world), "--out", str(out),
+            "--batch-size", "5", *settings]  # fmt: skip
 
 
 def launch(arguments, cache, module="levl_eval.cli", **more):
@@ -110,7 +112,8 @@ def test_rank_and_launch_follow_the_environment(monkeypatch):
 
 
 def _worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")  # fmt: skip
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank),
+                      WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")  # fmt: skip
     from datetime import timedelta
 
     import torch

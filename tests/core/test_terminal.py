@@ -10,7 +10,8 @@ from levl_eval.cards.registry import names
 from levl_eval.cli import main
 from levl_eval.core.terminal import lines_of, numbers, print_rows, yaml_text
 
-ROWS = [["gqa", "vqa", "Questions about images, answered by a frozen language model that sees them through a connector."], ["x", "y", "short"]]  # fmt: skip
+ROWS = [["gqa", "vqa", "Questions about images, answered by a frozen language model that sees them through a connector."],
+        ["x", "y", "short"]]  # fmt: skip
 
 
 def test_the_last_column_is_wrapped_under_itself():

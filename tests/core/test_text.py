@@ -17,7 +17,8 @@ from levl_eval.core.progress import Progress
 from levl_eval.core.terminal import numbers, print_rows
 from levl_eval.core.text import csv_cell, html_text, json_text, latex_text, markdown_text, printable, size_text
 
-ACTING = ["\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "a\nb", "a\rb", "\x08\x08", "\x7f", "\u202egnp", "\u2066x", "\u200b", "\u2028x", "\ud800", "\t"]  # fmt: skip
+ACTING = ["\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "a\nb", "a\rb", "\x08\x08",
+          "\x7f", "\u202egnp", "\u2066x", "\u200b", "\u2028x", "\ud800", "\t"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ACTING)
@@ -44,7 +45,9 @@ def test_a_spreadsheet_computes_no_name(name):
     assert csv_cell(name).startswith("'")
 
 
-@pytest.mark.parametrize("number", ["-4.79", "+9.3 [+0.2, +18.1]", "-0.5 0.5 -1.0", "1e-05", "-1e-05", "12", "-3.0 [-4.0, -2.0], seed sd 0.3 (3)", 3, -2.5, None])  # fmt: skip
+@pytest.mark.parametrize("number", [
+    "-4.79", "+9.3 [+0.2, +18.1]", "-0.5 0.5 -1.0", "1e-05", "-1e-05", "12", "-3.0 [-4.0, -2.0], seed sd 0.3 (3)", 3, -2.5, None,
+])  # fmt: skip
 def test_numbers_stay_numbers(number):
     assert csv_cell(number) == number
 

@@ -179,7 +179,8 @@ def _masks() -> list[Odd]:
             ("void/m.png", encoded(_grid(0, 2, 255)), [0, 2, 255], "", {}),
             ("two-colours/m.png", encoded(Image.fromarray(_grid(0, 255)).convert("1")), [0, 1], "", {}),
             ("zero-void/m.png", encoded(_grid(0, 1, 3, 255)), [0, 2, 255], "", {"reduce_zero_label": True}),
-            ("0-and-255/m.png", encoded(_grid(0, 255)), None, "labels are 0 and 255.*did you mean classes 0 and 1", {"classes": ["a", "b"]}),
+            ("0-and-255/m.png", encoded(_grid(0, 255)), None,
+             "labels are 0 and 255.*did you mean classes 0 and 1", {"classes": ["a", "b"]}),
             ("from-one/m.png", encoded(_grid(1, 2, 3)), None, "labels run from 1 to 3: if they count from 1, set `reduce_zero_label`", {}),
             ("beyond/m.png", encoded(_grid(0, 9)), None, "label 9 is beyond the 3 classes", {}),
             ("all-void/m.png", encoded(_grid(255)), None, "mIoU is not defined on this test set", {}),
@@ -202,7 +203,8 @@ GQA = {"imageId": "a", "question": "Is it?", "answer": "yes"}
 VIZWIZ = {"image": "a.png", "question": "Is it?", "answers": [{"answer": "yes"}] * 10}
 TEXTVQA = {"question_id": 1, "image_id": "a", "question": "Is it?", "answers": ["yes"] * 10}
 VQAV2 = {"question_id": 1, "image_id": 1, "question": "Is it?"}
-NOTE = {"question_id": 1, "image_id": 1, "question_type": "is it", "answer_type": "yes/no", "multiple_choice_answer": "yes", "answers": [{"answer": "yes"}] * 10}  # fmt: skip
+NOTE = {"question_id": 1, "image_id": 1, "question_type": "is it", "answer_type": "yes/no",
+        "multiple_choice_answer": "yes", "answers": [{"answer": "yes"}] * 10}  # fmt: skip
 
 
 def _json(value: Any) -> bytes:
@@ -242,7 +244,8 @@ def _questions() -> list[Odd]:
         ("textvqa", "TextVQA_0.5.1_val.json", _json({"data": [TEXTVQA]}), yes, ""),
         ("textvqa", "TextVQA_0.5.1_train.json", _json({"data": [{**TEXTVQA, "answers": [None]}]}), None, "field `answers`"),
         ("vqav2", "v2_OpenEnded_mscoco_val2014_questions.json", _json({"questions": [VQAV2]}), yes, ""),
-        ("vqav2", "v2_OpenEnded_mscoco_train2014_questions.json", _json({"questions": [{**VQAV2, "image_id": "1"}]}), None, "question 1: field `image_id`"),
+        ("vqav2", "v2_OpenEnded_mscoco_train2014_questions.json",
+         _json({"questions": [{**VQAV2, "image_id": "1"}]}), None, "question 1: field `image_id`"),
     ]  # fmt: skip
     return [_question(*row) for row in rows]
 
@@ -283,7 +286,8 @@ def _captions() -> list[Odd]:
             ("utf-16.csv", (head + "c0" + rest).encode("utf-16"), None, "UTF-16"),
             ("no-header.tsv", "a.png\tc0\nb.png\tc1\n", None, "expected columns caption, image"),
             ("no-number.token", "a.png#0\tc0\nb.png c1\n", None, "line 2: expected IMAGE#NUMBER"),
-            ("of-no-image.json", _json({**coco, "annotations": [{**notes[0], "image_id": 9}]}), None, "annotation 1: image_id 9 is none of its images"),
+            ("of-no-image.json", _json({**coco, "annotations": [{**notes[0], "image_id": 9}]}),
+             None, "annotation 1: image_id 9 is none of its images"),
             ("dataset_twice.json", _json({"images": [split[0], *split]}), None, "image a.png is listed twice"),
             ("empty.csv", "", None, "the header is"),
         ]

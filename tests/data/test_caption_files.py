@@ -60,7 +60,8 @@ def test_tables_that_are_refused(name, read, tmp_path):
         ("c.csv", "image,caption\na.jpg,one\u2028line\n", ["one\u2028line"]),
         ("c.tsv", "image\tcaption\na.jpg\ta dog, a cat\n", ["a dog, a cat"]),
         ("c.token", "a.jpg#0\tA dog .\na.jpg#1\tA cat , too .\n", ["A dog .", "A cat , too ."]),
-        ("c.json", json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"id": 5, "image_id": 1, "caption": "A dog"}]}), ["A dog"]),
+        ("c.json", json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}],
+                               "annotations": [{"id": 5, "image_id": 1, "caption": "A dog"}]}), ["A dog"]),
     ],
 )  # fmt: skip
 def test_tables_that_are_read(name, content, captions, tmp_path):
@@ -72,7 +73,8 @@ def test_tables_that_are_read(name, content, captions, tmp_path):
     [
         ("c.token", "a.jpg#0\tA dog\na.jpg A cat\n", "line 2: expected IMAGE#NUMBER"),
         ("c.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "annotation 1: image_id 1 is none of its images"),
-        ("c.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": " "}]}', "annotation 1: field `caption`"),
+        ("c.json", '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": " "}]}',
+         "annotation 1: field `caption`"),
         ("c.json", '{"images": [{"id": 1}], "annotations": []}', "image 1: field `file_name` is missing"),
         ("c.json", '{"images": [{"filename": "a.jpg", "sentences": []}]}', "holds no lists `images` and `annotations`"),
     ],

@@ -23,14 +23,17 @@ from tests.data import small_sets as small
 COUNTS = [
     {"answer": 4, "data_source": "imported_genome", "image": "VG_100K_2/24.jpg", "image_id": 9024, "issimple": False,
      "question": "How many headlights does the black bus have?", "question_id": 30095774},
-    {"answer": 0, "data_source": "amt", "image": "VG_100K_2/24.jpg", "image_id": 9024, "issimple": True, "question": "How many dogs?", "question_id": 2},
-    {"answer": 12, "data_source": "amt", "image": "VG_100K/7.jpg", "image_id": 7, "issimple": True, "question": "How many cups?", "question_id": 3},
+    {"answer": 0, "data_source": "amt", "image": "VG_100K_2/24.jpg", "image_id": 9024,
+     "issimple": True, "question": "How many dogs?", "question_id": 2},
+    {"answer": 12, "data_source": "amt", "image": "VG_100K/7.jpg", "image_id": 7,
+     "issimple": True, "question": "How many cups?", "question_id": 3},
 ]  # fmt: skip
 STATEMENTS = [
-    {"image": "000000017697.jpg", "image_link": "http://images.cocodataset.org/train2017/000000017697.jpg", "caption": "The car is behind the suitcase.",
-     "label": 1, "relation": "behind", "subj": "car", "obj": "suitcase", "annotator_id": 2, "vote_true_validator_id": "[18, 2]"},
-    {"image": "000000001675.jpg", "image_link": "http://images.cocodataset.org/val2017/000000001675.jpg", "caption": "The cat is on the keyboard.",
-     "label": 0, "relation": "on"},
+    {"image": "000000017697.jpg", "image_link": "http://images.cocodataset.org/train2017/000000017697.jpg",
+     "caption": "The car is behind the suitcase.", "label": 1, "relation": "behind", "subj": "car", "obj": "suitcase",
+     "annotator_id": 2, "vote_true_validator_id": "[18, 2]"},
+    {"image": "000000001675.jpg", "image_link": "http://images.cocodataset.org/val2017/000000001675.jpg",
+     "caption": "The cat is on the keyboard.", "label": 0, "relation": "on"},
 ]  # fmt: skip
 
 
@@ -54,7 +57,8 @@ def test_tallyqa_from_files_and_hub_is_one_set(data, monkeypatch):
     ]
     rows = [
         {"image": {"bytes": small.image_bytes(k), "path": None}, "qa": [
-            {"question": r["question"], "answer": str(r["answer"]), "is_simple": r["issimple"], "data_source": "amt"} for r in COUNTS if r["image"] == name
+            {"question": r["question"], "answer": str(r["answer"]), "is_simple": r["issimple"], "data_source": "amt"}
+            for r in COUNTS if r["image"] == name
         ]}
         for k, name in enumerate(("VG_100K_2/24.jpg", "VG_100K/7.jpg"))
     ]  # fmt: skip

@@ -26,20 +26,22 @@ DOCUMENTS = [
      "ucsf_document_id": "a", "ucsf_document_page_no": "2", "answers": ["tar"], "data_split": "val"},
 ]  # fmt: skip
 POSTERS = [
-    {"questionId": 98313, "question": "How many?", "image_local_name": "70471.jpeg", "image_url": "https://x/70471.jpeg", "answers": ["3", "three"],
-     "answer_type": ["non-extractive"], "operation/reasoning": ["counting"], "data_split": "val"},
-    {"questionId": 98314, "question": "Which?", "image_local_name": "70471.jpeg", "image_url": "https://x/70471.jpeg", "answers": ["Facebook"],
-     "answer_type": ["single span"], "operation/reasoning": [], "data_split": "val"},
+    {"questionId": 98313, "question": "How many?", "image_local_name": "70471.jpeg", "image_url": "https://x/70471.jpeg",
+     "answers": ["3", "three"], "answer_type": ["non-extractive"], "operation/reasoning": ["counting"], "data_split": "val"},
+    {"questionId": 98314, "question": "Which?", "image_local_name": "70471.jpeg", "image_url": "https://x/70471.jpeg",
+     "answers": ["Facebook"], "answer_type": ["single span"], "operation/reasoning": [], "data_split": "val"},
 ]  # fmt: skip
 CHARTS = {
     "human": [{"imgname": "a.png", "query": "How many?", "label": "14"}, {"imgname": "a.png", "query": "Is it?", "label": "Yes"}],
     "augmented": [{"imgname": "b.png", "query": "What share?", "label": "0.57"}],
 }
 SIGNS = [
-    {"dataset_name": "IIIT5K", "id": 2843, "image_path": "IIIT5K/test/918_1.png", "question": "what is written in the image?", "answers": "CENTRE",
-     "type": "Regular Text Recognition"},
-    {"dataset_name": "docVQA", "id": 2843, "image_path": "docVQA/val/a.png", "question": "Who?", "answers": ["Smith", "Mr. Smith"], "type": "Doc-oriented VQA"},
-    {"dataset_name": "docVQA", "id": 2844, "image_path": "docVQA/val/a.png", "question": "When?", "answers": ["1999"], "type": "Doc-oriented VQA"},
+    {"dataset_name": "IIIT5K", "id": 2843, "image_path": "IIIT5K/test/918_1.png", "question": "what is written in the image?",
+     "answers": "CENTRE", "type": "Regular Text Recognition"},
+    {"dataset_name": "docVQA", "id": 2843, "image_path": "docVQA/val/a.png", "question": "Who?",
+     "answers": ["Smith", "Mr. Smith"], "type": "Doc-oriented VQA"},
+    {"dataset_name": "docVQA", "id": 2844, "image_path": "docVQA/val/a.png",
+     "question": "When?", "answers": ["1999"], "type": "Doc-oriented VQA"},
 ]  # fmt: skip
 IMAGES = {
     "xnbl0037_1.png": 0,
@@ -87,8 +89,8 @@ def table(task):
     elif task == "docvqa":
         rows = [{**r, "questionId": str(r["questionId"]), "image": r["image"].removeprefix("documents/")} for r in DOCUMENTS]
     elif task == "infovqa":
-        rows = [{**{k: v for k, v in r.items() if k != "image_local_name"}, "questionId": str(r["questionId"]), "image": r["image_local_name"],
-                 "ocr": "{}"} for r in POSTERS]  # fmt: skip
+        rows = [{**{k: v for k, v in r.items() if k != "image_local_name"}, "questionId": str(r["questionId"]),
+                 "image": r["image_local_name"], "ocr": "{}"} for r in POSTERS]  # fmt: skip
     else:
         rows = [{"dataset": r["dataset_name"], "question": r["question"], "question_type": r["type"], "image": r["image_path"],
                  "answer": r["answers"] if isinstance(r["answers"], list) else [r["answers"]]} for r in SIGNS]  # fmt: skip

@@ -72,9 +72,9 @@ def test_any_bytes_as_a_list_of_labelled_images(layout, content, tmp_path):
     one_line(lambda: read_classification(DataSpec(layout=layout, split=split, **fields), ""))
 
 
-FIELDS = ["questions", "annotations", "data", "question_id", "image_id", "question", "answers", "answer", "multiple_choice_answer", "choices", "image",
-          "images", "filename", "split", "sentences", "raw", "id", "file_name", "caption", "question_type", "answer_type",
-          "questionId", "imgname", "query", "label", "dataset_name", "image_path", "type"]  # fmt: skip
+FIELDS = ["questions", "annotations", "data", "question_id", "image_id", "question", "answers", "answer", "multiple_choice_answer",
+          "choices", "image", "images", "filename", "split", "sentences", "raw", "id", "file_name", "caption", "question_type",
+          "answer_type", "questionId", "imgname", "query", "label", "dataset_name", "image_path", "type"]  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([*WORDS, "val"]),
     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), x, max_size=5), max_leaves=10,

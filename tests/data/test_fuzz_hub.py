@@ -42,7 +42,8 @@ FITTING = {
     "scienceqa": {"question": WORDS, "choices": CELLS[4], "answer": NUMBERS},
     "mme": {"question_id": WORDS, "question": WORDS, "answer": WORDS, "category": WORDS}, "llava": {"conversations": CELLS[5]},
     "tallyqa": {"qa": st.lists(st.fixed_dictionaries({"question": WORDS, "answer": WORDS}), max_size=3)},
-    **{k: {"answer": CELLS[4], "file_name": WORDS, "bbox": st.lists(st.floats(-2, 14), min_size=4, max_size=4)} for k in ("refcoco", "refcoco-places")},
+    **{k: {"answer": CELLS[4], "file_name": WORDS, "bbox": st.lists(st.floats(-2, 14), min_size=4, max_size=4)}
+       for k in ("refcoco", "refcoco-places")},
     "chartqa": {"type": WORDS, "question": WORDS, "answer": WORDS},
     "ocrbench": {"dataset": WORDS, "question": WORDS, "question_type": WORDS, "answer": CELLS[4]},
     "docvqa": {"questionId": WORDS, "question": WORDS, "answers": CELLS[4], "question_types": CELLS[4], "ucsf_document_id": WORDS},

@@ -29,17 +29,20 @@ ROWS = {
     ]),
     "vizwiz": ("VizWiz-VQA", "default", [
         {"question_id": "VizWiz_val_00000000.jpg", "question": "Which one is it?", "answers": TEN, "category": "other", "image": image(20)},
-        {"question_id": "VizWiz_val_00000001.jpg", "question": "Is it on?", "answers": ["yes"] * 10, "category": "yes/no", "image": image(30)},
+        {"question_id": "VizWiz_val_00000001.jpg", "question": "Is it on?",
+         "answers": ["yes"] * 10, "category": "yes/no", "image": image(30)},
     ]),
     "scienceqa-img": ("ScienceQA", "ScienceQA-IMG", [
-        {"question": "Which is colder?", "choices": ["ice", "steam", "water"], "answer": 0, "hint": "Look at the image.", "subject": "natural science",
-         "topic": "physics", "image": image(40)},
-        {"question": "Which state?", "choices": ["Ohio", "Utah"], "answer": 1, "hint": "", "subject": "social science", "topic": "geography",
-         "image": image(50)},
+        {"question": "Which is colder?", "choices": ["ice", "steam", "water"], "answer": 0, "hint": "Look at the image.",
+         "subject": "natural science", "topic": "physics", "image": image(40)},
+        {"question": "Which state?", "choices": ["Ohio", "Utah"], "answer": 1, "hint": "", "subject": "social science",
+         "topic": "geography", "image": image(50)},
     ]),
     "mme": ("MME", "default", [
-        {"question_id": "color/0001.png", "question": "Is it red? Please answer yes or no.", "answer": "Yes", "category": "color", "image": image(60)},
-        {"question_id": "color/0001.png", "question": "Is it blue? Please answer yes or no.", "answer": "No", "category": "color", "image": image(60)},
+        {"question_id": "color/0001.png", "question": "Is it red? Please answer yes or no.",
+         "answer": "Yes", "category": "color", "image": image(60)},
+        {"question_id": "color/0001.png", "question": "Is it blue? Please answer yes or no.",
+         "answer": "No", "category": "color", "image": image(60)},
     ]),
 }  # fmt: skip
 

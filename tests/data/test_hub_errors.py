@@ -43,7 +43,10 @@ CASES = {
     "gated": (GATED, "is gated: accept its terms"),
     "gated, wrapped": (caused(datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), GATED), "is gated"),
     "missing": (http(errors.RepositoryNotFoundError, 404, "404 Client Error. Repository Not Found"), "no such repository on the hub"),
-    "missing, wrapped": (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed."), "no such repository"),
+    "missing, wrapped": (
+        datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub or cannot be accessed."),
+        "no such repository",
+    ),
     "limited": (http(errors.HfHubHTTPError, 429, "429 Client Error: Too Many Requests"), "limits requests .429.: wait"),
     "refused": (http(errors.HfHubHTTPError, 401, "401 Client Error: Unauthorized"), "refuses access .401.: log in"),
     "down": (http(errors.HfHubHTTPError, 503, "503 Server Error"), "the hub fails .503.: try again"),
@@ -51,7 +54,8 @@ CASES = {
         "configuration.*Available.*`hub.questions`"),
     "no split": (ValueError('Unknown split "train". Should be one of [\'test\'].'), "has no such split.*`hub.split`"),
     "no revision": (http(errors.RevisionNotFoundError, 404, "404 Client Error"), "has no such revision"),
-    "offline": (errors.OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled."), "hub cannot be reached and its cache"),
+    "offline": (errors.OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled."),
+                "hub cannot be reached and its cache"),
     "not cached": (ConnectionError("Couldn't reach 'a/b' on the Hub (LocalEntryNotFoundError)"), "hub cannot be reached"),
     "other": (RuntimeError("one\n\x1b[31mtwo"), "cannot be loaded .RuntimeError: one"),
 }  # fmt: skip

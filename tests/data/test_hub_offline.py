@@ -32,8 +32,9 @@ def vqav2_rows():
     out = []
     for i in range(2 * small.N):
         answers = [{"answer": "red", "answer_confidence": "yes", "answer_id": k + 1} for k in range(10)]
-        out.append({"question_type": "what is", "multiple_choice_answer": "red", "answers": answers, "image_id": i % small.N, "answer_type": "other",
-                    "question_id": i, "question": f"What colour is {i}?", "image": small.image_bytes(i % small.N, "JPEG")})  # fmt: skip
+        out.append({"question_type": "what is", "multiple_choice_answer": "red", "answers": answers, "image_id": i % small.N,
+                    "answer_type": "other", "question_id": i, "question": f"What colour is {i}?",
+                    "image": small.image_bytes(i % small.N, "JPEG")})  # fmt: skip
     return small.table_of(out)
 
 

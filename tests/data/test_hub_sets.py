@@ -224,8 +224,8 @@ def test_coco_stuff_numbered_anew_is_not_read_as_the_published_ids(value, cache,
 
 def karpathy_rows(split="test"):
     return [
-        {"image": small.image_bytes(k, "JPEG"), "caption": [f"cap {k} {j}" for j in range(5)], "sentids": ["1"], "split": split if k else "train",
-         "filename": f"{k}.jpg"} for k in range(3)
+        {"image": small.image_bytes(k, "JPEG"), "caption": [f"cap {k} {j}" for j in range(5)], "sentids": ["1"],
+         "split": split if k else "train", "filename": f"{k}.jpg"} for k in range(3)
     ]  # fmt: skip
 
 

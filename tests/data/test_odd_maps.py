@@ -50,7 +50,10 @@ def spec(root, masks, classes=("a", "b", "c"), **more) -> DataSpec:
 def test_palettes_made_one_by_one_are_no_labels(tmp_path, monkeypatch):
     same, other = palette_mask(), palette_mask((2, 0, 1))
     assert (read_segmentation(spec(tmp_path / "same", [same, same]), "").mask("1.png") == LABELS).all()
-    words = r"label 0 has the colour \(0, 255, 0\) in its palette, \(0, 0, 0\) in that of .*: masks of colours whose palettes were made one by one"
+    words = (
+        r"label 0 has the colour \(0, 255, 0\) in its palette, \(0, 0, 0\) in that of .*: "
+        r"masks of colours whose palettes were made one by one"
+    )
     with pytest.raises(UsageError, match=rf"m/1\.png: {words}"):
         read_segmentation(spec(tmp_path / "two", [same, other]), "")
     # by a table of colours each is read as what it shows, and a grey ramp is no choice of colours

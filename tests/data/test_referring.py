@@ -128,7 +128,8 @@ def test_places_from_files_and_hub(data, monkeypatch):
 
 @pytest.mark.parametrize(
     ("centre", "place"),
-    [((0, 0), "top left"), ((0.334, 0.401), "center middle"), ((0.66, 0.639), "center middle"), ((0.67, 0.64), "bottom right"), ((0.32, 0.7), "bottom left")],
+    [((0, 0), "top left"), ((0.334, 0.401), "center middle"), ((0.66, 0.639), "center middle"),
+     ((0.67, 0.64), "bottom right"), ((0.32, 0.7), "bottom left")],
 )  # fmt: skip
 def test_the_place_of_a_box(centre, place):
     x, y = centre
@@ -196,7 +197,8 @@ def test_tables_that_mix_two_splits_are_refused(monkeypatch):
 def test_rows_of_one_image_with_other_pixels_are_refused(monkeypatch):
     rows = table()
     other = datasets.Dataset.from_list(
-        [{**r, "image": {"bytes": small.image_bytes(7 + k), "path": None}} for k, r in enumerate(rows.cast_column("image", datasets.Image(decode=False)))],
+        [{**r, "image": {"bytes": small.image_bytes(7 + k), "path": None}}
+         for k, r in enumerate(rows.cast_column("image", datasets.Image(decode=False)))],
         features=rows.features,
     )  # fmt: skip
     monkeypatch.setattr(hub, "load_split", lambda source, config: HubTable(other))

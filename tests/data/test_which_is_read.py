@@ -125,7 +125,8 @@ def test_what_coco_stuff_and_cityscapes_lack_is_said(tmp_path):
 
 
 def test_names_are_counted_by_lines(tmp_path):
-    for content, words in (("sky\n\ntree\n", "line 2 is blank, and names are counted by lines"), ("0 sky\n1 tree\n", "every line begins with a number"),
+    for content, words in (("sky\n\ntree\n", "line 2 is blank, and names are counted by lines"),
+                           ("0 sky\n1 tree\n", "every line begins with a number"),
                            ("1: sky\n2: tree", "every line begins with a number")):  # fmt: skip
         with pytest.raises(UsageError, match=words):
             names_of(small.write(tmp_path / "c.txt", content), "")

@@ -57,7 +57,8 @@ def _settings(steps: int, **more) -> Settings:
 def test_the_loop_is_the_plain_loop_bit_for_bit():
     net, optimizer, loss_of = _problem()
     rates = []
-    curve = training_loop(optimizer, _settings(12, per_epoch=4), lambda s: (rates.append(optimizer.param_groups[0]["lr"]), loss_of(s))[1], QUIET)  # fmt: skip
+    curve = training_loop(optimizer, _settings(12, per_epoch=4),
+                          lambda s: (rates.append(optimizer.param_groups[0]["lr"]), loss_of(s))[1], QUIET)  # fmt: skip
     assert rates == [0.1 * Schedule(12, "cosine").at(s) for s in range(12)]
     plain, optimizer, loss_of = _problem()
     losses = []

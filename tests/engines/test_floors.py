@@ -140,7 +140,8 @@ def rooms(tmp_path_factory):
 @pytest.mark.slow
 def test_depth_on_few_images_is_trained_out_and_beats_the_mean(run, rooms):
     """Ten images are one step an epoch: the epochs alone leave the head far above the mean map."""
-    places = [f"{part}.{field}={rooms}/{split}/{folder}" for part, split in (("train", "train"), ("data", "test")) for field, folder in (("images", "images"), ("annotations", "depths"))]  # fmt: skip
+    places = [f"{part}.{field}={rooms}/{split}/{folder}" for part, split in (("train", "train"), ("data", "test"))
+              for field, folder in (("images", "images"), ("annotations", "depths"))]  # fmt: skip
     found = run("depth", "random:nano", *places)
     short = run("depth", "random:nano", *places, "until=epochs")
     floor = found.metrics["floor_mean_map/rmse"].value
@@ -153,7 +154,8 @@ def test_depth_on_few_images_is_trained_out_and_beats_the_mean(run, rooms):
 
 
 def test_depth_floor_is_the_training_mean_at_each_place(run, rooms):
-    places = [f"{part}.{field}={rooms}/{split}/{folder}" for part, split in (("train", "train"), ("data", "test")) for field, folder in (("images", "images"), ("annotations", "depths"))]  # fmt: skip
+    places = [f"{part}.{field}={rooms}/{split}/{folder}" for part, split in (("train", "train"), ("data", "test"))
+              for field, folder in (("images", "images"), ("annotations", "depths"))]  # fmt: skip
     found = run("depth", "random:nano", *places, "head=ridge", "upsample=nearest")
     maps = {s: [np.asarray(Image.open(rooms / s / "depths" / f"{k}.png")) / 1000 for k in range(10)] for s in ("train", "test")}
     mean = np.mean(maps["train"], 0)

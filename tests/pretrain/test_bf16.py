@@ -10,7 +10,8 @@ from levl_eval.models.checkpoints import completed
 from levl_eval.models.config import PretrainConfig, parse_config
 from levl_eval.models.towers import build_model, fuse_blocks, plain_attention
 
-SMALL = ["vision.width=64", "vision.heads=2", "vision.depth=2", "text.width=48", "text.heads=2", "text.depth=2", "image_size=32", "head_width=64"]  # fmt: skip
+SMALL = ["vision.width=64", "vision.heads=2", "vision.depth=2", "text.width=48",
+         "text.heads=2", "text.depth=2", "image_size=32", "head_width=64"]  # fmt: skip
 
 
 def _models(*words):

@@ -194,7 +194,8 @@ def killed(self, folder, *more):
     whole(self, folder, *more)
     os._exit(9)
 data._Plan.build = killed
-data.open_pool(parse_config(["data=csv:{source}", "batch_size=16", "image_size=16", "vocab_size=300"]), Path("{tmp_path}/cache"), Progress(quiet=True))
+config = parse_config(["data=csv:{source}", "batch_size=16", "image_size=16", "vocab_size=300"])
+data.open_pool(config, Path("{tmp_path}/cache"), Progress(quiet=True))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 9
     (folder,) = (tmp_path / "cache" / "pretrain").glob("csv-*/")
@@ -261,8 +262,9 @@ def test_the_run_records_what_pool_it_saw(tmp_path, source):
 
 def _begun(tmp_path, *words):
     """A run of two steps on the captions of tmp_path."""
-    words = [f"data=csv:{tmp_path / 'captions.csv'}", f"out={tmp_path / 'run'}", "batch_size=8", "image_size=16", "vision.depth=1", "text.depth=1",
-             "steps=2", "sigreg_slices=8", "vocab_size=300", "precision=fp32", "device=cpu", *words]  # fmt: skip
+    words = [f"data=csv:{tmp_path / 'captions.csv'}", f"out={tmp_path / 'run'}", "batch_size=8", "image_size=16",
+             "vision.depth=1", "text.depth=1", "steps=2", "sigreg_slices=8", "vocab_size=300", "precision=fp32",
+             "device=cpu", *words]  # fmt: skip
 
     def trainer(*more):
         return Trainer(parse_config([*words, *more]), Progress(quiet=True), tmp_path / "cache")

@@ -31,9 +31,9 @@ RUNS = {
 
 
 def _words(folder, name):
-    return [f"out={folder / name}", "steps=5", "batch_size=16", "scenes_pool=48", "captions_per_image=2", "sigreg_slices=64", "vision.depth=1",
-            "text.depth=1", "vocab_size=400", "precision=fp32", "log_every=1", "diagnose_every=5", "diagnose_images=16", "threads=1",
-            "device=cpu", "warmup=2", *RUNS[name]]  # fmt: skip
+    return [f"out={folder / name}", "steps=5", "batch_size=16", "scenes_pool=48", "captions_per_image=2", "sigreg_slices=64",
+            "vision.depth=1", "text.depth=1", "vocab_size=400", "precision=fp32", "log_every=1", "diagnose_every=5",
+            "diagnose_images=16", "threads=1", "device=cpu", "warmup=2", *RUNS[name]]  # fmt: skip
 
 
 def _losses(folder, name):

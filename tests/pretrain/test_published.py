@@ -88,7 +88,8 @@ def test_a_vit_b_in_the_hub_cache_goes_the_whole_way(offline, tmp_path):
 
 def test_a_matched_baseline_has_no_predictor(offline):
     _in_cache(offline, "lukaskuhn/SigLIP-ViT-B-DataComp-200k",
-              ["objective=siglip", "embed_dim=48", "vision.width=64", "vision.depth=1", "vision.heads=1", "text.width=64", "text.heads=1"])  # fmt: skip
+              ["objective=siglip", "embed_dim=48", "vision.width=64",
+               "vision.depth=1", "vision.heads=1", "text.width=64", "text.heads=1"])  # fmt: skip
     b = load_backbone("siglip-vit-b-datacomp")
     assert [r.name for r in b.readouts] == ["embedding"] and b.grid == (14, 14)
     assert b.encode_text(["a photo of a cat."]).shape == (1, 48)

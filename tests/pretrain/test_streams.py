@@ -326,7 +326,8 @@ def test_bad_shards_stop_the_run_or_are_counted(tmp_path):
 
 def test_what_is_wrong_is_counted_by_kind_and_shown_at_the_end(tmp_path, capsys):
     parts = {"a.jpg": _jpeg(1), "a.txt": b"one", "b.jpg": b"none", "b.txt": b"two", "c.txt": b"three", "d.jpg": _jpeg(4), "e.jpg": _jpeg(5),
-             "e.txt": b"\xff\xfe\xff", **{f"g{i}.{x}": _jpeg(9) if x == "jpg" else b"fine" for i in range(20) for x in ("jpg", "txt")}}  # fmt: skip
+             "e.txt": b"\xff\xfe\xff",
+             **{f"g{i}.{x}": _jpeg(9) if x == "jpg" else b"fine" for i in range(20) for x in ("jpg", "txt")}}  # fmt: skip
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name, content in parts.items():
             info = tarfile.TarInfo(name)

@@ -18,8 +18,8 @@ from levl_eval.models.config import parse_config
 from levl_eval.models.towers import build_model
 from levl_eval.pretrain.interchange import import_published
 
-SMALL = ["vision.depth=1", "text.depth=1", "vision.width=48", "vision.heads=2", "text.width=32", "text.heads=2", "embed_dim=12", "head_width=20",
-         "predictor_width=16", "predictor_depth=2", "image_size=32", "sigreg_slices=16"]  # fmt: skip
+SMALL = ["vision.depth=1", "text.depth=1", "vision.width=48", "vision.heads=2", "text.width=32", "text.heads=2", "embed_dim=12",
+         "head_width=20", "predictor_width=16", "predictor_depth=2", "image_size=32", "sigreg_slices=16"]  # fmt: skip
 TEXTS = ["a photo of a red cat", "two dogs run over green fields while it rains in the town", "rain"]
 
 

@@ -104,7 +104,8 @@ def fill(
                     failed = record(name, task, "top1", {}, status="failed", reason="no text encoder", **changes)
                     write_record(out, failed)
                     continue
-                samples = questions(rng, skill, each=1 if task in ("linear", "zeroshot") else 6, splits=("random", "popular") if task == "pope" else ("",))  # fmt: skip
+                samples = questions(rng, skill, each=1 if task in ("linear", "zeroshot") else 6,
+                                    splits=("random", "popular") if task == "pope" else ("",))  # fmt: skip
                 scores = np.array([s.score for s in samples])
                 e = mean_estimate(scores, np.array([s.image_id for s in samples]))
                 metric = "accuracy" if task in ("gqa", "pope") else "top1"

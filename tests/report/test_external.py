@@ -57,7 +57,8 @@ def test_two_files_of_predictions_for_one_task_are_two_columns(mixed):
 
 
 def test_a_measured_backbone_whose_name_looks_like_a_mark_is_no_imported_one(mixed):
-    write_record(mixed, external("good (external)", "linear", "dd", backbone={**external("x", "linear", "dd").backbone, "name": "good (external)", "info": {}}), SAMPLES)  # fmt: skip
+    backbone = {**external("x", "linear", "dd").backbone, "name": "good (external)", "info": {}}
+    write_record(mixed, external("good (external)", "linear", "dd", backbone=backbone), SAMPLES)
     results = Results.read([mixed])
     assert len(results.backbones) == 3 and len(set(results.backbones)) == 3
 

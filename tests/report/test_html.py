@@ -106,7 +106,8 @@ def test_samples_of_every_engine_have_their_images(world, tmp_path, monkeypatch)
             np.save(data / folder / "depth" / f"{k}.npy", np.full((64, 64), 2.0 + k, np.float32))
     settings = [
         "imagenet9.epochs=1", "retrieval.data.annotations=captions.csv", f"retrieval.data.images={data}",
-        *(f"depth.{part}.{field}={data / folder / sub}" for part, folder in (("train", "a"), ("data", "b")) for field, sub in (("images", ""), ("annotations", "depth"))),
+        *(f"depth.{part}.{field}={data / folder / sub}" for part, folder in (("train", "a"), ("data", "b"))
+          for field, sub in (("images", ""), ("annotations", "depth"))),
         "depth.head=ridge", "depth.size=64",
     ]  # fmt: skip
     records = evaluate(
@@ -135,7 +136,8 @@ def test_every_number_leads_to_its_protocol(results):
 def test_a_sample_and_a_number_lead_to_their_files(results, run_dir):
     text = write_report(run_dir, results).read_text()
     linked = set(re.findall(r'href="([^"#][^"]*\.jsonl?)"', text))
-    assert linked == {f"{kind}/{r.key}.{end}" for r in results.records for kind, end in page.KINDS.items() if (run_dir / kind / f"{r.key}.{end}").is_file()}  # fmt: skip
+    assert linked == {f"{kind}/{r.key}.{end}" for r in results.records
+                      for kind, end in page.KINDS.items() if (run_dir / kind / f"{r.key}.{end}").is_file()}  # fmt: skip
     gqa = next(t for t in data_of(text) if t["title"] == "gqa")
     assert set(gqa["files"]) < linked
     for file, lines in zip(gqa["files"], zip(*(s["l"] for s in gqa["samples"]), strict=True), strict=True):
@@ -246,7 +248,8 @@ def test_the_wheel_holds_the_templates():
 
     root = Path(__file__).resolve().parents[2]
     shipped = {f.distribution_path for f in WheelBuilder(str(root)).recurse_included_files()}
-    assert {f"levl_eval/report/{p.relative_to(root / 'levl_eval' / 'report')}" for p in (root / "levl_eval" / "report").rglob("*.*") if p.suffix in (".j2", ".css", ".js")} <= shipped  # fmt: skip
+    assert {f"levl_eval/report/{p.relative_to(root / 'levl_eval' / 'report')}"
+            for p in (root / "levl_eval" / "report").rglob("*.*") if p.suffix in (".j2", ".css", ".js")} <= shipped  # fmt: skip
     assert any(name.endswith("report.html.j2") for name in shipped)
 
 
@@ -339,7 +342,8 @@ def in_browser(tmp_path, page, width, wait_ms=0):
 
 MANY = """<script>
 const $ = (id) => document.getElementById(id), seen = {};
-const wide = document.querySelector("table.wide"), heads = () => [...wide.tHead.rows[0].cells].slice(2).filter((c) => !c.hidden).map((c) => c.textContent);
+const wide = document.querySelector("table.wide"), heads = () => [...wide.tHead.rows[0].cells].slice(2)
+  .filter((c) => !c.hidden).map((c) => c.textContent);
 const shown = () => [...document.querySelectorAll("details.panel")].filter((d) => !d.hidden).length;
 seen.first = heads(); $("columnsafter").click(); seen.second = heads(); seen.told = $("shown").textContent;
 $("columns").value = "e1"; $("columns").dispatchEvent(new Event("input")); seen.chosen = heads(); $("reset").click(); seen.reset = heads();
@@ -362,7 +366,10 @@ def test_many_records_stand_on_pages(tmp_path):
         for seed in range(3):
             job(tmp_path, name, seed=seed, n=12)
     page = build(Results.read([tmp_path]))
-    average = '<table class="wide"><thead><tr><th>average</th><th>tasks</th><th>e00</th></tr></thead><tbody><tr><th>VLM</th><td>gqa</td><td>1</td></tr></tbody></table>'
+    average = (
+        '<table class="wide"><thead><tr><th>average</th><th>tasks</th><th>e00</th></tr></thead>'
+        "<tbody><tr><th>VLM</th><td>gqa</td><td>1</td></tr></tbody></table>"
+    )
     page = page.replace("</table>", f"</table>{average}", 1)
     seen = in_browser(tmp_path, page.replace("</body>", MANY), 1280)
     assert seen["averages"]  # which is no task, and so on no page of its own

@@ -225,7 +225,11 @@ def test_connectors_and_their_states(how, llama, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "how, metric", [*((how, "accuracy") for how in (*DAMAGES, "ids")), ("ids", "letter_likelihood_accuracy"), ("kind", "option_likelihood_accuracy"), ("words", "option_likelihood_accuracy")]
+    "how, metric",
+    [
+        *((how, "accuracy") for how in (*DAMAGES, "ids")), ("ids", "letter_likelihood_accuracy"),
+        ("kind", "option_likelihood_accuracy"), ("words", "option_likelihood_accuracy"),
+    ],
 )  # fmt: skip
 def test_floors(how, metric, tmp_path, monkeypatch):
     """What is kept of a floor is what its main metric reads: texts, or likelihoods; the other kind is damage."""

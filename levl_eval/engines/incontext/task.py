@@ -166,7 +166,8 @@ def memory_on(memory: Memory, device: torch.device) -> Memory:
 def _notes(card: InContextCard, memory: Memory, most: int | None, train: SegmentationSet) -> dict[str, object]:
     held = (memory.counts > 0).any(0)[: len(train.classes)].tolist()
     return {
-        "memory": {"patches": len(memory), "asked": card.memory_size, "views": len(train.images) * max(1, card.views), "most_of_a_view": most},
+        "memory": {"patches": len(memory), "asked": card.memory_size,
+                   "views": len(train.images) * max(1, card.views), "most_of_a_view": most},
         "classes_absent_from_memory": [name for name, there in zip(train.classes, held, strict=True) if not there],
     }  # fmt: skip
 

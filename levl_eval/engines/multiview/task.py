@@ -177,7 +177,8 @@ def samples_of(scored: Scored, card: MultiviewCard) -> Iterator[Sample]:
         split = {"split": f"{card.angle_bins[strata[k]]:g}-{card.angle_bins[strata[k] + 1]:g}"} if per_bin else {}
         yield Sample(
             id=p.name, image_id=p.target.image, score=float(main[k]),
-            meta={**split, "source": p.source.image, "angle": round(p.angle, 3), "matches": int(scored.matches[k]), "median_cm": round(100 * scored.errors[k], 4)},
+            meta={**split, "source": p.source.image, "angle": round(p.angle, 3),
+                  "matches": int(scored.matches[k]), "median_cm": round(100 * scored.errors[k], 4)},
         )  # fmt: skip
 
 

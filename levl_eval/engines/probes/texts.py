@@ -123,7 +123,10 @@ def check_names(names: list[str], classes: tuple[str, ...], task: str) -> str:
         return ""
     of = [c for c, n in zip(classes, names, strict=True) if n == twice[0]]
     words = ", ".join(printable(c) for c in of[:3])
-    return f"{len(twice)} prompts stand for several classes each, first {printable(twice[0])!r} for {words}: the first class is always chosen"
+    return (
+        f"{len(twice)} prompts stand for several classes each, first {printable(twice[0])!r} for {words}: "
+        "the first class is always chosen"
+    )
 
 
 def spoken_names(chosen: list[str] | str | None, classes: tuple[str, ...], names: tuple[str, ...], task: str) -> list[str]:

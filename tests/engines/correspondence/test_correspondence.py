@@ -186,7 +186,8 @@ def test_floors_and_the_threshold(world):
     # Images of one size: the same place is the source's own.
     assert metrics["pck_per_point"].value == metrics["floor_same_position"].value == pytest.approx(
         np.concatenate([
-            np.hypot(*(p.source_points - p.target_points).T) <= 0.1 * max(p.target_box[2] - p.target_box[0], p.target_box[3] - p.target_box[1])
+            np.hypot(*(p.source_points - p.target_points).T)
+            <= 0.1 * max(p.target_box[2] - p.target_box[0], p.target_box[3] - p.target_box[1])
             for p in test.pairs
         ]).mean()
     )  # fmt: skip

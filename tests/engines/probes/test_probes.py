@@ -386,7 +386,8 @@ def test_classes_of_one_image_are_told(context, world, tmp_path):
 def test_backgrounds_drops_are_paired(context, world):
     nano = load_backbone("random:nano")
     out = backgrounds.run(context(task_card("imagenet9", {"epochs": "3"}), nano))
-    assert {"original", "mixed_same", "mixed_rand", "drop_mixed_same", "drop_mixed_rand", "background_gap", "floor_majority", "gain_over_majority"} == set(out.metrics)  # fmt: skip
+    assert {"original", "mixed_same", "mixed_rand", "drop_mixed_same", "drop_mixed_rand",
+            "background_gap", "floor_majority", "gain_over_majority"} == set(out.metrics)  # fmt: skip
     m = out.metrics
     assert m["drop_mixed_rand"].value == pytest.approx(m["original"].value - m["mixed_rand"].value)
     assert m["drop_mixed_rand"].method.startswith("paired") and m["mixed_rand"].value == pytest.approx(

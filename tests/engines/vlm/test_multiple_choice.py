@@ -359,7 +359,8 @@ def test_tables_of_the_hub(tmp_path):
         (q,) = read_questions(DataSpec.model_validate({"layout": layout, "split": split, "hub": hub}), "hub").questions
         return q
 
-    q = table("cv-bench", {"idx": 3, "type": "2D", "task": "Count", "question": "w?", "choices": ["1", "2"], "answer": "(B)", "source": "COCO"}, split="2D")  # fmt: skip
+    row = {"idx": 3, "type": "2D", "task": "Count", "question": "w?", "choices": ["1", "2"], "answer": "(B)", "source": "COCO"}
+    q = table("cv-bench", row, split="2D")
     assert (q.answer, q.meta["split"], q.meta["type"], q.question_id) == ("B", "COCO", "Count", "2D/3")
     q = table("mmvp", {"Index": 4, "Question": "w?", "Options": "(a) x (b) y", "Correct Answer": "(b)"})
     assert (q.answer, q.meta["group"]) == ("B", "2")
@@ -392,7 +393,8 @@ def test_the_scenes_questions_have_right_answers(task, world):
         ("realworldqa", {0, 2, 3}, {""}),
         ("seed-image", {4}, {"Scene Understanding", "Instance Attributes", "Instances Counting", "Spatial Relation"}),
         ("ai2d", {4}, {""}),
-        *((f"blink-{k.replace('_', '-').lower()}", {4 if k == "Counting" else 2}, {k}) for k in ("Counting", "Relative_Depth", "Spatial_Relation", "Object_Localization")),
+        *((f"blink-{k.replace('_', '-').lower()}", {4 if k == "Counting" else 2}, {k})
+          for k in ("Counting", "Relative_Depth", "Spatial_Relation", "Object_Localization")),
     ],
 )  # fmt: skip
 def test_every_set_with_one_image_a_question_has_a_twin_that_its_own_reader_reads(task, options, kinds, world):
@@ -431,7 +433,8 @@ def test_a_run_on_the_scenes_measures_letters_and_likelihoods(world, tmp_path, m
     )  # fmt: skip
     assert [r.status for r in records] == ["done", "done"], [r.reason for r in records]
     for r in records:
-        wanted = {"accuracy", "unparsed", "letter_likelihood_accuracy", "option_likelihood_accuracy", "option_likelihood_accuracy_norm", "floor_chance", "floor_text_only"}  # fmt: skip
+        wanted = {"accuracy", "unparsed", "letter_likelihood_accuracy", "option_likelihood_accuracy",
+                  "option_likelihood_accuracy_norm", "floor_chance", "floor_text_only"}  # fmt: skip
         assert wanted <= r.metrics.keys()
         # Rows, floors and gains are of the main metric: the shipped language model answers no letter, whatever it sees or not.
         assert r.main_metric == "option_likelihood_accuracy" and r.metrics["accuracy"].value == 0.0

@@ -234,7 +234,8 @@ from tests.engines.vlm.test_training import _args, _recipe
 fit.SAVE_EVERY = -1.0
 torch.set_num_threads(1)
 train = training.train
-net, notes, hit = train(*_args(load_language_model(sys.argv[1]), Path(sys.argv[2]), _recipe(epochs=float(sys.argv[3]), optimizer=sys.argv[4])))
+recipe = _recipe(epochs=float(sys.argv[3]), optimizer=sys.argv[4])
+net, notes, hit = train(*_args(load_language_model(sys.argv[1]), Path(sys.argv[2]), recipe))
 print("LOSS", notes["connector_loss"], flush=True)
 """
 
