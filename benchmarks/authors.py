@@ -74,8 +74,10 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def worst(ours: nn.Module, theirs: dict[str, Tensor]) -> float:
-    """Of all parameters' gradients the largest difference relative to the parameter's own largest entry. Gradients that are 0 but for
-    rounding in both (a bias before BatchNorm: below 1e-12 of the largest of all) are left out."""
+    """Of all parameters' gradients the largest difference relative to the parameter's own largest entry.
+
+    Gradients that are 0 but for rounding in both (a bias before BatchNorm: below 1e-12 of the largest of all) are left out.
+    """
     zero = 1e-12 * max(float(g.abs().max()) for g in theirs.values())
     out = 0.0
     for name, parameter in ours.named_parameters():

@@ -4,8 +4,7 @@
 
 Encoders of timm with random weights. One batch after another is encoded by every execution in turn, so that what else the machine
 does falls on all alike; the first batch, in which the compiler works, is told apart. CPU seconds on a CPU, wall clock on another
-device, where --cuda-graphs is measured
-too. Distance: of the pooled features to the plain ones', as a share of their norm.
+device, where --cuda-graphs is measured too. Distance: of the pooled features to the plain ones', as a share of their norm.
 """
 
 from __future__ import annotations

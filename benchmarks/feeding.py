@@ -1,11 +1,9 @@
-"""Images decoded and cut for an encoder: per CPU-second against torchvision's transforms and against our form before, and how
-busy the cores are.
+"""Images decoded and cut for an encoder: per CPU-second against torchvision and our earlier form, and how busy cores are.
 
     python benchmarks/feeding.py [--images 200] [--rounds 5] [--parts] [--folder DIR] [--json FILE]
 
 JPEGs of 500 x 375 pixels (smooth noise, quality 90, made here) to 224: shortest side, bicubic, centre crop. One process, one
-thread; the three
-forms run in turn, a round each:
+thread; the three forms run in turn, a round each:
   ours         data.rgb.open_rgb and Preprocess.pixels (what a worker does), normalised by the batch of 64
   torchvision  Image.open(...).convert("RGB"), Resize, CenterCrop, ToTensor, Normalize
   before       as levl-eval at 185fc12: opened and converted, converted once more, resized, cropped, normalised one by one

@@ -6,9 +6,8 @@ A tiny generated world, one backbone, `--jobs` seeds of a linear probe; `--proce
 as the copies of `--launcher slurm` do (ranks in the environment, nothing but files between them). They are forked after the imports, so
 that 64 of them share the libraries' memory. Each number of processes has an empty folder and cache. --kill: a quarter of them is ended by
 signal 9 on the way. Printed: seconds, CPU seconds, the largest sum of the processes' own memory (Pss, libraries once), records,
-those computed
-twice. Exit code 0: as many whole records as jobs, each computed once (or again where its process was killed), and the table's bytes equal
-to those of the first number of processes.
+those computed twice. Exit code 0: as many whole records as jobs, each computed once (or again where its process was killed), and
+the table's bytes equal to those of the first number of processes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The house holds: imports run downward only (lazy ones included), no circles, no private name crosses a module, nothing grows
-too large."""
+"""The house holds: imports run downward only (lazy ones included),
+no circles, no private name crosses a module, nothing grows too large."""
 
 from __future__ import annotations
 

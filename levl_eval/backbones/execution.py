@@ -22,8 +22,10 @@ COMPILER = "inductor"  # torch.compile's own
 
 
 class Execution(NamedTuple):
-    """compiled: by torch.compile. channels_last: images and the weights of convolutions as [N, H, W, C] in memory. cuda_graphs: of what is
-    compiled (torch.compile's mode "reduce-overhead")."""
+    """compiled: by torch.compile. channels_last: images and the weights of convolutions as [N, H, W, C] in memory.
+
+    cuda_graphs: of what is compiled (torch.compile's mode "reduce-overhead").
+    """
 
     compiled: bool = False
     channels_last: bool = False

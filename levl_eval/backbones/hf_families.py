@@ -116,6 +116,6 @@ CANONICAL = 2  # version of canonical(); 2: an underscore stands for a space
 
 
 def canonical(text: str) -> str:
-    """A text as SigLIP's authors compare it: underscores are spaces, no other punctuation, lower case, single spaces (big_vision's
-    prompt_engineering.canonicalize_text, which open_clip follows too)."""
+    """A text as SigLIP's authors compare it: underscores are spaces, no other punctuation, lower case,
+    single spaces (big_vision's prompt_engineering.canonicalize_text, which open_clip follows too)."""
     return " ".join(text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower().split())

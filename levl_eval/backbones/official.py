@@ -63,8 +63,8 @@ def _read_pt(path: Path) -> Parts:
 
 
 def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
-    """(vision, text, folder) state dictionaries of a directory (its last step), of the step that a file of it names, or of a hub repository
-    through its cache. Raises UsageError."""
+    """(vision, text, folder) state dictionaries of a directory (its last step),
+    of the step that a file of it names, or of a hub repository through its cache. Raises UsageError."""
     folder = Path(source).expanduser()
     if folder.is_file():
         vision, text = pair_of(folder)

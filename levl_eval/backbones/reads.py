@@ -89,8 +89,11 @@ def _files_below(folder: str) -> list[str]:
 
 
 def _newer(refs: Mapping[str, str]) -> bool:
-    """Whether a branch or tag stands elsewhere on the hub than in the cache. Where no network may be used or is there: no, as the cache
-    is what would be read. True too where the hub answers with an error: its library then says what that is."""
+    """Whether a branch or tag stands elsewhere on the hub than in the cache.
+
+    Where no network may be used or is there: no, as the cache is what would be read. True too where the hub answers with an
+    error: its library then says what that is.
+    """
     if not refs:
         return False
     from huggingface_hub import constants

@@ -288,8 +288,8 @@ _Range = tuple[Annotated[float, Between(0, 100, above=True)], Annotated[float, B
 
 
 class DepthRecipeCard(MetresFields):
-    """A depth head trained on augmented images, the frozen encoder run in each step, at the images' own size; scored on both
-    sides' mean."""
+    """A depth head trained on augmented images,
+    the frozen encoder run in each step, at the images' own size; scored on both sides' mean."""
 
     engine: Literal["depth-recipe"] = protocol("depth-recipe")
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output

@@ -227,8 +227,8 @@ _BRANCHES = ("Card", "Spec", "str", "list[str]", "]")  # how pydantic names the 
 
 
 def _nearest(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    """The first complaint about a range, which says more than a union's other branch; else the first of the branch with fewest
-    complaints."""
+    """The first complaint about a range, which says more than a union's other branch;
+    else the first of the branch with fewest complaints."""
     of_value = next((e for e in errors if e["type"] == "value_error"), None)
     counts = Counter(_branch(e["loc"]) for e in errors)
     first = errors[0]
@@ -275,8 +275,10 @@ def _explain(error: ValidationError, where: str, model: type[BaseModel] | None =
 
 
 def parse_card(value: Mapping[str, object], where: str) -> Card:
-    """A mapping with ``kind: task | recipe | set | llm | claim | suite | backbone`` as its card model. Raises UsageError naming
-    ``where`` and the field."""
+    """A mapping with ``kind: task | recipe | set | llm | claim | suite | backbone`` as its card model.
+
+    Raises UsageError naming ``where`` and the field.
+    """
     kind = value.get("kind", "task")
     try:
         if kind == "backbone":

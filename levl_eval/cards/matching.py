@@ -1,5 +1,5 @@
-"""Cards of the tasks that match patch tokens of one image with those of another, without training: correspondence, propagation,
-instances, views."""
+"""Cards of the tasks that match patch tokens of one image with those of another,
+without training: correspondence, propagation, instances, views."""
 
 from __future__ import annotations
 

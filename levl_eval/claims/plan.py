@@ -87,8 +87,10 @@ class Planned:
 
 
 def plan_one(d: Difference, relation: Relation, margin: float, power: float, alpha: float, beyond: float = 0.0) -> Planned:
-    """margin, beyond: in points of a percentage, or in the metric's unit; see :func:`power_of`. Raises UsageError for a
-    difference that was not tested."""
+    """margin, beyond: in points of a percentage, or in the metric's unit; see :func:`power_of`.
+
+    Raises UsageError for a difference that was not tested.
+    """
     if d.contrast is None:
         raise UsageError(f"{d.task}: {d.reason}; a plan needs a finished run of it")
     scale = factor(d.metric)

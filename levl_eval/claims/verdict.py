@@ -210,8 +210,8 @@ class Judge:
 
 
 def _of_task(card: ClaimCard, tests: Sequence[Difference]) -> Evidence:
-    """A task's tests together: within a protocol over the roles; where the roles were not run under the same ones, within a role
-    over its own."""
+    """A task's tests together: within a protocol over the roles;
+    where the roles were not run under the same ones, within a role over its own."""
     by_protocol: dict[str, list[Evidence]] = {}
     by_role: dict[str, list[Evidence]] = {}
     for d in tests:
@@ -223,8 +223,8 @@ def _of_task(card: ClaimCard, tests: Sequence[Difference]) -> Evidence:
 
 
 def _written_twice(roles: Sequence[Role], task: str, of_pair: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Protocols that come to the same as an earlier one for all these roles (report.one_protocol), and are tested with it: itself
-    -> that one."""
+    """Protocols that come to the same as an earlier one for all these roles (report.one_protocol),
+    and are tested with it: itself -> that one."""
     records: dict[str, list[Record]] = {h: [] for hashes in of_pair.values() for h in hashes if h}
     for encoder in (e for role in roles for e in role.encoders):
         for h in records:

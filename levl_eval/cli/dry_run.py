@@ -150,8 +150,10 @@ def _lines(cards: Mapping[str, TaskCard], sets: Sequence[SetSize], args: argpars
 
 
 def _passes(passes: Mapping[tuple[int, int], int], partly: bool) -> str:
-    """How often images go through an encoder, and what that takes as a formula: the rate is the machine's. partly: some sets are
-    unknown."""
+    """How often images go through an encoder, and what that takes as a formula: the rate is the machine's.
+
+    partly: some sets are unknown.
+    """
     whole = sum(passes.values())
     each = " and ".join(f"{n:,} images of {side} px ({tokens} tokens)" for (side, tokens), n in passes.items())
     more = " of the sets whose images are known" if partly else ""

@@ -208,8 +208,10 @@ def _wait(args: argparse.Namespace, launch: Launch, plan: Plan) -> list[Copy]:
 
 
 def interrupted(launch: Launch) -> NoReturn:
-    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing. Raises KeyboardInterrupt with the state
-    of the copies."""
+    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing.
+
+    Raises KeyboardInterrupt with the state of the copies.
+    """
     answer = ""
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:

@@ -69,8 +69,8 @@ def _identity_changes(old: Record, new: Record) -> list[str]:
 
 
 def _forget(out: Path, old: Record, card: TaskFields) -> None:
-    """Remove what earlier reruns of this record left, under any identity: on other data or another device a record has another name, and
-    would be read instead of computed again."""
+    """Remove what earlier reruns of this record left, under any identity:
+    on other data or another device a record has another name, and would be read instead of computed again."""
     from levl_eval.cards import protocol_of
     from levl_eval.records.record import read_record, record_files
 

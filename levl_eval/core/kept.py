@@ -47,8 +47,10 @@ class NotPermitted(Damaged):
 
 
 def recall(read: Callable[[], T], progress: Progress) -> T | None:
-    """What ``read`` gives; None where nothing is kept, or where that is damaged, which is said. Raises NotPermitted: computing again would
-    replace another user's file, or fail to."""
+    """What ``read`` gives; None where nothing is kept, or where that is damaged, which is said.
+
+    Raises NotPermitted: computing again would replace another user's file, or fail to.
+    """
     try:
         return read()
     except FileNotFoundError:
@@ -169,8 +171,11 @@ _LOCAL_HEADER = 30  # bytes of a zip member's own header before its name and ext
 
 
 def _member(raw: bytes, stored: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member of a .npz that lies in ``raw``. One that is not compressed is cut out: zipfile's own reader costs as much as all the rest
-    where arrays are small. Raises BadZipFile for another checksum, as that does."""
+    """A member of a .npz that lies in ``raw``.
+
+    One that is not compressed is cut out: zipfile's own reader costs as much as all the rest where arrays are small. Raises
+    BadZipFile for another checksum, as that does.
+    """
     if info.compress_type != zipfile.ZIP_STORED:
         return stored.read(info)
     at = info.header_offset + _LOCAL_HEADER

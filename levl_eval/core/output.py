@@ -1,5 +1,5 @@
-"""Output that cannot be written takes no work with it: the reader of a pipe has left, the disk is full, a stream is closed, or its encoding
-lacks a character."""
+"""Output that cannot be written takes no work with it: the reader of a pipe has left,
+the disk is full, a stream is closed, or its encoding lacks a character."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ codecs.register_error(_ESCAPED, _escaped)
 
 
 class Output:
-    """A text stream that never raises OSError. lost: why some of the text was not written; "" where all was, or its reader left
-    (``| head``)."""
+    """A text stream that never raises OSError.
+
+    lost: why some of the text was not written; "" where all was, or its reader left (``| head``).
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.lost = stream, ""

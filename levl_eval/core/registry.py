@@ -25,9 +25,8 @@ class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
     """Name -> target, in the order in which they were added, each with its origin: "shipped", or who brought it.
 
     kind: what the names are of, for messages ("engine", "recipe"). remedy: what to do about an unknown one, a function of the
-    names, since a
-    list of them may be part of it. A name stands for one thing: :meth:`add` refuses another of the same name, item assignment
-    (for tests, and for who means it) replaces.
+    names, since a list of them may be part of it. A name stands for one thing: :meth:`add` refuses another of the same name, item
+    assignment (for tests, and for who means it) replaces.
     """
 
     def __init__(

@@ -64,8 +64,10 @@ def yaml_text(value: object, width: int | None) -> str:
 
 
 def numbers(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """A table of numbers behind two columns of names, escaped as in print_rows. Where it is wider than ``width`` the first name
-    stands in a line of its own."""
+    """A table of numbers behind two columns of names, escaped as in print_rows.
+
+    Where it is wider than ``width`` the first name stands in a line of its own.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     sizes = [max(len(r[k]) for r in [heads, *rows]) for k in range(len(heads))]
 

@@ -45,8 +45,8 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def blank(text: str) -> bool:
-    """Whether nothing of a text is seen: white space, and characters without a form of their own (a zero-width space, a byte
-    order mark)."""
+    """Whether nothing of a text is seen:
+    white space, and characters without a form of their own (a zero-width space, a byte order mark)."""
     return not text.strip() or all(c.isspace() or unicodedata.category(c) in _UNSEEN for c in text)
 
 
@@ -76,8 +76,8 @@ _LIST = re.compile(r"""\s*\[\s*(?:['"].*['"]|\{.*\})\s*,?\s*\]\s*""", re.DOTALL)
 
 
 def written_list(text: str) -> bool:
-    """Whether a text is a list of texts or objects as a program prints it (``['a', 'b']``), as tables hold lists that were
-    written through csv."""
+    """Whether a text is a list of texts or objects as a program prints it (``['a', 'b']``),
+    as tables hold lists that were written through csv."""
     return _LIST.fullmatch(text) is not None
 
 

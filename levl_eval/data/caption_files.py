@@ -122,8 +122,10 @@ def csv_records(path: Path, text: str, mark: str) -> Iterator[tuple[int, list[st
 
 
 def rows_below(path: Path, head: Sequence[str]) -> list[list[str]]:
-    """The records of a csv file below its head. Raises UsageError where the first line is another one: a row would be lost, or
-    columns mixed up."""
+    """The records of a csv file below its head.
+
+    Raises UsageError where the first line is another one: a row would be lost, or columns mixed up.
+    """
     rows = [row for _, row in csv_records(path, text_of(path), ",")]
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     if first != [cell.lower() for cell in head]:

@@ -62,8 +62,11 @@ _COPIES = 0.05  # share of a set's images that may be copies of others: a few ar
 
 
 def check_copies(caption_set: CaptionSet) -> CaptionSet:
-    """The set. Raises UsageError where many images are byte for byte others of it: a line a caption, whose image is found by one of its own
-    captions and counts as wrong for the others."""
+    """The set.
+
+    Raises UsageError where many images are byte for byte others of it: a line a caption, whose image is found by one of its own
+    captions and counts as wrong for the others.
+    """
     images = caption_set.images
     first: dict[str, str] = {}
     copies = [(i, f) for i in images.ids if images.content is not None and (f := first.setdefault(images.content(i), i)) != i]

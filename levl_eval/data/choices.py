@@ -167,8 +167,8 @@ def read_sugarcrepe(spec: DataSpec, data: str, limit: int | None = None) -> Choi
 
 
 def read_winoground(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
-    """examples.jsonl (or data/examples.jsonl; a line each of id, image_0, image_1, caption_0, caption_1, collapsed_tag),
-    images/NAME.png."""
+    """examples.jsonl (or data/examples.jsonl;
+    a line each of id, image_0, image_1, caption_0, caption_1, collapsed_tag), images/NAME.png."""
     root = root_of(spec.root, spec.directory, data)
     where = "accept the licence of huggingface.co/datasets/facebook/winoground and unpack data/images.zip beside examples.jsonl"
     names = ["examples.jsonl", "data/examples.jsonl", "metadata.jsonl"]
@@ -222,8 +222,10 @@ def read_aro(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
 
 
 def read_mmvp_vlm(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
-    """Questions.csv (Question ID, Type, Statement; two lines a pair), "MLLM_VLM Images/TYPE/ID.jpg". TYPE is that of the pair's
-    first line."""
+    """Questions.csv (Question ID, Type, Statement; two lines a pair), "MLLM_VLM Images/TYPE/ID.jpg".
+
+    TYPE is that of the pair's first line.
+    """
     root = root_of(spec.root, spec.directory, data)
     where = "get huggingface.co/datasets/MMVP/MMVP_VLM"
     file = under(data, spec.annotations) or first_of(root, ["Questions.csv"], "Questions.csv", where)
@@ -245,8 +247,8 @@ def read_mmvp_vlm(spec: DataSpec, data: str, limit: int | None = None) -> Choice
 
 
 def read_own(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceSet:
-    """A user's pairs (`annotations`): JSON lines of images (one, or two), captions (the right one first, or one for each image),
-    and kind."""
+    """A user's pairs (`annotations`): JSON lines of images (one, or two),
+    captions (the right one first, or one for each image), and kind."""
     file = under(data, spec.annotations)
     if file is None:
         raise UsageError("layout choices: field `annotations` must be set to a JSON-lines file of images, captions and kind")

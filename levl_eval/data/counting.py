@@ -38,8 +38,8 @@ def _kind(simple: bool | None) -> dict[str, object]:
 
 
 def read_tallyqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """TallyQA: SPLIT.json (a list of image, question, answer, question_id, issimple); Visual Genome's and COCO's folders below the set's
-    own, or DIR/visual_genome and DIR/coco."""
+    """TallyQA: SPLIT.json (a list of image, question, answer, question_id, issimple);
+    Visual Genome's and COCO's folders below the set's own, or DIR/visual_genome and DIR/coco."""
     root, split = root_of(spec.root, spec.directory, data), spec.split or "test"
     where = "get tallyqa.zip from github.com/manoja328/TallyQA_dataset, and the images of Visual Genome (VG_100K, VG_100K_2) and COCO 2014"
     file = under(data, spec.questions) or first_of(root, [f"{split}.json"], "the question file", where)
@@ -68,8 +68,8 @@ def tallyqa_row(row: int, cells: Mapping[str, object], source: str) -> list[Ques
 
 
 def read_vsr(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """VSR: [data/]splits/LEVEL/SPLIT.jsonl (image, image_link, caption, label, relation), LEVEL zeroshot or random; [data/]images/IMAGE, or
-    DIR/coco/{train2017,val2017}/IMAGE."""
+    """VSR: [data/]splits/LEVEL/SPLIT.jsonl (image, image_link, caption, label, relation), LEVEL zeroshot or random;
+    [data/]images/IMAGE, or DIR/coco/{train2017,val2017}/IMAGE."""
     root, split, level = root_of(spec.root, spec.directory, data), spec.split or "test", spec.level or "zeroshot"
     if level not in ("zeroshot", "random"):
         raise UsageError(f"field `data.level`: {shown(level)}: expected zeroshot or random")

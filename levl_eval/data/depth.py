@@ -76,8 +76,11 @@ def read_folders(spec: DataSpec, data: str, scale: float, limit: int | None = No
 
 @dataclass(frozen=True)
 class MapFiles:
-    """How the files of a set's depth maps are read. scale: what an integer counts in a metre; get: where missing files are to be had;
-    rule: what else makes metres of a file, a fact of the set ("": nothing); load: (file, scale) -> metres [H, W]."""
+    """How the files of a set's depth maps are read.
+
+    scale: what an integer counts in a metre; get: where missing files are to be had; rule: what else makes metres of a file, a
+    fact of the set ("": nothing); load: (file, scale) -> metres [H, W].
+    """
 
     scale: float
     get: str
@@ -220,8 +223,10 @@ _NEARER = 9
 
 @dataclass(frozen=True)
 class Depths:
-    """What a sample of a set's maps holds, in metres: the middle and the largest depth, by which another unit shows. maps: how
-    many of it."""
+    """What a sample of a set's maps holds, in metres: the middle and the largest depth, by which another unit shows.
+
+    maps: how many of it.
+    """
 
     median: float
     largest: float
@@ -237,9 +242,9 @@ def sampled_depths(depth_set: DepthSet) -> tuple[Depths, np.ndarray]:
 
 
 def check_unit(depth_set: DepthSet, far: float) -> None:
-    """Raises UsageError where nearly all of the maps is further than the card's largest depth, or all of it in the first
-    hundredths: millimetres as floats, whole metres as integers, another scale. Training would drop those pixels, or learn what no
-    map shows."""
+    """Raises UsageError where nearly all of the maps is further than the card's largest depth,
+    or all of it in the first hundredths: millimetres as floats, whole metres as integers, another scale.
+    Training would drop those pixels, or learn what no map shows."""
     ids = depth_set.images.ids
     sample, known = sampled_depths(depth_set)
     deepest, beyond, total = sample.largest, int((known > far).sum()), known.size

@@ -30,8 +30,10 @@ def spread_over_classes(labels: Sequence[int] | np.ndarray, limit: int | None) -
 
 
 def checked_labels(labels: Sequence[int | None] | np.ndarray, classes: int, source: str) -> np.ndarray:
-    """Labels as int64 [N], each of 0 to ``classes`` - 1. Raises UsageError: missing (-1 or none, as splits without public labels have
-    them), or beyond the classes, with the first row."""
+    """Labels as int64 [N], each of 0 to ``classes`` - 1.
+
+    Raises UsageError: missing (-1 or none, as splits without public labels have them), or beyond the classes, with the first row.
+    """
     missing = [i for i, y in enumerate(labels) if y is None or y == -1]
     if missing:
         what = "all" if len(missing) == len(labels) else f"{len(missing)} of {len(labels)}"
@@ -74,8 +76,10 @@ def labelled_set(
 
 
 def spoken_classes(classes: Sequence[str], spoken: Mapping[str, str], source: Path | None) -> tuple[str, ...]:
-    """The classes as one says them; () where ``spoken`` is of other classes. Raises UsageError where it has some of them only: an
-    id would stand among the names in texts."""
+    """The classes as one says them; () where ``spoken`` is of other classes.
+
+    Raises UsageError where it has some of them only: an id would stand among the names in texts.
+    """
     lacking = [c for c in classes if c not in spoken]
     if lacking and len(lacking) < len(classes):
         raise UsageError(

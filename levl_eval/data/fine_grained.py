@@ -113,8 +113,8 @@ def read_cub(spec: DataSpec, data: str, limit: int | None = None) -> Classificat
 
 
 def read_gtsrb(spec: DataSpec, data: str, limit: int | None = None) -> ClassificationSet:
-    """Training/NNNNN/*.ppm (also GTSRB/Training, GTSRB/Final_Training/Images), or the test images with GT-final_test.csv
-    (Filename;...;ClassId)."""
+    """Training/NNNNN/*.ppm (also GTSRB/Training, GTSRB/Final_Training/Images),
+    or the test images with GT-final_test.csv (Filename;...;ClassId)."""
 
     def read_test(spec: DataSpec, root: Path, limit: int | None) -> ClassificationSet:
         path = root / "GT-final_test.csv"

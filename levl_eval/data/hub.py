@@ -126,8 +126,8 @@ def _named_by_content(questions: list[Question], got: HubTable) -> list[Question
 
 
 def _conversations(spec: DataSpec, got: HubTable, limit: int | None) -> QuestionSet:
-    """A table in LLaVA's form (lmms-lab's LLaVA-NeXT-Data, LLaVA-ReCap): an image and its conversation a row; rows of text alone
-    are left out."""
+    """A table in LLaVA's form (lmms-lab's LLaVA-NeXT-Data, LLaVA-ReCap): an image and its conversation a row;
+    rows of text alone are left out."""
     source, questions = source_of(spec).repo, []
     there = rows_with_image(got.rows)
     left_out = Counter({TEXT_ONLY: there.count(False)})

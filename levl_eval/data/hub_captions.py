@@ -37,8 +37,8 @@ class Captions(Entry):
 
 
 def hub_captions(spec: DataSpec, limit: int | None) -> CaptionSet:
-    """A table with a column of images and one of captions, a text or a list of texts a row; of a column `split`, where there is one, the
-    rows of the card's split. Raises UsageError naming the row: no caption, a blank one, an image named twice."""
+    """A table with a column of images and one of captions, a text or a list of texts a row; of a column `split`, where there
+    is one, the rows of the card's split. Raises UsageError naming the row: no caption, a blank one, an image named twice."""
     hub = source_of(spec)
     got = load_split(hub, hub.questions)
     columns, source = got.rows.column_names, hub.repo

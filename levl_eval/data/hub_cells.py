@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def with_images(table: Dataset) -> Dataset:
-    """The table with every column of {bytes, path} as images: what pandas, polars and pyarrow write of one has lost the library's
-    note on it."""
+    """The table with every column of {bytes, path} as images:
+    what pandas, polars and pyarrow write of one has lost the library's note on it."""
     import datasets
 
     for name, feature in table.features.items():

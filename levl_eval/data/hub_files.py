@@ -100,8 +100,11 @@ class _UnlikeFile(logging.Filter):
 
 @contextlib.contextmanager
 def alike(what: str) -> Iterator[None]:
-    """While `datasets` makes a table of files. Raises UsageError naming the file, where `datasets` says it, that has other columns than its
-    siblings, and these columns; whatever else it raises passes."""
+    """While `datasets` makes a table of files.
+
+    Raises UsageError naming the file, where `datasets` says it, that has other columns than its siblings, and these columns;
+    whatever else it raises passes.
+    """
     heard, handlers = _UnlikeFile(), list(logging.getLogger("datasets").handlers)
     for handler in handlers:
         handler.addFilter(heard)

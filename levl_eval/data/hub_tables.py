@@ -60,8 +60,11 @@ def _kept(digest: str, parent: str | os.PathLike[str] | None = None) -> str:
 
 @dataclass(frozen=True)
 class HubTable:
-    """A split that has been read. revision: the commit of the repository it is of; "" where none is known (a folder, a table prepared
-    from one). remark: what was read in place of the card's pin, and why; "" where that is what was read."""
+    """A split that has been read.
+
+    revision: the commit of the repository it is of; "" where none is known (a folder, a table prepared from one). remark: what
+    was read in place of the card's pin, and why; "" where that is what was read.
+    """
 
     rows: Dataset
     revision: str = ""
@@ -109,8 +112,10 @@ def names_of(repo: str) -> list[str]:
 
 
 def cached_tables(repo: str, config: str | None = None, split: str | None = None) -> list[Path]:
-    """Folders of the cache of `datasets` with tables of a repository (of a configuration, of a split), the newest last. A folder
-    is named by the commit it was prepared from."""
+    """Folders of the cache of `datasets` with tables of a repository (of a configuration, of a split), the newest last.
+
+    A folder is named by the commit it was prepared from.
+    """
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -279,8 +284,10 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
 
 
 def _of_folder(folder: Path, config: str | None, split: str, cache: str, patterns: list[str] | None = None) -> Dataset:
-    """The split of a repository's files in a folder, prepared alone below ``cache``. patterns: of its files; None: as its card
-    lists them."""
+    """The split of a repository's files in a folder, prepared alone below ``cache``.
+
+    patterns: of its files; None: as its card lists them.
+    """
     import datasets
 
     readme = folder / "README.md"

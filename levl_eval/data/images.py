@@ -118,8 +118,8 @@ def image_set(
 
 
 def in_generated_world(path: Path) -> bool:
-    """Whether a path lies in the world of synthetic scenes that the program keeps in its cache (scenes.export.world_folder): nobody is to
-    put their images there."""
+    """Whether a path lies in the world of synthetic scenes that the program keeps in its cache (scenes.export.world_folder):
+    nobody is to put their images there."""
     return any(p.parent.name == "scenes" and p.name.startswith("seed") and (p / WORLD_FILE).is_file() for p in path.parents)
 
 

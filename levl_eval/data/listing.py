@@ -81,9 +81,11 @@ def list_images(folder: Path, suffixes: Sequence[str] = SUFFIXES, deep: bool = F
 
 
 def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
-    """Names of the classes in order, accents composed, with their folders', and what else lies there. Raises UsageError as
-    :func:`list_images`, for two folders of one name, and for a class that is a link to another one's folder, or to a folder that
-    holds them all."""
+    """Names of the classes in order, accents composed, with their folders', and what else lies there.
+
+    Raises UsageError as :func:`list_images`, for two folders of one name, and for a class that is a link to another one's folder,
+    or to a folder that holds them all.
+    """
     names: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     spelt: dict[str, str] = {}
@@ -126,8 +128,10 @@ def by_stem(listing: Listing, folder: Path) -> dict[str, Path]:
 
 
 def counted_order(names: Sequence[str], source: object, remedy: str) -> None:
-    """Nothing where names stand in one order, letter by letter and by the numbers in them. Raises UsageError: 10.jpg comes before
-    9.jpg by its letters, and what goes by the order would be given to another image."""
+    """Nothing where names stand in one order, letter by letter and by the numbers in them.
+
+    Raises UsageError: 10.jpg comes before 9.jpg by its letters, and what goes by the order would be given to another image.
+    """
     by_letters = sorted(names)
     by_numbers = sorted(names, key=lambda n: ([int(w) if k % 2 else w for k, w in enumerate(_DIGITS.split(n))], n))
     if by_letters != by_numbers:
@@ -143,8 +147,10 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 
 def one_of(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
-    """The file NAME.SUFFIX of a folder, of one of the suffixes; NAME with the first of them where there is none. Raises
-    UsageError for several."""
+    """The file NAME.SUFFIX of a folder, of one of the suffixes; NAME with the first of them where there is none.
+
+    Raises UsageError for several.
+    """
     there = [p for p in (folder / f"{name}{s}" for s in suffixes) if p.exists()]
     if len(there) > 1:
         raise UsageError(f"{folder}: {there[0].name} and {there[1].name} have one name; keep one of the two")
@@ -152,8 +158,8 @@ def one_of(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
 
 
 def stem(path: Path) -> str:
-    """A file's name without its suffix, by which an image and its map or mask are one; accents composed, as some systems take
-    them apart."""
+    """A file's name without its suffix, by which an image and its map or mask are one;
+    accents composed, as some systems take them apart."""
     return unicodedata.normalize("NFC", path.stem)
 
 

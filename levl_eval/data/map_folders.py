@@ -1,5 +1,5 @@
-"""Maps of a number or a vector a pixel: the one way from a file to its array, and a user's own maps, two folders of images and
-maps of equal stems. Depth maps and maps of normals come through here."""
+"""Maps of a number or a vector a pixel: the one way from a file to its array, and a user's own maps,
+two folders of images and maps of equal stems. Depth maps and maps of normals come through here."""
 
 from __future__ import annotations
 

@@ -150,9 +150,9 @@ def mask_file(path: Path, max_pixels: int = 0, colours: ColourTable | None = Non
 
 
 def check_palettes(ids: Sequence[str], opened: Callable[[str], Image.Image], called: Callable[[str], str]) -> None:
-    """Raises UsageError where one label has two colours in the palettes of a sample of masks: a program gave each mask a palette
-    of its own, and
-    its indices are no labels. opened: id -> Pillow's opened mask. Grey ramps, which writers put where there is none, are passed over."""
+    """Raises UsageError where one label has two colours in the palettes of a sample of masks:
+    a program gave each mask a palette of its own, and its indices are no labels.
+    opened: id -> Pillow's opened mask. Grey ramps, which writers put where there is none, are passed over."""
     colour_of: dict[int, tuple[tuple[int, ...], str]] = {}
     for name in (ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(_SAMPLE, len(ids))).astype(int))):
         try:

@@ -121,8 +121,8 @@ def read_ai2d(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 
 
 def read_mcq(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """A user's questions (`questions`, or questions.jsonl in the set's folder): JSON lines of image, question, options, answer (a
-    letter, or a number from 0), and optionally question_id, type, group. Images by `images`, or beside the file."""
+    """A user's questions (`questions`, or questions.jsonl in the set's folder): JSON lines of image, question, options,
+    answer (a letter, or a number from 0), and optionally question_id, type, group. Images by `images`, or beside the file."""
     file = under(data, spec.questions)
     if file is None and not (spec.root or spec.directory):
         raise UsageError("layout mcq: field `questions` must be set to a JSON-lines file of image, question, options and answer")
@@ -147,8 +147,8 @@ def read_mcq(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
 
 
 def read_realworldqa(spec: DataSpec, data: str, limit: int | None) -> QuestionSet:
-    """RealWorldQA as JSON lines of image, question and answer, as its table has them (its archive is Parquet); options stand in
-    the question."""
+    """RealWorldQA as JSON lines of image, question and answer, as its table has them (its archive is Parquet);
+    options stand in the question."""
     root = root_of(spec.root, spec.directory, data)
     where = "get huggingface.co/datasets/xai-org/RealworldQA; annotations.jsonl holds its table's rows with the images' names"
     file = under(data, spec.questions) or first_of(root, ["annotations.jsonl", "annotations.json"], "the question file", where)

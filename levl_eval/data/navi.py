@@ -5,9 +5,8 @@
 
 ROOT is the set's folder, or navi_v1.0, navi_v1, navi_v1.5 or navi in it or in DIR. Splits: wild_set (other backgrounds and light)
 and multiview (one place). q (w, x, y, z) turns, t moves an object's points into the camera's axes (x right, y down, z away), in
-millimetres. Depth is of the
-object alone and stored as disparity: 655,350 over a 16-bit value is millimetres, 0 is no object. The camera's axis meets the
-image's middle.
+millimetres. Depth is of the object alone and stored as disparity: 655,350 over a 16-bit value is millimetres, 0 is no object. The
+camera's axis meets the image's middle.
 
 An image is shown as the square around its object, of the longer side of what has a depth, moved into the image where it would leave it.
 """

@@ -57,8 +57,10 @@ def on_hub(spec: DataSpec, data: str) -> bool:
 
 @dataclass(frozen=True)
 class Scope:
-    """trees: folders looked at with all below; folders: only their entries; files: looked at if there. whole: images of trees count
-    as other files (a local repository), the reader's images need not be listed apart."""
+    """trees: folders looked at with all below; folders: only their entries; files: looked at if there.
+
+    whole: images of trees count as other files (a local repository), the reader's images need not be listed apart.
+    """
 
     trees: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)

@@ -52,8 +52,10 @@ def _first(entry: dict[str, object], fields: Sequence[str]) -> object:
 
 
 def _predicted(entry: dict[str, object], where: str) -> object:
-    """What an entry predicts. Raises UsageError where several fields could hold it and differ: a reference or a question may
-    stand there too."""
+    """What an entry predicts.
+
+    Raises UsageError where several fields could hold it and differ: a reference or a question may stand there too.
+    """
     there = {f: entry[f] for f in VALUES if f in entry}
     if "prediction" not in there and len({json.dumps(v, sort_keys=True) for v in there.values()}) > 1:
         fields = " and ".join(f"`{f}`" for f in there)

@@ -159,8 +159,8 @@ def published_pope(questions: Sequence[Question]) -> str | None:
 
 
 def _older_pope(questions: Sequence[Question]) -> bool:
-    """Whether popular and adversarial questions are the official ones, and the 2,910 random ones are about the same images, with no object
-    said to be there that the others do not say to be there."""
+    """Whether popular and adversarial questions are the official ones, and the 2,910 random ones are about the same images,
+    with no object said to be there that the others do not say to be there."""
     of = {s: [q for q in questions if q.meta.get("split") == s] for s in ("random", "popular", "adversarial")}
     if len(of["random"]) != 2910 or any(questions_digest(of[s]) not in POPE for s in ("popular", "adversarial")):
         return False

@@ -43,8 +43,10 @@ def read_json(path: Path) -> object:
 
 
 def first_of(folder: Path, patterns: Sequence[str], what: str, where: str) -> Path:
-    """The one file of the first pattern that has any; hidden ones are passed over. Raises UsageError: none, or several of one
-    pattern, of which none says that it is the one."""
+    """The one file of the first pattern that has any; hidden ones are passed over.
+
+    Raises UsageError: none, or several of one pattern, of which none says that it is the one.
+    """
     for pattern in patterns:
         fitting = [p for p in sorted(folder.glob(pattern)) if not any(map(junk, p.relative_to(folder).parts))]
         if len(fitting) > 1:
@@ -124,8 +126,10 @@ def finish_questions(
     about: About, questions: list[Question], locate: Callable[[str], Path], spec: DataSpec, limit: int | None,
     left_out: Mapping[str, int] | None = None,
 ) -> QuestionSet:  # fmt: skip
-    """Questions with their images as a set. locate: image id -> file. left_out: entries that are none of its questions. Raises
-    UsageError: none, ids that repeat, images that are missing."""
+    """Questions with their images as a set. locate: image id -> file. left_out: entries that are none of its questions.
+
+    Raises UsageError: none, ids that repeat, images that are missing.
+    """
     source = about.source
     if not questions:
         raise UsageError(f"{source}: holds no questions{f' ({in_words(left_out)})' if left_out else ''}")

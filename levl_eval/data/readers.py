@@ -113,8 +113,8 @@ def _check(layouts: Container[str], expected: str, spec: DataSpec, data: str) ->
 
 
 def _ruled(dataset: S, spec: DataSpec) -> S:
-    """The set with its images opened by the rules of its card, whichever reader found it; refused where more of it than allowed
-    is broken."""
+    """The set with its images opened by the rules of its card, whichever reader found it;
+    refused where more of it than allowed is broken."""
     check_skipped(dataset.images, spec)
     images = opened_by(dataset.images, rules_of(spec))
     return dataset if images is dataset.images else dataclasses.replace(dataset, images=images)
@@ -179,8 +179,10 @@ def read_choices(spec: DataSpec, data: str, limit: int | None = None) -> ChoiceS
 def read_depth(
     spec: DataSpec, data: str, scale: float, limit: int | None = None, caps: tuple[float, float] | None = None
 ) -> DepthSet:
-    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many. caps: smallest and largest depth
-    of the card in metres, by which maps of another unit are told. Raises UsageError."""
+    """Images with depth maps, integers divided by ``scale``; ``limit`` keeps the first so many.
+
+    caps: smallest and largest depth of the card in metres, by which maps of another unit are told. Raises UsageError.
+    """
     _check(DEPTHS, "depth maps", spec, data)
     if data == "hub" and spec.root is None and spec.images is None:
         raise UsageError(
@@ -203,8 +205,10 @@ def read_normals(spec: DataSpec, data: str, limit: int | None = None) -> NormalS
 
 
 def read_pairs(spec: DataSpec, data: str, limit: int | None = None) -> PairSet:
-    """Pairs of images with keypoints; ``limit`` keeps pairs, of all categories in turn, that need at most so many images. Raises
-    UsageError."""
+    """Pairs of images with keypoints; ``limit`` keeps pairs, of all categories in turn, that need at most so many images.
+
+    Raises UsageError.
+    """
     return _ruled(_of_files(PAIRS, "pairs of images", spec, data, limit), spec)
 
 

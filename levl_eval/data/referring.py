@@ -86,8 +86,10 @@ class HubReferred(Entry):
 
 
 class Referred(NamedTuple):
-    """An expression and what it means. image: the image's file name. box: in shares of width and height. size: of the image as
-    the annotation says it, in pixels."""
+    """An expression and what it means. image: the image's file name. box: in shares of width and height.
+
+    size: of the image as the annotation says it, in pixels.
+    """
 
     name: str
     image: str
@@ -188,8 +190,8 @@ def place_of(box: Box) -> str:
 
 
 def place_questions(entries: Sequence[Referred], left_out: Counter[str]) -> list[Question]:
-    """One question an expression: at which of the places where this set's expressions mean something in its image, in an order of
-    chance."""
+    """One question an expression: at which of the places where this set's expressions mean something
+    in its image, in an order of chance."""
     places: dict[str, set[str]] = {}
     for e in entries:
         places.setdefault(e.image, set()).add(place_of(e.box))

@@ -6,8 +6,8 @@ junk for each.
     [...], "hard": [...], "junk": [...]}]}
 
 The lists of ``gnd`` hold positions in ``imlist``. Queries are cut to their box before anything else, as the protocol demands. The
-published file is a
-pickle: it is read by an unpickler that knows plain containers and numpy arrays alone, so that nothing in it can run.
+published file is a pickle: it is read by an unpickler that knows plain containers and numpy arrays alone, so that nothing in it
+can run.
 """
 
 from __future__ import annotations

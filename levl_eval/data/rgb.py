@@ -246,8 +246,10 @@ def upright(image: Image.Image, what: str) -> None:
 
 
 def crop_within(image: Image.Image, box: tuple[int, int, int, int], what: str) -> Image.Image:
-    """What a box (left, top, right, bottom) cuts out; black where it reaches beyond the image. Raises LevlError for a box of no pixel, or
-    most of which lies beyond the image: nothing, or another image's."""
+    """What a box (left, top, right, bottom) cuts out; black where it reaches beyond the image.
+
+    Raises LevlError for a box of no pixel, or most of which lies beyond the image: nothing, or another image's.
+    """
     left, top, right, bottom = box
     within = max(0, min(right, image.width) - max(left, 0)) * max(0, min(bottom, image.height) - max(top, 0))
     if right <= left or bottom <= top or 2 * within < (right - left) * (bottom - top):
@@ -268,8 +270,8 @@ def _packed_as(image: Image.Image) -> str:
 
 
 def _with_clear(image: Image.Image, packed: str) -> Image.Image:
-    """The image with its one transparent value on the scale of its pixels: of 2, 4 and 16 bits a channel, Pillow scales the
-    pixels alone."""
+    """The image with its one transparent value on the scale of its pixels:
+    of 2, 4 and 16 bits a channel, Pillow scales the pixels alone."""
     clear = image.info.get("transparency")
     if image.format != "PNG" or packed not in _CLEAR or not isinstance(clear, (int, tuple)):
         return image

@@ -97,8 +97,10 @@ def class_list(spec: DataSpec, data: str, class_file: Path | None) -> ClassList:
 
 
 def _pairs(images: Path, masks: Path, skip: bool) -> tuple[list[tuple[str, Path, Path]], Counter[str]]:
-    """(id, image, mask) by equal stem, in order of name; and what the two folders hold besides. Raises UsageError for missing folders and,
-    unless ``skip``, for masks without an image."""
+    """(id, image, mask) by equal stem, in order of name; and what the two folders hold besides.
+
+    Raises UsageError for missing folders and, unless ``skip``, for masks without an image.
+    """
     for folder in (images, masks):
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; {_ADE if 'ADE' in str(folder) else 'set `images` and `annotations`'}")

@@ -46,8 +46,8 @@ CITYSCAPES = {
 
 
 class Layout(NamedTuple):
-    """(id, image, mask) triples in order, class names, class of each label in the files (None: equal), and where they lie; what
-    else lies there, counted."""
+    """(id, image, mask) triples in order, class names, class of each label in the files (None: equal), and where they lie;
+    what else lies there, counted."""
 
     pairs: list[tuple[str, Path, Path]]
     classes: tuple[str, ...]

@@ -59,8 +59,8 @@ def why_broken(load: Callable[[], object], what: str) -> str:
 
 
 def state_key(path: Path, kind: str) -> bytes | None:
-    """Of a file with its state and how it is read (``kind``); None for one that is missing or changes just now, about which
-    nothing is remembered."""
+    """Of a file with its state and how it is read (``kind``);
+    None for one that is missing or changes just now, about which nothing is remembered."""
     try:
         s = os.stat(path)
     except (OSError, ValueError):

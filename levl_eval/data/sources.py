@@ -63,8 +63,8 @@ def _of_hub(spec: DataSpec, data: str) -> bool:
 
 
 def check_read(card: BaseModel, name: str, given: Collection[str], data: str) -> None:
-    """Raises UsageError for a field of a card's sets that is not read under ``--data``, and for a split's name that ``--set`` made another
-    split's. given: what ``--set`` sets, dotted."""
+    """Raises UsageError for a field of a card's sets that is not read under ``--data``,
+    and for a split's name that ``--set`` made another split's. given: what ``--set`` sets, dotted."""
     for path, spec in _specs(card):
         mine = [g.removeprefix(f"{path}.") for g in given if g.startswith(f"{path}.")]
         error = unread_field(spec, data, mine)

@@ -15,8 +15,10 @@ _SPACE = " \t\r\n"
 
 
 def unrepeated(path: Path) -> Callable[[list[tuple[str, object]]], dict[str, object]]:
-    """An ``object_pairs_hook`` of json: an object's fields. It raises UsageError where one is given twice: which of them counts
-    is anyone's guess."""
+    """An ``object_pairs_hook`` of json: an object's fields.
+
+    It raises UsageError where one is given twice: which of them counts is anyone's guess.
+    """
 
     def fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
         out = dict(pairs)

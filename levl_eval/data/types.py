@@ -237,9 +237,11 @@ class View:
 
 @dataclass(frozen=True)
 class MultiviewSet:
-    """Views of objects. points: (image id, side) -> float32 [side, side, 3], where the middles of a grid of so many cells on the
-    image lie, in metres before its camera; z is 0 where no object is shown. The contents of the images stand for those of their
-    depth maps too."""
+    """Views of objects.
+
+    points: (image id, side) -> float32 [side, side, 3], where the middles of a grid of so many cells on the image lie, in metres
+    before its camera; z is 0 where no object is shown. The contents of the images stand for those of their depth maps too.
+    """
 
     name: str
     split: str
@@ -250,8 +252,11 @@ class MultiviewSet:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One choice by image-text score. One image: the first caption is right, the others are wrong. Two images: each caption is its own
-    image's, in order. kind: what tells right from wrong (a swapped attribute, a relation); "" where the set does not say."""
+    """One choice by image-text score. One image: the first caption is right, the others are wrong.
+
+    Two images: each caption is its own image's, in order.
+    kind: what tells right from wrong (a swapped attribute, a relation); "" where the set does not say.
+    """
 
     trial_id: str
     images: tuple[str, ...]

@@ -15,8 +15,10 @@ WNID = re.compile(r"n\d{8}")
 
 @cache
 def imagenet_wnids() -> tuple[str, ...]:
-    """The list that timm ships (timm/data/_info/imagenet_synsets.txt), read without importing timm. Raises UsageError where it is
-    not there."""
+    """The list that timm ships (timm/data/_info/imagenet_synsets.txt), read without importing timm.
+
+    Raises UsageError where it is not there.
+    """
     spec = importlib.util.find_spec("timm")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     path = Path(folders[0]) / "data" / "_info" / "imagenet_synsets.txt" if folders else Path("timm")

@@ -1,5 +1,5 @@
-"""Whether a trained head or connector had learned what it could: a rule on the loss curve, one on held-out images, and training
-until one holds."""
+"""Whether a trained head or connector had learned what it could:
+a rule on the loss curve, one on held-out images, and training until one holds."""
 
 from __future__ import annotations
 

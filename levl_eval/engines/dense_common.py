@@ -30,8 +30,8 @@ BLOCK = 64  # images whose tokens are read at once for their statistics
 
 @dataclass(frozen=True)
 class LabelledTokens:
-    """What a dense head is trained on: stored tokens [N, n, D], and labels [N, h, w] (or [N, h, w, C]) at their resolution, (h,
-    w) = grid, h w = n."""
+    """What a dense head is trained on: stored tokens [N, n, D],
+    and labels [N, h, w] (or [N, h, w, C]) at their resolution, (h, w) = grid, h w = n."""
 
     patches: Rows | SomeRows
     labels: np.ndarray
@@ -208,8 +208,10 @@ def geometry_of(card: MapCard | DepthCard | NormalsCard, own: Preprocess, resize
 
 
 def same_size(images: ImageSet, name: str, labels: np.ndarray, what: str) -> np.ndarray:
-    """``labels`` [H, W] of an image as they are. Raises LevlError where their size is not the image's; what: "mask", "depth map",
-    "map of normals"."""
+    """``labels`` [H, W] of an image as they are.
+
+    Raises LevlError where their size is not the image's; what: "mask", "depth map", "map of normals".
+    """
     size = images.open(name).size
     if (labels.shape[1], labels.shape[0]) != size:
         raise LevlError(

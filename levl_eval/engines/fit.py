@@ -30,8 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training is told besides its data. per_epoch: updates of one point of the loss curve, after which ``after_epoch`` is
-    called."""
+    """What a training is told besides its data.
+
+    per_epoch: updates of one point of the loss curve, after which ``after_epoch`` is called.
+    """
 
     name: str  # beside the progress bar and in an error
     steps: int  # updates in all

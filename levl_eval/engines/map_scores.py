@@ -40,8 +40,11 @@ def outcome_of(
     context: Context[TaskFields], sets: tuple[DepthSet, DepthSet] | tuple[NormalSet, NormalSet], scores: MapScores,
     over_pixels: Callable[[np.ndarray], Mapping[str, np.ndarray]], notes: Mapping[str, object], seconds: dict[str, float], default: str,
 ) -> Outcome:  # fmt: skip
-    """The outcome of a task. sets: training and test set; over_pixels: sums [..., K] -> metric -> [...]; default: the main metric where the
-    card names none of these."""
+    """The outcome of a task.
+
+    sets: training and test set; over_pixels: sums [..., K] -> metric -> [...];
+    default: the main metric where the card names none of these.
+    """
     (train, test), by_image = sets, scores.by_image
     metrics = {m: mean_estimate(v, bounds=catalogue.metric(m).bounds) for m, v in by_image.items()}
     # Over all pixels together, as some papers average; their intervals are over images too.

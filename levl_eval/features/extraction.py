@@ -296,8 +296,10 @@ class Extraction:
         return pixels_of(self.images, self.preprocess, cut(), self.device, workers)
 
     def _encoded(self, chunks: Iterator[int]) -> Iterator[tuple[tuple[int, int], Features]]:
-        """((chunk, first row), features on the device) in order. A batch is read back when the next one is on its way: nobody
-        waits in between."""
+        """((chunk, first row), features on the device) in order.
+
+        A batch is read back when the next one is on its way: nobody waits in between.
+        """
         before: tuple[tuple[int, int], Features] | None = None
         for tag, pixels in self._batches(chunks):
             features = self.encode(to_device(pixels, self.preprocess, self.device))

@@ -45,8 +45,8 @@ class Batch(Generic[T]):
 
 
 class _Decoded(Dataset[tuple[object, Tensor | LevlError]]):
-    """What workers run: Batch -> (tag, uint8 [b, S, S, 3]), or the error instead, which would lose its type on the way between
-    processes."""
+    """What workers run: Batch -> (tag, uint8 [b, S, S, 3]), or the error instead,
+    which would lose its type on the way between processes."""
 
     def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
         self._images, self._preprocess = images, preprocess

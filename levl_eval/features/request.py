@@ -32,9 +32,8 @@ TokenType = Literal["float16", "float32"]
 @dataclass(frozen=True)
 class Reading:
     """How an encoder is read. preprocess: None takes the backbone's own. layers: blocks to concatenate (Backbone.encode_layers),
-    None: the last,
-    as ``encode`` gives it. views: crops and flips of the preprocessed image, each encoded by itself. tokens: what patch tokens
-    are stored in.
+    None: the last, as ``encode`` gives it. views: crops and flips of the preprocessed image, each encoded by itself. tokens: what
+    patch tokens are stored in.
     """
 
     preprocess: Preprocess | None = None
@@ -47,8 +46,10 @@ PLAIN = Reading()
 
 
 def checked_batch(backbone: Backbone, features: object, images: torch.Tensor, layers: Sequence[int] | None = None) -> Features:
-    """What the backbone gave for ``images`` at ``layers``, with a grid of plain numbers. Raises LevlError for what is no features
-    of so many images, or of another width than at loading."""
+    """What the backbone gave for ``images`` at ``layers``, with a grid of plain numbers.
+
+    Raises LevlError for what is no features of so many images, or of another width than at loading.
+    """
     try:
         out = checked_features(features, images)
     except LevlError as e:
@@ -63,8 +64,10 @@ def checked_batch(backbone: Backbone, features: object, images: torch.Tensor, la
 
 
 def check_finite(backbone: Backbone, values: torch.Tensor) -> None:
-    """Raises LevlError where what is read of some images, [B, ...], is not finite. Of stored features, ``extraction.cast`` names
-    the image."""
+    """Raises LevlError where what is read of some images, [B, ...], is not finite.
+
+    Of stored features, ``extraction.cast`` names the image.
+    """
     finite = values.isfinite().flatten(1).all(1)
     if not finite.all():
         few = " or overflow on them" if finite.any() else ""

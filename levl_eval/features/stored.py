@@ -71,8 +71,11 @@ class Verified:
                 self.known = bits
 
     def note(self, blocks: np.ndarray) -> None:
-        """These are whole. Not remembered where the folder cannot be written, and of a file that is too young for a later change to
-        be sure to show in its times; that costs a later process a second look."""
+        """These are whole.
+
+        Not remembered where the folder cannot be written, and of a file that is too young for a later change to be sure to show
+        in its times; that costs a later process a second look.
+        """
         self.known[blocks] = True
         with contextlib.suppress(LevlError, OSError):
             now = os.stat(self._file)

@@ -18,8 +18,8 @@ def box_text(box: Sequence[float], decimals: int = DECIMALS) -> str:
 
 
 def read_box(text: str) -> Box | None:
-    """The first four numbers in square brackets, with commas between them; None where there are none (lmms-eval's rule for its
-    REC tasks)."""
+    """The first four numbers in square brackets, with commas between them;
+    None where there are none (lmms-eval's rule for its REC tasks)."""
     match = _BOX.search(text)
     return None if match is None else (float(match[1]), float(match[2]), float(match[3]), float(match[4]))
 

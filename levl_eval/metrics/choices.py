@@ -16,8 +16,10 @@ from levl_eval.metrics.statistics import bootstrap_statistic
 
 
 def caption_choice(scores: np.ndarray, ties: str = "wrong") -> float:
-    """1.0 where the first of an image's captions has the highest of ``scores`` [C], else 0.0. ties: whether an equal one counts
-    as right."""
+    """1.0 where the first of an image's captions has the highest of ``scores`` [C], else 0.0.
+
+    ties: whether an equal one counts as right.
+    """
     best = np.max(scores[1:])
     return float(scores[0] >= best if ties == "right" else scores[0] > best)
 

@@ -28,8 +28,8 @@ def depth_sums(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def depth_metrics(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """[..., SUMS] -> each metric [...]: rmse in metres, absrel, log10, rmse_log and silog (standard deviation of ln p/t) as they are,
-    delta1 to delta3 as fractions."""
+    """[..., SUMS] -> each metric [...]: rmse in metres, absrel, log10,
+    rmse_log and silog (standard deviation of ln p/t) as they are, delta1 to delta3 as fractions."""
     n = np.maximum(sums[..., 0], 1)
     bias, square = sums[..., 4] / n, sums[..., 5] / n
     return {

@@ -19,8 +19,8 @@ def gqa_answer(text: str) -> str:
 
 
 def gqa_correct(prediction: str, answer: str) -> bool:
-    """Exact match of the two in the form of :func:`gqa_answer` (the published code compares them as they are); what it empties
-    matches nothing."""
+    """Exact match of the two in the form of :func:`gqa_answer` (the published code compares them as they are);
+    what it empties matches nothing."""
     return gqa_answer(prediction) == gqa_answer(answer) != ""
 
 

@@ -14,8 +14,10 @@ _PLAIN = 3 + len(LIMITS)
 
 
 def angles(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """float64 [n], degrees between vectors [n, 3] of any length above 0; 90 for a prediction of length 0. Raises ValueError for
-    other shapes."""
+    """float64 [n], degrees between vectors [n, 3] of any length above 0; 90 for a prediction of length 0.
+
+    Raises ValueError for other shapes.
+    """
     if predicted.shape != truth.shape or truth.ndim != 2 or truth.shape[-1] != 3:
         raise ValueError(f"angles: prediction {predicted.shape} against truth {truth.shape}; expected [n, 3] of both")
     p, t = predicted.astype(np.float64), truth.astype(np.float64)
@@ -25,8 +27,8 @@ def angles(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def angle_sums(degrees: np.ndarray) -> np.ndarray:
-    """float64 [6 + BINS] of the errors [n] of an image: n, their sum and sum of squares, how many lie below each of LIMITS, and a
-    histogram."""
+    """float64 [6 + BINS] of the errors [n] of an image:
+    n, their sum and sum of squares, how many lie below each of LIMITS, and a histogram."""
     histogram = np.bincount(np.minimum((degrees / STEP).astype(np.int64), BINS - 1), minlength=BINS)
     return np.array(
         [len(degrees), degrees.sum(), (degrees**2).sum(), *((degrees < limit).sum() for limit in LIMITS), *histogram], np.float64

@@ -1,5 +1,5 @@
-"""Average precision of ranked lists with junk, as revisited Oxford and Paris have it (Radenovic et al., CVPR 2018;
-filipradenovic/revisitop)."""
+"""Average precision of ranked lists with junk, as revisited Oxford and Paris have it
+(Radenovic et al., CVPR 2018; filipradenovic/revisitop)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def average_precision(at_places: np.ndarray, count: int) -> float:
 
 
 def precision_at(at_places: np.ndarray, k: int) -> float:
-    """Share of right items among the first k, or as far as the last right one stands, if that is before. at_places: sorted
-    places, not empty."""
+    """Share of right items among the first k, or as far as the last right one stands, if that is before.
+
+    at_places: sorted places, not empty.
+    """
     k = min(int(at_places[-1]) + 1, k)
     return float((at_places < k).sum() / k)

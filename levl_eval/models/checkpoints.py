@@ -222,8 +222,8 @@ def flat(state: Checkpoint) -> dict[str, Tensor]:
 
 
 def _without_folders(config: Mapping[str, object]) -> dict[str, object]:
-    """A run's configuration, or what is kept of it, with the last part alone of ``out``, ``probe``, ``init_from`` and the files
-    of ``data``."""
+    """A run's configuration, or what is kept of it, with the last part alone of ``out``, ``probe``,
+    ``init_from`` and the files of ``data``."""
     local = {k: str(v).rsplit("/", 1)[-1] for k, v in config.items() if k in ("out", "probe", "init_from") and v}
     kind, _, where = str(config["data"]).partition(":")
     if kind in ("csv", "tsv", "wds", "lance"):

@@ -60,8 +60,10 @@ Jitter = tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5
 
 
 class PretrainConfig(BaseModel):
-    """Every choice of a run. Defaults are the published codes' (docs/paper.md) unless the field says otherwise; see presets.SIZES
-    for nano's."""
+    """Every choice of a run.
+
+    Defaults are the published codes' (docs/paper.md) unless the field says otherwise; see presets.SIZES for nano's.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     objective: Literal["levljepa", "levljepa_plus", "clip", "siglip"] = _f("levljepa", "what is trained (docs/paper.md)")

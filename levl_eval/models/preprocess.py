@@ -18,8 +18,8 @@ class Preprocess:
     """Image preprocessing as data, so that it can travel in cards, cache keys and records.
 
     resize: "squash" (to size x size), "pad" (longest side to size, in the middle of a black square), "shortest" (shortest side to
-    ``resize_to``, then centre crop to ``size``), "squash-crop" (to
-    ``resize_to`` x ``resize_to``, then the crop: some of timm's evaluation transforms).
+    ``resize_to``, then centre crop to ``size``), "squash-crop" (to ``resize_to`` x ``resize_to``, then the crop: some of
+    timm's evaluation transforms).
     "free": shortest side to ``size``, the longest one, aspect kept, down to a multiple of ``resize_to`` (1 where it is None);
     alone no square.
     mean, std: per channel, for inputs in [0, 1]. crop: where a crop begins whose margin is odd: "round", half the margin rounded

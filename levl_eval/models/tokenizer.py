@@ -55,8 +55,8 @@ def load_gpt2(name: str) -> Tokenizer:
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None:
-    """Raises UsageError for a tokenizer without a vocabulary: transformers makes one where its files are missing, and all texts
-    are alike."""
+    """Raises UsageError for a tokenizer without a vocabulary:
+    transformers makes one where its files are missing, and all texts are alike."""
     ids = tokenizer.encode("a photo of a cat.", add_special_tokens=False)
     if not set(ids) - {*tokenizer.all_special_ids}:
         raise UsageError(

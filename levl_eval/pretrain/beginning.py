@@ -25,8 +25,8 @@ class Beginning:
     state: checkpoints.Checkpoint
 
     def history(self) -> list[dict[str, object]]:
-        """The earlier runs, oldest first: the file of each with its SHA-256, its updates, and what of its configuration says what
-        it saw."""
+        """The earlier runs, oldest first: the file of each with its SHA-256,
+        its updates, and what of its configuration says what it saw."""
         kept = ("objective", "data", "seed", "batch_size", "lr")
         config = self.state["config"]
         last: dict[str, object] = {
@@ -76,8 +76,8 @@ def beginning(config: PretrainConfig) -> Beginning | None:
 
 
 def _check(begun: Beginning, config: PretrainConfig) -> None:
-    """Raises UsageError where not every weight has its place, and every place its weight, or a tower has other heads, which
-    weights do not show."""
+    """Raises UsageError where not every weight has its place,
+    and every place its weight, or a tower has other heads, which weights do not show."""
     with torch.device("meta"):  # shapes alone
         model = build_model(config, Tokenizer.from_str(begun.state["tokenizer"]).get_vocab_size())
     described = checkpoints.payload(model.state_dict(), config, "", 0)

@@ -90,8 +90,8 @@ class Feed:
         return {}
 
     def _check_source(self, state: FeedState, *now: str) -> None:
-        """Raises UsageError where the data of a run to be resumed is none of ``now``; checkpoints of earlier versions do not say
-        what it was."""
+        """Raises UsageError where the data of a run to be resumed is none of ``now``;
+        checkpoints of earlier versions do not say what it was."""
         if state.get("source", now[0]) not in now:
             raise UsageError(
                 f"data={self.config.data}: is not what this run began with (its files, contents or version changed); "

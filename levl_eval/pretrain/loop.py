@@ -254,8 +254,8 @@ class Trainer:
             return out
 
     def train_step(self) -> tuple[float, dict[str, Tensor]]:
-        """One update; returns the last loss known over all processes (on a CPU this update's) and the parts of this process's
-        loss, of all its forward passes."""
+        """One update; returns the last loss known over all processes (on a CPU this update's)
+        and the parts of this process's loss, of all its forward passes."""
         c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step)
@@ -318,8 +318,10 @@ class Trainer:
         return line
 
     def run(self) -> None:
-        """Train to the last step. Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last
-        checkpoint stands."""
+        """Train to the last step.
+
+        Ctrl-C and SIGTERM end the step, save, and raise KeyboardInterrupt; on an error the last checkpoint stands.
+        """
         try:
             processes.begin_trackers(self.accelerator, self.config)
             self._run()

@@ -117,8 +117,10 @@ def _full(z: Tensor) -> Tensor:
 
 
 def loss_of(config: PretrainConfig, out: dict[str, Tensor], sigreg: Regulariser) -> tuple[Tensor, dict[str, Tensor]]:
-    """The configured objective of a forward pass (model.DualEncoder.forward), in at least float32. Returns (loss, its parts for
-    the log)."""
+    """The configured objective of a forward pass (model.DualEncoder.forward), in at least float32.
+
+    Returns (loss, its parts for the log).
+    """
     c, z_t = config, _full(out["z_t"])
     if c.objective in ("levljepa", "levljepa_plus"):
         # The predictions are outputs of the forward pass, where a wrapped model (DDP) sees them.

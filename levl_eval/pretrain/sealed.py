@@ -111,8 +111,7 @@ def sealed(folder: Path, key: str, build: Callable[[Path], None], progress: Prog
     """Make ``folder`` by ``build(folder)`` unless it is there and whole; returns the SHA-256 over its contents.
 
     key: of everything that can move the contents. What an unfinished or damaged earlier folder left is removed, and said. One
-    process builds at
-    a time. deep: check contents, not sizes alone.
+    process builds at a time. deep: check contents, not sizes alone.
     """
     with locked(folder.with_name(folder.name + ".lock")):
         digest, wrong = _check(folder, key, deep)

@@ -113,8 +113,8 @@ class Hub(Source):
         return None if self.streaming else len(self.open())
 
     def identity(self) -> str:
-        """Of a stream its beginning, its number of files and what it states of its rows: behind the first :data:`FIRST` rows
-        nothing is looked at."""
+        """Of a stream its beginning, its number of files and what it states of its rows:
+        behind the first :data:`FIRST` rows nothing is looked at."""
         data = self.open()
         if not self.streaming:
             return content_of(len(data), (self._raw("", data[i]) for i in spread_rows(len(data))))
@@ -241,8 +241,7 @@ class Decoded:
 
     def _check_different(self, count: int) -> None:
         """Raises UsageError for a batch of ``count`` different samples where the most are there again. An epoch of as many
-        samples as a batch
-        never gives one: at its end at most half a batch is of the next epoch, or of this one.
+        samples as a batch never gives one: at its end at most half a batch is of the next epoch, or of this one.
         """
         if 2 * count < self.rows:
             raise UsageError(

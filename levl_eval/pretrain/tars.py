@@ -65,8 +65,8 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 
 def texts_of(value: object, strip: bool) -> list[str]:
-    """The strings of a field, as they are unless ``strip``; blank ones are left out, and those that hold half of a surrogate
-    pair, which JSON can escape and no tokenizer takes."""
+    """The strings of a field, as they are unless ``strip``; blank ones are left out,
+    and those that hold half of a surrogate pair, which JSON can escape and no tokenizer takes."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
     return [t.strip() if strip else t for t in texts if isinstance(t, str) and not blank(t) and not _LONE.search(t)]
 

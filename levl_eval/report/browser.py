@@ -65,8 +65,10 @@ def _chosen(images: Sequence[str]) -> list[str]:
 
 
 def _of_row(results: Results, row: Row, link: Callable[[Record, str], str], most: int) -> ShownTask | None:
-    """A task's entry of at most ``most`` samples; None where no samples can be read. link: address of a record's file of a kind,
-    '' where it has none."""
+    """A task's entry of at most ``most`` samples; None where no samples can be read.
+
+    link: address of a record's file of a kind, '' where it has none.
+    """
     loaded: dict[str, Scores] = {}
     for name, cell in row.cells.items():
         if cell.records:

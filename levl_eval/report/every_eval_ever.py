@@ -107,15 +107,17 @@ def _availability(record: Record) -> str:
 
 
 def _name(record: Record) -> str:
-    """Of a record's files: a UUID in the form of version 4, as the schema's pattern wants, made of its identity so that it stays
-    the same."""
+    """Of a record's files: a UUID in the form of version 4,
+    as the schema's pattern wants, made of its identity so that it stays the same."""
     made_of = hashlib.sha256(f"levl-eval/{record.identity_hash or record.key}".encode()).digest()
     return str(UUID(bytes=made_of[:16], version=4))
 
 
 def aggregate(record: Record, model: str, organisation: str, samples: dict[str, object] | None) -> dict[str, object]:
-    """The aggregate file of a record. model: :func:`model_id`. organisation: who provides the data. samples: the reference to the
-    file beside it."""
+    """The aggregate file of a record. model: :func:`model_id`. organisation: who provides the data.
+
+    samples: the reference to the file beside it.
+    """
     git = record.environment.get("git")
     library = {
         "name": "levl-eval", "version": __version__,

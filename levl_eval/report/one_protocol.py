@@ -83,8 +83,10 @@ def _comes_to_one(a: _Side, b: _Side) -> bool:
 
 
 def repeated(protocols: Mapping[str, Sequence[Record]]) -> dict[str, str]:
-    """Protocols, by any key, that come to the same as an earlier one: key -> the first one's. protocols: with the records of all backbones
-    concerned under each, which must be of one task."""
+    """Protocols, by any key, that come to the same as an earlier one: key -> the first one's.
+
+    protocols: with the records of all backbones concerned under each, which must be of one task.
+    """
     if len(protocols) < 2:
         return {}
     first: dict[str, _Side] = {}

@@ -26,7 +26,8 @@ def _choices(rows: Sequence[Row]) -> list[tuple[tuple[str, str], ...]]:
 def protocol_curves(results: Results) -> list[tuple[str, str, list[Specification]]]:
     """(task, backbone and what its gain is over, gains by rising value) where a gain is known under at least LEAST protocols.
 
-    Protocols that come to the same for a backbone are one point of its curve."""
+    Protocols that come to the same for a backbone are one point of its curve.
+    """
     by_task: dict[str, list[Row]] = {}
     for row in results.rows:
         by_task.setdefault(row.task, []).append(row)

@@ -24,8 +24,10 @@ class Field:
 
 @dataclass(frozen=True)
 class Shared:
-    """A field that several tasks have. values: one text per task, None where it has no such field. differs: whether they are not
-    all equal."""
+    """A field that several tasks have. values: one text per task, None where it has no such field.
+
+    differs: whether they are not all equal.
+    """
 
     name: str
     values: list[str | None]

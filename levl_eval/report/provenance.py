@@ -27,8 +27,8 @@ def source_word(record: Record) -> str:
 
 
 def trained_on_scenes(record: Record) -> bool:
-    """Whether a test set of its own may stand beside a head that was trained on the synthetic scenes: `--data scenes` says where
-    all other sets lie."""
+    """Whether a test set of its own may stand beside a head that was trained on the synthetic scenes:
+    `--data scenes` says where all other sets lie."""
     return source_word(record) != "scenes" and record.data.get("source") == "scenes" and bool(record.train)
 
 

@@ -253,8 +253,10 @@ def _leaderboard(results: Results, home: Path) -> list[Path]:
 
 
 def push(folder: Path, repo: str, kind: str = "model", create_pr: bool = True) -> str:
-    """Upload a folder to a repository of the hub, by default as a pull request; returns its address. Raises UsageError with the
-    hub's reason."""
+    """Upload a folder to a repository of the hub, by default as a pull request; returns its address.
+
+    Raises UsageError with the hub's reason.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 

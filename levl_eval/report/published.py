@@ -119,8 +119,10 @@ class Refused:
 
 
 def missing_for_paper(record: Record) -> tuple[str, ...]:
-    """What a record lacks for a comparison with a published number: the complete published test set in the paper's split. () for
-    nothing."""
+    """What a record lacks for a comparison with a published number: the complete published test set in the paper's split.
+
+    () for nothing.
+    """
     out = []
     source, known = source_word(record), published_set(record)
     if source == "scenes":

@@ -40,8 +40,10 @@ def read_directory(folder: Path, derived: Derived | None = None) -> Found:
 
 
 def read_directories(names: Sequence[str | Path], empty: bool = False, derived: Derived | None = None) -> Found:
-    """The records of several run directories; see read_directory. Raises UsageError, unless ``empty``, for one without any or
-    with damaged ones only."""
+    """The records of several run directories; see read_directory.
+
+    Raises UsageError, unless ``empty``, for one without any or with damaged ones only.
+    """
     records: list[Record] = []
     damaged: list[str] = []
     for name in names:

@@ -64,8 +64,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One task under one protocol on the same data; ``mark`` says in which fields it differs from other rows of the task ('' for
-    a single row)."""
+    """One task under one protocol on the same data;
+    ``mark`` says in which fields it differs from other rows of the task ('' for a single row)."""
 
     task: str
     metric: str
@@ -302,8 +302,8 @@ class Results:
         return first
 
     def notes(self) -> list[str]:
-        """Notes for readers of the tables: files left out, differences that could not be computed or are of fewer seeds, unknown
-        metrics."""
+        """Notes for readers of the tables: files left out, differences that could not be computed
+        or are of fewer seeds, unknown metrics."""
         partly = [line for row in self.rows for name in row.cells if (line := self._seeds_of_gain(row, name))]
         strange = {
             (r.task, r.main_metric) for r in self.records if r.status == "done" and entry_of(r, r.main_metric).better == "unknown"

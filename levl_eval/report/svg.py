@@ -131,8 +131,10 @@ def response(series: Sequence[tuple[str, int, Sequence[tuple[float, Estimate]]]]
 
 
 def scatter(points: Sequence[tuple[str, int, Estimate, Estimate]], x_label: str, y_label: str) -> Markup:
-    """Named points with their 95% intervals both ways; the axes need not begin at zero, as their ticks say. points: (name,
-    colour, x, y)."""
+    """Named points with their 95% intervals both ways; the axes need not begin at zero, as their ticks say.
+
+    points: (name, colour, x, y).
+    """
     if len(points) < 2:
         return Markup()
     x_axis, y_axis = _axis_of([p[2] for p in points], 60, 600), _axis_of([p[3] for p in points], 300, 20)

@@ -219,8 +219,8 @@ class BackboneHandle:
         return {"name": self.name, "weights": f.weights_sha256, "code": code, "preprocess": self.preprocess, "text": self.text}
 
     def _patch(self, engine: str) -> dict[str, str]:
-        """The patch that an engine fits its inputs to, where it was another one (size // rows), or own sizes were padded, until
-        it was told."""
+        """The patch that an engine fits its inputs to, where it was another one (size // rows),
+        or own sizes were padded, until it was told."""
         from levl_eval.backbones.base import patch_of
 
         if engine not in ("propagation", "mmseg", "depth-recipe"):
@@ -275,8 +275,8 @@ def _write(path: Path, facts: BackboneFacts, sources: Sources | None = None) -> 
 
 
 def _read(path: Path) -> tuple[BackboneFacts, Sources | None] | None:
-    """Remembered facts, and the files that they were read from where these are not in the file's name; None where there are none or they
-    are damaged, which costs one loading."""
+    """Remembered facts, and the files that they were read from where these are not in the file's name;
+    None where there are none or they are damaged, which costs one loading."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")

@@ -51,10 +51,9 @@ class Kind:
     """What is kept below one folder of the cache.
 
     names: of its entries, relative to the folder, as a pattern for full matches whose group ``key`` is the entry's key. depth:
-    levels below the
-    folder at which they lie. anchor: file within an entry that is a folder. check: "module:function" from an entry's path to what is
-    wrong with it, or "". lock: of an entry, relative to the folder. partial: names of what is in the making. held: runs that read an entry
-    hold it (core.in_use): the files of others are opened once, and stay readable.
+    levels below the folder at which they lie. anchor: file within an entry that is a folder. check: "module:function" from an
+    entry's path to what is wrong with it, or "". lock: of an entry, relative to the folder. partial: names of what is in the
+    making. held: runs that read an entry hold it (core.in_use): the files of others are opened once, and stay readable.
     """
 
     name: str

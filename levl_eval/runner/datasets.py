@@ -176,8 +176,8 @@ def test_source(card: TaskCard, data: str) -> DataNotes:
 
 
 def needs_scenes(cards: Iterable[TaskCard], backbones: Iterable[BackboneCard]) -> bool:
-    """Whether a run on ``--data scenes`` reads the synthetic scenes: not where every set lies at a place of its own, or is none
-    of theirs."""
+    """Whether a run on ``--data scenes`` reads the synthetic scenes:
+    not where every set lies at a place of its own, or is none of theirs."""
     specs = [s for card in cards for s in _specs(card)]
     return any(b.uri.startswith("oracle:") for b in backbones) or any(map(reads_scenes, specs))
 

@@ -74,8 +74,10 @@ def _new() -> Path:
 
 
 def _link(name: str) -> None:
-    """``runs/latest`` -> ``name``, at once. A real folder of that name (of an earlier version) stays; so does none where links
-    are not known."""
+    """``runs/latest`` -> ``name``, at once.
+
+    A real folder of that name (of an earlier version) stays; so does none where links are not known.
+    """
     if LATEST.exists() and not LATEST.is_symlink():
         return
     with contextlib.suppress(OSError):

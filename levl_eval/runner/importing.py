@@ -36,8 +36,8 @@ VERSION = 1  # of how predictions are scored; raised when equal files could give
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """data, settings, limit, trust as in ``evaluate``; out: the run directory that gets the record; None: the newest run's, or a
-    new one."""
+    """data, settings, limit, trust as in ``evaluate``; out: the run directory that gets the record;
+    None: the newest run's, or a new one."""
 
     data: str = "scenes"
     settings: tuple[str, ...] = ()

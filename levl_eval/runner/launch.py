@@ -1,8 +1,7 @@
 """`--launcher local|slurm`: copies of one command, started through submitit, that share a run's folder by its locks.
 
 Nothing of this package is pickled: submitit carries a list of words (its own CommandFunction), and each copy is the plain command
-line. What
-is known of a launch lies below ``OUT/slurm``::
+line. What is known of a launch lies below ``OUT/slurm``::
 
   20261130-214500-ab12/launch.json      its words, what the queue calls its copies, when and where it was submitted
   20261130-214500-ab12/shared.json      a token, by which copies see that they look at the folders of the submitting machine

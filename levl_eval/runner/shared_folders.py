@@ -32,8 +32,8 @@ _TRY = "import sys; from levl_eval.core.files import locked\nwith locked(sys.arg
 
 
 def check_locks(*folders: Path) -> None:
-    """Raises UsageError where a lock in one of them does not keep another process out, or its mount says that it holds on one
-    machine only."""
+    """Raises UsageError where a lock in one of them does not keep another process out,
+    or its mount says that it holds on one machine only."""
     for folder in folders:
         if why := local_only(folder):
             raise UsageError(why)

@@ -45,8 +45,8 @@ def distance(scene: Scene, y: np.ndarray | float) -> np.ndarray:
 
 
 def _offsets(obj: SceneObject, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of every pixel, how far right of and below an object's middle it is, in halves of the box: [1, size] and [size, 1], -1 to 1
-    within."""
+    """Of every pixel, how far right of and below an object's middle it is, in halves of the box:
+    [1, size] and [size, 1], -1 to 1 within."""
     middles = (np.arange(size) + 0.5) / size
     return ((middles - obj.x) / (obj.width / 2))[None, :], ((middles - obj.y) / (obj.height / 2))[:, None]
 

@@ -150,8 +150,8 @@ def annotated(obj: SceneObject, size: int) -> Annotated:
 
 
 def pairs(images: Mapping[str, Annotated]) -> Iterator[tuple[str, str, list[str]]]:
-    """(source, target, names of the keypoints both show): every image as source of up to PARTNERS others of its category, the ones that
-    follow it in a ring, where both show three points at least."""
+    """(source, target, names of the keypoints both show): every image as source of up to PARTNERS others of its category,
+    the ones that follow it in a ring, where both show three points at least."""
     for category in SHOWN:
         ring = [name for name, one in images.items() if one.category == category]
         for k, source in enumerate(ring):

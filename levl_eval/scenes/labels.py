@@ -17,8 +17,10 @@ _REACH = 0.2  # of the image's side: how far an arrow's letter stands from what 
 
 
 class Label(NamedTuple):
-    """A letter and what it names, in shares of the image's side. box: (left, top, right, bottom), of a point or an arrow's end
-    twice the same."""
+    """A letter and what it names, in shares of the image's side.
+
+    box: (left, top, right, bottom), of a point or an arrow's end twice the same.
+    """
 
     letter: str
     kind: Kind

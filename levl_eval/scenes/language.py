@@ -112,8 +112,8 @@ MOST_NAMED = 5  # objects that a long caption names
 
 
 def long_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as a captioning model writes it: up to MOST_NAMED salient objects, each with some of its looks or its place, then often
-    the background. The most salient object comes first."""
+    """A caption as a captioning model writes it: up to MOST_NAMED salient objects,
+    each with some of its looks or its place, then often the background. The most salient object comes first."""
     chosen = scene.salient()[:MOST_NAMED]
     parts = []
     for o in chosen:
@@ -159,8 +159,8 @@ STYLES = ("sentences", "list")
 
 
 def phrases(scene: Scene, rng: random.Random, style: str) -> list[tuple[str, SceneObject | None]]:
-    """A complete description in pieces: one for each object, in random order so that no order can be learned, and one for the
-    background (None). Raises ValueError for an unknown style."""
+    """A complete description in pieces: one for each object, in random order so that no order can be learned,
+    and one for the background (None). Raises ValueError for an unknown style."""
     objects = list(scene.objects)
     rng.shuffle(objects)
     bands = " and ".join(scene.stuff_names())

@@ -42,8 +42,10 @@ def _mixed(right: str, wrong: list[str], rng: random.Random) -> tuple[list[str],
 
 
 def to_count(counts: Mapping[str, int], rng: random.Random) -> str:
-    """A category to count: an absent one, any, or one of several objects, equally often where there is such a one. Else most
-    answers were 1."""
+    """A category to count: an absent one, any, or one of several objects, equally often where there is such a one.
+
+    Else most answers were 1.
+    """
     several = sorted(c for c, n in counts.items() if n > 1)
     absent = [c for c in CATEGORIES if c not in counts]
     kinds = [absent, sorted(counts), several] if several else [absent, sorted(counts)]

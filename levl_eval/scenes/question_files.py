@@ -1,5 +1,5 @@
-"""The question files of GQA's and VQAv2's layouts over scenes: questions of every image, balanced over answers or with ten
-annotators' ones."""
+"""The question files of GQA's and VQAv2's layouts over scenes:
+questions of every image, balanced over answers or with ten annotators' ones."""
 
 from __future__ import annotations
 

@@ -43,8 +43,10 @@ _OF_NUMBERS = (
 
 @dataclass(frozen=True)
 class Shown:
-    """A scene with what is put into it. lines: of its sign, from above. marks: letter -> the object it names; of points, the first is the
-    nearer one."""
+    """A scene with what is put into it. lines: of its sign, from above.
+
+    marks: letter -> the object it names; of points, the first is the nearer one.
+    """
 
     kind: Kind
     scene: Scene
@@ -154,8 +156,10 @@ def _compared(scene: Scene, rng: random.Random, plainly: bool) -> list[Asked]:
 
 
 def questions(what: Shown, rng: random.Random, plainly: bool = False) -> list[Asked]:
-    """Up to MOST questions: first those of the print and the letters. plainly: compare only what a description's words of place
-    and size tell."""
+    """Up to MOST questions: first those of the print and the letters.
+
+    plainly: compare only what a description's words of place and size tell.
+    """
     first = _of_sign(what.lines, rng) if what.kind == "sign" else _of_marks(what) if what.marks else []
     rest = _compared(what.scene, rng, plainly)
     rng.shuffle(first)

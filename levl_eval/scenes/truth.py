@@ -86,8 +86,10 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 class Printed(NamedTuple):
-    """What is put into an image beside its scene. where: int64 [S, S], which line of a sign stands there, from 1; letters: letter
-    -> the number of the object it names."""
+    """What is put into an image beside its scene.
+
+    where: int64 [S, S], which line of a sign stands there, from 1; letters: letter -> the number of the object it names.
+    """
 
     lines: tuple[Line, ...] = ()
     where: np.ndarray | None = None
@@ -108,8 +110,10 @@ def printed(part: str, index: int, seed: int, scene: Scene, size: int) -> Printe
 
 
 def patch_facts(scene: Scene, kind: str, size: int, grid: int, beside: Printed = NOTHING) -> np.ndarray:
-    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``. beside:
-    what is put into the image, which kind "scene" tells."""
+    """float32 [grid * grid, KINDS[kind]] in raster order, of the scene drawn at ``size`` pixels, a multiple of ``grid``.
+
+    beside: what is put into the image, which kind "scene" tells.
+    """
     if kind == "geometry":
         return _geometry(scene, size, grid)
     classes = _shares(render_mask(scene, size), grid, len(MASK_CLASSES) + 1)[:, 1:]

@@ -227,8 +227,8 @@ def test_what_is_no_pretraining_seed_does_not_count_as_one(tmp_path, second, wor
 
 
 def test_where_the_test_data_lay_is_asked_of_the_task_not_of_the_run(tmp_path):
-    """`--set gqa.data.root=REAL` on a run of scenes: a claim about scenes says nothing of it, and one about published data says
-    what it is of."""
+    """`--set gqa.data.root=REAL` on a run of scenes:
+    a claim about scenes says nothing of it, and one about published data says what it is of."""
     for name, skill in (("x", 0.8), ("y", 0.5)):
         data = {"fingerprint": "f", "train": [], "source": "scenes", "test_source": "/real/gqa"}
         write(tmp_path, name, "gqa", answers(skill, own=len(name)), data=data)

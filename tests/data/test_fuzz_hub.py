@@ -1,5 +1,5 @@
-"""Any table of the hub as questions, conversations, captions, masks or classes: a set, or one line without control characters,
-within a second."""
+"""Any table of the hub as questions, conversations, captions, masks or classes:
+a set, or one line without control characters, within a second."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Sets of the hub by their shipped cards, from caches made here: which revision is read and recorded, and the tables of masks, captions and
-conversations."""
+"""Sets of the hub by their shipped cards, from caches made here:
+which revision is read and recorded, and the tables of masks, captions and conversations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""NAVI's layout: read as published, one fingerprint wherever it lies, cameras and depth by hand, and refused in one line where it
-does not fit."""
+"""NAVI's layout: read as published, one fingerprint wherever it lies,
+cameras and depth by hand, and refused in one line where it does not fit."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Cells and texts in odd forms: class labels, lists written as text, floats of whole numbers, characters that are not seen,
-images twice."""
+"""Cells and texts in odd forms: class labels,
+lists written as text, floats of whole numbers, characters that are not seen, images twice."""
 
 from __future__ import annotations
 

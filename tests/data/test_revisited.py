@@ -1,5 +1,5 @@
-"""Revisited Oxford and Paris' layout: JSON and the published pickle read alike, nothing in a pickle runs, bad files are refused
-in one line."""
+"""Revisited Oxford and Paris' layout:
+JSON and the published pickle read alike, nothing in a pickle runs, bad files are refused in one line."""
 
 from __future__ import annotations
 

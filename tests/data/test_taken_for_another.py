@@ -1,5 +1,5 @@
-"""Two things that could be taken for one, or one for another: sizes that annotations state, files of one name, images of one id,
-linked folders, units of depth, files whose pixels are read anew."""
+"""Two things that could be taken for one, or one for another: sizes that annotations state, files of one name,
+images of one id, linked folders, units of depth, files whose pixels are read anew."""
 
 from __future__ import annotations
 

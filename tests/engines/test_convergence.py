@@ -57,8 +57,8 @@ def test_flat_and_noisy_is_converged():
 
 @pytest.mark.parametrize("slope", [0.5, 0.3])
 def test_noise_does_not_excuse_a_fall_that_is_large(slope):
-    """Seven or four percent of the fall in the last quarter, as loud as a connector's loss: one cannot tell, so it is not called
-    trained out."""
+    """Seven or four percent of the fall in the last quarter, as loud as a connector's loss:
+    one cannot tell, so it is not called trained out."""
     t, called = np.linspace(0, 1, 500), 0
     for seed in range(40):
         noise = np.random.default_rng(seed).normal(0, 0.8, 500)

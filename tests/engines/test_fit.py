@@ -1,5 +1,5 @@
-"""The training loop, its rates, its check, resuming and the watch; the streamed moments and the ridge regression against numpy
-and sklearn."""
+"""The training loop, its rates, its check, resuming and the watch;
+the streamed moments and the ridge regression against numpy and sklearn."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Scores of questions about charts, documents and text in images, against lmms-eval's own functions on the same predictions, to
-the digit."""
+"""Scores of questions about charts, documents and text in images,
+against lmms-eval's own functions on the same predictions, to the digit."""
 
 from __future__ import annotations
 

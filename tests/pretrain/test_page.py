@@ -49,8 +49,8 @@ def test_authors_code_is_refused_in_one_line_where_it_is_not(tmp_path, capsys):
 
 
 def test_their_statements_run_as_they_stand(tmp_path):
-    """Of a main that would need a trainer, GPUs and data: first bindings, and the step under autocast; from modules beside it,
-    their names."""
+    """Of a main that would need a trainer, GPUs and data: first bindings, and the step under autocast;
+    from modules beside it, their names."""
     script = _script()
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "part.py").write_text(

@@ -320,8 +320,10 @@ document.body.dataset.seen = JSON.stringify(seen);
 
 
 def in_browser(tmp_path, page, width, wait_ms=0):
-    """The page as a browser has made it, and what its script has written to data-seen. wait_ms: of the page's own time, for what
-    comes later."""
+    """The page as a browser has made it, and what its script has written to data-seen.
+
+    wait_ms: of the page's own time, for what comes later.
+    """
     browser = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
     if browser is None:
         pytest.skip("no browser found; install one, e.g. apt-get install chromium")

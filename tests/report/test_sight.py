@@ -26,8 +26,8 @@ from tests.report.conftest import record  # isort: skip
 
 
 def write(out, name, skill, oracle=None, floor=0.25):
-    """A record of 200 images, right where a drawn difficulty is below ``skill``; the floor is right where another one is below
-    ``floor``."""
+    """A record of 200 images, right where a drawn difficulty is below ``skill``;
+    the floor is right where another one is below ``floor``."""
     hard, blind = np.random.default_rng(0).random((2, 200))
     scores, floors = (hard < skill).astype(float), (blind < floor).astype(float)
     info = {"baseline": name == "random"} | ({"oracle": oracle} if oracle else {})

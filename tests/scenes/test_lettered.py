@@ -1,5 +1,5 @@
-"""Questions with options about scenes: what a plain reader of the questions sees in the scenes, and the letters that are drawn
-over them."""
+"""Questions with options about scenes: what a plain reader of the questions sees in the scenes,
+and the letters that are drawn over them."""
 
 from __future__ import annotations
 

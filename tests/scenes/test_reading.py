@@ -1,5 +1,5 @@
-"""Questions about print, letters and comparisons have the answers that the scene gives, no answer is the easier guess, and
-readers take the files."""
+"""Questions about print, letters and comparisons have the answers that the scene gives,
+no answer is the easier guess, and readers take the files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Words on signs: what stands on them is what is asked, letters can be told apart, and each set is read by the readers of the
-published one."""
+"""Words on signs: what stands on them is what is asked, letters can be told apart,
+and each set is read by the readers of the published one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`--launcher slurm` on a real Slurm: an array that loses a copy and a node, one that is found again and cancelled, a pretraining
-over two nodes."""
+"""`--launcher slurm` on a real Slurm: an array that loses a copy and a node,
+one that is found again and cancelled, a pretraining over two nodes."""
 
 from __future__ import annotations
 

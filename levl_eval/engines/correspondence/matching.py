@@ -63,8 +63,8 @@ class Frame:
 
 
 def _between(at: np.ndarray, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower and upper neighbour [N] among ``count`` tokens of places [N], and the upper one's weight; beyond the last token it is
-    the last."""
+    """Lower and upper neighbour [N] among ``count`` tokens of places [N], and the upper one's weight;
+    beyond the last token it is the last."""
     inside = np.clip(at, 0, count - 1)
     low = np.floor(inside).astype(np.int64)
     high = np.minimum(low + 1, count - 1)

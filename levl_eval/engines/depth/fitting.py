@@ -96,8 +96,8 @@ def sets_of(context: Context[DepthCard]) -> tuple[DepthSet, DepthSet]:
 def fit(
     context: Context[DepthCard], train: DepthSet, test: DepthSet
 ) -> tuple[Fitted, Fitted, dict[str, object], dict[str, float]]:
-    """Features of both sets and the head: what predicts, the same without an image (the training mean at each place), notes on the
-    training and seconds."""
+    """Features of both sets and the head:
+    what predicts, the same without an image (the training mean at each place), notes on the training and seconds."""
     card, device = context.card, context.device
     seconds: dict[str, float] = {}
     geometry = task_preprocess(card, context.backbone.preprocess)

@@ -1,5 +1,5 @@
-"""The depth-recipe engine: a bins head trained on augmented images with the frozen encoder in every step (DINOv2's and DINOv3's
-linear depth heads)."""
+"""The depth-recipe engine: a bins head trained on augmented images
+with the frozen encoder in every step (DINOv2's and DINOv3's linear depth heads)."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Tokens:
 
 
 class BinsHead(nn.Module):
-    """[B, D, h, w] tokens -> metres [B, s h, s w], s the card's ``output_scale``: batch norm, a linear layer, bins weighted by
-    its outputs."""
+    """[B, D, h, w] tokens -> metres [B, s h, s w], s the card's ``output_scale``:
+    batch norm, a linear layer, bins weighted by its outputs."""
 
     centres: Tensor
 

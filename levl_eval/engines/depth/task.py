@@ -42,8 +42,10 @@ def scored_outcome(
     context: Context[MetresFields], sets: tuple[DepthSet, DepthSet], fitted: Predictor, blind: Predictor, notes: Mapping[str, object],
     seconds: dict[str, float],
 ) -> Outcome:  # fmt: skip
-    """What a trained head is worth on the test set. sets: training and test set; blind: the floor. Raises LevlError where nothing
-    is scored."""
+    """What a trained head is worth on the test set. sets: training and test set; blind: the floor.
+
+    Raises LevlError where nothing is scored.
+    """
     card, test = context.card, sets[1]
     started = time.monotonic()
     kept, unsighted, names, empty = [], [], [], []

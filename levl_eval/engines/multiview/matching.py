@@ -55,8 +55,11 @@ def angle_between(one: View, other: View) -> float:
 
 @dataclass(frozen=True)
 class Matched:
-    """K kept matches. source: numbers of the source's cells [K]; errors: [K] metres, of the first of the best cells; right:
-    threshold in metres -> [K], of several equal best cells the share of them that is less far off."""
+    """K kept matches.
+
+    source: numbers of the source's cells [K]; errors: [K] metres, of the first of the best cells; right: threshold in metres ->
+    [K], of several equal best cells the share of them that is less far off.
+    """
 
     source: np.ndarray
     target: np.ndarray

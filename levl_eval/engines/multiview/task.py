@@ -70,8 +70,8 @@ def pairs_of(views: tuple[View, ...], card: MultiviewCard) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Scored:
-    """right: threshold in metres -> [pairs] the share of right matches; floors: name -> [pairs] at the card's threshold; errors:
-    [pairs] median metres."""
+    """right: threshold in metres -> [pairs] the share of right matches;
+    floors: name -> [pairs] at the card's threshold; errors: [pairs] median metres."""
 
     pairs: list[Pair]
     right: dict[float, np.ndarray]
@@ -167,8 +167,11 @@ def metrics_of(scored: Scored, card: MultiviewCard) -> dict[str, Estimate]:
 
 
 def samples_of(scored: Scored, card: MultiviewCard) -> Iterator[Sample]:
-    """One row a pair; the image it is of is the target. Where the main metric is the mean of the ranges of angles, a pair's range
-    is its split, over which paired differences are averaged as the metric is, and pairs in none of them have no row."""
+    """One row a pair; the image it is of is the target.
+
+    Where the main metric is the mean of the ranges of angles, a pair's range is its split, over which paired differences are
+    averaged as the metric is, and pairs in none of them have no row.
+    """
     main = next(iter(scored.right.values()))
     per_bin, strata = card.main_metric == "recall_mean_of_bins", strata_of(scored.pairs, card)
     for k, p in enumerate(scored.pairs):

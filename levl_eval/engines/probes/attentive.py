@@ -100,8 +100,8 @@ def predict(head: AttentiveHead, array: Rows, rows: np.ndarray, device: torch.de
 
 @dataclass(frozen=True)
 class TrainingTokens:
-    """versions: of the training images' tokens [N, n, D], which the epochs take in turn; image i is of class labels[i] and at row
-    rows[i]."""
+    """versions: of the training images' tokens [N, n, D], which the epochs take in turn;
+    image i is of class labels[i] and at row rows[i]."""
 
     versions: Sequence[Rows]
     rows: np.ndarray

@@ -216,8 +216,11 @@ def own_validation(context: Context[ProbeCard], notes: dict[str, object]) -> Cla
 def _apart(
     context: Context[ProbeCard], train: ClassificationSet, own: ClassificationSet, notes: dict[str, object]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows of training without the validation images it lists too (as `trainval` does), found by content. Also where in training
-    all of validation stands, or None where it is not wholly there. Raises LevlError where nothing is left to train on."""
+    """Rows of training without the validation images it lists too (as `trainval` does), found by content.
+
+    Also where in training all of validation stands, or None where it is not wholly there.
+    Raises LevlError where nothing is left to train on.
+    """
     listed = dict(shared_images(train.images, own.images, context.cache, context.progress))
     inside = np.isin(np.array(train.images.ids), list(listed))
     if inside.all():

@@ -25,8 +25,11 @@ _PIECE = 512  # rows that are read and normalised at once: they stay in a proces
 
 
 def _room(count: int, device: torch.device) -> Tensor:
-    """float32 memory [count] to be written to. On a CPU it is numpy's, which asks Linux for large pages: touching a block of similarities
-    of torch's own for the first time costs a fifth of the product that fills it."""
+    """float32 memory [count] to be written to.
+
+    On a CPU it is numpy's, which asks Linux for large pages: touching a block of similarities of torch's own for the first time
+    costs a fifth of the product that fills it.
+    """
     if device.type != "cpu":
         return torch.empty(count, device=device)
     array = np.empty(count + 16, np.float32)
@@ -44,8 +47,8 @@ def _unit_rows(matrix: Matrix, begin: int, out: Tensor) -> Tensor:
 
 
 def neighbours(test: Matrix, train: Matrix, k: int, device: torch.device, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines [N, k] and training positions [N, k] of the k nearest, best first, of equal cosines the earlier images; never more
-    than a block of similarities."""
+    """Cosines [N, k] and training positions [N, k] of the k nearest, best first, of equal cosines the earlier images;
+    never more than a block of similarities."""
     k, dim, most = min(k, len(train)), train.dim, min(KEYS, len(train))
     queries = _unit_rows(test, 0, _room(len(test) * dim, device).view(len(test), dim)).split(QUERIES)
     key_room, room = _room(most * dim, device), _room(min(QUERIES, len(test)) * most, device)  # the same for all blocks

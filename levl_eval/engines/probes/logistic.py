@@ -3,11 +3,11 @@
 For every C on its own the objective is scikit-learn's, divided by C N:  mean loss + ||W||^2 / (2 C N), intercept free.
 The problems share their data, so one matrix product gives the logits of all of them and one more all gradients. Each is
 minimised by L-BFGS in coordinates where the data's covariance is diagonal, preconditioned by the Hessian's diagonal there, and
-where a problem
-takes long by its blocks of one class each: where classes are separable the Hessian shrinks by decades on the way, and differently for
-each class. Every second C is climbed to from those below it, on the polynomial in log C through the last solutions; those between
-start together, each on the polynomial through the nearest four. Solved problems leave the stack. The first steps are in single
-precision, the last in double: at large C the objective is so flat that half-solved problems answer otherwise.
+where a problem takes long by its blocks of one class each: where classes are separable the Hessian shrinks by decades on the way,
+and differently for each class. Every second C is climbed to from those below it, on the polynomial in log C through the last
+solutions; those between start together, each on the polynomial through the nearest four. Solved problems leave the stack. The
+first steps are in single precision, the last in double: at large C the objective is so flat that half-solved problems answer
+otherwise.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ def draw(labels: np.ndarray, count: int, *key: int) -> np.ndarray:
 
 
 def short_of(labels: np.ndarray, shots: Sequence[int]) -> dict[str, object]:
-    """What notes say of numbers of shots that some classes do not have: of how many, and the fewest that one has. {} where all
-    have enough."""
+    """What notes say of numbers of shots that some classes do not have:
+    of how many, and the fewest that one has. {} where all have enough."""
     counts = np.unique(labels, return_counts=True)[1]
     return {
         str(s): {"classes": int((counts < s).sum()), "of": len(counts), "fewest": int(counts.min())}

@@ -113,8 +113,10 @@ def prompt_templates(templates: list[str] | str, task: str) -> list[str]:
 
 
 def check_names(names: list[str], classes: tuple[str, ...], task: str) -> str:
-    """A line on classes whose prompts are equal, of which the first is always chosen; "" where none are. Raises UsageError: an
-    empty name."""
+    """A line on classes whose prompts are equal, of which the first is always chosen; "" where none are.
+
+    Raises UsageError: an empty name.
+    """
     empty = next((c for c, n in zip(classes, names, strict=True) if not n.strip()), None)
     if empty is not None:
         raise UsageError(f"{task}: class {printable(empty)!r} has an empty name, so its prompt names nothing; set `class_names`")

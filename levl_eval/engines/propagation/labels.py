@@ -1,5 +1,5 @@
-"""Labels carried from frame to frame by alike tokens, as DINO does (Caron et al., ICCV 2021; facebookresearch/dino,
-eval_video_segmentation.py)."""
+"""Labels carried from frame to frame by alike tokens,
+as DINO does (Caron et al., ICCV 2021; facebookresearch/dino, eval_video_segmentation.py)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def shares(mask: np.ndarray, grid: tuple[int, int], objects: int) -> Tensor:
 
 
 def enlarged(maps: Tensor, side: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """int64 [H, W] of maps [C, h, w]: interpolated to the input of ``side`` (rows, columns), each spread over 0 to 1, the largest one at
-    each pixel (of equals the first), then to the frame of ``size`` (rows, columns) by the nearest pixel."""
+    """int64 [H, W] of maps [C, h, w]: interpolated to the input of ``side`` (rows, columns), each spread over 0 to 1,
+    the largest one at each pixel (of equals the first), then to the frame of ``size`` (rows, columns) by the nearest pixel."""
     wide = F.interpolate(maps[None], size=side, mode="bilinear", align_corners=False)[0]
     low, high = wide.amin((1, 2), keepdim=True), wide.amax((1, 2), keepdim=True)
     spread = torch.where(high > 0, (wide - low) / (high - low).clamp(min=1e-12), wide)
@@ -45,8 +45,8 @@ def enlarged(maps: Tensor, side: tuple[int, int], size: tuple[int, int]) -> np.n
 
 
 def neighbourhood(grid: tuple[int, int], radius: int, rows: slice, device: torch.device) -> Tensor:
-    """bool [tokens in ``rows``, h w]: which tokens lie at most ``radius`` rows and columns away from each one of a slice of them;
-    0: all."""
+    """bool [tokens in ``rows``, h w]: which tokens lie at most ``radius`` rows and columns away
+    from each one of a slice of them; 0: all."""
     height, width = grid
     at = torch.arange(height * width, device=device)
     if not radius:

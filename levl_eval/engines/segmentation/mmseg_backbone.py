@@ -53,8 +53,11 @@ class LevlBackbone(BaseModule):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] -> one [B, D, h, w] a layer. H and W that are no multiple of the patch are padded with zeros, unless both are the
-        encoder's own size. Raises LevlError for what the encoder gives that is no features of the images."""
+        """[B, 3, H, W] -> one [B, D, h, w] a layer.
+
+        H and W that are no multiple of the patch are padded with zeros, unless both are the encoder's own size. Raises LevlError
+        for what the encoder gives that is no features of the images.
+        """
         b = self.encoder
         device = next(b.parameters()).device
         if device != images.device:

@@ -1,5 +1,5 @@
-"""Frozen language models: any causal model of transformers, by a card's name, hub name, directory or GGUF file, or the embedded
-`scenes-lm`."""
+"""Frozen language models: any causal model of transformers, by a card's name,
+hub name, directory or GGUF file, or the embedded `scenes-lm`."""
 
 from __future__ import annotations
 

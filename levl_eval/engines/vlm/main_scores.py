@@ -96,8 +96,8 @@ def main_estimate(card: QuestionCard, reading: Reading, scores: Scores) -> Estim
 def parts_by_likelihood(
     card: QuestionCard, reading: Reading, questions: Sequence[Question], failed: Collection[str]
 ) -> dict[str, Estimate]:
-    """Chance and the parts by kind of a main metric of likelihoods; {} where the answered letters count, whose parts
-    ``estimates`` gives."""
+    """Chance and the parts by kind of a main metric of likelihoods;
+    {} where the answered letters count, whose parts ``estimates`` gives."""
     if reads(card) == "texts":
         return {}
     scores = main_scores(card, reading, questions, failed)

@@ -49,8 +49,8 @@ def mean_of(scores: np.ndarray, questions: Sequence[Question]) -> Estimate:
 
 
 def means_of_types(scores: np.ndarray, questions: Sequence[Question]) -> dict[str, Estimate]:
-    """``type/NAME`` of each type of questions; ``category/NAME`` where questions count together, each group once, as MMBench
-    reports them."""
+    """``type/NAME`` of each type of questions;
+    ``category/NAME`` where questions count together, each group once, as MMBench reports them."""
     grouped = any("group" in q.meta for q in questions)
     types = np.array([str(q.meta.get("type") or "") for q in questions])
     out = {}

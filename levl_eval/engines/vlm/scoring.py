@@ -55,8 +55,9 @@ def chosen_letter(text: str) -> str:
 
 
 def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
-    """Raises UsageError where some of the questions have no answer, or a rule for ten annotators meets one with so few answers
-    that it could never score 1: an answer counts whole where three of the others gave it, and each annotator is left out in turn."""
+    """Raises UsageError where some of the questions have no answer,
+    or a rule for ten annotators meets one with so few answers that it could never score 1:
+    an answer counts whole where three of the others gave it, and each annotator is left out in turn."""
     bare = [q for q in questions if not q.answer.strip() and not any(a.strip() for a in q.answers)]
     if 0 < len(bare) < len(questions):
         raise UsageError(
@@ -116,8 +117,8 @@ def weights(questions: Sequence[Question]) -> np.ndarray:
 
 
 def together(values: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
-    """Scores [questions], each question of a group (meta ``group``) scored 1 only where all of the group's are: pairs, circular
-    evaluation."""
+    """Scores [questions], each question of a group (meta ``group``)
+    scored 1 only where all of the group's are: pairs, circular evaluation."""
     groups = [q.meta.get("group") for q in questions]
     if not any(groups):
         return values

@@ -30,8 +30,10 @@ def check_layer(backbone: Backbone, spec: ConnectorSpec) -> None:
 
 
 def encode_tokens(backbone: Backbone, images: Tensor, spec: ConnectorSpec) -> Tensor:
-    """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store. Raises LevlError for what is no
-    features."""
+    """float32 [B, n, D'] tokens of preprocessed images [B, 3, H, W], without the feature store.
+
+    Raises LevlError for what is no features.
+    """
     layers = layers_of_connector(spec)
     with torch.inference_mode():
         read = backbone.encode(images) if layers is None else backbone.encode_layers(images, layers)

@@ -147,8 +147,10 @@ class ConnectorTraining:
     first: Connector | None = None
 
     def new(self) -> Connector:
-        """A connector to train: seeded and standardised on its images, or a copy of an earlier stage's. Raises UsageError where that is
-        another kind."""
+        """A connector to train: seeded and standardised on its images, or a copy of an earlier stage's.
+
+        Raises UsageError where that is another kind.
+        """
         torch.manual_seed(self.seed)
         spec, language = self.recipe.connector, self.language
         scale = float(language.model.get_input_embeddings().weight.float().pow(2).mean().sqrt())

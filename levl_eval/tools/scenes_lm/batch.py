@@ -186,9 +186,11 @@ class _Packer:
 
 
 def pack(examples: Sequence[Example], tokenizer: Tokenizer, blind: frozenset[int] = frozenset()) -> Batch:
-    """Descriptions with all their questions in one row each. Every question sees the description and itself, and stands right
-    behind the description by its positions, as at inference. Answers and their ends are the targets. ``blind``: rows whose
-    description is left out (text-only prior)."""
+    """Descriptions with all their questions in one row each.
+
+    Every question sees the description and itself, and stands right behind the description by its positions, as at inference.
+    Answers and their ends are the targets. ``blind``: rows whose description is left out (text-only prior).
+    """
     packed = _Packer(examples, tokenizer, blind)
     width = max(len(row.ids) for row in packed.rows)
     shape = (len(packed.rows), width)

@@ -117,8 +117,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Example:
-    """A description with its questions. absent: names of things that could be there and are not. unsure: whether what is told
-    TOGETHER is told with doubt."""
+    """A description with its questions. absent: names of things that could be there and are not.
+
+    unsure: whether what is told TOGETHER is told with doubt.
+    """
 
     phrases: tuple[Phrase, ...]
     style: str
@@ -244,8 +246,10 @@ def easy_example(seed: int, questions: int = 12) -> Example:
 def make_example(
     seed: int, questions: int = 12, swap: float = 0.3, drop: float = 0.15, style: str | None = None, hard: bool = False
 ) -> Example:
-    """The training text of ``seed``, with ``hard`` in the mix of READING, else in that of the question sets. ``swap`` and
-    ``drop`` are the shares told in another lexicon and with words missing."""
+    """The training text of ``seed``, with ``hard`` in the mix of READING, else in that of the question sets.
+
+    ``swap`` and ``drop`` are the shares told in another lexicon and with words missing.
+    """
     rng = random.Random(seed)
     if style is None and rng.random() < 0.06:
         scene = sample_scene(seed, 1, 1)
@@ -292,8 +296,10 @@ def train_tokenizer(texts: list[str], vocab_size: int = 1024) -> Tokenizer:
 
 
 def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
-    """The tokenizer with a token for each of ``words`` as it stands behind a space. What was a token keeps its
-    number; other text is cut as before, but where one of the new pieces stands in it."""
+    """The tokenizer with a token for each of ``words`` as it stands behind a space.
+
+    What was a token keeps its number; other text is cut as before, but where one of the new pieces stands in it.
+    """
     from tokenizers import Tokenizer as Loaded
 
     state = json.loads(tokenizer.to_str())

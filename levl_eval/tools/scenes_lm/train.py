@@ -102,8 +102,8 @@ def block_mask(block: torch.Tensor) -> torch.Tensor:
 
 
 def look_loss(attention: tuple[torch.Tensor, ...], kind: str, looks: Looks) -> torch.Tensor:
-    """How far the heads of ``kind`` are from looking where they should: -log of the attention that reaches the targets, or for
-    GATHER the divergence from even attention to all of them (supervised attention, Liu et al. 2016, arXiv 1609.04186)."""
+    """How far the heads of ``kind`` are from looking where they should: -log of the attention that reaches the targets,
+    or for GATHER the divergence from even attention to all of them (supervised attention, Liu et al. 2016, arXiv 1609.04186)."""
     owner = torch.tensor(looks.owner)
     row, at = torch.tensor(looks.row)[owner], torch.tensor(looks.at)[owner]
     target = torch.tensor(looks.target)
@@ -166,8 +166,11 @@ def _example(seed: int, i: int, simple: bool, reading: bool) -> Example:
 
 
 def _batch(step: int, size: int, seed: int, tokenizer: Tokenizer, easy: int, reading: bool = False) -> Batch:
-    """Training batch of ``step``, a pure function of step and seed. Short scenes come first while reading is being learned: all
-    steps up to ``easy``, then every other one up to three times as many."""
+    """Training batch of ``step``, a pure function of step and seed.
+
+    Short scenes come first while reading is being learned:
+    all steps up to ``easy``, then every other one up to three times as many.
+    """
     simple = step < easy or (step < 3 * easy and step % 2 == 0)
     seeds = [stable_seed("scenes-lm", seed, step, i) for i in range(size)]
     examples = [_example(s, i, simple, reading) for i, s in enumerate(seeds)]
@@ -291,8 +294,8 @@ def answers(model: LlamaForCausalLM, tokenizer: Tokenizer, prompts: list[list[in
 def accuracy(
     model: LlamaForCausalLM, tokenizer: Tokenizer, scenes: int, seed: int = 0, print_too: bool = False
 ) -> dict[str, Estimate]:
-    """Exact-match accuracy on held-out scenes: when reading, per style and per question family, and without the description; with
-    ``print_too`` also of print, letters and comparisons."""
+    """Exact-match accuracy on held-out scenes: when reading, per style and per question family, and without the description;
+    with ``print_too`` also of print, letters and comparisons."""
     model.eval()
     (bos,) = tokenizer.encode(BOS).ids
     prompts, targets, keys, clusters = [], [], [], []

@@ -1,5 +1,5 @@
-"""Semantic correspondence: places and matches against plain formulations of the published evaluators, perfect and blind inputs,
-the engine."""
+"""Semantic correspondence: places and matches against plain formulations of the published evaluators,
+perfect and blind inputs, the engine."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_matching_is_dift_s():
 
 
 def test_matching_is_that_of_two_features():
-    """A black border, the token that a point lies in, the best token's middle (A Tale of Two Features, 840 px and patches of 14,
-    plainly)."""
+    """A black border, the token that a point lies in, the best token's middle
+    (A Tale of Two Features, 840 px and patches of 14, plainly)."""
     side, patch, count = 84, 14, 6
     source, target = tokens(count**2, seed=3), tokens(count**2, seed=4)
     points = np.array([[0, 0], [49, 36], [3, 30], [25, 18]], float)
@@ -104,8 +104,8 @@ def test_padding_puts_an_image_where_its_points_are_sought(size):
 
 
 def test_a_perfect_and_a_blind_encoder():
-    """An encoder that knows where each pixel is finds itself; one that says the same of everything has the score of chance, wherever it
-    begins to look."""
+    """An encoder that knows where each pixel is finds itself;
+    one that says the same of everything has the score of chance, wherever it begins to look."""
     rows = columns = 12
     places = torch.stack(torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij"), -1).view(-1, 2)
     centres = torch.stack(torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij"), -1).view(1, -1, 2)

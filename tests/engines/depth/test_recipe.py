@@ -1,5 +1,5 @@
-"""DINOv2's and DINOv3's depth recipes: augmentation, head, loss and schedule against their descriptions, the mean of both sides,
-the whole engine, bad input."""
+"""DINOv2's and DINOv3's depth recipes:
+augmentation, head, loss and schedule against their descriptions, the mean of both sides, the whole engine, bad input."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The normals engine: labels, loss and closed form against plain formulations, heads that learn, the scenes with floor and
-ceiling, bad input."""
+"""The normals engine: labels, loss and closed form against plain formulations,
+heads that learn, the scenes with floor and ceiling, bad input."""
 
 from __future__ import annotations
 

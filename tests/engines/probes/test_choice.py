@@ -1,5 +1,5 @@
-"""Choices by image-text score: a perfect and a blind encoder, official formulations on the same numbers, files of each layout,
-the scenes."""
+"""Choices by image-text score: a perfect and a blind encoder,
+official formulations on the same numbers, files of each layout, the scenes."""
 
 from __future__ import annotations
 

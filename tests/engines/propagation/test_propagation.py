@@ -43,8 +43,8 @@ def moving(frames: int, grid=(6, 9), dim=12, seed=0) -> list[torch.Tensor]:
 
 
 def plain(tokens, first, grid, card_):
-    """DINO's program in words of one's own: every affinity exp(cosine / T), none beyond the radius, all but the k largest ones (and those
-    equal to the last) to 0, columns to sum 1, labels of the first frame and of the queue of last frames."""
+    """DINO's program in words of one's own: every affinity exp(cosine / T), none beyond the radius, all but the k largest ones
+    (and those equal to the last) to 0, columns to sum 1, labels of the first frame and of the queue of last frames."""
     height, width = grid
     allowed = torch.zeros(height * width, height * width)
     for i in range(height * width):

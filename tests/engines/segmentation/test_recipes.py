@@ -33,8 +33,8 @@ def rates(plan, steps):
     [("ade20k-dinov2", "poly"), ("voc-dinov2", "poly"), ("cityscapes-dinov2", "poly"), ("ade20k-dinov3", "cosine")],
 )
 def test_constants_and_schedule_are_the_published_ones(name, decay):
-    """Both: 40,000 updates of 16 crops of 512, 1,500 of warm-up from 1e-6 of the rate, windows 341 apart, batch norm before the
-    linear layer."""
+    """Both: 40,000 updates of 16 crops of 512,
+    1,500 of warm-up from 1e-6 of the rate, windows 341 apart, batch norm before the linear layer."""
     card = task_card(name)
     plan = plan_of(card, load_backbone("random:nano"), 21)
     head = plan.model["decode_head"]
