@@ -63,8 +63,8 @@ def main() -> None:
         f"Step {rows[0]['step']}, one row a run. Effective ranks of fixed pairs in evaluation mode; the largest possible is the smaller of",
         "the embedding's width and the number of pairs. The paper's (CC12M, ViT-B): collapse to 3, 170, unstable, 477.", "",
         "Embeddings that fall to one point show it in their standard deviation (near 0; 1 is asked for) and in shuffled pairs as alike as",
-        "matched ones. Their rank does not show it: it is of centred embeddings (docs/paper.md), so it is that of the noise "
-        "about the point.", "",
+        "matched ones. Their rank does not show it: it is of centred embeddings (docs/paper.md), "
+        "so it is that of the noise about the point.", "",
         "| | seed | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS),
         *(f"| {ROWS[r['ablation']]} | {r['seed']} | " + " | ".join(f"{r[c]:.3g}" for c in COLUMNS) + " |" for r in rows), "",
     ]  # fmt: skip

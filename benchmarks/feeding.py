@@ -185,14 +185,14 @@ def main() -> None:
     ms = result["cpu_ms_an_image"]
     for name, ratios in result["ratios"].items():
         print(
-            f"ours against {name}: {np.median(ratios):.2f} times the images a CPU-second ({ratios[0]:.2f} to {ratios[-1]:.2f} "
-            f"over {args.rounds} rounds; "
-            f"{1e3 / ms['ours']:.0f} and {1e3 / ms[name]:.0f}); values at most {result['largest_difference'][name]:.1g} apart"
+            f"ours against {name}: {np.median(ratios):.2f} times the images a CPU-second "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {args.rounds} rounds; {1e3 / ms['ours']:.0f} and {1e3 / ms[name]:.0f}); "
+            f"values at most {result['largest_difference'][name]:.1g} apart"
         )
     w = result["workers"]
     print(
-        f"{w['workers']:.0f} workers: {w['images_a_second']:.0f} images a second, {100 * w['busy']:.0f} % of the cores busy with "
-        f"decoding (load before: {result['load']:.1f})"
+        f"{w['workers']:.0f} workers: {w['images_a_second']:.0f} images a second, "
+        f"{100 * w['busy']:.0f} % of the cores busy with decoding (load before: {result['load']:.1f})"
     )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))

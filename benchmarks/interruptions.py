@@ -189,8 +189,8 @@ def full_disk(args: argparse.Namespace, world: Path, work: Path, board: bytes) -
         wrong = unreadable(out, cache)
         room = shutil.disk_usage(place).free
         print(
-            f"{ballast.stat().st_size / 1e6:6.1f} MB of ballast: code {code}, {room / 1e3:,.0f} kB free, {len(wrong)} "
-            f"unreadable; {lines[:1]}"
+            f"{ballast.stat().st_size / 1e6:6.1f} MB of ballast: code {code}, "
+            f"{room / 1e3:,.0f} kB free, {len(wrong)} unreadable; {lines[:1]}"
         )
         good &= clear and not wrong
         if not clear:

@@ -1,8 +1,7 @@
 """The whole path of C at once against scikit-learn's LBFGS fitted value by value: time, and accuracy at every C.
 
     python benchmarks/linear_path.py [--features FILE.npz|TRAIN,TEST] [--rows 4000] [--dim 192] [--classes 10] [--values 45]
-    [--tolerance 1e-7]
-                                     [--repeats 3]
+                                     [--tolerance 1e-7] [--repeats 3]
 
 Both run in this process, in turn, in CPU seconds of one thread; the ratio is what counts, with Student's interval over repeats of
 the pair (of the ratio's logarithm). scikit-learn starts every C afresh, to the same tolerance as the path. With its default of 1e-4

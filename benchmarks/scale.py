@@ -206,8 +206,8 @@ def main() -> None:
         for task in sorted(counts, key=lambda t: counts[t]):  # ascending: the peak is that of the largest child so far
             found[task] = figures = one(work, task, counts[task])
             print(
-                f"{task}: {figures['questions']:,} questions ({figures['version']}) about {figures['images']:,} images, "
-                f"{figures['samples']:,} samples; "
+                f"{task}: {figures['questions']:,} questions ({figures['version']}) "
+                f"about {figures['images']:,} images, {figures['samples']:,} samples; "
                 f"killed at {figures['in_journal_when_killed']:,}, {figures['resumed']:,} taken from the journal; "
                 f"{figures['questions_per_second']:,} questions a second; {figures['peak_mib'] - base:+.0f} MiB",
                 flush=True,

@@ -183,12 +183,12 @@ def warm_task(form: str, images: int, size: int, folder: Path) -> dict:
     torch_alone = child(TORCH)
     beyond = {k: warm[k] - torch_alone[k] for k in ("cpu_s", "peak_mib")}
     print(
-        f"{form}: linear, {images:,} images on a ViT-B/16: {stored / 1e6:.1f} MB in the cache; {cold['cpu_s']:.1f} s of CPU, "
-        f"{cold['peak_mib']:.0f} MiB"
+        f"{form}: linear, {images:,} images on a ViT-B/16: {stored / 1e6:.1f} MB in the cache; "
+        f"{cold['cpu_s']:.1f} s of CPU, {cold['peak_mib']:.0f} MiB"
     )
     print(
-        f"{form}: knn after it: {beyond['cpu_s']:.2f} s of CPU and {beyond['peak_mib']:.0f} MiB beyond importing torch "
-        f"({torch_alone['cpu_s']:.2f} s, {torch_alone['peak_mib']:.0f} MiB)",
+        f"{form}: knn after it: {beyond['cpu_s']:.2f} s of CPU and {beyond['peak_mib']:.0f} MiB "
+        f"beyond importing torch ({torch_alone['cpu_s']:.2f} s, {torch_alone['peak_mib']:.0f} MiB)",
         flush=True,
     )
     return {
@@ -214,8 +214,8 @@ def main() -> None:
             result["opening"] = opening(Path(name), args.gigabytes)
         for what, o in result["opening"].items():
             print(
-                f"{args.gigabytes:g} GB, {what}: opened in {1000 * o['open_s']:.1f} ms, the row read in {1000 * o['read_s']:.1f} "
-                f"ms ({o['state']})"
+                f"{args.gigabytes:g} GB, {what}: opened in {1000 * o['open_s']:.1f} ms, "
+                f"the row read in {1000 * o['read_s']:.1f} ms ({o['state']})"
             )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))

@@ -153,8 +153,8 @@ def _config(repo: str, uri: str) -> tuple[PretrainedConfig, str]:
     except ValueError as e:
         if "trust_remote_code" in str(e) or "custom code" in str(e):
             raise UsageError(
-                f"{uri}: its code lies in the repository and not in transformers, and is not run; take the same weights from "
-                "timm: or open_clip:"
+                f"{uri}: its code lies in the repository and not in transformers, and is not run; "
+                "take the same weights from timm: or open_clip:"
             ) from None
         raise
     family = str(config.model_type).removesuffix("_model").removesuffix("_vision")

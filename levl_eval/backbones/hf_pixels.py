@@ -80,8 +80,8 @@ def check_pixels(processor: BaseImageProcessor, preprocess: Preprocess, uri: str
                 continue
             if theirs.shape != ours.shape:
                 raise UsageError(
-                    f"{uri}: its image processor makes {tuple(theirs.shape)} of an image of {wide} x {high}, its settings say "
-                    f"{tuple(ours.shape)}; {_PY}"
+                    f"{uri}: its image processor makes {tuple(theirs.shape)} of an image of {wide} x {high}, "
+                    f"its settings say {tuple(ours.shape)}; {_PY}"
                 )
             levels = float(((theirs - ours) * scale).abs().max())
             if not levels <= most:

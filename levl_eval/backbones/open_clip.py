@@ -138,8 +138,8 @@ def tag_settings(spec: Spec, uri: str) -> TagSettings:
         plain = spec.model.removesuffix("-quickgelu")
         if has and not wanted and plain != spec.model:
             raise UsageError(
-                f"{uri}: the weights {spec.pretrained!r} were trained with GELU, {spec.model} computes QuickGELU; take "
-                f"{plain}/{spec.pretrained}"
+                f"{uri}: the weights {spec.pretrained!r} were trained with GELU, "
+                f"{spec.model} computes QuickGELU; take {plain}/{spec.pretrained}"
             )
         if wanted and not has:
             out["force_quick_gelu"] = True

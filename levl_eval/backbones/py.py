@@ -55,8 +55,8 @@ def load(spec: str, name: str, uri: str) -> Backbone:
     own = backbone.preprocess
     if of_levels((*own.mean, *own.std)):
         raise UsageError(
-            f"{uri}: its pixels are to have mean {own.mean} and std {own.std}, which are of levels 0 to 255; pixels are in [0, "
-            "1]: divide both by 255"
+            f"{uri}: its pixels are to have mean {own.mean} and std {own.std}, which are of levels 0 to 255; "
+            "pixels are in [0, 1]: divide both by 255"
         )
     constants = constants_of(backbone, _OURS, module.partition(".")[0])  # before it runs: some note what they have last seen
     with _users_errors(uri, module), settings_kept():

@@ -90,8 +90,7 @@ RULES: dict[type[BaseModel], tuple[Read, ...]] = {
     MMSegCard: (
         Read(
             "head channels depth heads dropout avg_non_ignore crop short long ratio interpolation cat_max_ratio flip photometric "
-            "test stride lr "
-            "betas weight_decay steps warmup schedule power", "config", (None,),
+            "test stride lr betas weight_decay steps warmup schedule power", "config", (None,),
         ),
         Read("channels", "head", ("fcn", "upernet", "segmenter")),
         Read("depth", "head", ("fcn", "segmenter")),

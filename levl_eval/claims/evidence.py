@@ -330,8 +330,8 @@ def _check_sight(flat: Sequence[Record], names: tuple[str, str], metric: str) ->
     ends = [r.metrics[metric].high if down else r.metrics[metric].low for r in flat if metric in r.metrics]
     if ends and all(e is not None and (e >= floor if down else e <= floor) for e in ends):
         raise Unusable(
-            f"{flat[0].task}: neither {names[0]} nor {names[1]} is above the floor without sight ({factor(metric) * floor:.1f}), "
-            "so nothing was seen"
+            f"{flat[0].task}: neither {names[0]} nor {names[1]} is above the floor "
+            f"without sight ({factor(metric) * floor:.1f}), so nothing was seen"
         )
 
 

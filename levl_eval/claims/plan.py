@@ -155,8 +155,8 @@ def plan(judged: Judged, margin: float | None, power: float) -> Plan:
         )
     if wanted <= beyond:
         raise UsageError(
-            f"--margin {wanted:g}: {judged.card.name} asks for a difference beyond {beyond:g}; give a true difference above "
-            "that, which is to be found"
+            f"--margin {wanted:g}: {judged.card.name} asks for a difference beyond {beyond:g}; "
+            "give a true difference above that, which is to be found"
         )
     tested = [d for d in judged.differences if d.contrast is not None]
     if not tested:

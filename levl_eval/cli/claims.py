@@ -38,8 +38,8 @@ def add_roles(p: argparse.ArgumentParser) -> None:
     """The option ``--as``."""
     p.add_argument(
         "--as", action="append", default=[], dest="roles", metavar="ROLE=B[,B...]",
-        help="which backbone takes a role of a claim: its name, NAME@PREFIX with a prefix of its weights' hash, or one per "
-            "pretraining seed (repeatable)",
+        help="which backbone takes a role of a claim: its name, NAME@PREFIX with a prefix of its weights' hash, "
+             "or one per pretraining seed (repeatable)",
     )  # fmt: skip
 
 

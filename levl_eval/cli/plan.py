@@ -65,16 +65,16 @@ def lines(planned: Plan) -> list[str]:
     out = [
         f"{planned.claim}:",
         *wrapped(
-            f"to be decided with a chance of {planned.power:.0%} where the true difference {what} {planned.margin:g} (alpha "
-            f"{planned.alpha:g}"
+            f"to be decided with a chance of {planned.power:.0%} "
+            f"where the true difference {what} {planned.margin:g} (alpha {planned.alpha:g}"
             + (f"; {planned.each:.1%} for each of its differences" if planned.each != planned.power else "")
             + ")"
         ),
     ]
     if planned.relation == "equivalent":
         out[1:] = wrapped(
-            f"to be shown equivalent within {planned.margin:g} with a chance of {planned.power:.0%} where there is no difference "
-            f"(alpha {planned.alpha:g})"
+            f"to be shown equivalent within {planned.margin:g} with a chance "
+            f"of {planned.power:.0%} where there is no difference (alpha {planned.alpha:g})"
         )
     for p in planned.differences:
         chosen = "".join(f", {k}={v}" for k, v in p.choices)

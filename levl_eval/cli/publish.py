@@ -15,9 +15,8 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "publish",
         help="write a run's results as model card, data set and Every Eval Ever files",
-        description="Written into a folder, without a network: for each backbone a model card section with model-index, Every "
-        "Eval Ever's JSON with "
-        "samples, and the long table as parquet with a data set card.",
+        description="Written into a folder, without a network: for each backbone a model card section with model-index, "
+        "Every Eval Ever's JSON with samples, and the long table as parquet with a data set card.",
     )
     p.add_argument("dirs", nargs="+", metavar="DIR", help="run directories")
     p.add_argument("--out", required=True, metavar="FOLDER", help="output folder; created, or added to")

@@ -123,8 +123,8 @@ def shared_run(count: int, args: argparse.Namespace) -> int:
         progress.say(f"{gpus} GPUs: {count} processes, each with one of them; --workers 1 uses one alone")
     elif gpus and (args.workers or 1) > gpus:
         progress.say(
-            f"{args.workers} processes on {gpus} GPU(s): each may take its share of {USABLE:.0%} of the memory, language model "
-            "and encoder together"
+            f"{args.workers} processes on {gpus} GPU(s): "
+            f"each may take its share of {USABLE:.0%} of the memory, language model and encoder together"
         )
     count = count if args.workers is None else args.workers
     if count > 1:  # drawn by the process that shows how far it is

@@ -189,9 +189,8 @@ def names_of(path: Path, where: str) -> list[str]:
         numbers = [int(m[1]) for m in numbered if m]
         if numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
             raise UsageError(
-                f"{path}: every line begins with a number ({lines[0][:60]!r}), which would be part of the name; leave the "
-                "numbers out, one name a line "
-                "in the order of the numbers"
+                f"{path}: every line begins with a number ({lines[0][:60]!r}), which would be part of the name; "
+                "leave the numbers out, one name a line in the order of the numbers"
             )
     return lines
 

@@ -62,8 +62,8 @@ class Registry(MutableMapping[str, Target], Generic[Target, Loaded]):
         """Raises UsageError where the name is taken: a plug-in cannot silently replace what is shipped."""
         if name in self._targets:
             raise UsageError(
-                f"{target} ({origin}): the {self.kind} {name} exists already ({self._targets[name]}, {self._origins[name]}); "
-                "rename the file"
+                f"{target} ({origin}): the {self.kind} {name} "
+                f"exists already ({self._targets[name]}, {self._origins[name]}); rename the file"
             )
         self._targets[name], self._origins[name] = target, origin
 

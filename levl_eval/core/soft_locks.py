@@ -47,9 +47,8 @@ def soft_lock(path: Path, wait: bool, why: str) -> Iterator[bool]:
     if path.parent not in _warned:
         _warned.add(path.parent)
         message(
-            f"{path.parent}: this file system has no locks ({why}); files stand for them, and one of a process that was killed "
-            "is taken over "
-            f"after {LEASE:.0f} s. Better: {REMEDY}",
+            f"{path.parent}: this file system has no locks ({why}); files stand for them, "
+            f"and one of a process that was killed is taken over after {LEASE:.0f} s. Better: {REMEDY}",
             __name__,
         )
     marker = _marker(path)

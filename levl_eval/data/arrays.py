@@ -120,8 +120,8 @@ def read_cifar(spec: DataSpec, data: str, limit: int | None = None) -> Classific
             own, flat = np.asarray(_field(batch, key, root / s)), np.asarray(_field(batch, "data", root / s))
             if flat.dtype != np.uint8 or flat.shape != (len(own), 3072) or own.dtype.kind not in "iu":
                 raise UsageError(
-                    f"{root / s}: holds {flat.dtype} data of shape {flat.shape} for {len(own)} labels; expected uint8 [N, 3072] "
-                    "and N, download it again"
+                    f"{root / s}: holds {flat.dtype} data of shape {flat.shape} for {len(own)} labels; "
+                    "expected uint8 [N, 3072] and N, download it again"
                 )
             every.append(own.astype(np.int64))
             planes.append(_planes(flat, 32))

@@ -73,8 +73,8 @@ def check_copies(caption_set: CaptionSet) -> CaptionSet:
     if len(copies) > max(1, _COPIES * len(images)):
         one, other = (printable(name)[:200] for name in reversed(copies[0]))
         raise UsageError(
-            f"{images.source}: {len(copies)} of {len(images)} images are copies of others ({one} and {other} first), and a "
-            "caption finds one of them; "
+            f"{images.source}: {len(copies)} of {len(images)} images are copies "
+            f"of others ({one} and {other} first), and a caption finds one of them; "
             "put the captions of an image together: a list of captions a row, or one name for the image"
         )
     return caption_set

@@ -51,8 +51,8 @@ def _number(text: str, classes: Sequence[str], path: Path, line: int) -> int:
             )
         if text.isascii() and text.isdigit() and int(text) < len(classes) and int(text) != classes.index(text):
             raise UsageError(
-                f"{path}: line {line}: label {text} is the name of class {classes.index(text)} and the number of another; use "
-                "names that are no numbers"
+                f"{path}: line {line}: label {text} is the name of class {classes.index(text)} and the number of another; "
+                "use names that are no numbers"
             )
         return classes.index(text)
     if text.isascii() and text.isdigit() and int(text) < len(classes):
@@ -100,8 +100,8 @@ def read_labels(spec: DataSpec, data: str, limit: int | None = None) -> Classifi
         if strange is not None or (not numeric and any(w.isascii() and w.isdigit() for w in words)):
             odd_one = strange or next(w for w in words if not w.isdigit())
             raise UsageError(
-                f"{path}: label {printable(odd_one)[:60]!r} stands among numbers or is one of another form; write whole numbers "
-                "from 0, or set `classes`"
+                f"{path}: label {printable(odd_one)[:60]!r} stands among numbers or is one of another form; "
+                "write whole numbers from 0, or set `classes`"
             )
         if numeric and min(map(int, words), default=0) == 1:
             raise UsageError(
@@ -121,9 +121,8 @@ def _alike(path: Path, words: list[str]) -> None:
         known = spelt.setdefault(same_text(word).casefold(), word)
         if known != word:
             raise UsageError(
-                f"{path}: labels {printable(known)[:60]!r} and {printable(word)[:60]!r} differ in the case or form of their "
-                "letters alone: write one "
-                "of them throughout, or list both in `classes` if they are two classes"
+                f"{path}: labels {printable(known)[:60]!r} and {printable(word)[:60]!r} differ in the case or form "
+                "of their letters alone: write one of them throughout, or list both in `classes` if they are two classes"
             )
 
 
@@ -306,9 +305,8 @@ def read_pets(spec: DataSpec, data: str, limit: int | None = None) -> Classifica
         breed = word[0].rsplit("_", 1)[0]
         if names.setdefault(int(word[1]), breed) != breed:
             raise UsageError(
-                f"{path}: line {number}: class {word[1]} is {printable(breed)[:60]} here and "
-                f"{printable(names[int(word[1])])[:60]} in an earlier line; "
-                "take the published file"
+                f"{path}: line {number}: class {word[1]} is {printable(breed)[:60]} here "
+                f"and {printable(names[int(word[1])])[:60]} in an earlier line; take the published file"
             )
         rows.append((word[0], int(word[1])))
     order = sorted(names)

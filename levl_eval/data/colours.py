@@ -33,8 +33,7 @@ class ColourTable:
             colour = ", ".join(map(str, pixels[wrong][0].tolist()))
             raise LevlError(
                 f"{what}: colour ({colour}) of {int(wrong.sum())} pixels is none of the {len(codes)} of the colour table; "
-                "correct `classes`, or take "
-                "masks that were neither resized nor compressed"
+                "correct `classes`, or take masks that were neither resized nor compressed"
             )
         out: np.ndarray = self.ids[order][at]
         return out

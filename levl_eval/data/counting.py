@@ -20,14 +20,16 @@ from levl_eval.data.types import Question, QuestionSet
 STATEMENT = "Is this statement true or false? {}"
 # VSR's kinds of relations, as its authors group them (analysis_scripts/rel_meta_category_dict.txt).
 RELATIONS: dict[str, str] = {
-    "Adjacency": "adjacent to|alongside|at the side of|at the right side of|at the left side of|attached to|at the back of|"
-    "ahead of|against|at the edge of",
+    "Adjacency":
+        "adjacent to|alongside|at the side of|at the right side of|at the left side of|attached to|at the back of|ahead of|"
+        "against|at the edge of",
     "Directional": "off|past|toward|down|deep down|up|away from|along|around|from|into|to|across|across from|through|down from",
     "Orientation": "facing|facing away from|parallel to|perpendicular to",
     "Projective": "on top of|beneath|beside|behind|left of|right of|under|in front of|below|above|over|in the middle of",
     "Proximity": "by|close to|near|far from|far away from",
-    "Topological": "connected to|detached from|has as a part|part of|contains|within|at|on|in|with|surrounding|among|consists of|"
-    "out of|between|inside|outside|touching",
+    "Topological":
+        "connected to|detached from|has as a part|part of|contains|within|at|on|in|with|surrounding|among|consists of|out of|"
+        "between|inside|outside|touching",
     "Unallocated": "beyond|next to|opposite to|after|among|enclosed by",
 }  # fmt: skip
 KIND_OF = {relation: kind for kind, names in reversed(RELATIONS.items()) for relation in names.split("|")}  # of two, the first

@@ -201,9 +201,8 @@ def check_depth(depth_set: DepthSet, caps: tuple[float, float] | None = None) ->
             break
     else:
         raise UsageError(
-            f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth (0 and what is not "
-            "finite are unknown), "
-            "errors are not defined on this set; replace the maps"
+            f"{depth_set.images.source}: no pixel of the {len(depth_set.images)} depth maps has a depth "
+            "(0 and what is not finite are unknown), errors are not defined on this set; replace the maps"
         )
     if caps is not None:
         check_unit(depth_set, caps[1])
@@ -252,10 +251,9 @@ def check_unit(depth_set: DepthSet, far: float) -> None:
     scale = f"integers are divided by `depth_scale` ({depth_set.scale:g})" if depth_set.scale is not None else "they hold metres"
     if total and beyond >= _BEYOND * total:
         raise UsageError(
-            f"{first}: {100 * beyond / total:.0f} % of what {sample.maps} of them hold is further than `max_depth` ({far:g} m), up to "
-            f"{deepest:g} m: is another unit stored, as millimetres? {scale}, floats are metres; correct `depth_scale`, store "
-            "metres, or raise "
-            "`max_depth`"
+            f"{first}: {100 * beyond / total:.0f} % of what {sample.maps} of them hold is further than `max_depth` ({far:g} m), "
+            f"up to {deepest:g} m: is another unit stored, as millimetres? "
+            f"{scale}, floats are metres; correct `depth_scale`, store metres, or raise `max_depth`"
         )
     if total and deepest * _NEARER < far:
         raise UsageError(

@@ -83,7 +83,7 @@ def spoken_classes(classes: Sequence[str], spoken: Mapping[str, str], source: Pa
     lacking = [c for c in classes if c not in spoken]
     if lacking and len(lacking) < len(classes):
         raise UsageError(
-            f"{source}: has no name for {len(lacking)} of the {len(classes)} classes, first {printable(lacking[0])[:100]}; take "
-            "the published file, or take it away"
+            f"{source}: has no name for {len(lacking)} of the {len(classes)} classes, first {printable(lacking[0])[:100]}; "
+            "take the published file, or take it away"
         )
     return () if lacking else tuple(spoken[c] for c in classes)

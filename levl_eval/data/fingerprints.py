@@ -6,9 +6,9 @@ one fingerprint from files and from the hub. The order (it moves training batche
 
   image          its encoded bytes; decoded RGB pixels where a set is published as arrays (CIFAR, STL-10, NYUv2's .mat) or a table has
                  no bytes. A re-encoded copy of equal pixels is therefore another image.
-  mask, depth, normals  the encoded bytes too, with how their values are read as facts of the set (label map, ignore index,
-  scale): a changed
-                 pixel always shows; a re-encoded mask or another palette shows as well, although it moves no number.
+  mask, depth, normals
+                 the encoded bytes too, with how their values are read as facts of the set (label map, ignore index, scale): a
+                 changed pixel always shows; a re-encoded mask or another palette shows as well, although it moves no number.
   question       text, answer, all annotators' answers in order, and what of the metadata moves a number (see ``_meta``). GQA's
                  entailed questions are named by their hashes. Questions are grouped by image: intervals resample images.
   class          its number, and the names of all classes in order (as one says them, where they differ from the folders').

@@ -193,8 +193,8 @@ def hub_classification(spec: DataSpec, limit: int | None) -> ClassificationSet:
         lacking = f"class-label column{of}" if label is None else "image column"
         other = next((c for c in named if c in table.column_names), "") if label is None else ""
         more = (
-            f"; column {other!r} holds {table.features[other]!s:.60}: cast it to ClassLabel (`datasets`: class_encode_column), "
-            "or name another by `hub.label`"
+            f"; column {other!r} holds {table.features[other]!s:.60}: "
+            "cast it to ClassLabel (`datasets`: class_encode_column), or name another by `hub.label`"
             if other
             else ""
         )

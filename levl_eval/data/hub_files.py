@@ -123,9 +123,8 @@ def alike(what: str) -> Iterator[None]:
             if n
         ]
         raise UsageError(
-            f"{what}: {heard.file or 'a file'}: {' and '.join(more)}, unlike the files before it; give all of them the same "
-            "columns, or have those "
-            "of the wanted split alone in the folder"
+            f"{what}: {heard.file or 'a file'}: {' and '.join(more)}, unlike the files before it; "
+            "give all of them the same columns, or have those of the wanted split alone in the folder"
         ) from error
     finally:
         for handler in handlers:

@@ -79,8 +79,8 @@ def load_split(source: HubSource, config: str | None) -> HubTable:
     if here.is_dir():
         if source.revision is not None:
             raise UsageError(
-                f"--data hub: {source.repo}: is a folder, of which no revision can be told; take `hub.revision` out, or give a "
-                "repository's name"
+                f"--data hub: {source.repo}: is a folder, of which no revision can be told; "
+                "take `hub.revision` out, or give a repository's name"
             )
         with hub(f"--data hub: {source.repo}"):
             patterns = None if source.files is None else [source.files]
@@ -268,8 +268,8 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
         )
     if name not in configs:
         raise UsageError(
-            f"--data hub: {repo}: has no such configuration: {printable(str(name))}; it has {listed}; correct `hub.questions` or "
-            "`hub.images`"
+            f"--data hub: {repo}: has no such configuration: {printable(str(name))}; it has {listed}; "
+            "correct `hub.questions` or `hub.images`"
         )
     listed_files = configs[name].get("data_files")
     if not listed_files:
@@ -277,8 +277,8 @@ def _patterns(readme: Path, repo: str, config: str | None, split: str) -> list[s
     by_split = {str(k): [str(p) for p in v] for k, v in sanitize_patterns(listed_files).items()}
     if _bare(split) not in by_split:
         raise UsageError(
-            f"--data hub: {repo}: has no such split: {printable(_bare(split))}; it has {', '.join(map(printable, by_split))}; "
-            "correct `hub.split`"
+            f"--data hub: {repo}: has no such split: {printable(_bare(split))}; "
+            f"it has {', '.join(map(printable, by_split))}; correct `hub.split`"
         )
     return by_split[_bare(split)]
 

@@ -107,9 +107,9 @@ def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
             alike = same_text(name).casefold()
             if (near := spelt.setdefault(alike, name)) != name:
                 raise UsageError(
-                    f"{folder}: class folders {printable(near)!r} and {printable(name)!r} differ in the case of letters, in "
-                    "blanks or in characters that are not seen alone: "
-                    "join them, or if they are two classes give them names that differ in more"
+                    f"{folder}: class folders {printable(near)!r} and {printable(name)!r} differ in the case of letters, "
+                    "in blanks or in characters that are not seen alone: join them, "
+                    "or if they are two classes give them names that differ in more"
                 )
             names[composed] = name
         else:
@@ -137,9 +137,8 @@ def counted_order(names: Sequence[str], source: object, remedy: str) -> None:
     if by_letters != by_numbers:
         one, other = next((a, b) for a, b in zip(by_letters, by_numbers, strict=True) if a != b)
         raise UsageError(
-            f"{source}: {printable(other)[:100]} comes before {printable(one)[:100]} by its number, behind it by its letters, "
-            "and their order counts; "
-            f"{remedy}"
+            f"{source}: {printable(other)[:100]} comes before {printable(one)[:100]} by its number, "
+            f"behind it by its letters, and their order counts; {remedy}"
         )
 
 

@@ -62,8 +62,8 @@ class LabelMap:
             never = known & (np.where(inside, self.table[np.clip(stored, 0, len(self.table) - 1)], 0) == _NEVER)
             if never.any():
                 raise LevlError(
-                    f"{what}: label {int(stored[never][0])} stands for nothing in the published files: are these labels numbered "
-                    "anew (training ids), or another set's?"
+                    f"{what}: label {int(stored[never][0])} stands for nothing in the published files: "
+                    "are these labels numbered anew (training ids), or another set's?"
                 )
         if strict:
             wrong = known & (out != self.void) & ((out < 0) | (out >= self.classes))
@@ -134,8 +134,7 @@ def stored_mask(image: Image.Image, what: str, colours: ColourTable | None = Non
         if image.mode not in _MODES:
             raise LevlError(
                 f"{what}: a {image.mode} mask; expected one label a pixel (8-bit, 16-bit or palette PNG); of RGB masks `classes` "
-                "must be a text file "
-                "with a line RED GREEN BLUE NAME a class, as CamVid's label_colors.txt"
+                "must be a text file with a line RED GREEN BLUE NAME a class, as CamVid's label_colors.txt"
             )
         return np.array(image).astype(np.int64)
 
@@ -168,9 +167,9 @@ def check_palettes(ids: Sequence[str], opened: Callable[[str], Image.Image], cal
             first, other = colour_of.setdefault(label, (colour, name))
             if first != colour:
                 raise UsageError(
-                    f"{called(name)}: label {label} has the colour {colour} in its palette, {first} in that of {called(other)}: "
-                    "masks of colours whose palettes "
-                    "were made one by one? Store labels as 8-bit grey, or give `classes` as a table of colours (RED GREEN BLUE NAME a line)"
+                    f"{called(name)}: label {label} has the colour {colour} in its palette, "
+                    f"{first} in that of {called(other)}: masks of colours whose palettes were made one by one? "
+                    "Store labels as 8-bit grey, or give `classes` as a table of colours (RED GREEN BLUE NAME a line)"
                 )
 
 
@@ -182,9 +181,8 @@ def check_masks(segmentation_set: SegmentationSet) -> SegmentationSet:
     read = segmentation_set.mask
     if len(segmentation_set.classes) < 2:
         raise UsageError(
-            f"{segmentation_set.images.source}: has the one class {printable(segmentation_set.classes[0])[:60]!r}, of which "
-            "every map is right; at "
-            "least 2 are needed: name the background too"
+            f"{segmentation_set.images.source}: has the one class {printable(segmentation_set.classes[0])[:60]!r}, "
+            "of which every map is right; at least 2 are needed: name the background too"
         )
     if not isinstance(read, MaskReader):
         return segmentation_set

@@ -92,8 +92,8 @@ class MCQEntry(Entry):
             right = LETTERS[texts.index(text)] if texts.index(text) < len(LETTERS) else ""
             if right != _letter(answer):
                 raise ValueError(
-                    f"field `answer`: {shown(answer)} is the text of option {right}, where a letter is expected; give the right "
-                    "option's letter"
+                    f"field `answer`: {shown(answer)} is the text of option {right}, "
+                    "where a letter is expected; give the right option's letter"
                 )
         return value
 

@@ -132,8 +132,8 @@ class WindowOpener:
         image, shown = open_rgb(self.locate(name), self.rules), self.window(name)
         if abs(image.width * shown.height - image.height * shown.width) > max(image.size) * 2:
             raise LevlError(
-                f"{self.locate(name)}: is {image.width}x{image.height}, its depth map {shown.width}x{shown.height}; take both as "
-                "they were published"
+                f"{self.locate(name)}: is {image.width}x{image.height}, its depth map {shown.width}x{shown.height}; "
+                "take both as they were published"
             )
         scale = image.width / shown.width
         left, top, side = (round(v * scale) for v in (shown.left, shown.top, shown.side))

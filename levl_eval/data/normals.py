@@ -100,7 +100,7 @@ def check_normals(normal_set: NormalSet) -> NormalSet:
     """The set, where some pixel of its maps is known. Raises UsageError; all maps are read only where the first few hold none."""
     if not any((normal_set.normals(name) != 0).any() for name in normal_set.images.ids):
         raise UsageError(
-            f"{normal_set.images.source}: no pixel of the {len(normal_set.images)} maps has a normal, errors are not defined on "
-            "this set; replace the maps"
+            f"{normal_set.images.source}: no pixel of the {len(normal_set.images)} maps has a normal, "
+            "errors are not defined on this set; replace the maps"
         )
     return normal_set

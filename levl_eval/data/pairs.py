@@ -174,9 +174,8 @@ def image_sizes(test: PairSet) -> dict[str, tuple[int, int]]:
             if stated is not None and stated != sizes[image]:
                 width, height = sizes[image]
                 raise LevlError(
-                    f"{test.images.source}: pair {p.pair_id}: image {image} is {width}x{height}, its annotation says "
-                    f"{stated[0]}x{stated[1]}; "
-                    "take the images as they were published"
+                    f"{test.images.source}: pair {p.pair_id}: image {image} is {width}x{height}, "
+                    f"its annotation says {stated[0]}x{stated[1]}; take the images as they were published"
                 )
     return sizes
 

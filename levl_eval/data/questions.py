@@ -87,9 +87,8 @@ class FileNames:
         first = self.paths.setdefault(pure.name, str(pure))
         if first != str(pure):
             raise UsageError(
-                f"{where}: field `{self.field}`: {shown(str(pure))} has the file name of {shown(first)}, and images are looked "
-                "for by their names "
-                "in one folder; rename the files so that names differ, here and there"
+                f"{where}: field `{self.field}`: {shown(str(pure))} has the file name of {shown(first)}, "
+                "and images are looked for by their names in one folder; rename the files so that names differ, here and there"
             )
         return pure.name
 

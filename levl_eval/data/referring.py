@@ -115,13 +115,14 @@ def share_box(corners: Sequence[float], size: tuple[int, int], where: str) -> Bo
     left, top, right, bottom = (round(float(v), 2) for v in corners)
     width, height = size
     if not (left < right and top < bottom):
-        raise UsageError(f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) has no area; "
-            "correct the entry or take the published file")  # fmt: skip
+        raise UsageError(
+            f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) has no area; "
+            "correct the entry or take the published file"
+        )
     if min(left, top) < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:
         raise UsageError(
-            f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) lies beyond its image of "
-            f"{width} x {height}; "
-            "take the published file and COCO's images as they are"
+            f"{where}: field `bbox`: {shown([left, top, right, bottom])} (left, top, right, bottom) "
+            f"lies beyond its image of {width} x {height}; take the published file and COCO's images as they are"
         )
     return max(left, 0.0) / width, max(top, 0.0) / height, min(right / width, 1.0), min(bottom / height, 1.0)
 
@@ -295,6 +296,5 @@ def refuse_mixed(spec: DataSpec, rows: int, source: str) -> None:
     if rows == mixed:
         raise UsageError(
             f"{source}: split {split}: holds {rows:,} objects, those of {SETS[level].upper()}'s split ({own:,}) and of Google's "
-            "(5,000) together; "
-            "read the split from files (--data DIR), or take one that is whole: testA, testB, test"
+            "(5,000) together; read the split from files (--data DIR), or take one that is whole: testA, testB, test"
         )

@@ -85,8 +85,8 @@ def read_imagenet_shift(spec: DataSpec, data: str, limit: int | None = None) -> 
         strange = next((n for n in names if n not in set(wnids)), None)
         if strange is not None or not are_wnids(names):
             raise UsageError(
-                f"{folder}: {printable(strange or '(no folder)')[:100]!r} is no class of ImageNet's 1,000; expected folders "
-                "n01440764, ... or 0 to 999"
+                f"{folder}: {printable(strange or '(no folder)')[:100]!r} is no class of ImageNet's 1,000; "
+                "expected folders n01440764, ... or 0 to 999"
             )
         classes = list(names)
     entries, others = _entries(folder, names)

@@ -73,8 +73,8 @@ def check_read(card: BaseModel, name: str, given: Collection[str], data: str) ->
         stale = "hub.split" in mine and "split" not in mine and spec.split and "split" not in LAYOUTS[spec.layout].hub
         if stale and _of_hub(spec, data):
             raise UsageError(
-                f"{name}: field `{path}.split`: is {printable(spec.split)[:60]!r} in every row, while `{path}.hub.split` chooses "
-                "what is read; set both"
+                f"{name}: field `{path}.split`: is {printable(spec.split)[:60]!r} in every row, "
+                f"while `{path}.hub.split` chooses what is read; set both"
             )
 
 

@@ -51,9 +51,7 @@ def check_stated_sizes(files: Mapping[str, Path], stated: Mapping[str, Size], so
         name, (width, height) = unlike[0]
         turned = ", or its EXIF tag turns it: set `orientation: stored`" if (height, width) == stated[name] else ""
         raise UsageError(
-            f"{source}: {len(unlike)} of {len(files)} images have another size than is stated there, first {files[name]}: is "
-            f"{width}x{height}, "
-            f"stated is {stated[name][0]}x{stated[name][1]} (image {printable(name)[:200]}); boxes would lie elsewhere: take the "
-            "images as they "
-            f"were published{turned}"
+            f"{source}: {len(unlike)} of {len(files)} images have another size than is stated there, first {files[name]}: "
+            f"is {width}x{height}, stated is {stated[name][0]}x{stated[name][1]} (image {printable(name)[:200]}); "
+            f"boxes would lie elsewhere: take the images as they were published{turned}"
         )

@@ -104,8 +104,8 @@ def there(folder: Path) -> bool:
 
 def _not_ours(folder: Path) -> LevlError:
     return LevlError(
-        f"{folder}: this user may not read these features (Permission denied); ask their owner for it, or set LEVL_CACHE to a "
-        "folder of your own"
+        f"{folder}: this user may not read these features (Permission denied); "
+        "ask their owner for it, or set LEVL_CACHE to a folder of your own"
     )
 
 

@@ -209,9 +209,8 @@ class FeatureStore:
         limit = f"the store's limit of {size_text(self.limit or 0, 3)}"
         why = limit if over_limit else f"the {size_text(max(0, free), 3)} that are free at {self.folder}"
         progress.say(
-            f"  features of {who}: tokens of {len(request.images):,} images take {size_text(need, 3)}, beyond {why}; they are "
-            "streamed: encoded "
-            "each time a head reads them, once an epoch in training"
+            f"  features of {who}: tokens of {len(request.images):,} images take {size_text(need, 3)}, beyond {why}; "
+            "they are streamed: encoded each time a head reads them, once an epoch in training"
         )
         return False
 
@@ -220,9 +219,8 @@ class FeatureStore:
         need, free = sum(request.bytes_of(a) for a in make if a not in stored), self.free()
         if need > free:
             raise LevlError(
-                f"{self.folder}: features of {request.backbone.name} take {size_text(need, 3)}, {size_text(max(0, free), 3)} are "
-                "free; free "
-                "some, or set LEVL_CACHE to a folder on a larger disk"
+                f"{self.folder}: features of {request.backbone.name} take {size_text(need, 3)}, "
+                f"{size_text(max(0, free), 3)} are free; free some, or set LEVL_CACHE to a folder on a larger disk"
             )
 
     def _extract(self, request: Request, make: tuple[str, ...], progress: Progress) -> None:

@@ -83,9 +83,8 @@ class PretrainConfig(BaseModel):
     mean: tuple[float, float, float] = _f((0.48145466, 0.4578275, 0.40821073), "CLIP's, as May and July")
     std: tuple[Deviation, Deviation, Deviation] = _f((0.26862954, 0.26130258, 0.27577711), "CLIP's, as May and July")
     augmentation: Literal["none", "crop", "standard"] = _f(
-        "standard", "none: May's plain resize; standard: July's crop of the original image, flip, colour; crop: ours, 0.8 to 1 "
-            "of the resized "
-        "image without flip, since captions of scenes say left and right",
+        "standard", "none: May's plain resize; standard: July's crop of the original image, flip, colour; "
+        "crop: ours, 0.8 to 1 of the resized image without flip, since captions of scenes say left and right",
     )  # fmt: skip
     resize: Literal["squash", "crop"] = _f("squash", "to the square (May), or shortest side and centre crop (ours)")
     interpolation: Literal["bilinear", "bicubic"] = _f("bilinear", "of that resize (May: bilinear; nano: bicubic)")
@@ -148,8 +147,8 @@ class PretrainConfig(BaseModel):
     sigreg_knots: int = _f(17, "knots of the quadrature (May, July)", ge=3)
     sigreg_t_max: float = _f(3.0, "its last knot (May, July)", gt=0)
     sigreg_scope: Literal["local", "global", "averaged"] = _f(
-        "global", "local: of each process's batch (May, July); global: of all batches together (ours, as LeJEPA and the paper's "
-            "appendix A); "
+        "global", "local: of each process's batch (May, July); "
+        "global: of all batches together (ours, as LeJEPA and the paper's appendix A); "
         "averaged: the global characteristic function times the local batch (July's option). One process: all equal",
     )  # fmt: skip
     sigreg_directions: Literal["separate", "shared"] = _f(
@@ -160,8 +159,8 @@ class PretrainConfig(BaseModel):
     global_views: int = _f(2, "levljepa_plus (May)", ge=1)
     local_views: int = _f(4, "levljepa_plus (May)", ge=0)
     plus_predicts: Literal["mean", "views"] = _f(
-        "mean", "levljepa_plus, from what the vision predictor predicts the text: the global crops' mean (May), or each view "
-            "(May before b120e44)"
+        "mean", "levljepa_plus, from what the vision predictor predicts the text: "
+        "the global crops' mean (May), or each view (May before b120e44)"
     )  # fmt: skip
     global_scale: Pair = _f((0.4, 1.0), "levljepa_plus: share of the area (May)")
     local_scale: Pair = _f((0.05, 0.4), "levljepa_plus: share of the area (May)")

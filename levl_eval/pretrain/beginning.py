@@ -67,8 +67,8 @@ def beginning(config: PretrainConfig) -> Beginning | None:
         raise UsageError(f"field `init_from`: {e}") from e
     if location.scheme != "levl" or not location.files:
         raise UsageError(
-            f"field `init_from`: {config.init_from} is no checkpoint of levl-pretrain; `levl-pretrain import` makes one of the "
-            "published forms"
+            f"field `init_from`: {config.init_from} is no checkpoint of levl-pretrain; "
+            "`levl-pretrain import` makes one of the published forms"
         )
     begun = Beginning(location.files[0], checkpoints.read_any(location.files[0]))
     _check(begun, config)
@@ -86,9 +86,8 @@ def _check(begun: Beginning, config: PretrainConfig) -> None:
     if other is not None:
         raise UsageError(
             f"field `init_from`: {begun.path} ({begun.state['config'].get('objective')}) is another model than this "
-            "configuration describes "
-            f"({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); give the objective and "
-            "sizes it was trained with"
+            f"configuration describes ({other} is {theirs.get(other, 'not in it')}, here {ours.get(other, 'there is none')}); "
+            "give the objective and sizes it was trained with"
         )
     trained = PretrainConfig.model_validate(begun.state["config"])
     for side in ("vision", "text"):

@@ -61,8 +61,8 @@ def first_lines(config: PretrainConfig, model: DualEncoder, feed: Feed, device: 
     else:
         epoch = max(1, feed.pairs // c.batch_size)
         lines.append(
-            f"{feed.pairs:,} image-text pairs; {epoch:,} steps per epoch of {c.batch_size} pairs per step, {end / epoch:.3g} "
-            f"epochs in {end:,} steps"
+            f"{feed.pairs:,} image-text pairs; {epoch:,} steps per epoch of {c.batch_size} pairs per step, "
+            f"{end / epoch:.3g} epochs in {end:,} steps"
         )
     memory = 16 * total  # float32 weights, gradients and both moments
     lines.append(

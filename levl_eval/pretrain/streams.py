@@ -79,8 +79,8 @@ class Hub(Source):
             except Exception as e:  # pyarrow's and `datasets`' own, by the column's type
                 shown = str(getattr(kind, "dtype", None) or type(kind).__name__)
                 raise UsageError(
-                    f"data=hf:{self.name}: field `image_field`: column {self.image!r} holds no images but {shown[:60]}; name "
-                    "another, or store encoded images"
+                    f"data=hf:{self.name}: field `image_field`: column {self.image!r} holds no images but {shown[:60]}; "
+                    "name another, or store encoded images"
                 ) from e
         self._opened = data
         return data
@@ -97,8 +97,7 @@ class Hub(Source):
             elif self.split and str(saved.split or "train") != self.split:
                 raise UsageError(
                     f"data=hf:{self.name}:{self.split}: the folder holds one table, of "
-                    f"{f'split {saved.split}' if saved.split else 'no split'}; "
-                    f"take `:{self.split}` out, or give another folder"
+                    f"{f'split {saved.split}' if saved.split else 'no split'}; take `:{self.split}` out, or give another folder"
                 )
             else:
                 table = saved
@@ -245,9 +244,8 @@ class Decoded:
         """
         if 2 * count < self.rows:
             raise UsageError(
-                f"data={self.config.data}: reader {self.k + 1} of {self.n} finds {count} different samples for a batch of "
-                f"{self.rows}, which would "
-                "hold them again and again; give fewer workers, a smaller batch_size, or more data"
+                f"data={self.config.data}: reader {self.k + 1} of {self.n} finds {count} different samples for a batch "
+                f"of {self.rows}, which would hold them again and again; give fewer workers, a smaller batch_size, or more data"
             )
 
     def _make(self, raw: Raw, g: np.random.Generator) -> tuple[tuple[Pixels, str] | None, str]:

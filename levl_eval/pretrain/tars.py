@@ -125,8 +125,8 @@ def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
             at = (len(content) - len(content.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
             if at and _is_header(content[at : at + tarfile.BLOCKSIZE]):
                 raise LevlError(
-                    f"{path}: another tar follows behind byte {tar.offset}, whose samples would be lost; join tars by `tar "
-                    "--concatenate`, or give each by itself"
+                    f"{path}: another tar follows behind byte {tar.offset}, whose samples would be lost; "
+                    "join tars by `tar --concatenate`, or give each by itself"
                 )
             raise LevlError(
                 f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"

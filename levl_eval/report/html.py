@@ -43,13 +43,13 @@ _SHOWN = {  # by engine: what the two sheets show, for those who cannot see them
     "depth": ("images and their true depth", "predicted depth, relative error, principal components of patch tokens"),
     "depth-recipe": ("images and their true depth", "predicted depth and relative error"),
     "normals": ("images and their true normals", "predicted normals, angular error, principal components of patch tokens"),
-    "correspondence": ("pairs of images with their keypoints", "where the keypoints are found, green where right, red with a "
-        "line to the true place"),
-    "multiview": ("two views of an object and a few of its points", "where they are found in the second, in a green ring where "
-        "right, red where wrong"),
+    "correspondence": ("pairs of images with their keypoints",
+                       "where the keypoints are found, green where right, red with a line to the true place"),
+    "multiview": ("two views of an object and a few of its points",
+                  "where they are found in the second, in a green ring where right, red where wrong"),
     "propagation": ("frames and their true objects", "the objects as they were carried there, and the first frame's mask"),
-    "instance": ("queries with an image to find", "the first images of each query's list, in a green frame where right, red "
-        "where wrong, grey where they do not count"),
+    "instance": ("queries with an image to find", "the first images of each query's list, "
+                 "in a green frame where right, red where wrong, grey where they do not count"),
 }  # fmt: skip
 SMALLEST = 0.45  # of their own size that sheets are shown at
 KINDS = {"records": "json", "samples": "jsonl"}  # folders of a run, and how their files' names end

@@ -44,8 +44,8 @@ def _count(record: Record, samples: Samples) -> None:
     scored = sum(s.score is not None for s in samples.values())
     if scored != main.n and (scored or not samples):
         raise UsageError(
-            f"{record.home}/samples/{record.key}.jsonl: {scored} scored samples, {record.main_metric} is of {main.n}; damaged: "
-            "run the task again"
+            f"{record.home}/samples/{record.key}.jsonl: "
+            f"{scored} scored samples, {record.main_metric} is of {main.n}; damaged: run the task again"
         )
 
 

@@ -200,8 +200,8 @@ def section(results: Results, name: str) -> str:
     data = [f"- {markdown_text(row.title)}: {markdown_text(row.data)}" for row in _cells(results, name)]
     first = _cells(results, name)[0].cells[name].any
     made = (
-        f"Predictions of another system, scored with levl-eval {__version__}, which has not run it; SHA-256 of the predictions "
-        f"{first.weights[:12]}"
+        f"Predictions of another system, scored with levl-eval {__version__}, "
+        f"which has not run it; SHA-256 of the predictions {first.weights[:12]}"
         if first.external
         else f"Measured frozen with levl-eval {__version__}; weights {first.weights[:12]}"
     )

@@ -72,13 +72,13 @@ COLUMNS: dict[str, str] = {
     "comparison_hash": "rows may be compared only where it is equal: protocol, precision, training, validation and test data",
     "date": "day of the measurement, YYYY-MM-DD",
     "unit": "of value, its error and interval: percent, or what the metric is in; empty for pure numbers",
-    "sight": "share of the way from the floor without sight to the ceiling of perfect sight, percent; empty without a ceiling "
-    "(synthetic scenes)",
+    "sight": "share of the way from the floor without sight to the ceiling of perfect sight, percent; "
+    "empty without a ceiling (synthetic scenes)",
     "sight_low": "lower end of its 95% interval",
     "sight_high": "upper end",
     "ceiling": "main metric of the oracle that `sight` is measured by, in the unit of `value`",
-    "converged": "1: the head or connector had learned what it could, by the effect of `--budget` where it was run, else by the "
-    "rule in the record; 0: not; empty: nothing is trained, or not told",
+    "converged": "1: the head or connector had learned what it could, by the effect of `--budget` where it was run, "
+    "else by the rule in the record; 0: not; empty: nothing is trained, or not told",
     "mark": "in what its protocol and data differ from the task's other rows of this table; empty where there are none",
 }
 
@@ -252,8 +252,8 @@ def shot_notes(rows: Sequence[Row]) -> list[str]:
         for shots in short:
             of = object_at(short, shots)
             out[
-                f"{row.title}: {shots} shots: {of.get('classes')} of {of.get('of')} classes have fewer training images (at least "
-                f"{of.get('fewest')}); all of theirs were taken"
+                f"{row.title}: {shots} shots: {of.get('classes')} of {of.get('of')} classes have fewer "
+                f"training images (at least {of.get('fewest')}); all of theirs were taken"
             ] = None
     return list(out)
 

@@ -56,8 +56,8 @@ def check_asked(words: Sequence[str], cards: Mapping[str, object], chat: bool) -
             asked, other = ("by a plain prompt", "true") if last != "template" else ("through its chat template", "false")
             instead = "`template`" if last != "template" else "`user` and `system`"
             raise UsageError(
-                f"{left}: is not read, as the language model is asked {asked}; take it out, set {instead}, or "
-                f"{task}.{place}.chat to {other}"
+                f"{left}: is not read, as the language model is asked {asked}; "
+                f"take it out, set {instead}, or {task}.{place}.chat to {other}"
             )
 
 

@@ -202,8 +202,8 @@ class Runner:
             if process_group().size > 1 and (computed or not process_group().all_failed()):
                 why = " ".join(str(e).split())
                 raise LevlError(
-                    f"process {launched_rank()[0]} of {launched_rank()[1]} failed alone ({why}); the run ends, what is done is "
-                    "kept: start it again to resume"
+                    f"process {launched_rank()[0]} of {launched_rank()[1]} failed alone ({why}); "
+                    "the run ends, what is done is kept: start it again to resume"
                 ) from e
             _fail(record, e, job, started)
             self.progress.say(f"  failed: {record.reason}")

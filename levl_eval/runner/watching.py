@@ -143,8 +143,8 @@ def endings(launch: Launch, states: Sequence[Copy]) -> list[str]:
     """What became of copies that did not complete, a line each kind of end: what Slurm says, and the last line that one of them printed."""
     if launch.launcher == "slurm" and not any(launch.log(n).exists() for n in range(launch.count)):
         return [
-            f"no copy has written to {launch.folder}: do the nodes see this folder? Put --out on a file system that they share "
-            "with this machine"
+            f"no copy has written to {launch.folder}: do the nodes see this folder? "
+            "Put --out on a file system that they share with this machine"
         ]
     ends: dict[tuple[str, str], list[int]] = {}
     for number, c in enumerate(states):

@@ -3,8 +3,8 @@
 nyuv2/{train,test}/scenes/rgb_*.jpg, sync_depth_*.png (millimetres)
 sunrgbd/SUNRGBD/scenes/*/{image/*.jpg,depth/*.png} (millimetres, three bits to the left), SUNRGBD_val_splits.txt
 kitti/input/DATE/DRIVE/image_02/data/*.png, gt_depth/DRIVE/proj_depth/groundtruth/image_02/*.png (256 a metre; no sky),
-kitti_eigen_{train,test}.txt
-    nyuv2_normals/{train,test}/*_img.png, *_normal.png (8 bit, from -1 to 1 a component)
+    kitti_eigen_{train,test}.txt
+nyuv2_normals/{train,test}/*_img.png, *_normal.png (8 bit, from -1 to 1 a component)
 """
 
 from __future__ import annotations

@@ -79,9 +79,8 @@ def _depths(context: Context[MetresFields], sets: tuple[DepthSet, DepthSet]) -> 
     out: dict[str, object] = {"train": asdict(train), "test": asdict(test)}
     if low > 0 and high > _APART * low:
         out["warning"] = (
-            f"the middle depth is {train.median:.3g} m in training and {test.median:.3g} m in the test set: are both stored in "
-            "the unit that "
-            "`depth_scale` (`test_depth_scale`) says?"
+            f"the middle depth is {train.median:.3g} m in training and {test.median:.3g} m in the test set: "
+            "are both stored in the unit that `depth_scale` (`test_depth_scale`) says?"
         )
         context.progress.say(f"  {context.card.name}: {out['warning']}")
     return out

@@ -196,9 +196,9 @@ class Asker:
             first, need = next(iter(long.items()))
             more = "; or take the answer length of the prompt: generation=card" if self.generation == "task" else ""
             raise UsageError(
-                f"lmms-eval document {first}: needs {need} positions with {visual} image tokens and the answer, {language.name} has "
-                f"{language.context} ({len(long)} of {len(questions)} do not fit); use fewer image tokens or a model with more "
-                f"positions{more}"
+                f"lmms-eval document {first}: needs {need} positions with {visual} image tokens and the answer, "
+                f"{language.name} has {language.context} ({len(long)} of {len(questions)} do not fit); "
+                f"use fewer image tokens or a model with more positions{more}"
             )
 
     def likelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:

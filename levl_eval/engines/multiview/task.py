@@ -197,15 +197,14 @@ def run(context: Context[MultiviewCard]) -> Outcome:
     pairs = pairs_of(test.views, card)
     if not pairs:
         raise LevlError(
-            f"{test.images.source}: no view has another one of its object turned by at most {card.max_angle:g} degrees; raise "
-            "--limit or max_angle"
+            f"{test.images.source}: no view has another one of its object turned "
+            f"by at most {card.max_angle:g} degrees; raise --limit or max_angle"
         )
     if card.main_metric == "recall_mean_of_bins" and (strata_of(pairs, card) < 0).all():
         edges = ", ".join(f"{e:g}" for e in card.angle_bins)
         raise LevlError(
-            f"{test.images.source}: none of its {len(pairs)} pairs is turned by an angle in the field `angle_bins` ({edges}), of "
-            "which `main_metric` "
-            "is the mean; give ranges up to `max_angle`"
+            f"{test.images.source}: none of its {len(pairs)} pairs is turned by an angle in the field `angle_bins` ({edges}), "
+            "of which `main_metric` is the mean; give ranges up to `max_angle`"
         )
     started = time.monotonic()
     features = context.features(test.images, arrays_of(card), geometry(card, context.backbone.preprocess), card.layers)

@@ -83,8 +83,8 @@ def check_pairs(data: ChoiceSet, card: ChoiceCard) -> None:
         most = max(counts.values())
         if most < card.least_of_a_kind:
             raise UsageError(
-                f"{source}: no kind has {card.least_of_a_kind} pairs (the largest has {most}); lower "
-                f"{card.name}.least_of_a_kind, or --limit more"
+                f"{source}: no kind has {card.least_of_a_kind} pairs (the largest has {most}); "
+                f"lower {card.name}.least_of_a_kind, or --limit more"
             )
 
 

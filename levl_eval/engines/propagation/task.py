@@ -58,8 +58,8 @@ def geometry(card: PropagationCard, backbone: Backbone) -> Preprocess:
     multiple = card.multiple or patch
     if multiple % patch:
         raise LevlError(
-            f"{backbone.name}: field `multiple`: {multiple} is no multiple of its patch size {patch}; take "
-            f"{max(1, round(multiple / patch)) * patch}"
+            f"{backbone.name}: field `multiple`: {multiple} is no multiple of its patch size {patch}; "
+            f"take {max(1, round(multiple / patch)) * patch}"
         )
     return replace(own, size=card.size or own.size, resize="free", resize_to=multiple, interpolation=card.interpolation)
 

@@ -34,8 +34,8 @@ from levl_eval.features.views import make_views
 
 PATHS = {
     "projection": "tokens after the final norm, through the projection of the class token",
-    "value": "tokens of a last block in which each attends to itself alone, after the final norm, through the projection of the "
-    "class token",
+    "value": "tokens of a last block in which each attends to itself alone, after the final norm, "
+    "through the projection of the class token",
 }
 
 

@@ -21,8 +21,8 @@ def right_box(question: Question) -> Box:
     box = read_box(question.answers[0] if question.answers else question.answer)
     if box is None or box[2] <= box[0] or box[3] <= box[1]:
         raise UsageError(
-            f"scorer box: question {printable(question.question_id)[:200]}: its answer is no box [left, top, right, bottom] with "
-            "left below right and top below bottom; correct it"
+            f"scorer box: question {printable(question.question_id)[:200]}: "
+            "its answer is no box [left, top, right, bottom] with left below right and top below bottom; correct it"
         )
     return box
 

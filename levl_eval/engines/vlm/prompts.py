@@ -59,8 +59,8 @@ def _chat_text(spec: PromptSpec, language: LanguageModel) -> str:
         return out
     except Exception as e:  # templates are programs of their own and raise what they like
         raise UsageError(
-            f"{language.name}: its chat template refuses the prompt ({' '.join(str(e).split())[:120]}); change `prompt.system` "
-            "or `prompt.user`"
+            f"{language.name}: its chat template refuses the prompt ({' '.join(str(e).split())[:120]}); "
+            "change `prompt.system` or `prompt.user`"
         ) from e
 
 

@@ -28,8 +28,8 @@ _ENOUGH = 4  # annotators
 _TEN = ("vqav2", "textvqa", "vizwiz")  # scorers made for ten annotators a question
 _LETTER = re.compile(r"[(\[]?([A-Za-z])(?:[.:)\],].*|\s[-\u2013\u2014]\s.*)?$", re.DOTALL)
 _NAMED = re.compile(
-    r"\b(?i:answer|option|choice|it)\b(?i:\s+(?:is|would be|should "
-    r"be))?(?i:\s+(?:option|choice))?\s*[:=]?\s*[(\[]?([A-Za-z])(?=[.:)\],]|\s*$|\s)"
+    r"\b(?i:answer|option|choice|it)\b(?i:\s+(?:is|would be|should be))?(?i:\s+(?:option|choice))?"
+    r"\s*[:=]?\s*[(\[]?([A-Za-z])(?=[.:)\],]|\s*$|\s)"
 )
 _BRACKETS = re.compile(r"\(([A-Z])\)")
 
@@ -61,19 +61,17 @@ def check_scorer(scorer: str, questions: Sequence[Question]) -> None:
     bare = [q for q in questions if not q.answer.strip() and not any(a.strip() for a in q.answers)]
     if 0 < len(bare) < len(questions):
         raise UsageError(
-            f"{len(bare)} of {len(questions)} questions have no answer, first {printable(bare[0].question_id)}: none given to "
-            "them could be right; take the "
-            "published file, or leave them out"
+            f"{len(bare)} of {len(questions)} questions have no answer, first {printable(bare[0].question_id)}: "
+            "none given to them could be right; take the published file, or leave them out"
         )
     few = [q for q in questions if 0 < (len(q.answers) or bool(q.answer)) < _ENOUGH] if scorer in _TEN else []
     if few:
         count = len(few[0].answers) or 1
         words = "a single answer" if count == 1 else f"{count} answers"
         raise UsageError(
-            f"scorer {scorer}: {len(few)} of {len(questions)} questions have fewer than {_ENOUGH} answers, first "
-            f"{printable(few[0].question_id)} with "
-            f"{words}; its rule is made for ten annotators and could never score them 1: give all their answers, or set scorer "
-            "to soft or exact"
+            f"scorer {scorer}: {len(few)} of {len(questions)} questions have fewer than {_ENOUGH} answers, "
+            f"first {printable(few[0].question_id)} with {words}; its rule is made for ten annotators "
+            "and could never score them 1: give all their answers, or set scorer to soft or exact"
         )
 
 

@@ -82,9 +82,9 @@ def asked_of(
     if not spec.may_skip.allows(len(long), total):
         more = f" ({len(long)} of {total} questions do not fit)" if len(long) > 1 else ""
         raise UsageError(
-            f"{test.images.source}: {words}{more}, which exceed its context of {language.context}; use fewer image tokens "
-            "(connector.kind=resampler or unshuffle_mlp), a shorter question or a model with more positions, or let such rows "
-            "fail (--skip-broken)"
+            f"{test.images.source}: {words}{more}, which exceed its context of {language.context}; "
+            "use fewer image tokens (connector.kind=resampler or unshuffle_mlp), "
+            "a shorter question or a model with more positions, or let such rows fail (--skip-broken)"
         )
     context.progress.say(
         f"  {context.card.name}: {len(long)} of {total} questions do not fit its context of {language.context} and fail: {words}"

@@ -28,19 +28,14 @@ TOGETHER = "together"  # a style of training only: all words of a phrase at one 
 
 # Words a user's own questions may hold: COCO's 80 object names and simple shapes. They widen reading, nothing is asserted of them.
 NOUNS: tuple[str, ...] = tuple(
-    "person bicycle motorcycle bus train traffic light|fire hydrant|stop sign|parking meter|bench horse sheep cow elephant bear "
-    "zebra giraffe "
-    "backpack handbag tie suitcase frisbee skis snowboard|sports ball|baseball bat|baseball glove|skateboard surfboard|tennis "
-    "racket|bottle "
-    "wine glass|fork knife spoon bowl banana apple sandwich orange broccoli carrot|hot dog|pizza donut cake couch|potted "
-    "plant|bed|dining table|"
-    "toilet tv laptop mouse remote keyboard|cell phone|microwave oven toaster sink refrigerator book vase scissors|teddy bear|hair drier|"
-    "toothbrush circle triangle rectangle square star shape man woman child hat shirt window door phone box bag wall shoe plate "
-    "key".replace(
-        "traffic light", "traffic_light"
-    )
-    .replace("|", " | ")
-    .split()
+    (
+        "person bicycle motorcycle bus train traffic light|fire hydrant|stop sign|parking meter|bench horse sheep cow elephant "
+        "bear zebra giraffe backpack handbag tie suitcase frisbee skis snowboard|sports ball|baseball bat|baseball glove|"
+        "skateboard surfboard|tennis racket|bottle wine glass|fork knife spoon bowl banana apple sandwich orange broccoli "
+        "carrot|hot dog|pizza donut cake couch|potted plant|bed|dining table|toilet tv laptop mouse remote keyboard|cell phone|"
+        "microwave oven toaster sink refrigerator book vase scissors|teddy bear|hair drier|toothbrush circle triangle rectangle "
+        "square star shape man woman child hat shirt window door phone box bag wall shoe plate key"
+    ).replace("traffic light", "traffic_light").replace("|", " | ").split()
 )  # fmt: skip
 _TWO_WORDS = {
     "traffic_light": "traffic light", "fire": "fire hydrant", "stop": "stop sign", "parking": "parking meter", "sports": "sports ball",
