@@ -28,13 +28,13 @@ JULY = (
 BATCH, WIDTH, LAYERS, HEADS, DIM, PREDICTOR = 8, 192, 4, 3, 64, [256] * 4
 PARTS = {
     "vision_base": "vision.encoder", "text_base": "text.encoder", "vision_encoder": "vision.encoder", "text_encoder": "text.encoder",
-    "vision_pre_proj": "vision.pre_proj", "text_pre_proj": "text.pre_proj", "projector_vision": "vision.projector",
-    "projector_text": "text.projector",
+    "vision_pre_proj": "vision.pre_proj", "text_pre_proj": "text.pre_proj",
+    "projector_vision": "vision.projector", "projector_text": "text.projector",
 }  # fmt: skip
 MODULES = ("text_base", "vision_base", "vision_pre_proj", "text_pre_proj", "projector_vision", "projector_text")
 CAPTIONS = [
-    "a red cube", "two dogs run over a green field", "x", "a photo of a small blue ball left of a chair", "boats",
-    "a man and a woman at a table",
+    "a red cube", "two dogs run over a green field", "x",
+    "a photo of a small blue ball left of a chair", "boats", "a man and a woman at a table",
     "grey cat " * 16, "a long caption that will not fit into the positions of the text tower " * 9,
 ]  # fmt: skip
 EXACT = "eot, SIGReg's tables in float64"
@@ -101,8 +101,8 @@ def our_config(preset: str, *words: str) -> object:
     from levl_eval.models.config import parse_config
 
     return parse_config([
-        f"preset={preset}", f"vision.width={WIDTH}", "vision.depth=12", f"vision.heads={HEADS}", f"text.width={WIDTH}",
-        f"text.depth={LAYERS}",
+        f"preset={preset}", f"vision.width={WIDTH}", "vision.depth=12",
+        f"vision.heads={HEADS}", f"text.width={WIDTH}", f"text.depth={LAYERS}",
         f"text.heads={HEADS}", f"embed_dim={DIM}", f"projector_hidden_dims={PREDICTOR}", "text_buckets=2", "steps=10", "warmup=2", *words,
     ])  # fmt: skip
 

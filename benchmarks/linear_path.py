@@ -100,8 +100,8 @@ def main() -> None:
     ends = [middle * float(np.exp(-half)), middle * float(np.exp(half))]
     difference = np.abs(mine - np.array(theirs))
     out = {
-        "rows": len(x), "dim": x.shape[1], "classes": int(y.max()) + 1, "values": o.values, "tolerance_sklearn": o.tolerance,
-        "tolerance_path": o.own_tolerance, "warm_start": o.warm,
+        "rows": len(x), "dim": x.shape[1], "classes": int(y.max()) + 1, "values": o.values,
+        "tolerance_sklearn": o.tolerance, "tolerance_path": o.own_tolerance, "warm_start": o.warm,
         "times_faster": middle, "interval": ends, "ratios": ratios, "largest_accuracy_difference": float(difference.max()),
         "best_accuracy": {"path": float(mine.max()), "scikit-learn": max(theirs)},
     }  # fmt: skip

@@ -24,8 +24,7 @@ NAMES = ("levljepa-may", "levljepa-july", "clip-openclip", "siglip")
 VERSIONS = {
     "levljepa eot": "July", "levljepa pad77": "May, July's option", "levljepa pad77-all": "neither",
     "levljepa cosine": "July's option", "levljepa july heads": "July's option", "plus": "May (b120e44)",
-    "plus first form": "May (before b120e44)", "direct": "Table 7",
-    "clip": "OpenCLIP", "siglip": "Zhai et al. 2023",
+    "plus first form": "May (before b120e44)", "direct": "Table 7", "clip": "OpenCLIP", "siglip": "Zhai et al. 2023",
 }  # fmt: skip
 
 

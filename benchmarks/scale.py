@@ -134,8 +134,8 @@ def command(work: Path, task: str, out: Path, *more: str) -> list[str]:
               "images": str(work / "data")}], "steps": 1}  # fmt: skip
     return [
         sys.executable, "-m", "levl_eval.cli", "run", "--backbone", "random:nano", "--tasks", task, "--data", str(work / "data"), "--llm",
-        str(work / "llm"), "--set", f"{task}.recipe={json.dumps(recipe)}", "--set", f"{task}.floors=[]", "--out", str(out),
-        "--quiet", *more,
+        str(work / "llm"), "--set", f"{task}.recipe={json.dumps(recipe)}",
+        "--set", f"{task}.floors=[]", "--out", str(out), "--quiet", *more,
     ]  # fmt: skip
 
 
@@ -175,9 +175,8 @@ def one(work: Path, task: str, count: int) -> dict[str, Any]:
     note = record["notes"]["answering"]
     return {
         "questions": record["data"]["counts"]["questions"], "images": record["data"]["counts"]["images"],
-        "version": record["data"]["version"],
-        "expected": count, "samples": len(ids), "distinct_samples": len(set(ids)), "in_journal_when_killed": begun,
-        "resumed": note["resumed"],
+        "version": record["data"]["version"], "expected": count, "samples": len(ids), "distinct_samples": len(set(ids)),
+        "in_journal_when_killed": begun, "resumed": note["resumed"],
         "asked_after": note["questions"], "questions_per_second": round(note["questions"] / max(note["seconds"], 1e-9), 1),
         "peak_mib": round(peak()), "seconds": {k: round(v, 1) for k, v in record["seconds"].items()},
     }  # fmt: skip

@@ -26,8 +26,8 @@ from pathlib import Path
 import forked  # beside this file
 
 WORDS = ["batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=64", "vision.depth=1", "text.depth=1", "vocab_size=400",
-         "precision=fp32", "log_every=1", "save_every=3", "diagnose_every=10", "diagnose_images=16", "threads=1", "warmup=5",
-         "accumulate=2",
+         "precision=fp32", "log_every=1", "save_every=3", "diagnose_every=10",
+         "diagnose_images=16", "threads=1", "warmup=5", "accumulate=2",
          "dropout=0.1", "head_dropout=0.1", "augmentation=standard", "device=cpu", "workers=1", "keep=2"]  # fmt: skip
 
 

@@ -73,9 +73,8 @@ class DataSpec(StrictModel):
 
     layout: Literal[
         "gqa", "vqav2", "pope", "vqa", "ade20k", "coco-stuff", "coco-stuff-27", "voc", "cityscapes", "pascal-context",
-        "pascal-context-59", "segmentation",
-        "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10", "cifar100", "stl10", "sun397", "tiny-imagenet",
-        "karpathy", "captions",
+        "pascal-context-59", "segmentation", "imagefolder", "labels", "imagenet", "places365", "aircraft", "pets", "cifar10",
+        "cifar100", "stl10", "sun397", "tiny-imagenet", "karpathy", "captions",
         "llava", "textvqa", "vizwiz", "scienceqa", "mme", "nyuv2", "depth", "kitti", "sunrgbd", "nyuv2-normals", "normals",
         "chartqa", "docvqa", "infovqa", "ocrbench", "tallyqa", "vsr", "refcoco", "refcoco-places",
         "spair71k", "davis", "revisited", "navi",

@@ -205,8 +205,7 @@ def _models() -> dict[str, type[BaseModel]]:
     cards: tuple[type[BaseModel], ...] = (
         VQACard, SegmentationCard, LinearProbeCard, ZeroShotCard, LinearPathCard, KNNCard, AttentiveCard, RetrievalCard,
         BackgroundsCard, LMMSCard, MMSegCard, DepthCard, DepthRecipeCard, NormalsCard, InContextCard, CorrespondenceCard,
-        PropagationCard, InstanceCard, MultiviewCard,
-        ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
+        PropagationCard, InstanceCard, MultiviewCard, ChoiceCard, ShiftCard, MultipleChoiceCard, TextSegmentationCard,
     )  # fmt: skip
     return {c.model_fields["engine"].default: c for c in cards}
 

@@ -267,8 +267,7 @@ class Workbench:
             )
         return Contrast(
             crossed(layout, 1.0 if factor(name) == 100.0 else 0.0), values, layout, outer, images, items, len(pairs),
-            len(seeds[0]), left_out,
-            tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
+            len(seeds[0]), left_out, tuple(dict.fromkeys(r.identity_hash or r.key for r in flat)), tuple(caveats),
         )  # fmt: skip
 
     def _check_heads(self, role: Role, side: Sequence[tuple[Encoder, Sequence[Record]]], task: str, protocol: str) -> None:

@@ -41,8 +41,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"levl-eval {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for module in (
-        run, show, data, ask, audit, cache, check, features, imports, health, leaderboard, compare, claims, plan, show_dense,
-        report, serve, publish, verify, rerun, doctor,
+        run, show, data, ask, audit, cache, check, features, imports, health, leaderboard,
+        compare, claims, plan, show_dense, report, serve, publish, verify, rerun, doctor,
     ):  # fmt: skip
         module.add(commands)
     return parser

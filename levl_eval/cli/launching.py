@@ -133,8 +133,7 @@ def _config(args: argparse.Namespace, out: Path) -> RunConfig:
         args.backbone, args.tasks, data=args.data, llm=args.llm, seeds=args.seeds, limit=args.limit, skip_broken=args.skip_broken,
         settings=args.settings, grid=args.grid, floors=args.floors, out=out, batch_size=args.batch_size, precision=args.precision,
         compile=args.compile, channels_last=args.channels_last, cuda_graphs=args.cuda_graphs, store_limit=args.store_limit,
-        rehash=args.rehash,
-        trust=args.trust, debug=args.debug,
+        rehash=args.rehash, trust=args.trust, debug=args.debug,
     )  # fmt: skip
 
 

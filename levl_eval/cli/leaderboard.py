@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
         text = "\n".join([*(line for line, _ in tables.lines(results)), *tables.all_notes(results)]) + "\n"
     else:
         writers: dict[str, Callable[[Results], str]] = {
-            "md": wide.markdown, "tex": latex.with_intervals if args.intervals else latex.column, "html": wide.html_page,
-            "json": lambda r: json_text(wide.as_json(r)) + "\n",
+            "md": wide.markdown, "tex": latex.with_intervals if args.intervals else latex.column,
+            "html": wide.html_page, "json": lambda r: json_text(wide.as_json(r)) + "\n",
         }  # fmt: skip
         text = writers[kind](results)
     results.save()

@@ -122,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
         precision=words if isinstance(words := old.call.get("precision"), str) else "float32",
         compile=old.call.get("compile") is True, channels_last=old.call.get("channels_last") is True,
         cuda_graphs=old.call.get("cuda_graphs") is True,
-        batch_size=batch if isinstance(batch := old.call.get("batch_size"), int) else 64, progress=Progress(quiet=args.quiet),
-        debug=args.debug, trust=args.trust,
+        batch_size=batch if isinstance(batch := old.call.get("batch_size"), int) else 64,
+        progress=Progress(quiet=args.quiet), debug=args.debug, trust=args.trust,
     )[0]  # fmt: skip
     differences = changes(old, new) if new.status == "done" else [f"failed now: {new.reason}"]
     again = out / "records" / f"{new.key}.json"

@@ -15,12 +15,12 @@ from levl_eval.core.user_code import place_of, told
 
 # What other evaluators (lmms-eval, VLMEvalKit, CLIP_benchmark, mmsegmentation) call an option -> what it is called here.
 FAMILIAR: dict[str, str] = {
-    "--model": "--backbone", "--models": "--backbone", "--model-name": "--backbone", "--model-args": "--backbone",
-    "--pretrained": "--backbone",
+    "--model": "--backbone", "--models": "--backbone", "--model-name": "--backbone",
+    "--model-args": "--backbone", "--pretrained": "--backbone",
     "--checkpoint": "--backbone", "--backbones": "--backbone", "--encoder": "--backbone", "--dataset": "--tasks", "--datasets": "--tasks",
     "--benchmark": "--tasks", "--benchmarks": "--tasks", "--output": "--out", "--output-path": "--out", "--output-dir": "--out",
-    "--work-dir": "--out", "--save-dir": "--out", "--out-dir": "--out", "--results-dir": "--out", "--dataset-root": "--data",
-    "--data-root": "--data",
+    "--work-dir": "--out", "--save-dir": "--out", "--out-dir": "--out",
+    "--results-dir": "--out", "--dataset-root": "--data", "--data-root": "--data",
     "--data-dir": "--data", "--data-path": "--data", "--num-workers": "--workers", "--nproc": "--workers", "--cfg-options": "--set",
     "--gen-kwargs": "--set", "--override": "--set", "--language-model": "--llm", "--max-samples": "--limit", "--num-samples": "--limit",
     "--baseline": "--reference", "--verbose": "--debug", "--verbosity": "--debug", "--bs": "--batch-size",

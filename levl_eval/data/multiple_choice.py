@@ -257,8 +257,8 @@ HUB_ROWS: dict[str, Rows] = {
     ),
     "mmbench": lambda row, cells, source: mmbench_question(cells, source, f"row {row}", f"{row:06d}"),
     "ai2d": lambda row, cells, source: ai2d_question(
-        str(row), f"{row:06d}", _cell(cells, "question", row, source), _texts(cells["options"], "options", row, source),
-        cells["answer"], source
+        str(row), f"{row:06d}", _cell(cells, "question", row, source),
+        _texts(cells["options"], "options", row, source), cells["answer"], source
     ),
     "realworldqa": lambda row, cells, source: realworldqa_question(
         str(row), f"{row:06d}", _cell(cells, "question", row, source), _cell(cells, "answer", row, source)

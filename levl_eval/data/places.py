@@ -31,8 +31,8 @@ TOPS: dict[str, tuple[str, ...]] = {
     "imagenet-sketch": ("sketch", "imagenet-sketch"), "objectnet": ("objectnet-1.0",),
     "food101": ("food-101",), "dtd": ("dtd",), "cub": ("CUB_200_2011",), "gtsrb": ("gtsrb",), "flowers102": ("flowers-102",),
     "stanford-cars": ("stanford_cars",), "spair71k": ("SPair-71k",),
-    "davis": ("DAVIS",), "navi": ("navi_v1.0", "navi_v1", "navi_v1.5", "navi"), "nyuv2-normals": ("dsine_eval/nyuv2",),
-    "chartqa": ("ChartQA Dataset",),
+    "davis": ("DAVIS",), "navi": ("navi_v1.0", "navi_v1", "navi_v1.5", "navi"),
+    "nyuv2-normals": ("dsine_eval/nyuv2",), "chartqa": ("ChartQA Dataset",),
 }  # fmt: skip
 # In ImageNet's folder or up to three above it.
 IMAGENET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "LOC_val_solution.csv")

@@ -110,9 +110,8 @@ SETS: dict[str, tuple[int, int]] = {
 CLASSES: dict[str, tuple[int, ...]] = {
     "imagenet": (1000,), "places365": (365,), "aircraft": (100, 70, 30), "pets": (37,), "cifar10": (10,), "cifar100": (100, 20),
     "stl10": (10,), "sun397": (397,), "tiny-imagenet": (200,), "imagenet-v2": (1000,), "imagenet-a": (200,), "imagenet-r": (200,),
-    "imagenet-sketch": (1000,), "objectnet": (113,),
-    "food101": (101,), "dtd": (47,), "cub": (200,), "gtsrb": (43,), "flowers102": (102,), "stanford-cars": (196,), "country211": (211,),
-    "inat2021": (10_000,),
+    "imagenet-sketch": (1000,), "objectnet": (113,), "food101": (101,), "dtd": (47,), "cub": (200,), "gtsrb": (43,),
+    "flowers102": (102,), "stanford-cars": (196,), "country211": (211,), "inat2021": (10_000,),
 }  # fmt: skip
 SPAIR = {"trn": 53_340, "val": 5_384, "test": 12_234}  # pairs of SPair-71k by split, of 18 categories
 REVISITED = {"roxford5k": (70, 4_993), "rparis6k": (70, 6_322)}  # queries and images of the database, by folder

@@ -59,8 +59,8 @@ QUESTIONS: Registry[str, Reader[QuestionSet]] = _readers("questions", {
     "llava": "benchmarks:read_llava", "textvqa": "benchmarks:read_textvqa", "vizwiz": "benchmarks:read_vizwiz",
     "scienceqa": "benchmarks:read_scienceqa", "mme": "benchmarks:read_mme",
     "mmvp": "multiple_choice_files:read_mmvp", "cv-bench": "multiple_choice_files:read_cv_bench",
-    "seedbench": "multiple_choice_files:read_seedbench",
-    "mmbench": "multiple_choice_files:read_mmbench", "ai2d": "multiple_choice_files:read_ai2d", "mcq": "multiple_choice_files:read_mcq",
+    "seedbench": "multiple_choice_files:read_seedbench", "mmbench": "multiple_choice_files:read_mmbench",
+    "ai2d": "multiple_choice_files:read_ai2d", "mcq": "multiple_choice_files:read_mcq",
     "realworldqa": "multiple_choice_files:read_realworldqa", "blink": "multiple_choice_files:read_mcq",
     "chartqa": "documents:read_chartqa", "docvqa": "documents:read_docvqa", "infovqa": "documents:read_infovqa",
     "ocrbench": "documents:read_ocrbench", "tallyqa": "counting:read_tallyqa", "vsr": "counting:read_vsr",
@@ -73,8 +73,7 @@ CLASSES: Registry[str, Reader[ClassificationSet]] = _readers("classes", {
     **dict.fromkeys(("imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"), "shifts:read_imagenet_shift"),
     "objectnet": "shifts:read_objectnet",
     "food101": "fine_grained:read_food101", "dtd": "fine_grained:read_dtd", "cub": "fine_grained:read_cub",
-    "gtsrb": "fine_grained:read_gtsrb",
-    "flowers102": "fine_grained:read_flowers", "stanford-cars": "fine_grained:read_cars",
+    "gtsrb": "fine_grained:read_gtsrb", "flowers102": "fine_grained:read_flowers", "stanford-cars": "fine_grained:read_cars",
     "cifar10": "arrays:read_cifar", "cifar100": "arrays:read_cifar", "stl10": "arrays:read_stl10",
 })  # fmt: skip
 MASKS: Registry[str, Reader[SegmentationSet]] = _readers("masks", dict.fromkeys(
@@ -99,8 +98,7 @@ DEPTHS: Registry[str, Depths] = Registry("layout of depth maps", imported, {
 })  # fmt: skip
 CHOICES: Registry[str, Reader[ChoiceSet]] = _readers("choices", {
     "sugarcrepe": "choices:read_sugarcrepe", "winoground": "choices:read_winoground", "aro": "choices:read_aro",
-    "mmvp-vlm": "choices:read_mmvp_vlm",
-    "choices": "choices:read_own",
+    "mmvp-vlm": "choices:read_mmvp_vlm", "choices": "choices:read_own",
 })  # fmt: skip
 
 

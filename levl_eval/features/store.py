@@ -255,8 +255,7 @@ class FeatureStore:
                 "key": key, "format": FEATURES, "array": name, "dtype": str(array.dtype), "shape": list(array.shape),
                 "block_rows": blocks.rows, "sha256": list(blocks.sums), "grid": list(joined.grid), "backbone": backbone.name,
                 "encoder": as_object(backbone.encoder_parts(), "encoder"), "preprocess": request.preprocess.describe(),
-                "images": images.fingerprint,
-                "order": request.order, "source": images.source,
+                "images": images.fingerprint, "order": request.order, "source": images.source,
             }  # fmt: skip
             del array
             entries.write_entry(joined.folder.parent / f"{name}-entry", self._path(key), file, meta)

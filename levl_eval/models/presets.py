@@ -37,8 +37,8 @@ _LEVLJEPA: dict[str, object] = {
 
 _OPENCLIP: dict[str, object] = {
     "model": "base", "tokenizer": "gpt2", "max_length": 77, "positions": 1024, "embed_dim": 512, "head_width": 2048, "text_readout": "eot",
-    "lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2, "weight_decay_on": "matrices", "schedule": "cosine",
-    "final_lr": 0.0,
+    "lr": 5e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2,
+    "weight_decay_on": "matrices", "schedule": "cosine", "final_lr": 0.0,
     "warmup": 10_000, "warmup_start_factor": None, "clip": None, "batch_size": 4096, "steps": 200_000, "augmentation": "standard",
     "crop_scale": (0.9, 1.0), "flip_prob": 0.0, "color_jitter_prob": 0.0, "grayscale_prob": 0.0, "precision": "bf16",
 }  # fmt: skip

@@ -246,8 +246,8 @@ def scenes_plan(config: PretrainConfig) -> _Plan[_SceneJob]:
     c, total = config, config.scenes_pool
     key = key_of(
         {"pool": VERSION, "scenes": scenes.VERSION, "code": code.hexdigest(), "pillow": PIL.__version__, "numpy": np.__version__,
-         "seed": c.seed, "images": total, "size": c.image_size, "captions": c.captions_per_image, "style": c.scenes_captions,
-         "singles": c.scenes_singles}
+         "seed": c.seed, "images": total, "size": c.image_size, "captions": c.captions_per_image,
+         "style": c.scenes_captions, "singles": c.scenes_singles}
     )  # fmt: skip
     jobs = [(c, i, min(total, i + _CHUNK)) for i in range(0, total, _CHUNK)]
     return _Plan("scenes", key, total, jobs, _scene_chunk, c.image_size)

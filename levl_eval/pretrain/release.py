@@ -103,8 +103,7 @@ def timm_part(config: PretrainConfig, seen: Preprocess) -> dict[str, object]:
             "tag": "levl_pretrain", "input_size": size, "fixed_input_size": False, "interpolation": seen.interpolation,
             "crop_pct": 1.0 if seen.resize == "squash" else _crop_share(seen),
             "crop_mode": "squash" if seen.resize == "squash" else "center", "mean": list(seen.mean), "std": list(seen.std),
-            "num_classes": 0,
-            "first_conv": "patch_embed.proj", "classifier": "head",
+            "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head",
         },
     }  # fmt: skip
 
@@ -175,8 +174,8 @@ def model_card(state: Checkpoint, pairs: int | None, records: Sequence[Record], 
         "---\n" + yaml.safe_dump(head, sort_keys=False) + "---",
         f"# {markdown_text(name)}",
         f"A vision-language encoder {how}.",
-        "## Reading it\n\n```python\nimport timm\nvision = timm.create_model(\"hf-hub:OWNER/NAME\", pretrained=True)  # or "
-        "local-dir:FOLDER\n\n"
+        "## Reading it\n\n```python\n"
+        "import timm\nvision = timm.create_model(\"hf-hub:OWNER/NAME\", pretrained=True)  # or local-dir:FOLDER\n\n"
         "from levl_eval import load_backbone\nboth = load_backbone(\"official:OWNER/NAME\")  # or official:FOLDER; images and texts\n```",
         f"## Training data\n\n{_training(state, config, pairs)}",
         "## Measured\n\n" + (

@@ -10,8 +10,8 @@ from levl_eval.models.config import PretrainConfig
 
 # What a resumed run may have otherwise; steps may not change, the schedule depends on them; extend_to is for that.
 _FREE = {
-    "resume", "extend_to", "out", "log_every", "save_every", "keep", "diagnose_every", "diagnose_images", "probe",
-    "probe_template", "trackers", "threads",
+    "resume", "extend_to", "out", "log_every", "save_every", "keep", "diagnose_every",
+    "diagnose_images", "probe", "probe_template", "trackers", "threads",
     "device", "max_loss_growth", "max_broken", "broken_shards", "attentive_every", "neighbours",
 }  # fmt: skip
 

@@ -92,8 +92,7 @@ def _result(record: Record, name: str, e: Estimate) -> dict[str, object]:
         }  # fmt: skip
     return {
         "evaluation_result_id": f"{record.key}/{name}", "evaluation_name": record.task, "source_data": _source_data(record),
-        "metric_config": config,
-        "score_details": {
+        "metric_config": config, "score_details": {
             "score": e.value, "uncertainty": uncertainty,
             "additional_details": _texts({
                 "images": e.clusters, "protocol_hash": record.protocol_hash, "comparison_hash": record.comparison_hash,
@@ -125,11 +124,10 @@ def aggregate(record: Record, model: str, organisation: str, samples: dict[str, 
     }  # fmt: skip
     out: dict[str, object] = {
         "schema_version": SCHEMA, "evaluation_id": evaluation_id(record, model),
-        "evaluation_timestamp": str(record.environment.get("date", "")),
-        "retrieved_timestamp": _epoch(record),
+        "evaluation_timestamp": str(record.environment.get("date", "")), "retrieved_timestamp": _epoch(record),
         "source_metadata": {
-            "source_name": "levl-eval", "source_type": "evaluation_run", "source_organization_name": organisation,
-            "evaluator_relationship": "other",
+            "source_name": "levl-eval", "source_type": "evaluation_run",
+            "source_organization_name": organisation, "evaluator_relationship": "other",
         },
         "eval_library": library,
         "model_info": {
@@ -156,9 +154,8 @@ def instance(record: Record, model: str, sample: Sample) -> dict[str, object]:
     return {
         "schema_version": INSTANCES, "evaluation_id": evaluation_id(record, model), "model_id": model, "evaluation_name": record.task,
         "evaluation_result_id": f"{record.key}/{record.main_metric}", "sample_id": sample.id,
-        "sample_hash": digest([question, sample.target]),
-        "interaction_type": "single_turn", "input": {"raw": question, "reference": [sample.target]}, "output": {"raw": [sample.prediction]},
-        "messages": None,
+        "sample_hash": digest([question, sample.target]), "interaction_type": "single_turn",
+        "input": {"raw": question, "reference": [sample.target]}, "output": {"raw": [sample.prediction]}, "messages": None,
         "answer_attribution": [
             {"turn_idx": 0, "source": "output.raw", "extracted_value": sample.prediction,
              "extraction_method": "custom", "is_terminal": True}
@@ -184,8 +181,8 @@ def write(record: Record, folder: Path, model: str, organisation: str) -> Path:
                 f.write(json.dumps(instance(record, model, sample), ensure_ascii=False) + "\n")
                 rows += 1
     reference: dict[str, object] = {
-        "format": "jsonl", "file_path": details.relative_to(folder).as_posix(), "hash_algorithm": "sha256",
-        "checksum": sha256_file(details), "total_rows": rows,
+        "format": "jsonl", "file_path": details.relative_to(folder).as_posix(),
+        "hash_algorithm": "sha256", "checksum": sha256_file(details), "total_rows": rows,
     }  # fmt: skip
     path = home / f"{name}.json"
     atomic_write(path, json.dumps(aggregate(record, model, organisation, reference), indent=1, ensure_ascii=False) + "\n")

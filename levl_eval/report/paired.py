@@ -219,8 +219,7 @@ def pair(a: Sequence[Scored], b: Sequence[Scored]) -> Paired:
     bounds = metric_of(first.main_metric, first.engine, first.notes).difference_bounds
     out = Paired(
         tuple(matched.ids), matched.images, names, tuple(seeds), np.stack(rows[::2]), np.stack(rows[1::2]),
-        matched.common - len(matched.ids),
-        matched.only_one_side, bounds,
+        matched.common - len(matched.ids), matched.only_one_side, bounds,
     )  # fmt: skip
     if not out.left_out and not out.only_one_side:
         _check(first, a, seeds, out.values[0])

@@ -38,13 +38,11 @@ if TYPE_CHECKING:
 
 TASK_TYPES = {  # engine -> the hub's name of the kind of task
     "vqa": "visual-question-answering", "mcq": "visual-question-answering", "lmms": "visual-question-answering",
-    "segmentation": "image-segmentation", "mmseg": "image-segmentation",
-    "incontext": "image-segmentation", "textseg": "image-segmentation", "depth": "depth-estimation",
+    "segmentation": "image-segmentation", "mmseg": "image-segmentation", "incontext": "image-segmentation",
+    "textseg": "image-segmentation", "depth": "depth-estimation",
     "depth-recipe": "depth-estimation", "normals": "image-to-image", "zeroshot": "zero-shot-image-classification",
-    "retrieval": "image-text-retrieval",
-    "correspondence": "keypoint-matching", "propagation": "video-object-segmentation", "instance": "image-retrieval",
-    "multiview": "keypoint-matching",
-    "choice": "image-text-retrieval",
+    "retrieval": "image-text-retrieval", "correspondence": "keypoint-matching", "propagation": "video-object-segmentation",
+    "instance": "image-retrieval", "multiview": "keypoint-matching", "choice": "image-text-retrieval",
 }  # fmt: skip
 CLASSIFICATION = "image-classification"
 
@@ -192,8 +190,8 @@ def section(results: Results, name: str) -> str:
         gain, chance = results.gain(row, name), chance_of(record)
         shown = interval(gain.value, gain.low, gain.high, kind, signed=True) if gain else ""
         cells = [
-            row.title, row.metric, text(e.value, kind), ends, str(s.seeds), "; ".join(floors),
-            text(chance, kind) if chance is not None else "",
+            row.title, row.metric, text(e.value, kind), ends, str(s.seeds),
+            "; ".join(floors), text(chance, kind) if chance is not None else "",
             shown, (results.reference(row, name) or "") if gain else "", f"`{record.protocol_hash[:12]}`",
         ]  # fmt: skip
         lines.append("| " + " | ".join(c if c.startswith("`") else markdown_text(c) for c in cells) + " |")
@@ -245,9 +243,8 @@ def _leaderboard(results: Results, home: Path) -> list[Path]:
     )
     atomic_write(
         home / "README.md",
-        f"---\n{front}---\n\n# Leaderboard\n\nOne metric a row, {len(table):,} rows, written by levl-eval {__version__}. Rows "
-        "may be compared only where "
-        f"`comparison_hash` is equal.\n\n| column | meaning |\n|---|---|\n{columns}\n",
+        f"---\n{front}---\n\n# Leaderboard\n\nOne metric a row, {len(table):,} rows, written by levl-eval {__version__}. "
+        f"Rows may be compared only where `comparison_hash` is equal.\n\n| column | meaning |\n|---|---|\n{columns}\n",
     )
     return [home / "leaderboard.parquet", home / "README.md"]
 

@@ -110,8 +110,7 @@ class Live:
             render(
                 "serve.html.j2", style=own_file(STYLE), refresh=REFRESH, folders=[str(f) for f in self.folders], done=done,
                 failed=len(results.records) - done, tables=tables(results) if results.records else [],
-                notes=all_notes(results) if results.records else [], begun=begun,
-                now=time.strftime("%H:%M:%S"),
+                notes=all_notes(results) if results.records else [], begun=begun, now=time.strftime("%H:%M:%S"),
             )
         )  # fmt: skip
 

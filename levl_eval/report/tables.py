@@ -158,8 +158,8 @@ def rows(results: Results) -> list[TableRow]:
             e = within(measured, kind.bounds)
             ends = {k: _number(getattr(e, k), kind) for k in ("value", "stderr", "low", "high")}
             columns = {
-                **common, "metric": name, "main": int(main), "unit": kind.unit, **ends, "n": e.n, "clusters": e.clusters,
-                "method": e.method,
+                **common, "metric": name, "main": int(main), "unit": kind.unit,
+                **ends, "n": e.n, "clusters": e.clusters, "method": e.method,
                 **(gains[id(r)] if main else {}), "chance": _number(chance_of(r), kind) if main else "", "better": kind.better,
             }  # fmt: skip
             out.append((_place(common, r, name), columns))

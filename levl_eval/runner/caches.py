@@ -97,15 +97,13 @@ KINDS: dict[str, Kind] = {
     for k in (
         Kind(
             "features", "features", rf"[0-9a-f]{{2}}/(?P<key>{_HEX})", 2, "meta.json", "levl_eval.runner.caches:features_damage",
-            "locks/{key}",
-            rf"parts/(?P<key>{_HEX})",
+            "locks/{key}", rf"parts/(?P<key>{_HEX})",
         ),
         Kind("texts", "texts", rf"(?P<key>{_HEX})\.npz", check="levl_eval.runner.caches:arrays_damage"),
         Kind("content", "content", rf"(?P<key>{_HEX})\.np[yz]", check="levl_eval.runner.caches:arrays_damage"),
         Kind(
             "connectors", "connectors", rf"(?P<key>{_HEX})\.safetensors", check="levl_eval.runner.caches:connector_damage",
-            lock="locks/{key}",
-            partial=rf"(?P<key>{_HEX})\.state\.pt",
+            lock="locks/{key}", partial=rf"(?P<key>{_HEX})\.state\.pt",
         ),
         Kind("floors", "floors", rf"(?P<key>{_HEX})\.json", check="levl_eval.runner.caches:json_damage", lock="locks/{key}"),
         Kind("answers", "answers", r"(?!)", check="levl_eval.engines.vlm.answers:damage", partial=rf"(?P<key>{_HEX})\.\d+\.jsonl"),

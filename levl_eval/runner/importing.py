@@ -76,17 +76,14 @@ def import_predictions(
     main = card.main_metric if card.main_metric in outcome.metrics else next(iter(outcome.metrics))
     identity = JobIdentity(
         backbone={"name": name, "weights": content_digest(path), "code": {}, "preprocess": {}, "text": {}}, task=card.name,
-        engine=card.engine,
-        versions={"external": VERSION}, protocol={"external": True, "main_metric": main, **rule},
-        data=DataIdentity(str(about.pop("fingerprint"))),
-        seed=0, device="", resolved={}, precision={}, limit=options.limit,
+        engine=card.engine, versions={"external": VERSION}, protocol={"external": True, "main_metric": main, **rule},
+        data=DataIdentity(str(about.pop("fingerprint"))), seed=0, device="", resolved={}, precision={}, limit=options.limit,
     )  # fmt: skip
     about.pop("train", None)
     record = Record(
         backbone={
             "name": name, "uri": f"external:{path.name}", "weights_sha256": identity.backbone["weights"], "code": {},
-            "preprocess": {}, "text": {},
-            "info": {"external": True}, "card": {},
+            "preprocess": {}, "text": {}, "info": {"external": True}, "card": {},
         },
         task=card.name, engine=card.engine, chance=card.chance, protocol={}, protocol_hash="",
         data={"source": options.data, **about, **test_source(card, data)}, seed=0,

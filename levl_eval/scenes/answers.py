@@ -9,9 +9,8 @@ from levl_eval.scenes.programs import SceneQuestion
 
 _NEAR = {
     "red": "orange", "orange": "red", "yellow": "orange", "green": "blue", "blue": "purple", "purple": "blue", "white": "gray",
-    "black": "dark",
-    "airplane": "plane", "boat": "ship", "cup": "mug", "cat": "kitten", "dog": "puppy", "truck": "lorry", "house": "building",
-    "bird": "owl",
+    "black": "dark", "airplane": "plane", "boat": "ship", "cup": "mug", "cat": "kitten",
+    "dog": "puppy", "truck": "lorry", "house": "building", "bird": "owl",
     "duck": "bird", "car": "vehicle", "grass": "ground", "sand": "beach", "water": "lake", "snow": "ice", "road": "street", "brick": "wall",
     "wood": "floor", "sky": "air", "tree": "plant", "flower": "plant", "yes": "no", "no": "yes",
 }  # fmt: skip

@@ -76,8 +76,8 @@ KEYPOINTS: dict[str, dict[str, tuple[Point | None, ...]]] = {
     },
     "fish": {
         "eye": ((0.33, -0.08),) * 3, "mouth": ((0.47, 0.0), (0.48, 0.03), (0.44, 0.0)),
-        "back fin": ((0.1, -0.46), (-0.01, -0.46), (0.1, -0.46)),
-        "upper tail": ((-0.47, -0.38), (-0.49, -0.42), (-0.44, -0.25)), "lower tail": ((-0.47, 0.38), (-0.485, 0.36), (-0.44, 0.25)),
+        "back fin": ((0.1, -0.46), (-0.01, -0.46), (0.1, -0.46)), "upper tail": ((-0.47, -0.38), (-0.49, -0.42), (-0.44, -0.25)),
+        "lower tail": ((-0.47, 0.38), (-0.485, 0.36), (-0.44, 0.25)),
     },
     "flower": {
         "blossom": ((0.0, -0.22), (0.0, -0.2), (0.0, -0.24)), "foot": ((0.0, 0.48),) * 3, "right leaf": ((0.29, 0.16),) * 3,
@@ -177,8 +177,8 @@ def spair_files(images: Mapping[str, Annotated], split: str, size: int) -> Itera
         name = f"{number:06d}-{source}-{target}:{one.category}"
         height = [image.box[3] - image.box[1] for image in (one, other)]
         content = {
-            "pair_id": number - 1, "filename": name, "src_imname": f"{source}.jpg", "trg_imname": f"{target}.jpg",
-            "src_imsize": [size, size, 3],
+            "pair_id": number - 1, "filename": name, "src_imname": f"{source}.jpg",
+            "trg_imname": f"{target}.jpg", "src_imsize": [size, size, 3],
             "trg_imsize": [size, size, 3], "category": one.category, "src_bndbox": list(one.box), "trg_bndbox": list(other.box),
             "kps_ids": [ids[one.category][n] for n in names], "src_kps": [list(one.points[n]) for n in names],
             "trg_kps": [list(other.points[n]) for n in names], "mirror": 0, "viewpoint_variation": int(one.variant != other.variant),

@@ -38,9 +38,8 @@ ONE = (
 )  # fmt: skip
 TWO = (
     "a {a} and a {b}", "{a} and {b} {where}", "a {a} next to a {b}", "a {a} {rel} a {b}", "photo of a {a} with a {b}",
-    "the {a} with the {b} {where}",
-    "{a}, {b}, clipart", "a {a} near a {b} {where}", "{a} meets {b}", "a scene with a {a} and a {b}",
-    "there is a {a} {rel} the {b}", "day out: {a} & {b}",
+    "the {a} with the {b} {where}", "{a}, {b}, clipart", "a {a} near a {b} {where}", "{a} meets {b}",
+    "a scene with a {a} and a {b}", "there is a {a} {rel} the {b}", "day out: {a} & {b}",
 )  # fmt: skip
 THREE = (
     "a {a}, a {b} and a {c}", "{a}, {b} and {c} {where}", "a picture with a {a}, a {b} and a {c}", "{a} {rel} a {b}, and a {c}",

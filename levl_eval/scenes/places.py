@@ -49,8 +49,8 @@ def view_of(seed: int, view: int) -> Scene:
 
     bands = tuple(replace(b, bottom=edge(b.bottom), roughness=b.roughness * scale) for b in place.bands)
     return replace(
-        place, seed=stable_seed("view noise", seed, view), objects=objects, bands=bands,
-        brightness=place.brightness + rng.uniform(-change, change) / 2,
+        place, seed=stable_seed("view noise", seed, view), objects=objects,
+        bands=bands, brightness=place.brightness + rng.uniform(-change, change) / 2,
         warmth=max(-1.0, min(1.0, place.warmth + 2 * rng.uniform(-change, change))), light=place.light + 180 * rng.uniform(-change, change),
     )  # fmt: skip
 

@@ -366,8 +366,6 @@ def vqa_questions(scene: Scene, rng: random.Random, n: int = 8) -> list[SceneQue
 # Training text asks more of what is hard to read: which attribute and which place belong to which object.
 READING: dict[str, float] = {
     "exist": 1, "logical": 0.7, "choose_object": 0.7, "query_group": 0.7, "query_rel": 2.5, "verify_rel": 2.5, "query_place": 3,
-    "choose_side": 2.5,
-    "query_stuff": 0.7, "stuff": 0.4, "ground": 0.3, "query_color": 3, "verify_color": 1, "choose_color": 1, "compare_color": 1,
-    "exist_color": 1,
-    "count": 1.5,
+    "choose_side": 2.5, "query_stuff": 0.7, "stuff": 0.4, "ground": 0.3, "query_color": 3, "verify_color": 1, "choose_color": 1,
+    "compare_color": 1, "exist_color": 1, "count": 1.5,
 }  # fmt: skip

@@ -107,8 +107,8 @@ def _file(level: str, part: str, names: list[str], scene_of: Callable[[int], Sce
                 continue
             number, box = len(images), pixel_box(o, size)
             images.append({
-                "file_name": name, "height": size, "width": size, "id": number, "original_id": index + 1, "caption": text,
-                "dataset_name": level,
+                "file_name": name, "height": size, "width": size, "id": number,
+                "original_id": index + 1, "caption": text, "dataset_name": level,
             })  # fmt: skip
             annotations.append({
                 "area": round(box[2] * box[3], 2), "iscrowd": 0, "image_id": number, "category_id": 1, "id": number, "bbox": box,

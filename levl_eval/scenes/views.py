@@ -94,8 +94,7 @@ def files_of(count: int, seed: int, size: int) -> Iterator[tuple[str, str]]:
         }  # fmt: skip
         views.setdefault(folder_of(index), []).append({
             "object_id": folder_of(index).split("/")[1], "camera": camera, "filename": f"{index % VIEWS:03d}.jpg",
-            "image_size": [size, size],
-            "scene_name": "wild_set", "split": "val", "occluded": False,
+            "image_size": [size, size], "scene_name": "wild_set", "split": "val", "occluded": False,
         })  # fmt: skip
     for folder, rows in views.items():
         yield f"{folder}/annotations.json", json.dumps(rows)

@@ -40,8 +40,7 @@ def processor(folder: Path, kind: str = "CLIPImageProcessor", size: Any = None, 
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "image_processor_type": kind, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2], "resample": 3,
-        "do_resize": True, "do_center_crop": False,
-        "size": {"height": 32, "width": 32} if size is None else size, **more,
+        "do_resize": True, "do_center_crop": False, "size": {"height": 32, "width": 32} if size is None else size, **more,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(values))
 

@@ -49,8 +49,8 @@ def test_processors_that_do_what_they_say_are_read(kind, settings):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("CLIPImageProcessor", {"do_center_crop": False, "size": {"shortest_edge": 40}}, "scales the shortest edge to 40 and "
-            "crops nothing"),
+        ("CLIPImageProcessor", {"do_center_crop": False, "size": {"shortest_edge": 40}},
+         "scales the shortest edge to 40 and crops nothing"),
         ("LevitImageProcessor", {}, "pixels are 16 of 255 levels from what its settings say"),
         ("PerceiverImageProcessor", {}, r"makes \(3, 224, 224\) of an image of 672 x 336, its settings say \(3, 256, 256\)"),
         ("VideoMAEImageProcessor", {}, r"makes \(1, 3, 224, 224\)"),

@@ -282,8 +282,8 @@ def test_the_same_siglip_weights_in_hf_and_timm():
     state = rename_vit(own, siglip=True) | {
         "embeddings.position_embedding.weight": own["pos_embed"][0],
         "embeddings.patch_embedding.weight": own["patch_embed.proj.weight"],
-        "embeddings.patch_embedding.bias": own["patch_embed.proj.bias"],
-        "post_layernorm.weight": own["norm.weight"], "post_layernorm.bias": own["norm.bias"], "head.probe": own["attn_pool.latent"],
+        "embeddings.patch_embedding.bias": own["patch_embed.proj.bias"], "post_layernorm.weight": own["norm.weight"],
+        "post_layernorm.bias": own["norm.bias"], "head.probe": own["attn_pool.latent"],
         "head.attention.in_proj_weight": torch.cat([own["attn_pool.q.weight"], own["attn_pool.kv.weight"]]),
         "head.attention.in_proj_bias": torch.cat([own["attn_pool.q.bias"], own["attn_pool.kv.bias"]]),
         **{f"head.{b}.{p}": own[f"attn_pool.{a}.{p}"] for p in ("weight", "bias") for a, b in

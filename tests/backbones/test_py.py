@@ -71,8 +71,8 @@ def line_of(path: Path, words: str) -> int:
      "KeyError: 'gone'", "self.table"),
     (("super().__init__()", "super().__init__(); raise RuntimeError('two\\nlines')"), "RuntimeError: two lines", "RuntimeError"),
     (("maps = self.conv(images)", "maps = self.conv(images[:, :2])"), "RuntimeError: .*channels", "images[:, :2]"),
-    (("import torch\n", "import torch\nimport no_such_library_here\n"), "ModuleNotFoundError: No module named "
-        "'no_such_library_here'", "no_such"),
+    (("import torch\n", "import torch\nimport no_such_library_here\n"),
+     "ModuleNotFoundError: No module named 'no_such_library_here'", "no_such"),
     (("class Own", "raise SystemExit(3)\nclass Own"), "SystemExit: 3", "SystemExit"),
     (("def encode(self, images):", "def encode(self, images:"), "SyntaxError: ", "def encode"),
 ])  # fmt: skip
@@ -93,11 +93,11 @@ def test_the_line_is_that_of_the_file_which_failed(write):
 
 @pytest.mark.parametrize("change, words", [
     (("        self.preprocess = Preprocess(16)\n", ""), "Own lacks `preprocess`, a levl_eval.backbones.base.Preprocess"),
-        (("= Preprocess(16)", "= type('Mine', (Preprocess,), {})(16)"), "a levl_eval.backbones.base.Preprocess and no class "
-            "derived from it"),
+        (("= Preprocess(16)", "= type('Mine', (Preprocess,), {})(16)"),
+         "a levl_eval.backbones.base.Preprocess and no class derived from it"),
     (("Preprocess(16)", "224"), "Own lacks `preprocess`"),
-    (("Preprocess(16)", "Preprocess(16, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))"), r"levels 0 to 255; pixels are in "
-        r"\[0, 1\]: divide"),
+    (("Preprocess(16)", "Preprocess(16, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))"),
+     r"levels 0 to 255; pixels are in \[0, 1\]: divide"),
     (("return Features(", "return tuple("), "TypeError"),
     (("return Features(maps.mean((2, 3)), ", "return (maps.mean((2, 3)), "), "encode returned tuple; expected Features"),
     (("maps.mean((2, 3))", "maps.mean((2, 3)).long()"), "`pooled` is no tensor of floats"),

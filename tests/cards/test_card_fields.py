@@ -59,13 +59,13 @@ QUESTIONS: dict[str, Any] = {
     "choices": "c",
 }
 MASKS: dict[str, Any] = {
-    "layout": "ade20k", "directory": "d", "root": "r", "split": "s", "annotations": "a", "images": "i", "classes": ["x"],
-    "hub": {**HUB, "label": "l"},
+    "layout": "ade20k", "directory": "d", "root": "r", "split": "s",
+    "annotations": "a", "images": "i", "classes": ["x"], "hub": {**HUB, "label": "l"},
 }  # fmt: skip
 PROMPT: dict[str, Any] = {"chat": True}
 RECIPE = {
-    "name": "r", "data": [{**d, "count": 5} for d in (QUESTIONS, MASKS, DATA)], "max_questions": 4, "steps": 3, "seed": 1,
-    "prompt": PROMPT, "connector": {"layer": 2},
+    "name": "r", "data": [{**d, "count": 5} for d in (QUESTIONS, MASKS, DATA)],
+    "max_questions": 4, "steps": 3, "seed": 1, "prompt": PROMPT, "connector": {"layer": 2},
 }  # fmt: skip
 RECIPE["first"] = {**copy.deepcopy(RECIPE), "name": "first"}
 TASK = {"kind": "task", "name": "t", "main_metric": "m", "chance": 0.5}
@@ -81,8 +81,7 @@ FULL: list[dict[str, Any]] = [  # one of each class, with everything in it that 
     {**TASK, **MASKED, "engine": "incontext", "size": 8, "layers": [1], "score_size": 8},
     {
         **TASK, "data": MASKS, "engine": "textseg", "size": 8, "window": 4, "stride": 2, "score_size": 8, "class_names": ["x"],
-        "readout": "cls",
-        "background_texts": ["x"],
+        "readout": "cls", "background_texts": ["x"],
     },
     {**TASK, **MASKED, "engine": "mmseg", "layers": [1], "crop": 8, "short": 8, "stride": 4, "config": "c", "config_text": "{}"},
     {**TASK, **SIDES, "engine": "depth", "size": 8, "layers": [1], "test_depth_scale": 2.0, "test_max_depth": 5.0},
@@ -318,8 +317,8 @@ def test_no_number_of_any_card_is_without_bounds():
         ("ade20k", "size", "true", r"`size`: expected a number at least 1, at most 16,384, found True"),
         ("nyuv2", "bins", "100000000", r"`bins`: expected a number at least 2, at most 10,000"),
         ("attentive", "views", "-1", r"`views`: expected a number at least 0, at most 1,000"),
-        ("knn", "data.skip_broken", "0.5", r"`data.skip_broken`: expected a whole number such as 3, or a percentage such as "
-            r"0.5%, found '0.5'$"),
+        ("knn", "data.skip_broken", "0.5",
+         r"`data.skip_broken`: expected a whole number such as 3, or a percentage such as 0.5%, found '0.5'$"),
         ("ade20k-mmseg", "betas", "[0.9, 1.0]", r"`betas.1`: expected a number at least 0, at most 1"),
     ],
 )  # fmt: skip

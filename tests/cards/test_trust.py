@@ -317,8 +317,8 @@ def test_a_config_file_that_fails_is_told_with_its_line(text, line, tmp_path, mo
 
 
 @pytest.mark.parametrize("words,option", [
-    (["--out", ""], "--out"), (["--out="], "--out"), (["--data", " "], "--data"), (["--backbone", ""], "--backbone"),
-    (["--cache", ""], "--cache"),
+    (["--out", ""], "--out"), (["--out="], "--out"), (["--data", " "], "--data"),
+    (["--backbone", ""], "--backbone"), (["--cache", ""], "--cache"),
 ])  # fmt: skip
 def test_an_option_that_is_empty_is_told(words, option, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -125,8 +125,8 @@ def test_passed_over_fields_of_a_resolved_card():
     [
         ("knn", {"data.root": "a", "data.directory": "b"}, r"`data\.directory`: is not read beside `root`, which takes its place"),
         ("knn", {"train": "{layout: imagefolder, root: a, directory: b}"}, r"`train\.directory`: is not read beside `root`"),
-        ("pope", {"data.root": "a", "data.questions": "b", "data.images": "c"}, r"`data\.root`: .*`questions` and `images`, "
-            r"which name every part"),
+        ("pope", {"data.root": "a", "data.questions": "b", "data.images": "c"},
+         r"`data\.root`: .*`questions` and `images`, which name every part"),
         ("vqav2", {"recipe.data.0.root": "a", "recipe.data.0.directory": "b"}, r"`recipe\.data\.0\.directory`: is not read"),
     ],
 )  # fmt: skip

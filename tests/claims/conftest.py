@@ -22,8 +22,7 @@ def record(name: str, task: str, metrics: dict[str, Estimate], seed: int = 0, **
     fields = {
         "backbone": {
             "name": name, "uri": f"py:{name}", "weights_sha256": changes.pop("weights", digest(name)), "code": {}, "text": {},
-            "preprocess": {"size": 64},
-            "info": changes.pop("info", {}),
+            "preprocess": {"size": 64}, "info": changes.pop("info", {}),
         },
         "task": task, "engine": {"gqa": "vqa", "pope": "vqa", "ade20k": "segmentation"}.get(task, task), "versions": {"engine": 1},
         "main_metric": METRIC.get(task, "accuracy"), "protocol": protocol, "protocol_hash": digest(protocol),

@@ -87,8 +87,7 @@ def test_combinations_are_told_apart_and_those_that_a_backbone_makes_one_are_sai
     with caplog.at_level("INFO", logger="levl_eval"):
         records = evaluate(
             ["random-nano"], ["ade20k"], data=str(world), limit=8, seeds=[0], settings=["ade20k.epochs=1", "ade20k.until=epochs"],
-            grid=words,
-            out=tmp_path / "o", cache=tmp_path / "c", device="cpu",
+            grid=words, out=tmp_path / "o", cache=tmp_path / "c", device="cpu",
         )  # fmt: skip
     assert len({r.key for r in records}) == 1
     assert "random-nano: ade20k[score_size=null] and ade20k[score_size=64] are one protocol for it" in caplog.text

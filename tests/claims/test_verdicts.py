@@ -355,8 +355,8 @@ def test_the_command_as_text_and_json(run, tmp_path, capsys):
     )
     assert found["specification_curve"]["rows"][0]["choices"]["task"] == "gqa" and found["holds_in"] == {"protocols": 1, "of": 1}
     for wrong, said in (
-        (["--as", "a"], "expected ROLE=BACKBONE"), (["--as", "a=one", "--as", "a=two"], "given twice"),
-        (["--as", "a=one,one"], "named twice"),
+        (["--as", "a"], "expected ROLE=BACKBONE"),
+        (["--as", "a=one", "--as", "a=two"], "given twice"), (["--as", "a=one,one"], "named twice"),
         ([], "say who is who"), (["--as", "a=one", "--as", "b=two", "--alpha", "0.7"], "--alpha 0.7"),
         (["--as", "q=one"], "no claim asked for"),
     ):  # fmt: skip

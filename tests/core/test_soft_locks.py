@@ -77,8 +77,8 @@ def test_an_error_that_is_none_of_locks_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "kind", "wrong"),
     [
-        ("/home/me/out", "nfs4", ""), ("/home/old/out", "nfs", "nolock"), ("/scratch/out", "lustre", ""),
-        ("/fast/out", "lustre", "localflock"),
+        ("/home/me/out", "nfs4", ""), ("/home/old/out", "nfs", "nolock"),
+        ("/scratch/out", "lustre", ""), ("/fast/out", "lustre", "localflock"),
         ("/with space/out", "nfs", "local_lock=flock"), ("/homeless", "ext4", ""), ("/", "ext4", ""),
     ],
 )  # fmt: skip

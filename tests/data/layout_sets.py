@@ -317,8 +317,8 @@ SETS: dict[str, Callable[[Path], Fields]] = {
     "ocrbench": lambda r: asked(r, "OCRBench.json", [_OCR], "OCRBench_Images/a.png"),
     "tallyqa": lambda r: asked(r, "test.json", [_TALLY], "VG_100K/1.jpg", split="test"),
     "vsr": lambda r: asked(r, "splits/random/test.jsonl", _VSR, "images/1.jpg", split="test", level="random"),
-    "refcoco": refcoco, "refcoco-places": refcoco, "imagefolder": classes("a", "b"), "labels": labels,
-    "imagenet": classes("n01440764", "n01443537"),
+    "refcoco": refcoco, "refcoco-places": refcoco, "imagefolder": classes("a", "b"),
+    "labels": labels, "imagenet": classes("n01440764", "n01443537"),
     "places365": places365, "aircraft": aircraft, "pets": pets, "sun397": sun397, "tiny-imagenet": tiny_imagenet, "objectnet": objectnet,
     **dict.fromkeys(("imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch"), classes(*imagenet_wnids()[:2], split="")),
     "food101": made(test_fine_grained.food, split="test"), "dtd": made(test_fine_grained.dtd, split="test1"),
@@ -333,8 +333,7 @@ SETS: dict[str, Callable[[Path], Fields]] = {
     "nyuv2-normals": made(lambda r: test_normals.small(r / "test"), split="test"), "normals": own_normals,
     "spair71k": made(test_pairs.small, split="test"), "davis": made(test_videos.small, split="val"),
     "revisited": made(test_revisited.small), "navi": made(test_navi.small, split="wild_set"), "sugarcrepe": sugarcrepe,
-    "mmvp-vlm": mmvp_vlm,
-    "winoground": lambda r: asked(r, "examples.jsonl", _WINO, "images/x.png", "images/y.png"),
+    "mmvp-vlm": mmvp_vlm, "winoground": lambda r: asked(r, "examples.jsonl", _WINO, "images/x.png", "images/y.png"),
     "aro": lambda r: asked(r, ARO_FILES["order"], [_ORDER], "images/a.jpg", split="order"), "choices": own_choices,
 }  # fmt: skip
 

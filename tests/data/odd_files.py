@@ -122,8 +122,7 @@ def _images() -> list[Odd]:
             ("cut.jpg", encoded(noise, "JPEG")[:1500], None, r"cannot be decoded \(it is cut off\)"),
             ("cut.png", encoded(noise)[:5000], None, undecodable), ("damaged.png", _flipped(encoded(RED), 20), None, undecodable),
             ("pipe.png", PIPE, None, "is a named pipe, not a regular file"),
-            ("folder.png", FOLDER, None, "is a directory, not a regular file"),
-            ("missing.png", MISSING, None, "no such image"),
+            ("folder.png", FOLDER, None, "is a directory, not a regular file"), ("missing.png", MISSING, None, "no such image"),
         ]
     ]  # fmt: skip
 

@@ -22,12 +22,12 @@ from levl_eval.pretrain.tars import read_tar
 from tests.data import small_sets as small
 
 REFUSED = {
-    "unquoted comma": ("image,caption\na.jpg,fine\nb.jpg,a dog, a cat and a hat\n", "line 3: 3 fields, the header has 2; a "
-        "caption that holds a comma"),
+    "unquoted comma": ("image,caption\na.jpg,fine\nb.jpg,a dog, a cat and a hat\n",
+                       "line 3: 3 fields, the header has 2; a caption that holds a comma"),
     "too few": ("image,caption\na.jpg\n", "line 2: 1 fields, the header has 2"),
     "unclosed quote": ('image,caption\na.jpg,"a dog\nb.jpg,a cat\n', "line 2: not a table"),
-    "quote that closes later": ('image,caption\na.jpg,"a dog\nb.jpg,a cat"\nc.jpg,x\n', "line 2: a quote that opens there closes "
-        "in a later row"),
+    "quote that closes later": ('image,caption\na.jpg,"a dog\nb.jpg,a cat"\nc.jpg,x\n',
+                                "line 2: a quote that opens there closes in a later row"),
     "quote that closes in a caption": ('image,caption\na.jpg,"a dog\nb.jpg,a "big" cat\n', "line 2: not a table"),
     "no header": ("a.jpg,a dog\nb.jpg,a cat\n", "expected columns caption, image: line 1 is a row already"),
     "no header, tabs": ("a.jpg\ta dog\n", "expected columns caption, image"),
@@ -181,8 +181,8 @@ def test_tars_that_would_be_read_in_part_are_refused(tmp_path):
         (tar_of([*few, few[0]]), "holds the sample 00000 twice"), (tar_of([few[0], few[0], few[1]]), "holds 00000.png twice"),
         (whole[: whole.index(b"00015.png")], "cut off"), (whole[: whole.index(b"00015.png") + 700], "cannot be read as a tar|cut off"),
         (bytes(flipped), "damaged"), (whole[:second] + b"\xff" + whole[second + 1 :], "damaged"), (b"no tar", "cannot be read as a tar"),
-        (gzip.compress(whole[: whole.index(b"00015.png")]), "cut off"), (gzip.compress(whole)[:-2000], "cannot be read|cut off"),
-        (b"", "cannot be read"),
+        (gzip.compress(whole[: whole.index(b"00015.png")]), "cut off"),
+        (gzip.compress(whole)[:-2000], "cannot be read|cut off"), (b"", "cannot be read"),
     ]:  # fmt: skip
         with pytest.raises(LevlError, match=words) as e:
             list(read_tar(str(small.write(tmp_path / "a.tar", content)), ("txt",)))

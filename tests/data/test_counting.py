@@ -112,8 +112,7 @@ def test_data_check_knows_them(data):
     ("text", "said"),
     [
         ("True", "true"), ("yes.", "true"), ("This is false.", "false"), ("It is not true", "false"),
-        ("No, it is true of the other", "false"),
-        ("incorrect", "false"), ("The truth", "other"), ("", "other"),
+        ("No, it is true of the other", "false"), ("incorrect", "false"), ("The truth", "other"), ("", "other"),
     ],
 )  # fmt: skip
 def test_what_an_answer_says_of_a_statement(text, said):

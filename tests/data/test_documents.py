@@ -146,11 +146,11 @@ def test_the_hubs_table_is_the_same_set(task, data, monkeypatch):
 @pytest.mark.parametrize(
     ("layout", "file", "content", "words"),
     [
-        ("ocrbench", "OCRBench.json", [{**SIGNS[0], "answers": ["CENTRE", " "]}], "entry 1: field `answers`: expected answers "
-            "that are not blank"),
+        ("ocrbench", "OCRBench.json", [{**SIGNS[0], "answers": ["CENTRE", " "]}],
+         "entry 1: field `answers`: expected answers that are not blank"),
         ("ocrbench", "OCRBench.json", [{**SIGNS[0], "answers": []}], "entry 1: field `answers`"),
-        ("docvqa", "val_v1.0.json", {"data": [{**DOCUMENTS[0], "image": "documents/.."}]}, "entry 1: field `image`: expected a "
-            "file's path"),
+        ("docvqa", "val_v1.0.json", {"data": [{**DOCUMENTS[0], "image": "documents/.."}]},
+         "entry 1: field `image`: expected a file's path"),
         ("docvqa", "val_v1.0.json", {"data": [DOCUMENTS[0], DOCUMENTS[0]]}, 'question id "49153" occurs twice'),
         ("docvqa", "val_v1.0.json", {}, "field `data` is missing"),
         ("infovqa", "infographicsVQA_val_v1.0.json", {"data": [{**POSTERS[0], "answer_type": "x"}]}, "entry 1: field `answer_type`"),

@@ -173,8 +173,8 @@ def test_pope_and_gqa_entries(tmp_path):
     text = file.read_text()
     for more, words in [
         ({"types": "verify"}, "field `types`"), ({"entailed": "q1"}, "field `entailed`"),
-        ({"semantic": [{"x": 1}]}, "`semantic`: a step has no"),
-        ({"question": 3}, "field `question`"), ({"answer": ["yes"]}, "field `answer`"), ({"imageId": None}, "field `imageId`"),
+        ({"semantic": [{"x": 1}]}, "`semantic`: a step has no"), ({"question": 3}, "field `question`"),
+        ({"answer": ["yes"]}, "field `answer`"), ({"imageId": None}, "field `imageId`"),
     ]:  # fmt: skip
         file.write_text(text)
         changed(file, lambda r, more=more: r["q0"].update(more))
@@ -293,8 +293,8 @@ def test_what_normalisation_empties_scores_nothing(prediction):
 @pytest.mark.parametrize(
     ("text", "letter"),
     [("The answer is B.", "B"), ("Answer: B", "B"), ("**B**", "B"), ("(B)", "B"), ("B. steam", "B"), ("b", "B"), ("**Answer:** (B)", "B"),
-     ("The correct answer is (B) because it is hot", "B"), ("I think (B)", "B"), ("B - steam", "B"), ("the answer is b", "B"),
-     ("Option B", "B"),
+     ("The correct answer is (B) because it is hot", "B"), ("I think (B)", "B"),
+     ("B - steam", "B"), ("the answer is b", "B"), ("Option B", "B"),
      ("a dog", ""), ("The answer is a dog", ""), ("boat", ""), ("Because", ""), ("", ""), ("I see (A), or maybe (B)", "")],
 )  # fmt: skip
 def test_letters_in_the_forms_models_use(text, letter):

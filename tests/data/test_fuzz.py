@@ -81,9 +81,8 @@ JSON = st.recursive(
 )  # fmt: skip
 FILES = {
     "vqav2": ["v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"],
-    "scienceqa": ["problems.json", "pid_splits.json"],
-    "textvqa": ["TextVQA_0.5.1_val.json"], "vizwiz": ["Annotations/val.json"], "mme": ["color/1.txt"],
-    "gqa": ["testdev_balanced_questions.json"],
+    "scienceqa": ["problems.json", "pid_splits.json"], "textvqa": ["TextVQA_0.5.1_val.json"], "vizwiz": ["Annotations/val.json"],
+    "mme": ["color/1.txt"], "gqa": ["testdev_balanced_questions.json"],
     "chartqa": ["test/test_human.json", "test/test_augmented.json"], "docvqa": ["val_v1.0.json"], "ocrbench": ["OCRBench.json"],
 }  # fmt: skip
 

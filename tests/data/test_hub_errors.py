@@ -50,8 +50,8 @@ CASES = {
     "limited": (http(errors.HfHubHTTPError, 429, "429 Client Error: Too Many Requests"), "limits requests .429.: wait"),
     "refused": (http(errors.HfHubHTTPError, 401, "401 Client Error: Unauthorized"), "refuses access .401.: log in"),
     "down": (http(errors.HfHubHTTPError, 503, "503 Server Error"), "the hub fails .503.: try again"),
-    "no configuration": (ValueError("BuilderConfig 'x' not found. Available: ['y']"), "has no such "
-        "configuration.*Available.*`hub.questions`"),
+    "no configuration": (ValueError("BuilderConfig 'x' not found. Available: ['y']"),
+                         "has no such configuration.*Available.*`hub.questions`"),
     "no split": (ValueError('Unknown split "train". Should be one of [\'test\'].'), "has no such split.*`hub.split`"),
     "no revision": (http(errors.RevisionNotFoundError, 404, "404 Client Error"), "has no such revision"),
     "offline": (errors.OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled."),

@@ -128,8 +128,8 @@ def test_the_record_holds_the_commit_and_the_screen_says_what_was_read_instead(c
     llm = make("llama", tmp_path / "llm", context=512)
     settings = [f"pope.recipe={_recipe(tmp_path, train)}", "pope.prompt.max_new_tokens=2"]
     (record,) = evaluate(
-        ["random:nano"], ["pope"], data="hub", llm=llm.name, settings=settings, out=tmp_path / "out", cache=tmp_path / "c",
-        progress=Collected()
+        ["random:nano"], ["pope"], data="hub", llm=llm.name, settings=settings,
+        out=tmp_path / "out", cache=tmp_path / "c", progress=Collected()
     )  # fmt: skip
     assert record.status == "done", record.reason
     assert record.data["revisions"] == {"lmms-lab-encoder/POPE": OTHER}

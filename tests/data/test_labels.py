@@ -215,8 +215,7 @@ def test_depth_maps_without_a_depth_or_with_negative_ones(tmp_path):
     for values, words in [
         (grid(0, dtype=np.float32), "errors are not defined on this set"), (np.full((4, 4), np.nan, np.float32), "not defined"),
         (grid(1, -2, dtype=np.float32), r"a\.npy: holds negative depths, first -2"),
-        (np.zeros((4, 4, 3), np.float32), "expected one number a pixel"),
-        (np.array([["a"]]), "expected one number"),
+        (np.zeros((4, 4, 3), np.float32), "expected one number a pixel"), (np.array([["a"]]), "expected one number"),
     ]:  # fmt: skip
         (tmp_path / "maps").mkdir(exist_ok=True)
         np.save(tmp_path / "maps" / "a.npy", values)

@@ -130,8 +130,8 @@ def test_every_layout_of_the_hub_has_a_reader_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "setting", "data", "words"),
     [
-        ("gqa", "data.level=x", "scenes", r"tasks/gqa\.yaml with --set: field `data\.level`: layout gqa does not read `level`; "
-            r"take it out, or set what"),
+        ("gqa", "data.level=x", "scenes",
+         r"tasks/gqa\.yaml with --set: field `data\.level`: layout gqa does not read `level`; take it out, or set what"),
         ("gqa", "data.annotations=x", "scenes", "field `data.annotations`: layout gqa does not read `annotations`"),
         ("gqa", "recipe.data.0.level=x", "scenes", r"field `recipe\.data\.0\.level`"),
         ("pope", "data.hub.label=x", "hub", r"field `data\.hub\.label`: layout pope does not read `hub\.label`"),

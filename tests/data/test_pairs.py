@@ -38,8 +38,7 @@ def small(root, **changed):
     pairs = {
         "000001-a-b:cat": annotation(**changed), "000002-b-a:cat": annotation(
             src_imname="b.jpg", trg_imname="a.jpg", src_imsize=None, trg_imsize=None, src_kps=[[3, 4], [10, 25]],
-            trg_kps=[[5, 6], [20, 20]],
-            src_bndbox=[1, 1, 18, 28], trg_bndbox=[2, 3, 30, 25],
+            trg_kps=[[5, 6], [20, 20]], src_bndbox=[1, 1, 18, 28], trg_bndbox=[2, 3, 30, 25],
         ),
         "000003-a-b:dog": annotation(category="dog"),
     }  # fmt: skip

@@ -128,8 +128,8 @@ def test_a_users_questions(tmp_path):
     image(tmp_path / "a.png")
     file = tmp_path / "q.jsonl"
     file.write_text(
-        '{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n{"image": "a.png", "question": "How?", '
-        '"answer": "so"}\n'
+        '{"image": "a.png", "question": "What?", "answers": ["red", "red", "blue"]}\n'
+        '{"image": "a.png", "question": "How?", "answer": "so"}\n'
     )
     found = read_questions(DataSpec(layout="vqa", questions=str(file)), "")
     assert [q.answer for q in found.questions] == ["red", "so"] and found.questions[0].answers == ("red", "red", "blue")

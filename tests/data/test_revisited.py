@@ -106,9 +106,8 @@ def test_a_damaged_pickle_is_one_line(tmp_path, content):
     ("change", "message"),
     [
         ({"easy": [6]}, "position 6 is beyond the 6 images"), ({"easy": [1]}, "image 1 is of two kinds"),
-        ({"bbx": [5, 5, 5, 9]}, "is no box"),
-        ({"bbx": [5, 5, 9]}, "bbx"), ({"hard": ["a"]}, "hard.0"), ({"junk": [-1]}, "expected a position from 0"),
-        ({"bbx": [90, 0, 99, 9]}, "lies beyond it"),
+        ({"bbx": [5, 5, 5, 9]}, "is no box"), ({"bbx": [5, 5, 9]}, "bbx"), ({"hard": ["a"]}, "hard.0"),
+        ({"junk": [-1]}, "expected a position from 0"), ({"bbx": [90, 0, 99, 9]}, "lies beyond it"),
     ],
 )  # fmt: skip
 def test_lists_that_do_not_fit_are_refused_in_one_line(tmp_path, change, message):

@@ -308,8 +308,8 @@ SEEDS = {
     "scienceqa": ["problems.json", "pid_splits.json"], "mme": ["color/1.txt", "empty/x.jpg"], "voc": ["ImageSets/Segmentation/val.txt"],
     "coco-stuff": ["images/val2017/1.jpg", "annotations/val2017/1.png"], "cityscapes": ["leftImg8bit/val/a/a_leftImg8bit.png"],
     "imagenet": ["val/n1/a.JPEG", "val/n2/a.JPEG", "LOC_val_solution.csv"], "places365": ["places365_val.txt", "categories_places365.txt"],
-    "aircraft": ["images_variant_val.txt"], "pets": ["annotations/val.txt"], "sun397": ["Partitions/val.txt"],
-    "karpathy": ["dataset_x.json"],
+    "aircraft": ["images_variant_val.txt"], "pets": ["annotations/val.txt"],
+    "sun397": ["Partitions/val.txt"], "karpathy": ["dataset_x.json"],
     "nyuv2": ["test/a/rgb_1.png", "splits.mat"], "imagefolder": ["val/a/1.png", "val/b/1.png"], "ade20k": ["images/validation/a.jpg"],
     "sugarcrepe": [f"data/{k}.json" for k in ("add_obj", "add_att", "replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att")],
     "objectnet": [
@@ -329,8 +329,7 @@ SEEDS = {
     "davis": ["ImageSets/2017/val.txt", "JPEGImages/480p/v/0.jpg", "JPEGImages/480p/v/1.jpg", "JPEGImages/480p/v/2.jpg"],
     "revisited": ["gnd_x.json", "jpg/a.jpg"], "navi": ["bear/wild_set/annotations.json", "bear/wild_set/images/a.jpg"],
     "kitti": ["kitti_eigen_test.txt", "input/d/a.png"], "sunrgbd": ["SUNRGBD_val_splits.txt", "SUNRGBD/a.jpg"],
-    "nyuv2-normals": ["test/a_img.png"],
-    "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
+    "nyuv2-normals": ["test/a_img.png"], "spair71k": ["Layout/large/val.txt", "PairAnnotation/val/p.json"],
 }  # fmt: skip
 
 SEED_TEXTS = {
@@ -340,15 +339,13 @@ SEED_TEXTS = {
     "voc": "a", "aircraft": "a A318", "pets": "Abyssinian_1 1 1 1", "sun397": "/a/abbey/sun_a.jpg", "imagenet": "ImageId,x\nv,n1 1 2 3 4",
     "scienceqa": '{"1": {"image": "image.png", "question": "Is it?", "choices": ["a", "b"], "answer": 0}, "val": ["1"]}',
     "sugarcrepe": '{"0": {"filename": "a.jpg", "caption": "a", "negative_caption": "b"}}',
-    "mmvp-vlm": "Question ID,Type,Statement\n1,a,b\n2,a,c",
-    "food101": "a/b", "dtd": "a/b.jpg", "cub": "1 1",
-    "cv-bench": '{"idx": 0, "type": "2D", "task": "Count", "question": "w", "choices": ["1", "2"], "answer": "(A)", "source": '
-        '"x", "filename": "a.jpg"}',
+    "mmvp-vlm": "Question ID,Type,Statement\n1,a,b\n2,a,c", "food101": "a/b", "dtd": "a/b.jpg", "cub": "1 1",
+    "cv-bench": '{"idx": 0, "type": "2D", "task": "Count", "question": "w", "choices": ["1", "2"], "answer": "(A)", '
+    '"source": "x", "filename": "a.jpg"}',
     "mmvp": "Index,Question,Options,Correct Answer\n1,w,(a) x (b) y,(a)",
     "realworldqa": '{"image": "a.jpg", "question": "w", "answer": "x"}',
-    "seedbench": '{"questions": [{"question_id": 1, "data_id": "a", "data_type": "image", "question": "w", "choice_a": "1", '
-        '"choice_b": "2", '
-    '"choice_c": "3", "choice_d": "4", "answer": "A"}]}',
+    "seedbench": '{"questions": [{"question_id": 1, "data_id": "a", "data_type": "image", "question": "w", '
+    '"choice_a": "1", "choice_b": "2", "choice_c": "3", "choice_d": "4", "answer": "A"}]}',
     "ai2d": '{"questions": {"w": {"answerTexts": ["x", "y"], "correctAnswer": 0, "questionId": "1"}}}',
     "mmbench": "index\tquestion\thint\tA\tB\tC\tD\tanswer\timage\n1\tw\t\tx\ty\t\t\tA\tiVBORw0KGgo=",
     "chartqa": '[{"imgname": "a.png", "query": "Is it?", "label": "yes"}]',
@@ -356,10 +353,12 @@ SEED_TEXTS = {
     "infovqa": '{"data": [{"questionId": 1, "question": "Is it?", "image_local_name": "a.jpeg", "answers": ["yes"]}]}',
     "tallyqa": '[{"question_id": 1, "image": "VG_100K/1.jpg", "question": "How many?", "answer": 2}]',
     "vsr": '{"image": "1.jpg", "image_link": "http://x/val2017/1.jpg", "caption": "It is on it.", "label": 1, "relation": "on"}',
-    **dict.fromkeys(("refcoco", "refcoco-places"), '{"images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9, '
-        '"caption": "a"}, {"id": 2, '
-    '"file_name": "1.jpg", "width": 9, "height": 9, "caption": "b"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 3, 3]}, '
-    '{"image_id": 2, "bbox": [3, 3, 3, 3]}]}'),
+    **dict.fromkeys(
+        ("refcoco", "refcoco-places"),
+        '{"images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9, "caption": "a"}, '
+        '{"id": 2, "file_name": "1.jpg", "width": 9, "height": 9, "caption": "b"}], '
+        '"annotations": [{"image_id": 1, "bbox": [0, 0, 3, 3]}, {"image_id": 2, "bbox": [3, 3, 3, 3]}]}',
+    ),
     "ocrbench": '[{"dataset_name": "svt", "image_path": "a.png", "question": "Is it?", "answers": "yes", "type": "x"}]',
     "winoground": '{"id": 0, "image_0": "x", "image_1": "y", "caption_0": "a", "caption_1": "b"}',
     "aro": '[{"image": "a.jpg", "caption_options": ["a", "b"]}]',

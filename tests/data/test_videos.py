@@ -87,8 +87,8 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tmp_path):
     root = small(tmp_path / "davis")
     listed = root / "ImageSets/2017/val.txt"
     for content, message in (
-        ("bear\nbear\n", "video bear is listed twice"), ("../bear\n", "is no folder's name"), ("", "names no videos"),
-        ("cow\n", "480p/cow: no such folder"),
+        ("bear\nbear\n", "video bear is listed twice"), ("../bear\n", "is no folder's name"),
+        ("", "names no videos"), ("cow\n", "480p/cow: no such folder"),
     ):  # fmt: skip
         listed.write_text(content)
         with pytest.raises(UsageError, match=message):
@@ -99,8 +99,8 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tmp_path):
     for change, message in (
         (lambda: indexed(masks / "00000.png", np.zeros((24, 40))), "00000.png: shows no object"),
         (lambda: Image.new("RGB", (40, 24)).save(masks / "00000.png"), "00000.png"),
-        (lambda: Image.fromarray(np.full((24, 40), 300, np.uint16)).save(masks / "00000.png"), "holds the label 300; objects are "
-            "numbered from 1 to 254"),
+        (lambda: Image.fromarray(np.full((24, 40), 300, np.uint16)).save(masks / "00000.png"),
+         "holds the label 300; objects are numbered from 1 to 254"),
         (lambda: (masks / "00000.png").unlink(), "1 of 4 masks are missing, first 00000.png"),
     ):  # fmt: skip
         change()

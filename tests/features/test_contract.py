@@ -37,8 +37,8 @@ def nan_of_the_second(f: Features) -> Features:
         (lambda f: f._replace(pooled=f.pooled.long()), "`pooled` is no tensor of floats"),
         (lambda f: f._replace(pooled=f.pooled[:, :8]), "of 2 images are 8 and 192 wide, those of one were 192 and 192"),
         (lambda f: f._replace(grid=(4, 4)), r"64 patch tokens do not form its grid \(4, 4\)"),
-        (nan_of_the_second, "pooled features of image 1.png are not finite; the weights are broken or overflow on this image, as "
-            "1 of its batch"),
+        (nan_of_the_second,
+         "pooled features of image 1.png are not finite; the weights are broken or overflow on this image, as 1 of its batch"),
         (lambda f: None, "encode returned NoneType"),
     ],
 )  # fmt: skip

@@ -135,12 +135,12 @@ def test_what_weights_do_not_show_is_told_where_it_differs(first):
         (["init_from=NOWHERE/ckpt.pt"], r"field `init_from`: .*no such file"),
         (["init_from=clip-nanoo"], "field `init_from`: unknown backbone 'clip-nanoo' .did you mean clip-nano"),
         (["init_from=random-nano"], "field `init_from`: random-nano is no checkpoint of levl-pretrain"),
-        (["init_from=FIRST", "vision.width=96"], r"field `init_from`: .*ckpt.pt \(clip\) is another model than this "
-            r"configuration describes"),
+        (["init_from=FIRST", "vision.width=96"],
+         r"field `init_from`: .*ckpt.pt \(clip\) is another model than this configuration describes"),
         (["init_from=FIRST", "objective=siglip"], r"field `init_from`: .*ckpt.pt \(clip\) is another model"),
         (["init_from=FIRST", "objective=levljepa"], r"field `init_from`: .*ckpt.pt \(clip\) is another model"),
-        (["init_from=FIRST", "vision.heads=6"], r"field `init_from`: .*ckpt.pt was trained with vision.heads=3, here 6; give "
-            r"vision.heads=3"),
+        (["init_from=FIRST", "vision.heads=6"],
+         r"field `init_from`: .*ckpt.pt was trained with vision.heads=3, here 6; give vision.heads=3"),
         (["init_from=FIRST", "text.heads=2"], r"field `init_from`: .*ckpt.pt was trained with text.heads=4, here 2; give text.heads=4"),
         (["init_from=LEVLJEPA"], r"field `init_from`: .*levljepa-nano.safetensors \(levljepa\) is another model"),
     ],

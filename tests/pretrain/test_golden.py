@@ -37,8 +37,8 @@ def _config(case, *more):
         "text.heads=2", "max_length=9", "embed_dim=4", "sigreg_slices=11", "text_buckets=2", "vocab_size=300",
         f"objective={({'plus': 'levljepa_plus', 'direct': 'levljepa'}).get(c['objective'], c['objective'])}",
         f"prediction={'direct' if c['objective'] == 'direct' else 'predictor'}", f"align_loss={c.get('align', 'mse')}",
-        f"lambda_v={c.get('lv', 0.02)}", f"lambda_t={c.get('lt', 0.02)}", f"lambda_multi={c.get('lm', 0.2)}",
-        f"plus_predicts={'views' if c.get('each') else 'mean'}",
+        f"lambda_v={c.get('lv', 0.02)}", f"lambda_t={c.get('lt', 0.02)}",
+        f"lambda_multi={c.get('lm', 0.2)}", f"plus_predicts={'views' if c.get('each') else 'mean'}",
         f"pre_proj_hidden_dims={c.get('head', [7])}", f"projector_hidden_dims={c.get('predict', [6, 6]) or []}",
         f"text_readout={c.get('readout', 'eot')[:5]}", f"pad77_attends={'all' if c.get('readout') == 'pad77-all' else 'text'}",
     ]  # fmt: skip

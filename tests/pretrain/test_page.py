@@ -59,8 +59,8 @@ def test_their_statements_run_as_they_stand(tmp_path):
     (tmp_path / "train.py").write_text(
         "import no_such_library\nimport torch\nfrom utils.part import HALF, A\n\n"
         "@no_such_library.main\ndef main(cfg: no_such_library.Config):\n    LR = cfg.lr\n    BATCH = no_such_library.size()\n"
-        "    model = [cfg.model.width * HALF]\n    model = no_such_library.wrap(model)\n    def rate(step):\n        return LR * "
-        "step\n    try:\n"
+        "    model = [cfg.model.width * HALF]\n    model = no_such_library.wrap(model)\n    def rate(step):\n"
+        "        return LR * step\n    try:\n"
         "        with no_such_library.bar() as t:\n            for step in t:\n                x = no_such_library.batch()\n"
         "                with torch.autocast(device_type='cpu', enabled=False):\n                    loss = model[0] + x + rate(2)\n"
         "                steps.append(loss)\n                scheduler.step()\n                no_such_library.log(loss)\n"

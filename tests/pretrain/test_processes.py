@@ -308,8 +308,8 @@ def test_every_tracker_names_metrics_as_the_file_does(tmp_path, name):
     package = "tensorboardX" if name == "tensorboard" else name
     (stub / f"{package}.py").write_text(
         "import json, os\n__version__ = '9.9'\n"
-        "def note(values, step):\n    open(os.environ['NOTES'], 'a').write(json.dumps([values, step], default=lambda x: "
-        "getattr(x, 'shape', str(x))) + '\\n')\n" + STUBS[package]
+        "def note(values, step):\n    shape = lambda x: getattr(x, 'shape', str(x))\n"
+        "    open(os.environ['NOTES'], 'a').write(json.dumps([values, step], default=shape) + '\\n')\n" + STUBS[package]
     )
     (stub / f"{package}-9.9.dist-info").mkdir()  # accelerate asks for a package's metadata
     (stub / f"{package}-9.9.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.9\n")

@@ -51,8 +51,8 @@ def test_a_release_is_read_by_official_and_by_plain_timm(checkpoints, tmp_path, 
     assert main(words) == 0
     printed = capsys.readouterr().out.split()
     assert {p.rpartition("/")[2] for p in printed} == {p.name for p in out.iterdir()} == {
-        "vision_encoder.safetensors", "text_encoder.safetensors", "model.safetensors", "config.json", "tokenizer.json",
-        "README.md"}  # fmt: skip
+        "vision_encoder.safetensors", "text_encoder.safetensors",
+        "model.safetensors", "config.json", "tokenizer.json", "README.md"}  # fmt: skip
     released = load_backbone(f"official:{out}")
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -154,8 +154,8 @@ def test_a_release_is_never_written_over_a_checkpoint(checkpoints, tmp_path):
 
 def test_names_of_others_are_text_in_the_card():
     record = Record(
-        backbone={"name": "x", "uri": "levl:x", "weights_sha256": "w"}, task="[l](javascript:x)|<b>", engine="linear",
-        main_metric="top1", protocol={},
+        backbone={"name": "x", "uri": "levl:x", "weights_sha256": "w"},
+        task="[l](javascript:x)|<b>", engine="linear", main_metric="top1", protocol={},
         protocol_hash="p", data={"fingerprint": "f", "source": "scenes"}, seed=0, metrics={"top1": Estimate(value=0.5, n=100)},
     )  # fmt: skip
     state = {"config": parse_config(["data=csv:`a`.csv"]).model_dump(mode="json"), "step": 1}

@@ -101,8 +101,8 @@ def test_a_default_export_loads_in_the_authors_own_loader(tmp_path, shared):
 
     tok = tokenizer.load_gpt2(str(shared / "gpt2_bpe"))
     words = ["model=tiny", "vision.depth=12", "text.depth=12", "vision.width=192", "vision.heads=3", "text.width=192", "text.heads=3",
-             "embed_dim=192", "image_size=224", "head_width=2048", "predictor_width=2048", "predictor_depth=4",
-             "text_readout=pad77"]  # fmt: skip
+             "embed_dim=192", "image_size=224", "head_width=2048",
+             "predictor_width=2048", "predictor_depth=4", "text_readout=pad77"]  # fmt: skip
     for positions in ("77", "1024"):
         source = _checkpoint(tmp_path / f"{positions}.pt", *words, f"positions={positions}", tok=tok)
         vision, text, _ = export(source, "official", tmp_path / positions)

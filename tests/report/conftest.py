@@ -30,8 +30,8 @@ def record(name: str, task: str, metric: str, metrics: dict[str, Estimate], seed
         "task": task, "engine": "vqa" if task in ("gqa", "pope") else task, "main_metric": metric,
         "protocol": {"name": task, "prompt": {"template": "Q", "max_new_tokens": 8}},
         "protocol_hash": f"{task}".encode().hex().ljust(64, "0"),
-        "data": {"fingerprint": f"{task}-data".encode().hex(), "counts": {"images": 40}, "source": "scenes"}, "seed": seed,
-        "metrics": metrics,
+        "data": {"fingerprint": f"{task}-data".encode().hex(), "counts": {"images": 40}, "source": "scenes"},
+        "seed": seed, "metrics": metrics,
         "notes": {"connector_loss": [2.0, 1.2, 0.9, 0.8]} if task == "gqa" else {"probe_loss": [3.0, 1.0]} if task == "linear" else {},
         "environment": {"python": "3.11", "packages": {"torch": "2"}, "git": {"revision": "ab" * 20, "dirty": False}},
     }  # fmt: skip

@@ -56,8 +56,8 @@ def half(record, samples):
 WAYS = [
     (cut, "4 samples, its record says 60; damaged"), (emptied, "0 samples, its record says 60; damaged"),
     (flipped, "not the samples its record was written with (checksum)"), (gone, "samples are missing"),
-    (digit, "is not as it was written (checksum)"), (schema_99, "'levl-eval/record/99' is not known here"),
-    (half, "not a levl-eval record"),
+    (digit, "is not as it was written (checksum)"),
+    (schema_99, "'levl-eval/record/99' is not known here"), (half, "not a levl-eval record"),
 ]  # fmt: skip
 
 

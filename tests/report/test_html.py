@@ -151,16 +151,18 @@ def test_the_head_says_what_when_how_and_on_what(tmp_path):
             "packages": {"levl-eval": "0.1.0", "torch": "2.13.0"}, "git": {"revision": "ab" * 20, "dirty": True}}  # fmt: skip
     fill(tmp_path, ("good", "random"), ("gqa", "linear"), device="cpu", precision={"encoder": "float32"}, environment=made)
     head = build(Results.read([tmp_path])).split("</header>")[0]
-    for part in ("2 frozen encoders on 2 tasks", "random (random weights)", "2026-11-30", "/usr/bin/levl-eval run --tasks &#39;a "
-        "b&#39;", "cpu (Some &lt;CPU&gt;) float32", "levl-eval 0.1.0, torch 2.13.0", "with uncommitted changes"):  # fmt: skip
+    for part in ("2 frozen encoders on 2 tasks", "random (random weights)", "2026-11-30",
+                 "/usr/bin/levl-eval run --tasks &#39;a b&#39;", "cpu (Some &lt;CPU&gt;) float32",
+                 "levl-eval 0.1.0, torch 2.13.0", "with uncommitted changes"):  # fmt: skip
         assert part in head, part
 
 
 def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
     text = build(results)
     panel = next(p for p in text.split("<details")[1:] if "good on gqa, seed 0</summary>" in p)
-    for part in ("floor text only 33.0 [30.0, 36.0]", "gain over random", "connector loss 2 at the start, 0.8 at the end (-11.1% "
-        "over the last tenth", "test fingerprint", "good.jsonl" if "good.jsonl" in panel else "weights"):  # fmt: skip
+    for part in ("floor text only 33.0 [30.0, 36.0]", "gain over random",
+                 "connector loss 2 at the start, 0.8 at the end (-11.1% over the last tenth", "test fingerprint",
+                 "good.jsonl" if "good.jsonl" in panel else "weights"):  # fmt: skip
         assert part in panel, part
     linear = next(p for p in text.split("<details")[1:] if "good on linear, seed 1</summary>" in p)
     assert "mean of 3 seeds" in linear and "mean of" not in panel  # the number that led here is not one seed's
@@ -174,8 +176,8 @@ def test_the_panel_behind_a_number_tells_floors_gain_and_training(results):
     [
         ({"rule": "a rule", "value": 0.4, "converged": False}, "NOT converged (value 0.4; rule: a rule)"),
         ({"rule": "a rule", "value": None, "converged": False}, "NOT converged (rule: a rule)"),
-        ({"rule": "solved", "value": 0.0, "converged": True}, "converged (value 0; rule: solved)"), (True, "converged"),
-        (False, "NOT converged"),
+        ({"rule": "solved", "value": 0.0, "converged": True}, "converged (value 0; rule: solved)"),
+        (True, "converged"), (False, "NOT converged"),
     ],
 )  # fmt: skip
 def test_the_panel_says_whether_training_had_converged(tmp_path, note, told):
@@ -332,8 +334,7 @@ def in_browser(tmp_path, page, width, wait_ms=0):
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-        f"--window-size={width},800",
-        *([f"--virtual-time-budget={wait_ms}"] if wait_ms else []),
+        f"--window-size={width},800", *([f"--virtual-time-budget={wait_ms}"] if wait_ms else []),
     ]  # fmt: skip
     done = subprocess.run([browser, *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=240)
     assert "CONSOLE" not in done.stderr, done.stderr

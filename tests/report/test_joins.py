@@ -45,8 +45,7 @@ def job(
         {
             "backbone": {
                 "name": name, "uri": f"py:{name}", "weights_sha256": weights, "code": backbone["code"],
-                "preprocess": backbone["preprocess"],
-                "text": {}, "info": {"architecture": NANO, **(info or {})},
+                "preprocess": backbone["preprocess"], "text": {}, "info": {"architecture": NANO, **(info or {})},
             },
             "task": task, "engine": task, "main_metric": metric, "protocol": {}, "protocol_hash": "", "seed": seed,
             "data": {"source": source, "counts": {"images": n, "classes": 10}, **(data or {})},

@@ -37,8 +37,8 @@ AGGREGATE = {
 OPTIONAL = {"evaluation_timestamp", "detailed_evaluation_results"}
 RESULT = {"evaluation_name", "source_data", "metric_config", "score_details"}
 INSTANCE = {
-    "schema_version", "evaluation_id", "model_id", "evaluation_name", "sample_id", "interaction_type", "input",
-    "answer_attribution", "evaluation",
+    "schema_version", "evaluation_id", "model_id", "evaluation_name",
+    "sample_id", "interaction_type", "input", "answer_attribution", "evaluation",
 }  # fmt: skip
 INSTANCE_OPTIONAL = {"evaluation_result_id", "sample_hash", "output", "messages", "error", "metadata"}
 
@@ -166,8 +166,8 @@ def test_the_leaderboard_is_a_table_with_a_card(run, tmp_path, capsys):
     ("words", "message"),
     [
         (["--benchmark", "gqa=lab/gqa"], "gqa is not among the finished tasks"), (["--benchmark", "knn"], "expected TASK=ORG/DATASET"),
-        (["--backbone", "clip"], "is not among levljepa-nano"), (["--repo", "lab/m"], "holds 2 backbones"),
-        (["--push", "lab/m"], "holds 2 backbones"),
+        (["--backbone", "clip"], "is not among levljepa-nano"),
+        (["--repo", "lab/m"], "holds 2 backbones"), (["--push", "lab/m"], "holds 2 backbones"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_published_is_one_line(run, tmp_path, capsys, words, message):

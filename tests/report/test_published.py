@@ -97,12 +97,12 @@ def test_what_is_within_and_what_is_outside(tmp_path, capsys):
     "change, told",
     [
         ({"source": "scenes", "limit": 60}, "measured on synthetic scenes, not on the published set; limited to 60 test images"),
-        ({"source": "scenes", "data": {**ADE, "test_source": "data", "train": "aaaa"}}, "run on --data scenes, so what it "
-            "trained on may be the synthetic scenes"),
+        ({"source": "scenes", "data": {**ADE, "test_source": "data", "train": "aaaa"}},
+         "run on --data scenes, so what it trained on may be the synthetic scenes"),
         ({"data": {**ADE, "published": None}}, "its test data are not recognised as a published set, whole and unchanged"),
         ({"limit": 60}, "limited to 60 test images"),
-        ({"data": {**ADE, "published": "ADE20K training, 20,210 images"}}, "its test set is ADE20K training, 20,210 images, the "
-            "paper's is ADE20K validation"),
+        ({"data": {**ADE, "published": "ADE20K training, 20,210 images"}},
+         "its test set is ADE20K training, 20,210 images, the paper's is ADE20K validation"),
     ],
 )  # fmt: skip
 def test_what_was_not_measured_on_the_published_set_is_not_compared(tmp_path, capsys, change, told):

@@ -241,8 +241,8 @@ def test_a_version_raised_is_another_key(base, tmp_path, monkeypatch):
     before = keys(base, tmp_path, monkeypatch)
     raised = {
         "features": (features, "FEATURES"), "texts": (texts, "TEXTS"), "content": (leakage, "CONTENT"),
-        "connectors": (training, "TRAINING"),
-        "answers": (task, "ENGINE"), "floors": (floors, "ENGINE"), "heads": (mmseg_task, "HEAD"), "scenes": (export, "VERSION"),
+        "connectors": (training, "TRAINING"), "answers": (task, "ENGINE"), "floors": (floors, "ENGINE"),
+        "heads": (mmseg_task, "HEAD"), "scenes": (export, "VERSION"),
     }  # fmt: skip
     assert raised.keys() == before.keys()
     for kind, (module, name) in raised.items():

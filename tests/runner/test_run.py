@@ -148,8 +148,7 @@ def test_what_a_suite_leaves_out_of_a_backbone_has_no_job_and_is_said(tmp_path, 
     def jobs(*tasks: str) -> set[tuple[str, str]]:
         config = RunConfig(
             backbones=["levljepa-nano", "random-nano"], tasks=tasks, data=str(tmp_path / "nothing"), out=tmp_path / "out",
-            cache=tmp_path / "cache",
-            seeds=[0], device="cpu",
+            cache=tmp_path / "cache", seeds=[0], device="cpu",
         )  # fmt: skip
         return {(job.backbone.name, job.card.name) for job in make_plan(config, Progress()).jobs}
 

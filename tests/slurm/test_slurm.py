@@ -159,8 +159,7 @@ def test_a_pretraining_over_two_nodes_is_one_run(slurm, whole, tmp_path):
     out, env = tmp_path / "out", {**slurm, "LEVL_CACHE": str(tmp_path / "cache")}
     words = [
         f"out={out}", "steps=3", "batch_size=16", "scenes_pool=64", "captions_per_image=2", "sigreg_slices=32", "vision.depth=1",
-        "text.depth=1",
-        "vocab_size=400", "precision=fp32", "log_every=1", "device=cpu", "model=nano",
+        "text.depth=1", "vocab_size=400", "precision=fp32", "log_every=1", "device=cpu", "model=nano",
     ]  # fmt: skip
     command = [sys.executable, "-m", "levl_eval.cli.pretrain", "--launcher", "slurm", "--slurm", "nodes=2,time=20,cpus=1", *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE)

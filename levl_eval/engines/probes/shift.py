@@ -102,8 +102,8 @@ def run(context: Context[ShiftCard]) -> Outcome:
     data: dict[str, object] = {**data_of(test), "train": data_of(train)["fingerprint"]}
     data["counts"] = {**counts_of(test), "train_images": len(train.images)}
     notes: dict[str, object] = {
-        "probe_loss": thinned(head.curve), "converged": head.state, "classes_trained_on": len(train.classes),
-        "classes_tested": len(test.classes),
+        "probe_loss": thinned(head.curve), "converged": head.state,
+        "classes_trained_on": len(train.classes), "classes_tested": len(test.classes),
     }  # fmt: skip
     if twice:
         notes["leakage"] = {"test_images_in_training": len(twice), "of": len(test.images)}

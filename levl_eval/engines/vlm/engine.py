@@ -320,8 +320,8 @@ def answer_alone(language: LanguageModel, prompt: Prompt, visual: Tensor | None,
     embeds = torch.cat([_embed_prefix(language, prompt, None if visual is None else visual[None], 1), tail], 1)
     out = language.model.generate(
         inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=language.device),
-        max_new_tokens=prompt.spec.max_new_tokens, do_sample=False, num_beams=1, eos_token_id=sorted(language.ends),
-        pad_token_id=language.eos,
+        max_new_tokens=prompt.spec.max_new_tokens, do_sample=False, num_beams=1,
+        eos_token_id=sorted(language.ends), pad_token_id=language.eos,
     )  # fmt: skip
     return _cut(language, out[0].tolist(), prompt.spec.stop)
 

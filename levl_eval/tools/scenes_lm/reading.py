@@ -14,8 +14,8 @@ from levl_eval.tools.scenes_lm.text import TOGETHER, Asked, Example, Phrase, oth
 _SHARES: dict[reading.Kind, float] = {"sign": 0.4, "arrow": 0.15, "point": 0.1, "plain": 0.35}
 # Words that the language model has no token of before it reads print; each digit behind a space, so that 42 is another sum than 24.
 WORDS = (
-    *"0123456789", *"ABCD", "sign", "line", "says", "reads", *reading.ORDINALS, "arrow", "arrows", "point", "points", "camera",
-    "closer", "nearer",
+    *"0123456789", *"ABCD", "sign", "line", "says", "reads", *reading.ORDINALS,
+    "arrow", "arrows", "point", "points", "camera", "closer", "nearer",
     "farther", "larger", "smaller", "statement", "true", "false", "number", "word", "beside", "stands", "written", "Where",
 )  # fmt: skip
 _TWO = frozenset(("nearer", "larger", "statement"))

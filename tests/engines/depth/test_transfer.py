@@ -32,9 +32,8 @@ def corners(inside: np.ndarray) -> tuple[int, ...]:
 @pytest.mark.parametrize("crop,shape,expected", [
     # As KITTI's evaluations cut them: int() of the shares (AdaBins, the Monocular-Depth-Estimation-Toolbox).
     ("garg", (352, 1216), (143, 349, 43, 1172)), ("garg", (375, 1242), (153, 371, 44, 1197)),
-    ("eigen-kitti", (352, 1216), (117, 321, 43, 1172)),
-    ("eigen-pixels", (480, 640), (45, 471, 41, 601)), ("eigen-pixels", (530, 730), (45, 471, 41, 601)),
-    ("eigen-pixels", (427, 561), (45, 427, 41, 561)),
+    ("eigen-kitti", (352, 1216), (117, 321, 43, 1172)), ("eigen-pixels", (480, 640), (45, 471, 41, 601)),
+    ("eigen-pixels", (530, 730), (45, 471, 41, 601)), ("eigen-pixels", (427, 561), (45, 427, 41, 561)),
 ])  # fmt: skip
 def test_published_crops_to_the_pixel(crop, shape, expected):
     assert corners(scored(np.ones(shape, np.float32), card(crop=crop))) == expected
@@ -77,9 +76,8 @@ def plain_kitti(predicted: np.ndarray, stored: np.ndarray) -> dict[str, float]:
     log = np.log(p) - np.log(t)
     return {
         "rmse": float(np.sqrt(np.mean((p - t) ** 2))), "absrel": float(np.mean(np.abs(p - t) / t)),
-        "delta1": float(np.mean(np.maximum(p / t, t / p) < 1.25)),
-        "silog": float(np.sqrt(np.mean(log**2) - np.mean(log) ** 2)), "rmse_log": float(np.sqrt(np.mean(log**2))),
-        "log10": float(np.mean(np.abs(np.log10(p) - np.log10(t)))),
+        "delta1": float(np.mean(np.maximum(p / t, t / p) < 1.25)), "silog": float(np.sqrt(np.mean(log**2) - np.mean(log) ** 2)),
+        "rmse_log": float(np.sqrt(np.mean(log**2))), "log10": float(np.mean(np.abs(np.log10(p) - np.log10(t)))),
     }  # fmt: skip
 
 
@@ -111,8 +109,7 @@ def test_depth_on_the_scenes(world, tmp_path):
     ]
     records = evaluate(
         ["oracle:geometry", "random:nano"], ["nyuv2", "sunrgbd", "kitti"], data=str(world), out=tmp_path / "o",
-        cache=tmp_path / "c", device="cpu",
-        progress=QUIET, settings=settings, seeds=[0], debug=True,
+        cache=tmp_path / "c", device="cpu", progress=QUIET, settings=settings, seeds=[0], debug=True,
     )  # fmt: skip
     at = {(r.backbone["name"], r.task): r.metrics for r in records}
     assert {r.status for r in records} == {"done"} and len(records) == 6

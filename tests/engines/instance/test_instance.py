@@ -81,8 +81,7 @@ def test_a_level_that_no_query_has_is_refused(tmp_path):
     small(tmp_path / "roxford5k", value)
     [record] = evaluate(
         ["random:nano"], ["roxford5k"], settings=["roxford5k.main_metric=map_hard"], data=str(tmp_path), out=tmp_path / "o",
-        cache=tmp_path / "c",
-        progress=QUIET, device="cpu",
+        cache=tmp_path / "c", progress=QUIET, device="cpu",
     )  # fmt: skip
     assert (
         record.status == "failed"

@@ -209,8 +209,7 @@ def test_data_check_counts_sets_and_reports_leakage(tmp_path):
 HUB = {
     "aircraft": {"family": "names", "manufacturer": "names"}, "cifar10": {}, "cifar100": {"coarse_label": "names"}, "imagenet": {},
     "pets": {"image_id": "text", "label_cat_dog": "names"}, "places365": {}, "stl10": {}, "sun397": {}, "food101": {},
-    "eurosat": {"image_id": "text"}, "stanford-cars": {},
-    "cub": {}, "tiny-imagenet": {},
+    "eurosat": {"image_id": "text"}, "stanford-cars": {}, "cub": {}, "tiny-imagenet": {},
 }  # fmt: skip
 
 

@@ -86,8 +86,8 @@ def test_some_of_the_classes_are_chosen_among_themselves(tmp_path, context):
             picture(tmp_path / "train" / name / f"{i}.png", (k * 80, i * 20, 0))
     for name, k in (("a", 0), ("c", 2)):
         picture(tmp_path / "test" / name / "0.png", (k * 80, 200, 9))
-    settings = {"data": f"{{layout: imagefolder, root: {tmp_path / 'test'}}}", "train": f"{{layout: imagefolder, root: "
-        f"{tmp_path / 'train'}}}", "epochs": "60"}  # fmt: skip
+    settings = {"data": f"{{layout: imagefolder, root: {tmp_path / 'test'}}}",
+                "train": f"{{layout: imagefolder, root: {tmp_path / 'train'}}}", "epochs": "60"}  # fmt: skip
     card = task_card("shift", settings)
     train, test = (read_classification(s, str(tmp_path)) for s in (card.train, card.data))
     knows = Knows(train, test)

@@ -151,8 +151,8 @@ def test_protocols_run_and_count_every_pixel(settings, world, tmp_path):
     from levl_eval.cards.registry import task_card
 
     context = Context(
-        task_card("ade20k", settings), load_backbone("random:nano"), str(world), 0, FeatureStore(tmp_path), tmp_path, CPU,
-        limit=4, progress=QUIET
+        task_card("ade20k", settings), load_backbone("random:nano"), str(world),
+        0, FeatureStore(tmp_path), tmp_path, CPU, limit=4, progress=QUIET
     )  # fmt: skip
     out = run(context)
     assert sum(v[1] for s in out.samples for v in s.meta["counts"].values()) == 4 * 64 * 64

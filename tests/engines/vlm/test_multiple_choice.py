@@ -126,8 +126,8 @@ def test_the_likeliest_option():
 def test_samples_and_floors_are_scored_as_the_main_metric(metric, needed, wanted):
     """Question 3 has failed, which is wrong under each of them; of question 0 the longer option is the likelier a character."""
     questions = [
-        lettered("0", "i0", "w", ["a" * 9, "a"], "A", {}), question(1, "B", 2), lettered("2", "i2", "w", ["a", "a" * 9], "A", {}),
-        question(3, "A", 2)
+        lettered("0", "i0", "w", ["a" * 9, "a"], "A", {}), question(1, "B", 2),
+        lettered("2", "i2", "w", ["a", "a" * 9], "A", {}), question(3, "A", 2)
     ]  # fmt: skip
     reading = Reading(
         {"0": "A", "1": "no letter", "2": "(A)"}, {"0": [-2, -1], "1": [-2, -1], "2": [-1, -2]},
@@ -187,8 +187,10 @@ def test_letters_count_where_the_language_model_reads_them():
 
 
 def test_open_questions_of_realworldqa():
-    with_options = realworldqa_question("0", "i", "Which way?\n\nA. left\nB. right\nPlease answer directly with only the letter "
-        "of the correct option and nothing else.", "B")  # fmt: skip
+    question = (
+        "Which way?\n\nA. left\nB. right\nPlease answer directly with only the letter of the correct option and nothing else."
+    )
+    with_options = realworldqa_question("0", "i", question, "B")
     assert (
         with_options.meta["choices"] == ["left", "right"]
         and with_options.meta["stem"] == "Which way?"

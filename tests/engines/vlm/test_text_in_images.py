@@ -17,8 +17,7 @@ def test_text_in_images_on_the_scenes_through_one_connector(world, tmp_path, cap
     llm = make("llama", tmp_path / "llm", context=512)
     records = evaluate(
         ["random:nano"], list(TASKS), data=str(world), llm=llm.name, settings=[f"{t}.{s}" for t in TASKS for s in FAST],
-        out=tmp_path / "out",
-        cache=tmp_path / "cache", progress=Progress(),
+        out=tmp_path / "out", cache=tmp_path / "cache", progress=Progress(),
     )  # fmt: skip
     assert [r.status for r in records] == ["done"] * 2, [r.reason for r in records]
     told = caplog.text
