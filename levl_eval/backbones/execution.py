@@ -1,9 +1,9 @@
-"""How an encoder is executed: as torch runs it line by line, compiled, or with channels last in memory. A choice of the run, part
-of every identity.
+"""How an encoder is executed: as torch runs it line by line, compiled, or with channels last in memory.
 
-Both orders of the same sums differ in their last bits from torch's plain ones: features of one execution are never taken for another's.
-CUDA graphs replay what was compiled without asking the CPU for every kernel, which is what small batches wait for; the compiler plans
-memory and products anew for them, so that they are told apart too.
+A choice of the run, part of every identity. Both orders of the same sums differ in their last bits from torch's plain ones:
+features of one execution are never taken for another's. CUDA graphs replay what was compiled without asking the CPU for every
+kernel, which is what small batches wait for; the compiler plans memory and products anew for them, so that they are told apart
+too.
 """
 
 from __future__ import annotations

@@ -298,8 +298,8 @@ class DepthRecipeCard(MetresFields):
     class_token: bool = protocol(False)
     batch_norm: bool = protocol(True)  # of the tokens, before the linear layer
     init: Literal["normal", "torch"] = protocol("normal")  # of the linear layer: a deviation of 0.01 and no bias, or torch's own
-    # Bins are weighted at so many times the grid, to which the layer's outputs are interpolated (without `batch_norm` as if its
-    # inputs were).
+    # Bins are weighted at so many times the grid,
+    # to which the layer's outputs are interpolated (without `batch_norm` as if its inputs were).
     output_scale: Annotated[int, Between(1, 16)] = protocol(1)
     # Training: the part of each image that is used. nyu: columns 43 to 608 and rows 45 to 472 of 640 x 480, by shares.
     frame: Literal["none", "nyu"] = protocol("none")

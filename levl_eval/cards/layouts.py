@@ -120,8 +120,8 @@ _NAMED_BY_DIRECTORY = ("karpathy", "revisited", "blink")
 
 
 def passed_over_place(layout: str, stated: Collection[str]) -> tuple[str, str] | None:
-    """A place among the stated fields of a set that is not looked at because of more specific ones, and those in words; None:
-    there is none.
+    """A place among the stated fields of a set that is not looked at because of more specific ones,
+    and those in words; None: there is none.
 
     `root` takes the place of `directory`; where every part of a layout has a place of its own, nothing of either is left to be read.
     """

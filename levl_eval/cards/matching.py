@@ -44,8 +44,8 @@ class PropagationCard(TaskFields):
     engine: Literal["propagation"] = protocol("propagation")
     main_metric: Literal["j_and_f", "j_mean", "f_mean"] = protocol("j_and_f")  # and what a row of samples holds of its object
     data: DataSpec = protocol()
-    # Input: the short side in pixels, None: the backbone's own; the long one, aspect kept, down to a multiple of ``multiple``,
-    # None: its patch.
+    # Input: the short side in pixels, None: the backbone's own;
+    # the long one, aspect kept, down to a multiple of ``multiple``, None: its patch.
     size: Side | None = protocol(None)
     multiple: Side | None = protocol(None)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = protocol("bilinear")  # of the frames

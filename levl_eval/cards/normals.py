@@ -20,8 +20,8 @@ class NormalsCard(TaskFields):
     layers: Layers | None = protocol(None)  # blocks whose tokens are concatenated, -1 the last; None: the encoder's own output
     token_dtype: TokenDtype = protocol("float16")  # what stored tokens are held in
     head: Literal["linear", "ridge"] = protocol("linear")  # ridge: least squares to the components, solved
-    # Of the linear head: the angle in radians; or its likelihood under a spread that the head predicts as a fourth output (Bae et
-    # al., ICCV 2021).
+    # Of the linear head: the angle in radians;
+    # or its likelihood under a spread that the head predicts as a fourth output (Bae et al., ICCV 2021).
     loss: Literal["angular", "angular-nll"] = protocol("angular-nll")
     ridge_lambda: Annotated[float, Between(0, 1e12)] = protocol(1.0)
     standardize: bool = protocol(True)  # tokens per dimension by all training tokens

@@ -138,10 +138,10 @@ def _config(args: argparse.Namespace, out: Path) -> RunConfig:
 
 
 def launched_run(args: argparse.Namespace, options: SlurmOptions) -> list[Record] | None:
-    """Submit, or find the running array, and wait: the records of the run's jobs. None with --detach, or if records are missing,
-    which is reported.
+    """Submit, or find the running array, and wait: the records of the run's jobs.
 
-    Raises UsageError for what is wrong with words, data, folders or their locks, before anything is submitted.
+    None with --detach, or if records are missing, which is reported. Raises UsageError for what is wrong with words, data,
+    folders or their locks, before anything is submitted.
     """
     from levl_eval.core.files import locked
     from levl_eval.core.progress import Progress

@@ -83,8 +83,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
-    """Run a command; a LevlError becomes its one line on stderr, Ctrl-C a word on how to resume (that of the KeyboardInterrupt,
-    if it has one).
+    """Run a command; a LevlError becomes its one line on stderr,
+    Ctrl-C a word on how to resume (that of the KeyboardInterrupt, if it has one).
 
     What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile. The command comes to its
     end whether its output can be written or not; it failed where that was lost, unless its reader left.

@@ -56,8 +56,8 @@ def same_text(text: str) -> str:
     return " ".join("".join(c for c in composed if c.isspace() or unicodedata.category(c) not in _UNSEEN).split())
 
 
-# Characters without a form of their own that stand at the ends of texts copied from pages: zero-width spaces, marks of direction
-# and of byte order.
+# Characters without a form of their own that stand at the ends of texts copied from pages:
+# zero-width spaces, marks of direction and of byte order.
 _AT_ENDS = "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 
 

@@ -107,8 +107,8 @@ def window_of(depth: np.ndarray) -> Window:
 
 
 def points_in(depth: np.ndarray, window: Window, focal: float, side: int) -> np.ndarray:
-    """float32 [side, side, 3]: where the middles of so many cells a side of the window lie, in metres before the camera; z is 0
-    without a depth.
+    """float32 [side, side, 3]: where the middles of so many cells a side of the window lie,
+    in metres before the camera; z is 0 without a depth.
 
     focal: in the map's pixels. A cell takes the depth of the pixel that its middle lies in.
     """

@@ -31,8 +31,8 @@ from levl_eval.data.types import (
 _POPE = "POPE COCO (github.com/AoiDragon/POPE at 08d957b)"
 POPE_WHOLE = f"{_POPE}, 3 x 3,000"
 POPE_OLDER = "POPE COCO, older release with 2,910 random questions"
-# Digest -> name. The random file of the older release (LLaVA's) has no digest here: it is recognised beside the two others, which
-# are the same.
+# Digest -> name. The random file of the older release (LLaVA's) has no digest here:
+# it is recognised beside the two others, which are the same.
 POPE: dict[str, str] = {
     "d6d5dc41613ac782ba5b0e7ce27f525915e3b34149ae617d6be1253410a1d07d": POPE_WHOLE,
     "6d2c2c6b74a6c5ae2c164fca787327794a2fe5df10507f7b5ac0ee707b097dbb": f"{_POPE}, random, 3,000",

@@ -1,9 +1,9 @@
-"""Revisited Oxford and Paris as published (Radenovic et al., CVPR 2018): photographs, queries with a box, and what is right or
-junk for each.
+"""Revisited Oxford and Paris as published (Radenovic et al., CVPR 2018):
+photographs, queries with a box, and what is right or junk for each.
 
     ROOT/jpg/NAME.jpg              or directly in ROOT
-    ROOT/gnd_NAME.json or .pkl     {"imlist": [names], "qimlist": [names], "gnd": [{"bbx": [left, top, right, bottom], "easy":
-    [...], "hard": [...], "junk": [...]}]}
+    ROOT/gnd_NAME.json or .pkl     {"imlist": [names], "qimlist": [names],
+                                   "gnd": [{"bbx": [left, top, right, bottom], "easy": [...], "hard": [...], "junk": [...]}]}
 
 The lists of ``gnd`` hold positions in ``imlist``. Queries are cut to their box before anything else, as the protocol demands. The
 published file is a pickle: it is read by an unpickler that knows plain containers and numpy arrays alone, so that nothing in it

@@ -221,8 +221,8 @@ class NormalSet:
 
 @dataclass(frozen=True)
 class View:
-    """A photograph of an object by a known camera: rotation [3, 3] and translation [3] (metres) take the object's points into the
-    camera's axes.
+    """A photograph of an object by a known camera:
+    rotation [3, 3] and translation [3] (metres) take the object's points into the camera's axes.
 
     scene: of which all views show one object in one frame of reference. focal: in pixels of an image of ``size`` (width, height).
     """

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest of each row of [N, M] (k at most M) and their places, both [N, k], best first; of equal ones those that
-    stand first.
+    """The ``k`` largest of each row of [N, M] (k at most M) and their places, both [N, k], best first;
+    of equal ones those that stand first.
 
     Tensor.topk takes any of them.
     """

@@ -72,10 +72,9 @@ class Joined(NamedTuple):
 
 
 def cast(features: Features, names: Sequence[str], dtype: np.dtype, backbone: str, ids: Sequence[str]) -> Cast:
-    """Features of a batch as they are stored, in memory of their own. names: which of ARRAYS. dtype: of tokens. backbone, ids:
-    for messages.
+    """Features of a batch as they are stored, in memory of their own. names: which of ARRAYS. dtype: of tokens.
 
-    Raises Overflow where ``dtype`` cannot hold a value, LevlError for what is not finite.
+    backbone, ids: for messages. Raises Overflow where ``dtype`` cannot hold a value, LevlError for what is not finite.
     """
     out: dict[str, np.ndarray] = {}
     for name in names:

@@ -31,9 +31,10 @@ TokenType = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How an encoder is read. preprocess: None takes the backbone's own. layers: blocks to concatenate (Backbone.encode_layers),
-    None: the last, as ``encode`` gives it. views: crops and flips of the preprocessed image, each encoded by itself. tokens: what
-    patch tokens are stored in.
+    """How an encoder is read. preprocess: None takes the backbone's own.
+
+    layers: blocks to concatenate (Backbone.encode_layers), None: the last, as ``encode`` gives it. views: crops and flips of the
+    preprocessed image, each encoded by itself. tokens: what patch tokens are stored in.
     """
 
     preprocess: Preprocess | None = None

@@ -17,8 +17,8 @@ import numpy as np
 from levl_eval.metrics.student import two_source_quantile, two_source_tail
 
 # Where few images differ, and all to one side, their variance is found too small or zero. Four images' worth of a typical
-# difference is added to the sum of squares, as A. Agresti and B. A. Coull (The American Statistician 1998) add four answers to a
-# proportion.
+# difference is added to the sum of squares, as A. Agresti and B. A. Coull (The American Statistician 1998) add four
+# answers to a proportion.
 PSEUDO_IMAGES = 4.0
 _BLOCK = 4 << 20  # numbers of left-out sums held at once
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch.autograd.function import BackwardCFunction
 
 BF16 = torch.bfloat16
-# Columns beside a product's input: the first is 1 and meets the bias, the others keep rows aligned to what the processor
-# multiplies at once.
+# Columns beside a product's input: the first is 1 and meets the bias,
+# the others keep rows aligned to what the processor multiplies at once.
 _PAD = 32
 _Grads = tuple[Tensor | None, ...]
 

@@ -51,11 +51,10 @@ class _Whole(Facts):
 
 
 class FeedState(TypedDict, total=False):
-    """Where a stream stands, as checkpoints hold it; of a pool, whose batches depend on their number alone, its source. See
-    pretrain/feed.py.
+    """Where a stream stands, as checkpoints hold it; of a pool, whose batches depend on their number alone, its source.
 
-    broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by kind. source:
-    Source.identity, Pool.identity.
+    See pretrain/feed.py. broken: [name, kind] of each, or of earlier versions the name alone; skipped: theirs, not counted by
+    kind. source: Source.identity, Pool.identity.
     """
 
     turn: int
@@ -240,8 +239,8 @@ def _halved(x: Tensor) -> Tensor:
 
 
 def save_release(path: Path, state: Checkpoint) -> None:
-    """One safetensors file in half precision (a tensor beyond its range stays in float32) with configuration, tokenizer and
-    preprocessing as metadata.
+    """One safetensors file in half precision (a tensor beyond its range stays in float32) with configuration,
+    tokenizer and preprocessing as metadata.
 
     What names folders of the machine that trained it, or an earlier run, is cut to the last part.
     """

@@ -72,8 +72,8 @@ class Preprocess:
         wide, high = (int(target * side / short) if free and side != short else target for side in image.size)
         left, top = (_corner(side, self.size, self.crop) for side in (wide, high))
         if wide > self.size and not nearest and (wide, high) != image.size and _width_first(image.size, (wide, high)):
-            # Pillow resizes to the width, rounds to bytes, then resizes to the height: between the two, what the crop removes at
-            # the sides can go.
+            # Pillow resizes to the width, rounds to bytes, then resizes to the height:
+            # between the two, what the crop removes at the sides can go.
             image = image.resize((wide, image.height), method).crop((left, 0, left + self.size, image.height))
             wide, left = self.size, 0
         image = image.resize((wide, high), method)

@@ -54,8 +54,8 @@ class Beginning:
 
 
 def beginning(config: PretrainConfig) -> Beginning | None:
-    """What ``init_from`` names: a file, a run's folder, or the card of a backbone whose weights are one of these; None where it
-    names nothing.
+    """What ``init_from`` names: a file, a run's folder, or the card of a backbone whose weights are one of these;
+    None where it names nothing.
 
     Raises UsageError: none of these, not readable, or of another model than the configuration describes.
     """

@@ -1,5 +1,5 @@
-"""Streams of image-caption pairs: tars (tars.py), Lance (lance.py) and `datasets`, split by process and worker, shuffled, exactly
-resumable.
+"""Streams of image-caption pairs: tars (tars.py), Lance (lance.py)
+and `datasets`, split by process and worker, shuffled, exactly resumable.
 
 With every batch a consumer (samples.py) tells how far into which epoch it has come; a resumed run begins behind so many samples.
 """
@@ -239,8 +239,10 @@ class Decoded:
             epoch, taken, usable = epoch + 1, 0, False
 
     def _check_different(self, count: int) -> None:
-        """Raises UsageError for a batch of ``count`` different samples where the most are there again. An epoch of as many
-        samples as a batch never gives one: at its end at most half a batch is of the next epoch, or of this one.
+        """Raises UsageError for a batch of ``count`` different samples where the most are there again.
+
+        An epoch of as many samples as a batch never gives one:
+        at its end at most half a batch is of the next epoch, or of this one.
         """
         if 2 * count < self.rows:
             raise UsageError(

@@ -65,11 +65,10 @@ def read_lines(path: Path, expected: SamplesFile | None) -> Iterator[Sample]:
 
 
 def read_sized(path: Path, expected: SamplesFile | None) -> Iterator[tuple[Sample, int]]:
-    """The samples of a file with the bytes of their lines, streamed. expected: their count and SHA-256 in the record; None for
-    records without them.
+    """The samples of a file with the bytes of their lines, streamed.
 
-    Raises UsageError where the file is missing, a line is no sample, or, after the last line, where rows or bytes are not those
-    that the record was written with.
+    expected: their count and SHA-256 in the record; None for records without them. Raises UsageError where the file is missing, a
+    line is no sample, or, after the last line, where rows or bytes are not those that the record was written with.
     """
     total, number = hashlib.sha256(), 0
     try:

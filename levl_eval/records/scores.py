@@ -1,5 +1,5 @@
-"""What tables need of a record's samples, as compact arrays beside it: ids, images, scores, splits, counts of classes, and where
-lines begin.
+"""What tables need of a record's samples, as compact arrays beside it: ids, images, scores, splits,
+counts of classes, and where lines begin.
 
 They are derived: written with the samples (``record.write_record``), built again from them where missing or damaged, and never older than
 they say, as their key is the samples' SHA-256. Text of answers is not in them; :func:`samples_at` reads the few lines that are shown.

@@ -128,10 +128,9 @@ class Results:
         cls, directories: Sequence[str | Path], say: Callable[[str], None] = lambda text: None, *,
         reference: str | None = None, also: Sequence[Record] = (),
     ) -> Results:  # fmt: skip
-        """also: records in memory that take precedence over those read (of the run that has just ended). Damaged files are left
-        out and reported.
+        """also: records in memory that take precedence over those read (of the run that has just ended).
 
-        Raises UsageError for a directory without whole records.
+        Damaged files are left out and reported. Raises UsageError for a directory without whole records.
         """
         derived = Derived()
         directory_records = read_directories(directories, empty=bool(also), derived=derived)

@@ -28,8 +28,8 @@ from levl_eval.report.units import interval, labelled, lower_note, text
 
 TableRow: TypeAlias = dict[str, str | int | float | None]  # of the long table: column -> cell
 
-# Column -> meaning; the order is the file's order, new ones at the end (docs/results.md). No times, full paths or versions: equal
-# runs of a day give equal bytes.
+# Column -> meaning; the order is the file's order, new ones at the end (docs/results.md).
+# No times, full paths or versions: equal runs of a day give equal bytes.
 COLUMNS: dict[str, str] = {
     "task": "task card",
     "metric": "name of the metric",

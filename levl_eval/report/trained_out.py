@@ -64,8 +64,8 @@ def lengths(examples: Sequence[Record]) -> list[Lengths]:
 
 
 def effect(field: str, of_encoder: Mapping[float, Sequence[Record]], at: float, difference: Difference) -> Effect | None:
-    """Of the longest training on the score of the one of length ``at``, or of that one over the next shorter; None: none is or
-    can be paired.
+    """Of the longest training on the score of the one of length ``at``, or of that one over the next shorter;
+    None: none is or can be paired.
 
     of_encoder: one encoder's records by length, a record a seed.
     """

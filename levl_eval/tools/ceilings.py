@@ -1,5 +1,5 @@
-"""Write assets/ceilings.json: what perfect sight of the synthetic scenes reaches under the shipped cards, so that tables need not
-measure it.
+"""Write assets/ceilings.json: what perfect sight of the synthetic scenes reaches under the shipped cards,
+so that tables need not measure it.
 
     levl-eval run --backbone oracle:attributes --tasks gqa,vqav2,pope,ade20k,linear --set ade20k.score_size=64 --out RUN
     python -m levl_eval.tools.ceilings RUN

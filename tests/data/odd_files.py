@@ -25,8 +25,9 @@ PIPE, FOLDER, MISSING = "a pipe", "a folder", "nothing"
 
 @dataclass(frozen=True)
 class Odd:
-    """One odd file. content: its bytes, or PIPE, FOLDER, MISSING. gives: what its reader gives; words: a pattern of its refusal,
-    "" if read.
+    """One odd file. content: its bytes, or PIPE, FOLDER, MISSING.
+
+    gives: what its reader gives; words: a pattern of its refusal, "" if read.
 
     fields: of its data specification; beside: other files of its folder, by name.
     """

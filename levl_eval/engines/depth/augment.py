@@ -1,5 +1,5 @@
-"""Augmented training images with their depth maps: a fixed part, rotation, mirror image, random crop and colours, as DINOv3's
-evaluation has them.
+"""Augmented training images with their depth maps: a fixed part, rotation,
+mirror image, random crop and colours, as DINOv3's evaluation has them.
 
 An augmentation is a function of the seed and of its place in the training alone, so that a training that was resumed gives the same head.
 """

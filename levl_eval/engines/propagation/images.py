@@ -28,8 +28,8 @@ def overlaid(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def keep_images(
     folder: Path, test: VideoSet, follow: Callable[[Video], Iterator[dict[str, np.ndarray]]], count: int = 3, side: int = 128
 ) -> None:
-    """Two files for the report, of some videos the middle frame and the last but one: with the true objects, and with what was
-    made of them.
+    """Two files for the report, of some videos the middle frame and the last but one:
+    with the true objects, and with what was made of them.
 
     follow: a video -> for every frame after the first one the masks by what they are made by.
     """

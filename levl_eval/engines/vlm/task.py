@@ -202,8 +202,7 @@ class Laps:
 
 def _measured(
     context: Context[QuestionCard], resources: VQAResources, prompt: Prompt, trained: Trained, visual_of: floors.VisualOf,
-    asked: QuestionSet,
-    answers: Answers,
+    asked: QuestionSet, answers: Answers,
 ) -> tuple[dict[str, Estimate], Reading]:  # fmt: skip
     """The metrics of a set with public answers, floors among them, and what they were read from."""
     card = context.card

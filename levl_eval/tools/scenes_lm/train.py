@@ -7,8 +7,8 @@
     python -m levl_eval.tools.scenes_lm.train evaluate --print --model levl_eval/assets/scenes-reader
 
 `scenes-lm` reads objects, colours, places and counts; `scenes-reader`, trained on from it, also print, letters and comparisons
-(scenes.reading).
-They have never seen an image: behind a connector, what they answer beyond their text-only floor comes from the encoder.
+(scenes.reading). They have never seen an image: behind a connector, what they answer beyond their text-only floor comes from the
+encoder.
 """
 
 from __future__ import annotations
