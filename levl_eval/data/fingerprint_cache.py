@@ -58,20 +58,6 @@ def ends_of(path: str | os.PathLike[str]) -> tuple[os.stat_result, bytes]:
         os.close(handle)
 
 
-_PNG, _SIXTEEN_GREY = b"\x89PNG\r\n\x1a\n", b"\x10\x00"  # signature; bit depth and colour type
-
-
-def read_anew(digest: str, ends: bytes) -> str:
-    """The content hash of an image: that of its bytes, or another one where equal bytes became other pixels once.
-
-    Features and records are kept by it. Grey PNGs of 16 bits with a transparent value were opaque until it was read; no other image
-    changed then, so that the version of all features (features/version.py) was not raised for them.
-    """
-    if ends.startswith(_PNG) and ends[24:26] == _SIXTEEN_GREY and b"tRNS" in ends[:END].partition(b"IDAT")[0]:
-        return hashlib.sha256(f"{digest} 16-bit transparency".encode()).hexdigest()
-    return digest
-
-
 def in_part(size: int, ends: bytes) -> bool:
     """Whether a sampled set leaves a file at its size and ends: chosen by these, so by no name, path or order."""
     return hashlib.sha256(b"%d\0" % size + ends).digest()[0] % SAMPLE_SHARE != 0
@@ -86,8 +72,8 @@ def bytes_hash(data: bytes, sampled: bool = False) -> tuple[str, bool]:
     """Content hash of encoded bytes as that of a file, and whether they were hashed whole."""
     ends = data[:END] + data[max(END, len(data) - END) :]
     if sampled and in_part(len(data), ends):
-        return read_anew(sampled_hash(len(data), ends), ends), False
-    return read_anew(hashlib.sha256(data).hexdigest(), ends), True
+        return sampled_hash(len(data), ends), False
+    return hashlib.sha256(data).hexdigest(), True
 
 
 def _mark(key: bytes, value: bytes) -> bytes:
@@ -179,16 +165,16 @@ class FingerprintCache:
                 self.touched[names[k]] = stat_mark(s)
                 self.unsettled |= not settled(s)
             if sampled and in_part(s.st_size, ends):
-                out[k] = read_anew(sampled_hash(s.st_size, ends), ends), False
+                out[k] = sampled_hash(s.st_size, ends), False
                 continue
             row = known.get(_key(names[k]))
             if row is not None and row[:16] == _sign(s, ends):
-                out[k] = read_anew(row[16:].hex(), ends), True
+                out[k] = row[16:].hex(), True
             else:
                 wanted.append(k)
         rows = []
         for k, (digest, row) in zip(wanted, every(self.hash_whole, [names[k] for k in wanted]), strict=True):
-            out[k] = read_anew(digest.hex(), looked[k][1]), True
+            out[k] = digest.hex(), True
             if row is not None:
                 rows.append((_key(names[k]), row))
         self.write("files", rows)

@@ -10,6 +10,7 @@ from levl_eval.core.hashing import digest
 from levl_eval.core.kept import Damaged, mark_used, read_arrays, recall, write_arrays
 from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprints import image_content
+from levl_eval.data.rgb import READING
 from levl_eval.data.types import ImageSet
 from levl_eval.records.identity import cache_key
 
@@ -41,7 +42,7 @@ def content_hashes(images: ImageSet, cache: Path | None = None, progress: Progre
 
 def content_key(images: ImageSet) -> str:
     """Under what the hashes of a set are kept."""
-    form = "pixels" if images.content is None else "bytes"
+    form = f"pixels {READING}" if images.content is None else "bytes"
     return cache_key("content", CONTENT, images={"fingerprint": images.fingerprint, "order": digest(list(images.ids))}, form=form)
 
 

@@ -30,6 +30,9 @@ from levl_eval.core.files import regular
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
 
+# Raised when an encoded image becomes other pixels than before, or is refused: part of the key of everything that is kept of pixels or of
+# whether a file can be read. Stored features have a version of their own (features/version.py), to be raised with it.
+READING = 3
 _ORIENTATION = 0x0112  # EXIF tag
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags, of the pixels as they are stored
 _PHOTOMETRIC = 262  # TIFF tag: 0 says that 0 is white

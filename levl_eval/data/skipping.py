@@ -18,6 +18,7 @@ from levl_eval.core.errors import LevlError
 from levl_eval.core.files import settled, stat_mark
 from levl_eval.core.text import printable
 from levl_eval.data.fingerprint_cache import active
+from levl_eval.data.rgb import READING
 
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
@@ -65,7 +66,7 @@ def state_key(path: Path, kind: str) -> bytes | None:
         s = os.stat(path)
     except (OSError, ValueError):
         return None
-    return blake2b(f"readable {kind} {path}\0".encode() + stat_mark(s), digest_size=16).digest() if settled(s) else None
+    return blake2b(f"readable {READING} {kind} {path}\0".encode() + stat_mark(s), digest_size=16).digest() if settled(s) else None
 
 
 def without(names: Iterable[str], skipped: Mapping[str, str]) -> list[str]:

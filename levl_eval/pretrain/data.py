@@ -28,7 +28,7 @@ from levl_eval.core.kept import mark_used
 from levl_eval.core.progress import Progress
 from levl_eval.data.caption_files import read_caption_file
 from levl_eval.data.images import one_name_each
-from levl_eval.data.rgb import decode_rgb, open_rgb
+from levl_eval.data.rgb import READING, decode_rgb, open_rgb
 from levl_eval.models.config import PretrainConfig, crops_originals
 from levl_eval.pretrain.sealed import MANIFEST, contents_mark, key_of, marks_of, sealed
 
@@ -262,8 +262,8 @@ def csv_plan(config: PretrainConfig) -> _Plan[_FileJob]:
     marks = marks_of(files)
     originals = crops_originals(c)
     form: dict[str, object] = {"form": "originals"}
-    if not originals:  # reading 2: grey images of 16 bits have transparency
-        form = {"form": "pixels", "reading": 2, "size": c.image_size, "resize": c.resize, "interpolation": c.interpolation}
+    if not originals:
+        form = {"form": "pixels", "reading": READING, "size": c.image_size, "resize": c.resize, "interpolation": c.interpolation}
     key = key_of(
         {"pool": VERSION, "pillow": PIL.__version__, **form},
         ([str(p.resolve()), mark, texts] for (p, texts), mark in zip(rows, marks, strict=True)),

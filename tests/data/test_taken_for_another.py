@@ -3,14 +3,10 @@ images of one id, linked folders, units of depth, files whose pixels are read an
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import re
-import struct
-import time
-import zlib
 
 import datasets
 import numpy as np
@@ -21,10 +17,8 @@ from levl_eval.cards import DataSpec, HubSource
 from levl_eval.cards.registry import task_card
 from levl_eval.cli import main
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.data import fingerprint_cache
 from levl_eval.data.check import check
-from levl_eval.data.fingerprint_cache import FingerprintCache, bytes_hash, using
-from levl_eval.data.fingerprints import fingerprint_of
+from levl_eval.data.fingerprint_cache import FingerprintCache, using
 from levl_eval.data.folder import folder_of_images
 from levl_eval.data.readers import read_classification, read_depth, read_questions
 from levl_eval.data.rgb import Rules
@@ -255,43 +249,3 @@ def test_data_check_tells_the_unit(tmp_path):
         Image.fromarray(METRES.astype(np.uint16)).save(tmp_path / "nyuv2" / "test" / f"sync_depth_{k}.png")
     small.write(tmp_path / "nyuv2" / "test.txt", "\n".join(names))
     assert [f.level for f in check(tmp_path) if "is further than 0.009 m" in f.message] == ["error"]
-
-
-# ---- pixels that are read anew
-
-
-def grey_png(clear: int | None) -> bytes:
-    """A 16-bit grey PNG of 2 x 1, of which the value ``clear`` is transparent."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 0, 0, 0, 0))]
-    parts += [chunk(b"tRNS", struct.pack(">H", clear))] if clear is not None else []
-    parts += [chunk(b"IDAT", zlib.compress(b"\0\0\0\xff\xff")), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def test_an_image_that_is_read_anew_has_another_content_than_its_bytes(tmp_path, monkeypatch):
-    plain, clear = grey_png(None), grey_png(0)
-    assert bytes_hash(plain)[0] == hashlib.sha256(plain).hexdigest()
-    assert bytes_hash(clear)[0] != hashlib.sha256(clear).hexdigest()
-    path = small.write(tmp_path / "a.png", clear)
-    time.sleep(0.1)  # files of just now are not remembered
-    with monkeypatch.context() as earlier:
-        earlier.setattr(fingerprint_cache, "read_anew", lambda digest, ends: digest)
-        assert FingerprintCache(tmp_path / "cache").sha256(path) == hashlib.sha256(clear).hexdigest()  # and remembers it
-    assert FingerprintCache(tmp_path / "cache").sha256(path) == bytes_hash(clear)[0]
-
-
-def test_files_and_tables_agree_on_an_image_that_is_read_anew(tmp_path):
-    for k, clear in enumerate((0, 0xFFFF)):
-        small.write(tmp_path / "f" / "test" / "ab"[k] / "0.png", grey_png(clear))
-    table = datasets.Dataset.from_list(
-        [{"image": {"bytes": grey_png(c), "path": None}, "label": k} for k, c in enumerate((0, 0xFFFF))],
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}),
-    )
-    repo = small.repository(tmp_path / "repo", {"default": ("test", table)})
-    files = read_classification(DataSpec(layout="imagefolder", root=str(tmp_path / "f"), split="test"), "")
-    rows = read_classification(DataSpec(layout="imagefolder", hub=HubSource(repo=str(repo), split="test")), "hub")
-    assert fingerprint_of(files) == fingerprint_of(rows)

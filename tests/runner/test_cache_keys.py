@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -30,8 +31,10 @@ from levl_eval.engines.vlm.recipe import VQAResources, get_or_train_connector
 from levl_eval.engines.vlm.task import answers_key
 from levl_eval.features.store import FeatureStore
 from levl_eval.features.views import make_views
+from levl_eval.models.config import PretrainConfig
 from levl_eval.runner import caches
 from levl_eval.scenes import export
+from tests.data import small_sets as small
 from tests.engines.vlm.models import make
 
 QUIET = Progress(quiet=True)
@@ -249,6 +252,26 @@ def test_a_version_raised_is_another_key(base, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, 99)
             assert keys(base, tmp_path, patch)[kind] != before[kind], kind
+
+
+def test_another_reading_of_images_is_another_key_of_what_is_kept_of_pixels(base, tmp_path, monkeypatch):
+    """Stored features have FEATURES."""
+    from levl_eval.data import leakage, rgb, skipping
+    from levl_eval.pretrain import data as pools
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    small.write(tmp_path / "pairs.csv", "image,caption\na.png,a cat\n")
+    config = PretrainConfig(objective="clip", model="nano", data=f"csv:{tmp_path / 'pairs.csv'}")
+    decoded, hashed = replace(base.images, content=None), replace(base.images, content=lambda n: "0" * 64)
+    time.sleep(0.1)  # of files of just now nothing is remembered
+
+    def of_pixels():
+        return [skipping.state_key(tmp_path / "a.png", "exif"), leakage.content_key(decoded), pools.csv_plan(config).key]
+
+    before, of_bytes = of_pixels(), leakage.content_key(hashed)
+    for module in (skipping, leakage, pools):
+        monkeypatch.setattr(module, "READING", rgb.READING + 1)
+    assert None not in before and not set(before) & set(of_pixels()) and leakage.content_key(hashed) == of_bytes
 
 
 def test_no_kind_of_the_cache_is_left_out(base, tmp_path, monkeypatch):
