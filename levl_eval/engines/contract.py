@@ -56,8 +56,11 @@ ENGINES: Registry[str, Callable[[Context[TaskFields]], Outcome]] = Registry("eng
 # Raised when an engine's numbers change on purpose (CHANGELOG says how); part of every identity.
 # attentive 2: crops are drawn by image content, not by id; linear-path 2: every C converges, from other starting points;
 # depth 2: Garg's crop is cut off to whole pixels, as KITTI's evaluations do; mcq 2: samples, floors and gains are those of the
-# main metric.
-VERSIONS: dict[str, int] = {**dict.fromkeys(ENGINES, 1), "attentive": 2, "linear-path": 2, "depth": 2, "mcq": 2}
+# main metric; knn, segmentation (its head knn) and incontext 2: of equal cosines the earlier image or patch.
+VERSIONS: dict[str, int] = {
+    **dict.fromkeys(ENGINES, 1),
+    **dict.fromkeys(("attentive", "linear-path", "depth", "mcq", "knn", "segmentation", "incontext"), 2),
+}
 ANSWERS = 3  # how a language model answers a set of questions
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from levl_eval.engines.nearest import joined
+from levl_eval.engines.nearest import joined, largest
 from levl_eval.features.stored import Rows
 
 KEYS, QUERIES = 16384, 1024  # patches of the memory and of test images that are compared at once
@@ -98,16 +98,14 @@ def fill(parts: Sequence[Labelled], most: int | None, sampling: str, seed: int, 
 def nearest(queries: Tensor, memory: Memory, k: int) -> tuple[Tensor, Tensor]:
     """Cosines [Q, k] and places [Q, k] in the memory of the k nearest of queries [Q, D], best first, by matrix products in blocks.
 
-    Exact: every query meets every patch of the memory, in float32. Which of equal ones at the k-th place are kept is torch's
-    choice, and may depend on KEYS; to settle it (engines.nearest.largest) moves an oracle's mIoU by a hundredth of a point, so it
-    waits for the next version.
+    Exact: every query meets every patch of the memory, in float32. Of equal cosines those that stand first in the memory.
     """
     query = F.normalize(queries.float(), dim=-1)
     best = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long, device=query.device)
     for first in range(0, len(memory), KEYS):
         keys = memory.tokens[first : first + KEYS].to(query.device).float()
         cosines = (query @ keys.T) * memory.inverse[first : first + KEYS].to(query.device)
-        top, at = cosines.topk(min(k, len(keys)), dim=1)
+        top, at = largest(cosines, min(k, len(keys)))
         best = joined(best, (top, at + first), k)
     return best
 

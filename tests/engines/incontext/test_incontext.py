@@ -166,6 +166,14 @@ def test_the_search_in_blocks_is_exact(monkeypatch):
     assert shares.shape == (1, 2, 3, 3) and torch.allclose(shares.sum(1), torch.ones(1, 3, 3))
 
 
+def test_of_equal_cosines_the_first_patches_are_the_neighbours_whatever_the_blocks(monkeypatch):
+    keys = torch.eye(4)[[3, 0, 1, 0, 2, 0, 0, 1, 0]]
+    memory = Memory(keys, torch.ones(9), torch.ones(9, 2, dtype=torch.int16))
+    for size in (2, 3, 9):
+        monkeypatch.setattr(memory_module, "KEYS", size)
+        assert nearest(torch.eye(4)[[0, 1]], memory, 3)[1].tolist() == [[1, 3, 5], [2, 7, 0]]
+
+
 def test_the_memory_is_bounded_seeded_and_said(world, tmp_path):
     outcomes = [run(context(world, tmp_path, limit=4, seed=s, memory_size=24 * 5)) for s in (0, 0, 1)]
     values = [o.metrics["mean_iou"].value for o in outcomes]
