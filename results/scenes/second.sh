@@ -12,7 +12,7 @@ run() { # OBJECTIVE words...
     batch_size=64 steps=6000 seed=2 threads=1 init_from="$first/$1.safetensors" out="$out/$1" "${@:2}"
   levl-pretrain export "$out/$1/ckpt.pt" --to release --out "$out/$1.safetensors"
 }
-run levljepa lr=5e-4 &
+run levljepa lr=5e-4 predictor_depth=1 &
 run clip lr=2.5e-4 &
 run siglip lr=2.5e-4 &
 for job in $(jobs -p); do wait "$job"; done
