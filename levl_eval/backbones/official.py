@@ -20,6 +20,7 @@ from levl_eval.backbones.base import Backbone
 from levl_eval.backbones.common import finish
 from levl_eval.backbones.levl import DualEncoderBackbone
 from levl_eval.core.errors import UsageError
+from levl_eval.core.files import check_permitted
 from levl_eval.core.offline import hub_or_cache
 from levl_eval.core.text import printable
 from levl_eval.models.checkpoints import Parts
@@ -53,6 +54,7 @@ def _split(flat: dict[str, Tensor], where: str) -> Parts:
 
 
 def _read_pt(path: Path) -> Parts:
+    check_permitted(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
@@ -77,6 +79,8 @@ def read_pair(source: str, uri: str) -> tuple[Parts, Parts, Path]:
         with hub_or_cache(uri):
             folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
     if all((folder / f).exists() for f in _FILES):
+        for name in _FILES:
+            check_permitted(folder / name)
         try:
             flat = [load_file(folder / f) for f in _FILES]
         except (SafetensorError, OSError) as e:

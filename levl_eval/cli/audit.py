@@ -149,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
     from levl_eval.runner.evaluate import evaluate
 
     card = backbone_card(args.backbone)
+    if card.uri.startswith("oracle:"):
+        raise UsageError(f"audit: {card.uri} knows images by their pixels and has no preprocessing to vary; take an encoder")
     own = load_backbone(card.uri, card=card).preprocess
     given = card.preprocess.model_dump(exclude_none=True) if card.preprocess else {}
     changes = candidates(own)

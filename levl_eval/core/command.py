@@ -118,6 +118,9 @@ def _answered(call: Callable[[], int], debug: bool, program: str) -> int:
     except Exception as e:
         if debug:
             raise
+        if isinstance(e, PermissionError) and e.filename is not None:
+            print(printable(f"{program}: {e.filename}: {e.strerror}; ask its owner for it, or name another"), file=sys.stderr)
+            return 2
         whose = "--debug shows where" if place_of(e) else "a fault of this program: --debug shows where, please report it"
         print(printable(f"{program}: {told(e)}; {whose}"), file=sys.stderr)
         return 1

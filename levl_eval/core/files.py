@@ -137,6 +137,16 @@ def regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return path
 
 
+def check_permitted(path: str | os.PathLike[str]) -> None:
+    """Raises UsageError where this user may not read the file: libraries call it damaged, or missing."""
+    try:
+        open(path, "rb").close()
+    except PermissionError as e:
+        raise UsageError(f"{path}: this user may not read it (Permission denied); ask its owner for it, or copy it") from e
+    except OSError:  # missing, or a folder: told by whoever reads it
+        pass
+
+
 def stat_mark(s: os.stat_result) -> bytes:
     """Size, times and inode of a file as bytes."""
     return b"%d %d %d %d;" % (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)

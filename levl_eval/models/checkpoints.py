@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import atomic_path, atomic_write
+from levl_eval.core.files import atomic_path, atomic_write, check_permitted
 from levl_eval.core.json_types import JsonObject, object_at
 from levl_eval.models.config import PretrainConfig
 from levl_eval.models.presets import BEFORE
@@ -151,6 +151,7 @@ def keep_last(path: Path, step: int, keep: int) -> None:
 
 def read(path: Path) -> Checkpoint:
     """A ckpt.pt as its dictionary. Raises UsageError: missing, truncated, foreign, or with pickled code in it."""
+    check_permitted(path)
     if not path.exists():
         raise UsageError(f"{path}: no such checkpoint")
     if path.is_dir():
@@ -259,6 +260,7 @@ def save_release(path: Path, state: Checkpoint) -> None:
 
 def read_release(path: Path) -> Checkpoint:
     """A release file as the dictionary of :func:`read`, in float32."""
+    check_permitted(path)
     if not path.exists():
         raise UsageError(f"{path}: no such checkpoint")
     try:

@@ -40,6 +40,8 @@ def migrate(content: object, path: Path) -> dict[str, object]:
     if schema == f"{FAMILY}1" and not content.get("checksum"):  # with one it was a record of schema 2
         return _from_1(dict(content))
     if schema not in (SCHEMA, f"{FAMILY}1"):
+        if schema is None:
+            raise UsageError(f"{path}: not a levl-eval record (field `schema` is missing); delete it and run again")
         newer = isinstance(schema, str) and schema.startswith(FAMILY)
         remedy = "it is of another version of levl-eval: read it with that one" if newer else "delete it and run again"
         raise UsageError(f"{path}: field `schema`: {str(schema)[:60]!r} is not known here ({SCHEMA}, {FAMILY}1); {remedy}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from levl_eval.backbones import load_backbone
 from levl_eval.cards.vlm import ConnectorSpec
 from levl_eval.core import kept
-from levl_eval.core.errors import LevlError
+from levl_eval.core.command import guard
+from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.engines.probes.texts import class_embeddings, text_embeddings
 from levl_eval.engines.vlm.connector import Connector, load, recover, save
@@ -33,6 +37,14 @@ def unreadable(path):
         if root:
             os.seteuid(0)
         path.chmod(0o644)
+
+
+@pytest.fixture
+def folder():
+    """One that another user may pass; those of pytest are root's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def connector(path, **notes):
@@ -79,3 +91,25 @@ def test_damaged_embeddings_of_classes_are_told(tmp_path):
     path.write_bytes(b"x")
     class_embeddings(Texts(), ["a"], ["{}"], tmp_path, heard)
     assert len(heard.lines) == 1 and "cannot be read" in heard.lines[0]
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "release.safetensors", "vision_encoder.safetensors", "a_vision_step1.pt"])
+def test_a_checkpoint_is_not_called_damaged(name, folder):
+    path = folder / name
+    for beside in ("text_encoder.safetensors", "a_text_step1.pt"):
+        (folder / beside).write_bytes(b"x")
+    path.write_bytes(b"x")
+    uri = f"official:{folder}" if "vision" in name else f"levl:{path}"
+    with unreadable(path), pytest.raises(UsageError) as e:
+        load_backbone(uri)
+    assert str(e.value) == f"{path}: this user may not read it (Permission denied); ask its owner for it, or copy it"
+
+
+def test_a_folder_on_the_way_is_no_fault_of_the_program(folder, capsys):
+    inside = folder / "private" / "ckpt.pt"
+    inside.parent.mkdir()
+    inside.write_bytes(b"x")
+    with unreadable(inside.parent):
+        code = guard(lambda: load_backbone(f"levl:{inside}") and 0, False, "levl-eval run")
+    assert code == 2
+    assert capsys.readouterr().err == f"levl-eval run: {inside}: Permission denied; ask its owner for it, or name another\n"

@@ -49,6 +49,12 @@ def schema_99(record, samples):
     record.write_text(json.dumps({**content, "schema": "levl-eval/record/99"}))
 
 
+def no_schema(record, samples):
+    content = json.loads(record.read_text())
+    del content["schema"]
+    record.write_text(json.dumps(content))
+
+
 def half(record, samples):
     record.write_text(record.read_text()[: record.stat().st_size // 2])
 
@@ -56,8 +62,8 @@ def half(record, samples):
 WAYS = [
     (cut, "4 samples, its record says 60; damaged"), (emptied, "0 samples, its record says 60; damaged"),
     (flipped, "not the samples its record was written with (checksum)"), (gone, "samples are missing"),
-    (digit, "is not as it was written (checksum)"),
-    (schema_99, "'levl-eval/record/99' is not known here"), (half, "not a levl-eval record"),
+    (digit, "is not as it was written (checksum)"), (schema_99, "'levl-eval/record/99' is not known here"),
+    (half, "not a levl-eval record"), (no_schema, "is missing); delete it and run again"),
 ]  # fmt: skip
 
 

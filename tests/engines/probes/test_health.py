@@ -140,3 +140,8 @@ def test_audit_command(world, tmp_path, monkeypatch, capsys):
     assert by["imagenet"]["value"] - found["card_value"] == pytest.approx(by["imagenet"]["difference"])
     assert main([*words[:-1], "--task", "ade20k", "--set", "ade20k.epochs=1"]) == 2
     assert "no mean over images" in capsys.readouterr().err
+
+
+def test_audit_refuses_what_knows_its_images_at_once(capsys):
+    assert main(["audit", "--backbone", "oracle:classes"]) == 2
+    assert "oracle:classes knows images by their pixels and has no preprocessing to vary" in capsys.readouterr().err
