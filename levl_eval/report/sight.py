@@ -1,8 +1,9 @@
 """Shares of sight in tables: (value - floor) / (ceiling - floor), from the score without the image to the oracle's.
 
-The ceiling of a row is its column of an oracle (backbones.oracle) that tells everything of every patch; where none was run, the
-one that ships beside the synthetic scenes (assets/ceilings.json, made by tools.ceilings) if it was measured under this row's comparison
-hash: same protocol, precision and data by content. Nothing else has a ceiling.
+The ceiling of a row is its column of an oracle (backbones.oracle) that tells everything of every patch, of several the one that
+scores best: a head need not read more where it is told more. Where none was run, it is the one that ships beside the synthetic
+scenes (assets/ceilings.json, made by tools.ceilings) if it was measured under this row's comparison hash: same protocol, precision
+and data by content. Nothing else has a ceiling.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from levl_eval.records import Record
 from levl_eval.report.results import Results, Row, RowKey
 from levl_eval.report.units import interval
 
-ORACLES = ("scene", "attributes", "classes")  # what they tell, the richer one first; of one thing alone where that is asked for
-_ASKED_FOR = {  # by engine
+ORACLES = frozenset({"scene", "attributes", "classes"})  # what they tell
+_ASKED_FOR = {  # of one thing alone, by the engine that asks for it: goes before the others
     "correspondence": ("parts",),
     "depth": ("geometry",),
     "depth-recipe": ("geometry",),
@@ -113,13 +114,18 @@ def ceiling_of(results: Results, row: Row) -> Ceiling | None:
 
 
 def _ceiling(results: Results, row: Row) -> Ceiling | None:
-    for kind in (*_ASKED_FOR.get(row.any.engine, ()), *ORACLES):
-        for name, cell in row.cells.items():
-            if cell.records and oracle_of(cell.records[0]) == kind:
-                room = gain_over_floor(cell.records)
-                if room is not None:
-                    return Ceiling(name, results.summary(row, name).estimate, room, cell.records)
-    return shipped().get(row.key)
+    asked_for = _ASKED_FOR.get(row.any.engine, ())
+    special, general = [], []
+    for name, cell in row.cells.items():
+        kind = oracle_of(cell.records[0]) if cell.records else ""
+        room = gain_over_floor(cell.records) if kind in ORACLES or kind in asked_for else None
+        if room is not None:
+            ceiling = Ceiling(name, results.summary(row, name).estimate, room, cell.records)
+            (special if kind in asked_for else general).append(ceiling)
+    if not special and not general:
+        return shipped().get(row.key)
+    sign = -1 if metric_of(row.any.main_metric).lower_is_better else 1
+    return max(special or general, key=lambda c: sign * c.value.value)
 
 
 def share_of_sight(results: Results, row: Row, name: str) -> Estimate | None:

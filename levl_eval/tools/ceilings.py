@@ -1,7 +1,7 @@
 """Write assets/ceilings.json: what perfect sight of the synthetic scenes reaches under the shipped cards,
 so that tables need not measure it.
 
-    levl-eval run --backbone oracle:scene --tasks gqa,vqav2,pope,ade20k,linear --set ade20k.score_size=64 --out RUN
+    levl-eval run --backbone oracle:scene,oracle:attributes --tasks gqa,vqav2,pope,ade20k,linear --set ade20k.score_size=64 --out RUN
     python -m levl_eval.tools.ceilings RUN
 
 ade20k is scored at 64 pixels, the size of the shipped backbones, as an oracle's own images are larger. An entry holds for rows of its
