@@ -115,7 +115,8 @@ def ceiling_of(results: Results, row: Row) -> Ceiling | None:
 
 def _ceiling(results: Results, row: Row) -> Ceiling | None:
     asked_for = _ASKED_FOR.get(row.any.engine, ())
-    special, general = [], []
+    special: list[Ceiling] = []
+    general: list[Ceiling] = []
     for name, cell in row.cells.items():
         kind = oracle_of(cell.records[0]) if cell.records else ""
         room = gain_over_floor(cell.records) if kind in ORACLES or kind in asked_for else None
