@@ -107,6 +107,21 @@ def test_of_several_oracles_the_one_that_scores_best_is_the_ceiling(run, best):
     assert sight.ceiling_of(results, results.rows[0]).name == f"oracle:{best}"
 
 
+@pytest.mark.parametrize("engine, kinds, ceiling", [("linear", ("scene", "classes"), "classes"),
+                                                    ("depth", ("geometry", "classes"), "geometry")])  # fmt: skip
+def test_of_errors_the_least_is_best_and_an_oracle_of_what_is_asked_goes_first(tmp_path, engine, kinds, ceiling):
+    for kind, error in zip(kinds, (0.5, 0.4), strict=True):
+        errors, floors = np.full(200, error), np.linspace(0.9, 1.1, 200)
+        metrics = {
+            "rmse": mean_estimate(errors), "floor_mean_map": mean_estimate(floors), "gain_over_mean_map": paired_difference(errors, floors),
+        }  # fmt: skip
+        r = record(f"oracle:{kind}", "nyuv2", "rmse", metrics)
+        r.engine, r.backbone["info"] = engine, {"oracle": {**ALL, "kind": kind}}
+        write_record(tmp_path, r, [Sample(id=str(i), image_id=str(i), score=s) for i, s in enumerate(errors.tolist())])
+    results = Results.read([tmp_path])
+    assert ceiling_of(results, results.rows[0]).name == f"oracle:{ceiling}"
+
+
 def test_shares_stand_in_every_table(run):
     write(run, "oracle:attributes", 1.0, ALL)
     results = Results.read([run])
