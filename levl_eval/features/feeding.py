@@ -8,15 +8,12 @@ of this process instead.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -25,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from levl_eval.backbones.base import Preprocess
+from levl_eval.core.children import begin_child
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError
 from levl_eval.data.types import ImageSet
@@ -33,7 +31,6 @@ T = TypeVar("T")
 PROCESSES_FROM = 512  # images from which worker processes repay their start
 AHEAD = 2  # batches that each worker has ready
 _SHARED = "/dev/shm"
-_PR_SET_PDEATHSIG = 1  # Linux: a signal when the parent dies
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,6 @@ class _Decoded(Dataset[tuple[object, Tensor | LevlError]]):
             return batch.tag, torch.from_numpy(pixels)  # travels through shared memory
         except LevlError as e:
             return batch.tag, e
-
-
-def _begin_worker(parent: int, number: int) -> None:
-    """Ctrl-C is the main process's to handle, and where that is killed its locks must not be held by a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # gone before the signal was asked for
-        os._exit(1)
 
 
 def worker_count(images: int, batch_size: int, size: int) -> int:
@@ -93,7 +81,7 @@ def pixels_of(
         return
     loader = DataLoader(
         _Decoded(images, preprocess), batch_size=None, sampler=batches, num_workers=workers, prefetch_factor=AHEAD,
-        multiprocessing_context="fork", worker_init_fn=partial(_begin_worker, os.getpid()), pin_memory=device.type == "cuda",
+        multiprocessing_context="fork", worker_init_fn=begin_child, pin_memory=device.type == "cuda",
     )  # fmt: skip
     for tag, pixels in loader:
         if isinstance(pixels, LevlError):

@@ -12,7 +12,6 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
@@ -20,6 +19,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 import PIL
 
+from levl_eval.core.children import process_pool
 from levl_eval.core.distributed import cores
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import disk_full_as_error, regular
@@ -211,7 +211,7 @@ class _Plan(Generic[_Job]):
             pool = None if originals else np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
             with (
                 open(target if originals else os.devnull, "ab") as file,
-                ProcessPoolExecutor(_workers()) as workers,
+                process_pool(_workers()) as workers,
                 progress.stage("preparing images", self.total, "image") as bar,
             ):
                 for images, texts, unread in workers.map(self.work, self.jobs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from levl_eval.core.children import begin_child
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.models import tokenizer as words
@@ -217,12 +217,6 @@ class Readers(IterableDataset[Read]):
             yield {"error": str(e), "usage": isinstance(e, UsageError)}
 
 
-def _quiet_worker(_: int) -> None:
-    """Ctrl-C is the loop's to handle; the loader ends its workers with SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 class StreamFeed(Feed):
     """From tars or `datasets` by reading processes of torch's DataLoader; exact on resume (streams.py)."""
 
@@ -290,7 +284,7 @@ class StreamFeed(Feed):
             workers = self.config.workers
             loader = DataLoader(
                 self._start, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
-                worker_init_fn=_quiet_worker, generator=torch.Generator(),  # else it draws from the run's
+                worker_init_fn=begin_child, generator=torch.Generator(),  # else it draws from the run's
                 multiprocessing_context="spawn" if workers and not self.source.fork_safe else None,
             )  # fmt: skip
             self._loader = iter(loader)

@@ -22,12 +22,12 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from levl_eval.core.children import process_pool
 from levl_eval.core.distributed import cores
 from levl_eval.core.files import disk_full_as_error, locked
 from levl_eval.core.in_use import hold
@@ -350,7 +350,7 @@ def _write(out: Path, numbers: dict[str, int], seed: int, size: int, wanted: Map
     ]
     files: list[tuple[str, int, str]] = []
     workers = min(8, cores())
-    with progress.stage("drawing scenes", sum(numbers.values()), "image") as bar, ProcessPoolExecutor(workers) as pool:
+    with progress.stage("drawing scenes", sum(numbers.values()), "image") as bar, process_pool(workers) as pool:
         for job, written in zip(jobs, pool.map(_write_chunk, jobs), strict=True):
             files += written
             bar.advance(job[2] - job[1])

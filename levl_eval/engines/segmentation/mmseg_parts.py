@@ -31,6 +31,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
 from mmseg.registry import LOOPS, MODELS, TRANSFORMS  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
+from levl_eval.core.children import begin_child  # noqa: E402
 from levl_eval.core.errors import check_finite  # noqa: E402
 from levl_eval.core.kept import Damaged, read_state, write_state  # noqa: E402
 from levl_eval.core.progress import Stage  # noqa: E402
@@ -145,6 +146,7 @@ def loader(
         num_workers=workers,
         collate_fn=pseudo_collate,
         persistent_workers=workers > 0,
+        worker_init_fn=begin_child,
     )
 
 
