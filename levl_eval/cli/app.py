@@ -1,7 +1,7 @@
 """The `levl-eval` command. Heavy imports (torch, transformers) happen inside the commands that need them.
 
 Exit codes: 0 all done; 1 something failed and is recorded as failed, the rest is there; 2 wrong usage or input, told in one
-line; 130 interrupted, what was finished is kept.
+line; 130 interrupted by Ctrl-C, 143 by SIGTERM, what was finished is kept.
 """
 
 from __future__ import annotations

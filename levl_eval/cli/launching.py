@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import Terminated, UsageError
 from levl_eval.core.text import printable
 
 if TYPE_CHECKING:
@@ -202,17 +202,17 @@ def _wait(args: argparse.Namespace, launch: Launch, plan: Plan) -> list[Copy]:
     with holding(launch.folder) as beat:
         try:
             return wait(launch, lambda: tally(out, plan.jobs, launch.began), beat, args.quiet)
-        except KeyboardInterrupt:
-            interrupted(launch)
+        except KeyboardInterrupt as e:
+            interrupted(launch, e)
 
 
-def interrupted(launch: Launch) -> NoReturn:
-    """Ctrl-C: ask on a terminal whether the copies are to end; without one, end nothing.
+def interrupted(launch: Launch, by: KeyboardInterrupt) -> NoReturn:
+    """Ctrl-C: ask on a terminal whether the copies are to end; without one, and for SIGTERM, end nothing.
 
-    Raises KeyboardInterrupt with the state of the copies.
+    Raises KeyboardInterrupt, or Terminated, with the state of the copies.
     """
     answer = ""
-    if sys.stdin.isatty() and sys.stderr.isatty():
+    if not isinstance(by, Terminated) and sys.stdin.isatty() and sys.stderr.isatty():
         try:
             print(printable(f"\ncancel {launch.name}? [y/N] "), end="", file=sys.stderr, flush=True)
             answer = sys.stdin.readline()
@@ -221,7 +221,7 @@ def interrupted(launch: Launch) -> NoReturn:
     if answer.strip().lower() in ("y", "yes"):
         launch.queue.cancel(launch.jobs)
         raise KeyboardInterrupt(f"cancelled {launch.name}; the same command submits what is left") from None
-    raise KeyboardInterrupt(launch.going_on) from None
+    raise type(by)(launch.going_on) from None
 
 
 def _outcome(launch: Launch, runner: Runner, states: Sequence[Copy]) -> list[Record] | None:

@@ -34,9 +34,9 @@ def out_folder(args: argparse.Namespace) -> Iterator[Path]:
     with run_folder(args.out) as out:
         try:
             yield out
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as e:
             again = ["levl-eval", *args.words, *([] if args.out is not None else ["--out", str(out)])]
-            raise KeyboardInterrupt(f"`{shlex.join(again)}` resumes from here") from None
+            raise type(e)(f"`{shlex.join(again)}` resumes from here") from None
 
 
 def run_options(p: argparse.ArgumentParser, out: str | None) -> None:

@@ -65,8 +65,8 @@ def _wait(launch: Launch, out: Path) -> int:
 
     try:
         states = wait(launch, lambda: None, lambda: None, quiet=False)
-    except KeyboardInterrupt:
-        interrupted(launch)
+    except KeyboardInterrupt as e:
+        interrupted(launch, e)
     if states[0].state in ("COMPLETED", "ENDED") and (out / "ckpt.pt").exists():
         from levl_eval.models.checkpoints import read
         from levl_eval.pretrain.messages import made

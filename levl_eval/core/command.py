@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.distributed import launched_rank
+from levl_eval.core.errors import LevlError, Terminated, UsageError
 from levl_eval.core.messages import on_stderr
 from levl_eval.core.output import guarded
 from levl_eval.core.text import did_you_mean, printable
@@ -84,7 +90,7 @@ class Parser(argparse.ArgumentParser):
 
 def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     """Run a command; a LevlError becomes its one line on stderr,
-    Ctrl-C a word on how to resume (that of the KeyboardInterrupt, if it has one).
+    Ctrl-C and SIGTERM a word on how to resume (that of the KeyboardInterrupt, if it has one).
 
     What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile. The command comes to its
     end whether its output can be written or not; it failed where that was lost, unless its reader left.
@@ -101,10 +107,36 @@ def guard(call: Callable[[], int], debug: bool, program: str) -> int:
     return code
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM (`kill`, `timeout`, a container's stop) raises Terminated, so that unfinished files are removed.
+
+    Where someone else answers it, nothing is changed: a launcher, whose processes must not wait for one another when one of them
+    is lost, or who calls this from another thread.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or launched_rank()[1] > 1 or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)  # a child, which has inherited this
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _answered(call: Callable[[], int], debug: bool, program: str) -> int:
     """The exit code of a command, whose error is told."""
     try:
-        with on_stderr():
+        with _terminable(), on_stderr():
             return call()
     except LevlError as e:
         if debug:
@@ -113,8 +145,10 @@ def _answered(call: Callable[[], int], debug: bool, program: str) -> int:
         print(words if words.startswith((f"{program}:", f"{program} ")) else f"{program}: {words}", file=sys.stderr)
         return 2 if isinstance(e, UsageError) else 1
     except KeyboardInterrupt as e:
-        print(f"\n{program}: interrupted; {str(e) or 'run the same command again to resume from here'}", file=sys.stderr)
-        return 130
+        terminated = isinstance(e, Terminated)
+        what = "terminated" if terminated else "interrupted"
+        print(f"\n{program}: {what}; {str(e) or 'run the same command again to resume from here'}", file=sys.stderr)
+        return 143 if terminated else 130
     except Exception as e:
         if debug:
             raise

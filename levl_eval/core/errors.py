@@ -21,6 +21,10 @@ class DamagedFeatures(LevlError):
     """A block of stored features is not what was written. The entry has been removed: the same call again computes it anew."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a command ends by as by Ctrl-C, but without a question to anyone."""
+
+
 def check_finite(value: float, what: str, remedy: str) -> None:
     """Raises LevlError, "WHAT is VALUE; REMEDY", where a training's loss or gradient is not finite."""
     if not math.isfinite(value):

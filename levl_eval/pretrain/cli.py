@@ -52,10 +52,10 @@ def _train(words: list[str]) -> int:
         try:
             trainer = Trainer(config)
             trainer.run()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as e:
             if config.resume:
                 raise
-            raise KeyboardInterrupt("run the same command without resume=false to resume from here") from None
+            raise type(e)("run the same command without resume=false to resume from here") from None
         if trainer.group.main:
             print(made(trainer.ckpt, trainer.step))
         trainer.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from levl_eval.core.distributed import launched_rank
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import Terminated, UsageError
 from levl_eval.core.files import locked
 
 _LOCK = ".lock"
@@ -62,7 +62,7 @@ def stop_between_steps() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         received.append(number)
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -8,6 +8,7 @@ check and process group.
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from levl_eval.core.distributed import joined_group
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import Terminated, UsageError
 from levl_eval.core.files import atomic_write
 from levl_eval.core.paths import default_cache
 from levl_eval.core.progress import Progress
@@ -362,7 +363,7 @@ class Trainer:
                 if saving or stop:
                     self.save()
                 if stop and not last:
-                    raise KeyboardInterrupt
+                    raise Terminated if signal.SIGTERM in signals else KeyboardInterrupt
         journal.summary()
 
     def _anyone(self, asked: bool) -> bool:

@@ -1,14 +1,20 @@
-"""Ctrl-C is one line and exit code 130, also while the commands' own modules are still being read."""
+"""Ctrl-C is one line and exit code 130, also while the commands' own modules are still being read; SIGTERM one and 143."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from levl_eval.cli.launching import interrupted
+from levl_eval.cli.options import out_folder
 from levl_eval.core import command
+from levl_eval.core.errors import Terminated
 
 _READING = """
 import sys
@@ -58,3 +64,62 @@ def test_a_command_has_one_guard(module, words, monkeypatch):
         if hasattr(importlib.import_module(name), "guard"):
             monkeypatch.setattr(f"{name}.guard", counted)
     assert main(words) == 2 and len(calls) == 1
+
+
+_TERMINATED = """
+import os, signal, sys
+from pathlib import Path
+from levl_eval.core import files
+from levl_eval.core.command import guard
+from levl_eval.core.errors import Terminated
+
+def call():
+    if sys.argv[2] == "child":
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(5)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return 0
+    with files.atomic_path(Path(sys.argv[1]) / "table.csv") as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+
+code = guard(call, False, "levl-eval")
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+sys.exit(code)
+"""
+
+
+def _terminated(folder, what, **more):
+    words = [sys.executable, "-c", _TERMINATED, str(folder), what]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, env={**os.environ, **more})
+
+
+def test_sigterm_is_one_line_and_leaves_no_unfinished_file(tmp_path):
+    done = _terminated(tmp_path, "write")
+    assert done.returncode == 143 and not done.stdout
+    assert done.stderr.strip() == "levl-eval: terminated; run the same command again to resume from here"
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_of_a_child_or_of_a_launchers_process_ends_it_at_once(tmp_path):
+    done = _terminated(tmp_path, "child")
+    assert (done.returncode, done.stdout.strip()) == (0, str(-signal.SIGTERM))
+    assert _terminated(tmp_path, "write", RANK="0", WORLD_SIZE="2").returncode == -signal.SIGTERM
+
+
+def test_sigterm_asks_nobody_whether_copies_are_to_end(monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True, readline=lambda: pytest.fail("asked")))
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True, write=lambda text: None, flush=lambda: None))
+    launch = SimpleNamespace(name="1", going_on="copies go on", queue=None, jobs=[])
+    with pytest.raises(Terminated, match="copies go on"):
+        interrupted(launch, Terminated())
+
+
+def test_a_run_without_a_folder_names_it_for_sigterm_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = SimpleNamespace(out=None, words=["run"])
+    with pytest.raises(Terminated, match=r"`levl-eval run --out runs/\S+` resumes from here"), out_folder(args):
+        raise Terminated

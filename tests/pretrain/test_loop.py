@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.errors import LevlError, Terminated, UsageError
 from levl_eval.core.progress import Progress
 from levl_eval.metrics.statistics import wilson
 from levl_eval.models.checkpoints import load_model, read, save
@@ -45,9 +45,9 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_exactly(tmp_path, numb
 
     t.train_step = disturbed
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as ended:
         t.run()
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before and ended.type is (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
     metrics = tmp_path / "a" / "metrics.jsonl"
     assert read(tmp_path / "a" / "ckpt.pt")["step"] == 3 and metrics.read_text().count("\n") == 3
     with open(metrics, "a") as f:
