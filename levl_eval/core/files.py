@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -112,6 +113,19 @@ def locked(path: str | os.PathLike[str], wait: bool = True) -> Iterator[bool]:
             return
         with soft_lock(target, wait, missing) as ours:
             yield ours
+
+
+GONE = ".gone-"  # how the name of a folder begins that is being removed
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, which is renamed first (GONE): nothing half removed has its name, also after kill -9.
+
+    Raises OSError where it cannot be renamed.
+    """
+    gone = folder.with_name(f"{GONE}{folder.name}-{os.getpid()}")
+    os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:

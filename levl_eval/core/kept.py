@@ -216,8 +216,8 @@ def write_state(path: Path, key: str, state: Mapping[str, object]) -> None:
     """What lets a training resume, as torch writes it, atomically."""
     import torch
 
-    with atomic_path(path) as temporary:
-        torch.save({**state, "key": key, "checksum": tree_digest(state)}, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:  # given a path, torch writes its name into the file
+        torch.save({**state, "key": key, "checksum": tree_digest(state)}, f)
 
 
 def read_state(path: Path, key: str, device: torch.device | str = "cpu") -> dict[str, object]:

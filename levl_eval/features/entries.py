@@ -163,7 +163,7 @@ def table(folder: Path) -> list[StoredEntry]:
         shape = meta.get("shape")
         count = shape[0] if isinstance(shape, list) and shape and isinstance(shape[0], int) else 0
         out.append(_row(path, meta, count, whole=True))
-    for plan in sorted(folder.glob(f"{PARTS}/*/plan.json")):
+    for plan in sorted(folder.glob(f"{PARTS}/[!.]*/plan.json")):
         content = _fields(plan)
         images = content.get("images")
         out.append(_row(plan.parent, content, images if isinstance(images, int) else 0, whole=False))

@@ -12,6 +12,7 @@ One process writes each file. Every process that wants the entry takes chunks no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ import torch
 from levl_eval.backbones.base import Features, Preprocess
 from levl_eval.core.distributed import launched_rank
 from levl_eval.core.errors import LevlError
-from levl_eval.core.files import atomic_path, atomic_write, disk_full_as_error, locked
+from levl_eval.core.files import atomic_path, atomic_write, disk_full_as_error, locked, remove_folder
 from levl_eval.core.progress import Progress
 from levl_eval.data.types import ImageSet
 from levl_eval.features.feeding import Batch, pixels_of, to_device, worker_count
@@ -219,7 +220,9 @@ class Extraction:
         return appended
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """What the entries were made of; left half removed, it would be taken for unfinished work that nobody comes back to."""
+        with contextlib.suppress(OSError):  # another process was first
+            remove_folder(self.folder)
 
     @property
     def chunks(self) -> int:

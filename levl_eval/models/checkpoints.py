@@ -126,9 +126,9 @@ def restore(model: DualEncoder, state: Checkpoint) -> None:
 
 
 def save(path: Path, state: Mapping[str, object]) -> None:
-    """Write a checkpoint atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    """Write a checkpoint atomically: the same bytes for the same state."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:  # given a path, torch writes its name into the file
+        torch.save(state, f)
 
 
 def keep_last(path: Path, step: int, keep: int) -> None:

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.files import locked
+from levl_eval.core.files import GONE, locked, remove_folder
 from levl_eval.core.hashing import digest
 from levl_eval.core.in_use import unused
 
 _HEX = r"[0-9a-f]{64}"
 _TEMPORARY = re.compile(r"\..+\.[A-Za-z0-9_]{8}\.tmp")  # io.atomic_path's, left by a killed process
 _FRESH = 3600.0  # seconds: what is unfinished and younger may be somebody's work
-_GONE = ".gone-"
 
 
 @dataclass(frozen=True)
@@ -256,9 +255,7 @@ def _remove(cache: Path, entry: Entry) -> bool:
             if kind.held and not held.enter_context(unused(entry.path)):
                 return False
             if entry.path.is_dir():
-                gone = entry.path.with_name(f"{_GONE}{entry.path.name}-{os.getpid()}")
-                os.rename(entry.path, gone)  # so that nothing half removed can be taken for an entry
-                shutil.rmtree(gone, ignore_errors=True)
+                remove_folder(entry.path)
             else:
                 entry.path.unlink()
     except (OSError, UsageError):
@@ -271,7 +268,7 @@ def _sweep(cache: Path, kinds: Sequence[str] | None) -> None:
     for kind in kinds_of(kinds):
         for path in _at_depth(cache / kind.folder, range(1, kind.depth + 1)):
             with contextlib.suppress(OSError):
-                if path.is_dir() and path.name.startswith(_GONE) and not path.is_symlink():
+                if path.is_dir() and path.name.startswith(GONE) and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.is_file() and _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _FRESH:
                     path.unlink()

@@ -1,4 +1,4 @@
-"""Arrays that are kept come back as they were, read without numpy's parser of headers."""
+"""What is kept comes back as it was, arrays without numpy's parser of headers, and is written as the same bytes each time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
-from levl_eval.core.kept import Damaged, read_arrays, write_arrays
+from levl_eval.core.kept import Damaged, read_arrays, write_arrays, write_state
+from levl_eval.models import checkpoints
 
 ARRAYS = {
     "none": np.zeros((0, 3)), "one": np.array(2.5), "truth": np.array([True, False]), "long": np.arange(7, dtype=np.int64),
@@ -85,3 +87,14 @@ def test_members_that_are_compressed_are_read_too(tmp_path):
             out.writestr(name, stored.read(name))
     for name, value in read_arrays(packed, "key").items():
         assert value.tobytes() == ARRAYS[name].tobytes()
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path, state: write_state(path, "k", state), checkpoints.save], ids=["state", "checkpoint"]
+)
+def test_what_torch_writes_is_the_same_bytes_each_time(tmp_path, write):
+    """torch writes the name of the file it is given into it, and that of a temporary file is another one each time."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "x.pt", {"weights": torch.arange(5.0), "step": 3})
+    assert (tmp_path / "a" / "x.pt").read_bytes() == (tmp_path / "b" / "x.pt").read_bytes()

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import resource
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ from levl_eval.features.extraction import Extraction
 from levl_eval.features.request import Reading
 from levl_eval.features.store import FeatureStore
 from levl_eval.features.stored import VERIFIED, Blocks, StoredArray, StreamedArray
+from levl_eval.runner import caches
 
 
 @pytest.fixture
@@ -210,6 +212,25 @@ def test_a_corrupt_image_is_named_and_what_was_done_before_it_stays(tmp_path, im
     (tmp_path / "i" / "4.png").write_bytes(whole)
     assert store.get(nano, images, batch_size=2).patches.shape[0] == 7 and chunks(store) == []
     assert not list((tmp_path / "s" / "parts").iterdir())
+
+
+def test_what_an_interrupt_leaves_of_finished_work_is_no_unfinished_work(tmp_path, images, nano, monkeypatch):
+    store, remove = FeatureStore(tmp_path / "s"), shutil.rmtree
+
+    def interrupted(path, *args, **options):
+        if os.path.isfile(os.path.join(path, "plan.json")):
+            raise KeyboardInterrupt
+        remove(path, *args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", interrupted)
+        store.get(nano, images, batch_size=2)
+    assert store.get(nano, images, batch_size=2).hit
+    assert {row["whole"] for row in store.table()} == {True}
+    (tmp_path / "s").rename(tmp_path / "features")
+    assert {e.whole for e in caches.listed(tmp_path, ["features"])} == {True}
+    caches.prune(tmp_path, 10**9)
+    assert not list((tmp_path / "features" / "parts").iterdir())
 
 
 def chunks(store):

@@ -63,7 +63,7 @@ class VLM:
         """Write vlm.json and connector.safetensors; encoder and language model are named by their hashes, not copied."""
         folder = Path(folder)
         spec = self.connector.spec
-        meta = made_for(self.backbone, self.language)
+        meta = {**made_for(self.backbone, self.language), **_asked_with(spec, self.spec)}
         connectors.save(folder / "connector.safetensors", self.connector, meta)
         card = {
             "backbone": self.uri,
@@ -86,6 +86,11 @@ def made_for(backbone: Backbone, language: LanguageModel) -> dict[str, str]:
     }  # fmt: skip
 
 
+def _asked_with(spec: ConnectorSpec, prompt: PromptSpec) -> dict[str, str]:
+    """What vlm.json says of a connector beside what it was made for: of two files that were written apart, one may be an earlier one."""
+    return {"connector": digest(spec.model_dump()), "prompt": digest(prompt.model_dump())}
+
+
 def load(
     folder: str | Path, backbone: str | None = None, llm: str | None = None, device: str = "cpu", trust: bool = False
 ) -> VLM:
@@ -106,7 +111,8 @@ def load(
     language = load_language_model(name, device)
     recorded = card.get("sha256") if isinstance(card.get("sha256"), dict) else {}
     # earlier files told less
-    expect = {k: v for k, v in made_for(encoder, language).items() if k in ("weights", "llm") or k in recorded}
+    parts = {**made_for(encoder, language), **_asked_with(spec, prompt)}
+    expect = {k: v for k, v in parts.items() if k in ("weights", "llm") or k in recorded}
     file = folder / "connector.safetensors"
     net, _ = connectors.load(file, spec, width_of(encoder, spec), language.width, expect, encoder.grid)
     return VLM(encoder.to(device), net.to(device), language, prompt, uri, name)

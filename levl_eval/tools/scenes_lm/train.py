@@ -246,9 +246,9 @@ def train(args: argparse.Namespace) -> int:
                 }
                 with open(out / "metrics.jsonl", "a", encoding="utf-8") as f:
                     f.write(json.dumps(line) + "\n")
-                with atomic_path(state_file) as temporary:
+                with atomic_path(state_file) as temporary, open(temporary, "wb") as f:
                     kept = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
-                    torch.save(kept, temporary)
+                    torch.save(kept, f)
                 if args.export:
                     export(model, out / "tokenizer.json", Path(args.export))
     return 0

@@ -49,6 +49,30 @@ def test_save_load_answer(tmp_path, capsys, spec):
         levl_eval.vlm.load(tmp_path)
 
 
+@pytest.mark.parametrize(("field", "other"), [("prompt", PromptSpec(max_new_tokens=9)), ("connector", None)])
+def test_a_saved_model_that_was_half_replaced_is_refused(tmp_path, monkeypatch, field, other):
+    """Ctrl-C between the two files of a second `ask --save`: the new connector beside the earlier vlm.json."""
+    language = make("llama", tmp_path / "llm", context=512)
+    backbone = load_backbone("random:nano")
+
+    def model(spec, prompt):
+        net = Connector(spec, width_of(backbone, spec), language.width, 0.3, backbone.grid)
+        return levl_eval.vlm.VLM(backbone, net, language, prompt, "random:nano", language.name)
+
+    first, prompt = ConnectorSpec(), PromptSpec(max_new_tokens=5)
+    model(first, prompt).save(tmp_path / "vlm")
+    assert levl_eval.vlm.load(tmp_path / "vlm").spec == prompt
+
+    def interrupted(path, content):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("levl_eval.engines.vlm.api.atomic_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model(first if other else ConnectorSpec(layer=1), other or prompt).save(tmp_path / "vlm")
+    with pytest.raises(UsageError, match=f"connector.safetensors: this connector was trained for another {field}"):
+        levl_eval.vlm.load(tmp_path / "vlm")
+
+
 def test_tokens_are_the_same_with_and_without_the_store(tmp_path):
     """Every choice of tokens and layer; a block is read after the final norm, its class token as wide as its patches."""
     backbone = load_backbone("random:nano")
