@@ -20,4 +20,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return dispatch(words)
 
-    return guard(call, "--debug" in words, "levl-eval")
+    return guard(call, "--debug" in words, "levl-eval", argv is None)

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _launched([w for w in words if w != "--debug"])
         return dispatch(words)
 
-    return guard(call, "--debug" in words, "levl-pretrain")
+    return guard(call, "--debug" in words, "levl-pretrain", argv is None)
 
 
 if __name__ == "__main__":

@@ -88,15 +88,18 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"{option}: here it is {ours}")
 
 
-def guard(call: Callable[[], int], debug: bool, program: str) -> int:
+def guard(call: Callable[[], int], debug: bool, program: str, last: bool = False) -> int:
     """Run a command; a LevlError becomes its one line on stderr,
     Ctrl-C and SIGTERM a word on how to resume (that of the KeyboardInterrupt, if it has one).
 
     What nobody foresaw is one line too, unless ``debug``. The package's messages go to stderr meanwhile. The command comes to its
-    end whether its output can be written or not; it failed where that was lost, unless its reader left.
+    end whether its output can be written or not; it failed where that was lost, unless its reader left. last: the process ends
+    with it; Ctrl-C pressed once more is then no traceback of Python's own ending.
     """
     with guarded() as out:
         code = _answered(call, debug, program)
+        if last and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         out.flush()
         if out.lost:
             print(

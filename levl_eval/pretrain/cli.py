@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from levl_eval.core.command import guard
 
     words = list(sys.argv[1:] if argv is None else argv)
-    return guard(lambda: dispatch(words), "--debug" in words, "levl-pretrain")
+    return guard(lambda: dispatch(words), "--debug" in words, "levl-pretrain", argv is None)
 
 
 if __name__ == "__main__":

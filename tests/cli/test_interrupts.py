@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from levl_eval.cli import main
 from levl_eval.cli.launching import interrupted
 from levl_eval.cli.options import out_folder
 from levl_eval.core import command
@@ -123,3 +124,28 @@ def test_a_run_without_a_folder_names_it_for_sigterm_too(tmp_path, monkeypatch):
     args = SimpleNamespace(out=None, words=["run"])
     with pytest.raises(Terminated, match=r"`levl-eval run --out runs/\S+` resumes from here"), out_folder(args):
         raise Terminated
+
+
+_IMPATIENT = """
+import atexit, os, signal, sys
+sys.argv = ["levl-eval", "list"]
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+import {module} as door
+from levl_eval.core import command
+def interrupted(*args):
+    raise KeyboardInterrupt
+command.on_stderr = interrupted
+sys.exit(door.main({given}))
+"""
+
+
+@pytest.mark.parametrize("module", ["levl_eval.cli", "levl_eval.cli.pretrain", "levl_eval.pretrain.cli"])
+def test_ctrl_c_once_more_is_no_traceback_of_pythons_ending(module):
+    code = _IMPATIENT.format(module=module, given="")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGINT and done.stderr.strip().count("\n") == 0, done.stderr
+
+
+def test_who_calls_main_keeps_ctrl_c():
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["list", "nothing"]) == 2 and signal.getsignal(signal.SIGINT) is before
