@@ -72,13 +72,22 @@ def spelled(value: object) -> str:
     return str(int(value) if whole else value)  # type: ignore[call-overload]
 
 
-_LIST = re.compile(r"""\s*\[\s*(?:['"].*['"]|\{.*\})\s*,?\s*\]\s*""", re.DOTALL)
+_WRITTEN = re.compile(r"""\s*(?:\[\s*(?:['"].*['"]|\{.*\})\s*,?\s*\]|\{\s*(['"]).*?\1\s*:.*\})\s*""", re.DOTALL)
 
 
-def written_list(text: str) -> bool:
-    """Whether a text is a list of texts or objects as a program prints it (``['a', 'b']``),
-    as tables hold lists that were written through csv."""
-    return _LIST.fullmatch(text) is not None
+def written_value(text: str) -> bool:
+    """Whether a text is a list of texts or objects, or an object, as a program prints it (``['a', 'b']``, ``{'en': 'a'}``),
+    as tables hold what was written through csv."""
+    return _WRITTEN.fullmatch(text) is not None
+
+
+def class_spelling(name: str) -> str:
+    """What two names share that are one class, spelt in two ways: the case of their letters does not count.
+
+    Names of one letter are the letter itself, as in sets of handwriting: A and a differ.
+    """
+    text = same_text(name)
+    return text if len(text) == 1 else text.casefold()
 
 
 # Numbers, with an interval and a spread over seeds, as our tables write them.

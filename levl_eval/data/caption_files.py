@@ -20,7 +20,7 @@ from pydantic import Field
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import split_lines, text_of
-from levl_eval.core.text import blank, printable, written_list
+from levl_eval.core.text import blank, printable, written_value
 from levl_eval.data.formats import Entry, Text, checked, shown
 from levl_eval.data.places import SUFFIXES
 
@@ -92,9 +92,10 @@ def _table(path: Path, text: str, image: str, captions: Sequence[str], split: st
             raise UsageError(f"{path}: line {number}: {len(row)} fields, the header has {len(header)}{more}")
         if blank(row[at]) or blank(row[text_at]):
             raise UsageError(f"{path}: line {number}: image or caption is empty; fill it or remove the line")
-        if written_list(row[text_at]):
+        if written_value(row[text_at]):
             raise UsageError(
-                f"{path}: line {number}: the caption is a list written as one text, {shown(row[text_at])}; write a line for each caption"
+                f"{path}: line {number}: the caption is a list or object written as one text, {shown(row[text_at])}; "
+                "write a line for each caption, its words alone"
             )
         yield Caption(row[at], row[text_at], number, row[split_at] if split else "")
 

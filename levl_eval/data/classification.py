@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import lines_of, names_of
-from levl_eval.core.text import plain_digits, printable, same_text
+from levl_eval.core.text import class_spelling, plain_digits, printable
 from levl_eval.data.entries import labelled_set, spoken_classes
 from levl_eval.data.images import SUFFIXES, root_of, under
 from levl_eval.data.listing import counted_order, list_classes, list_images
@@ -118,7 +118,7 @@ def _alike(path: Path, words: list[str]) -> None:
     """Raises UsageError for two labels that would be two classes by the case, or the composition, of their letters alone."""
     spelt: dict[str, str] = {}
     for word in words:
-        known = spelt.setdefault(same_text(word).casefold(), word)
+        known = spelt.setdefault(class_spelling(word), word)
         if known != word:
             raise UsageError(
                 f"{path}: labels {printable(known)[:60]!r} and {printable(word)[:60]!r} differ in the case or form "

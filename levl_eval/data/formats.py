@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import as_typed, blank, spelled, written_list
+from levl_eval.core.text import as_typed, blank, spelled, written_value
 
 
 def _unicode(value: str) -> str:
@@ -66,8 +66,8 @@ def _answers(value: object) -> object:
     """A text, a list of texts, or a list of objects with `answer`, as a list of texts."""
     if value is None:
         return []
-    if isinstance(value, str) and written_list(value):
-        raise ValueError("expected a text, or a list of texts, not a list written as one text")
+    if isinstance(value, str) and written_value(value):
+        raise ValueError("expected a text, or a list of texts, not a list or object written as one text")
     listed = value if isinstance(value, (list, tuple)) else [value]
     out = []
     for one in listed:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from levl_eval.cards import DataSpec
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import printable, written_list
+from levl_eval.core.text import printable, written_value
 from levl_eval.data.captions import caption_set
 from levl_eval.data.formats import Entry, Text, checked
 from levl_eval.data.hub_cells import named_rows
@@ -27,8 +27,8 @@ def _listed(value: object) -> object:
 
 
 def _none_a_list(captions: list[str]) -> list[str]:
-    if any(map(written_list, captions)):
-        raise ValueError("expected a caption, or a list of captions, not a list written as one text")
+    if any(map(written_value, captions)):
+        raise ValueError("expected a caption, or a list of captions, not a list or object written as one text")
     return captions
 
 

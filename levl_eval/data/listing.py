@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from levl_eval.core.errors import UsageError
-from levl_eval.core.text import printable, same_text
+from levl_eval.core.text import class_spelling, printable
 from levl_eval.data.places import SUFFIXES
 
 # What operating systems, archivers and notebooks leave among the files of a set.
@@ -104,7 +104,7 @@ def list_classes(folder: Path) -> tuple[dict[str, str], Counter[str]]:
                 raise UsageError(
                     f"{folder}: two folders are named {printable(composed)}, their accents composed and taken apart; join them"
                 )
-            alike = same_text(name).casefold()
+            alike = class_spelling(name)
             if (near := spelt.setdefault(alike, name)) != name:
                 raise UsageError(
                     f"{folder}: class folders {printable(near)!r} and {printable(name)!r} differ in the case of letters, "

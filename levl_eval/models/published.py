@@ -19,6 +19,7 @@ from torch import Tensor
 
 from levl_eval.core.errors import UsageError
 from levl_eval.core.json_types import object_at
+from levl_eval.data.stream import unrepeated
 from levl_eval.models.config import PretrainConfig, head_dims, predictor_dims, readout_of
 from levl_eval.models.preprocess import Preprocess
 
@@ -83,12 +84,12 @@ class Description:
 
     @classmethod
     def of(cls, folder: Path) -> Description:
-        """Of a directory, empty where it has none. Raises UsageError where it is no JSON object."""
+        """Of a directory, empty where it has none. Raises UsageError where it is no JSON object, or gives a field twice."""
         path = folder / "config.json"
         if not path.exists():
             return cls({}, path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unrepeated(path))
         except (ValueError, OSError, RecursionError) as e:
             raise UsageError(f"{path}: not valid JSON; repair or remove it") from e
         if not isinstance(values, dict):

@@ -18,13 +18,14 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import misplaced, regular
 from levl_eval.core.text import blank, printable
+from levl_eval.data.formats import shown
 from levl_eval.data.places import SUFFIXES
 from levl_eval.pretrain.samples import DOTTED, LINK, NO_TEXT, SHARD, TWO_IMAGES, Raw, Source, Wanted, shuffled_from, spread_rows
 
@@ -85,19 +86,38 @@ def _utf8(content: bytes) -> str:
     return "" if "\0" in text else text
 
 
-def captions_of(members: dict[str, bytes], fields: Iterable[str], strip: bool = False) -> list[str]:
-    """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json."""
-    content: object = {}
-    if "json" in members:
-        try:
-            content = json.loads(members["json"])
-        except (ValueError, RecursionError):
-            content = {}
+class RepeatedField(Exception):
+    """A .json gives a field of captions twice: which of them counts is anyone's guess."""
+
+
+def _json_object(content: bytes, fields: Collection[str]) -> dict[str, object]:
+    """A sample's .json; {} where it is no object. Raises RepeatedField for one of ``fields`` that it gives twice."""
+
+    def unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        counts = Counter(name for name, _ in pairs)
+        if (twice := next((f for f in fields if counts[f] > 1), None)) is not None:
+            raise RepeatedField(f"json that gives {shown(twice)} twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(content, object_pairs_hook=unrepeated)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def captions_of(members: dict[str, bytes], fields: Collection[str], strip: bool = False) -> list[str]:
+    """The captions of a sample: .txt if "txt" comes first among the fields that are there, else the first field of .json.
+
+    Raises RepeatedField where the .json is read and gives one of the fields twice.
+    """
+    content: dict[str, object] | None = None
     for name in fields:
-        value = _utf8(members["txt"]) if name == "txt" and "txt" in members else None
-        if value is None and isinstance(content, dict):
-            value = content.get(name)
-        texts = texts_of(value, strip)
+        if name == "txt" and "txt" in members:
+            texts = texts_of(_utf8(members["txt"]), strip)
+        else:
+            content = _json_object(members.get("json", b""), fields) if content is None else content
+            texts = texts_of(content.get(name), strip)
         if texts:
             return texts
     return texts_of(_utf8(members["txt"]), strip) if "txt" in members else []
@@ -120,10 +140,9 @@ def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
     assert stream is not None
     ended = False
     while content := stream.read(1 << 20):
-        ended = True
         if any(content):
             at = (len(content) - len(content.lstrip(b"\0"))) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
-            if at and _is_header(content[at : at + tarfile.BLOCKSIZE]):
+            if (at or ended) and _is_header(content[at : at + tarfile.BLOCKSIZE]):
                 raise LevlError(
                     f"{path}: another tar follows behind byte {tar.offset}, whose samples would be lost; "
                     "join tars by `tar --concatenate`, or give each by itself"
@@ -131,6 +150,7 @@ def _check_end(path: str, tar: tarfile.TarFile, again: str) -> None:
             raise LevlError(
                 f"{path}: the header behind byte {tar.offset} is damaged, the samples after it would be lost; {again}"
             )
+        ended = True
     if not ended:
         raise LevlError(f"{path}: is cut off, it has no end mark; {again}")
 
@@ -152,10 +172,13 @@ def read_tar(
         yield Raw(str(e), None, [], SHARD)
 
 
-def _sample(name: str, members: dict[str, bytes], fields: Iterable[str], strip: bool) -> Raw:
+def _sample(name: str, members: dict[str, bytes], fields: Collection[str], strip: bool) -> Raw:
     images = [s for s in IMAGE_SUFFIXES if s in members]
     image = members[images[0]] if images else None
-    captions = captions_of(members, fields, strip)
+    try:
+        captions = captions_of(members, fields, strip)
+    except RepeatedField as e:
+        return Raw(name, image, [], str(e))
     dotted = image is None and any(s.rpartition(".")[2] in IMAGE_SUFFIXES for s in members)
     if dotted or LINKED in members:
         return Raw(name, None, captions, DOTTED if dotted else LINK)

@@ -207,6 +207,8 @@ def test_letters_that_differ_in_case_are_classes_where_a_list_says_so(tmp_path):
     file = small.write(tmp_path / "labels.txt", "0.png a\n1.png A\n2.png b\n")
     spec = DataSpec(layout="labels", images=str(tmp_path / "images"), annotations=str(file), classes=["a", "A", "b"])
     assert read_classification(spec, "").labels.tolist() == [0, 1, 2]
+    alone = spec.model_copy(update={"classes": None})  # of one letter each: as with class folders
+    assert read_classification(alone, "").classes == ("A", "a", "b")
 
 
 def test_depth_maps_without_a_depth_or_with_negative_ones(tmp_path):

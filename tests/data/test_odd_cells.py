@@ -11,7 +11,7 @@ import pytest
 
 from levl_eval.cards import DataSpec, HubSource
 from levl_eval.core.errors import LevlError, UsageError
-from levl_eval.core.text import as_typed, same_text, written_list
+from levl_eval.core.text import as_typed, same_text, written_value
 from levl_eval.data import hub, hub_captions, hub_dense
 from levl_eval.data.fingerprints import fingerprint_of
 from levl_eval.data.hub_cells import with_images
@@ -75,11 +75,13 @@ def test_whole_numbers_that_a_table_holds_as_floats_are_whole(served):
     assert answers(served, table(**ASKED, answers=[[2.0], [0.5], [3.0], [4.0]]), "vqav2") == ["2", "0.5", "3", "4"]
 
 
-@pytest.mark.parametrize("text", ["['a', 'b']", '["a", "b"]', "[{'answer': 'a'}]", "['a' 'b']", ' [ "a" ] '])
+@pytest.mark.parametrize(
+    "text", ["['a', 'b']", '["a", "b"]', "[{'answer': 'a'}]", "['a' 'b']", ' [ "a" ] ', "{'en': 'a'}", '{"a": ["b"]}']
+)
 def test_a_list_written_as_text_is_no_answer_and_no_caption(text, served, tmp_path):
-    assert written_list(text)
+    assert written_value(text)
     with pytest.raises(
-        UsageError, match="row 0: field `answers`: expected a text, or a list of texts, not a list written as one text"
+        UsageError, match="row 0: field `answers`: expected a text, or a list of texts, not a list or object written as one text"
     ):
         answers(served, table(**ASKED, answers=[text] * N), "vqav2")
     served(table(caption=[text] * N))
@@ -87,13 +89,13 @@ def test_a_list_written_as_text_is_no_answer_and_no_caption(text, served, tmp_pa
         read_captions(DataSpec(layout="captions", hub=SET), "hub")
     quoted = text.replace('"', '""')
     file = small.write(tmp_path / "c.csv", f'image,caption\na.png,one\nb.png,"{quoted}"\n')
-    with pytest.raises(UsageError, match=r"c\.csv: line 3: the caption is a list written as one text"):
+    with pytest.raises(UsageError, match=r"c\.csv: line 3: the caption is a list or object written as one text"):
         csv_rows(file)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "[sic]", "a [b] 'c'", "'a'", "[]", "(a)"])
+@pytest.mark.parametrize("text", ["[1, 2]", "[sic]", "a [b] 'c'", "'a'", "[]", "(a)", "{a: b}", "{'a'}", "{}"])
 def test_other_brackets_are_text(text):
-    assert not written_list(text)
+    assert not written_value(text)
 
 
 def test_weights_of_answers_are_not_passed_over(tmp_path):

@@ -28,6 +28,7 @@ from levl_eval.data.readers import (
 )
 from levl_eval.data.rgb import open_rgb
 from levl_eval.metrics.documents import anls
+from tests.data import small_sets as small
 
 UNIT_Z = np.full((4, 6, 3), (128, 128, 255), np.uint8)
 
@@ -309,6 +310,14 @@ def test_class_folders_that_differ_by_case_or_blanks_alone_are_refused(other, tm
         UsageError, match=r"class folders .* differ in the case of letters, in blanks or in characters that are not seen alone"
     ):
         read_classification(DataSpec(layout="imagefolder", root=str(tmp_path)), "")
+
+
+def test_class_folders_of_one_letter_are_classes_of_their_own(tmp_path):
+    """As those of handwriting are, which were refused."""
+    for k, name in enumerate("Aab"):
+        small.write(tmp_path / name / f"{k}.png", small.image_bytes(k))
+    read = read_classification(DataSpec(layout="imagefolder", root=str(tmp_path)), "")
+    assert read.classes == ("A", "a", "b") and read.labels.tolist() == [0, 1, 2]
 
 
 def test_a_mask_of_several_pages_is_refused(tmp_path):

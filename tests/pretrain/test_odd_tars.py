@@ -79,11 +79,33 @@ def test_members_that_lie_apart_are_not_taken_for_a_sample_that_is_there_twice(m
         list(read_tar(str(path), ("txt",), wanted=wanted))
 
 
-def test_a_tar_behind_the_end_of_another_is_told_as_what_it_may_be(tmp_path):
+@pytest.mark.parametrize("zeros", [1024, 10240, 512 + (1 << 20), 512 + (2 << 20)])
+def test_a_tar_behind_the_end_of_another_is_told_as_what_it_may_be(zeros, tmp_path):
     one, two = (tar(tmp_path / n, (f"{n}.png", IMAGE), (f"{n}.txt", b"one")) for n in "ab")
-    both = small.write(tmp_path / "s.tar", one.read_bytes() + two.read_bytes())
+    with tarfile.open(one) as first:
+        first.getmembers()
+        end = first.offset  # where its zeros begin
+    both = small.write(tmp_path / "s.tar", one.read_bytes()[:end] + bytes(zeros) + two.read_bytes())
     with pytest.raises(LevlError, match=r"s\.tar: another tar follows behind byte \d+, .*tar --concatenate"):
         list(read_tar(str(both), ("txt",)))
+
+
+TWICE = 'json that gives "caption" twice'
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "captions", "problem"),
+    [
+        (b'{"caption": "a dog", "caption": "a cat"}', ("caption",), [], TWICE),
+        (b'{"caption": "a dog", "caption": "a cat"}', ("txt", "caption"), ["one"], ""),
+        (b'{"width": 1, "width": 2, "caption": "a dog"}', ("caption",), ["a dog"], ""),
+    ],
+)
+def test_a_caption_that_a_json_gives_twice_is_none(text, fields, captions, problem, tmp_path):
+    """The last was trained on."""
+    shard = tar(tmp_path / "s.tar", ("a.png", IMAGE), ("a.txt", b"one"), ("a.json", text))
+    [raw] = read_tar(str(shard), fields)
+    assert (raw.captions, raw.problem, opened(raw)[1]) == (captions, problem, problem)
 
 
 def test_a_shard_and_a_link_to_it_are_one(tmp_path):

@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from levl_eval.backbones import load_backbone
 from levl_eval.cards.registry import backbone_card, names
 from levl_eval.cli import main as evaluate
+from levl_eval.core.errors import UsageError
 from levl_eval.models import tokenizer
 from levl_eval.models.checkpoints import load_model
 from levl_eval.models.config import parse_config
+from levl_eval.models.published import Description
 from levl_eval.models.towers import build_model
 from levl_eval.pretrain.cli import main as pretrain
 
@@ -104,3 +106,10 @@ def test_cards_of_published_models_say_what_they_are():
         assert card.uri.startswith(("official:lukaskuhn/", "hf:", "open_clip:", "timm:"))
         if card.uri.startswith("official:"):
             assert card.preprocess is not None and card.preprocess.size == 224 and card.preprocess.mean and card.preprocess.std
+
+
+def test_a_field_that_a_config_gives_twice_is_refused(tmp_path):
+    """The last was taken."""
+    (tmp_path / "config.json").write_text('{"text_readout": "eot", "text_readout": "pad77"}')
+    with pytest.raises(UsageError, match='config.json: a field "text_readout" is given twice in one object; keep one'):
+        Description.of(tmp_path)
