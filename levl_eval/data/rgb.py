@@ -199,6 +199,8 @@ def _rgb(image: Image.Image, what: str, rules: Rules, ours: bool) -> Image.Image
         turn = _TURNS.get(turned) if rules.orientation == "exif" else _BACK.get(by_pillow) if not turned else None
         out = _with_clear(_eight_bits(image, stored, what, packed), packed)
         transparent = out.mode in _ALPHA or "transparency" in out.info
+        if transparent and not packed and rules.background != "dropped":
+            _check_clear(out, what)
         if transparent and rules.background != "dropped":
             rgba = out.convert("RGBA")
             base = Image.new("RGBA", rgba.size, (*_COLOURS[rules.background], 255))
@@ -281,6 +283,21 @@ def _with_clear(image: Image.Image, packed: str) -> Image.Image:
     out, scale = image.copy(), _CLEAR[packed]
     out.info["transparency"] = scale(clear) if isinstance(clear, int) else tuple(map(scale, clear))
     return out
+
+
+def _check_clear(image: Image.Image, what: str) -> None:
+    """Raises LevlError for a loaded image whose one transparent value is likely not of 8 bits as its pixels are: of 2 or 4 bits a
+    channel, whose pixels are multiples of 17, or of 16."""
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(clear, tuple):
+        other = max(clear) > 255
+    else:
+        other = image.mode == "L" and isinstance(clear, int) and 0 < clear < 16 and not (np.asarray(image) % 17).any()
+    if other:
+        raise LevlError(
+            f"{what}: has one transparent value, of fewer or more bits than its pixels now have; "
+            "hand it over before it is loaded, or as RGBA"
+        )
 
 
 def _eight_bits(image: Image.Image, stored: str | None, what: str, packed: str) -> Image.Image:

@@ -302,7 +302,7 @@ def build(results: Results, opener: Opener | None = None, out: Path | None = Non
         "report.html.j2", css=own_file(HERE / "report.css"), script=own_file(HERE / "report.js"), results=results, head=facts.head(results),
         data_notes=data_notes(results), tables=tables(results),
         notes=list(dict.fromkeys([
-            *floor_notes(results.records), *instrument_notes(results, results.rows), *failures(results), *results.notes(),
+            *floor_notes(results.records), *instrument_notes(results, results.rows), *failures(results, results.records), *results.notes(),
         ])),
         responses=[*_budgets(results, colour), *_doses(results), *_specifications(results)], gain=_gains(results, colour),
         scatter=_scatter(results, colour), dense=_dense(results), curves=_learning(results, colour),

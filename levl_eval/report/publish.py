@@ -23,7 +23,7 @@ from levl_eval import __version__
 from levl_eval.core.errors import UsageError
 from levl_eval.core.files import atomic_path, atomic_write
 from levl_eval.core.hashing import digest
-from levl_eval.core.text import markdown_text, printable
+from levl_eval.core.text import blank, markdown_text, printable
 from levl_eval.report import every_eval_ever
 from levl_eval.report.provenance import date_of, published_set
 from levl_eval.report.results import Results, Row
@@ -65,9 +65,13 @@ class PublishOptions:
 def publish(results: Results, folder: Path, options: PublishOptions | None = None) -> list[Path]:
     """Write everything and return the files.
 
-    Raises UsageError for a task among ``benchmarks`` or a backbone that was not run, and for a repository given for several backbones.
+    Raises UsageError for a task among ``benchmarks`` or a backbone that was not run, a repository given for several backbones, and an
+    organisation that is no name.
     """
     options = options or PublishOptions()
+    who = options.organisation
+    if blank(who) or "/" in who or who != printable(who):
+        raise UsageError(f"--organisation {printable(who)!r}: expected the name of who measured; a repository is --repo's")
     done = {row.task for row in results.rows if any(c.records for c in row.cells.values())}
     for task in options.benchmarks:
         if task not in done:

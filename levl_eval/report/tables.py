@@ -267,8 +267,20 @@ def data_notes(results: Results) -> list[str]:
     return out
 
 
-def failures(results: Results) -> list[str]:
-    return [f"{results.label(r)} on {r.task} failed: {r.reason}" for r in results.records if r.status != "done"]
+def failures(results: Results, records: Sequence[Record]) -> list[str]:
+    """One line per backbone, task and reason, with the seeds that failed where the task has other ones too."""
+    seeds: dict[tuple[str, str], set[int]] = {}
+    failed: dict[tuple[str, str, str], set[int]] = {}
+    for r in records:
+        where = (results.label(r), r.task)
+        seeds.setdefault(where, set()).add(r.seed)
+        if r.status != "done":
+            failed.setdefault((*where, r.reason), set()).add(r.seed)
+    lines = []
+    for (label, task, reason), own in failed.items():
+        named = f", seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))}" if len(seeds[label, task]) > 1 else ""
+        lines.append(f"failed: {label} on {task}{named}: {reason}")
+    return lines
 
 
 def all_notes(results: Results) -> list[str]:
@@ -278,7 +290,7 @@ def all_notes(results: Results) -> list[str]:
         *(f"data of {n}" for n in data_notes(results)),
         *floor_notes(results.records),
         *instrument_notes(results, results.rows),
-        *failures(results),
+        *failures(results, results.records),
         *lacking,
         *results.notes(),
     ]
@@ -375,8 +387,7 @@ def show(results: Results, stream: IO[str] | None = None, of: Sequence[Record] |
     within_rows = [r for row in chosen for r in row.records]
     for note in [*floor_notes(within_rows), *instrument_notes(results, chosen)]:
         say(note)
-    for r in within_rows:
-        if r.status != "done":
-            say(f"failed: {results.label(r)} on {r.task}: {r.reason}")
+    for line in failures(results, within_rows):
+        say(line)
     for note in results.notes():
         say(f"note: {note}")

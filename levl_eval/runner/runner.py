@@ -206,7 +206,7 @@ class Runner:
                     "the run ends, what is done is kept: start it again to resume"
                 ) from e
             _fail(record, e, job, started)
-            self.progress.say(f"  failed: {record.reason}")
+            self.progress.say(f"  failed{f' (seed {job.seed})' if job.many else ''}: {record.reason}")
             if process_group().main:
                 write_record(self.out, record)
         return record

@@ -118,6 +118,28 @@ def test_the_one_transparent_value_is_of_the_depth_of_its_pixels(content, seen):
     assert list(grey(decode_rgb(content, "x", Rules(background="black")))[0]) == [seen, 0]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [png(2, 0, bytes([0b0001_0000]), (1,)), png(4, 0, bytes([0x05]), (5,)), png(16, 2, bytes(12), (40_000, 50_000, 60_000))],
+    ids=["2 bits", "4 bits", "16 bits of RGB"],
+)
+def test_a_transparent_value_whose_depth_is_lost_is_refused(content):
+    """Of an image that is loaded already nothing tells how many bits its file had: it was read as without transparent pixels."""
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    for loaded in (image, image.copy()):
+        with pytest.raises(LevlError, match=r"x: has one transparent value, .*; hand it over before it is loaded, or as RGBA"):
+            to_rgb(loaded, "x")
+        to_rgb(loaded, "x", Rules(background="dropped"))
+
+
+@pytest.mark.parametrize(("pixels", "clear"), [((0, 5), 5), ((0, 17), 17), ((0, 18), 5), ((0, 17), 0), ((0, 255), 255)])
+def test_a_transparent_value_of_loaded_pixels_is_of_eight_bits(pixels, clear):
+    image = Image.open(io.BytesIO(png(8, 0, bytes(pixels), (clear,))))
+    image.load()
+    assert list(grey(to_rgb(image))[0]) == [255 if v == clear else v for v in pixels]
+
+
 def test_twelve_bits_of_a_tiff_are_scaled_by_theirs(tmp_path):
     packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in [(0, 1000), (2047, 4095)])
     assert list(grey(decode_rgb(tiff(12, packed, 4), "x"))[0]) == [0, 62, 127, 255]

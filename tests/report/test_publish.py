@@ -168,6 +168,7 @@ def test_the_leaderboard_is_a_table_with_a_card(run, tmp_path, capsys):
         (["--benchmark", "gqa=lab/gqa"], "gqa is not among the finished tasks"), (["--benchmark", "knn"], "expected TASK=ORG/DATASET"),
         (["--backbone", "clip"], "is not among levljepa-nano"),
         (["--repo", "lab/m"], "holds 2 backbones"), (["--push", "lab/m"], "holds 2 backbones"),
+        (["--organisation", "lab/m"], "--organisation 'lab/m': expected the name of who measured"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_published_is_one_line(run, tmp_path, capsys, words, message):

@@ -9,17 +9,19 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from levl_eval.cli import main
-from levl_eval.records import read_records
+from levl_eval.metrics.statistics import mean_estimate
+from levl_eval.records import read_records, write_record
 from levl_eval.report.latex import with_intervals as latex
 from levl_eval.report.published import folder
 from levl_eval.report.results import Results
-from levl_eval.report.tables import COLUMNS, lines, rows, show, to_csv, write_leaderboard
+from levl_eval.report.tables import COLUMNS, failures, lines, rows, show, to_csv, write_leaderboard
 from levl_eval.report.wide import WIDE_COLUMNS, html_page, markdown, tables, wide_csv
-from tests.report.conftest import edit_record, fill
+from tests.report.conftest import edit_record, fill, record
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,21 @@ def test_a_done_record_goes_before_a_failed_one(run_dir, tmp_path):
     fill(tmp_path, ("good",), ("gqa",), status="failed", reason="disk full")
     for order in ([run_dir, tmp_path], [tmp_path, run_dir]):
         assert Results.read(order).rows[0].cells["good"].records
+
+
+def test_failures_name_their_seeds_and_a_reason_once(tmp_path):
+    """Each seed's was a line of the same words."""
+    for seed, reason in enumerate(["disk full", "no text encoder", "no text encoder", ""]):
+        status = "failed" if reason else "done"
+        metrics = {} if reason else {"top1": mean_estimate(np.array([0.0, 1.0]))}
+        write_record(tmp_path, record("good", "linear", "top1", metrics, seed=seed, status=status, reason=reason))
+    write_record(tmp_path, record("fair", "linear", "top1", {}, status="failed", reason="disk full"))
+    results = Results.read([tmp_path])
+    assert sorted(failures(results, results.records)) == [
+        "failed: fair on linear: disk full",
+        "failed: good on linear, seed 0: disk full",
+        "failed: good on linear, seeds 1, 2: no text encoder",
+    ]
 
 
 def test_the_terminal_table_is_plain_in_a_pipe_and_fits_80_columns(results, run_dir, capsys, monkeypatch):

@@ -430,6 +430,15 @@ def test_json_of_every_command_is_json_alone(world, capsys):
     assert made["size"] == 64 and Path(made["out"], "scenes.json").is_file()
 
 
+def test_a_failure_names_its_seed_where_there_are_several(world, capsys):
+    words = ["run", "--backbone", "random:nano", "--tasks", "linear", "--data", str(world / "data"), "--out", str(world / "out")]
+    assert main([*words, "--set", "linear.epochs=13", "--seeds", "0,1"]) == 1
+    err = capsys.readouterr().err
+    assert all(f"  failed (seed {seed}): the moon is full; wait" in err for seed in (0, 1)), err
+    assert main([*words, "--set", "linear.epochs=13", "--seeds", "0"]) == 1
+    assert "  failed: the moon is full; wait" in capsys.readouterr().err
+
+
 def test_a_full_disk_ends_the_run_in_one_line_and_the_next_run_goes_on(world, capsys):
     """No file may grow beyond a kilobyte, so neither the samples nor a failed record can be written."""
     words = ["run", "--backbone", "random:nano", "--tasks", "linear", "--data", str(world / "data"), "--out", str(world / "out")]
