@@ -8,6 +8,7 @@ from pathlib import Path
 from levl_eval.cards import BackboneCard
 from levl_eval.cards.registry import ASSETS, SCHEMES
 from levl_eval.core.errors import UsageError
+from levl_eval.core.files import check_permitted
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Location:
 
 
 def locate(card: BackboneCard) -> Location:
-    """Raises UsageError for a folder that holds none of the known forms."""
+    """Raises UsageError for a folder that holds none of the known forms, and for a file that this user may not read."""
     where = card.uri.replace("@assets", str(ASSETS))
     scheme, colon, rest = where.partition(":")
     if not colon or scheme not in SCHEMES:
@@ -31,7 +32,10 @@ def locate(card: BackboneCard) -> Location:
         scheme, rest = _path_scheme(path), where
         if scheme == "levl" and path.is_dir():
             rest = str(path / "ckpt.pt")
-    return Location(scheme, rest, _files(scheme, rest))
+    location = Location(scheme, rest, _files(scheme, rest))
+    for file in stated(location):  # libraries call such a file missing, or damaged
+        check_permitted(file)
+    return location
 
 
 def _path_scheme(path: Path) -> str:

@@ -81,6 +81,8 @@ def _mark(key: bytes, value: bytes) -> bytes:
 
 
 def _refuse(path: str | os.PathLike[str], e: OSError) -> LevlError:
+    if isinstance(e, PermissionError):
+        return LevlError(f"{path}: this user may not read it ({e.strerror}); ask its owner for it, or copy it")
     return LevlError(
         f"{path}: cannot be read ({e.strerror or type(e).__name__}); put the file there or correct the data set's list"
     )

@@ -17,6 +17,7 @@ from levl_eval.core import kept
 from levl_eval.core.command import guard
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.progress import Progress
+from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.engines.probes.texts import class_embeddings, text_embeddings
 from levl_eval.engines.vlm.connector import Connector, load, recover, save
 from tests.runner.test_caches import Heard, Texts
@@ -103,6 +104,27 @@ def test_a_checkpoint_is_not_called_damaged(name, folder):
     with unreadable(path), pytest.raises(UsageError) as e:
         load_backbone(uri)
     assert str(e.value) == f"{path}: this user may not read it (Permission denied); ask its owner for it, or copy it"
+
+
+@pytest.mark.parametrize("uri", ["hf:{}", "random:hf:{}", "timm:local-dir:{}", "open_clip:local-dir:{}", "{}"])
+def test_a_librarys_folder_names_the_file(uri, folder):
+    """It was told in the library's words, as a file that is not there."""
+    for name in ("config.json", "model.safetensors", "open_clip_config.json"):
+        (folder / name).write_text("{}")
+    path = folder / "model.safetensors"
+    with unreadable(path), pytest.raises(UsageError) as e:
+        load_backbone(uri.format(folder))
+    assert str(e.value) == f"{path}: this user may not read it (Permission denied); ask its owner for it, or copy it"
+
+
+def test_a_file_of_a_data_set_is_not_sent_to_the_sets_list(folder):
+    path = folder / "a.png"
+    path.write_bytes(b"x")
+    with (
+        unreadable(path),
+        pytest.raises(LevlError, match=r"a\.png: this user may not read it .*; ask its owner for it, or copy it"),
+    ):
+        FingerprintCache(None).sha256(path)
 
 
 def test_a_folder_on_the_way_is_no_fault_of_the_program(folder, capsys):
