@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from levl_eval.core.distributed import launched_rank
+from levl_eval.core.distributed import launched_rank, lost_another
 from levl_eval.core.errors import LevlError, Terminated, UsageError
 from levl_eval.core.messages import on_stderr
 from levl_eval.core.output import guarded
@@ -158,6 +158,9 @@ def _answered(call: Callable[[], int], debug: bool, program: str) -> int:
         if isinstance(e, PermissionError) and e.filename is not None:
             print(printable(f"{program}: {e.filename}: {e.strerror}; ask its owner for it, or name another"), file=sys.stderr)
             return 2
+        if words := lost_another(e):
+            print(f"{program}: {words}", file=sys.stderr)
+            return 1
         whose = "--debug shows where" if place_of(e) else "a fault of this program: --debug shows where, please report it"
         print(printable(f"{program}: {told(e)}; {whose}"), file=sys.stderr)
         return 1

@@ -142,6 +142,19 @@ def launched_rank() -> tuple[int, int]:
     return (rank, size) if 0 <= rank < size else (0, 1)
 
 
+LOST = "as another one has ended or does not answer: what it has told says why; what is done is kept"
+
+
+def lost_another(e: BaseException) -> str:
+    """In words that a step failed for another process of this launch, which has refused an input or was killed; "" for other errors."""
+    rank, size = launched_rank()
+    dist = sys.modules.get("torch.distributed")
+    if size == 1 or dist is None or not isinstance(e, RuntimeError):
+        return ""
+    # DistError is NCCL's and the store's; gloo's errors are known by the file of its source that they name.
+    return f"process {rank} of {size} ends, {LOST}" if isinstance(e, dist.DistError) or "gloo/transport" in str(e) else ""
+
+
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

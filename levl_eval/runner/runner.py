@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levl_eval.cards import DataSpec, TaskCard
-from levl_eval.core.distributed import launched, launched_rank, process_group, work_alone
+from levl_eval.core.distributed import launched, launched_rank, lost_another, process_group, work_alone
 from levl_eval.core.errors import DamagedFeatures, LevlError, UsageError
 from levl_eval.core.files import atomic_write, locked
 from levl_eval.core.json_types import object_at
@@ -199,6 +199,8 @@ class Runner:
         except Exception as e:
             if config.debug and not isinstance(e, LevlError):
                 raise
+            if words := lost_another(e):
+                raise LevlError(words) from e
             if process_group().size > 1 and (computed or not process_group().all_failed()):
                 why = " ".join(str(e).split())
                 raise LevlError(

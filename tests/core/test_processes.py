@@ -13,9 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from levl_eval.cli import main
 from levl_eval.core import distributed as processes
+from levl_eval.core.command import guard
+from levl_eval.core.distributed import LOST
 from levl_eval.core.files import locked
 from levl_eval.records import read_records
 
@@ -100,6 +103,47 @@ def test_a_lost_process_ends_the_run_and_two_others_end_it_as_one_would(world, t
     assert files[0] == files[1] and files[0]
     for f in files[0]:
         assert (tmp_path / "cache" / f).read_bytes() == (tmp_path / "other cache" / f).read_bytes()
+
+
+@pytest.mark.distributed
+def test_input_that_one_process_refuses_is_told_once_and_shortly(tmp_path):
+    """The other told at length what its connection to it had met with, and called it a fault of the program."""
+    (tmp_path / "bad.csv").write_text("image,caption\na.png,\n")
+    p = launch(
+        [f"data=csv:{tmp_path}/bad.csv", "model=nano", f"out={tmp_path}/out", "steps=2", "batch_size=4"],
+        tmp_path / "cache",
+        "levl_eval.pretrain.cli",
+    )
+    _, err = p.communicate(timeout=600)
+    lines = [line for line in err.splitlines() if line.startswith("levl-pretrain")]
+    assert [line for line in lines if "bad.csv: line 2: image or caption is empty" in line] == lines[:1] and p.returncode != 0, (
+        err
+    )
+    assert "exitcode  : 2" in err
+    assert all(f"of 2 ends, {LOST}" in line for line in lines[1:]), lines  # none where torchrun was faster
+    assert "pair.cc" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:13710"), True),
+        (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp"), True),
+        (torch.distributed.DistNetworkError("recvValue failed"), True),
+        (RuntimeError("CUDA error"), False),
+    ],
+)
+def test_an_error_of_the_connection_is_another_process_that_is_lost(error, lost, monkeypatch, capsys):
+    def fails():
+        raise error
+
+    assert guard(fails, False, "levl-eval") == 1
+    assert LOST not in capsys.readouterr().err  # alone there is no other one
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert guard(fails, False, "levl-eval") == 1
+    err = capsys.readouterr().err
+    assert (err == f"levl-eval: process 1 of 2 ends, {LOST}\n") is lost
 
 
 def test_rank_and_launch_follow_the_environment(monkeypatch):
