@@ -63,7 +63,7 @@ MUTATIONS = (
     ),
     Mutation(
         "records without floors are whole", "runner/runner.py", "return record if floors <= record.metrics.keys() or",
-        "return record if True or", "runner/test_identity.py::test_a_record_without_its_floors_is_not_whole",
+        "return record if True or", "runner/test_read_back.py::test_a_record_without_its_floors_is_not_whole",
     ),
     Mutation(
         "features of any preprocessing", "features/request.py", "preprocess=self.preprocess.describe(),", "",

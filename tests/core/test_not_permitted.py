@@ -20,7 +20,7 @@ from levl_eval.core.progress import Progress
 from levl_eval.data.fingerprint_cache import FingerprintCache
 from levl_eval.engines.probes.texts import class_embeddings, text_embeddings
 from levl_eval.engines.vlm.connector import Connector, load, recover, save
-from tests.runner.test_caches import Heard, Texts
+from tests.runner.test_damage import Heard, Texts
 
 NOBODY = 65534
 
