@@ -12,6 +12,7 @@ import pytest
 from levl_eval import UsageError, evaluate
 from levl_eval.cards.registry import language_models, task_card
 from levl_eval.cli import main
+from levl_eval.core.distributed import LOST
 from levl_eval.core.progress import Progress
 from levl_eval.data.images import fingerprint_of
 from levl_eval.data.readers import read_questions
@@ -174,7 +175,7 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
             return alike
 
     def fail(context):
-        raise MemoryError("out of memory")
+        raise error
 
     monkeypatch.setattr(runner, "process_group", Other)
     monkeypatch.setattr(runner, "engine", lambda name: fail)
@@ -199,9 +200,15 @@ def test_a_job_that_failed_in_one_process_alone_ends_the_run(handle, tmp_path, m
     plan = SimpleNamespace(
         config=config, jobs=[Job(handle, card, 0, identity, DataFacts(DataIdentity("d")))], backbones=[handle], data=""
     )
-    alike = False
+    alike, error = False, MemoryError("out of memory")
     with pytest.raises(LevlError, match=r"failed alone \(out of memory\); the run ends, what is done is kept"):
         runner.Runner(plan, QUIET, {}).compute(0)
     assert not list((tmp_path / "out").rglob("*.json"))
     alike = True
     assert runner.Runner(plan, QUIET, {}).compute(0).status == "failed" and list((tmp_path / "out").rglob("*.json"))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    error = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(LevlError) as e:  # the other one has failed, not this one
+        runner.Runner(plan, QUIET, {}).compute(0)
+    assert str(e.value) == f"process 1 of 2 ends, {LOST}"
