@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import lance
 
 _ROWS = 64  # read at once
+_BYTES = ("binary", "large_binary", "binary_view")  # types of a column of encoded images
 
 
 @dataclass
@@ -61,6 +62,14 @@ class Lance(Source):
         columns = data.schema.names
         if self.image not in columns:
             raise UsageError(f"data=lance:{self.path}: field `image_field`: no column {self.image!r}; there are {columns}")
+        field = data.schema.field(self.image)
+        # A blob column, too, is read as other than its bytes.
+        if str(field.type) not in _BYTES or (field.metadata or {}).get(b"lance-encoding:blob"):
+            shown = f"{field.type}, a blob column" if str(field.type) in _BYTES else str(field.type)
+            raise UsageError(
+                f"data=lance:{self.path}: field `image_field`: column {self.image!r} holds no encoded images but {shown[:60]}; "
+                "name another, or store them as plain binary"
+            )
         if not set(self.fields) & set(columns):
             raise UsageError(f"data=lance:{self.path}: field `caption_fields`: none of {list(self.fields)} among {columns}")
         self._opened, self.version = data, data.version

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 import numpy as np
 from PIL import Image
 
-from levl_eval.core.errors import UsageError
+from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.files import regular
 from levl_eval.data.hub_files import alike
 from levl_eval.data.hub_tables import cache_of_state, check_folder
 from levl_eval.models.config import PretrainConfig, augments
@@ -126,8 +127,9 @@ class Hub(Source):
         image = row.get(self.image)
         if isinstance(image, dict):
             try:
-                image = image.get("bytes") or Path(str(image["path"])).read_bytes()
-            except (OSError, TypeError, KeyError):
+                content = image.get("bytes")  # of an empty one, the path is a name within the table, not a file beside us
+                image = Path(regular(str(image["path"]))).read_bytes() if content is None else content
+            except (OSError, TypeError, KeyError, LevlError):
                 image = None
         return Raw(name, image if isinstance(image, (bytes, Image.Image)) else None, captions)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from levl_eval.core.errors import UsageError
@@ -77,3 +79,14 @@ def test_a_split_is_one_of_the_folder_and_may_be_a_part(tmp_path):
     assert len(captions(str(tmp_path / "disk"))) == len(captions(f"{tmp_path}/disk:train")) == 2
     with pytest.raises(UsageError, match="disk:test: the folder holds one table, of no split; take `:test` out"):
         captions(f"{tmp_path}/disk:test")
+
+
+def test_an_empty_image_of_a_table_is_no_file_of_its_name_beside_us(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "a.png").write_bytes(b"another image")
+    table = pa.table({"image": pa.array([{"bytes": b"", "path": "a.png"}]), "text": ["a"]})
+    (tmp_path / "hub").mkdir()
+    pq.write_table(table, tmp_path / "hub" / "train.parquet")
+    source = open_source(parse_config([f"data=hf:{tmp_path / 'hub'}", "batch_size=4"]))
+    assert [(raw.captions, raw.image) for raw in source.epoch(0, 0, 1)] == [(["a"], b"")]

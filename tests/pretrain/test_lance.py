@@ -118,3 +118,20 @@ def test_rows_added_during_a_run_stop_a_resume(folder):
     lance.write_dataset(table, str(folder), mode="append")
     with pytest.raises(UsageError, match="is not what this run began with"):
         StreamFeed(_config(folder), (0, 1)).start(None, 1, state)
+
+
+@pytest.mark.parametrize("kind", ["paths", "tables", "blob"])
+def test_a_column_of_something_else_than_encoded_images_is_told_by_its_type(tmp_path, kind):
+    import pyarrow as pa
+
+    images = {
+        "paths": pa.array(["a.png", "b.png"]),
+        "tables": pa.array([{"bytes": _png(1), "path": "x"}] * 2),
+        "blob": pa.array([_png(1), _png(2)], pa.large_binary()),
+    }[kind]
+    metadata = {"lance-encoding:blob": "true"} if kind == "blob" else None
+    schema = pa.schema([pa.field("image", images.type, metadata=metadata), pa.field("text", pa.string())])
+    lance.write_dataset(pa.table({"image": images, "text": ["a", "b"]}, schema=schema), str(tmp_path / "x.lance"))
+    shown = {"paths": "string", "tables": "struct<", "blob": "(large_binary, a blob column|extension<lance.blob)"}[kind]
+    with pytest.raises(UsageError, match=f"column 'image' holds no encoded images but {shown}.*store them as plain binary"):
+        open_source(_config(tmp_path / "x.lance")).count()
