@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _DEEP = 24  # of values inside values, beyond which nobody keeps a number
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _TRANSFORMS = ("torchvision", "timm")  # whose transforms are no modules, and keep their settings in attributes
+_PLACES = re.compile(
+    r" # .*|___torch_mangle_\d+\."
+)  # in TorchScript: lines of sources, and counts of what one process has loaded
 _PLAIN = (types.SimpleNamespace, slice, range)  # of Python's own, and nothing but what was put into them
 
 
@@ -61,6 +64,8 @@ class _Walk:
                 if key in own or (key.startswith("_") and not users) or (name == "" and key in skipped):
                     continue
                 self._put(out, f"{name}.{key}", value)
+            if (graph := _graph(module)) is not None:
+                out[f"{name}:graph"] = graph
             for key in sorted(module._non_persistent_buffers_set):
                 self._put(out, f"{name}.{key}", module._buffers[key])
             for key in _HOOKS:
@@ -143,12 +148,19 @@ class _Walk:
         if kind.__module__.partition(".")[0] in _TRANSFORMS:
             return [kind.__qualname__, {k: self.value(v) for k, v in vars(value).items() if not k.startswith("_")}]
         if not (isinstance(value, _PLAIN) or self._is_users_class(kind)):
-            return None
+            inner = getattr(value, "__wrapped__", None)  # behind functools.lru_cache
+            return self._function(inner) if isinstance(inner, types.FunctionType) else _named(value) or self._numbers(value)
         if isinstance(value, (slice, range)):
             return repr(value)
         held = {**{k: getattr(value, k) for k in _slots(kind) if hasattr(value, k)}, **getattr(value, "__dict__", {})}
         read = self._class(kind) if self._is_users_class(kind) else None
         return [kind.__qualname__, {k: self.value(v) for k, v in held.items()}, read]
+
+    def _numbers(self, value: object) -> object:
+        """Of a library's object, such as a fitted PCA, its public numbers and arrays: texts may be paths."""
+        public = {k: v for k, v in getattr(value, "__dict__", {}).items() if isinstance(k, str) and not k.startswith("_")}
+        held = {k: self.value(v) for k, v in public.items() if isinstance(v, (bool, int, float)) or _array(v) is not None}
+        return [type(value).__qualname__, held] if held else None
 
     def _class(self, cls: type) -> object:
         """A user's class: its own values, and the globals that its functions read; None where there is neither."""
@@ -229,6 +241,21 @@ def _array(value: object) -> object:
     if hasattr(value, "tobytes") and hasattr(value, "shape") and hasattr(value, "dtype"):
         return ["array", str(value.shape), str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()]
     return None
+
+
+def _graph(module: nn.Module) -> str | None:
+    """The hash of what a TorchScript or torch.fx module computes, which no class of theirs tells; None of any other module."""
+    for name in ("inlined_graph", "code"):
+        text = str(getattr(module, name, "")) if type(module).__module__.startswith(("torch.jit", "torch.fx")) else ""
+        if text:
+            return hashlib.sha256(_PLACES.sub("", text).encode()).hexdigest()
+    return None
+
+
+def _named(value: object) -> object:
+    """A function in no Python source (torch.amax, numpy.mean, a ufunc) by its name; None where it has none."""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return ["function", str(getattr(value, "__module__", "")), str(name)] if name and callable(value) else None
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

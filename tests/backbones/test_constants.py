@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,3 +156,50 @@ def test_objects_that_hold_one_another_end():
     first = constants_of(model, frozenset(), "nowhere")
     other.size = 4
     assert constants_of(model, frozenset(), "nowhere") != first
+
+
+class Pool(torch.nn.Module):
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, x):
+        return x.amax(1) if self.most else x.mean(1)
+
+
+def of_fx(name):
+    graph = torch.fx.Graph()
+    graph.output(graph.call_method(name, (graph.placeholder("x"), 1)))
+    return torch.fx.GraphModule({}, graph)
+
+
+def fitted(seed):
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    return decomposition.PCA(2).fit(np.random.default_rng(seed).normal(size=(9, 4)))
+
+
+def cached(gain):
+    return functools.lru_cache(lambda: gain)
+
+
+@pytest.mark.parametrize(
+    ("make", "one", "other"),
+    [
+        (lambda name: getattr(torch, name), "mean", "amax"),
+        (lambda name: getattr(np, name), "mean", "max"),
+        (lambda name: getattr(np, name), "maximum", "minimum"),
+        (fitted, 0, 1),
+        (cached, 1.0, 2.0),
+        (lambda most: torch.jit.trace(Pool(most), torch.rand(2, 3, 4)), False, True),
+        (of_fx, "mean", "amax"),
+    ],
+    ids=["torch function", "numpy function", "ufunc", "sklearn's PCA", "lru_cache", "TorchScript", "torch.fx"],
+)
+def test_functions_graphs_and_fitted_objects_of_libraries_are_part(make, one, other):
+    def identity(choice):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        model[0].pool = make(choice)
+        return constants_of(model, frozenset(), "nowhere")
+
+    assert identity(one) == identity(one)
+    assert identity(one) != identity(other)
