@@ -2,18 +2,22 @@
 
 A factory may read a threshold from a file or the environment, keep a mean image in a buffer that is not saved, scale by a number of a
 closure, or hold layers in a plain list: these move features as weights do, and its source does not tell them. What code that is no
-user's keeps privately is left out: libraries note there what they have last seen, and where.
+user's keeps privately is left out, but for the arrays of fitted objects: libraries note there what they have last seen, and where.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
 import re
 import sys
 import types
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -27,10 +31,9 @@ if TYPE_CHECKING:
 
 _DEEP = 24  # of values inside values, beyond which nobody keeps a number
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_TRANSFORMS = ("torchvision", "timm")  # whose transforms are no modules, and keep their settings in attributes
-_PLACES = re.compile(
-    r" # .*|___torch_mangle_\d+\."
-)  # in TorchScript: lines of sources, and counts of what one process has loaded
+# In TorchScript: lines of sources, and counts of what one process has loaded.
+_PLACES = re.compile(r" # .*|___torch_mangle_\d+\.")
+_PATH = re.compile(r"[/\\]")
 _PLAIN = (types.SimpleNamespace, slice, range)  # of Python's own, and nothing but what was put into them
 
 
@@ -48,9 +51,9 @@ class _Walk:
     def __init__(self, package: str) -> None:
         self._package = package
         self._open: list[int] = []  # of what is being described
-        self._done: dict[
-            int, tuple[object, str]
-        ] = {}  # id -> the value, kept alive so that no other takes its id, and its digest
+        # By id, with the value, kept alive so that no other takes its id: its digest, and which of the libraries' objects it is.
+        self._done: dict[int, tuple[object, str]] = {}
+        self._met: dict[int, tuple[object, int]] = {}
 
     def module(self, model: nn.Module, skipped: frozenset[str] = frozenset()) -> dict[str, object]:
         """What a torch module and those inside it hold, by name."""
@@ -89,7 +92,7 @@ class _Walk:
             return [type(value).__name__, str(value)]
         if isinstance(value, float):
             return ["float", value.hex()]
-        if isinstance(value, (complex, bytes, bytearray)):
+        if isinstance(value, (complex, bytes, bytearray, array, Decimal, Fraction)):
             return [type(value).__name__, hashlib.sha256(repr(value).encode()).hexdigest()]
         at = id(value)
         if at in self._done:
@@ -145,22 +148,35 @@ class _Walk:
             return ["tokenizer", tokenizer_digest(value)]
         if isinstance(value, re.Pattern):
             return [str(value.pattern), value.flags]
-        if kind.__module__.partition(".")[0] in _TRANSFORMS:
-            return [kind.__qualname__, {k: self.value(v) for k, v in vars(value).items() if not k.startswith("_")}]
+        if isinstance(value, enum.Enum):
+            return [kind.__qualname__, value.name]
         if not (isinstance(value, _PLAIN) or self._is_users_class(kind)):
             inner = getattr(value, "__wrapped__", None)  # behind functools.lru_cache
-            return self._function(inner) if isinstance(inner, types.FunctionType) else _named(value) or self._numbers(value)
+            return self._function(inner) if isinstance(inner, types.FunctionType) else self._library(value)
         if isinstance(value, (slice, range)):
             return repr(value)
         held = {**{k: getattr(value, k) for k in _slots(kind) if hasattr(value, k)}, **getattr(value, "__dict__", {})}
         read = self._class(kind) if self._is_users_class(kind) else None
         return [kind.__qualname__, {k: self.value(v) for k, v in held.items()}, read]
 
-    def _numbers(self, value: object) -> object:
-        """Of a library's object, such as a fitted PCA, its public numbers and arrays: texts may be paths."""
-        public = {k: v for k, v in getattr(value, "__dict__", {}).items() if isinstance(k, str) and not k.startswith("_")}
-        held = {k: self.value(v) for k, v in public.items() if isinstance(v, (bool, int, float)) or _array(v) is not None}
-        return [type(value).__qualname__, held] if held else None
+    def _library(self, value: object) -> object:
+        """A library's object, such as a fitted pipeline or an image processor: its name where it is a function, and what it holds.
+
+        Each is followed once. Texts that may be paths are left out; so are the standard library's objects (loggers, locks) and what
+        torch and numpy have besides arrays (random generators), which change as a process goes on.
+        """
+        package = type(value).__module__.partition(".")[0]
+        named = _graph(value) or _named(value)
+        if package in sys.stdlib_module_names or (package in ("torch", "numpy") and not hasattr(value, "__dict__")):
+            return named
+        if id(value) in self._met:
+            return ["met", self._met[id(value)][1]]
+        self._met[id(value)] = value, len(self._met)
+        held: dict[str, object] = {}
+        for key, inner in _held(value).items():
+            if not (isinstance(inner, str) and _PATH.search(inner)):
+                self._put(held, key, inner)
+        return [type(value).__qualname__, named, held] if named or held else None
 
     def _class(self, cls: type) -> object:
         """A user's class: its own values, and the globals that its functions read; None where there is neither."""
@@ -243,10 +259,10 @@ def _array(value: object) -> object:
     return None
 
 
-def _graph(module: nn.Module) -> str | None:
-    """The hash of what a TorchScript or torch.fx module computes, which no class of theirs tells; None of any other module."""
+def _graph(value: object) -> str | None:
+    """The hash of what a TorchScript or torch.fx module or function computes, which no class of theirs tells; None of anything else."""
     for name in ("inlined_graph", "code"):
-        text = str(getattr(module, name, "")) if type(module).__module__.startswith(("torch.jit", "torch.fx")) else ""
+        text = str(getattr(value, name, "")) if type(value).__module__.startswith(("torch.jit", "torch.fx")) else ""
         if text:
             return hashlib.sha256(_PLACES.sub("", text).encode()).hexdigest()
     return None
@@ -256,6 +272,18 @@ def _named(value: object) -> object:
     """A function in no Python source (torch.amax, numpy.mean, a ufunc) by its name; None where it has none."""
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     return ["function", str(getattr(value, "__module__", "")), str(name)] if name and callable(value) else None
+
+
+def _held(value: object) -> dict[str, object]:
+    """Public attributes and all arrays of a library's object by name; of one that is not written in Python, what it is pickled as."""
+    if hasattr(value, "__dict__"):
+        held = {k: getattr(value, k) for k in _slots(type(value)) if hasattr(value, k)} | vars(value)
+        return {k: v for k, v in held.items() if isinstance(k, str) and (not k.startswith("_") or _array(v) is not None)}
+    try:
+        reduced = value.__reduce_ex__(2)
+        return {"pickled": reduced[1:3]} if isinstance(reduced, tuple) else {}
+    except Exception:  # of any kind: not everything can be pickled
+        return {}
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

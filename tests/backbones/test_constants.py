@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import textwrap
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -178,6 +180,43 @@ def fitted(seed):
     return decomposition.PCA(2).fit(np.random.default_rng(seed).normal(size=(9, 4)))
 
 
+def pipeline(seed):
+    pipe = pytest.importorskip("sklearn.pipeline")
+    return pipe.make_pipeline(fitted(seed))
+
+
+def forest(seed):
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    drawn = np.random.default_rng(seed)
+    return ensemble.RandomForestRegressor(2, random_state=0).fit(drawn.normal(size=(30, 3)), drawn.normal(size=30))
+
+
+def neighbours(shift):
+    return pytest.importorskip("sklearn.neighbors").KNeighborsClassifier(1, algorithm="brute").fit([[0.0], [shift]], [0, 1])
+
+
+def processor(mean):
+    from transformers import CLIPImageProcessor
+
+    return CLIPImageProcessor(image_mean=[mean, 0.5, 0.5])
+
+
+def config(activation):
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(hidden_act=activation)
+
+
+def resized(mode):
+    from torchvision.transforms import InterpolationMode, Resize
+
+    return Resize(8, InterpolationMode(mode))
+
+
+def vectorised(gain):
+    return np.vectorize(lambda x: x + gain)
+
+
 def cached(gain):
     return functools.lru_cache(lambda: gain)
 
@@ -191,9 +230,35 @@ def cached(gain):
         (fitted, 0, 1),
         (cached, 1.0, 2.0),
         (lambda most: torch.jit.trace(Pool(most), torch.rand(2, 3, 4)), False, True),
+        (lambda name: torch.jit.trace(lambda x: getattr(x, name)(1), torch.rand(2, 3)), "mean", "amax"),
         (of_fx, "mean", "amax"),
+        (pipeline, 0, 1),
+        (forest, 0, 1),
+        (neighbours, 1.0, 2.0),
+        (processor, 0.4, 0.5),
+        (config, "gelu", "quick_gelu"),
+        (resized, "bilinear", "bicubic"),
+        (vectorised, 1, 2),
+        (Decimal, "0.4", "0.5"),
     ],
-    ids=["torch function", "numpy function", "ufunc", "sklearn's PCA", "lru_cache", "TorchScript", "torch.fx"],
+    ids=[
+        "torch function",
+        "numpy function",
+        "ufunc",
+        "sklearn's PCA",
+        "lru_cache",
+        "TorchScript",
+        "TorchScript function",
+        "torch.fx",
+        "pipeline",
+        "forest",
+        "neighbours",
+        "image processor",
+        "text of a configuration",
+        "mode of a transform",
+        "vectorize",
+        "Decimal",
+    ],
 )
 def test_functions_graphs_and_fitted_objects_of_libraries_are_part(make, one, other):
     def identity(choice):
@@ -203,3 +268,33 @@ def test_functions_graphs_and_fitted_objects_of_libraries_are_part(make, one, ot
 
     assert identity(one) == identity(one)
     assert identity(one) != identity(other)
+
+
+def test_what_changes_as_a_process_goes_on_is_no_part():
+    def identity(value):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        model[0].kept = value
+        return constants_of(model, frozenset(), "nowhere")
+
+    from transformers import CLIPVisionConfig
+
+    placed = [CLIPVisionConfig(), CLIPVisionConfig()]
+    placed[0].folder, placed[1].folder = "/one/place", "/another"
+    drawn = np.random.default_rng(), np.random.default_rng()
+    loggers = logging.getLogger("one"), logging.getLogger("one.another")
+    for one, other in (placed, drawn, loggers):
+        assert identity(one) == identity(other)
+
+
+def test_objects_of_libraries_that_share_one_another_are_followed_once():
+    from transformers import CLIPVisionConfig
+
+    chain = [CLIPVisionConfig()]
+    for _ in range(20):  # each holds the one before twice: two to the 20th ways to the first
+        chain.append(CLIPVisionConfig())
+        chain[-1].one = chain[-1].other = chain[-2]
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model[0].kept = chain[-1]
+    first = constants_of(model, frozenset(), "nowhere")
+    chain[0].hidden_act = "gelu"
+    assert constants_of(model, frozenset(), "nowhere") != first
