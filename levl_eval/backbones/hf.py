@@ -17,6 +17,7 @@ from levl_eval.backbones.hf_families import CANONICAL, FAMILIES, canonical, fina
 from levl_eval.backbones.hf_pixels import check_pixels, preprocess_of
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.offline import hub_or_cache
+from levl_eval.core.third_party import without_bars
 from levl_eval.models.tokenizer import check_words
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _finish(model: PreTrainedModel, family: str, repo: str, name: str, uri: str,
 
 def load(repo: str, name: str, uri: str) -> Backbone:
     """Raises UsageError: not one of the families, incomplete directory or weights, hub not reached."""
-    with hub_or_cache(uri):
+    with hub_or_cache(uri), without_bars():
         config, family = _config(repo, uri)
         model, loading = class_of(config).from_pretrained(
             repo, dtype=torch.float32, output_loading_info=True, **options_of(family)

@@ -23,14 +23,14 @@ def add(commands: Commands) -> None:
         help="ask a frozen language model about an image",
         description="The connector is that of the recipe: reused where a run has trained it, trained first where not.",
     )
-    p.add_argument("image", metavar="IMAGE")
-    p.add_argument("questions", nargs="+", metavar="QUESTION")
+    p.add_argument("image", metavar="IMAGE", help="an image file")
+    p.add_argument("questions", nargs="+", metavar="QUESTION", help="one or more questions about it")
     p.add_argument("--backbone", metavar="B", help="card name, checkpoint or URI")
-    p.add_argument("--llm", default="scenes-lm", metavar="NAME|DIR")
+    p.add_argument("--llm", default="scenes-lm", metavar="NAME|DIR", help="the language model (default: scenes-lm)")
     p.add_argument("--model", metavar="DIR", help="a model saved with levl_eval.vlm, instead of --backbone and --llm")
     p.add_argument("--recipe", metavar="R", help="recipe card (default: scenes for the synthetic scenes, else vqa-train)")
     p.add_argument("--data", default="scenes", metavar="DIR|hub|scenes", help="where the recipe's data lie")
-    p.add_argument("--seed", type=SEED, default=0)
+    p.add_argument("--seed", type=SEED, default=0, help="seed of the connector (default: 0)")
     p.add_argument("--save", metavar="DIR", help="save the model there (levl_eval.vlm.load reads it)")
     p.add_argument("--trust", action="store_true", help="run the `py:` backbone that the saved model names")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")

@@ -175,7 +175,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=1))
         return 0
     print(
-        printable(f"{card.name} on {args.task}, {metric}, {len(scores[0])} images; the card's preprocessing: {100 * value:.2f}")
+        printable(
+            f"{card.name} on {args.task}, {metric}, {len(scores[0])} images, percent; the card's preprocessing: {100 * value:.2f}"
+        )
     )
     width = max(len(row["candidate"]) for row in rows)
     for row in rows:

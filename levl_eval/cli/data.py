@@ -21,9 +21,9 @@ def add(commands: Commands) -> None:
         dest="data_command", metavar="make|check", parser_class=Parser, required=True
     )
     make = data.add_parser("make", help="write the synthetic scenes in the layouts of the published data sets")
-    make.add_argument("what", choices=["scenes"])
-    make.add_argument("--out", required=True, metavar="DIR")
-    make.add_argument("--seed", type=SEED, default=0)
+    make.add_argument("what", choices=["scenes"], help="the synthetic scenes")
+    make.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    make.add_argument("--seed", type=SEED, default=0, help="seed of the scenes (default: 0)")
     make.add_argument("--size", type=Number(Between(64, 512), int), default=96, help="side in pixels, 64 to 512")
     make.add_argument(
         "--scale",

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         help="true difference that must be found, or be excluded by an equivalence (default: the claim's)",
     )  # fmt: skip
     p.add_argument("--power", type=float, default=0.8, help="chance to find it (default: 0.8)")
-    p.add_argument("--alpha", type=float, default=0.05)
+    p.add_argument("--alpha", type=float, default=0.05, help="level of the test (default: 0.05)")
     p.add_argument("--json", action="store_true", help="print JSON")
     p.add_argument("--debug", action="store_true", help="show tracebacks")
     p.set_defaults(call=run)

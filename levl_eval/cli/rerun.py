@@ -25,7 +25,7 @@ TOLERANCE = 1e-6  # of a fraction: equal numbers on one machine, up to the last 
 
 def add(commands: Commands) -> None:
     p = commands.add_parser("rerun", help="repeat the job of a record and compare the numbers")
-    p.add_argument("record", metavar="RECORD.json")
+    p.add_argument("record", metavar="RECORD.json", help="a record, as in RUN/records")
     p.add_argument("--out", metavar="DIR", help="where the new record goes (default: rerun/ beside the run's records/)")
     p.add_argument("--cache", metavar="DIR", help="cache folder; give an empty one to recompute features and connectors too")
     p.add_argument("--data", metavar="DIR|hub|scenes", help="folder of the data, if they have moved")

@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
         "Imagenette images and prompts by the published weights beside those on the project page.",
     )
     p.add_argument("dirs", nargs="*", metavar="DIR", help="run directories (paper)")
-    p.add_argument("--against", choices=["paper", "project-page"], required=True)
+    p.add_argument("--against", choices=["paper", "project-page"], required=True, help="what to compare with")
     p.add_argument(
         "--as", dest="named", action="append", default=[], metavar="BACKBONE=NAME",
         help=f"which of {', '.join(NAMES)} a backbone is (the cards *-vit-b-datacomp are known)",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,3 +111,20 @@ def repair_mmseg() -> None:
     stand_in = Lacking("mmcv.ops")
     stand_in.__path__ = []
     sys.modules["mmcv.ops"] = stand_in
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers draws a bar of its own for weights it reads from a disk, also under --quiet and into files."""
+    from transformers import modeling_gguf_pytorch_utils as gguf  # has a bar that its setting does not hide
+    from transformers.utils import logging
+
+    shown, bar = logging.is_progress_bar_enabled(), getattr(gguf, "tqdm", None)
+    logging.disable_progress_bar()
+    gguf.tqdm = lambda steps, **options: steps
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        if shown:
+            logging.enable_progress_bar()

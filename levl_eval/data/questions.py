@@ -38,6 +38,8 @@ def read_json(path: Path) -> object:
                 raise UsageError(f"{path}: line {number} is nested too deeply; correct it") from None
             except ValueError as e:
                 words = str(e).split(":")[0]
+                if path.suffix.lower() in (".csv", ".tsv"):
+                    raise UsageError(f"{path}: is a table; store it as JSON lines, one object per row") from e
                 raise UsageError(f"{path}: line {number} is not valid JSON ({words}); correct or download it again") from e
     return out
 

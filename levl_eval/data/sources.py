@@ -33,7 +33,10 @@ def resolve_data(data: str, cache_folder: Path, progress: Progress) -> str:
 
 def lies_elsewhere(spec: DataSpec) -> bool:
     """Whether a card or ``--set`` names all places of a set: nothing of it is looked for below ``--data``."""
-    return bool(spec.root or (spec.images and (spec.questions or spec.annotations)))
+    needed = LAYOUTS[spec.layout].required
+    return bool(
+        spec.root or (spec.images and (spec.questions or spec.annotations)) or (needed and all(getattr(spec, f) for f in needed))
+    )
 
 
 def reads_scenes(spec: DataSpec) -> bool:
@@ -76,6 +79,15 @@ def check_read(card: BaseModel, name: str, given: Collection[str], data: str) ->
                 f"{name}: field `{path}.split`: is {printable(spec.split)[:60]!r} in every row, "
                 f"while `{path}.hub.split` chooses what is read; set both"
             )
+
+
+def check_complete(card: BaseModel, name: str, data: str) -> None:
+    """Raises UsageError for fields that a set's layout needs to find its files and that are not set."""
+    for path, spec in _specs(card):
+        lacking = [f for f in LAYOUTS[spec.layout].required if not getattr(spec, f)]
+        if lacking and not _of_hub(spec, data):
+            options = " ".join(f"--set {name}.{path}.{f}=..." for f in lacking)
+            raise UsageError(f"{name}: layout {spec.layout} needs `{path}.{lacking[0]}`; give {options}")
 
 
 def _specs(node: object, path: str = "") -> Iterator[tuple[str, DataSpec]]:

@@ -165,7 +165,8 @@ def read(path: Path) -> Checkpoint:
         raise UsageError(f"{path}: cannot be read as a checkpoint (truncated or not a torch file); copy or make it again") from e
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UsageError(
-            f"{path}: not a levl-pretrain checkpoint (field `format` is not {FORMAT!r}); for the published pair use official:DIR"
+            f"{path}: not a levl-pretrain checkpoint (field `format` is not {FORMAT!r}); give other weights as py:MODULE:FACTORY, "
+            "open_clip:MODEL/FILE, timm:local-dir:DIR or hf:DIR, and LeVLJEPA's published pair as official:DIR"
         )
     missing = [k for k in ("config", "step", "vision", "text", "logit", "tokenizer", "preprocess") if k not in state]
     if missing:

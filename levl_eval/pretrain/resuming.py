@@ -46,8 +46,10 @@ def as_it_began(state: Checkpoint, config: PretrainConfig, path: Path) -> Pretra
     old = {**PretrainConfig.model_validate({**old, "preset": None}).model_dump(mode="json"), **old}
     other = [k for k in new if _moves(config, k, old[k], new[k])]
     if other:
+        longer = other == ["steps"] and new["steps"] > old["steps"]
+        further = f", train on with steps={old['steps']} extend_to={new['steps']} once it is finished" if longer else ""
         raise UsageError(
             f"{path}: field `{other[0]}` was {old[other[0]]!r}, now {new[other[0]]!r}; "
-            "resume with the same values, or choose another out="
+            f"resume with the same values{further}, or choose another out="
         )
     return config

@@ -60,10 +60,9 @@ def _value(results: Results, row: Row, name: str, best: str | None) -> Entry:
     if not cell.records:
         return Entry("failed", False, cell.any.key)
     s = results.summary(row, name)
-    shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind)
+    shown = interval(s.estimate.value, s.estimate.low, s.estimate.high, row.kind) + late_mark(results, row, name)
     if s.seed_sd is not None:
         shown += f", seed sd {text(s.seed_sd, row.kind)} ({s.seeds})"
-    shown += late_mark(results, row, name)
     return Entry(shown, name == best, cell.any.key, round(row.kind.factor * s.estimate.value, 4))
 
 

@@ -31,7 +31,7 @@ from levl_eval.core.precision import NAMES, Precision, check_precision
 from levl_eval.core.progress import Progress
 from levl_eval.core.text import did_you_mean, printable
 from levl_eval.data.fingerprint_cache import FingerprintCache
-from levl_eval.data.sources import check_read, resolve_data
+from levl_eval.data.sources import check_complete, check_read, resolve_data
 from levl_eval.engines.contract import TOGETHER, WITH_TEXT, versions_of
 from levl_eval.engines.convergence import HELD_OUT_VERSION, RULE_VERSION
 from levl_eval.records import JobIdentity, Record, fill_identity, record_key
@@ -190,6 +190,7 @@ def resolve_tasks(
                 try:
                     of_task[v.label] = _as_read_by(llm, task_card(t, chosen, recipe, trust, fixed), chosen)
                     check_read(of_task[v.label], t, chosen, data)
+                    check_complete(of_task[v.label], t, data)
                 except UsageError as e:
                     if not v.choices:
                         raise

@@ -115,6 +115,13 @@ def test_siglip_texts_are_compared_as_its_authors_do(tmp_path):
     assert b.text_parts()["canonical"] == 2
 
 
+def test_loading_draws_no_bar_of_transformers_own(tmp_path, capfd):
+    save("vit", tmp_path)
+    capfd.readouterr()
+    load_backbone(f"hf:{tmp_path}")
+    assert "Loading weights" not in capfd.readouterr().err
+
+
 def test_weights_that_are_not_there_are_one_line(tmp_path):
     """transformers fills in random values and warns; features of them would look like any other."""
     save("vit", tmp_path)

@@ -58,3 +58,13 @@ def test_the_commands_of_levl_pretrain_too(capsys):
 
 def test_debug_is_known_to_every_command(capsys):
     assert main(["list", "llms", "--debug"]) == 0 and "scenes-lm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["ask", "plan", "rerun", "verify", "data make"])
+def test_every_argument_is_explained(words, capsys):
+    with pytest.raises(SystemExit):
+        main([*words.split(), "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("  ") and line[2:3] not in ("", " "):
+            assert "  " in line.strip() or following.startswith(" " * 20), line

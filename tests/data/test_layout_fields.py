@@ -16,7 +16,7 @@ from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data import readers, set_identity
 from levl_eval.data.fingerprints import content_of
 from levl_eval.data.rgb import rules_of
-from levl_eval.data.sources import check_read
+from levl_eval.data.sources import check_read, lies_elsewhere
 from levl_eval.runner.plan import resolve_tasks
 from tests.data import small_sets as small
 from tests.data.layout_sets import SETS, repositories
@@ -245,3 +245,25 @@ def table() -> str:
 
 if __name__ == "__main__":
     print(table(), end="")
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "fields"),
+    [
+        ("retrieval", "data", ["annotations"]),
+        ("segmentation", "train", ["images", "annotations", "classes"]),
+        ("vqa", "data", ["questions"]),
+    ],
+)
+def test_a_field_that_a_layout_needs_is_asked_for_before_anything_is_computed(task, path, fields, tmp_path):
+    with pytest.raises(UsageError) as e:
+        resolve_tasks([task], [], "scenes")
+    assert str(e.value).startswith(f"{task}: layout ") and f"needs `{path}.{fields[0]}`" in str(e.value)
+    assert all(f"--set {task}.{path}.{f}=" in str(e.value) for f in fields)
+
+
+def test_a_list_that_is_all_a_layout_needs_is_a_place_of_its_own():
+    """A retrieval task on a csv alone was looked for in the synthetic scenes by `levl-eval report`."""
+    assert lies_elsewhere(DataSpec(layout="captions", annotations="mine.csv"))
+    assert lies_elsewhere(DataSpec(layout="vqa", questions="mine.jsonl"))
+    assert not lies_elsewhere(DataSpec(layout="captions")) and not lies_elsewhere(DataSpec(layout="gqa", directory="gqa"))

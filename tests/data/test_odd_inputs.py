@@ -36,6 +36,12 @@ def test_own_questions(text, words, tmp_path):
     assert str(file) in str(e.value) and str(e.value).isprintable()
 
 
+def test_a_table_of_questions_is_told_to_be_stored_as_json_lines(tmp_path):
+    file = small.write(tmp_path / "q.csv", "image,question,answer\na.png,What?,x\n")
+    with pytest.raises(LevlError, match="q.csv: is a table; store it as JSON lines, one object per row"):
+        read_questions(DataSpec(layout="vqa", questions=str(file)), "")
+
+
 def test_annotations_of_vqav2(tmp_path):
     root = small.vqav2_files(tmp_path)
     file = root / "vqav2" / "v2_mscoco_val2014_annotations.json"

@@ -228,7 +228,9 @@ def test_bad_checkpoints_are_one_line_each(checkpoints, tmp_path):
     with pytest.raises(UsageError):
         load_model(tmp_path / "raw.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pt")
-    with pytest.raises(UsageError, match="not a levl-pretrain checkpoint"):
+    with pytest.raises(
+        UsageError, match="not a levl-pretrain checkpoint.* py:MODULE:FACTORY, open_clip:MODEL/FILE, timm:local-dir:DIR or hf:DIR"
+    ):
         load_model(tmp_path / "foreign.pt")
     state = read(checkpoints["clip"])
     headless = {**state, "vision": {"encoder": state["vision"]["encoder"]}}

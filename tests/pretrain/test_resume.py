@@ -40,6 +40,16 @@ def test_the_same_command_resumes_and_says_where(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_more_steps_name_the_field_that_trains_on(tmp_path):
+    _run(tmp_path, "steps=1", "objective=clip")
+    with pytest.raises(UsageError, match=r"`steps` was 1, now 3; .*steps=1 extend_to=3"):
+        _run(tmp_path, "steps=3", "objective=clip")
+    with pytest.raises(UsageError) as e:
+        _run(tmp_path, "steps=3", "objective=siglip")
+    assert "extend_to" not in str(e.value)
+
+
+@pytest.mark.slow
 def test_starting_anew_needs_an_empty_folder(tmp_path):
     (tmp_path / "a").mkdir()
     _run(tmp_path, "steps=1", "objective=clip", "resume=false")

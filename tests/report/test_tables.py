@@ -67,6 +67,12 @@ def test_seeds_share_a_cell_with_their_spread_apart(results):
     assert f"seed sd {100 * s.seed_sd:.1f} (3)" in markdown(results)
 
 
+def test_the_mark_stands_behind_the_value_not_behind_the_spread_over_seeds(results, monkeypatch):
+    monkeypatch.setattr("levl_eval.report.wide.late_mark", lambda *_: "*")
+    linear = next(r for r in tables(results)[0].rows if r[0] == "linear")[2]
+    assert any("]*, seed sd" in e.text for e in linear) and not any(e.text.endswith(")*") for e in linear)
+
+
 def test_markdown_latex_html_and_csv_say_the_same(results):
     value = next(r for r in tables(results)[0].rows if r[0] == "gqa")[2][0].text
     low = value.split("[")[1].split(",")[0]

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,6 +20,7 @@ from levl_eval.core.errors import UsageError
 from levl_eval.core.hashing import digest
 from levl_eval.core.json_types import Json
 from levl_eval.core.offline import hub_or_cache
+from levl_eval.core.third_party import without_bars
 from levl_eval.models.gguf import read_gguf_header
 from levl_eval.models.llm_files import LLMPlace, find_llm
 from levl_eval.models.tokenizer import check_words
@@ -198,30 +197,13 @@ def _dense(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers draws a bar of its own for weights it reads from a disk, also under --quiet and into files."""
-    from transformers import modeling_gguf_pytorch_utils as gguf  # has a bar that its setting does not hide
-    from transformers.utils import logging
-
-    shown, bar = logging.is_progress_bar_enabled(), getattr(gguf, "tqdm", None)
-    logging.disable_progress_bar()
-    gguf.tqdm = lambda steps, **options: steps
-    try:
-        yield
-    finally:
-        gguf.tqdm = bar
-        if shown:
-            logging.enable_progress_bar()
-
-
 def load_language_model(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Load and freeze. Raises UsageError: unknown name (near misses), incomplete directory, damaged file, hub not reached, no
     end-of-text token, an architecture that cannot keep an image's questions apart.
     """
     place = find_llm(name)
     quantization = read_gguf_header(place.gguf).quantization if place.gguf else ""
-    with hub_or_cache(f"--llm {name}"), _without_bars():
+    with hub_or_cache(f"--llm {name}"), without_bars():
         try:
             tokenizer, model = _load(place, dtype, torch.device(device))
         except ValueError as e:
