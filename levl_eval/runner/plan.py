@@ -190,7 +190,6 @@ def resolve_tasks(
                 try:
                     of_task[v.label] = _as_read_by(llm, task_card(t, chosen, recipe, trust, fixed), chosen)
                     check_read(of_task[v.label], t, chosen, data)
-                    check_complete(of_task[v.label], t, data)
                 except UsageError as e:
                     if not v.choices:
                         raise
@@ -288,6 +287,8 @@ def make_plan(config: RunConfig, progress: Progress, kind: str | None = None) ->
     check_store_limit(config.store_limit)
     skip = skip_bound(config.skip_broken)
     cards = resolve_tasks(config.tasks, config.settings, config.data, config.trust, config.grid, config.llm)
+    for card in cards.values():
+        check_complete(card, card.name, config.data)
     if skip is not None:
         cards = {name: with_skipping(card, skip) for name, card in cards.items()}
     backbones = with_floors(config.backbones, config.floors)

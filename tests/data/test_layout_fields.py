@@ -13,11 +13,12 @@ from levl_eval.cards.layouts import LAYOUTS, OPENING
 from levl_eval.cards.registry import names, recipe_card, recipe_names, set_names, task_card
 from levl_eval.cli import main
 from levl_eval.core.errors import LevlError, UsageError
+from levl_eval.core.progress import Progress
 from levl_eval.data import readers, set_identity
 from levl_eval.data.fingerprints import content_of
 from levl_eval.data.rgb import rules_of
 from levl_eval.data.sources import check_read, lies_elsewhere
-from levl_eval.runner.plan import resolve_tasks
+from levl_eval.runner.plan import RunConfig, make_plan, resolve_tasks
 from tests.data import small_sets as small
 from tests.data.layout_sets import SETS, repositories
 
@@ -257,7 +258,7 @@ if __name__ == "__main__":
 )
 def test_a_field_that_a_layout_needs_is_asked_for_before_anything_is_computed(task, path, fields, tmp_path):
     with pytest.raises(UsageError) as e:
-        resolve_tasks([task], [], "scenes")
+        make_plan(RunConfig(tasks=[task], backbones=["random-nano"], data="scenes", out=tmp_path), Progress())
     assert str(e.value).startswith(f"{task}: layout ") and f"needs `{path}.{fields[0]}`" in str(e.value)
     assert all(f"--set {task}.{path}.{f}=" in str(e.value) for f in fields)
 
