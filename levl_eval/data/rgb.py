@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from levl_eval.core.errors import LevlError
-from levl_eval.core.files import regular
+from levl_eval.core.files import misplaced, regular
 
 if TYPE_CHECKING:
     from levl_eval.cards.base import DataSpec
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 READING = 3
 _ORIENTATION = 0x0112  # EXIF tag
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags, of the pixels as they are stored
+_HEAD = 256  # bytes that tell what a file is
 _PHOTOMETRIC = 262  # TIFF tag: 0 says that 0 is white
 _BITS, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # TIFF tags, and what the second says of signed integers
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -107,17 +108,32 @@ def open_image(file: str | os.PathLike[str] | BinaryIO, max_pixels: int = 0) -> 
     """
     path = regular(file) if isinstance(file, (str, os.PathLike)) else file
     if not max_pixels:
-        return _unturned(Image.open(path, formats=_formats()))
+        return _unturned(_identified(path))
     with _LIMIT:  # the limit is Pillow's global; the header alone is read under it
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(path, formats=_formats())
+            image = _identified(path)
         finally:
             Image.MAX_IMAGE_PIXELS = usual
     if image.width * image.height > max_pixels:
         image.close()
         raise TooLarge(f"has {image.width * image.height:,} pixels, the card's `max_pixels` allows {max_pixels:,}; raise it")
     return _unturned(image)
+
+
+def _identified(path: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+    try:
+        return Image.open(path, formats=_formats())
+    except UnidentifiedImageError as e:
+        if isinstance(path, (str, os.PathLike)):
+            with open(path, "rb") as f:
+                head = f.read(_HEAD)
+        else:
+            path.seek(0)
+            head = path.read(_HEAD)
+        if reason := misplaced(head) if head else "is empty; replace the file":
+            raise NoImage(reason) from e
+        raise
 
 
 def _unturned(image: Image.Image) -> Image.Image:
@@ -127,6 +143,10 @@ def _unturned(image: Image.Image) -> Image.Image:
             "a 16-bit TIFF in which 0 is white (PhotometricInterpretation 0), which is not read; store it with 0 as black"
         )
     return image
+
+
+class NoImage(UnidentifiedImageError):
+    """A file that is something else, with what it is and the remedy."""
 
 
 class TooLarge(Exception):
@@ -165,7 +185,7 @@ def decoding(what: str) -> Iterator[None]:
         raise LevlError(
             f"{what}: has more than Pillow's limit of {limit:,} pixels; store a smaller copy, or allow it by the data's field `max_pixels`"
         ) from e
-    except (TooLarge, WhiteIsZero) as e:
+    except (TooLarge, WhiteIsZero, NoImage) as e:
         raise LevlError(f"{what}: {e}") from e
     except UnidentifiedImageError as e:
         raise LevlError(f"{what}: cannot be decoded (no image format Pillow knows); replace the file") from e

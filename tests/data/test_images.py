@@ -17,6 +17,7 @@ from PIL import Image
 from levl_eval.cards import DataSpec, HubSource
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.data.images import open_rgb
+from levl_eval.data.masks import mask_file
 from levl_eval.data.places import SUFFIXES
 from levl_eval.data.readers import read_classification, read_depth, read_segmentation
 from levl_eval.data.rgb import FORMATS, Rules, conversions, decode_rgb, to_rgb
@@ -379,3 +380,22 @@ def test_a_cut_file_is_refused_whatever_another_library_has_switched_on(tmp_path
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(LevlError, match="cut off"):
         decode_rgb(whole[: len(whole) // 2], "row 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "is a Git LFS pointer, .*git lfs pull"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "is an HTML page, as a failed download leaves it"),
+        (b"", "is empty; replace the file"),
+        (b"a dog on a mat, seen from above", "no image format Pillow knows"),
+    ],
+)
+def test_what_stands_in_place_of_an_image_is_told(content, reason, tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(content)
+    for read in (lambda: open_rgb(file), lambda: open_rgb(file, Rules(max_pixels=100)), lambda: decode_rgb(content, str(file))):
+        with pytest.raises(LevlError, match=f"a.png: .*{reason}"):
+            read()
+    with pytest.raises(LevlError, match=f"a.png: .*{reason}"):
+        mask_file(file)
