@@ -243,7 +243,7 @@ def test_what_is_no_readable_image_is_named(tmp_path, monkeypatch):
     (tmp_path / "circle.png").symlink_to("circle.png")
     os.mkfifo(tmp_path / "pipe.png")
     for name, words in [
-        ("cut.png", "cannot be decoded"), ("text.png", "no image format"), ("empty.png", "no image format"), ("folder.png", "a directory"),
+        ("cut.png", "cannot be decoded"), ("text.png", "no image format"), ("empty.png", "is empty"), ("folder.png", "a directory"),
         ("circle.png", "symbolic links"), ("pipe.png", "a named pipe"), ("none.png", "no such image"),
     ]:  # fmt: skip
         with pytest.raises(LevlError, match=words) as e:
