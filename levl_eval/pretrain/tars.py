@@ -24,7 +24,7 @@ from pathlib import Path
 
 from levl_eval.core.errors import LevlError, UsageError
 from levl_eval.core.files import misplaced, regular
-from levl_eval.core.text import blank, printable
+from levl_eval.core.text import blank, printable, written_value
 from levl_eval.data.formats import shown
 from levl_eval.data.places import SUFFIXES
 from levl_eval.pretrain.samples import DOTTED, LINK, NO_TEXT, SHARD, TWO_IMAGES, Raw, Source, Wanted, shuffled_from, spread_rows
@@ -66,10 +66,11 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 
 def texts_of(value: object, strip: bool) -> list[str]:
-    """The strings of a field, as they are unless ``strip``; blank ones are left out,
+    """The strings of a field, as they are unless ``strip``; blank ones are left out, those that are a list or an object written as text,
     and those that hold half of a surrogate pair, which JSON can escape and no tokenizer takes."""
     texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
-    return [t.strip() if strip else t for t in texts if isinstance(t, str) and not blank(t) and not _LONE.search(t)]
+    strings = [t for t in texts if isinstance(t, str)]
+    return [t.strip() if strip else t for t in strings if not (blank(t) or written_value(t) or _LONE.search(t))]
 
 
 def first_texts(row: Mapping[str, object], fields: Iterable[str], strip: bool) -> list[str]:

@@ -22,7 +22,7 @@ from levl_eval.pretrain.feed import StreamFeed, open_feed
 from levl_eval.pretrain.loop import Trainer
 from levl_eval.pretrain.samples import Raw, shuffled, shuffled_from
 from levl_eval.pretrain.streams import Decoded, open_source
-from levl_eval.pretrain.tars import Tars, captions_of, expand, read_tar
+from levl_eval.pretrain.tars import Tars, captions_of, expand, first_texts, read_tar
 
 
 def _jpeg(i: int, size=(40, 30)) -> bytes:
@@ -411,6 +411,14 @@ def test_a_table_of_other_contents_and_equal_length_is_not_resumed(tmp_path):
 def test_captions_that_no_tokenizer_takes_are_none():
     members = {"json": json.dumps({"caption": ["half \ud800", "\u200b", "whole"]}).encode()}
     assert captions_of(members, ["caption"]) == ["whole"]
+
+
+@pytest.mark.parametrize("text", ["['a dog', 'a cat']", "{'en': 'a dog'}", '["a dog"]', '[{"text": "a dog"}]'])
+def test_a_list_or_an_object_written_as_text_is_no_caption(text):
+    assert captions_of({"txt": text.encode()}, ["txt"]) == []
+    assert captions_of({"json": json.dumps({"caption": text}).encode()}, ["caption"]) == []
+    assert first_texts({"caption": text}, ["caption"], strip=True) == []
+    assert captions_of({"txt": b"[a dog] {on a mat}"}, ["txt"]) == ["[a dog] {on a mat}"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
