@@ -75,30 +75,20 @@ def _sums_of_draws(counts: np.ndarray, draws: int, seed: int) -> Iterator[np.nda
     """Sums [b, C] over the clusters of each draw of ``counts`` [K, C].
 
     Whole numbers are summed in single precision where no partial sum can leave what it holds exactly (a draw's counts add up to K): the
-    same numbers in a tenth of the time. Few columns are summed one by one, each in the precision it needs: a product with two columns
-    takes six times that with one.
+    same numbers in a tenth of the time. Few columns are summed one by one: a product with two takes six times that with one.
     """
-    if counts.shape[1] > _FEW:
-        dtype = _precision(counts)
-        for w in cluster_draws(len(counts), draws, seed, dtype):
-            yield (w @ counts.astype(dtype)).astype(np.float64)
-        return
-    columns = [np.ascontiguousarray(c, _precision(c)) for c in counts.T]
-    # A whole number that all share, as the size of clusters often is, has a sum that is known.
-    known = [c.dtype == np.float32 and bool((c == c[0]).all()) for c in columns]
-    wanted = sorted({c.dtype.name for c, one in zip(columns, known, strict=True) if not one}) or ["float32"]
-    for weights in zip(*(cluster_draws(len(counts), draws, seed, dtype) for dtype in wanted), strict=True):
-        by_type = dict(zip(wanted, weights, strict=True))
-        sums = np.empty((len(weights[0]), len(columns)))
-        for j, (c, one) in enumerate(zip(columns, known, strict=True)):
-            sums[:, j] = len(counts) * c[0] if one else by_type[c.dtype.name] @ c
+    alike = (counts == counts[0]).all(0)  # as the sizes of clusters often are: a draw's sum is then known
+    differing = counts[:, ~alike]
+    exact = bool((differing == np.rint(differing)).all()) and len(counts) * np.abs(differing).max(initial=0) < _EXACT
+    dtype = "float32" if exact else "float64"
+    groups = differing.T if differing.shape[1] <= _FEW else [differing]
+    factors = [np.ascontiguousarray(g, dtype).reshape(len(counts), -1) for g in groups]
+    for w in cluster_draws(len(counts), draws, seed, dtype):
+        sums = np.empty((len(w), counts.shape[1]))
+        sums[:, alike] = len(counts) * counts[0, alike]
+        if factors:
+            sums[:, ~alike] = np.concatenate([w @ f for f in factors], axis=1)
         yield sums
-
-
-def _precision(counts: np.ndarray) -> str:
-    """The type in which sums over any draw of ``counts`` [K, ...] are held: single precision where it holds them exactly."""
-    whole = bool((counts == np.rint(counts)).all()) and len(counts) * np.abs(counts).max(initial=0) < _EXACT
-    return "float32" if whole else "float64"
 
 
 def student_quantile(df: int) -> float:

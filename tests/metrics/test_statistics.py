@@ -204,6 +204,20 @@ def test_sums_of_whole_numbers_are_those_of_double_precision_to_the_bit(columns,
             np.testing.assert_allclose(found, plain, rtol=1e-12, atol=1e-9)
 
 
+def test_clusters_are_drawn_once_whatever_is_summed(monkeypatch):
+    """Drawing costs more than summing: soft scores beside whole sizes must not draw for each."""
+    rng, asked = np.random.default_rng(0), []
+    counts = np.stack([rng.integers(0, 11, 90) / 10, rng.integers(1, 9, 90)], -1)
+
+    def counted(*args):
+        asked.append(args)
+        return cluster_draws(*args)
+
+    monkeypatch.setattr("levl_eval.metrics.statistics.cluster_draws", counted)
+    bootstrap_statistic(counts, lambda sums: sums[..., 0] / sums[..., 1])
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("clusters", [[2, 0, 1, 0, 2], [3, 0, 1, 0, 3], [0, 0, 0, 0, 0], [-1, 0, 1, 0, 1], [7, 7, 8, 9, 9]])
 @pytest.mark.parametrize("kind", [np.int64, np.int8, np.float64, str])
 def test_clusters_that_are_numbered_already_are_those_of_their_names(clusters, kind):
