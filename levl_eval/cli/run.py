@@ -78,6 +78,7 @@ def _run(args: argparse.Namespace) -> int:
     from levl_eval.cards.registry import backbone_card
     from levl_eval.cards.twins import with_floors
     from levl_eval.core.paths import default_cache
+    from levl_eval.data.sources import check_complete
     from levl_eval.report.trackers import check_trackers
     from levl_eval.runner.plan import resolve_tasks
 
@@ -87,6 +88,8 @@ def _run(args: argparse.Namespace) -> int:
         plain = resolve_tasks(args.tasks, args.settings, args.data, args.trust)
         args.grid = [*args.grid, *budget_words(plain, parse_budgets(args.budget))]
     cards = resolve_tasks(args.tasks, args.settings, args.data, args.trust, args.grid, args.llm)
+    for card in cards.values():  # before jobs are sent to other machines, where the plan is made
+        check_complete(card, card.name, args.data)
     for name in args.backbone:
         backbone_card(name)
     args.backbone = with_floors(args.backbone, args.floors)  # from here on they are backbones like others
